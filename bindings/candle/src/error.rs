@@ -1,0 +1,103 @@
+//! How errors reach a caller of candle.
+
+use candle_core::{DType, Error, Tensor};
+
+/// An error of `hyperscatter` inside a candle error.
+///
+/// Candle shows a wrapped error through its `Debug`, so this one's is the sentence.
+struct Wrapped(hyperscatter::Error);
+
+impl std::fmt::Debug for Wrapped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::fmt::Display for Wrapped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Wrapped {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// The typed error of `hyperscatter` that a candle error carries, through any context, path or backtrace that was
+/// added to it.
+///
+/// ```
+/// use hyperscatter_candle::candle_core::{Device, DType, Tensor};
+/// use hyperscatter_candle::hyperscatter::{Batch, Conv, Error, Incidence};
+/// use hyperscatter_candle::{Operators, Weights, core_error};
+///
+/// let operators = Operators::new(&Batch::replicate(Incidence::subsets(4, 2)?), Conv::default());
+/// let five_vertices = Tensor::zeros((2, 5, 3), DType::F32, &Device::Cpu)?;
+/// let weights = Tensor::ones(6, DType::F32, &Device::Cpu)?;
+/// let error = operators.conv(&five_vertices, Weights::shared(&weights)).unwrap_err();
+/// assert!(matches!(core_error(&error), Some(Error::Shape { operand: "x", value: 5, bound: 4, .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn core_error(error: &Error) -> Option<&hyperscatter::Error> {
+    match error {
+        Error::WrappedContext { wrapped, .. } => {
+            let wrapped = wrapped.as_ref();
+            (wrapped.downcast_ref::<Wrapped>().map(|w| &w.0))
+                .or_else(|| wrapped.downcast_ref())
+                .or_else(|| wrapped.downcast_ref().and_then(core_error))
+        }
+        Error::Context { inner, .. } | Error::WithPath { inner, .. } | Error::WithBacktrace { inner, .. } => {
+            core_error(inner)
+        }
+        _ => None,
+    }
+}
+
+/// An error of `hyperscatter` as candle's. Its `Wrapped` would be the obvious variant, but holds a `dyn Display`,
+/// which cannot be downcast.
+pub(crate) fn from_core(op: &'static str, error: hyperscatter::Error) -> Error {
+    Error::WrappedContext { wrapped: Box::new(Wrapped(error)), context: format!("in {op}") }.bt()
+}
+
+/// What a tensor on another device gets.
+pub(crate) fn not_on_cpu(op: &'static str) -> String {
+    format!("{op} runs on the CPU only so far: CUDA and Metal come later; move tensors to the CPU")
+}
+
+pub(crate) fn check_device(
+    op: &'static str,
+    operand: &'static str,
+    tensor: &Tensor,
+) -> candle_core::Result<()> {
+    if tensor.device().is_cpu() {
+        return Ok(());
+    }
+    Err(Error::msg(format!("{operand} is on {:?}; {}", tensor.device().location(), not_on_cpu(op))))
+}
+
+pub(crate) fn unsupported_features(op: &'static str, operand: &'static str, dtype: DType) -> Error {
+    Error::msg(format!("{op}: {operand} has dtype {dtype:?}, but features are F32, F64, F16 or BF16"))
+}
+
+/// Checks weights (or scales) against the features: sums of `features` are formed in `accumulator`.
+pub(crate) fn check_weights(
+    op: &'static str,
+    operand: &'static str,
+    weights: &Tensor,
+    features: DType,
+) -> candle_core::Result<()> {
+    let (dtype, needed) = (weights.dtype(), accumulator(features));
+    if dtype == needed {
+        return Ok(());
+    }
+    Err(Error::msg(format!(
+        "{op}: {operand} have dtype {dtype:?}, but {needed:?} is needed with features of {features:?}"
+    )))
+}
+
+/// The dtype of weights, scales and their gradients that goes with features.
+pub(crate) fn accumulator(features: DType) -> DType {
+    if features == DType::F64 { DType::F64 } else { DType::F32 }
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod conv;
+mod custom;
+mod error;
+mod layer;
+mod operators;
+mod pool;
+mod rows;
+mod softplus;
+mod step;
+
+pub use error::core_error;
+pub use layer::{
+    HyperedgeWeight, HypergraphConv, HypergraphConvConfig, WeightParametrization, hypergraph_conv,
+};
+pub use operators::{Operators, Step, Weights, Windows};
+
+pub use candle_core;
+pub use candle_nn;
+pub use hyperscatter;

@@ -1,0 +1,238 @@
+//! The operators on tensors.
+
+use std::sync::Arc;
+
+use candle_core::{D, DType, Result, Tensor};
+use hyperscatter::cpu::Workspace;
+use hyperscatter::{Batch, Conv, Reduce, WindowTable};
+
+use crate::conv::ConvOp;
+use crate::error::{accumulator, check_device, check_weights, from_core};
+use crate::pool::{Feature, Pools};
+use crate::rows::{Axis, Size, check_features, rows_of};
+use crate::step::{Direction, StepOp};
+
+/// Which part of a weight (or scale) tensor each instance reads.
+pub type Windows = hyperscatter::Windows<Arc<WindowTable>>;
+
+/// Hyperedge weights (or scales of vertices or hyperedges): a tensor of any shape, whose elements are read in row-major
+/// order through windows. The gradient has the tensor's shape.
+pub type Weights<'a> = hyperscatter::Weights<&'a Tensor, Arc<WindowTable>>;
+
+/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none). Window tables of
+/// vertex scales are made by [`WindowTable::for_vertices`].
+#[derive(Debug, Clone, Default)]
+pub struct Step<'a> {
+    /// Sum or mean.
+    pub reduce: Reduce,
+    /// One factor for each vertex.
+    pub vertex_scale: Option<Weights<'a>>,
+    /// One factor for each hyperedge.
+    pub hyperedge_scale: Option<Weights<'a>>,
+}
+
+impl Step<'_> {
+    /// The plain sum.
+    pub fn sum() -> Self {
+        Self::default()
+    }
+
+    /// The plain mean.
+    pub fn mean() -> Self {
+        Self { reduce: Reduce::Mean, ..Self::default() }
+    }
+}
+
+/// The operators over a batch of hypergraphs, with the conventions of the convolution. A clone is cheap, and shares
+/// the scratch memory: layers over the same batch with the same conventions can use clones.
+///
+/// Scratch memory is made by the first call with a dtype and a number of features F, and then used again. There is one
+/// workspace for each call that runs at the same time, of the size that
+/// [`Plan::workspace`](hyperscatter::cpu::Plan::workspace) states; it is freed with the last clone.
+///
+/// # Shapes
+///
+/// | batch | features of vertices | features of hyperedges |
+/// |---|---|---|
+/// | copies of one topology with `n` vertices and `m` hyperedges | `[…, n, F]` | `[…, m, F]` |
+/// | table with `N` vertices and `M` hyperedges in all instances | `[N, F]` | `[M, F]` |
+///
+/// The leading dimensions `…` of a replicated batch, any number of them and also none, are its copies, in row-major
+/// order: a call's shape tells how many there are, and another number rebuilds nothing.
+///
+/// Features may be strided. They are read in place if those of a row are contiguous and all leading dimensions can be
+/// walked with one stride, as in `[E, T, F].transpose(0, 1)`; else they are copied first. Results are contiguous, and
+/// do not depend on the strides.
+///
+/// # Types
+/// Features are `F32`, `F64`, `F16` or `BF16`; weights, scales and their gradients are `F64` for `F64` and else `F32`.
+/// Results and gradients of features have the type of the features.
+///
+/// # Gradients
+/// Every operator can be differentiated with respect to each of its tensors: features, weights, scales. The backward is
+/// one call of the core, which skips the gradients of tensors that no variable leads to.
+///
+/// | operator | candle operation |
+/// |---|---|
+/// | [`conv`](Self::conv) | `CustomOp2`: features, weights |
+/// | [`vertex_to_hyperedge`](Self::vertex_to_hyperedge), [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) | `CustomOp1` without scales, `CustomOp2` with one, `CustomOp3` with two: features, vertex scale, hyperedge scale |
+///
+/// # Errors
+/// A tensor that is not on the CPU, a wrong dtype or a wrong rank is a candle error that says so. Whatever else is wrong
+/// is an error of the core inside a candle error, and [`core_error`](crate::core_error) finds it there.
+#[derive(Clone)]
+pub struct Operators(Arc<Inner>);
+
+struct Inner {
+    batch: Batch,
+    conv: Conv,
+    pools: Pools,
+}
+
+impl std::fmt::Debug for Operators {
+    /// Without the scratch memory.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Inner { batch, conv, .. } = &*self.0;
+        f.debug_struct("Operators").field("batch", batch).field("conv", conv).finish_non_exhaustive()
+    }
+}
+
+impl Operators {
+    /// The operators over `batch`. [`conv`](Self::conv) has these conventions; the steps have none.
+    pub fn new(batch: &Batch, conv: Conv) -> Self {
+        Self(Arc::new(Inner { batch: batch.clone(), conv, pools: Pools::default() }))
+    }
+
+    /// The batch.
+    pub fn batch(&self) -> &Batch {
+        &self.0.batch
+    }
+
+    /// The conventions of the convolution.
+    pub fn conventions(&self) -> Conv {
+        self.0.conv
+    }
+
+    /// y = L H U B⁻¹ Hᵀ R x: features of vertices to features of vertices, of the same shape.
+    ///
+    /// ```
+    /// use hyperscatter_candle::candle_core::{Device, Tensor, Var};
+    /// use hyperscatter_candle::hyperscatter::{Batch, Conv, Incidence};
+    /// use hyperscatter_candle::{Operators, Weights};
+    ///
+    /// // Three vertices and all their pairs: {0,1} {0,2} {1,2}.
+    /// let operators = Operators::new(&Batch::replicate(Incidence::subsets(3, 2)?), Conv::default());
+    /// let weights = Var::new(&[1f32, 1., 2.], &Device::Cpu)?;
+    /// let x = Tensor::new(&[[[3f32], [0.], [0.]], [[0.], [3.], [6.]]], &Device::Cpu)?; // two copies
+    /// let y = operators.conv(&x, Weights::shared(&weights))?;
+    /// assert_eq!(y.to_vec3::<f32>()?, [[[1.5], [0.5], [0.5]], [[2.25], [3.5], [4.]]]);
+    ///
+    /// let gradients = y.sqr()?.sum_all()?.backward()?;
+    /// assert_eq!(gradients.get(&weights).unwrap().dims(), [3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [above](Self#errors).
+    pub fn conv(&self, x: &Tensor, weights: Weights<'_>) -> Result<Tensor> {
+        const NAME: &str = "hypergraph_conv";
+        let Weights { values, windows } = weights;
+        let x = check_features(NAME, "x", self.batch(), Axis::Vertex, x)?;
+        let values = check_values(NAME, "weights", values, x.dtype())?;
+        x.apply_op2(&values, ConvOp { name: NAME, operators: self.clone(), windows })
+    }
+
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean: features of vertices to features of hyperedges. r is the
+    /// vertex scale and s the hyperedge scale of `step`. An empty hyperedge gets zeros.
+    ///
+    /// ```
+    /// use hyperscatter_candle::candle_core::{Device, Tensor};
+    /// use hyperscatter_candle::hyperscatter::{Batch, Conv, Incidence, Repeats};
+    /// use hyperscatter_candle::{Operators, Step, Weights};
+    ///
+    /// let topology = Incidence::from_edges(3, &[vec![0, 1, 2], vec![2]], Repeats::Reject)?;
+    /// let operators = Operators::new(&Batch::replicate(topology), Conv::default());
+    /// let x = Tensor::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
+    /// let z = operators.vertex_to_hyperedge(&x, Step::mean())?;
+    /// assert_eq!(z.to_vec2::<f32>()?, [[2.], [3.]]);
+    ///
+    /// let scale = Tensor::new(&[10f32, 0., 1.], &Device::Cpu)?;
+    /// let z = operators
+    ///     .vertex_to_hyperedge(&x, Step { vertex_scale: Some(Weights::shared(&scale)), ..Step::sum() })?;
+    /// assert_eq!(z.to_vec2::<f32>()?, [[13.], [3.]]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [above](Self#errors).
+    pub fn vertex_to_hyperedge(&self, x: &Tensor, step: Step<'_>) -> Result<Tensor> {
+        self.step(Direction::VertexToHyperedge, x, step)
+    }
+
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean: features of hyperedges to features
+    /// of vertices. u is the hyperedge scale and t the vertex scale of `step`. An isolated vertex gets zeros.
+    ///
+    /// # Errors
+    /// See [above](Self#errors).
+    pub fn hyperedge_to_vertex(&self, z: &Tensor, step: Step<'_>) -> Result<Tensor> {
+        self.step(Direction::HyperedgeToVertex, z, step)
+    }
+
+    /// The weighted degrees D_v = Σ_{e∋v} w_e of all vertices, differentiable: `[n]` of a replicated batch with shared
+    /// windows, `[copies, n]` with as many copies as other windows have, `[N]` of a table.
+    ///
+    /// # Errors
+    /// See [above](Self#errors).
+    pub fn degrees(&self, weights: Weights<'_>) -> Result<Tensor> {
+        let (values, hyperedges) = (weights.values, rows_of(self.batch(), Axis::Hyperedge));
+        let copies = match &weights.windows {
+            Windows::Consecutive if self.batch().is_replicated() => {
+                Some(values.elem_count().checked_div(hyperedges).unwrap_or(0))
+            }
+            Windows::Table(table) if self.batch().is_replicated() => Some(table.len()),
+            _ => None,
+        };
+        let dims: Vec<usize> = copies.into_iter().chain([hyperedges, 1]).collect();
+        let ones = Tensor::ones(dims, accumulator(values.dtype()), values.device())?;
+        let step = Step { hyperedge_scale: Some(weights), ..Step::sum() };
+        self.hyperedge_to_vertex(&ones, step)?.squeeze(D::Minus1)
+    }
+
+    fn step(&self, direction: Direction, rows: &Tensor, step: Step<'_>) -> Result<Tensor> {
+        let Step { reduce, vertex_scale, hyperedge_scale } = step;
+        let name = direction.name();
+        let rows = check_features(name, direction.input(), self.batch(), direction.source(), rows)?;
+        let checked = |operand, scale: Option<Weights<'_>>| -> Result<(Option<Tensor>, Option<Windows>)> {
+            let Some(Weights { values, windows }) = scale else { return Ok((None, None)) };
+            Ok((Some(check_values(name, operand, values, rows.dtype())?), Some(windows)))
+        };
+        let (vertex_scale, vertex_windows) = checked("vertex scales", vertex_scale)?;
+        let (hyperedge_scale, hyperedge_windows) = checked("hyperedge scales", hyperedge_scale)?;
+        let op = StepOp { operators: self.clone(), direction, reduce, vertex_windows, hyperedge_windows };
+        match (vertex_scale, hyperedge_scale) {
+            (None, None) => rows.apply_op1(op),
+            (Some(scale), None) | (None, Some(scale)) => rows.apply_op2(&scale, op),
+            (Some(vertex_scale), Some(hyperedge_scale)) => {
+                rows.apply_op3(&vertex_scale, &hyperedge_scale, op)
+            }
+        }
+    }
+
+    /// Calls the core with a workspace for a call of this size.
+    pub(crate) fn call<T: Feature, R>(
+        &self,
+        name: &'static str,
+        size: Size,
+        f: impl FnOnce(&mut Workspace<T>) -> hyperscatter::Result<R>,
+    ) -> Result<R> {
+        let Inner { batch, conv, pools } = &*self.0;
+        T::pool(pools).with(batch, *conv, size, f).map_err(|error| from_core(name, error))
+    }
+}
+
+/// Weights or scales, checked (device and dtype), contiguous.
+fn check_values(op: &'static str, operand: &'static str, values: &Tensor, features: DType) -> Result<Tensor> {
+    check_device(op, operand, values)?;
+    check_weights(op, operand, values, features)?;
+    values.contiguous()
+}

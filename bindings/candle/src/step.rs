@@ -1,0 +1,223 @@
+//! The two scatter steps as candle operations on features and scales.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use hyperscatter::cpu::{self, StepGradients};
+use hyperscatter::{Out, Reduce};
+
+use crate::custom::{dispatch, no_accelerators, on_cpu, wanted};
+use crate::operators::{Operators, Windows};
+use crate::pool::Feature;
+use crate::rows::{Axis, Size, placeable, rows, rows_of, weights};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Direction {
+    VertexToHyperedge,
+    HyperedgeToVertex,
+}
+
+impl Direction {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::VertexToHyperedge => "vertex_to_hyperedge",
+            Self::HyperedgeToVertex => "hyperedge_to_vertex",
+        }
+    }
+
+    pub(crate) fn input(self) -> &'static str {
+        match self {
+            Self::VertexToHyperedge => "x",
+            Self::HyperedgeToVertex => "z",
+        }
+    }
+
+    pub(crate) fn source(self) -> Axis {
+        match self {
+            Self::VertexToHyperedge => Axis::Vertex,
+            Self::HyperedgeToVertex => Axis::Hyperedge,
+        }
+    }
+
+    fn target(self) -> Axis {
+        match self {
+            Self::VertexToHyperedge => Axis::Hyperedge,
+            Self::HyperedgeToVertex => Axis::Vertex,
+        }
+    }
+}
+
+/// A step. Its tensors are the features, then the scales for which there are windows, vertices first.
+pub(crate) struct StepOp {
+    pub(crate) operators: Operators,
+    pub(crate) direction: Direction,
+    pub(crate) reduce: Reduce,
+    pub(crate) vertex_windows: Option<Windows>,
+    pub(crate) hyperedge_windows: Option<Windows>,
+}
+
+impl StepOp {
+    /// The step of the core, with scales in the order of the tensors.
+    fn step<'a, T: Feature>(&'a self, scales: &[(&'a CpuStorage, &Layout)]) -> Result<cpu::Step<'a, T::Acc>> {
+        let mut scales = scales.iter();
+        let mut scale = |windows: &'a Option<Windows>| -> Result<Option<cpu::Weights<'a, T::Acc>>> {
+            let Some(windows) = windows else { return Ok(None) };
+            scales.next().map(|(storage, layout)| weights(storage, layout, windows)).transpose()
+        };
+        let vertex_scale = scale(&self.vertex_windows)?;
+        let hyperedge_scale = scale(&self.hyperedge_windows)?;
+        Ok(cpu::Step { reduce: self.reduce, vertex_scale, hyperedge_scale })
+    }
+
+    fn forward<T: Feature>(
+        &self,
+        (x, x_layout): (&CpuStorage, &Layout),
+        scales: &[(&CpuStorage, &Layout)],
+    ) -> Result<(CpuStorage, Shape)> {
+        let batch = self.operators.batch();
+        let size = Size::of(batch, x_layout.dims());
+        let x = rows::<T>(batch, x, x_layout)?;
+        let step = self.step::<T>(scales)?;
+        let mut dims = x_layout.dims().to_vec();
+        if let [.., rows, _] = &mut dims[..] {
+            *rows = rows_of(batch, self.direction.target());
+        }
+        let shape = Shape::from(dims);
+        let mut y = vec![T::default(); shape.elem_count()];
+        self.operators.call::<T, _>(self.direction.name(), size, |workspace| {
+            let y = Out::Overwrite(size.rows(batch, &mut y[..]));
+            match self.direction {
+                Direction::VertexToHyperedge => workspace.vertex_to_hyperedge(step, x, y),
+                Direction::HyperedgeToVertex => workspace.hyperedge_to_vertex(step, x, y),
+            }
+        })?;
+        Ok((T::to_cpu_storage_owned(y), shape))
+    }
+
+    /// The gradients of the features and of `N` scales, those that are wanted.
+    fn backward<T: Feature, const N: usize>(
+        &self,
+        x: &Tensor,
+        scales: [&Tensor; N],
+        grad_y: &Tensor,
+    ) -> Result<(Option<Tensor>, [Option<Tensor>; N])> {
+        let batch = self.operators.batch();
+        let size = Size::of(batch, x.dims());
+        let grad_y = placeable(batch, grad_y)?;
+        let mut grad_x = wanted::<T>(x);
+        let mut grad_scales = scales.map(wanted::<T::Acc>);
+        on_cpu([x, &grad_y], |[(x, x_layout), (grad_y, grad_y_layout)]| {
+            on_cpu(scales, |scale_storages| {
+                let x = rows::<T>(batch, x, x_layout)?;
+                let grad_y = rows::<T>(batch, grad_y, grad_y_layout)?;
+                let step = self.step::<T>(&scale_storages)?;
+                let mut scales = grad_scales.iter_mut();
+                let mut scale = |windows: &Option<Windows>| match windows {
+                    None => Out::Skip,
+                    Some(_) => match scales.next() {
+                        Some(Some(gradient)) => Out::Overwrite(&mut gradient[..]),
+                        _ => Out::Skip,
+                    },
+                };
+                let gradients = StepGradients {
+                    rows: grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, &mut g[..]))),
+                    vertex_scale: scale(&self.vertex_windows),
+                    hyperedge_scale: scale(&self.hyperedge_windows),
+                };
+                self.operators.call::<T, _>(self.direction.name(), size, |workspace| match self.direction {
+                    Direction::VertexToHyperedge => {
+                        workspace.vertex_to_hyperedge_backward(step, x, grad_y, gradients)
+                    }
+                    Direction::HyperedgeToVertex => {
+                        workspace.hyperedge_to_vertex_backward(step, x, grad_y, gradients)
+                    }
+                })
+            })
+        })?;
+        let tensor_x = grad_x.map(|g| Tensor::from_vec(g, x.shape(), x.device())).transpose()?;
+        let mut tensors = [const { None }; N];
+        for ((tensor, gradient), scale) in tensors.iter_mut().zip(grad_scales).zip(scales) {
+            *tensor = gradient.map(|g| Tensor::from_vec(g, scale.shape(), scale.device())).transpose()?;
+        }
+        Ok((tensor_x, tensors))
+    }
+}
+
+impl CustomOp1 for StepOp {
+    fn name(&self) -> &'static str {
+        self.direction.name()
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
+        dispatch!(self.direction.name(), x.dtype(), T => self.forward::<T>((x, lx), &[]))
+    }
+
+    no_accelerators!(CustomOp1: s1);
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad_y: &Tensor) -> Result<Option<Tensor>> {
+        dispatch!(self.direction.name(), x.dtype(), T => self.backward::<T, 0>(x, [], grad_y))
+            .map(|(x, [])| x)
+    }
+}
+
+impl CustomOp2 for StepOp {
+    fn name(&self) -> &'static str {
+        self.direction.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        s: &CpuStorage,
+        ls: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        dispatch!(self.direction.name(), x.dtype(), T => self.forward::<T>((x, lx), &[(s, ls)]))
+    }
+
+    no_accelerators!(CustomOp2: s1, s2);
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        s: &Tensor,
+        _y: &Tensor,
+        grad_y: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let gradients =
+            dispatch!(self.direction.name(), x.dtype(), T => self.backward::<T, 1>(x, [s], grad_y));
+        gradients.map(|(x, [s])| (x, s))
+    }
+}
+
+impl CustomOp3 for StepOp {
+    fn name(&self) -> &'static str {
+        self.direction.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        r: &CpuStorage,
+        lr: &Layout,
+        s: &CpuStorage,
+        ls: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        dispatch!(self.direction.name(), x.dtype(), T => self.forward::<T>((x, lx), &[(r, lr), (s, ls)]))
+    }
+
+    no_accelerators!(CustomOp3: s1, s2, s3);
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        r: &Tensor,
+        s: &Tensor,
+        _y: &Tensor,
+        grad_y: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let gradients =
+            dispatch!(self.direction.name(), x.dtype(), T => self.backward::<T, 2>(x, [r, s], grad_y));
+        gradients.map(|(x, [r, s])| (x, r, s))
+    }
+}

@@ -1,0 +1,185 @@
+//! The layer: parameters, values, training.
+
+use std::sync::Arc;
+
+use hyperscatter_candle::{
+    HyperedgeWeight, HypergraphConv, HypergraphConvConfig, Operators, WeightParametrization, Weights,
+    Windows, hypergraph_conv,
+};
+
+use crate::candle_core::{DType, Device, Module, Tensor};
+use crate::candle_nn::{AdamW, Init, Optimizer, ParamsAdamW, VarBuilder, VarMap};
+use crate::hyperscatter::{Batch, Conv, Incidence, Normalization, WeightUse, WindowTable};
+use crate::reference::*;
+
+fn layer(config: HypergraphConvConfig, dtype: DType) -> (HypergraphConv, VarMap) {
+    let vars = VarMap::new();
+    let vb = VarBuilder::from_varmap(&vars, dtype, &Device::Cpu);
+    (hypergraph_conv(&pairs(4), 5, 3, config, vb).unwrap(), vars)
+}
+
+#[test]
+fn parameters_are_named_as_in_pytorch_geometric_and_weights_start_at_one() {
+    for weights in [WeightParametrization::Softplus, WeightParametrization::Raw, WeightParametrization::Ones]
+    {
+        let (layer, vars) = layer(HypergraphConvConfig { weights, ..Default::default() }, DType::F32);
+        let vars = vars.data().lock().unwrap();
+        let mut names: Vec<_> = vars.iter().map(|(name, var)| (name.as_str(), var.dims().to_vec())).collect();
+        names.sort();
+        let mut expected = vec![("bias", vec![3]), ("hyperedge_weight", vec![6]), ("lin.weight", vec![3, 5])];
+        expected.retain(|(name, _)| *name != "hyperedge_weight" || weights != WeightParametrization::Ones);
+        assert_eq!(names, expected);
+        let ones = Tensor::ones(6, DType::F32, &Device::Cpu).unwrap();
+        assert_close(&layer.weights().unwrap(), &ones, 1e-6, "weights");
+        assert_close(
+            &layer.degrees().unwrap(),
+            &(ones.narrow(0, 0, 4).unwrap() * 3.0).unwrap(),
+            1e-6,
+            "degrees",
+        );
+        assert_eq!(layer.bias().unwrap().to_vec1::<f32>().unwrap(), [0.0; 3]);
+        assert!(values(layer.lin_weight()).iter().all(|w| w.abs() <= (6f64 / 8.0).sqrt()));
+    }
+    let init = Some(Init::Const(-2.0));
+    let (without_bias, vars) = layer(
+        HypergraphConvConfig {
+            bias: false,
+            weights: WeightParametrization::Raw,
+            weight_init: init,
+            conv: Conv::new(Normalization::Row, WeightUse::MessageOnly),
+        },
+        DType::F32,
+    );
+    assert!(without_bias.bias().is_none() && !vars.data().lock().unwrap().contains_key("bias"));
+    assert_eq!(without_bias.weights().unwrap().to_vec1::<f32>().unwrap(), [-2.0; 6]);
+    assert_eq!(without_bias.degrees().unwrap().to_vec1::<f32>().unwrap(), [3.0; 4]);
+}
+
+#[test]
+fn the_layer_is_the_dense_formula() {
+    let topology = odd_topology();
+    let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+    let operators = Operators::new(&Batch::replicate(topology.clone()), conv);
+    let (lin, bias) = (var(&signed(&[3, 6], 1, DType::F64)), var(&signed(&[3], 2, DType::F64)));
+    let raw = var(&signed(&[4], 3, DType::F64));
+    let weight = HyperedgeWeight::Softplus(raw.as_tensor().clone());
+    let layer =
+        HypergraphConv::new(operators, lin.as_tensor().clone(), Some(bias.as_tensor().clone()), weight)
+            .unwrap();
+    let dense = |x: &Tensor| {
+        let w = raw.exp().unwrap().affine(1.0, 1.0).unwrap().log().unwrap();
+        let x = x.contiguous().unwrap().broadcast_matmul(&lin.t().unwrap()).unwrap();
+        dense_conv(&topology, conv, &w).unwrap().broadcast_matmul(&x).unwrap().broadcast_add(&bias).unwrap()
+    };
+    let vertex_major = signed(&[5, 7, 6], 4, DType::F64);
+    let inputs = [
+        vertex_major.transpose(0, 1).unwrap().contiguous().unwrap(),
+        vertex_major.transpose(0, 1).unwrap(),
+        vertex_major.narrow(1, 0, 1).unwrap().squeeze(1).unwrap(),
+        signed(&[2, 3, 5, 6], 5, DType::F64),
+        signed(&[3, 2, 6, 5], 5, DType::F64).permute([1, 0, 3, 2]).unwrap(),
+    ];
+    for x in inputs {
+        let what = format!("{:?}", x.layout());
+        assert_close(&layer.forward(&x).unwrap(), &dense(&x), 1e-12, &what);
+    }
+    let x = var(&vertex_major);
+    let g = signed(&[7, 5, 3], 6, DType::F64);
+    let view = x.transpose(0, 1).unwrap();
+    let vars = [&x, &lin, &bias, &raw];
+    let found = gradients(&layer.forward(&view).unwrap(), &g, &vars);
+    for (i, (found, expected)) in found.iter().zip(gradients(&dense(&view), &g, &vars)).enumerate() {
+        assert_close(found, &expected, 1e-12, &format!("gradient {i}"));
+    }
+}
+
+#[test]
+fn the_layer_trains() {
+    for weights in [WeightParametrization::Softplus, WeightParametrization::Raw, WeightParametrization::Ones]
+    {
+        for dtype in [DType::F32, DType::F64] {
+            let (layer, vars) = layer(HypergraphConvConfig { weights, ..Default::default() }, dtype);
+            // Glorot's values come from candle's generator; those of the test do not.
+            vars.data().lock().unwrap()["lin.weight"].set(&signed(&[3, 5], 1, dtype)).unwrap();
+            let (x, target) = (signed(&[16, 4, 5], 2, dtype), signed(&[16, 4, 3], 3, dtype));
+            let loss = || (layer.forward(&x).unwrap() - &target).unwrap().sqr().unwrap().mean_all().unwrap();
+            let mut optimizer =
+                AdamW::new(vars.all_vars(), ParamsAdamW { lr: 0.03, ..Default::default() }).unwrap();
+            let first = loss();
+            let gradients = first.backward().unwrap();
+            for (name, var) in vars.data().lock().unwrap().iter() {
+                let gradient = values(gradients.get(var).expect("every parameter has a gradient"));
+                assert!(gradient.iter().any(|&g| g != 0.0), "{name}");
+            }
+            for _ in 0..15 {
+                optimizer.backward_step(&loss()).unwrap();
+            }
+            let (first, last) = (values(&first)[0], values(&loss())[0]);
+            assert!(last < 0.95 * first, "{weights:?} {dtype:?}: {first} to {last}");
+        }
+    }
+}
+
+#[test]
+fn a_16_bit_layer_keeps_its_weights_in_f32() {
+    for dtype in [DType::F16, DType::BF16] {
+        let (layer, vars) = layer(HypergraphConvConfig::default(), dtype);
+        let y = layer.forward(&signed(&[2, 4, 5], 1, dtype)).unwrap();
+        assert_eq!((y.dims(), y.dtype()), (&[2, 4, 3][..], dtype));
+        let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let vars = vars.data().lock().unwrap();
+        assert_eq!(vars["hyperedge_weight"].dtype(), DType::F32);
+        assert_eq!(gradients.get(&vars["hyperedge_weight"]).unwrap().dtype(), DType::F32);
+        assert_eq!(gradients.get(&vars["lin.weight"]).unwrap().dtype(), dtype);
+    }
+}
+
+#[test]
+fn weights_of_several_topologies_stand_where_the_windows_say() {
+    let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(3, 2).unwrap()];
+    let batch = Batch::from_table(topologies, &[0, 1, 0]).unwrap();
+    let w = positive(&[9], 1, DType::F32);
+    let table = || Windows::Table(Arc::new(WindowTable::new(&batch, &[0, 6, 0]).unwrap()));
+    let operators = Operators::new(&batch, Conv::default());
+    let identity = Tensor::eye(2, DType::F32, &Device::Cpu).unwrap();
+    let layer =
+        HypergraphConv::new(operators.clone(), identity, None, HyperedgeWeight::Raw(w.clone())).unwrap();
+    let layer = layer.with_windows(table());
+    let x = signed(&[11, 2], 2, DType::F32);
+    let expected = operators.conv(&x, Weights { values: &w, windows: table() }).unwrap();
+    assert_close(&layer.forward(&x).unwrap(), &expected, 1e-6, "y");
+    assert_eq!(layer.degrees().unwrap().dims(), [11]);
+}
+
+#[test]
+fn no_copies_pass_through_the_layer() {
+    let (layer, vars) = layer(HypergraphConvConfig::default(), DType::F32);
+    let y = layer.forward(&Tensor::zeros((0, 4, 5), DType::F32, &Device::Cpu).unwrap()).unwrap();
+    assert_eq!(y.dims(), [0, 4, 3]);
+    let gradients = y.sum_all().unwrap().backward().unwrap();
+    let weight = &vars.data().lock().unwrap()["hyperedge_weight"];
+    assert_eq!(gradients.get(weight).unwrap().to_vec1::<f32>().unwrap(), [0.0; 6]);
+}
+
+#[test]
+fn wrong_features_and_shapes_say_what_is_needed() {
+    let (layer, _) = layer(HypergraphConvConfig::default(), DType::F32);
+    let error = |shape: &[usize], dtype| {
+        layer.forward(&Tensor::zeros(shape, dtype, &Device::Cpu).unwrap()).unwrap_err().to_string()
+    };
+    let features = error(&[2, 4, 6], DType::F32);
+    assert!(features.contains("x has shape [2, 4, 6], but […, vertices, 5] is needed"), "{features}");
+    assert!(error(&[5], DType::F32).contains("[…, vertices, 5] is needed"));
+    let dtype = error(&[2, 4, 5], DType::F64);
+    assert!(dtype.contains("x has dtype F64, but lin.weight has F32"), "{dtype}");
+    assert!(error(&[2, 3, 5], DType::F32).contains("x has 3 vertices, but 4 are in the topology"));
+    let bias = Some(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
+    let new = HypergraphConv::new(
+        layer.operators().clone(),
+        layer.lin_weight().clone(),
+        bias,
+        layer.hyperedge_weight().clone(),
+    );
+    let message = new.unwrap_err().to_string();
+    assert!(message.contains("bias has shape [2], but [3] is needed"), "{message}");
+}

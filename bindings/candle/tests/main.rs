@@ -1,0 +1,9 @@
+//! The operators and the layer against dense references, over layouts, types and windows.
+
+use hyperscatter_candle::{candle_core, candle_nn, hyperscatter};
+
+mod errors;
+mod gradients;
+mod layer;
+mod layouts;
+mod reference;

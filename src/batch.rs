@@ -1,0 +1,220 @@
+//! A batch of hypergraphs: topologies, and which instance uses which. Starts of vertices and hyperedges are derived
+//! here and never given by a caller, so they cannot fall out of step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Result, fits_u32, try_with_capacity};
+use crate::groups::Groups;
+use crate::incidence::Incidence;
+use crate::index::{Index, below};
+
+/// The two kinds of rows of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Axis {
+    Vertex,
+    Hyperedge,
+}
+
+impl Incidence {
+    /// The number of rows along `axis`.
+    #[inline]
+    pub(crate) fn size(&self, axis: Axis) -> usize {
+        match axis {
+            Axis::Vertex => self.n_vertices(),
+            Axis::Hyperedge => self.n_hyperedges(),
+        }
+    }
+}
+
+/// Hypergraph instances to be computed together. Either *replicated*: copies of one topology, whose number is an
+/// operand of each call, so that a batch costs the same for 1 and for 24,576 copies and a smaller last batch rebuilds
+/// nothing; or a *table*: instances over several topologies.
+///
+/// The vertices of instance `g` follow those of instance `g - 1`, and so do its hyperedges: feature rows, weights of
+/// [`Windows::Consecutive`](crate::Windows::Consecutive) and results are in that order. A clone is cheap and is the
+/// same batch.
+#[derive(Debug, Clone)]
+pub struct Batch(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    topologies: Vec<Incidence>,
+    /// The rows of the largest topology in use, for each axis.
+    largest: [usize; 2],
+    table: Option<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    topology_ids: Vec<u32>,
+    /// Instances + 1 starts for each axis; the last is the total.
+    starts: [Vec<usize>; 2],
+    by_topology: Groups,
+}
+
+impl Batch {
+    /// Any number of copies of one topology.
+    pub fn replicate(topology: Incidence) -> Self {
+        let largest = [topology.n_vertices(), topology.n_hyperedges()];
+        Self(Arc::new(Inner { topologies: vec![topology], largest, table: None }))
+    }
+
+    /// One instance for each entry of `topology_ids`, which index `topologies`. A topology may serve any number of
+    /// instances, none included.
+    ///
+    /// # Errors
+    /// [`Error::TopologyOutOfRange`], [`Error::TooLarge`], [`Error::OutOfMemory`].
+    pub fn from_table<I: Index>(topologies: Vec<Incidence>, topology_ids: &[I]) -> Result<Self> {
+        let mut ids = try_with_capacity("topology_ids", topology_ids.len())?;
+        let bound = topologies.len();
+        for (instance, &id) in topology_ids.iter().enumerate() {
+            let table = "topology_ids";
+            let topology = below(id, bound);
+            ids.push(topology.ok_or(Error::TopologyOutOfRange {
+                table,
+                instance,
+                value: id.value(),
+                bound,
+            })? as u32);
+        }
+        fits_u32("the number of topologies", bound)?;
+        fits_u32("the number of instances", ids.len())?;
+        let starts = [starts(&topologies, &ids, Axis::Vertex)?, starts(&topologies, &ids, Axis::Hyperedge)?];
+        let by_topology = Groups::new(&topologies, &ids, |_| 0)?;
+        let used = || ids.iter().map(|&id| &topologies[id as usize]);
+        let largest =
+            [Axis::Vertex, Axis::Hyperedge].map(|axis| used().map(|t| t.size(axis)).max().unwrap_or(0));
+        let table = Some(Table { topology_ids: ids, starts, by_topology });
+        Ok(Self(Arc::new(Inner { topologies, largest, table })))
+    }
+
+    /// One instance of each topology, in order. Equal topologies are stored once.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::OutOfMemory`].
+    pub fn concat(topologies: Vec<Incidence>) -> Result<Self> {
+        let mut ids: Vec<u32> = try_with_capacity("topology_ids", topologies.len())?;
+        let mut distinct: HashMap<Incidence, u32> = HashMap::new();
+        for topology in topologies {
+            let next = fits_u32("the number of topologies", distinct.len())?;
+            ids.push(*distinct.entry(topology).or_insert(next));
+        }
+        let mut by_id: Vec<_> = distinct.into_iter().collect();
+        by_id.sort_unstable_by_key(|&(_, id)| id);
+        Self::from_table(by_id.into_iter().map(|(topology, _)| topology).collect(), &ids)
+    }
+
+    /// The distinct topologies, by topology id.
+    pub fn topologies(&self) -> &[Incidence] {
+        &self.0.topologies
+    }
+
+    /// The number of instances of a table; `None` for a replicated batch, where each call tells it.
+    pub fn n_instances(&self) -> Option<usize> {
+        self.0.table.as_ref().map(|t| t.topology_ids.len())
+    }
+
+    /// Whether this is any number of copies of one topology.
+    pub fn is_replicated(&self) -> bool {
+        self.0.table.is_none()
+    }
+
+    /// The topology id of an instance.
+    ///
+    /// # Panics
+    /// If `instance` is not below the number of instances of a table.
+    #[inline]
+    pub fn topology_id(&self, instance: usize) -> usize {
+        self.0.table.as_ref().map_or(0, |t| t.topology_ids[instance] as usize)
+    }
+
+    /// The topology of an instance.
+    ///
+    /// # Panics
+    /// If `instance` is not below the number of instances of a table.
+    #[inline]
+    pub fn topology(&self, instance: usize) -> &Incidence {
+        &self.0.topologies[self.topology_id(instance)]
+    }
+
+    /// The number of vertices of all instances before `instance`: where its vertices start in the batch.
+    /// `vertex_start(n_instances)` is the total.
+    ///
+    /// # Panics
+    /// If `instance` is above the number of instances of a table.
+    pub fn vertex_start(&self, instance: usize) -> usize {
+        self.start(Axis::Vertex, instance)
+    }
+
+    /// The number of hyperedges of all instances before `instance`: where its hyperedges start in the batch.
+    /// `hyperedge_start(n_instances)` is the total.
+    ///
+    /// # Panics
+    /// If `instance` is above the number of instances of a table.
+    pub fn hyperedge_start(&self, instance: usize) -> usize {
+        self.start(Axis::Hyperedge, instance)
+    }
+
+    #[inline]
+    pub(crate) fn start(&self, axis: Axis, instance: usize) -> usize {
+        match &self.0.table {
+            Some(table) => table.starts[axis as usize][instance],
+            None => instance.saturating_mul(self.largest(axis)),
+        }
+    }
+
+    /// The rows of the largest topology in use.
+    #[inline]
+    pub(crate) fn largest(&self, axis: Axis) -> usize {
+        self.0.largest[axis as usize]
+    }
+
+    /// The rows of all instances.
+    pub(crate) fn total(&self, axis: Axis, instances: usize) -> Result<usize> {
+        match &self.0.table {
+            Some(table) => Ok(*table.starts[axis as usize].last().unwrap_or(&0)),
+            None => {
+                let total = self.largest(axis) as u128 * instances as u128;
+                usize::try_from(total).map_err(|_| too_many_rows(axis, total))
+            }
+        }
+    }
+
+    /// The instances of a table grouped by topology.
+    pub(crate) fn by_topology(&self) -> Option<&Groups> {
+        self.0.table.as_ref().map(|t| &t.by_topology)
+    }
+
+    /// Whether this is a clone of `other`.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl From<Incidence> for Batch {
+    /// [`Batch::replicate`].
+    fn from(topology: Incidence) -> Self {
+        Self::replicate(topology)
+    }
+}
+
+fn starts(topologies: &[Incidence], ids: &[u32], axis: Axis) -> Result<Vec<usize>> {
+    let mut starts = try_with_capacity("starts of the instances", ids.len() + 1)?;
+    let mut end: usize = 0;
+    starts.push(0);
+    for &id in ids {
+        let size = topologies[id as usize].size(axis);
+        end = end.checked_add(size).ok_or_else(|| too_many_rows(axis, end as u128 + size as u128))?;
+        starts.push(end);
+    }
+    Ok(starts)
+}
+
+fn too_many_rows(axis: Axis, value: u128) -> Error {
+    let what = match axis {
+        Axis::Vertex => "the number of vertices of the batch",
+        Axis::Hyperedge => "the number of hyperedges of the batch",
+    };
+    Error::TooLarge { what, value, bound: usize::MAX as u128 }
+}

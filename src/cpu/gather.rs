@@ -1,0 +1,249 @@
+//! The one loop that both steps and all gradients are made of: gather rows by index, scale them, sum them up.
+//!
+//! The order of summation is fixed. A row of sums adds its incidences in their order, one fused multiply-add each; a row
+//! of more than [`SEGMENT`] incidences adds segments of that length, counted from the row's start, and then the segments'
+//! sums in order. Scalar sums and dot products run in [`LANES`] interleaved lanes, which are then added in halves. None
+//! of this depends on threads, processor, strides or batch.
+
+use crate::element::{Accumulator, Element};
+
+/// The incidences that are summed in one go. Segments make the error of a long row grow with its number of segments
+/// instead of its length, and let them be summed independently of each other.
+const SEGMENT: usize = 512;
+
+/// The lanes of scalar sums and dot products, and the features that are summed at a time: they fill four AVX2 registers
+/// of `f32` or eight of `f64`, and half of the sixteen is left for what is loaded.
+const LANES: usize = 32;
+
+/// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, scaled by `scale[i]`.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a, S: Element> {
+    pub(super) rows: &'a [S],
+    pub(super) row_stride: usize,
+    pub(super) features: usize,
+    /// `None` for a scale of 1.
+    pub(super) scale: Option<&'a [S::Acc]>,
+    /// Whether rows with a scale of 0 are left out instead of multiplied, so that infinities and NaN stay in rows that
+    /// have no part in the sum.
+    pub(super) skip_zero: bool,
+}
+
+impl<'a, S: Element> Source<'a, S> {
+    pub(super) fn row(&self, i: usize) -> &'a [S] {
+        &self.rows[i * self.row_stride..][..self.features]
+    }
+}
+
+/// What becomes of a row of sums, which comes in blocks of consecutive features.
+pub(super) trait Sink<A> {
+    /// Takes the sums of the features from `start` on.
+    fn put(&mut self, start: usize, sums: &[A]);
+}
+
+impl<A, S: Sink<A>> Sink<A> for Option<S> {
+    #[inline(always)]
+    fn put(&mut self, start: usize, sums: &[A]) {
+        if let Some(sink) = self {
+            sink.put(start, sums);
+        }
+    }
+}
+
+impl<A, S: Sink<A>, R: Sink<A>> Sink<A> for (S, R) {
+    #[inline(always)]
+    fn put(&mut self, start: usize, sums: &[A]) {
+        self.0.put(start, sums);
+        self.1.put(start, sums);
+    }
+}
+
+/// Stores the scaled sums in a row, or adds them to it.
+pub(super) struct Store<'a, T: Element> {
+    pub(super) row: &'a mut [T],
+    pub(super) scale: T::Acc,
+    pub(super) add: bool,
+}
+
+impl<T: Element> Sink<T::Acc> for Store<'_, T> {
+    #[inline(always)]
+    fn put(&mut self, start: usize, sums: &[T::Acc]) {
+        let row = &mut self.row[start..start + sums.len()];
+        for (place, &sum) in row.iter_mut().zip(sums) {
+            let value = sum * self.scale;
+            *place = T::narrow(if self.add { place.widen() + value } else { value });
+        }
+    }
+}
+
+/// The dot product of the sums with a row, in `f64`: the products of `f32` are exact in it. Weight gradients are
+/// differences of such products that mostly cancel out, where the rounding errors of `f32` sums would be what is left.
+pub(super) struct Dot<'a, S: Element> {
+    with: &'a [S],
+    lanes: [f64; LANES],
+}
+
+impl<'a, S: Element> Dot<'a, S> {
+    pub(super) fn new(with: &'a [S]) -> Self {
+        Self { with, lanes: [0.0; LANES] }
+    }
+
+    pub(super) fn value(self) -> f64 {
+        add_lanes(self.lanes, self.with.len())
+    }
+}
+
+impl<S: Element> Sink<S::Acc> for Dot<'_, S> {
+    #[inline(always)]
+    fn put(&mut self, start: usize, sums: &[S::Acc]) {
+        let with = &self.with[start..start + sums.len()];
+        let lanes = &mut self.lanes[start % LANES..][..sums.len()];
+        for ((lane, &sum), &other) in lanes.iter_mut().zip(sums).zip(with) {
+            *lane = other.widen().to_f64().fused_multiply_add(sum.to_f64(), *lane);
+        }
+    }
+}
+
+/// The sum of `value(i)` over `indices`.
+pub(super) fn sum<A: Accumulator>(indices: &[u32], value: impl Fn(usize) -> A) -> A {
+    let mut lanes = [A::ZERO; LANES];
+    for row in indices.chunks(LANES) {
+        for (lane, &i) in lanes.iter_mut().zip(row) {
+            *lane += value(i as usize);
+        }
+    }
+    add_lanes(lanes, indices.len())
+}
+
+/// The sum of the first `len` lanes (or all), in halves.
+fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], len: usize) -> A {
+    let mut half = len.next_power_of_two().min(LANES) / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Puts Σ scale(i) · row(i) over `indices` into `sink`. All of `indices` must be rows of the source.
+#[inline]
+pub(super) fn gather<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn with_avx2<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
+            gather_portable(source, indices, sink);
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both features.
+            return unsafe { with_avx2(source, indices, sink) };
+        }
+    }
+    gather_portable(source, indices, sink);
+}
+
+/// [`gather`] for whatever processor the caller is compiled for; the bits are the same on all.
+#[inline(always)]
+fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
+    let mut start = 0;
+    while start + LANES <= source.features {
+        sink.put(start, &sum_block::<S, LANES>(&source, indices, start));
+        start += LANES;
+    }
+    while start + 8 <= source.features {
+        sink.put(start, &sum_block::<S, 8>(&source, indices, start));
+        start += 8;
+    }
+    while start < source.features {
+        sink.put(start, &sum_block::<S, 1>(&source, indices, start));
+        start += 1;
+    }
+}
+
+/// The sums of the `W` features from `start` on.
+#[inline(always)]
+fn sum_block<S: Element, const W: usize>(
+    source: &Source<'_, S>,
+    indices: &[u32],
+    start: usize,
+) -> [S::Acc; W] {
+    let mut segments = indices.chunks(SEGMENT);
+    let mut total = sum_segment(source, segments.next().unwrap_or(&[]), start);
+    for segment in segments {
+        let sums: [_; W] = sum_segment(source, segment, start);
+        for (total, sum) in total.iter_mut().zip(sums) {
+            *total += sum;
+        }
+    }
+    total
+}
+
+#[inline(always)]
+fn sum_segment<S: Element, const W: usize>(
+    source: &Source<'_, S>,
+    indices: &[u32],
+    start: usize,
+) -> [S::Acc; W] {
+    let mut sums = [S::Acc::ZERO; W];
+    for &i in indices {
+        let i = i as usize;
+        let scale = source.scale.map_or(S::Acc::ONE, |scale| scale[i]);
+        if source.skip_zero && scale == S::Acc::ZERO {
+            continue;
+        }
+        let row = &source.rows[i * source.row_stride + start..][..W];
+        for (sum, &x) in sums.iter_mut().zip(row) {
+            *sum = scale.fused_multiply_add(x.widen(), *sum);
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    fn bits_agree<S: Element>(narrow: impl Fn(f64) -> S) {
+        let (rows, features) = (600, 43);
+        let data: Vec<S> =
+            (0..rows * features).map(|i| narrow(((i * 7919) % 1000) as f64 / 400.0 - 1.2)).collect();
+        let scale: Vec<S::Acc> =
+            (0..rows).map(|i| S::Acc::from_count(i % 5) / S::Acc::from_count(1 + i % 7)).collect();
+        // Two segments, out of order, with repeats.
+        let indices: Vec<u32> = (0..1100).map(|i| (i * 389 % rows) as u32).collect();
+        for skip_zero in [false, true] {
+            let source =
+                Source { rows: &data, row_stride: features, features, scale: Some(&scale), skip_zero };
+            let mut sums = [vec![S::Acc::ZERO; features], vec![S::Acc::ZERO; features]];
+            let [detected, portable] = &mut sums;
+            gather(source, &indices, &mut Store { row: detected, scale: S::Acc::ONE, add: false });
+            gather_portable(source, &indices, &mut Store { row: portable, scale: S::Acc::ONE, add: false });
+            assert_eq!(sums[0], sums[1], "{}", S::NAME);
+            assert!(sums[0].iter().any(|&s| s != S::Acc::ZERO));
+        }
+    }
+
+    #[test]
+    fn without_hardware_fma_the_bits_are_the_same() {
+        bits_agree(|x| x as f32);
+        bits_agree(|x| x);
+        bits_agree(f16::from_f64);
+    }
+
+    #[test]
+    fn lanes_sum_everything_once() {
+        for len in [0usize, 1, 2, 3, 31, 32, 33, 64, 1000] {
+            let indices: Vec<u32> = (0..len as u32).collect();
+            assert_eq!(sum(&indices, |i| i as f64), (len * len.saturating_sub(1) / 2) as f64, "{len}");
+            let row: Vec<f64> = (0..len).map(|i| i as f64).collect();
+            let ones = vec![1.0; len];
+            let mut dot = Dot::new(&row);
+            let source =
+                Source { rows: &ones, row_stride: len, features: len, scale: None, skip_zero: false };
+            gather(source, &[0], &mut dot);
+            assert_eq!(dot.value(), (len * len.saturating_sub(1) / 2) as f64, "{len}");
+        }
+    }
+}

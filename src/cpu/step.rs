@@ -1,0 +1,459 @@
+//! The two scatter steps and their gradients, by gather-reduce.
+//!
+//! Both are the same operation on an incidence structure and its transpose. With rows x of sources s (scale p) and
+//! results y of targets d (scale t), where a mean divides by the number k_d of sources, g = ∂loss/∂y:
+//!
+//! ```text
+//! y_d  = t_d/k_d Σ_{s∈d} p_s x_s              ∂t_d = 1/k_d ⟨g_d, Σ_{s∈d} p_s x_s⟩
+//! ∂x_s = p_s Σ_{d∋s} t_d/k_d g_d              ∂p_s = ⟨x_s, Σ_{d∋s} t_d/k_d g_d⟩
+//! ```
+
+use std::ops::Range;
+
+use super::disjoint::Disjoint;
+use super::gather::{Dot, gather};
+use super::schedule::{each, each_value, for_each};
+use super::{Input, Output, Path, Plan, Scratch, Weights, Workspace};
+use super::{add_to, check_gradient, inverse_count, operand, output, started};
+use crate::batch::Axis;
+use crate::conv::Reduce;
+use crate::element::{Accumulator, Element};
+use crate::error::Result;
+use crate::incidence::{Csr, Incidence};
+use crate::rows::{Operand, Out, Rows};
+use crate::windows::{WindowTable, Windows};
+
+/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which the
+/// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. Window tables of vertex scales are made by
+/// [`WindowTable::for_vertices`](crate::WindowTable::for_vertices).
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a, A> {
+    /// Sum or mean.
+    pub reduce: Reduce,
+    /// One factor for each vertex.
+    pub vertex_scale: Option<Weights<'a, A>>,
+    /// One factor for each hyperedge.
+    pub hyperedge_scale: Option<Weights<'a, A>>,
+}
+
+impl<A> Default for Step<'_, A> {
+    /// The plain sum.
+    fn default() -> Self {
+        Self { reduce: Reduce::Sum, vertex_scale: None, hyperedge_scale: None }
+    }
+}
+
+impl<A> Step<'_, A> {
+    /// The plain mean.
+    pub fn mean() -> Self {
+        Self { reduce: Reduce::Mean, ..Self::default() }
+    }
+}
+
+/// The gradients that a step's backward computes; all skipped by default.
+#[derive(Debug)]
+pub struct StepGradients<'a, T: Element> {
+    /// ∂ of the feature rows that the step read.
+    pub rows: Out<Rows<&'a mut [T]>>,
+    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the instances
+    /// that read it.
+    pub vertex_scale: Out<&'a mut [T::Acc]>,
+    /// ∂ of the hyperedge scale, likewise.
+    pub hyperedge_scale: Out<&'a mut [T::Acc]>,
+}
+
+impl<T: Element> Default for StepGradients<'_, T> {
+    fn default() -> Self {
+        Self { rows: Out::Skip, vertex_scale: Out::Skip, hyperedge_scale: Out::Skip }
+    }
+}
+
+impl<T: Element> Workspace<T> {
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
+    ///
+    /// * `x`: `N` rows of vertices;
+    /// * `z`: `M` rows of hyperedges, overwritten or added to. An empty hyperedge gets zeros.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::WindowOutOfRange`],
+    /// [`Error::WindowTableMismatch`], [`Error::LengthMismatch`], [`Error::TooManyInstances`], [`Error::TooLarge`].
+    /// Nothing is written then.
+    ///
+    /// [`Error::Shape`]: crate::Error::Shape
+    /// [`Error::Stride`]: crate::Error::Stride
+    /// [`Error::Overlap`]: crate::Error::Overlap
+    /// [`Error::WindowOutOfRange`]: crate::Error::WindowOutOfRange
+    /// [`Error::WindowTableMismatch`]: crate::Error::WindowTableMismatch
+    /// [`Error::LengthMismatch`]: crate::Error::LengthMismatch
+    /// [`Error::TooManyInstances`]: crate::Error::TooManyInstances
+    /// [`Error::TooLarge`]: crate::Error::TooLarge
+    pub fn vertex_to_hyperedge(
+        &mut self,
+        step: Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        z: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        self.step(Direction::VERTEX_TO_HYPEREDGE, step, x, z)
+    }
+
+    /// The gradients of [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) from the same `x`.
+    ///
+    /// * `x`: `N` rows of vertices;
+    /// * `grad_z`: ∂loss/∂z, `M` rows of hyperedges;
+    /// * `gradients.rows`: ∂loss/∂x, `N` rows of vertices.
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    pub fn vertex_to_hyperedge_backward(
+        &mut self,
+        step: Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        grad_z: Rows<&[T]>,
+        gradients: StepGradients<'_, T>,
+    ) -> Result<()> {
+        self.step_backward(Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
+    }
+
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
+    /// the vertex scale of `step`.
+    ///
+    /// * `z`: `M` rows of hyperedges;
+    /// * `y`: `N` rows of vertices, overwritten or added to. An isolated vertex gets zeros.
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    pub fn hyperedge_to_vertex(
+        &mut self,
+        step: Step<'_, T::Acc>,
+        z: Rows<&[T]>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        self.step(Direction::HYPEREDGE_TO_VERTEX, step, z, y)
+    }
+
+    /// The gradients of [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) from the same `z`.
+    ///
+    /// * `z`: `M` rows of hyperedges;
+    /// * `grad_y`: ∂loss/∂y, `N` rows of vertices;
+    /// * `gradients.rows`: ∂loss/∂z, `M` rows of hyperedges.
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    pub fn hyperedge_to_vertex_backward(
+        &mut self,
+        step: Step<'_, T::Acc>,
+        z: Rows<&[T]>,
+        grad_y: Rows<&[T]>,
+        gradients: StepGradients<'_, T>,
+    ) -> Result<()> {
+        self.step_backward(Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
+    }
+
+    fn step(
+        &mut self,
+        direction: Direction,
+        step: Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        let x_operand = operand(direction.input, direction.source, &x);
+        let y_operand = output(direction.output, direction.target, &y);
+        let call = Call::new(&self.plan, self.max_instances, direction, &[Some(x_operand), y_operand], step)?;
+        let x = Input::new(x, x_operand, call.plan.batch(), call.instances)?;
+        let y = Output::new(y, y_operand, call.plan.batch(), call.instances)?;
+        let Some(y) = y.filter(|_| call.plan.features() > 0) else { return Ok(()) };
+
+        for_each(&mut self.slots, 0..call.instances, |_, instance| {
+            call.forward(Path::Gather, instance, x, &y)
+        });
+        if call.plan.has(Path::GatherRows) {
+            (0..call.instances).for_each(|instance| call.forward(Path::GatherRows, instance, x, &y));
+        }
+        Ok(())
+    }
+
+    fn step_backward(
+        &mut self,
+        direction: Direction,
+        step: Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        grad_y: Rows<&[T]>,
+        gradients: StepGradients<'_, T>,
+    ) -> Result<()> {
+        let x_operand = operand(direction.input, direction.source, &x);
+        let grad_y_operand = operand(direction.grad_output, direction.target, &grad_y);
+        let grad_x_operand = output(direction.grad_input, direction.source, &gradients.rows);
+        let operands = [Some(x_operand), Some(grad_y_operand), grad_x_operand];
+        let call = Call::new(&self.plan, self.max_instances, direction, &operands, step)?;
+        let batch = call.plan.batch();
+        let wanted = |axis| match axis {
+            Axis::Vertex => gradients.vertex_scale.is_wanted(),
+            Axis::Hyperedge => gradients.hyperedge_scale.is_wanted(),
+        };
+        let len = |scale: Option<Weights<'_, T::Acc>>| scale.map_or(0, |s| s.values.len());
+        check_gradient("the vertex scale's gradient", &gradients.vertex_scale, len(step.vertex_scale))?;
+        check_gradient(
+            "the hyperedge scale's gradient",
+            &gradients.hyperedge_scale,
+            len(step.hyperedge_scale),
+        )?;
+        let backward = Backward {
+            source_scale_wanted: call.source_scale.is_some() && wanted(direction.source),
+            target_scale_wanted: call.target_scale.is_some() && wanted(direction.target),
+            x: Input::new(x, x_operand, batch, call.instances)?,
+            grad_y: Input::new(grad_y, grad_y_operand, batch, call.instances)?,
+            grad_x: Output::new(gradients.rows, grad_x_operand, batch, call.instances)?,
+            call,
+        };
+        let call = &backward.call;
+        let mut scale_gradients = [
+            (Axis::Vertex, step.vertex_scale, started(gradients.vertex_scale)),
+            (Axis::Hyperedge, step.hyperedge_scale, started(gradients.hyperedge_scale)),
+        ]
+        .map(|(axis, scale, grads)| Some(ScaleGradient { axis, windows: scale?.windows, grads: grads? }));
+        if call.plan.features() == 0 {
+            return Ok(());
+        }
+
+        let (slots, width) = (&mut self.slots, self.partials.width);
+        self.partials.for_each_block(call.instances, |block, partials| {
+            let rows = Disjoint::new(&mut *partials);
+            for_each(slots, block.clone(), |scratch, instance| {
+                let row = (instance - block.start) * width;
+                // SAFETY: each instance of the block has a row of its own, and is computed once.
+                let sums = unsafe { rows.part(row..row + width) };
+                backward.instance(Path::Gather, instance, scratch, sums);
+            });
+            for gradient in scale_gradients.iter_mut().flatten() {
+                call.add_instances(Path::Gather, block.clone(), partials, width, gradient);
+            }
+        });
+        if call.plan.has(Path::GatherRows) {
+            for instance in 0..call.instances {
+                backward.instance(Path::GatherRows, instance, &mut self.large, &mut self.large_sums);
+                for gradient in scale_gradients.iter_mut().flatten() {
+                    let (sums, width) = (&mut self.large_sums, 0);
+                    call.add_instances(Path::GatherRows, instance..instance + 1, sums, width, gradient);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which of the two steps, and the names of its operands in errors.
+#[derive(Clone, Copy)]
+struct Direction {
+    source: Axis,
+    target: Axis,
+    input: &'static str,
+    output: &'static str,
+    grad_input: &'static str,
+    grad_output: &'static str,
+}
+
+impl Direction {
+    const VERTEX_TO_HYPEREDGE: Self = Self {
+        source: Axis::Vertex,
+        target: Axis::Hyperedge,
+        input: "x",
+        output: "z",
+        grad_input: "grad_x",
+        grad_output: "grad_z",
+    };
+    const HYPEREDGE_TO_VERTEX: Self = Self {
+        source: Axis::Hyperedge,
+        target: Axis::Vertex,
+        input: "z",
+        output: "y",
+        grad_input: "grad_z",
+        grad_output: "grad_y",
+    };
+}
+
+/// A checked call of a step or its backward.
+struct Call<'a, T: Element> {
+    plan: &'a Plan<T>,
+    direction: Direction,
+    instances: usize,
+    reduce: Reduce,
+    source_scale: Option<Weights<'a, T::Acc>>,
+    target_scale: Option<Weights<'a, T::Acc>>,
+}
+
+impl<'a, T: Element> Call<'a, T> {
+    fn new(
+        plan: &'a Plan<T>,
+        max_instances: usize,
+        direction: Direction,
+        operands: &[Option<Operand>],
+        step: Step<'a, T::Acc>,
+    ) -> Result<Self> {
+        let instances = plan.instances(operands, max_instances)?;
+        let Step { reduce, vertex_scale, hyperedge_scale } = step;
+        let scales = [
+            ("vertex_scale", Axis::Vertex, vertex_scale),
+            ("hyperedge_scale", Axis::Hyperedge, hyperedge_scale),
+        ];
+        for (name, axis, scale) in scales {
+            if let Some(scale) = scale {
+                scale.windows.check(name, plan.batch(), axis, instances, scale.values.len())?;
+            }
+        }
+        let (source_scale, target_scale) = match direction.source {
+            Axis::Vertex => (vertex_scale, hyperedge_scale),
+            Axis::Hyperedge => (hyperedge_scale, vertex_scale),
+        };
+        Ok(Self { plan, direction, instances, reduce, source_scale, target_scale })
+    }
+
+    /// The topology of an instance, if it is on `path`.
+    fn topology(&self, path: Path, instance: usize) -> Option<&'a Incidence> {
+        let id = self.plan.batch().topology_id(instance);
+        (self.plan.path(id) == path).then(|| &self.plan.batch().topologies()[id])
+    }
+
+    /// The sources of each target.
+    fn by_target(&self, topology: &'a Incidence) -> Csr<'a> {
+        match self.direction.target {
+            Axis::Vertex => topology.by_vertex(),
+            Axis::Hyperedge => topology.by_edge(),
+        }
+    }
+
+    /// The targets of each source.
+    fn by_source(&self, topology: &'a Incidence) -> Csr<'a> {
+        match self.direction.source {
+            Axis::Vertex => topology.by_vertex(),
+            Axis::Hyperedge => topology.by_edge(),
+        }
+    }
+
+    /// The part of a scale that an instance reads.
+    fn window(
+        &self,
+        scale: Option<Weights<'a, T::Acc>>,
+        axis: Axis,
+        instance: usize,
+    ) -> Option<&'a [T::Acc]> {
+        let Weights { values, windows } = scale?;
+        let start = windows.offset(self.plan.batch(), axis, instance);
+        Some(&values[start..][..self.plan.batch().topology(instance).size(axis)])
+    }
+
+    /// 1/k for a mean, and 1 for a sum.
+    fn mean(&self, count: usize) -> T::Acc {
+        match self.reduce {
+            Reduce::Sum => T::Acc::ONE,
+            Reduce::Mean => inverse_count(count),
+        }
+    }
+
+    /// Computes an instance, if its topology is on `path`.
+    fn forward(&self, path: Path, instance: usize, x: Input<'_, T>, y: &Output<'_, T>) {
+        let Some(topology) = self.topology(path, instance) else { return };
+        let (batch, targets) = (self.plan.batch(), self.by_target(topology));
+        let source_scale = self.window(self.source_scale, self.direction.source, instance);
+        let target_scale = self.window(self.target_scale, self.direction.target, instance);
+        let x = x.source(batch, instance, source_scale, false);
+        each(path == Path::GatherRows, targets.len(), |d| {
+            let sources = targets.row(d);
+            let scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * self.mean(sources.len());
+            // SAFETY: each instance is computed once, and each target once in it.
+            let mut store = unsafe { y.store(batch, instance, d, scale) };
+            gather(x, sources, &mut store);
+        });
+    }
+
+    /// Adds the gradients of a scale of some instances, in rows of `width` partial gradients (first those of the
+    /// sources, then those of the targets), to those of the batch. The partial gradients are used up.
+    fn add_instances(
+        &self,
+        path: Path,
+        block: Range<usize>,
+        partials: &mut [T::Acc],
+        width: usize,
+        gradient: &mut ScaleGradient<'_, T::Acc>,
+    ) {
+        let (batch, axis) = (self.plan.batch(), gradient.axis);
+        let window = |g: usize| (gradient.windows.offset(batch, axis, g), batch.topology_id(g));
+        let mut first = block.start;
+        while first < block.end {
+            let Some(topology) = self.topology(path, first) else {
+                first += 1;
+                continue;
+            };
+            let (size, before) = match axis == self.direction.source {
+                true => (topology.size(axis), 0),
+                false => (topology.size(axis), topology.size(self.direction.source)),
+            };
+            let row = |g: usize| (g - block.start) * width + before;
+            // Instances that follow each other and read the same window are summed first, up to a chunk of them: that
+            // keeps the chains of rounding errors short where all instances share one window.
+            let most = block.end.min(first + topology.chunk_len());
+            let end = (first + 1..most).find(|&g| window(g) != window(first)).unwrap_or(most);
+            for g in first + 1..end {
+                let (sums, values) = partials.split_at_mut(row(g));
+                add_to(&mut sums[row(first)..][..size], &values[..size]);
+            }
+            add_to(&mut gradient.grads[window(first).0..][..size], &partials[row(first)..][..size]);
+            first = end;
+        }
+    }
+}
+
+/// A wanted gradient of a scale.
+struct ScaleGradient<'a, A> {
+    axis: Axis,
+    windows: Windows<&'a WindowTable>,
+    grads: &'a mut [A],
+}
+
+/// A checked call of the backward, and its operands.
+struct Backward<'a, T: Element> {
+    call: Call<'a, T>,
+    x: Input<'a, T>,
+    grad_y: Input<'a, T>,
+    grad_x: Option<Output<'a, T>>,
+    source_scale_wanted: bool,
+    target_scale_wanted: bool,
+}
+
+impl<T: Element> Backward<'_, T> {
+    /// Computes an instance, if its topology is on `path`: ∂x, and the gradients of its scales, those of the sources
+    /// and then those of the targets, into `sums`.
+    fn instance(&self, path: Path, instance: usize, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
+        let call = &self.call;
+        let Some(topology) = call.topology(path, instance) else { return };
+        let parallel = path == Path::GatherRows;
+        let batch = call.plan.batch();
+        let (sources, targets) = (call.by_source(topology), call.by_target(topology));
+        let source_scale = call.window(call.source_scale, call.direction.source, instance);
+        let target_scale = call.window(call.target_scale, call.direction.target, instance);
+        let (source_sums, target_sums) = sums.split_at_mut(sources.len());
+
+        each_value(parallel, &mut scratch.pull[..targets.len()], |d, pull| {
+            *pull = target_scale.map_or(T::Acc::ONE, |t| t[d]) * call.mean(targets.row(d).len());
+        });
+        let grad_y = self.grad_y.source(batch, instance, Some(&scratch.pull), false);
+        let x = self.x.source(batch, instance, source_scale, false);
+        if self.grad_x.is_some() || self.source_scale_wanted {
+            each_value(parallel, source_sums, |s, sum| {
+                let scale = source_scale.map_or(T::Acc::ONE, |p| p[s]);
+                // SAFETY: each instance is computed once, and each source once in it.
+                let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, s, scale) });
+                let dot = self.source_scale_wanted.then(|| Dot::new(x.row(s)));
+                let mut sink = (store, dot);
+                gather(grad_y, sources.row(s), &mut sink);
+                *sum = T::Acc::from_f64(sink.1.map_or(0.0, Dot::value));
+            });
+        }
+        if self.target_scale_wanted {
+            each_value(parallel, &mut target_sums[..targets.len()], |d, sum| {
+                let mut dot = Dot::new(grad_y.row(d));
+                gather(x, targets.row(d), &mut dot);
+                *sum = call.mean(targets.row(d).len()) * T::Acc::from_f64(dot.value());
+            });
+        }
+    }
+}

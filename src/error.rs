@@ -1,0 +1,336 @@
+//! What can be wrong with an index layout or a call, as values.
+//!
+//! Every variant names the table or operand, the place in it, the value found there and the bound it broke, in
+//! fields that a caller can read. Nothing in this crate panics or aborts on bad input, and an operator call that
+//! returns an error has written nothing.
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How an already batched index that joins vertices and hyperedges of different graphs came about, where the
+/// index itself shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misbatching {
+    /// Every hyperedge id was shifted by the number of *vertices* of the graphs before it: what PyTorch
+    /// Geometric's plain `Data` does with `hyperedge_index` when it collates.
+    ShiftedByVertices,
+}
+
+impl std::fmt::Display for Misbatching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ShiftedByVertices => f.write_str(
+                "the hyperedge row is shifted by the number of vertices of the graphs before it, which is what \
+                 PyTorch Geometric's plain `Data` batching does to `hyperedge_index`; it must be shifted by \
+                 their number of hyperedges",
+            ),
+        }
+    }
+}
+
+/// An index layout, an operand or a call that cannot be carried out.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A vertex id is negative, or not below the number of vertices.
+    #[error("{table}[{position}] is vertex {value}, but there are {bound} vertices")]
+    VertexOutOfRange {
+        /// The argument that holds the id.
+        table: &'static str,
+        /// Its position there; for hyperedge lists, counted over all lists.
+        position: usize,
+        /// The id.
+        value: i128,
+        /// The number of vertices.
+        bound: usize,
+    },
+    /// A hyperedge id is negative, or not below the number of hyperedges.
+    #[error("{table}[{position}] is hyperedge {value}, but there are {bound} hyperedges")]
+    HyperedgeOutOfRange {
+        /// The argument that holds the id.
+        table: &'static str,
+        /// Its position there.
+        position: usize,
+        /// The id.
+        value: i128,
+        /// The number of hyperedges.
+        bound: usize,
+    },
+    /// A CSR pointer is smaller than the one before it.
+    #[error("{table}[{position}] = {value} is smaller than the pointer before it, {previous}")]
+    PointersNotMonotone {
+        /// The pointer array.
+        table: &'static str,
+        /// The position of the smaller pointer.
+        position: usize,
+        /// The smaller pointer.
+        value: i128,
+        /// The pointer before it, which is the least it may be.
+        previous: i128,
+    },
+    /// The first CSR pointer is not 0.
+    #[error("{table}[0] = {value}, but the first pointer must be 0")]
+    FirstPointerNotZero {
+        /// The pointer array.
+        table: &'static str,
+        /// Its first value.
+        value: i128,
+    },
+    /// Two arrays that belong together differ in length.
+    #[error("{table} has length {value}, but {bound} is needed by {bound_of}")]
+    LengthMismatch {
+        /// The array.
+        table: &'static str,
+        /// Its length; for a CSR pointer array, its last value.
+        value: usize,
+        /// The length it must have.
+        bound: usize,
+        /// What sets that length.
+        bound_of: &'static str,
+    },
+    /// A vertex stands twice in one hyperedge, and the caller chose to reject that.
+    #[error(
+        "{table}[{position}] repeats vertex {vertex} in hyperedge {hyperedge}: choose Repeats::Keep or \
+         Repeats::Merge if this is meant"
+    )]
+    RepeatedIncidence {
+        /// The argument that holds the vertex ids.
+        table: &'static str,
+        /// The position of the second occurrence; for hyperedge lists and COO, counted hyperedge by hyperedge.
+        position: usize,
+        /// The vertex.
+        vertex: usize,
+        /// The hyperedge.
+        hyperedge: usize,
+    },
+    /// A topology id of an instance table is out of range.
+    #[error("{table}[{instance}] is topology {value}, but there are {bound} topologies")]
+    TopologyOutOfRange {
+        /// The argument that holds the id.
+        table: &'static str,
+        /// The instance.
+        instance: usize,
+        /// The id.
+        value: i128,
+        /// The number of topologies.
+        bound: usize,
+    },
+    /// A graph id is negative, or not below the number of graphs.
+    #[error("{table}[{position}] is graph {value}, but there are {bound} graphs")]
+    GraphOutOfRange {
+        /// The argument that holds the id.
+        table: &'static str,
+        /// Its position there.
+        position: usize,
+        /// The id.
+        value: i128,
+        /// The number of graphs.
+        bound: usize,
+    },
+    /// A number of vertices or hyperedges of a graph is negative (or larger than any array).
+    #[error("{table}[{graph}] = {value} is not a number of vertices or hyperedges")]
+    NegativeCount {
+        /// The argument that holds the counts.
+        table: &'static str,
+        /// The graph.
+        graph: usize,
+        /// The count.
+        value: i128,
+    },
+    /// Graph ids decrease: vertices and hyperedges of one graph must stand together, graph after graph.
+    #[error("{table}[{position}] = {value} is smaller than the graph id before it, {previous}")]
+    GraphIdsNotSorted {
+        /// The argument that holds the ids.
+        table: &'static str,
+        /// The position of the smaller id.
+        position: usize,
+        /// The smaller id.
+        value: i128,
+        /// The id before it, which is the least it may be.
+        previous: i128,
+    },
+    /// An incidence of an already batched index joins a vertex of one graph with a hyperedge of another, or
+    /// with one past the last graph's.
+    #[error(
+        "incidence {position} joins vertex {vertex} of graph {vertex_graph} with hyperedge {hyperedge}, which {}; \
+         graph {vertex_graph} owns the hyperedges {} .. {}{}",
+        owner(*hyperedge_graph), bound.start, bound.end, cause(*looks_like)
+    )]
+    CrossGraphIncidence {
+        /// The position in the batched index.
+        position: usize,
+        /// The vertex, as numbered in the batch.
+        vertex: usize,
+        /// The graph that owns the vertex.
+        vertex_graph: usize,
+        /// The hyperedge, as numbered in the batch.
+        hyperedge: usize,
+        /// The graph that owns the hyperedge; `None` past the last graph's hyperedges.
+        hyperedge_graph: Option<usize>,
+        /// The hyperedges of the vertex's graph, as numbered in the batch.
+        bound: std::ops::Range<usize>,
+        /// What the whole index looks like, if that is known.
+        looks_like: Option<Misbatching>,
+    },
+    /// An instance's weight window ends past the last weight (or scale).
+    #[error(
+        "instance {instance} reads {table}[{value} .. {value} + {width}], past the end at {bound}: its window does \
+         not fit"
+    )]
+    WindowOutOfRange {
+        /// The operand that is read through windows.
+        table: &'static str,
+        /// The instance.
+        instance: usize,
+        /// The offset of its window.
+        value: u64,
+        /// The length of its window: the hyperedges (or vertices) of its topology.
+        width: usize,
+        /// The length of the operand.
+        bound: usize,
+    },
+    /// An offset of a window table is negative.
+    #[error("{table}[{instance}] = {value}: an offset is at least 0")]
+    NegativeOffset {
+        /// The argument that holds the offset.
+        table: &'static str,
+        /// The instance.
+        instance: usize,
+        /// The offset.
+        value: i128,
+    },
+    /// A window table was validated for another batch, or for the other axis.
+    #[error("the window table of {table} was validated for {value}, but {bound} is needed")]
+    WindowTableMismatch {
+        /// The operand that is read through windows.
+        table: &'static str,
+        /// What the table was made for.
+        value: &'static str,
+        /// What the call needs.
+        bound: &'static str,
+    },
+    /// A number that does not fit its type: the indices of a topology are 32-bit, element offsets are 64-bit.
+    #[error("{what} is {value}, but at most {bound} fits")]
+    TooLarge {
+        /// What is counted.
+        what: &'static str,
+        /// The count; `u128::MAX` if even that overflowed.
+        value: u128,
+        /// The largest count that fits.
+        bound: u128,
+    },
+    /// Memory for a table or a workspace could not be had.
+    #[error("no memory for {what}: {bytes} bytes")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// The size that was asked for.
+        bytes: u128,
+    },
+    /// An operand has the wrong size.
+    #[error("{operand} has {value} {what}, but {bound} {relation}")]
+    Shape {
+        /// The operand.
+        operand: &'static str,
+        /// What is counted: features, rows, elements, instances.
+        what: &'static str,
+        /// The count found.
+        value: usize,
+        /// The count that would be right.
+        bound: usize,
+        /// How the two must be related.
+        relation: &'static str,
+    },
+    /// Rows placed by their strides end past the operand's last element.
+    #[error(
+        "{operand}: {instances} instances of {rows} rows at row stride {row_stride} and instance stride \
+         {instance_stride} need {value} elements, but there are {bound}"
+    )]
+    Stride {
+        /// The operand.
+        operand: &'static str,
+        /// The number of instances.
+        instances: usize,
+        /// The number of rows of the largest instance; of all instances where they are packed.
+        rows: usize,
+        /// The row stride, in elements.
+        row_stride: usize,
+        /// The instance stride, in elements; 0 where rows are packed over all instances.
+        instance_stride: usize,
+        /// The elements that the strides span.
+        value: u128,
+        /// The operand's length.
+        bound: usize,
+    },
+    /// Rows of an output overlap: two results would be written to one place.
+    #[error(
+        "rows of the output {operand} overlap: its {what} stride is {value}, but {bound} elements lie between \
+         one and the next"
+    )]
+    Overlap {
+        /// The operand.
+        operand: &'static str,
+        /// Which stride is too small: `"row"` or `"instance"`.
+        what: &'static str,
+        /// That stride, in elements.
+        value: usize,
+        /// The least it may be.
+        bound: u128,
+    },
+    /// A call has more instances than its workspace was made for.
+    #[error("{value} instances, but the workspace was made for at most {bound}")]
+    TooManyInstances {
+        /// The number of instances of the call.
+        value: usize,
+        /// The number given when the workspace was made.
+        bound: usize,
+    },
+    /// The weighted degree of a vertex is negative under [`Normalization::Symmetric`], whose square root is then
+    /// not defined.
+    ///
+    /// [`Normalization::Symmetric`]: crate::Normalization::Symmetric
+    #[error(
+        "instance {instance}: vertex {vertex} has degree {value}, but symmetric normalization needs degrees of at \
+         least 0"
+    )]
+    NegativeDegree {
+        /// The first instance with a negative degree.
+        instance: usize,
+        /// Its first vertex with a negative degree, as numbered in its topology.
+        vertex: usize,
+        /// The degree.
+        value: f64,
+    },
+}
+
+fn owner(graph: Option<usize>) -> String {
+    match graph {
+        Some(graph) => format!("belongs to graph {graph}"),
+        None => "is past the hyperedges of the last graph".into(),
+    }
+}
+
+fn cause(misbatching: Option<Misbatching>) -> String {
+    misbatching.map_or_else(String::new, |m| format!(". It looks like this: {m}"))
+}
+
+/// `value` as a `u32`, or [`Error::TooLarge`].
+pub(crate) fn fits_u32(what: &'static str, value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Error::TooLarge { what, value: value as u128, bound: u32::MAX.into() })
+}
+
+/// A vector of `len` zeros (`T::default()`), or [`Error::OutOfMemory`].
+pub(crate) fn try_zeroed<T: Default + Clone>(what: &'static str, len: usize) -> Result<Vec<T>> {
+    let mut vec = try_with_capacity(what, len)?;
+    vec.resize(len, T::default());
+    Ok(vec)
+}
+
+/// An empty vector with room for `len` elements, or [`Error::OutOfMemory`].
+pub(crate) fn try_with_capacity<T>(what: &'static str, len: usize) -> Result<Vec<T>> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(len)
+        .map_err(|_| Error::OutOfMemory { what, bytes: len as u128 * size_of::<T>() as u128 })?;
+    Ok(vec)
+}

@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+mod batch;
+mod batched_coo;
+mod conv;
+pub mod cpu;
+mod element;
+mod error;
+mod groups;
+mod incidence;
+mod index;
+mod rows;
+mod windows;
+
+pub use batch::Batch;
+pub use batched_coo::Owners;
+pub use conv::{Conv, Normalization, Reduce, WeightUse};
+pub use element::{Accumulator, Element};
+pub use error::{Error, Misbatching, Result};
+pub use half;
+pub use incidence::{Csr, Incidence, Repeats, SelfLoops};
+pub use index::Index;
+pub use rows::{Out, RowLayout, Rows};
+pub use windows::{Weights, WindowTable, Windows};

@@ -1,0 +1,267 @@
+//! Feature operands: where in a buffer the rows of a batch lie.
+//!
+//! Only the F elements of one row are contiguous. A row stride places the rows of an instance, an instance stride the
+//! instances, so that expert-major `[E, T, F]` and multi-head `[T, E, H, d]` tensors are read and written in place:
+//!
+//! | tensor | layout of `E` vertices and `T` instances |
+//! |---|---|
+//! | `[T, E, F]` | `RowLayout::contiguous(F)` |
+//! | `[E, T, F]` | `RowLayout::contiguous(F).row_stride(T * F).instance_stride(F).instances(T)` |
+//! | head `h` of `[T, E, H, d]` | `RowLayout::contiguous(d).row_stride(H * d)` on the buffer from element `h * d` on |
+//! | `[T, E_max, F]`, padded | `RowLayout::contiguous(F).instance_stride(E_max * F).instances(T)` |
+
+use crate::batch::{Axis, Batch};
+use crate::error::{Error, Result};
+
+/// Where the rows of an operand lie; strides are in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RowLayout {
+    features: usize,
+    row_stride: usize,
+    instance_stride: Option<usize>,
+    instances: Option<usize>,
+}
+
+impl RowLayout {
+    /// Rows of `features` elements without gaps, those of an instance behind those of the instance before it.
+    pub fn contiguous(features: usize) -> Self {
+        Self { features, row_stride: features, instance_stride: None, instances: None }
+    }
+
+    /// The distance from one vertex (or hyperedge) of an instance to the next.
+    pub fn row_stride(self, row_stride: usize) -> Self {
+        Self { row_stride, ..self }
+    }
+
+    /// The distance from the first row of an instance to the first row of the next. Without it, instances are packed:
+    /// all rows of the batch lie at the row stride. With it, every instance needs room for as many rows as the largest
+    /// topology has.
+    pub fn instance_stride(self, instance_stride: usize) -> Self {
+        Self { instance_stride: Some(instance_stride), ..self }
+    }
+
+    /// The number of instances. Without it, it is the buffer's length that tells the number of copies of a replicated
+    /// batch, if rows are packed; one operand of a call that tells it is enough.
+    pub fn instances(self, instances: usize) -> Self {
+        Self { instances: Some(instances), ..self }
+    }
+
+    /// The number of elements of a row, F.
+    pub fn features(&self) -> usize {
+        self.features
+    }
+}
+
+/// A feature operand: a buffer and the layout of its rows. `B` is `&[T]` or `&mut [T]` for the CPU operators.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<B> {
+    /// The elements.
+    pub buffer: B,
+    /// Where the rows lie.
+    pub layout: RowLayout,
+}
+
+impl<B> Rows<B> {
+    /// Rows at the places that `layout` gives.
+    pub fn new(buffer: B, layout: RowLayout) -> Self {
+        Self { buffer, layout }
+    }
+
+    /// Rows of `features` elements without gaps: `[rows, F]`.
+    pub fn contiguous(buffer: B, features: usize) -> Self {
+        Self::new(buffer, RowLayout::contiguous(features))
+    }
+}
+
+/// What happens to an output.
+#[derive(Debug)]
+pub enum Out<B> {
+    /// The result replaces what the buffer held; nothing of that is read.
+    Overwrite(B),
+    /// The result is added to what the buffer holds.
+    Add(B),
+    /// The result is not wanted; what only it needs is not computed.
+    Skip,
+}
+
+impl<B> Out<B> {
+    /// Whether the result is wanted.
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self, Self::Skip)
+    }
+
+    /// The buffer, if there is one.
+    pub(crate) fn as_ref(&self) -> Option<&B> {
+        match self {
+            Self::Overwrite(buffer) | Self::Add(buffer) => Some(buffer),
+            Self::Skip => None,
+        }
+    }
+}
+
+/// One operand of a call, before its number of instances is known.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand {
+    pub(crate) name: &'static str,
+    pub(crate) axis: Axis,
+    pub(crate) layout: RowLayout,
+    pub(crate) len: usize,
+}
+
+/// Where the rows of one operand lie, checked against its length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placement {
+    pub(crate) features: usize,
+    row_stride: usize,
+    /// `None`: packed, by the batch's starts of `axis`.
+    instance_stride: Option<usize>,
+    axis: Axis,
+}
+
+impl Placement {
+    /// The position of row 0 of `instance`. The other rows follow at [`row_stride`](Self::row_stride).
+    #[inline]
+    pub(crate) fn base(&self, batch: &Batch, instance: usize) -> usize {
+        match self.instance_stride {
+            Some(stride) => instance * stride,
+            None => batch.start(self.axis, instance) * self.row_stride,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+}
+
+impl Operand {
+    /// The number of instances that this operand tells: given, or from its length. `None` where it tells nothing.
+    fn instances(&self, batch: &Batch) -> Result<Option<usize>> {
+        let RowLayout { features, row_stride, instance_stride, instances } = self.layout;
+        if instances.is_some() {
+            return Ok(instances);
+        }
+        if let Some(instances) = batch.n_instances() {
+            return Ok(Some(instances));
+        }
+        let per_instance = batch.largest(self.axis);
+        if instance_stride.is_some() || features == 0 || row_stride == 0 || per_instance == 0 {
+            return Ok(None);
+        }
+        if row_stride == features && !self.len.is_multiple_of(features) {
+            return Err(self.shape(
+                "elements",
+                self.len,
+                self.len - self.len % features,
+                "would be whole rows",
+            ));
+        }
+        let rows = if self.len < features { 0 } else { (self.len - features) / row_stride + 1 };
+        if rows == 0 && self.len > 0 {
+            return Err(self.shape("elements", self.len, features, "make one row"));
+        }
+        if !rows.is_multiple_of(per_instance) {
+            let whole = rows - rows % per_instance;
+            return Err(self.shape("rows", rows, whole, "would be whole instances"));
+        }
+        Ok(Some(rows / per_instance))
+    }
+
+    fn shape(&self, what: &'static str, value: usize, bound: usize, relation: &'static str) -> Error {
+        Error::Shape { operand: self.name, what, value, bound, relation }
+    }
+
+    /// Checks that all rows of `instances` instances lie within the operand, and, where `written`, that they are
+    /// disjoint.
+    pub(crate) fn place(&self, batch: &Batch, instances: usize, written: bool) -> Result<Placement> {
+        let RowLayout { features, row_stride, instance_stride, instances: given } = self.layout;
+        let axis = self.axis;
+        // (count, stride) of the rows within an instance, and of the instances
+        let (rows, outer) = match instance_stride {
+            Some(stride) => (batch.largest(axis), (instances, stride)),
+            None => (batch.total(axis, instances)?, (1, 0)),
+        };
+        let used = rows > 0 && outer.0 > 0 && features > 0;
+        let last = |count: usize, stride: usize| count.saturating_sub(1) as u128 * stride as u128;
+        let span = if used { last(rows, row_stride) + last(outer.0, outer.1) + features as u128 } else { 0 };
+        if span > self.len as u128 {
+            return Err(Error::Stride {
+                operand: self.name,
+                instances,
+                rows,
+                row_stride,
+                instance_stride: outer.1,
+                value: span,
+                bound: self.len,
+            });
+        }
+        let plain = instance_stride.is_none() && row_stride == features && given.is_none();
+        if plain && span != self.len as u128 {
+            return Err(self.shape("elements", self.len, span as usize, "are all rows of the batch"));
+        }
+        if written && used {
+            self.check_disjoint((rows, row_stride), outer)?;
+        }
+        // A replicated batch has no starts to look up.
+        let stride =
+            instance_stride.or(batch.is_replicated().then(|| batch.largest(axis).saturating_mul(row_stride)));
+        Ok(Placement { features, row_stride, instance_stride: stride, axis })
+    }
+
+    /// Rows are disjoint where the smaller stride steps over a row and the larger over all that the smaller spans.
+    fn check_disjoint(&self, rows: (usize, usize), instances: (usize, usize)) -> Result<()> {
+        let mut steps = [("row", rows), ("instance", instances)];
+        steps.sort_by_key(|&(_, (_, stride))| stride);
+        let mut span = self.layout.features as u128;
+        for (what, (count, stride)) in steps {
+            if count <= 1 {
+                continue;
+            }
+            if (stride as u128) < span {
+                return Err(Error::Overlap { operand: self.name, what, value: stride, bound: span });
+            }
+            span += (count - 1) as u128 * stride as u128;
+        }
+        Ok(())
+    }
+}
+
+/// The number of instances of a call, which every operand that tells it must agree on; the first is named otherwise.
+/// Also checks that each operand has `features` features.
+pub(crate) fn agree_on_instances(
+    batch: &Batch,
+    features: usize,
+    operands: &[Option<Operand>],
+) -> Result<usize> {
+    let mut agreed = batch.n_instances();
+    for operand in operands.iter().flatten() {
+        if operand.layout.features != features {
+            return Err(operand.shape(
+                "features",
+                operand.layout.features,
+                features,
+                "are the plan's features",
+            ));
+        }
+        match (agreed, operand.instances(batch)?) {
+            (Some(bound), Some(value)) if value != bound => {
+                return Err(operand.shape(
+                    "instances",
+                    value,
+                    bound,
+                    "are those of the batch or the first operand",
+                ));
+            }
+            (None, told) => agreed = told,
+            _ => {}
+        }
+    }
+    match (agreed, operands.iter().flatten().find(|o| o.len > 0)) {
+        (Some(instances), _) => Ok(instances),
+        (None, Some(x)) => {
+            Err(x.shape("stated instances", 0, 1, "is needed where strides leave the number of copies open"))
+        }
+        // Nothing tells the number and nothing has elements: there is nothing to do.
+        (None, None) => Ok(0),
+    }
+}

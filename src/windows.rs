@@ -1,0 +1,224 @@
+//! Weight windows: where in one array of learnable weights each instance finds its own.
+
+use crate::batch::{Axis, Batch};
+use crate::error::{Error, Result, fits_u32, try_with_capacity};
+use crate::groups::Groups;
+use crate::index::Index;
+
+/// The weight-offset table of a batch: instance `g`, with `m` hyperedges, reads `weights[offsets[g] .. offsets[g] + m]`.
+/// Windows may overlap in any way. Validated once, so that a call compares two numbers.
+#[derive(Debug)]
+pub struct WindowTable {
+    batch: Batch,
+    axis: Axis,
+    offsets: Vec<u64>,
+    /// The length that the windows of instances `0 ..= g` need.
+    needed: Vec<u64>,
+    groups: Groups,
+}
+
+impl WindowTable {
+    /// The windows of hyperedge weights (or scales) of a batch: one offset for each instance. For a replicated batch,
+    /// the table has as many offsets as a call may have copies; a call with fewer reads the first ones.
+    ///
+    /// # Errors
+    /// [`Error::LengthMismatch`] where a table batch has another number of instances, [`Error::NegativeOffset`],
+    /// [`Error::TooLarge`] where a window would end past the largest array that there can be or there are 2³² offsets
+    /// and more, [`Error::OutOfMemory`].
+    pub fn new<I: Index>(batch: &Batch, offsets: &[I]) -> Result<Self> {
+        Self::along(batch, Axis::Hyperedge, offsets)
+    }
+
+    /// The same for scales of vertices: instance `g`, with `n` vertices, reads `offsets[g] .. offsets[g] + n`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_vertices<I: Index>(batch: &Batch, offsets: &[I]) -> Result<Self> {
+        Self::along(batch, Axis::Vertex, offsets)
+    }
+
+    fn along<I: Index>(batch: &Batch, axis: Axis, offsets: &[I]) -> Result<Self> {
+        if let Some(bound) = batch.n_instances().filter(|&n| n != offsets.len()) {
+            let bound_of = "the instances of the batch";
+            return Err(Error::LengthMismatch { table: "offsets", value: offsets.len(), bound, bound_of });
+        }
+        fits_u32("the number of instances", offsets.len())?;
+        let mut checked: Vec<u64> = try_with_capacity("offsets", offsets.len())?;
+        let mut needed = try_with_capacity("offsets", offsets.len())?;
+        let mut most = 0;
+        for (instance, offset) in offsets.iter().map(|o| o.value()).enumerate() {
+            let width = batch.topology(instance).size(axis);
+            let end = offset + width as i128;
+            // No array has more elements than isize::MAX bytes.
+            if offset < 0 || end > isize::MAX as i128 {
+                let what = "a window's offset (and its end)";
+                return match u128::try_from(offset) {
+                    Ok(value) => {
+                        Err(Error::TooLarge { what, value, bound: isize::MAX as u128 - width as u128 })
+                    }
+                    Err(_) => Err(Error::NegativeOffset { table: "offsets", instance, value: offset }),
+                };
+            }
+            most = most.max(end as u64);
+            checked.push(offset as u64);
+            needed.push(most);
+        }
+        let topology_ids: Vec<u32> = (0..offsets.len()).map(|g| batch.topology_id(g) as u32).collect();
+        let groups = Groups::new(batch.topologies(), &topology_ids, |g| checked[g])?;
+        Ok(Self { batch: batch.clone(), axis, offsets: checked, needed, groups })
+    }
+
+    /// The number of offsets.
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Whether there are no offsets.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// The offsets, one for each instance.
+    pub fn offsets(&self) -> &[u64] {
+        &self.offsets
+    }
+
+    pub(crate) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Checks this table against a call: its batch, axis, number of instances and the length of the operand.
+    fn check(
+        &self,
+        name: &'static str,
+        batch: &Batch,
+        axis: Axis,
+        instances: usize,
+        len: usize,
+    ) -> Result<()> {
+        let mismatch = |value, bound| Err(Error::WindowTableMismatch { table: name, value, bound });
+        if !self.batch.is(batch) {
+            return mismatch("another batch", "the batch of this call's plan");
+        }
+        match (self.axis, axis) {
+            (Axis::Vertex, Axis::Hyperedge) => return mismatch("vertices", "one for hyperedges"),
+            (Axis::Hyperedge, Axis::Vertex) => return mismatch("hyperedges", "one for vertices"),
+            _ => {}
+        }
+        if instances > self.len() {
+            let bound_of = "the instances of the call";
+            return Err(Error::LengthMismatch {
+                table: "the window table",
+                value: self.len(),
+                bound: instances,
+                bound_of,
+            });
+        }
+        if instances == 0 || self.needed[instances - 1] <= len as u64 {
+            return Ok(());
+        }
+        let ends_past = |g: &usize| self.offsets[*g] + self.width(*g) as u64 > len as u64;
+        let instance = (0..instances).find(ends_past).unwrap_or(instances - 1);
+        let (value, width) = (self.offsets[instance], self.width(instance));
+        Err(Error::WindowOutOfRange { table: name, instance, value, width, bound: len })
+    }
+
+    fn width(&self, instance: usize) -> usize {
+        self.batch.topology(instance).size(self.axis)
+    }
+}
+
+/// Which part of an array of weights (or scales) each instance reads. `W` is a reference (or a pointer) to a window
+/// table.
+#[derive(Debug, Clone, Copy)]
+pub enum Windows<W> {
+    /// All instances read from offset 0: one set of weights for all, just as many as the largest instance reads.
+    Shared,
+    /// Each instance reads its own window, behind that of the instance before it: one weight for each hyperedge of the
+    /// batch, no more and no less.
+    Consecutive,
+    /// Each instance reads at its offset in the table. There may be weights that no window covers.
+    Table(W),
+}
+
+impl<W: std::ops::Deref> Windows<W> {
+    /// The same windows by reference.
+    pub fn as_deref(&self) -> Windows<&W::Target> {
+        match self {
+            Self::Shared => Windows::Shared,
+            Self::Consecutive => Windows::Consecutive,
+            Self::Table(table) => Windows::Table(table),
+        }
+    }
+}
+
+/// Hyperedge weights (or scales of vertices or hyperedges) of a call: values, and the windows through which the
+/// instances read them. `B` is `&[A]` for the CPU operators, of the accumulation type.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<B, W> {
+    /// The values.
+    pub values: B,
+    /// Which part of them each instance reads.
+    pub windows: Windows<W>,
+}
+
+impl<B, W> Weights<B, W> {
+    /// One set of values, shared by all instances.
+    pub fn shared(values: B) -> Self {
+        Self { values, windows: Windows::Shared }
+    }
+
+    /// Values of their own for each instance, one behind the other.
+    pub fn consecutive(values: B) -> Self {
+        Self { values, windows: Windows::Consecutive }
+    }
+
+    /// Values read at each instance's offset in `table`.
+    pub fn table(values: B, table: W) -> Self {
+        Self { values, windows: Windows::Table(table) }
+    }
+}
+
+impl Windows<&WindowTable> {
+    /// Checks that the windows of `instances` instances lie within an operand of `len` values.
+    pub(crate) fn check(
+        &self,
+        name: &'static str,
+        batch: &Batch,
+        axis: Axis,
+        instances: usize,
+        len: usize,
+    ) -> Result<()> {
+        if let Self::Table(table) = self {
+            return table.check(name, batch, axis, instances, len);
+        }
+        if instances == 0 {
+            return Ok(());
+        }
+        let (needed, bound_of) = match self {
+            Self::Shared => (batch.largest(axis), "the largest instance (shared windows)"),
+            _ => (batch.total(axis, instances)?, "all instances (consecutive windows)"),
+        };
+        if needed < len {
+            // More values than are read mean that the windows are not what the caller thinks they are.
+            return Err(Error::LengthMismatch { table: name, value: len, bound: needed, bound_of });
+        }
+        if needed == len {
+            return Ok(());
+        }
+        let ends_past = |g: &usize| self.offset(batch, axis, *g) + batch.topology(*g).size(axis) > len;
+        let instance = (0..instances).find(ends_past).unwrap_or(instances - 1);
+        let (value, width) = (self.offset(batch, axis, instance) as u64, batch.topology(instance).size(axis));
+        Err(Error::WindowOutOfRange { table: name, instance, value, width, bound: len })
+    }
+
+    /// Where `instance` starts to read.
+    #[inline]
+    pub(crate) fn offset(&self, batch: &Batch, axis: Axis, instance: usize) -> usize {
+        match self {
+            Self::Shared => 0,
+            Self::Consecutive => batch.start(axis, instance),
+            Self::Table(table) => table.offsets[instance] as usize,
+        }
+    }
+}

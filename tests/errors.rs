@@ -1,0 +1,333 @@
+//! Every error names what is wrong, where, the value and the bound; and a call that fails has written nothing.
+
+use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
+use hyperscatter::{
+    Batch, Conv, Error, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows, SelfLoops,
+    WeightUse, WindowTable,
+};
+
+const NONE: [u8; 0] = [];
+
+#[test]
+fn vertex_out_of_range() {
+    let edges = Incidence::from_edges(3, &[&[0, 1][..], &[2, 3]], Repeats::Keep).unwrap_err();
+    assert_eq!(edges, Error::VertexOutOfRange { table: "edges", position: 3, value: 3, bound: 3 });
+    assert_eq!(edges.to_string(), "edges[3] is vertex 3, but there are 3 vertices");
+    let csr = Incidence::from_csr(3, &[0, 2], &[0i64, -1], Repeats::Keep).unwrap_err();
+    assert_eq!(csr, Error::VertexOutOfRange { table: "edge_vertices", position: 1, value: -1, bound: 3 });
+    let coo = Incidence::from_coo(3, 1, &[u64::MAX], &[0], Repeats::Keep).unwrap_err();
+    assert_eq!(
+        coo,
+        Error::VertexOutOfRange { table: "vertices", position: 0, value: u64::MAX.into(), bound: 3 }
+    );
+    let owners = Owners::Counts(&[3u8]);
+    let batched = Batch::from_batched_coo(1, &[3u8], &[0], owners, owners, Repeats::Keep).unwrap_err();
+    assert_eq!(batched, Error::VertexOutOfRange { table: "vertices", position: 0, value: 3, bound: 3 });
+}
+
+#[test]
+fn hyperedge_out_of_range() {
+    let coo = Incidence::from_coo(3, 2, &[0, 1, 2], &[0, 2, 1], Repeats::Keep).unwrap_err();
+    assert_eq!(coo, Error::HyperedgeOutOfRange { table: "hyperedges", position: 1, value: 2, bound: 2 });
+    assert_eq!(coo.to_string(), "hyperedges[1] is hyperedge 2, but there are 2 hyperedges");
+    let (v, e) = (Owners::Counts(&[2i8, 2]), Owners::Counts(&[1i8, 1]));
+    let batched = Batch::from_batched_coo(2, &[0, 1, 2], &[0, -1, 1], v, e, Repeats::Keep).unwrap_err();
+    assert_eq!(batched, Error::HyperedgeOutOfRange { table: "hyperedges", position: 1, value: -1, bound: 2 });
+}
+
+#[test]
+fn pointers() {
+    let falling = Incidence::from_csr(3, &[0, 2, 1, 3], &[0, 1, 2], Repeats::Keep).unwrap_err();
+    assert_eq!(falling, Error::PointersNotMonotone { table: "edge_ptr", position: 2, value: 1, previous: 2 });
+    let late = Incidence::from_csr(3, &[1, 3], &[0, 1, 2], Repeats::Keep).unwrap_err();
+    assert_eq!(late, Error::FirstPointerNotZero { table: "edge_ptr", value: 1 });
+}
+
+#[test]
+fn lengths_that_disagree() {
+    let length = |table, value, bound, bound_of| Error::LengthMismatch { table, value, bound, bound_of };
+    let short = Incidence::from_csr(3, &[0, 2], &[0, 1, 2], Repeats::Keep).unwrap_err();
+    assert_eq!(short, length("edge_ptr", 2, 3, "edge_vertices"));
+    let none = Incidence::from_csr(3, &NONE, &NONE, Repeats::Keep).unwrap_err();
+    assert_eq!(none, length("edge_ptr", 0, 1, "the first pointer, 0"));
+    let coo = Incidence::from_coo(3, 2, &[0, 1], &[0], Repeats::Keep).unwrap_err();
+    assert_eq!(coo, length("hyperedges", 1, 2, "vertices"));
+    let (v, e) = (Owners::Counts(&[2u8, 2]), Owners::Counts(&[1u8]));
+    let counts = Batch::from_batched_coo(2, &NONE, &NONE, v, e, Repeats::Keep).unwrap_err();
+    assert_eq!(counts, length("hyperedge_owners", 1, 2, "n_graphs"));
+    let batch = Batch::from_table(vec![Incidence::subsets(3, 2).unwrap()], &[0; 4]).unwrap();
+    let windows = WindowTable::new(&batch, &[0, 0, 0]).unwrap_err();
+    assert_eq!(windows, length("offsets", 3, 4, "the instances of the batch"));
+}
+
+#[test]
+fn repeated_incidence() {
+    let error = Incidence::from_edges(3, &[&[0, 1][..], &[2, 1, 2]], Repeats::Reject).unwrap_err();
+    assert_eq!(error, Error::RepeatedIncidence { table: "edges", position: 4, vertex: 2, hyperedge: 1 });
+}
+
+#[test]
+fn topology_and_graph_ids() {
+    let pair = || vec![Incidence::subsets(2, 2).unwrap()];
+    let topology = Batch::from_table(pair(), &[0, 1]).unwrap_err();
+    assert_eq!(
+        topology,
+        Error::TopologyOutOfRange { table: "topology_ids", instance: 1, value: 1, bound: 1 }
+    );
+    let batch = |v: &[i32], e: &[i32]| {
+        Batch::from_batched_coo(2, &[], &[], Owners::GraphIds(v), Owners::GraphIds(e), Repeats::Keep)
+    };
+    let graph = batch(&[0, 1], &[0, 2]).unwrap_err();
+    assert_eq!(graph, Error::GraphOutOfRange { table: "hyperedge_owners", position: 1, value: 2, bound: 2 });
+    let unsorted = batch(&[0, 1, 0], &[]).unwrap_err();
+    assert_eq!(
+        unsorted,
+        Error::GraphIdsNotSorted { table: "vertex_owners", position: 2, value: 0, previous: 1 }
+    );
+    let (v, e) = (Owners::Counts(&[2, -2]), Owners::Counts(&[0, 0]));
+    let negative = Batch::from_batched_coo(2, &[], &[], v, e, Repeats::Keep).unwrap_err();
+    assert_eq!(negative, Error::NegativeCount { table: "vertex_owners", graph: 1, value: -2 });
+}
+
+#[test]
+fn too_large_for_u32() {
+    let bound = u128::from(u32::MAX);
+    let too_large = |what, value| Error::TooLarge { what, value, bound };
+    let n = u32::MAX as usize + 1;
+    let vertices = Incidence::from_edges(n, &[NONE], Repeats::Keep).unwrap_err();
+    assert_eq!(vertices, too_large("the number of vertices", n as u128));
+    let hyperedges = Incidence::from_coo(1, n, &NONE, &NONE, Repeats::Keep).unwrap_err();
+    assert_eq!(hyperedges, too_large("the number of hyperedges", n as u128));
+    assert!(matches!(Incidence::subsets(1000, 500), Err(Error::TooLarge { value, .. }) if value > bound));
+    // C(200, 5) hyperedges would fit.
+    let incidences = Incidence::subsets(200, 5).unwrap_err();
+    assert_eq!(incidences, too_large("the number of incidences", 2_535_650_040 * 5));
+}
+
+#[test]
+fn window_past_the_end_of_the_weights() {
+    let mut call = Call::new(3);
+    let weights = [1.0; 6];
+    let window = |instance, value, bound| Error::WindowOutOfRange {
+        table: "weights",
+        instance,
+        value,
+        width: 3,
+        bound,
+    };
+    assert_eq!(call.conv(Weights::shared(&weights[..2])), Err(window(0, 0, 2)));
+    assert_eq!(call.conv(Weights::consecutive(&weights)), Err(window(2, 6, 6)));
+    let batch = call.batch.clone();
+    let table = WindowTable::new(&batch, &[0u64, 4, 1 << 40]).unwrap();
+    assert_eq!(call.conv(Weights::table(&weights, &table)), Err(window(1, 4, 6)));
+    let negative = WindowTable::new(&batch, &[0, -5]).unwrap_err();
+    assert_eq!(negative, Error::NegativeOffset { table: "offsets", instance: 1, value: -5 });
+    let huge = WindowTable::new(&batch, &[u64::MAX]).unwrap_err();
+    assert!(matches!(huge, Error::TooLarge { value, .. } if value == u64::MAX.into()), "{huge}");
+}
+
+#[test]
+fn more_weights_than_the_windows_read() {
+    let mut call = Call::new(3);
+    let more =
+        |value, bound, bound_of| Err(Error::LengthMismatch { table: "weights", value, bound, bound_of });
+    // One window for each instance, but read as shared: every instance would read the first.
+    let shared = call.conv(Weights::shared(&[1.0; 9]));
+    assert_eq!(shared, more(9, 3, "the largest instance (shared windows)"));
+    assert_eq!(
+        call.conv(Weights::consecutive(&[1.0; 12])),
+        more(12, 9, "all instances (consecutive windows)")
+    );
+    assert_eq!(call.conv(Weights::consecutive(&[1.0; 9])), Ok(()));
+}
+
+#[test]
+fn window_table_of_something_else() {
+    let mut call = Call::new(3);
+    let mismatch = |table, value, bound| Error::WindowTableMismatch { table, value, bound };
+    let other = Batch::replicate(Incidence::subsets(3, 2).unwrap());
+    let table = WindowTable::new(&other, &[0, 0, 0]).unwrap();
+    let expected = mismatch("weights", "another batch", "the batch of this call's plan");
+    assert_eq!(call.conv(Weights::table(&[1.0; 3], &table)), Err(expected));
+    let batch = call.batch.clone();
+    let table = WindowTable::for_vertices(&batch, &[0, 0, 0]).unwrap();
+    assert_eq!(
+        call.conv(Weights::table(&[1.0; 3], &table)),
+        Err(mismatch("weights", "vertices", "one for hyperedges"))
+    );
+    let table = WindowTable::new(&batch, &[0, 0]).unwrap();
+    let fewer = Error::LengthMismatch {
+        table: "the window table",
+        value: 2,
+        bound: 3,
+        bound_of: "the instances of the call",
+    };
+    assert_eq!(call.conv(Weights::table(&[1.0; 3], &table)), Err(fewer));
+}
+
+#[test]
+fn negative_degree_under_symmetric_normalization() {
+    let batch = Batch::replicate(Incidence::subsets(3, 2).unwrap());
+    let symmetric = |weight_use| Conv::new(Normalization::Symmetric, weight_use);
+    for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly] {
+        let mut call = Call::with(batch.clone(), symmetric(weight_use), 3);
+        // Pairs (0,1) (0,2) (1,2): with the last two windows, vertex 2 has degree −3 + 1.
+        let weights = [1.0, 1.0, 1.0, 2.0, -3.0, 1.0];
+        let offsets = [0, 3, 3];
+        let table = WindowTable::new(&batch, &offsets).unwrap();
+        let expected = Error::NegativeDegree { instance: 1, vertex: 0, value: -1.0 };
+        assert_eq!(call.conv(Weights::table(&weights, &table)), Err(expected));
+        let nan = call.conv(Weights::shared(&[f32::NAN; 3]));
+        assert_eq!(nan, Ok(()), "NaN is not negative: it goes into the result");
+    }
+    let mut call = Call::with(batch, symmetric(WeightUse::MessageOnly), 1);
+    assert_eq!(call.conv(Weights::shared(&[-1.0; 3])), Ok(()), "the weights are not in the degree");
+}
+
+#[test]
+fn shapes() {
+    let shape =
+        |operand, what, value, bound, relation| Error::Shape { operand, what, value, bound, relation };
+    let mut call = Call::new(2);
+    let weights = [1.0f32; 3];
+    let weights = Weights::shared(&weights[..]);
+    let x = vec![1.0f32; 100];
+    let mut conv = |rows| call.workspace.conv(rows, weights, Out::Skip).unwrap_err();
+    let features = conv(Rows::contiguous(&x[..24], 3));
+    assert_eq!(features, shape("x", "features", 3, 4, "are the plan's features"));
+    assert_eq!(conv(Rows::contiguous(&x[..25], 4)), shape("x", "elements", 25, 24, "would be whole rows"));
+    assert_eq!(conv(Rows::contiguous(&x[..28], 4)), shape("x", "rows", 7, 6, "would be whole instances"));
+    let mut y = vec![7.0f32; 12];
+    let out = Out::Overwrite(Rows::contiguous(&mut y[..], 4));
+    let error = call.workspace.conv(Rows::contiguous(&x[..24], 4), weights, out).unwrap_err();
+    let relation = "are those of the batch or the first operand";
+    assert_eq!(error, shape("y", "instances", 1, 2, relation));
+    assert_eq!(y, [7.0; 12], "nothing is written");
+    let mut grad_w = [7.0f32; 4];
+    let g = Rows::contiguous(&x[..24], 4);
+    let error =
+        call.workspace.conv_backward(g, weights, g, Out::Skip, Out::Overwrite(&mut grad_w)).unwrap_err();
+    assert_eq!(error, shape("grad_weights", "elements", 4, 3, "are those that it is the gradient of"));
+    assert_eq!(grad_w, [7.0; 4], "nothing is written");
+
+    // A table knows its rows, and a contiguous operand must hold just those.
+    let table = Batch::from_table(vec![Incidence::subsets(3, 2).unwrap()], &[0, 0]).unwrap();
+    let mut call = Call::with(table, Conv::default(), 2);
+    let error = call.workspace.conv(Rows::contiguous(&x[..28], 4), weights, Out::Skip).unwrap_err();
+    assert_eq!(error, shape("x", "elements", 28, 24, "are all rows of the batch"));
+    // A gradient of a scale that the step does not have.
+    let gradients = StepGradients { vertex_scale: Out::Overwrite(&mut grad_w), ..StepGradients::default() };
+    let (x, z) = (Rows::contiguous(&x[..24], 4), Rows::contiguous(&x[..24], 4));
+    let error = call.workspace.vertex_to_hyperedge_backward(Step::default(), x, z, gradients).unwrap_err();
+    let operand = "the vertex scale's gradient";
+    assert_eq!(error, shape(operand, "elements", 4, 0, "are those that it is the gradient of"));
+}
+
+#[test]
+fn strides_past_the_end() {
+    let mut call = Call::new(2);
+    let x = vec![1.0f32; 24];
+    let weights = [1.0f32; 3];
+    let layout = RowLayout::contiguous(4).row_stride(8).instance_stride(4).instances(2);
+    let error =
+        call.workspace.conv(Rows::new(&x[..23], layout), Weights::shared(&weights), Out::Skip).unwrap_err();
+    let expected = Error::Stride {
+        operand: "x",
+        instances: 2,
+        rows: 3,
+        row_stride: 8,
+        instance_stride: 4,
+        value: 24,
+        bound: 23,
+    };
+    assert_eq!(error, expected);
+    let huge = RowLayout::contiguous(4).row_stride(usize::MAX).instance_stride(usize::MAX).instances(2);
+    let error = call.workspace.conv(Rows::new(&x, huge), Weights::shared(&weights), Out::Skip).unwrap_err();
+    assert!(matches!(error, Error::Stride { value, .. } if value > usize::MAX as u128), "{error}");
+}
+
+#[test]
+fn outputs_that_overlap() {
+    let mut call = Call::new(2);
+    let x = vec![1.0f32; 24];
+    let mut y = vec![7.0f32; 100];
+    let weights = [1.0f32; 3];
+    let mut conv = |layout: RowLayout| {
+        let out = Out::Overwrite(Rows::new(&mut y[..], layout.instances(2)));
+        call.workspace.conv(Rows::contiguous(&x, 4), Weights::shared(&weights), out)
+    };
+    let contiguous = RowLayout::contiguous(4);
+    let overlap = |what, value, bound| Err(Error::Overlap { operand: "y", what, value, bound });
+    assert_eq!(conv(contiguous.row_stride(3)), overlap("row", 3, 4));
+    assert_eq!(conv(contiguous.instance_stride(11)), overlap("instance", 11, 12));
+    assert_eq!(conv(contiguous.row_stride(7).instance_stride(4)), overlap("row", 7, 8));
+    assert_eq!(conv(contiguous.instance_stride(0)), overlap("instance", 0, 4));
+    assert_eq!(conv(contiguous.row_stride(8).instance_stride(4)), Ok(()));
+    // What is only read may overlap: here all instances have the same features.
+    let shared = Rows::new(&x[..12], contiguous.instance_stride(0).instances(2));
+    call.workspace.conv(shared, Weights::shared(&weights), Out::Skip).unwrap();
+}
+
+#[test]
+fn a_number_of_copies_that_nothing_tells() {
+    let mut call = Call::new(2);
+    let x = vec![1.0f32; 24];
+    let layout = RowLayout::contiguous(4).row_stride(8).instance_stride(4);
+    let error =
+        call.workspace.conv(Rows::new(&x, layout), Weights::shared(&[1.0; 3]), Out::Skip).unwrap_err();
+    let relation = "is needed where strides leave the number of copies open";
+    assert_eq!(error, Error::Shape { operand: "x", what: "stated instances", value: 0, bound: 1, relation });
+}
+
+#[test]
+fn more_instances_than_a_workspace_is_for() {
+    let batch = Batch::from_table(vec![Incidence::subsets(3, 2).unwrap()], &[0; 5]).unwrap();
+    let plan = Plan::<f32>::new(&batch, 4, Conv::default()).unwrap();
+    assert_eq!(plan.workspace(4).unwrap_err(), Error::TooManyInstances { value: 5, bound: 4 });
+}
+
+#[test]
+fn no_memory() {
+    let no_vertices = Incidence::from_edges(0, &[NONE; 3], Repeats::Keep).unwrap();
+    let plan = Plan::<f64>::new(&Batch::replicate(no_vertices), usize::MAX / 64, Conv::default()).unwrap();
+    let error = plan.workspace(1).unwrap_err();
+    assert!(
+        matches!(error, Error::OutOfMemory { what: "the workspace", bytes } if bytes > 1 << 60),
+        "{error}"
+    );
+    let loops = Incidence::from_edges(1, &[NONE], Repeats::Keep).unwrap().with_self_loops(SelfLoops::All);
+    assert!(loops.is_ok());
+}
+
+/// A workspace for copies of the pairs of three vertices (or another batch), four features.
+struct Call {
+    batch: Batch,
+    workspace: Workspace<f32>,
+    copies: usize,
+}
+
+impl Call {
+    fn new(copies: usize) -> Self {
+        Self::with(Batch::replicate(Incidence::subsets(3, 2).unwrap()), Conv::default(), copies)
+    }
+
+    fn with(batch: Batch, conv: Conv, copies: usize) -> Self {
+        let workspace = Plan::<f32>::new(&batch, 4, conv).unwrap().workspace(copies).unwrap();
+        Self { batch, workspace, copies }
+    }
+
+    /// The result of a convolution and of its backward, which must agree; what fails must not have written.
+    fn conv(&mut self, weights: Weights<'_, f32>) -> Result<(), Error> {
+        let x = vec![1.0f32; self.copies * 3 * 4];
+        let (mut y, mut grad_x) = (vec![7.0f32; x.len()], vec![7.0f32; x.len()]);
+        let mut grad_w = vec![7.0f32; weights.values.len()];
+        let rows = Rows::contiguous(&x[..], 4);
+        let forward = self.workspace.conv(rows, weights, Out::Overwrite(Rows::contiguous(&mut y, 4)));
+        let (out_x, out_w) = (Rows::contiguous(&mut grad_x[..], 4), Out::Overwrite(&mut grad_w[..]));
+        let backward = self.workspace.conv_backward(rows, weights, rows, Out::Overwrite(out_x), out_w);
+        assert_eq!(forward, backward);
+        let untouched = y.iter().chain(&grad_x).chain(&grad_w).all(|&v| v == 7.0);
+        assert_eq!(untouched, forward.is_err(), "written: {}", !untouched);
+        forward
+    }
+}

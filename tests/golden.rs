@@ -1,0 +1,324 @@
+//! The golden cases: batches in `tests/fixtures` (and in the folder that `HYPERSCATTER_GOLDEN_DIR` names) with outputs
+//! and gradients that a dense evaluation with automatic differentiation gave in `f64`. `generate.py` beside them says how
+//! they were made and what the files hold.
+//!
+//! Errors are relative Frobenius norms. `f64` and `f32` are compared with the files, 16-bit types with the dense
+//! reference of this test on the rounded inputs, since rounding the inputs alone moves results further than anything
+//! that is tested here.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use hyperscatter::cpu::{Plan, Step};
+use hyperscatter::half::{bf16, f16};
+use hyperscatter::{Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, WindowTable, cpu};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::common::{TestElement, norm, relative_error, widen};
+use crate::reference;
+
+/// One file.
+struct Case {
+    name: String,
+    tensors: HashMap<String, Tensor>,
+    batch: Batch,
+    windows: WindowTable,
+    offsets: Vec<i64>,
+    features: usize,
+}
+
+enum Tensor {
+    F64(Vec<f64>, Vec<usize>),
+    I64(Vec<i64>),
+}
+
+impl Case {
+    fn load(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors: HashMap<_, _> = file
+            .iter()
+            .map(|(name, view)| {
+                let words = view.data().as_chunks::<8>().0;
+                let shape = view.shape().to_vec();
+                let tensor = match view.dtype() {
+                    Dtype::F64 => Tensor::F64(words.iter().map(|&w| f64::from_le_bytes(w)).collect(), shape),
+                    Dtype::I64 => Tensor::I64(words.iter().map(|&w| i64::from_le_bytes(w)).collect()),
+                    other => panic!("{}: {name} is {other:?}", path.display()),
+                };
+                (name.to_string(), tensor)
+            })
+            .collect();
+        let ints = |name: &str| match &tensors[name] {
+            Tensor::I64(values) => values.clone(),
+            Tensor::F64(..) => panic!("{name} is f64"),
+        };
+        let mut topologies = Vec::new();
+        while tensors.contains_key(&format!("topology.{}.n_vertices", topologies.len())) {
+            let t = topologies.len();
+            let n_vertices = ints(&format!("topology.{t}.n_vertices"))[0] as usize;
+            let edge_ptr = ints(&format!("topology.{t}.edge_ptr"));
+            let edge_vertices = ints(&format!("topology.{t}.edge_vertices"));
+            topologies
+                .push(Incidence::from_csr(n_vertices, &edge_ptr, &edge_vertices, Repeats::Keep).unwrap());
+        }
+        let (ids, offsets): (Vec<i64>, Vec<i64>) = ints("instances").chunks(2).map(|i| (i[0], i[1])).unzip();
+        let batch = Batch::from_table(topologies, &ids).unwrap();
+        let windows = WindowTable::new(&batch, &offsets).unwrap();
+        let features = match &tensors["x"] {
+            Tensor::F64(_, shape) => shape[1],
+            Tensor::I64(..) => panic!("x is i64"),
+        };
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        Self { name, tensors, batch, windows, offsets, features }
+    }
+
+    /// A tensor, rounded to `T`.
+    fn get<T: TestElement>(&self, name: &str) -> Vec<T> {
+        self.f64(name).iter().map(|&x| T::of(x)).collect()
+    }
+
+    /// The weights, rounded to `T::Acc`.
+    fn weights<T: TestElement>(&self) -> Vec<T::Acc> {
+        self.f64("weights").iter().map(|&w| T::acc(w)).collect()
+    }
+
+    fn f64(&self, name: &str) -> &[f64] {
+        match &self.tensors[name] {
+            Tensor::F64(values, _) => values,
+            Tensor::I64(..) => panic!("{name} is i64"),
+        }
+    }
+
+    /// The conventions that the file has results for.
+    fn conventions(&self) -> Vec<(String, Conv)> {
+        let norms = [
+            ("row", Normalization::Row),
+            ("symmetric", Normalization::Symmetric),
+            ("none", Normalization::None),
+        ];
+        let uses = [
+            ("documented", WeightUse::Documented),
+            ("degree_only", WeightUse::DegreeOnly),
+            ("message_only", WeightUse::MessageOnly),
+        ];
+        norms
+            .iter()
+            .flat_map(|(norm, n)| {
+                uses.iter().map(move |(used, u)| (format!("{norm}.{used}"), Conv::new(*n, *u)))
+            })
+            .filter(|(key, _)| self.tensors.contains_key(&format!("{key}.out")))
+            .collect()
+    }
+}
+
+/// Results of a case under one convention, widened.
+struct Results {
+    out: Vec<f64>,
+    grad_x: Vec<f64>,
+    grad_weights: Vec<f64>,
+}
+
+impl Case {
+    fn expected(&self, key: &str) -> Results {
+        let get = |what: &str| self.f64(&format!("{key}.{what}")).to_vec();
+        Results { out: get("out"), grad_x: get("grad_x"), grad_weights: get("grad_weights") }
+    }
+
+    /// What the library gives for inputs rounded to `T`.
+    fn computed<T: TestElement>(&self, conv: Conv) -> Results {
+        let (x, g, w): (Vec<T>, Vec<T>, Vec<T::Acc>) =
+            (self.get("x"), self.get("grad_out"), self.weights::<T>());
+        let weights = cpu::Weights::table(&w[..], &self.windows);
+        let (mut y, mut grad_x) = (vec![T::of(f64::NAN); x.len()], vec![T::of(f64::NAN); x.len()]);
+        let mut grad_weights = vec![T::acc(f64::NAN); w.len()];
+        let plan = Plan::<T>::new(&self.batch, self.features, conv).unwrap();
+        let mut workspace = plan.workspace(self.offsets.len()).unwrap();
+        let (x, g) = (Rows::contiguous(&x[..], self.features), Rows::contiguous(&g[..], self.features));
+        workspace.conv(x, weights, Out::Overwrite(Rows::contiguous(&mut y, self.features))).unwrap();
+        let grad_x_rows = Out::Overwrite(Rows::contiguous(&mut grad_x[..], self.features));
+        workspace.conv_backward(x, weights, g, grad_x_rows, Out::Overwrite(&mut grad_weights)).unwrap();
+        Results { out: widen(&y), grad_x: widen(&grad_x), grad_weights: widen(&grad_weights) }
+    }
+
+    /// What the dense reference gives for inputs rounded to `T`.
+    fn dense<T: TestElement>(&self, conv: Conv) -> Results {
+        let (x, g) = (widen(&self.get::<T>("x")), widen(&self.get::<T>("grad_out")));
+        let w = widen(&self.weights::<T>());
+        let mut results = Results { out: vec![], grad_x: vec![], grad_weights: vec![0.0; w.len()] };
+        for (instance, &offset) in self.offsets.iter().enumerate() {
+            let topology = self.batch.topology(instance);
+            let start = self.batch.vertex_start(instance) * self.features;
+            let rows = start..start + topology.n_vertices() * self.features;
+            let weights = &w[offset as usize..][..topology.n_hyperedges()];
+            let dense = reference::conv(topology, conv, weights, &x[rows.clone()], &g[rows]);
+            results.out.extend(dense.y);
+            results.grad_x.extend(dense.grad_x);
+            for (sum, grad) in results.grad_weights[offset as usize..].iter_mut().zip(dense.grad_weights) {
+                *sum += grad;
+            }
+        }
+        results
+    }
+
+    /// ‖x‖ ‖g‖, which bounds the sizes of the terms of the weight gradient, up to the weights.
+    fn size_of_terms(&self) -> f64 {
+        norm(self.f64("x")) * norm(self.f64("grad_out"))
+    }
+
+    /// By how much rounding errors of the weights are larger in the degrees than in the weights: 1 where all weights
+    /// have one sign, more where they cancel out.
+    fn degree_condition(&self) -> f64 {
+        let w = self.f64("weights");
+        let mut worst: f64 = 1.0;
+        for (instance, &offset) in self.offsets.iter().enumerate() {
+            for edges in self.batch.topology(instance).by_vertex().rows() {
+                let weights = || edges.iter().map(|&e| w[offset as usize + e as usize]);
+                let (sum, sum_of_sizes) = (weights().sum::<f64>(), weights().map(f64::abs).sum::<f64>());
+                if sum != 0.0 {
+                    worst = worst.max(sum_of_sizes / sum.abs());
+                }
+            }
+        }
+        worst
+    }
+}
+
+/// The largest relative errors that are accepted.
+struct Tolerance {
+    out: f64,
+    grad_x: f64,
+    grad_weights: f64,
+}
+
+/// Whether a result is zero but for the rounding errors of the terms that cancel out in it, as the weight gradient is
+/// where every vertex stands in one hyperedge. It is then compared with the size of those terms.
+fn is_rounding_noise(case: &Case, expected: &[f64]) -> bool {
+    norm(expected) < 1e-14 * case.size_of_terms()
+}
+
+fn compare(
+    case: &Case,
+    key: &str,
+    element: &str,
+    computed: &Results,
+    expected: &Results,
+    tolerance: &Tolerance,
+) {
+    for (what, computed, expected, bound) in [
+        ("out", &computed.out, &expected.out, tolerance.out),
+        ("grad_x", &computed.grad_x, &expected.grad_x, tolerance.grad_x),
+        ("grad_weights", &computed.grad_weights, &expected.grad_weights, tolerance.grad_weights),
+    ] {
+        let mut error = relative_error(computed, expected);
+        if is_rounding_noise(case, expected) {
+            error = norm(computed) / case.size_of_terms();
+        }
+        println!("{}: {key}.{what} in {element}: error {error:.1e} of {bound:.1e}", case.name);
+        assert!(error <= bound, "{}: {key}.{what} in {element}: error {error:.1e} > {bound:.1e}", case.name);
+    }
+}
+
+/// `f32` arithmetic, and what `f16` and `bf16` features are summed in.
+fn f32_tolerance(case: &Case, conv: Conv) -> Tolerance {
+    // A vertex whose signed weights nearly cancel out has a large row, and the weights' rounding in it.
+    let cancelled = f64::from(f32::EPSILON) * (case.degree_condition() - 1.0);
+    let bound = if conv.normalization == Normalization::None { 2e-6 } else { 2e-6 + cancelled };
+    // The two terms of the weight gradient nearly cancel out where all vertices are alike.
+    let grad_weights = if case.name == "oversmoothed" { 1e-4 } else { bound };
+    Tolerance { out: bound, grad_x: bound, grad_weights }
+}
+
+fn for_each_convention(test: impl Fn(&Case, &str, Conv)) {
+    for path in fixtures() {
+        let case = Case::load(&path);
+        let conventions = case.conventions();
+        assert!(conventions.len() >= 5, "{}: {} conventions", case.name, conventions.len());
+        for (key, conv) in conventions {
+            test(&case, &key, conv);
+        }
+    }
+}
+
+#[test]
+fn golden_f64() {
+    for_each_convention(|case, key, conv| {
+        let tolerance = Tolerance { out: 1e-12, grad_x: 1e-12, grad_weights: 1e-12 };
+        compare(case, key, "f64", &case.computed::<f64>(conv), &case.expected(key), &tolerance);
+        compare(case, key, "the dense reference", &case.dense::<f64>(conv), &case.expected(key), &tolerance);
+    });
+}
+
+#[test]
+fn golden_f32() {
+    for_each_convention(|case, key, conv| {
+        compare(
+            case,
+            key,
+            "f32",
+            &case.computed::<f32>(conv),
+            &case.expected(key),
+            &f32_tolerance(case, conv),
+        );
+    });
+}
+
+/// Results in a type of `precision` bits are rounded once; weight gradients are `f32`.
+fn golden_16_bit<T: TestElement>(precision: i32) {
+    for_each_convention(|case, key, conv| {
+        let Tolerance { out, grad_x, grad_weights } = f32_tolerance(case, conv);
+        let half_unit = 0.5f64.powi(precision);
+        let tolerance = Tolerance { out: half_unit + out, grad_x: half_unit + grad_x, grad_weights };
+        compare(case, key, T::NAME, &case.computed::<T>(conv), &case.dense::<T>(conv), &tolerance);
+    });
+}
+
+#[test]
+fn golden_f16() {
+    golden_16_bit::<f16>(11);
+}
+
+#[test]
+fn golden_bf16() {
+    golden_16_bit::<bf16>(8);
+}
+
+fn mean_of_vertices<T: TestElement>(tolerance: f64) {
+    for path in fixtures() {
+        let case = Case::load(&path);
+        let plan = Plan::<T>::new(&case.batch, case.features, Conv::default()).unwrap();
+        let mut workspace = plan.workspace(case.offsets.len()).unwrap();
+        let x: Vec<T> = case.get("x");
+        let n_hyperedges = case.batch.hyperedge_start(case.offsets.len());
+        let mut z = vec![T::of(f64::NAN); n_hyperedges * case.features];
+        let rows = Out::Overwrite(Rows::contiguous(&mut z[..], case.features));
+        workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(&x, case.features), rows).unwrap();
+        let error = relative_error(&widen(&z), case.f64("mean_z"));
+        assert!(error <= tolerance, "{}: mean_z in {}: {error:.1e} > {tolerance:.1e}", case.name, T::NAME);
+    }
+}
+
+#[test]
+fn golden_vertex_to_hyperedge_mean() {
+    mean_of_vertices::<f64>(1e-12);
+    mean_of_vertices::<f32>(2e-6);
+    // Inputs and outputs are rounded.
+    mean_of_vertices::<f16>(2.0 * 0.5f64.powi(11));
+    mean_of_vertices::<bf16>(2.0 * 0.5f64.powi(8));
+}
+
+fn fixtures() -> Vec<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let others = std::env::var_os("HYPERSCATTER_GOLDEN_DIR").map(PathBuf::from);
+    let mut files = Vec::new();
+    for folder in std::iter::once(own).chain(others) {
+        let before = files.len();
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        files.extend(
+            entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors")),
+        );
+        assert!(files.len() > before, "no golden cases in {}", folder.display());
+    }
+    files.sort();
+    files
+}

@@ -1,0 +1,37 @@
+//! What constructors promise of everything they return; for the tests and the fuzz target.
+
+use hyperscatter::{Batch, Incidence};
+
+/// Everything that [`Incidence`] promises.
+pub fn assert_incidence(incidence: &Incidence) {
+    for (csr, rows, bound) in [
+        (incidence.by_edge(), incidence.n_hyperedges(), incidence.n_vertices()),
+        (incidence.by_vertex(), incidence.n_vertices(), incidence.n_hyperedges()),
+    ] {
+        assert_eq!(csr.pointers.len(), rows + 1);
+        assert_eq!((csr.pointers[0], csr.pointers[rows] as usize), (0, incidence.n_incidences()));
+        assert!(csr.pointers.is_sorted());
+        assert!(
+            csr.indices.len() == incidence.n_incidences()
+                && csr.indices.iter().all(|&i| (i as usize) < bound)
+        );
+    }
+    let mut transposed: Vec<_> = incidence.incidences().collect();
+    transposed.sort();
+    let by_vertex = incidence.by_vertex();
+    let listed = by_vertex.rows().zip(0u32..).flat_map(|(edges, v)| edges.iter().map(move |&e| (v, e)));
+    assert_eq!(transposed, listed.collect::<Vec<_>>());
+}
+
+/// Everything that a table batch promises about its starts.
+pub fn assert_batch(batch: &Batch) {
+    let instances = batch.n_instances().unwrap();
+    let (mut vertices, mut hyperedges) = (0, 0);
+    for g in 0..instances {
+        assert_eq!((batch.vertex_start(g), batch.hyperedge_start(g)), (vertices, hyperedges));
+        vertices += batch.topology(g).n_vertices();
+        hyperedges += batch.topology(g).n_hyperedges();
+        assert_incidence(batch.topology(g));
+    }
+    assert_eq!((batch.vertex_start(instances), batch.hyperedge_start(instances)), (vertices, hyperedges));
+}

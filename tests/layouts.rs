@@ -1,0 +1,218 @@
+//! Random layouts: topologies, batches, windows and places of rows, as the property tests draw them.
+
+use hyperscatter::{
+    Batch, Conv, Incidence, Normalization, Repeats, RowLayout, Rows, WeightUse, WindowTable, cpu,
+};
+use proptest::prelude::*;
+
+/// Hyperedge lists: empty and repeated ones, isolated vertices, no vertices at all.
+pub fn edges() -> impl Strategy<Value = (usize, Vec<Vec<u32>>)> {
+    (0usize..10).prop_flat_map(|n| {
+        let members = prop::collection::vec(0..n.max(1) as u32, if n == 0 { 0..1 } else { 0..7 });
+        (Just(n), prop::collection::vec(members, 0..9))
+    })
+}
+
+/// A giant: more incidences than a chunk of work, in one hyperedge longer than a few segments, one vertex that stands in
+/// very many hyperedges, and the rest.
+fn giant() -> impl Strategy<Value = Incidence> {
+    (2usize..40, any::<u64>()).prop_map(|(n, seed)| {
+        let vertex = |i: u64| (seed.rotate_left((i % 64) as u32).wrapping_mul(2 * i + 1) >> 7) as usize % n;
+        let mut edges: Vec<Vec<usize>> = vec![(0..2600).map(vertex).collect()];
+        edges.extend((0..900).map(|e| vec![n / 2, vertex(e), vertex(e + 5)]));
+        edges.push(vec![]);
+        Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
+    })
+}
+
+/// A topology; one in forty is a giant.
+pub fn topology() -> impl Strategy<Value = Incidence> {
+    let small = edges().prop_map(|(n, edges)| Incidence::from_edges(n, &edges, Repeats::Keep).unwrap());
+    let subsets = (0usize..7, 0usize..4).prop_map(|(n, k)| Incidence::subsets(n, k).unwrap());
+    prop_oneof![26 => small, 13 => subsets, 1 => giant()]
+}
+
+/// Which windows a call uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowKind {
+    Shared,
+    Consecutive,
+    Table,
+}
+
+/// Where the rows of an operand lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Contiguous,
+    /// Packed, with a gap behind each row.
+    RowGap(usize),
+    /// Each instance has room for the largest, and a gap behind it.
+    Padded(usize),
+    /// `[largest, instances, F]`: the same vertex of all instances stands together.
+    VertexMajor,
+}
+
+pub fn place() -> impl Strategy<Value = Place> {
+    prop_oneof![
+        Just(Place::Contiguous),
+        (1usize..5).prop_map(Place::RowGap),
+        (0usize..5).prop_map(Place::Padded),
+        Just(Place::VertexMajor),
+    ]
+}
+
+/// A batch, with everything that a call needs but the values.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub batch: Batch,
+    pub instances: usize,
+    pub features: usize,
+    pub windows: WindowKind,
+    /// One for each instance; used by `WindowKind::Table`.
+    pub offsets: Vec<usize>,
+    pub places: [Place; 4],
+    pub conv: Conv,
+    pub seed: u64,
+}
+
+pub fn conventions() -> impl Strategy<Value = Conv> {
+    let norm =
+        prop_oneof![Just(Normalization::Row), Just(Normalization::Symmetric), Just(Normalization::None)];
+    let uses =
+        prop_oneof![Just(WeightUse::Documented), Just(WeightUse::DegreeOnly), Just(WeightUse::MessageOnly)];
+    (norm, uses).prop_map(|(n, u)| Conv::new(n, u))
+}
+
+/// A replicated batch or a table, of few or of more instances than a chunk holds.
+fn batch() -> impl Strategy<Value = (Batch, usize)> {
+    let replicated = (topology(), prop_oneof![0usize..6, 60usize..140])
+        .prop_map(|(t, copies)| if t.n_incidences() > 1000 { (t, copies % 4) } else { (t, copies) })
+        .prop_map(|(t, copies)| (Batch::replicate(t), copies));
+    let table =
+        (prop::collection::vec(topology(), 1..5), prop::collection::vec(any::<prop::sample::Index>(), 0..12))
+            .prop_map(|(topologies, ids)| {
+                let ids: Vec<usize> = ids.iter().map(|i| i.index(topologies.len())).collect();
+                let instances = ids.len();
+                (Batch::from_table(topologies, &ids).unwrap(), instances)
+            });
+    prop_oneof![replicated, table]
+}
+
+pub fn layout() -> impl Strategy<Value = Layout> {
+    let windows =
+        prop_oneof![Just(WindowKind::Shared), Just(WindowKind::Consecutive), Just(WindowKind::Table)];
+    let features = prop_oneof![8 => 1usize..20, 1 => 30usize..75, 1 => Just(0usize)];
+    let rest = (features, windows, prop::array::uniform4(place()), conventions(), any::<u64>());
+    (batch(), rest).prop_map(|((batch, instances), (features, windows, places, conv, seed))| {
+        // Few distinct offsets, so that windows coincide, overlap and lie apart.
+        let offsets = (0..instances).map(|g| (seed.rotate_right(g as u32 % 61) % 7) as usize * 2).collect();
+        Layout { batch, instances, features, windows, offsets, places, conv, seed }
+    })
+}
+
+impl Layout {
+    /// Where instance `g` reads its weights.
+    pub fn offset(&self, g: usize) -> usize {
+        match self.windows {
+            WindowKind::Shared => 0,
+            WindowKind::Consecutive => self.batch.hyperedge_start(g),
+            WindowKind::Table => self.offsets[g],
+        }
+    }
+
+    /// The number of weights: what the windows need; a table may leave some uncovered.
+    pub fn n_weights(&self) -> usize {
+        let ends = (0..self.instances).map(|g| self.offset(g) + self.batch.topology(g).n_hyperedges());
+        ends.max().unwrap_or(0) + if self.windows == WindowKind::Table { 3 } else { 0 }
+    }
+
+    /// The sum over instances of vertices (or hyperedges).
+    pub fn n_rows(&self, hyperedges: bool) -> usize {
+        (0..self.instances).map(|g| self.n_rows_of(g, hyperedges)).sum()
+    }
+
+    pub fn n_rows_of(&self, g: usize, hyperedges: bool) -> usize {
+        let topology = self.batch.topology(g);
+        if hyperedges { topology.n_hyperedges() } else { topology.n_vertices() }
+    }
+
+    pub fn table(&self) -> WindowTable {
+        WindowTable::new(&self.batch, &self.offsets).unwrap()
+    }
+
+    pub fn weights<'a, A>(&self, values: &'a [A], table: &'a WindowTable) -> cpu::Weights<'a, A> {
+        match self.windows {
+            WindowKind::Shared => cpu::Weights::shared(values),
+            WindowKind::Consecutive => cpu::Weights::consecutive(values),
+            WindowKind::Table => cpu::Weights::table(values, table),
+        }
+    }
+
+    /// Contiguous rows, moved to where `place` puts them, with `filler` everywhere else.
+    pub fn spread<T: Copy>(&self, rows: &[T], place: Place, hyperedges: bool, filler: T) -> Placed<T> {
+        let f = self.features;
+        let largest = (0..self.instances).map(|g| self.n_rows_of(g, hyperedges)).max().unwrap_or(0);
+        let total = self.n_rows(hyperedges);
+        let contiguous = RowLayout::contiguous(f);
+        let (layout, len) = match place {
+            Place::Contiguous => (contiguous, total * f),
+            Place::RowGap(gap) => (contiguous.row_stride(f + gap), total * (f + gap)),
+            Place::Padded(gap) => {
+                let stride = largest * f + gap;
+                (contiguous.instance_stride(stride), self.instances * stride)
+            }
+            Place::VertexMajor => {
+                (contiguous.row_stride(self.instances * f).instance_stride(f), largest * self.instances * f)
+            }
+        };
+        let mut starts = Vec::new();
+        let mut before = 0;
+        for g in 0..self.instances {
+            let n = self.n_rows_of(g, hyperedges);
+            starts.extend((0..n).map(|v| match place {
+                Place::Contiguous => (before + v) * f,
+                Place::RowGap(gap) => (before + v) * (f + gap),
+                Place::Padded(gap) => g * (largest * f + gap) + v * f,
+                Place::VertexMajor => (v * self.instances + g) * f,
+            }));
+            before += n;
+        }
+        let mut buffer = vec![filler; len];
+        for (start, row) in starts.iter().zip(rows.chunks(f.max(1))) {
+            buffer[*start..start + f].copy_from_slice(row);
+        }
+        Placed { buffer, layout: layout.instances(self.instances), starts, features: f }
+    }
+}
+
+/// Rows in a buffer, and where they start.
+pub struct Placed<T> {
+    pub buffer: Vec<T>,
+    layout: RowLayout,
+    starts: Vec<usize>,
+    features: usize,
+}
+
+impl<T: Copy> Placed<T> {
+    pub fn rows(&self) -> Rows<&[T]> {
+        Rows::new(&self.buffer, self.layout)
+    }
+
+    pub fn rows_mut(&mut self) -> Rows<&mut [T]> {
+        Rows::new(&mut self.buffer, self.layout)
+    }
+
+    /// The rows, one behind the other.
+    pub fn gathered(&self) -> Vec<T> {
+        self.starts.iter().flat_map(|&s| self.buffer[s..s + self.features].iter().copied()).collect()
+    }
+
+    /// What lies between the rows.
+    pub fn gaps(&self) -> Vec<T> {
+        let mut is_gap = vec![true; self.buffer.len()];
+        for &s in &self.starts {
+            is_gap[s..s + self.features].fill(false);
+        }
+        self.buffer.iter().zip(is_gap).filter(|(_, gap)| *gap).map(|(x, _)| *x).collect()
+    }
+}
