@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-/// A feature element: `f32`, `f64`, [`f16`] or [`bf16`]. Sums, degrees, weights and their gradients have the type
+/// A feature element: `f32`, `f64`, [`struct@f16`] or [`bf16`]. Sums, degrees, weights and their gradients have the type
 /// [`Acc`](Self::Acc): `f64` for `f64`, `f32` for the other three.
 ///
 /// This trait is sealed.

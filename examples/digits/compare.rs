@@ -1,7 +1,8 @@
 //! `--compare`: the same training with the coupling called once for a batch and once for each image.
 //!
-//! Both trainers start alike and see the same batches, so losses and parameters may differ by rounding only:
-//! the gradients of shared parameters are summed in another order.
+//! Both trainers see the same batches and start each step from the same parameters, so losses and parameters may
+//! differ by rounding only: the gradients of shared parameters are summed in another order. (Left to themselves
+//! for hundreds of steps, raw weights near a zero degree blow a rounding error up to any size.)
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -68,13 +69,13 @@ pub(crate) fn compare(
         }
         found.steps += 1;
         found.loss_difference = larger(found.loss_difference, (losses[0] - losses[1]).abs());
-    }
-    let [batched, sequential] = &trainers;
-    for ((name, a), (_, b)) in batched.parameters.iter().zip(sequential.parameters.iter()) {
-        let difference = f64::from((a.as_tensor() - b.as_tensor())?.abs()?.max_all()?.to_scalar::<f32>()?);
-        let largest = larger(found.parameter_difference, difference);
-        if found.parameter.is_empty() || largest != found.parameter_difference {
-            (found.parameter_difference, found.parameter) = (largest, name.to_owned());
+        let [batched, sequential] = &trainers;
+        for ((name, a), (_, b)) in batched.parameters.iter().zip(sequential.parameters.iter()) {
+            let difference = (a.as_tensor() - b.as_tensor())?.abs()?.max_all()?.to_scalar::<f32>()?.into();
+            if larger(found.parameter_difference, difference) != found.parameter_difference {
+                (found.parameter_difference, found.parameter) = (difference, name.to_owned());
+            }
+            b.set(a)?;
         }
     }
     let shape = (settings.cut.experts, settings.batch_size, settings.width);

@@ -19,6 +19,10 @@ use crate::weights::{self, SmallestDegree};
 /// Raw weights can bring a degree close to zero, and then gradients are huge: their joint norm is cut to this.
 const LARGEST_GRADIENT_NORM: f64 = 1.0;
 
+/// Added to the size of a gradient before Adam divides by it. The customary 1e-8 is the size of rounding errors
+/// here, which would then move parameters whose true gradient is zero.
+const ADAM_EPSILON: f64 = 1e-6;
+
 /// A network with its parameters and optimisers.
 pub(crate) struct Trainer {
     pub(crate) model: Model,
@@ -45,7 +49,7 @@ impl Trainer {
         let parameters = Parameters::new(settings, incidence.n_hyperedges())?;
         let model = Model::new(settings, incidence, &parameters, coupling, execution)?;
         let adam_w = |vars: Vec<Var>, lr, weight_decay| {
-            AdamW::new(vars, ParamsAdamW { lr, weight_decay, ..ParamsAdamW::default() })
+            AdamW::new(vars, ParamsAdamW { lr, weight_decay, eps: ADAM_EPSILON, ..ParamsAdamW::default() })
         };
         let network =
             adam_w(parameters.select(false), settings.learning_rate, ParamsAdamW::default().weight_decay)?;

@@ -17,9 +17,10 @@ use rayon::prelude::*;
 
 use super::disjoint::Disjoint;
 use super::gather::{Dot, Source, Store, gather, sum};
+use super::operands::{Input, Output, check_gradient, operand, output, started};
 use super::schedule::{Schedule, each, each_row, each_value, for_each};
-use super::{Input, Output, Path, Plan, Scratch, Weights, Workspace};
-use super::{add_to, check_gradient, inverse_count, operand, output, started};
+use super::workspace::{Scratch, Workspace};
+use super::{Path, Plan, Weights, add_to, inverse_count};
 use crate::batch::Axis;
 use crate::conv::Normalization;
 use crate::element::{Accumulator, Element};
