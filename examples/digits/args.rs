@@ -45,7 +45,7 @@ pub(crate) struct Args {
     batch_size: usize,
 
     /// Features of each expert between encoder and head
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 128)]
     width: usize,
 
     /// Learning rate of all parameters but the hyperedge weights

@@ -7,7 +7,6 @@
 mod args;
 mod compare;
 mod data;
-mod dense_stand_in;
 mod model;
 mod plot;
 mod progress;
@@ -23,10 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use clap::Parser;
+use hyperscatter::Incidence;
 
 use crate::args::{Args, Execution, Settings, Task};
 use crate::data::{Digits, TRAINING_IMAGES};
-use crate::dense_stand_in::Incidence;
 use crate::model::{Coupling, LAYERS};
 
 /// What a shell expects of a program that Ctrl-C ended.

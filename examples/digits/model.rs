@@ -8,16 +8,14 @@ use std::collections::HashMap;
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{Linear, VarBuilder};
+use hyperscatter::{Batch, Incidence};
+use hyperscatter_candle::{HypergraphConv, HypergraphConvConfig, WeightParametrization, hypergraph_conv};
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::args::{Execution, Settings, WeightKind};
 use crate::data::CLASSES;
-use crate::dense_stand_in::{
-    Batch, HypergraphConv, HypergraphConvConfig, Incidence, WeightParametrization, hypergraph_conv,
-};
 use crate::random::{Use, stream};
-use crate::weights;
 
 /// Coupling layers between encoders and heads.
 pub(crate) const LAYERS: usize = 2;
@@ -67,7 +65,7 @@ impl Parameters {
             add(&name("lin.weight"), &[width, width], Init::Normal((2.0 / width as f64).sqrt()))?;
             add(&name("bias"), &[width], Init::Constant(0.0))?;
             let weights = match settings.weights {
-                WeightKind::Softplus => Init::Constant(weights::softplus_parameter_of_one()),
+                WeightKind::Softplus => Init::Constant(1f64.exp_m1().ln()), // softplus makes it 1
                 WeightKind::Raw => Init::Normal(1.0),
             };
             add(&name("hyperedge_weight"), &[hyperedges], weights)?;
@@ -86,12 +84,6 @@ impl Parameters {
     pub(crate) fn select(&self, hyperedge_weights: bool) -> Vec<Var> {
         let chosen = self.iter().filter(|(name, _)| is_hyperedge_weight(name) == hyperedge_weights);
         chosen.map(|(_, var)| var.clone()).collect()
-    }
-
-    /// Effective hyperedge weights of each layer.
-    pub(crate) fn hyperedge_weights(&self, kind: WeightKind) -> Result<Vec<Vec<f64>>> {
-        let vars = self.select(true).into_iter();
-        vars.map(|var| Ok(weights::effective(kind, &var.to_vec1::<f32>()?))).collect()
     }
 
     /// The parameters as a layer's constructor asks for them; frozen hyperedge weights get no gradient.
@@ -195,6 +187,24 @@ impl Model {
             ),
             execution,
         })
+    }
+
+    /// The effective hyperedge weights of each coupling layer; none without coupling.
+    pub(crate) fn hyperedge_weights(&self) -> Result<Vec<Vec<f64>>> {
+        self.of_each_conv(HypergraphConv::weights)
+    }
+
+    /// The degrees D_v of the experts in each coupling layer; none without coupling.
+    pub(crate) fn degrees(&self) -> Result<Vec<Vec<f64>>> {
+        self.of_each_conv(HypergraphConv::degrees)
+    }
+
+    fn of_each_conv(&self, get: fn(&HypergraphConv) -> candle_core::Result<Tensor>) -> Result<Vec<Vec<f64>>> {
+        let convs = self.layers.iter().filter_map(|layer| match layer {
+            Layer::Coupled(conv) => Some(conv),
+            Layer::Alone(_) => None,
+        });
+        convs.map(|conv| Ok(get(conv)?.to_dtype(DType::F64)?.to_vec1()?)).collect()
     }
 
     /// Parts `[experts, images, pixels]` to logits `[experts, images, classes]`.

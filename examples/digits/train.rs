@@ -8,10 +8,10 @@ use candle_core::backprop::GradStore;
 use candle_core::{D, Tensor, Var};
 use candle_nn::loss::cross_entropy;
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use hyperscatter::Incidence;
 
 use crate::args::{Execution, Settings, WeightKind};
 use crate::data::{Batch, CLASSES, Digits};
-use crate::dense_stand_in::Incidence;
 use crate::model::{Coupling, Model, Parameters};
 use crate::progress::Progress;
 use crate::weights::{self, SmallestDegree};
@@ -152,7 +152,7 @@ pub(crate) fn run(
     stop: &AtomicBool,
 ) -> Result<Run> {
     let mut trainer = Trainer::new(settings, incidence, coupling, execution)?;
-    let initial = trainer.parameters.hyperedge_weights(settings.weights)?;
+    let initial = trainer.model.hyperedge_weights()?;
     let watches_degrees = coupling != Coupling::None && settings.weights == WeightKind::Raw;
     let good = digits.good();
     let progress = Progress::new(coupling.name(), settings.epochs, digits.steps_per_epoch());
@@ -175,7 +175,7 @@ pub(crate) fn run(
             }
             let batch = batch?;
             if watches_degrees {
-                run.watch_degrees(incidence, &trainer.parameters.hyperedge_weights(settings.weights)?);
+                run.watch_degrees(trainer.model.degrees()?);
             }
             let start = Instant::now();
             let step = trainer.step(&batch)?;
@@ -190,7 +190,7 @@ pub(crate) fn run(
     progress.finish();
     run.finished = run.curve.len() == settings.epochs + 1;
     if coupling != Coupling::None {
-        let weights = trainer.parameters.hyperedge_weights(settings.weights)?;
+        let weights = trainer.model.hyperedge_weights()?;
         run.weight_change = Some(weights::distance(&initial.concat(), &weights.concat()));
         let means =
             weights.iter().map(|layer| weights::mean_by_noisy_members(incidence, layer, digits.noisy()));
@@ -217,9 +217,9 @@ impl Run {
         (!recent.is_empty()).then(|| sum / recent.len() as f64)
     }
 
-    fn watch_degrees(&mut self, incidence: &Incidence, layers: &[Vec<f64>]) {
-        for (layer, weights) in layers.iter().enumerate() {
-            for (expert, degree) in weights::degrees(incidence, weights).into_iter().enumerate() {
+    fn watch_degrees(&mut self, layers: Vec<Vec<f64>>) {
+        for (layer, degrees) in layers.into_iter().enumerate() {
+            for (expert, degree) in degrees.into_iter().enumerate() {
                 if self.smallest_degree.is_none_or(|smallest| degree.abs() < smallest.degree.abs()) {
                     let step = self.losses.len();
                     self.smallest_degree = Some(SmallestDegree { degree, layer, expert, step });
