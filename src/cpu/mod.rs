@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] is what stays from step to step: batch, features, conventions. A [`Workspace`] owns the scratch memory of
 //! one caller at a time, and its methods are the operators: no call allocates. Outputs are overwritten unless the call
-//! says [`Out::Add`]; a call that returns an error has written nothing.
+//! says [`Out::Add`](crate::Out::Add); a call that returns an error has written nothing.
 //!
 //! # Bits
 //! Results do not depend on the number of threads. The outputs and feature gradients of an instance have the same bits
