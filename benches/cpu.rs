@@ -6,6 +6,8 @@
 //!
 //! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine.
 
+#![forbid(unsafe_code)]
+
 use std::hint::black_box;
 
 use criterion::{

@@ -156,6 +156,16 @@ impl Batch {
         self.start(Axis::Hyperedge, instance)
     }
 
+    /// The vertices of the largest topology that an instance uses.
+    pub fn max_vertices(&self) -> usize {
+        self.largest(Axis::Vertex)
+    }
+
+    /// The hyperedges of the largest topology that an instance uses: the number of weights that shared windows read.
+    pub fn max_hyperedges(&self) -> usize {
+        self.largest(Axis::Hyperedge)
+    }
+
     #[inline]
     pub(crate) fn start(&self, axis: Axis, instance: usize) -> usize {
         match &self.0.table {

@@ -28,7 +28,7 @@ impl Batch {
     /// where the whole index looks as plain `Data` batching leaves it, also where that shifted ids past the last
     /// hyperedge. Else [`Error::VertexOutOfRange`], [`Error::HyperedgeOutOfRange`], [`Error::GraphIdsNotSorted`],
     /// [`Error::GraphOutOfRange`], [`Error::LengthMismatch`], [`Error::NegativeCount`], [`Error::RepeatedIncidence`]
-    /// (its hyperedge and position count over the graph), [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// (as numbered in the batch), [`Error::TooLarge`], [`Error::OutOfMemory`].
     pub fn from_batched_coo<I: Index>(
         n_graphs: usize,
         vertices: &[I],
@@ -60,7 +60,16 @@ impl Batch {
                 .map(|p| &order[p[0] as usize..p[1] as usize])
                 .map(|edge| edge.iter().map(|&i| vertex_ids[i as usize] - vertices.start as u32).collect())
                 .collect();
-            topologies.push(Incidence::from_edges(vertices.len(), &edges, repeats)?);
+            let topology = Incidence::from_edges(vertices.len(), &edges, repeats);
+            topologies.push(topology.map_err(|error| match error {
+                Error::RepeatedIncidence { position, vertex, hyperedge, .. } => Error::RepeatedIncidence {
+                    table: "vertices",
+                    position: order[pointers[0] as usize + position] as usize,
+                    vertex: vertices.start + vertex,
+                    hyperedge: hyperedge_starts[graph] + hyperedge,
+                },
+                other => other,
+            })?);
         }
         Self::concat(topologies)
     }

@@ -1,8 +1,8 @@
 //! What can be wrong with an index layout or a call, as values.
 //!
 //! Every variant names the table or operand, the place in it, the value found there and the bound it broke, in
-//! fields that a caller can read. Nothing in this crate panics or aborts on bad input, and an operator call that
-//! returns an error has written nothing.
+//! fields that a caller can read. No constructor and no operator panics on bad input (accessors that say so do, as
+//! slices do), and an operator call that returns an error has written nothing.
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -97,7 +97,7 @@ pub enum Error {
     RepeatedIncidence {
         /// The argument that holds the vertex ids.
         table: &'static str,
-        /// The position of the second occurrence; for hyperedge lists and COO, counted hyperedge by hyperedge.
+        /// The position of the second occurrence there; for hyperedge lists, counted over all lists.
         position: usize,
         /// The vertex.
         vertex: usize,

@@ -196,7 +196,12 @@ impl Incidence {
         }
         let (pointers, order) = sort_by_key("edge_ptr", n_hyperedges, &edge_ids)?;
         let indices = order.iter().map(|&i| vertex_ids[i as usize]).collect();
-        Self::finish("vertices", n_vertices, pointers, indices, repeats)
+        Self::finish("vertices", n_vertices, pointers, indices, repeats).map_err(|error| match error {
+            Error::RepeatedIncidence { table, position, vertex, hyperedge } => {
+                Error::RepeatedIncidence { table, position: order[position] as usize, vertex, hyperedge }
+            }
+            other => other,
+        })
     }
 
     /// All `k`-subsets of `n` vertices as hyperedges, in lexicographic order (that of Python's

@@ -183,7 +183,9 @@ impl Operand {
         };
         let used = rows > 0 && outer.0 > 0 && features > 0;
         let last = |count: usize, stride: usize| count.saturating_sub(1) as u128 * stride as u128;
-        let span = if used { last(rows, row_stride) + last(outer.0, outer.1) + features as u128 } else { 0 };
+        let span =
+            last(rows, row_stride).saturating_add(last(outer.0, outer.1)).saturating_add(features as u128);
+        let span = if used { span } else { 0 };
         if span > self.len as u128 {
             return Err(Error::Stride {
                 operand: self.name,
@@ -201,6 +203,10 @@ impl Operand {
         }
         if written && used {
             self.check_disjoint((rows, row_stride), outer)?;
+        }
+        if !used {
+            // Nothing bounds these strides, and nothing is read or written.
+            return Ok(Placement { features, row_stride: 0, instance_stride: Some(0), axis });
         }
         // A replicated batch has no starts to look up.
         let stride =
@@ -220,7 +226,7 @@ impl Operand {
             if (stride as u128) < span {
                 return Err(Error::Overlap { operand: self.name, what, value: stride, bound: span });
             }
-            span += (count - 1) as u128 * stride as u128;
+            span = span.saturating_add((count - 1) as u128 * stride as u128);
         }
         Ok(())
     }

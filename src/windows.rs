@@ -63,7 +63,9 @@ impl WindowTable {
             checked.push(offset as u64);
             needed.push(most);
         }
-        let topology_ids: Vec<u32> = (0..offsets.len()).map(|g| batch.topology_id(g) as u32).collect();
+        // Steps, the only readers of vertex scales, take instances one by one.
+        let grouped = if axis == Axis::Hyperedge { offsets.len() } else { 0 };
+        let topology_ids: Vec<u32> = (0..grouped).map(|g| batch.topology_id(g) as u32).collect();
         let groups = Groups::new(batch.topologies(), &topology_ids, |g| checked[g])?;
         Ok(Self { batch: batch.clone(), axis, offsets: checked, needed, groups })
     }
@@ -83,6 +85,7 @@ impl WindowTable {
         &self.offsets
     }
 
+    /// The instances grouped by window; empty for vertices.
     pub(crate) fn groups(&self) -> &Groups {
         &self.groups
     }

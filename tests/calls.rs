@@ -5,7 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Repeats, RowLayout, Rows, WindowTable};
+use hyperscatter::{
+    Batch, Conv, Error, Incidence, Normalization, Out, Repeats, RowLayout, Rows, WeightUse, WindowTable,
+};
 
 use crate::common::{bits, features, weights};
 
@@ -110,6 +112,38 @@ fn no_call_allocates() {
         let before = ALLOCATIONS.get();
         for copies in [300, 1, 0, 299] {
             call_all(&mut workspace, copies, &mut data);
+        }
+        assert_eq!(ALLOCATIONS.get(), before);
+
+        // Small and large topologies, every kind of windows, and the check of degrees.
+        let large = Incidence::subsets(60, 3).unwrap();
+        let batch = Batch::from_table(vec![Incidence::subsets(4, 2).unwrap(), large], &[0, 1, 0, 0]).unwrap();
+        let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+        let mut workspace = Plan::<f32>::new(&batch, F, conv).unwrap().workspace(4).unwrap();
+        let table = WindowTable::new(&batch, &[3, 0, 3, 9]).unwrap();
+        let (n, m) = (batch.vertex_start(4), batch.hyperedge_start(4));
+        let (x, z) = (features::<f32>(1, n * F), features::<f32>(2, m * F));
+        let (mut y, mut grad_z) = (x.clone(), z.clone());
+        let w = weights::<f32>(3, m, false);
+        let mut grad_w = w.clone();
+        let most = batch.max_hyperedges();
+        let before = ALLOCATIONS.get();
+        for (weights, len) in [
+            (Weights::shared(&w[..most]), most),
+            (Weights::consecutive(&w[..]), m),
+            (Weights::table(&w[..], &table), m),
+        ] {
+            workspace.conv(rows(&x), weights, Out::Overwrite(out(&mut y))).unwrap();
+            let grad_w = &mut grad_w[..len];
+            let grads = (Out::Add(out(&mut y)), Out::Overwrite(&mut grad_w[..]));
+            workspace.conv_backward(rows(&x), weights, rows(&x), grads.0, grads.1).unwrap();
+            let step = Step { hyperedge_scale: Some(weights), ..Step::mean() };
+            let gradients = StepGradients {
+                rows: Out::Overwrite(out(&mut grad_z)),
+                vertex_scale: Out::Skip,
+                hyperedge_scale: Out::Add(grad_w),
+            };
+            workspace.hyperedge_to_vertex_backward(step, rows(&z), rows(&x), gradients).unwrap();
         }
         assert_eq!(ALLOCATIONS.get(), before);
     });

@@ -2,8 +2,8 @@
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{
-    Batch, Conv, Error, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows, SelfLoops,
-    WeightUse, WindowTable,
+    Batch, Conv, Error, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows, WeightUse,
+    WindowTable,
 };
 
 const NONE: [u8; 0] = [];
@@ -64,6 +64,44 @@ fn lengths_that_disagree() {
 fn repeated_incidence() {
     let error = Incidence::from_edges(3, &[&[0, 1][..], &[2, 1, 2]], Repeats::Reject).unwrap_err();
     assert_eq!(error, Error::RepeatedIncidence { table: "edges", position: 4, vertex: 2, hyperedge: 1 });
+}
+
+#[test]
+fn repeated_incidence_of_a_coo() {
+    // Incidences 0 and 3 are the same; sorted by hyperedge, they stand elsewhere.
+    let coo = Incidence::from_coo(3, 2, &[2, 0, 1, 2], &[1, 0, 1, 1], Repeats::Reject).unwrap_err();
+    assert_eq!(coo, Error::RepeatedIncidence { table: "vertices", position: 3, vertex: 2, hyperedge: 1 });
+    // In graph 1, as numbered in the batch.
+    let (v, e) = (Owners::Counts(&[2, 2]), Owners::Counts(&[1, 2]));
+    let index = ([3, 0, 2, 3], [2, 0, 1, 2]);
+    let batched = Batch::from_batched_coo(2, &index.0, &index.1, v, e, Repeats::Reject).unwrap_err();
+    assert_eq!(batched, Error::RepeatedIncidence { table: "vertices", position: 3, vertex: 3, hyperedge: 2 });
+}
+
+/// Strides that nothing bounds, since no row is placed by them, and strides whose span does not fit 128 bits.
+#[test]
+fn enormous_strides_do_not_overflow() {
+    let no_vertices = Incidence::from_edges(0, &[NONE; 3], Repeats::Keep).unwrap();
+    let mut call = Call::with(Batch::replicate(no_vertices), Conv::default(), 3);
+    let layout = RowLayout::contiguous(4).row_stride(usize::MAX).instance_stride(usize::MAX);
+    let (x, mut z) = ([0.0f32; 0], [7.0f32; 36]);
+    let rows = Rows::new(&x[..], layout.instances(3));
+    call.workspace
+        .conv(rows, Weights::shared(&[1.0; 3]), Out::Overwrite(Rows::new(&mut [], layout)))
+        .unwrap();
+    let out = Out::Overwrite(Rows::contiguous(&mut z[..], 4));
+    call.workspace.vertex_to_hyperedge(Step::default(), rows, out).unwrap();
+    assert_eq!(z, [0.0; 36]);
+
+    let batch = Batch::replicate(Incidence::subsets(4, 2).unwrap());
+    let mut workspace = Plan::<f32>::new(&batch, 1, Conv::default()).unwrap().workspace(usize::MAX).unwrap();
+    let layout = RowLayout::contiguous(1).row_stride(usize::MAX).instance_stride(usize::MAX);
+    for instances in [u32::MAX as usize, usize::MAX] {
+        let x = Rows::new(&[1.0f32][..], layout.instances(instances));
+        let error =
+            workspace.conv_backward(x, Weights::shared(&[1.0; 6]), x, Out::Skip, Out::Skip).unwrap_err();
+        assert!(matches!(error, Error::Stride { .. } | Error::TooLarge { .. }), "{error}");
+    }
 }
 
 #[test]
@@ -295,8 +333,6 @@ fn no_memory() {
         matches!(error, Error::OutOfMemory { what: "the workspace", bytes } if bytes > 1 << 60),
         "{error}"
     );
-    let loops = Incidence::from_edges(1, &[NONE], Repeats::Keep).unwrap().with_self_loops(SelfLoops::All);
-    assert!(loops.is_ok());
 }
 
 /// A workspace for copies of the pairs of three vertices (or another batch), four features.

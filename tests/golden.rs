@@ -222,10 +222,10 @@ fn compare(
 /// `f32` arithmetic, and what `f16` and `bf16` features are summed in.
 fn f32_tolerance(case: &Case, conv: Conv) -> Tolerance {
     // A vertex whose signed weights nearly cancel out has a large row, and the weights' rounding in it.
-    let cancelled = f64::from(f32::EPSILON) * (case.degree_condition() - 1.0);
+    let cancelled = (f64::from(f32::EPSILON) * (case.degree_condition() - 1.0)).min(2e-5);
     let bound = if conv.normalization == Normalization::None { 2e-6 } else { 2e-6 + cancelled };
     // The two terms of the weight gradient nearly cancel out where all vertices are alike.
-    let grad_weights = if case.name == "oversmoothed" { 1e-4 } else { bound };
+    let grad_weights = if case.name.starts_with("oversmoothed") { 1e-4 } else { bound };
     Tolerance { out: bound, grad_x: bound, grad_weights }
 }
 
@@ -233,7 +233,7 @@ fn for_each_convention(test: impl Fn(&Case, &str, Conv)) {
     for path in fixtures() {
         let case = Case::load(&path);
         let conventions = case.conventions();
-        assert!(conventions.len() >= 5, "{}: {} conventions", case.name, conventions.len());
+        assert!(!conventions.is_empty(), "{}: no results for any convention", case.name);
         for (key, conv) in conventions {
             test(&case, &key, conv);
         }
@@ -286,6 +286,10 @@ fn golden_bf16() {
 fn mean_of_vertices<T: TestElement>(tolerance: f64) {
     for path in fixtures() {
         let case = Case::load(&path);
+        if !case.tensors.contains_key("mean_z") {
+            println!("{}: no mean_z", case.name);
+            continue;
+        }
         let plan = Plan::<T>::new(&case.batch, case.features, Conv::default()).unwrap();
         let mut workspace = plan.workspace(case.offsets.len()).unwrap();
         let x: Vec<T> = case.get("x");

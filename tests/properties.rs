@@ -391,6 +391,17 @@ fn the_same_bits_on_any_number_of_threads<T: TestElement>(layout: &Layout) {
     assert_eq!(all[0], all[2]);
 }
 
+fn steps_have_the_same_bits_on_any_number_of_threads(step: &StepLayout) {
+    let case = step.case::<f32>();
+    let all = [1, 2, 8].map(|threads| {
+        let results = with_threads(threads, || step.batched(&case));
+        let StepResults { y, grad_x, grad_vertex_scale, grad_hyperedge_scale } = results;
+        [bits(&y), bits(&grad_x), bits(&grad_vertex_scale), bits(&grad_hyperedge_scale)]
+    });
+    assert_eq!(all[0], all[1]);
+    assert_eq!(all[0], all[2]);
+}
+
 /// The convolution in `f64` is what the dense operator gives.
 fn conv_is_the_dense_operator(layout: &Layout) {
     let operands = Operands::<f64>::of(layout);
@@ -514,6 +525,11 @@ proptest! {
         } else {
             the_same_bits_on_any_number_of_threads::<f32>(&layout);
         }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit_of_a_step(step in step_layout()) {
+        steps_have_the_same_bits_on_any_number_of_threads(&step);
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub(crate) struct Args {
     #[arg(long)]
     noisy: Option<usize>,
 
-    /// Standard deviation of the noise; the pixels lie between 0 and 1
+    /// Standard deviation of the noise; the pixels lie between 0 and 1. The louder the noise, the more there is to gain
+    /// from turning it down by learned weights
     #[arg(long, default_value_t = 5.0)]
     noise_level: f64,
 

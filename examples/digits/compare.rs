@@ -86,10 +86,10 @@ pub(crate) fn compare(
     // A variable, as features have a gradient in training too.
     let features = Var::ones(shape, DType::F32, &Device::Cpu)?;
     for (i, trainer) in trainers.iter().enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         for _ in 0..PASSES {
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
             let start = Instant::now();
             trainer.model.couple(&features.transpose(0, 1)?)?.sum_all()?.backward()?;
             found.coupling_time[i] += start.elapsed();
@@ -111,8 +111,14 @@ impl Comparison {
 
     /// The findings in lines.
     pub(crate) fn report(&self, settings: &Settings) -> String {
-        let milliseconds = |time: Duration, count: usize| time.as_secs_f64() * 1e3 / count.max(1) as f64;
+        if self.steps == 0 {
+            return "Stopped before the first step: there is nothing to compare.\n".to_owned();
+        }
+        let milliseconds = |time: Duration, count: usize| time.as_secs_f64() * 1e3 / count as f64;
         let line = |what: &str, [batched, sequential]: [Duration; 2], count| {
+            if sequential.is_zero() {
+                return format!("{what}: not measured, stopped before\n");
+            }
             format!(
                 "{what}: {:.2} ms batched, {:.2} ms image by image, {:.1} times as long\n",
                 milliseconds(batched, count),

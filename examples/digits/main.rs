@@ -4,6 +4,8 @@
 //! `cargo run --release --example digits` trains three times (no coupling, frozen weights, learned weights),
 //! prints the comparison and draws the learning curves; `-- --help` lists what can be changed.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod compare;
 mod data;

@@ -22,8 +22,9 @@ struct Input {
     lists: Vec<Vec<Number>>,
     repeats: u8,
     conv: [u8; 2],
-    strides: [Option<u8>; 4],
-    instances: Option<u8>,
+    strides: [Option<Size>; 4],
+    instances: Option<Size>,
+    to_hyperedges: bool,
 }
 
 /// Mostly small; never so large that its tables would fill the memory, unless it is refused.
@@ -98,16 +99,16 @@ fuzz_target!(|input: Input| {
 /// A convolution and its backward with windows at `offsets` and rows wherever the input's strides say.
 fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
     const FEATURES: usize = 3;
-    let layout = |strides: &[Option<u8>]| {
+    let layout = |strides: &[Option<Size>]| {
         let mut layout = RowLayout::contiguous(FEATURES);
         if let Some(stride) = strides[0] {
-            layout = layout.row_stride(stride.into());
+            layout = layout.row_stride(stride.get());
         }
         if let Some(stride) = strides[1] {
-            layout = layout.instance_stride(stride.into());
+            layout = layout.instance_stride(stride.get());
         }
         if let Some(instances) = input.instances {
-            layout = layout.instances(instances.into());
+            layout = layout.instances(instances.get());
         }
         layout
     };
@@ -131,5 +132,20 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
         let _ = workspace.conv(x, weights, Out::Overwrite(Rows::new(&mut y, layout(&input.strides[2..]))));
         let out = Out::Add(Rows::new(&mut y[..], layout(&input.strides[2..])));
         let _ = workspace.conv_backward(x, weights, x, out, Out::Add(&mut grads));
+        let step = cpu::Step { hyperedge_scale: Some(weights), ..cpu::Step::mean() };
+        let out = Out::Overwrite(Rows::new(&mut y[..], layout(&input.strides[2..])));
+        let _ = match input.to_hyperedges {
+            true => workspace.vertex_to_hyperedge(step, x, out),
+            false => workspace.hyperedge_to_vertex(step, x, out),
+        };
+        let gradients = cpu::StepGradients {
+            rows: Out::Add(Rows::new(&mut y[..], layout(&input.strides[2..]))),
+            vertex_scale: Out::Skip,
+            hyperedge_scale: Out::Overwrite(&mut grads[..]),
+        };
+        let _ = match input.to_hyperedges {
+            true => workspace.vertex_to_hyperedge_backward(step, x, x, gradients),
+            false => workspace.hyperedge_to_vertex_backward(step, x, x, gradients),
+        };
     }
 }

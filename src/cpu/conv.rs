@@ -13,6 +13,8 @@
 //! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z and y are
 //! recomputed in the accumulation type and never rounded to a narrower one, and the scalars of ∂w are formed in `f64`.
 
+#![allow(unsafe_code)]
+
 use rayon::prelude::*;
 
 use super::disjoint::Disjoint;

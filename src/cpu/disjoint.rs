@@ -1,5 +1,7 @@
-//! Writing disjoint parts of one slice from several threads. This and the feature detection in `gather` are the only
-//! `unsafe` code of the CPU backend.
+//! Writing disjoint parts of one slice from several threads. The `unsafe` code of the CPU backend is this, its uses (each
+//! says why its part is nobody else's) and a call in `gather` that follows the detection of the processor's features.
+
+#![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -5,6 +5,8 @@
 //! sums in order. Scalar sums and dot products run in [`LANES`] interleaved lanes, which are then added in halves. None
 //! of this depends on threads, processor, strides or batch.
 
+#![allow(unsafe_code)]
+
 use crate::element::{Accumulator, Element};
 
 /// The incidences that are summed in one go. Segments make the error of a long row grow with its number of segments

@@ -30,7 +30,7 @@ pub use workspace::Workspace;
 use crate::batch::Batch;
 use crate::conv::Conv;
 use crate::element::{Accumulator, Element};
-use crate::error::{Error, Result, try_with_capacity};
+use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::incidence::Incidence;
 use crate::rows::{Operand, agree_on_instances};
 use crate::windows::WindowTable;
@@ -117,6 +117,7 @@ impl<T: Element> Plan<T> {
     /// The number of instances of a call with these operands.
     fn instances(&self, operands: &[Option<Operand>], max_instances: usize) -> Result<usize> {
         let value = agree_on_instances(self.batch(), self.features(), operands)?;
+        fits_u32("the number of instances", value)?;
         if value > max_instances {
             return Err(Error::TooManyInstances { value, bound: max_instances });
         }

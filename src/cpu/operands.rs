@@ -1,5 +1,7 @@
 //! Operands of a call, checked against the batch.
 
+#![allow(unsafe_code)]
+
 use super::disjoint::Disjoint;
 use super::gather::{Source, Store};
 use crate::batch::{Axis, Batch};
@@ -44,7 +46,7 @@ impl<'a, T: Element> Input<'a, T> {
         'a: 's,
     {
         Source {
-            rows: &self.buffer[self.placement.base(batch, instance).min(self.buffer.len())..],
+            rows: &self.buffer[self.placement.base(batch, instance)..],
             row_stride: self.placement.row_stride(),
             features: self.placement.features,
             scale,

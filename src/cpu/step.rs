@@ -8,6 +8,8 @@
 //! ∂x_s = p_s Σ_{d∋s} t_d/k_d g_d              ∂p_s = ⟨x_s, Σ_{d∋s} t_d/k_d g_d⟩
 //! ```
 
+#![allow(unsafe_code)]
+
 use std::ops::Range;
 
 use super::disjoint::Disjoint;

@@ -119,9 +119,8 @@ pub fn hypergraph_conv(
     let lin = vb.get_with_hints((out_dim, in_dim), "lin.weight", Init::Uniform { lo: -bound, up: bound })?;
     let bias = config.bias.then(|| vb.get_with_hints(out_dim, "bias", Init::Const(0.0))).transpose()?;
     let parameter = |all_ones: f64| {
-        let count = batch.topologies().iter().map(|t| t.n_hyperedges()).max().unwrap_or(0);
         let init = config.weight_init.unwrap_or(Init::Const(all_ones));
-        vb.get_with_hints_dtype(count, "hyperedge_weight", init, accumulator(vb.dtype()))
+        vb.get_with_hints_dtype(batch.max_hyperedges(), "hyperedge_weight", init, accumulator(vb.dtype()))
     };
     let hyperedge_weight = match config.weights {
         WeightParametrization::Softplus => HyperedgeWeight::Softplus(parameter(inverse_softplus_of_one())?),
@@ -190,8 +189,7 @@ impl HypergraphConv {
             HyperedgeWeight::Softplus(raw) => softplus(&raw.to_dtype(dtype)?),
             HyperedgeWeight::Raw(weights) => weights.to_dtype(dtype),
             HyperedgeWeight::Ones => {
-                let sizes = self.operators.batch().topologies().iter().map(|t| t.n_hyperedges());
-                Tensor::ones(sizes.max().unwrap_or(0), dtype, self.lin.device())
+                Tensor::ones(self.operators.batch().max_hyperedges(), dtype, self.lin.device())
             }
         }
     }

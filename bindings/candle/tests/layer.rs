@@ -183,3 +183,19 @@ fn wrong_features_and_shapes_say_what_is_needed() {
     let message = new.unwrap_err().to_string();
     assert!(message.contains("bias has shape [2], but [3] is needed"), "{message}");
 }
+
+#[test]
+fn a_layer_over_a_table_has_weights_for_the_topologies_in_use() {
+    let (pairs, unused) = (Incidence::subsets(4, 2).unwrap(), Incidence::subsets(8, 2).unwrap());
+    let batch = Batch::from_table(vec![pairs, unused], &[0, 0]).unwrap();
+    for weights in [WeightParametrization::Softplus, WeightParametrization::Raw, WeightParametrization::Ones]
+    {
+        let vars = VarMap::new();
+        let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+        let config = HypergraphConvConfig { weights, ..HypergraphConvConfig::default() };
+        let layer = hypergraph_conv(&batch, 3, 2, config, vb).unwrap();
+        assert_eq!(layer.weights().unwrap().dims(), [6]);
+        let x = Tensor::ones((8, 3), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(layer.forward(&x).unwrap().dims(), [8, 2]);
+    }
+}
