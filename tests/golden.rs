@@ -221,9 +221,11 @@ fn compare(
 
 /// `f32` arithmetic, and what `f16` and `bf16` features are summed in.
 fn f32_tolerance(case: &Case, conv: Conv) -> Tolerance {
-    // A vertex whose signed weights nearly cancel out has a large row, and the weights' rounding in it.
-    let cancelled = (f64::from(f32::EPSILON) * (case.degree_condition() - 1.0)).min(2e-5);
-    let bound = if conv.normalization == Normalization::None { 2e-6 } else { 2e-6 + cancelled };
+    // Where signed weights nearly cancel out in a degree, their rounding to `f32` alone moves its inverse, and the large
+    // row that it scales, by this much.
+    let divides = conv.normalization != Normalization::None && conv.weight_use != WeightUse::MessageOnly;
+    let cancelled = if divides { f64::from(f32::EPSILON) * (case.degree_condition() - 1.0) } else { 0.0 };
+    let bound = 2e-6 + cancelled;
     // The two terms of the weight gradient nearly cancel out where all vertices are alike.
     let grad_weights = if case.name.starts_with("oversmoothed") { 1e-4 } else { bound };
     Tolerance { out: bound, grad_x: bound, grad_weights }
@@ -268,6 +270,9 @@ fn golden_16_bit<T: TestElement>(precision: i32) {
     for_each_convention(|case, key, conv| {
         let Tolerance { out, grad_x, grad_weights } = f32_tolerance(case, conv);
         let half_unit = 0.5f64.powi(precision);
+        // Five times the tolerance of `f32` features: where a weight gradient is a small difference of large terms, over
+        // 31 seeds of the generator up to 7e-6 was seen.
+        let grad_weights = 5.0 * grad_weights;
         let tolerance = Tolerance { out: half_unit + out, grad_x: half_unit + grad_x, grad_weights };
         compare(case, key, T::NAME, &case.computed::<T>(conv), &case.dense::<T>(conv), &tolerance);
     });
