@@ -270,9 +270,9 @@ fn golden_16_bit<T: TestElement>(precision: i32) {
     for_each_convention(|case, key, conv| {
         let Tolerance { out, grad_x, grad_weights } = f32_tolerance(case, conv);
         let half_unit = 0.5f64.powi(precision);
-        // Five times the tolerance of `f32` features: where a weight gradient is a small difference of large terms, over
+        // Five times the tolerance of `f32` results: where a weight gradient is a small difference of large terms, over
         // 31 seeds of the generator up to 7e-6 was seen.
-        let grad_weights = 5.0 * grad_weights;
+        let grad_weights = grad_weights.max(5.0 * out);
         let tolerance = Tolerance { out: half_unit + out, grad_x: half_unit + grad_x, grad_weights };
         compare(case, key, T::NAME, &case.computed::<T>(conv), &case.dense::<T>(conv), &tolerance);
     });
