@@ -166,15 +166,18 @@ impl<'a, T: Element> Call<'a, T> {
         self.instances > 0 && self.plan.features() > 0
     }
 
-    /// A chunk, its topology and its weights, if its topology is on `path` and it has instances.
-    fn chunk(&self, path: Path, c: usize) -> Option<(Chunk<'a>, &'a Incidence, &'a [T::Acc])> {
+    /// A chunk, its topology and its weights, if it has instances.
+    fn chunk(&self, c: usize) -> Option<(Chunk<'a>, &'a Incidence, &'a [T::Acc])> {
         let chunk = self.schedule.chunk(c);
-        if self.plan.path(chunk.topology) != path || chunk.members.iter().next().is_none() {
-            return None;
-        }
+        chunk.members.iter().next()?;
         let topology = &self.plan.batch().topologies()[chunk.topology];
         let weights = &self.weights[chunk.offset..][..topology.n_hyperedges()];
         Some((chunk, topology, weights))
+    }
+
+    /// The same, if its topology is on `path`.
+    fn chunk_on(&self, path: Path, c: usize) -> Option<(Chunk<'a>, &'a Incidence, &'a [T::Acc])> {
+        self.chunk(c).filter(|(chunk, ..)| self.plan.path(chunk.topology) == path)
     }
 
     /// D_v.
@@ -206,11 +209,10 @@ impl<'a, T: Element> Call<'a, T> {
             return Ok(());
         }
         let negative = |c| {
-            let (chunk, topology, weights) =
-                [Path::Gather, Path::GatherRows].into_iter().find_map(|path| self.chunk(path, c))?;
+            let (chunk, topology, weights) = self.chunk(c)?;
             let instance = chunk.members.iter().next()?;
-            let degrees = (0..topology.n_vertices()).map(|v| (v, self.degree(topology, weights, v)));
-            let (vertex, degree) = degrees.into_iter().find(|&(_, d)| d < T::Acc::ZERO)?;
+            let mut degrees = (0..topology.n_vertices()).map(|v| (v, self.degree(topology, weights, v)));
+            let (vertex, degree) = degrees.find(|&(_, d)| d < T::Acc::ZERO)?;
             Some((instance, vertex, degree.to_f64()))
         };
         let first = (0..self.schedule.n_chunks()).into_par_iter().filter_map(negative);
@@ -273,7 +275,7 @@ impl<'a, T: Element> Call<'a, T> {
         y: &Output<'_, T>,
         scratch: &mut Scratch<T::Acc>,
     ) {
-        let Some((chunk, topology, weights)) = self.chunk(path, c) else { return };
+        let Some((chunk, topology, weights)) = self.chunk_on(path, c) else { return };
         self.degrees(path, topology, weights, scratch);
         let features = self.plan.features();
         for instance in chunk.members.iter() {
@@ -293,7 +295,7 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// Adds the weight gradients of a chunk to those of the batch.
     fn add_chunk(&self, path: Path, c: usize, sums: &[T::Acc], grad_weights: &mut [T::Acc]) {
-        let Some((chunk, topology, _)) = self.chunk(path, c) else { return };
+        let Some((chunk, topology, _)) = self.chunk_on(path, c) else { return };
         let m = topology.n_hyperedges();
         add_to(&mut grad_weights[chunk.offset..][..m], &sums[..m]);
     }
@@ -317,7 +319,7 @@ impl<T: Element> Backward<'_, T> {
     /// Computes a chunk, if its topology is on `path`: ∂x, and the weight gradients of its instances added to `sums`.
     fn chunk(&self, path: Path, c: usize, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
         let call = &self.call;
-        let Some((chunk, topology, weights)) = call.chunk(path, c) else { return };
+        let Some((chunk, topology, weights)) = call.chunk_on(path, c) else { return };
         let (n, m, features) = (topology.n_vertices(), topology.n_hyperedges(), call.plan.features());
         let batch = call.plan.batch();
         let parallel = path == Path::GatherRows;
