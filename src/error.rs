@@ -302,6 +302,151 @@ pub enum Error {
         /// The degree.
         value: f64,
     },
+    /// The CUDA driver's library cannot be used: there is none, or it is a stub or a broken installation.
+    #[error(
+        "the CUDA driver is not available: {reason}. Install the NVIDIA driver (it brings {library}; a CUDA toolkit \
+         is not needed), and in a container start it with GPU support"
+    )]
+    DriverUnavailable {
+        /// The library that was looked for.
+        library: &'static str,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The CUDA driver is older than what the kernels need. Versions are (major, minor) of the CUDA release.
+    #[error(
+        "the CUDA driver supports CUDA {}.{}, but the kernels need {}.{}: install NVIDIA driver R525 or newer",
+        found.0, found.1, needed.0, needed.1
+    )]
+    DriverTooOld {
+        /// What the driver supports.
+        found: (u32, u32),
+        /// The least that would do.
+        needed: (u32, u32),
+    },
+    /// There is no CUDA device of this ordinal.
+    #[error(
+        "there is no CUDA device {ordinal}: the driver shows {count}. See `nvidia-smi` for what is installed and \
+         CUDA_VISIBLE_DEVICES for what is visible"
+    )]
+    NoDevice {
+        /// The ordinal that was asked for.
+        ordinal: usize,
+        /// The number of devices.
+        count: usize,
+    },
+    /// The device is of an architecture that the kernels were not compiled for. Compute capabilities are
+    /// (major, minor).
+    #[error(
+        "CUDA device {ordinal} has compute capability {}.{}, but the kernels need {}.{} or newer: use a Turing or \
+         later GPU, or the CPU backend",
+        found.0, found.1, needed.0, needed.1
+    )]
+    UnsupportedArchitecture {
+        /// The device.
+        ordinal: usize,
+        /// Its compute capability.
+        found: (u32, u32),
+        /// The least that would do.
+        needed: (u32, u32),
+    },
+    /// A call of the CUDA driver failed. Errors of earlier, asynchronous work of the same context surface here, too.
+    #[error("{call} failed: {name} ({code}): {message}")]
+    Driver {
+        /// What was being done.
+        call: &'static str,
+        /// The driver's error code, a `CUresult`.
+        code: u32,
+        /// The name of that code.
+        name: String,
+        /// The driver's description of it.
+        message: String,
+    },
+    /// A checked kernel found a wrong value in a table. Every output since the last clean check is unspecified; the
+    /// context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
+    #[error("{kernel}, instance {instance}: {table}[{position}] is {value}, but must be below {bound}")]
+    IndexOutOfBounds {
+        /// The kernel.
+        kernel: &'static str,
+        /// The table that holds the value; `"work items"` are not stored, they count what the tables list.
+        table: &'static str,
+        /// The instance that was being computed.
+        instance: u64,
+        /// The position of the value in the whole table.
+        position: u64,
+        /// The value.
+        value: u64,
+        /// What the value must be below; 0 where no value would be right because of the one behind it.
+        bound: u64,
+    },
+    /// An operand or a stream belongs to another CUDA context than the device.
+    #[error(
+        "{operand} belongs to another CUDA context than the plan's device (ordinal {value} instead of {bound})"
+    )]
+    WrongContext {
+        /// The operand, or `"the stream"`.
+        operand: &'static str,
+        /// The ordinal of the device of the operand's context; another context on the same device has the same.
+        value: usize,
+        /// The ordinal of the plan's device.
+        bound: usize,
+    },
+    /// An operand's address is not a multiple of its element's size.
+    #[error("{operand} starts at address {value:#x}, which is not a multiple of {bound}")]
+    Misaligned {
+        /// The operand.
+        operand: &'static str,
+        /// The address.
+        value: u64,
+        /// The size of an element in bytes.
+        bound: u64,
+    },
+    /// An output shares memory with an operand that is read.
+    #[error(
+        "the output {operand} shares memory with {other}: it starts at address {value:#x}, and {other} ends at \
+         {bound:#x}"
+    )]
+    SharedMemory {
+        /// The output.
+        operand: &'static str,
+        /// The operand that is read.
+        other: &'static str,
+        /// Where the output starts.
+        value: u64,
+        /// Where the other operand ends.
+        bound: u64,
+    },
+    /// A call that cannot be part of a CUDA graph was made while its stream was being captured.
+    #[error("{call} cannot be captured: the stream is recording a CUDA graph")]
+    Capturing {
+        /// The call.
+        call: &'static str,
+    },
+    /// The tables of a batch were overwritten on the device, so only checked kernels may read them.
+    #[error("the tables of this batch were overwritten on the device: plans on it need Checks::On")]
+    UncheckedTables,
+    /// The tables of a batch cannot be overwritten while plans or clones hold it.
+    #[error(
+        "the batch has {value} holders besides this one: drop its plans and clones before its tables are overwritten"
+    )]
+    BatchInUse {
+        /// The other holders.
+        value: usize,
+    },
+    /// A range of a device table that does not lie within it, or a value that does not fit its type.
+    #[error("{table}[{position}]: {what} is {value}, but must be below {bound}")]
+    TableAccess {
+        /// The table.
+        table: &'static str,
+        /// The position of the access.
+        position: usize,
+        /// What is wrong: `"the end of the range"` or `"the value"`.
+        what: &'static str,
+        /// The value.
+        value: u64,
+        /// What it must be below.
+        bound: u64,
+    },
 }
 
 fn owner(graph: Option<usize>) -> String {

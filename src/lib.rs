@@ -5,6 +5,9 @@ mod batch;
 mod batched_coo;
 mod conv;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod direction;
 mod element;
 mod error;
 mod groups;

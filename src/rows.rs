@@ -132,6 +132,12 @@ impl Placement {
     pub(crate) fn row_stride(&self) -> usize {
         self.row_stride
     }
+
+    /// The distance between instances; `None` where the batch's starts place them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn instance_stride(&self) -> Option<usize> {
+        self.instance_stride
+    }
 }
 
 impl Operand {

@@ -20,6 +20,7 @@ use super::workspace::{Scratch, Workspace};
 use super::{Path, Plan, Weights, add_to, inverse_count};
 use crate::batch::Axis;
 use crate::conv::Reduce;
+use crate::direction::Direction;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::incidence::{Csr, Incidence};
@@ -242,36 +243,6 @@ impl<T: Element> Workspace<T> {
         }
         Ok(())
     }
-}
-
-/// Which of the two steps, and the names of its operands in errors.
-#[derive(Clone, Copy)]
-struct Direction {
-    source: Axis,
-    target: Axis,
-    input: &'static str,
-    output: &'static str,
-    grad_input: &'static str,
-    grad_output: &'static str,
-}
-
-impl Direction {
-    const VERTEX_TO_HYPEREDGE: Self = Self {
-        source: Axis::Vertex,
-        target: Axis::Hyperedge,
-        input: "x",
-        output: "z",
-        grad_input: "grad_x",
-        grad_output: "grad_z",
-    };
-    const HYPEREDGE_TO_VERTEX: Self = Self {
-        source: Axis::Hyperedge,
-        target: Axis::Vertex,
-        input: "z",
-        output: "y",
-        grad_input: "grad_z",
-        grad_output: "grad_y",
-    };
 }
 
 /// A checked call of a step or its backward.

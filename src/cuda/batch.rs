@@ -1,0 +1,79 @@
+//! A batch on a device.
+
+use std::sync::Arc;
+
+use super::Device;
+use super::tables::{Table, Tables};
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+
+/// A batch whose tables are on a device, for plans of every width. A clone is cheap and is the same batch. It may be
+/// dropped while work that reads its tables is in flight.
+#[derive(Clone)]
+pub struct DeviceBatch {
+    device: Device,
+    batch: Batch,
+    tables: Arc<Tables>,
+}
+
+impl DeviceBatch {
+    pub(super) fn new(device: Device, batch: Batch, tables: Tables) -> Self {
+        Self { device, batch, tables: Arc::new(tables) }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The batch as it was uploaded.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    pub(super) fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The size of all tables, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.tables.bytes()
+    }
+
+    /// A copy of a table; empty for the tables of instances of a replicated batch.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn read_table(&self, table: Table) -> Result<Vec<u64>> {
+        let _current = self.device.enter()?;
+        self.tables.read(table)
+    }
+
+    /// Overwrites a part of a table on the device, from `position` on, and waits for it. Values that were not validated
+    /// may only meet checked kernels: from now on, plans on this batch need [`Checks::On`](super::Checks::On), and an index
+    /// out of bounds is [`Error::IndexOutOfBounds`] from the calls that follow.
+    ///
+    /// Indices may become any in range; what is listed elsewhere (the lengths of rows, the sizes of topologies) has to stay
+    /// as it is.
+    ///
+    /// # Errors
+    /// [`Error::BatchInUse`] while a plan, a workspace or a clone holds the batch, or work of a dropped workspace is in
+    /// flight; [`Error::TableAccess`] for a range outside the table and for values that do not fit; [`Error::Driver`].
+    /// Nothing is written then.
+    pub fn overwrite_table(&mut self, table: Table, position: usize, values: &[u64]) -> Result<()> {
+        let _current = self.device.enter()?;
+        self.device.retired().sweep();
+        let holders = Arc::strong_count(&self.tables) - 1;
+        let Some(tables) = Arc::get_mut(&mut self.tables) else {
+            return Err(Error::BatchInUse { value: holders.max(1) });
+        };
+        tables.write(table, position, values)
+    }
+}
+
+impl std::fmt::Debug for DeviceBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("DeviceBatch");
+        shown.field("device", &self.device).field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! A device: its context, its kernels, and what waits to be let go.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaContext, CudaModule, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::driver::{self, Current, NEEDED_DRIVER, failed, pending_error};
+use super::retired::Retired;
+use super::{DeviceBatch, tables::Tables};
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+
+/// The compute capability that the PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
+const NEEDED_CAPABILITY: (u32, u32) = (7, 5);
+
+/// A kernel file, as it is embedded.
+struct Image {
+    name: &'static str,
+    ptx: &'static str,
+    /// Native code by architecture (`90` for 9.0), only where the build asked for it.
+    cubins: &'static [(u32, &'static [u8])],
+}
+
+include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// A CUDA device. A clone is cheap, and is the same device.
+///
+/// Kernels are loaded when they are first needed. Whatever is dropped while the device may still be using it is kept
+/// until an event behind its last use has passed; the last holder of a device waits for that.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    retired: Retired,
+    gather: Mutex<Option<Arc<CudaModule>>>,
+    capability: (u32, u32),
+    /// Taken when the device is dropped.
+    context: Option<Arc<CudaContext>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // All that follows makes the context current, and the last holder of a primary context releases it.
+        let Ok(_current) = Current::keep() else { return };
+        self.retired.finish();
+        drop(self.gather.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.context.take());
+    }
+}
+
+impl Device {
+    /// Opens the device of this ordinal, by its primary context. The thread's current context stays as it was.
+    ///
+    /// # Errors
+    /// [`Error::DriverUnavailable`], [`Error::DriverTooOld`], [`Error::NoDevice`], [`Error::UnsupportedArchitecture`],
+    /// each with what can be done; [`Error::Driver`] for everything else that the driver reports.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        driver::ready()?;
+        let count = driver::device_count(ordinal)?;
+        if ordinal >= count {
+            return Err(Error::NoDevice { ordinal, count });
+        }
+        let _current = Current::keep()?;
+        let context = CudaContext::new(ordinal).map_err(|e| failed("opening the device", e))?;
+        Self::on(context)
+    }
+
+    /// The device of a context that the caller made. Buffers and streams of calls must be of this very context: another
+    /// `Arc`, even on the same device, is [`Error::WrongContext`].
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_context(context: &Arc<CudaContext>) -> Result<Self> {
+        driver::ready()?;
+        Self::on(context.clone())
+    }
+
+    fn on(context: Arc<CudaContext>) -> Result<Self> {
+        let (major, minor) =
+            context.compute_capability().map_err(|e| failed("reading the compute capability", e))?;
+        let found = (major.unsigned_abs(), minor.unsigned_abs());
+        if found < NEEDED_CAPABILITY {
+            let ordinal = context.ordinal();
+            return Err(Error::UnsupportedArchitecture { ordinal, found, needed: NEEDED_CAPABILITY });
+        }
+        let gather = Mutex::new(None);
+        Ok(Self(Arc::new(Inner {
+            retired: Retired::default(),
+            gather,
+            capability: found,
+            context: Some(context),
+        })))
+    }
+
+    /// Its context, which allocates buffers and makes streams.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        self.0.context.as_ref().expect("only `drop` takes it")
+    }
+
+    /// Uploads the tables of a batch, once for plans of every width, and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    pub fn upload(&self, batch: &Batch) -> Result<DeviceBatch> {
+        let _current = self.enter()?;
+        self.0.retired.sweep();
+        let stream = self.context().default_stream();
+        let tables = Tables::new(batch, &stream)?;
+        Ok(DeviceBatch::new(self.clone(), batch.clone(), tables))
+    }
+
+    /// Makes the context current, and reports what failed in it unheard.
+    pub(super) fn enter(&self) -> Result<Current> {
+        let current = Current::enter(self.context())?;
+        pending_error(self.context(), "an earlier call of this context")?;
+        Ok(current)
+    }
+
+    pub(super) fn retired(&self) -> &Retired {
+        &self.0.retired
+    }
+
+    /// The module of `kernels/gather.cu`. The context must be current.
+    pub(super) fn gather_module(&self) -> Result<Arc<CudaModule>> {
+        let mut module = self.0.gather.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*module {
+            Some(module) => Ok(module.clone()),
+            None => Ok(module.insert(self.load(&GATHER)?).clone()),
+        }
+    }
+
+    /// Native code of the device's architecture, or else PTX.
+    fn load(&self, image: &Image) -> Result<Arc<CudaModule>> {
+        let (major, minor) = self.0.capability;
+        // Native code runs on devices of the same major version from its minor version on.
+        let fits = |arch: u32| arch / 10 == major && arch % 10 <= minor;
+        let native = image.cubins.iter().filter(|(arch, _)| fits(*arch)).max_by_key(|(arch, _)| *arch);
+        if let Some((_, cubin)) = native
+            && let Ok(module) = self.context().load_module(Ptx::from_binary(cubin.to_vec()))
+        {
+            return Ok(module);
+        }
+        // A driver that is older than the compiler of the native code cannot load it, but still compiles the PTX.
+        self.context().load_module(Ptx::from_src(image.ptx)).map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+                Error::DriverTooOld { found: driver::version().unwrap_or((0, 0)), needed: NEEDED_DRIVER }
+            }
+            sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Error::UnsupportedArchitecture {
+                ordinal: self.context().ordinal(),
+                found: self.0.capability,
+                needed: NEEDED_CAPABILITY,
+            },
+            _ => failed(image.name, error),
+        })
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = self.0.capability;
+        f.debug_struct("Device")
+            .field("ordinal", &self.context().ordinal())
+            .field("compute_capability", &format_args!("{major}.{minor}"))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,121 @@
+//! The operators on a CUDA device, by hand-written kernels.
+//!
+//! A [`Device`] is opened by its ordinal, or taken from a context that the caller has. A [`Batch`](crate::Batch) is uploaded
+//! to it once, for plans of every width. A [`Plan`] adds the number of features and whether every index is checked. A
+//! [`Workspace`] owns the scratch memory for one stream, and its methods are the operators, with the words of
+//! [`cpu`](crate::cpu): both scatter steps, for `f32`.
+//!
+//! ```no_run
+//! use hyperscatter::cuda::{Checks, Device, Plan, Step};
+//! use hyperscatter::{Batch, Incidence, Out, Rows};
+//!
+//! const TOKENS: usize = 4096;
+//! const FEATURES: usize = 256;
+//! let device = Device::open(0)?;
+//! let batch = device.upload(&Batch::replicate(Incidence::subsets(8, 2)?))?;
+//! let plan = Plan::<f32>::new(&batch, FEATURES, Checks::default())?;
+//! let stream = device.context().default_stream();
+//! let mut workspace = plan.workspace(&stream, TOKENS)?;
+//! let x = stream.clone_htod(&vec![1.0; TOKENS * 8 * FEATURES]).unwrap();
+//! let mut z = stream.alloc_zeros(TOKENS * 28 * FEATURES).unwrap();
+//! let (from, to) = (Rows::contiguous(x.as_view(), FEATURES), Rows::contiguous(z.as_view_mut(), FEATURES));
+//! workspace.vertex_to_hyperedge(Step::mean(), from, Out::Overwrite(to))?;
+//! workspace.check()?; // waits, and reports a wrong index
+//! # Ok::<(), hyperscatter::Error>(())
+//! ```
+//!
+//! # Calls
+//! An operator call queues its work and returns. It allocates nothing, waits for nothing, and does no work on the host that
+//! grows with the number of instances. Shapes, strides, overlaps, contexts and alignment are checked before anything is
+//! queued. In a context with a single stream a call makes 3 calls of the driver, or 4 where a row has more than
+//! 512 incidences: the current context and the capture status are read, and 1 or 2 kernels launched. In a context with
+//! several streams, `cudarc`'s event guards of the operands add 3 waits and 2 records (5 more calls of the driver and the
+//! look-ups of the context that go with them, 10 in all). The thread's current context is what it was before.
+//!
+//! Buffers are `cudarc`'s views, and streams and buffers must be of the device's very context. Work of several streams
+//! needs a workspace for each; the guards then order reads and writes of the same buffers.
+//!
+//! Batches, plans, workspaces and buffers may be dropped while their work is in flight: the memory that it uses is kept until
+//! an event behind it has passed. The last holder of a device waits for that event.
+//!
+//! Calls cannot be captured into a CUDA graph ([`Error::Capturing`](crate::Error::Capturing)): a graph would use buffers
+//! beyond the borrow that the call has of them.
+//!
+//! # Bits
+//! Results have the same bits from run to run, alone and in any batch, at any position, with any strides and alignment: a row
+//! is computed by one group of lanes, in the order of its incidences. They are the bits of the CPU backend, but for the
+//! payloads of NaN.
+//!
+//! Rows are read 16 bytes at a time where a row is a multiple of 16 bytes and so are all addresses and strides, and element
+//! by element where not; the bits are the same. Less than an element's alignment is [`Error::Misaligned`](crate::Error::Misaligned).
+//!
+//! # Checks
+//! See [`Checks`]. A wrong index is a value, [`Error::IndexOutOfBounds`](crate::Error::IndexOutOfBounds); there is no device
+//! assert, and the context lives on. The first violation is written to host memory that each call looks at without calling the
+//! driver: calls return it until [`Workspace::check`] has cleared it. With several violations the error names one of them.
+//!
+//! # Features
+//! Building needs no CUDA. The driver's library is looked for when a device is opened; a missing driver, too old a driver, a
+//! missing device and too old a device are four different errors. Kernels are PTX that the driver compiles when a plan first
+//! needs them (it caches them on disk), unless native code was asked for at build time: `HYPERSCATTER_NVCC` names the nvcc and
+//! `HYPERSCATTER_ARCHITECTURES` the architectures, such as `80,90`.
+
+mod batch;
+mod buffer;
+mod device;
+mod driver;
+mod gather;
+mod plan;
+mod record;
+mod retired;
+mod step;
+mod tables;
+mod workspace;
+
+pub use batch::DeviceBatch;
+pub use cudarc;
+pub use device::Device;
+pub use plan::{Explanation, Plan, StepExplanation};
+pub use step::Step;
+pub use tables::{Orientation, Table};
+pub use workspace::Workspace;
+
+use crate::element::Element;
+
+/// Whether kernels check every index that they read from a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Checks {
+    /// Each value of a table is tested where it is loaded. A wrong one becomes [`Error::IndexOutOfBounds`] from
+    /// [`Workspace::check`] or from a later call, the rows it was for become NaN, and nothing is read or written out of
+    /// bounds.
+    ///
+    /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
+    On,
+    /// Tables are trusted. They were validated when the batch was made, and nothing in safe code changes them since.
+    Off,
+}
+
+impl Default for Checks {
+    /// [`Checks::On`] where this crate is built with debug assertions.
+    fn default() -> Self {
+        if cfg!(debug_assertions) { Self::On } else { Self::Off }
+    }
+}
+
+/// A feature element that the kernels exist for.
+///
+/// This trait is sealed.
+pub trait DeviceElement: Element {
+    /// The names of the kernels of `kernels/gather.cu`.
+    #[doc(hidden)]
+    fn gather_kernels(checks: Checks) -> [&'static str; 2];
+}
+
+impl DeviceElement for f32 {
+    fn gather_kernels(checks: Checks) -> [&'static str; 2] {
+        match checks {
+            Checks::On => ["gather_f32_checked", "add_partials_f32_checked"],
+            Checks::Off => ["gather_f32", "add_partials_f32"],
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The violation record of a workspace: what a checked kernel found wrong in a table, and how the host hears of it.
+//!
+//! The first thread that finds something claims the record in device memory, and publishes the facts to mapped host
+//! memory, its `ready` word last. The host looks at that word at each call, without calling the driver.
+
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use cudarc::driver::{CudaStream, sys};
+
+use super::buffer::{Buffer, Mapped};
+use super::tables::Orientation;
+use crate::error::{Error, Result};
+
+/// As `Violation` in `kernels/common.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct Violation {
+    ready: u32,
+    kernel: u32,
+    table: u32,
+    orientation: u32,
+    instance: u64,
+    position: u64,
+    value: u64,
+    bound: u64,
+}
+
+/// As `Record` in `kernels/common.cuh`; zeros where there are no checks.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct RecordArgs {
+    claim: sys::CUdeviceptr,
+    published: sys::CUdeviceptr,
+}
+
+pub(super) struct Record {
+    claim: Buffer<u32>,
+    violation: Mapped<Violation>,
+}
+
+impl Record {
+    /// The context of `stream` must be current.
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        let what = "the violation record";
+        let record = Self { claim: Buffer::new(what, stream, 1)?, violation: Mapped::new(what, stream)? };
+        record.claim.zero()?;
+        Ok(record)
+    }
+
+    pub(super) fn args(&self) -> RecordArgs {
+        RecordArgs { claim: self.claim.address(), published: self.violation.device() }
+    }
+
+    /// The violation that was published, if there is one. `kernels` are the names of the kernels by number.
+    pub(super) fn published(&self, kernels: [&'static str; 2]) -> Result<()> {
+        let violation = self.violation.host();
+        // SAFETY: the memory is alive and initialised; the word is aligned and written as a whole.
+        if unsafe { (&raw const (*violation).ready).read_volatile() } == 0 {
+            return Ok(());
+        }
+        // The device wrote the rest before the word, with a fence of the whole system between.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        // SAFETY: the claim lets one thread write one violation, which is complete.
+        let Violation { kernel, table, orientation, instance, position, value, bound, .. } =
+            unsafe { violation.read_volatile() };
+        let kernel = kernels.get(kernel as usize).copied().unwrap_or("an unknown kernel");
+        let table = Orientation::table_name(orientation, table);
+        Err(Error::IndexOutOfBounds { kernel, table, instance, position, value, bound })
+    }
+
+    /// Forgets the violation, in stream order. No kernel that uses the record may be running, and the context must be
+    /// current.
+    pub(super) fn clear(&self) -> Result<()> {
+        self.claim.zero()?;
+        // SAFETY: as in `published`; no kernel is running that would write.
+        unsafe { (&raw mut (*self.violation.host()).ready).write_volatile(0) };
+        Ok(())
+    }
+}

@@ -1,0 +1,478 @@
+//! The tables of a batch, as the kernels read them: built on the host, uploaded once.
+//!
+//! A topology is stored once for each orientation: by hyperedge (the rows of the tables are hyperedges, their indices
+//! vertices) and by vertex. Instances are not expanded: a replicated batch has no table of instances at all, a table
+//! batch has its topology ids and prefix sums over its instances.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use cudarc::driver::CudaStream;
+
+use super::buffer::Buffer;
+use crate::batch::{Axis, Batch};
+use crate::error::{Error, Result, try_with_capacity};
+use crate::incidence::{Csr, Incidence};
+
+/// The incidences that are summed in one go, as `SEGMENT` in `kernels/gather.cu` and on the CPU.
+pub(super) const SEGMENT: usize = 512;
+
+/// The most incidences of a short row, as `SHORT_ROW` in `kernels/gather.cu`: a quarter of a warp loads them at once.
+pub(super) const SHORT_ROW: usize = 8;
+
+/// Which of the two compressed sparse row forms of a topology a table belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Orientation {
+    /// Rows are hyperedges, indices vertices, as in [`Incidence::by_edge`].
+    ByEdge,
+    /// Rows are vertices, indices hyperedges, as in [`Incidence::by_vertex`].
+    ByVertex,
+}
+
+impl Orientation {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ByEdge, Self::ByVertex];
+
+    /// What its rows are.
+    pub(super) fn rows(self) -> Axis {
+        match self {
+            Self::ByEdge => Axis::Hyperedge,
+            Self::ByVertex => Axis::Vertex,
+        }
+    }
+
+    /// What its indices are.
+    pub(super) fn indices(self) -> Axis {
+        match self {
+            Self::ByEdge => Axis::Vertex,
+            Self::ByVertex => Axis::Hyperedge,
+        }
+    }
+
+    /// The orientation whose rows are `axis`.
+    pub(super) fn with_rows(axis: Axis) -> Self {
+        match axis {
+            Axis::Hyperedge => Self::ByEdge,
+            Axis::Vertex => Self::ByVertex,
+        }
+    }
+
+    fn csr(self, topology: &Incidence) -> Csr<'_> {
+        match self {
+            Self::ByEdge => topology.by_edge(),
+            Self::ByVertex => topology.by_vertex(),
+        }
+    }
+
+    /// The name of a table by the numbers that a kernel gives it in a violation.
+    pub(super) fn table_name(orientation: u32, table: u32) -> &'static str {
+        let orientation = if orientation == 0 { Self::ByEdge } else { Self::ByVertex };
+        let starts = |axis| match axis {
+            Axis::Vertex => Table::VertexStarts,
+            Axis::Hyperedge => Table::HyperedgeStarts,
+        };
+        match table {
+            0 => Table::Topologies(orientation).name(),
+            1 => Table::Pointers(orientation).name(),
+            2 => Table::Indices(orientation).name(),
+            3 => Table::Work(orientation).name(),
+            4 => Table::TopologyIds.name(),
+            5 => Table::WorkStarts(orientation).name(),
+            6 => starts(orientation.rows()).name(),
+            7 => starts(orientation.indices()).name(),
+            8 => "work items",
+            _ => "an unknown table",
+        }
+    }
+}
+
+/// A table of a batch on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// Ten 64-bit words for each topology: where its pointers, indices and work lists start; its numbers of rows,
+    /// of rows to gather from and of incidences; and its numbers of segments of long rows, medium rows, short rows and
+    /// long rows.
+    Topologies(Orientation),
+    /// The row pointers of all topologies, each one's from 0 on; 32 bits.
+    Pointers(Orientation),
+    /// The indices of all topologies; 32 bits.
+    Indices(Orientation),
+    /// For each topology its rows by length, in 32-bit words: (row, segment) for each segment of the rows of more than
+    /// 512 incidences; the rows of 9 to 512; the rows of up to 8; (row, first segment) for each row of more than 512.
+    Work(Orientation),
+    /// For each of these four lists in turn, instances + 1 prefix sums of their lengths; 64 bits. Empty for a replicated
+    /// batch, as the next three.
+    WorkStarts(Orientation),
+    /// The topology of each instance; 32 bits.
+    TopologyIds,
+    /// Instances + 1 prefix sums of the vertices; 64 bits.
+    VertexStarts,
+    /// Instances + 1 prefix sums of the hyperedges; 64 bits.
+    HyperedgeStarts,
+}
+
+impl Table {
+    /// All tables.
+    pub const ALL: [Self; 13] = [
+        Self::Topologies(Orientation::ByEdge),
+        Self::Pointers(Orientation::ByEdge),
+        Self::Indices(Orientation::ByEdge),
+        Self::Work(Orientation::ByEdge),
+        Self::WorkStarts(Orientation::ByEdge),
+        Self::Topologies(Orientation::ByVertex),
+        Self::Pointers(Orientation::ByVertex),
+        Self::Indices(Orientation::ByVertex),
+        Self::Work(Orientation::ByVertex),
+        Self::WorkStarts(Orientation::ByVertex),
+        Self::TopologyIds,
+        Self::VertexStarts,
+        Self::HyperedgeStarts,
+    ];
+
+    /// Its name in [`Error::IndexOutOfBounds`].
+    pub fn name(self) -> &'static str {
+        use Orientation::{ByEdge, ByVertex};
+        match self {
+            Self::Topologies(ByEdge) => "by_edge.topologies",
+            Self::Topologies(ByVertex) => "by_vertex.topologies",
+            Self::Pointers(ByEdge) => "by_edge.pointers",
+            Self::Pointers(ByVertex) => "by_vertex.pointers",
+            Self::Indices(ByEdge) => "by_edge.indices",
+            Self::Indices(ByVertex) => "by_vertex.indices",
+            Self::Work(ByEdge) => "by_edge.work",
+            Self::Work(ByVertex) => "by_vertex.work",
+            Self::WorkStarts(ByEdge) => "by_edge.work_starts",
+            Self::WorkStarts(ByVertex) => "by_vertex.work_starts",
+            Self::TopologyIds => "topology_ids",
+            Self::VertexStarts => "vertex_starts",
+            Self::HyperedgeStarts => "hyperedge_starts",
+        }
+    }
+}
+
+/// A number for each list of rows, as `Counts` in `kernels/gather.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub(super) struct Counts {
+    pub(super) partial: u64,
+    pub(super) medium: u64,
+    pub(super) short: u64,
+    pub(super) long: u64,
+}
+
+impl Counts {
+    const CLASSES: usize = 4;
+
+    fn as_array(self) -> [u64; Self::CLASSES] {
+        [self.partial, self.medium, self.short, self.long]
+    }
+
+    fn map(self, f: impl Fn(u64) -> u64) -> Self {
+        Self { partial: f(self.partial), medium: f(self.medium), short: f(self.short), long: f(self.long) }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            partial: self.partial + other.partial,
+            medium: self.medium + other.medium,
+            short: self.short + other.short,
+            long: self.long + other.long,
+        }
+    }
+}
+
+/// As `Topology` in `kernels/gather.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub(super) struct TopologyWords {
+    pointers: u64,
+    indices: u64,
+    work: u64,
+    n_rows: u64,
+    n_sources: u64,
+    n_indices: u64,
+    count: Counts,
+}
+
+const TOPOLOGY_WORDS: usize = size_of::<TopologyWords>() / size_of::<u64>();
+
+/// The tables of one orientation, on the host.
+#[derive(Default)]
+struct HostSide {
+    topologies: Vec<TopologyWords>,
+    pointers: Vec<u32>,
+    indices: Vec<u32>,
+    work: Vec<u32>,
+    work_starts: Vec<u64>,
+}
+
+impl HostSide {
+    fn new(batch: &Batch, orientation: Orientation) -> Result<Self> {
+        let csrs = || batch.topologies().iter().map(|t| orientation.csr(t));
+        let mut side = Self {
+            topologies: try_with_capacity("the topology table", batch.topologies().len())?,
+            pointers: try_with_capacity("the pointer table", csrs().map(|c| c.pointers.len()).sum())?,
+            indices: try_with_capacity("the index table", csrs().map(|c| c.indices.len()).sum())?,
+            ..Self::default()
+        };
+        for topology in batch.topologies() {
+            side.push(orientation, topology)?;
+        }
+        if let Some(instances) = batch.n_instances() {
+            side.work_starts = try_with_capacity("the work starts", Counts::CLASSES * (instances + 1))?;
+            for class in 0..Counts::CLASSES {
+                let mut start = 0;
+                side.work_starts.push(start);
+                for g in 0..instances {
+                    start += side.topologies[batch.topology_id(g)].count.as_array()[class];
+                    side.work_starts.push(start);
+                }
+            }
+        }
+        Ok(side)
+    }
+
+    fn push(&mut self, orientation: Orientation, topology: &Incidence) -> Result<()> {
+        let csr = orientation.csr(topology);
+        let what = "the work lists";
+        let mut rows: Vec<u32> = try_with_capacity(what, csr.len())?;
+        rows.extend(0..csr.len() as u32);
+        let length = |row: u32| csr.row(row as usize).len();
+        // By falling length, so that the rows that a warp computes together are alike, and long ones come first.
+        rows.sort_by_key(|&row| Reverse(length(row)));
+        let (long, rest) = rows.split_at(rows.partition_point(|&row| length(row) > SEGMENT));
+        let (medium, short) = rest.split_at(rest.partition_point(|&row| length(row) > SHORT_ROW));
+        let segments = |row: u32| length(row).div_ceil(SEGMENT) as u32;
+
+        let n_partial: usize = long.iter().map(|&row| segments(row) as usize).sum();
+        let count = Counts {
+            partial: n_partial as u64,
+            medium: medium.len() as u64,
+            short: short.len() as u64,
+            long: long.len() as u64,
+        };
+        self.topologies.push(TopologyWords {
+            pointers: self.pointers.len() as u64,
+            indices: self.indices.len() as u64,
+            work: self.work.len() as u64,
+            n_rows: csr.len() as u64,
+            n_sources: topology.size(orientation.indices()) as u64,
+            n_indices: csr.indices.len() as u64,
+            count,
+        });
+        let words = 2 * n_partial + medium.len() + short.len() + 2 * long.len();
+        self.work
+            .try_reserve(words)
+            .map_err(|_| Error::OutOfMemory { what, bytes: words as u128 * size_of::<u32>() as u128 })?;
+        self.work.extend(long.iter().flat_map(|&row| (0..segments(row)).flat_map(move |s| [row, s])));
+        self.work.extend_from_slice(medium);
+        self.work.extend_from_slice(short);
+        let mut first = 0;
+        for &row in long {
+            self.work.extend([row, first]);
+            first += segments(row);
+        }
+        self.pointers.extend_from_slice(csr.pointers);
+        self.indices.extend_from_slice(csr.indices);
+        Ok(())
+    }
+}
+
+/// The tables of one orientation, on the device.
+pub(super) struct Side {
+    pub(super) topologies: Buffer<u64>,
+    pub(super) pointers: Buffer<u32>,
+    pub(super) indices: Buffer<u32>,
+    pub(super) work: Buffer<u32>,
+    pub(super) work_starts: Option<Buffer<u64>>,
+    /// The lists' lengths of topology 0 for a replicated batch, and of all instances for a table.
+    counts: Counts,
+}
+
+impl Side {
+    fn new(batch: &Batch, orientation: Orientation, stream: &Arc<CudaStream>) -> Result<Self> {
+        let HostSide { topologies, pointers, indices, work, work_starts } =
+            HostSide::new(batch, orientation)?;
+        let counts = match batch.n_instances() {
+            None => topologies[0].count,
+            Some(instances) => (0..instances)
+                .map(|g| topologies[batch.topology_id(g)].count)
+                .fold(Counts::zeroed(), Counts::plus),
+        };
+        let instances = batch.n_instances();
+        Ok(Self {
+            topologies: Buffer::from_slice("the topology table", stream, bytemuck::cast_slice(&topologies))?,
+            pointers: Buffer::from_slice("the pointer table", stream, &pointers)?,
+            indices: Buffer::from_slice("the index table", stream, &indices)?,
+            work: Buffer::from_slice("the work lists", stream, &work)?,
+            work_starts: instances
+                .map(|_| Buffer::from_slice("the work starts", stream, &work_starts))
+                .transpose()?,
+            counts,
+        })
+    }
+
+    pub(super) fn n_topologies(&self) -> usize {
+        self.topologies.len() / TOPOLOGY_WORDS
+    }
+
+    /// The lengths of the lists of all instances of a call.
+    pub(super) fn items(&self, batch: &Batch, instances: usize) -> Counts {
+        match batch.is_replicated() {
+            true => self.counts.map(|count| count * instances as u64),
+            false => self.counts,
+        }
+    }
+}
+
+/// All tables of a batch, on the device.
+pub(super) struct Tables {
+    pub(super) by_edge: Side,
+    pub(super) by_vertex: Side,
+    /// `None` for a replicated batch.
+    pub(super) instances: Option<InstanceTables>,
+    /// Whether they were overwritten after they had been validated.
+    pub(super) overwritten: bool,
+}
+
+/// What a table batch has besides.
+pub(super) struct InstanceTables {
+    pub(super) topology_ids: Buffer<u32>,
+    pub(super) vertex_starts: Buffer<u64>,
+    pub(super) hyperedge_starts: Buffer<u64>,
+}
+
+impl InstanceTables {
+    pub(super) fn starts(&self, axis: Axis) -> &Buffer<u64> {
+        match axis {
+            Axis::Vertex => &self.vertex_starts,
+            Axis::Hyperedge => &self.hyperedge_starts,
+        }
+    }
+}
+
+/// A table in the width that it has on the device.
+enum Words<'a> {
+    U32(&'a Buffer<u32>),
+    U64(&'a Buffer<u64>),
+    None,
+}
+
+impl Tables {
+    /// Uploads the tables of a batch, and waits for it. The context of `stream` must be current.
+    pub(super) fn new(batch: &Batch, stream: &Arc<CudaStream>) -> Result<Self> {
+        let instances = match batch.n_instances() {
+            None => None,
+            Some(instances) => {
+                let mut ids = try_with_capacity("the topology ids", instances)?;
+                ids.extend((0..instances).map(|g| batch.topology_id(g) as u32));
+                let starts = |axis| -> Result<_> {
+                    let what = "the starts of the instances";
+                    let mut starts = try_with_capacity(what, instances + 1)?;
+                    starts.extend((0..=instances).map(|g| batch.start(axis, g) as u64));
+                    Buffer::from_slice(what, stream, &starts)
+                };
+                Some(InstanceTables {
+                    topology_ids: Buffer::from_slice("the topology ids", stream, &ids)?,
+                    vertex_starts: starts(Axis::Vertex)?,
+                    hyperedge_starts: starts(Axis::Hyperedge)?,
+                })
+            }
+        };
+        Ok(Self {
+            by_edge: Side::new(batch, Orientation::ByEdge, stream)?,
+            by_vertex: Side::new(batch, Orientation::ByVertex, stream)?,
+            instances,
+            overwritten: false,
+        })
+    }
+
+    pub(super) fn side(&self, orientation: Orientation) -> &Side {
+        match orientation {
+            Orientation::ByEdge => &self.by_edge,
+            Orientation::ByVertex => &self.by_vertex,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        Table::ALL.iter().map(|&table| self.words(table).bytes()).sum()
+    }
+
+    fn words(&self, table: Table) -> Words<'_> {
+        let instances = self.instances.as_ref();
+        match table {
+            Table::Topologies(o) => Words::U64(&self.side(o).topologies),
+            Table::Pointers(o) => Words::U32(&self.side(o).pointers),
+            Table::Indices(o) => Words::U32(&self.side(o).indices),
+            Table::Work(o) => Words::U32(&self.side(o).work),
+            Table::WorkStarts(o) => self.side(o).work_starts.as_ref().map_or(Words::None, Words::U64),
+            Table::TopologyIds => instances.map_or(Words::None, |i| Words::U32(&i.topology_ids)),
+            Table::VertexStarts => instances.map_or(Words::None, |i| Words::U64(&i.vertex_starts)),
+            Table::HyperedgeStarts => instances.map_or(Words::None, |i| Words::U64(&i.hyperedge_starts)),
+        }
+    }
+
+    /// A copy of a table. The context must be current.
+    pub(super) fn read(&self, table: Table) -> Result<Vec<u64>> {
+        match self.words(table) {
+            Words::U32(buffer) => {
+                let mut values = vec![0u32; buffer.len()];
+                buffer.read(0, &mut values)?;
+                Ok(values.into_iter().map(u64::from).collect())
+            }
+            Words::U64(buffer) => {
+                let mut values = vec![0; buffer.len()];
+                buffer.read(0, &mut values)?;
+                Ok(values)
+            }
+            Words::None => Ok(Vec::new()),
+        }
+    }
+
+    /// Overwrites a part of a table. The context must be current, and nothing may be using the tables.
+    pub(super) fn write(&mut self, table: Table, position: usize, values: &[u64]) -> Result<()> {
+        let words = self.words(table);
+        let out = |position, what, value, bound| {
+            Err(Error::TableAccess { table: table.name(), position, what, value, bound })
+        };
+        let end = position as u64 + values.len() as u64;
+        if end > words.len() as u64 {
+            return out(position, "the end of the range", end, words.len() as u64 + 1);
+        }
+        match words {
+            Words::U32(buffer) => {
+                let mut narrow = Vec::with_capacity(values.len());
+                for (i, &value) in values.iter().enumerate() {
+                    match u32::try_from(value) {
+                        Ok(value) => narrow.push(value),
+                        Err(_) => return out(position + i, "the value", value, 1 << 32),
+                    }
+                }
+                buffer.write(position, &narrow)?;
+            }
+            Words::U64(buffer) => buffer.write(position, values)?,
+            Words::None => {}
+        }
+        self.overwritten = true;
+        Ok(())
+    }
+}
+
+impl Words<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::U32(buffer) => buffer.len(),
+            Self::U64(buffer) => buffer.len(),
+            Self::None => 0,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::U32(buffer) => buffer.bytes(),
+            Self::U64(buffer) => buffer.bytes(),
+            Self::None => 0,
+        }
+    }
+}
