@@ -92,6 +92,14 @@ struct Rows {
     u32 largest;  // rows of the largest topology in use
 };
 
+// The tiles of a call: a warp takes one at a time.
+struct Tiles {
+    u64 partial;   // of segments of long rows,
+    u64 groups;    // with those of medium rows behind them,
+    u64 all;       // and those of short rows
+    u64 long_row;  // of `add_partials_*`
+};
+
 // src/cuda/gather.rs holds the same structure.
 struct GatherArgs {
     const Topology* topologies;
@@ -108,6 +116,7 @@ struct GatherArgs {
     u64 n_work;
     u64 instances;         // of this call
     Counts items;          // work items of this call
+    Tiles tiles;
     Rows sources;
     Rows targets;
     u64 partials;  // scratch: items[PARTIAL] rows of sums, without gaps
@@ -118,6 +127,8 @@ struct GatherArgs {
     u32 add;
     u32 aligned;
     u32 orientation;  // for messages: whose tables these are
+    u32 feature_blocks;
+    u32 padding;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -517,29 +528,23 @@ __device__ __forceinline__ void gather_short(const GatherArgs& args, Check<Check
     }
 }
 
-__device__ __forceinline__ u64 tiles(u64 items, u64 of_tile) { return divide(items + (of_tile - 1), of_tile); }
-
 // All rows but the long ones, and the segments of those. Warps take tiles: segments first, then medium rows, then short
 // ones, so that the longest work starts first. Blocks in y take blocks of features.
 template <typename T, bool Checked>
 __device__ __forceinline__ void gather(const GatherArgs& args) {
     Group group = group_of(args);
     u32 groups = WARP / args.lanes;
-    u64 partial_tiles = tiles(args.items.partial, groups);
-    u64 group_tiles = partial_tiles + tiles(args.items.medium, groups);
-    u64 all_tiles = group_tiles + tiles(args.items.short_row, ROWS_OF_SHORT_TILE);
-    u32 feature_blocks = static_cast<u32>(tiles(args.features, args.lanes * Vector<T>::LEN));
     u64 first_tile = u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
-    for (u32 block = blockIdx.y; block < feature_blocks; block += gridDim.y) {
-        for (u64 tile = first_tile; tile < all_tiles; tile += u64(gridDim.x) * (THREADS / WARP)) {
+    for (u32 block = blockIdx.y; block < args.feature_blocks; block += gridDim.y) {
+        for (u64 tile = first_tile; tile < args.tiles.all; tile += u64(gridDim.x) * (THREADS / WARP)) {
             u32 work_class = PARTIAL;
             u64 item = tile * groups + group.number;
-            if (tile >= group_tiles) {
+            if (tile >= args.tiles.groups) {
                 work_class = SHORT;
-                item = (tile - group_tiles) * ROWS_OF_SHORT_TILE + group.lane_of_warp / SHORT_ROW;
-            } else if (tile >= partial_tiles) {
+                item = (tile - args.tiles.groups) * ROWS_OF_SHORT_TILE + group.lane_of_warp / SHORT_ROW;
+            } else if (tile >= args.tiles.partial) {
                 work_class = MEDIUM;
-                item = (tile - partial_tiles) * groups + group.number;
+                item = (tile - args.tiles.partial) * groups + group.number;
             }
             Check<Checked> check;
             Row row = find_row(args, check, work_class, item);
@@ -560,12 +565,10 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
     static_assert(Vector<Acc>::LEN == Vector<T>::LEN, "a lane owns as many sums as features");
     Group group = group_of(args);
     u32 groups = WARP / args.lanes;
-    u64 all_tiles = tiles(args.items.long_row, groups);
-    u32 feature_blocks = static_cast<u32>(tiles(args.features, args.lanes * Vector<T>::LEN));
     u64 first_tile = u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
-    for (u32 block = blockIdx.y; block < feature_blocks; block += gridDim.y) {
+    for (u32 block = blockIdx.y; block < args.feature_blocks; block += gridDim.y) {
         Lane lane = features_of<T>(args, block, group.lane);
-        for (u64 tile = first_tile; tile < all_tiles; tile += u64(gridDim.x) * (THREADS / WARP)) {
+        for (u64 tile = first_tile; tile < args.tiles.long_row; tile += u64(gridDim.x) * (THREADS / WARP)) {
             Check<Checked> check;
             Row row = find_row(args, check, LONG, tile * groups + group.number);
             const Acc* partials = reinterpret_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;

@@ -78,6 +78,11 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
+/// The allocations that this thread has made.
+pub fn allocations() -> usize {
+    ALLOCATIONS.get()
+}
+
 /// Counts the allocations of each thread.
 struct Counting;
 

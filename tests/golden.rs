@@ -9,11 +9,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use hyperscatter::cpu::{Plan, Step};
+use hyperscatter::cpu::Plan;
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, WindowTable, cpu};
+use hyperscatter::{
+    Batch, Conv, Incidence, Normalization, Out, Reduce, Repeats, Rows, WeightUse, WindowTable, cpu,
+};
 use safetensors::{Dtype, SafeTensors};
 
+use crate::backend::{Backend, StepKind};
 use crate::common::{TestElement, norm, relative_error, widen};
 use crate::reference;
 
@@ -288,36 +291,43 @@ fn golden_bf16() {
     golden_16_bit::<bf16>(8);
 }
 
-fn mean_of_vertices<T: TestElement>(tolerance: f64) {
+/// The mean of each hyperedge's vertices, on any backend.
+pub fn mean_of_vertices<T: TestElement>(backend: &dyn Backend<T>, tolerance: f64) {
     for path in fixtures() {
         let case = Case::load(&path);
         if !case.tensors.contains_key("mean_z") {
             println!("{}: no mean_z", case.name);
             continue;
         }
-        let plan = Plan::<T>::new(&case.batch, case.features, Conv::default()).unwrap();
-        let mut workspace = plan.workspace(case.offsets.len()).unwrap();
+        let mut operators = backend.operators(&case.batch, case.features, case.offsets.len()).unwrap();
         let x: Vec<T> = case.get("x");
         let n_hyperedges = case.batch.hyperedge_start(case.offsets.len());
         let mut z = vec![T::of(f64::NAN); n_hyperedges * case.features];
         let rows = Out::Overwrite(Rows::contiguous(&mut z[..], case.features));
-        workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(&x, case.features), rows).unwrap();
+        let kind = StepKind { to_hyperedges: true, reduce: Reduce::Mean };
+        operators.step(kind, Rows::contiguous(&x, case.features), rows).unwrap();
         let error = relative_error(&widen(&z), case.f64("mean_z"));
         assert!(error <= tolerance, "{}: mean_z in {}: {error:.1e} > {tolerance:.1e}", case.name, T::NAME);
     }
 }
 
-#[test]
-fn golden_vertex_to_hyperedge_mean() {
-    mean_of_vertices::<f64>(1e-12);
-    mean_of_vertices::<f32>(2e-6);
-    // Inputs and outputs are rounded.
-    mean_of_vertices::<f16>(2.0 * 0.5f64.powi(11));
-    mean_of_vertices::<bf16>(2.0 * 0.5f64.powi(8));
+/// The error of a mean: in 16-bit types inputs and outputs are rounded.
+pub fn mean_tolerance<T: TestElement>() -> f64 {
+    match T::NAME {
+        "f64" => 1e-12,
+        "f32" => 2e-6,
+        "f16" => 2.0 * 0.5f64.powi(11),
+        _ => 2.0 * 0.5f64.powi(8),
+    }
+}
+
+/// The repository, or where its test files were copied to.
+fn root() -> PathBuf {
+    std::env::var_os("HYPERSCATTER_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
 fn fixtures() -> Vec<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let own = root().join("tests/fixtures");
     let others = std::env::var_os("HYPERSCATTER_GOLDEN_DIR").map(PathBuf::from);
     let mut files = Vec::new();
     for folder in std::iter::once(own).chain(others) {

@@ -1,8 +1,11 @@
 //! The integration tests: one binary, one module a promise.
 
+mod backend;
 mod calls;
 mod common;
 mod constructors;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod errors;
 mod golden;
 mod gradients;
@@ -11,3 +14,4 @@ mod layouts;
 mod misalignment;
 mod properties;
 mod reference;
+mod steps;

@@ -10,7 +10,7 @@ use cudarc::driver::{CudaFunction, CudaModule, CudaStream, result, sys};
 
 use super::driver::failed;
 use super::record::RecordArgs;
-use super::tables::{Counts, Orientation, Tables};
+use super::tables::{Counts, Orientation, SHORT_ROW, Tables};
 use super::{Checks, DeviceElement};
 use crate::batch::Batch;
 use crate::conv::Reduce;
@@ -19,7 +19,11 @@ use crate::rows::Placement;
 
 /// As `THREADS` in the kernel file.
 const THREADS: u32 = 128;
-const WARPS: u64 = THREADS as u64 / 32;
+const WARP: u32 = 32;
+const WARPS: u64 = (THREADS / WARP) as u64;
+
+/// As in the kernel file: each lane of a warp loads one index of a short row.
+const ROWS_OF_SHORT_TILE: u64 = WARP as u64 / SHORT_ROW as u64;
 
 /// The bytes of a vector access, and so of a lane's features.
 const VECTOR_BYTES: usize = 16;
@@ -57,6 +61,31 @@ struct RowsArgs {
     largest: u32,
 }
 
+/// As `Tiles` in the kernel file.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Tiles {
+    partial: u64,
+    groups: u64,
+    all: u64,
+    long: u64,
+}
+
+impl Tiles {
+    /// A tile is a row for each group of `lanes` lanes of a warp, or four short rows.
+    fn new(items: Counts, lanes: u32) -> Self {
+        let of_groups = |items: u64| items.div_ceil(u64::from(WARP / lanes));
+        let partial = of_groups(items.partial);
+        let groups = partial + of_groups(items.medium);
+        Self {
+            partial,
+            groups,
+            all: groups + items.short.div_ceil(ROWS_OF_SHORT_TILE),
+            long: of_groups(items.long),
+        }
+    }
+}
+
 /// As `GatherArgs` in the kernel file.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -75,6 +104,7 @@ struct GatherArgs {
     n_work: u64,
     instances: u64,
     items: Counts,
+    tiles: Tiles,
     sources: RowsArgs,
     targets: RowsArgs,
     partials: sys::CUdeviceptr,
@@ -85,6 +115,8 @@ struct GatherArgs {
     add: u32,
     aligned: u32,
     orientation: u32,
+    feature_blocks: u32,
+    padding: u32,
 }
 
 /// A feature operand on the device: where it starts, and where its rows lie.
@@ -164,6 +196,8 @@ impl Gather<'_> {
         let starts = |axis| instance_tables.map_or(0, |t| t.starts(axis).address());
         let items = side.items(batch, instances);
         let lanes = lanes(self.features as usize, size_of::<T>());
+        let tiles = Tiles::new(items, lanes);
+        let feature_blocks = self.features.div_ceil(lanes * (VECTOR_BYTES / size_of::<T>()) as u32);
         let aligned = whole_vectors(self.features as usize, size_of::<T>())
             && self.sources.is_aligned(size_of::<T>())
             && self.targets.is_aligned(size_of::<T>());
@@ -182,6 +216,7 @@ impl Gather<'_> {
             n_work: side.work.len() as u64,
             instances: instances as u64,
             items,
+            tiles,
             sources: self.sources.args(batch, orientation.indices(), instances)?,
             targets: self.targets.args(batch, orientation.rows(), instances)?,
             partials: self.partials,
@@ -192,18 +227,15 @@ impl Gather<'_> {
             add: self.add.into(),
             aligned: aligned.into(),
             orientation: orientation as u32,
+            feature_blocks,
+            padding: 0,
         };
-        let groups = u64::from(32 / lanes);
-        let (of_group, of_short) = (|items: u64| items.div_ceil(groups), |items: u64| items.div_ceil(4));
-        let gathered = of_group(items.partial) + of_group(items.medium) + of_short(items.short);
-        let blocks_of_features =
-            self.features.div_ceil(lanes * (VECTOR_BYTES / size_of::<T>()) as u32).min(MAX_GRID_Y);
-        for (function, tiles) in [(&kernels.gather, gathered), (&kernels.add_partials, of_group(items.long))]
+        for (function, tiles) in [(&kernels.gather, tiles.all), (&kernels.add_partials, tiles.long)]
         {
-            if tiles == 0 || blocks_of_features == 0 {
+            if tiles == 0 || feature_blocks == 0 {
                 continue;
             }
-            let grid = (tiles.div_ceil(WARPS).min(MAX_GRID_X) as u32, blocks_of_features, 1);
+            let grid = (tiles.div_ceil(WARPS).min(MAX_GRID_X) as u32, feature_blocks.min(MAX_GRID_Y), 1);
             let mut parameters = [(&raw mut args).cast::<c_void>()];
             // SAFETY: the function takes one parameter, a `GatherArgs`, and the caller promises the rest.
             unsafe {

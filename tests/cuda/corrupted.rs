@@ -1,0 +1,300 @@
+//! Corrupted tables under checks: the call ends, nothing leaves its bounds, an `Err` names a real violation, and where
+//! there is none the result is what the tables say.
+//!
+//! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
+
+use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
+use hyperscatter::{Batch, Error, Incidence, Out, Reduce, Repeats, Rows};
+use hyperscatter_emulator::Build;
+use proptest::prelude::*;
+
+use super::gpu::{Gpu, Mode, mode, step, stream};
+use super::model::{Call, Outcome, Tables};
+use crate::backend::StepKind;
+use crate::common::{bits, features};
+use crate::layouts::{Layout, layout};
+
+/// One value of one table becomes another.
+#[derive(Debug, Clone)]
+struct Corruption {
+    table: prop::sample::Index,
+    position: prop::sample::Index,
+    value: Value,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    Small(u64),
+    Plus(i64),
+    Largest,
+    /// That of another position of the table.
+    Of(prop::sample::Index),
+}
+
+fn corruption() -> impl Strategy<Value = Corruption> {
+    let value = prop_oneof![
+        2 => (0u64..12).prop_map(Value::Small),
+        3 => (-3i64..4).prop_map(Value::Plus),
+        1 => prop_oneof![Just(1i64 << 31), Just(512), Just(-512), Just(600)].prop_map(Value::Plus),
+        1 => Just(Value::Largest),
+        2 => any::<prop::sample::Index>().prop_map(Value::Of),
+    ];
+    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), value)
+        .prop_map(|(table, position, value)| Corruption { table, position, value })
+}
+
+fn is_wide(table: Table) -> bool {
+    !matches!(table, Table::Pointers(_) | Table::Indices(_) | Table::Work(_) | Table::TopologyIds)
+}
+
+/// The tables that a step in this orientation reads.
+fn tables_of(orientation: Orientation, batch: &Batch) -> Vec<Table> {
+    let own = |table: &Table| match table {
+        Table::Topologies(o) | Table::Pointers(o) | Table::Indices(o) | Table::Work(o) => *o == orientation,
+        Table::WorkStarts(o) => *o == orientation && !batch.is_replicated(),
+        Table::TopologyIds | Table::VertexStarts | Table::HyperedgeStarts => !batch.is_replicated(),
+    };
+    Table::ALL.into_iter().filter(own).collect()
+}
+
+fn corrupt(batch: &mut DeviceBatch, orientation: Orientation, corruptions: &[Corruption]) {
+    for corruption in corruptions {
+        let tables = tables_of(orientation, batch.batch());
+        let table = *corruption.table.get(&tables);
+        let values = batch.read_table(table).unwrap();
+        if values.is_empty() {
+            continue;
+        }
+        let position = corruption.position.index(values.len());
+        let (old, largest) = (values[position], if is_wide(table) { u64::MAX } else { u64::from(u32::MAX) });
+        let new = match corruption.value {
+            Value::Small(value) => value,
+            Value::Plus(difference) => old.wrapping_add_signed(difference) & largest,
+            Value::Largest => largest,
+            Value::Of(other) => values[other.index(values.len())],
+        };
+        batch.overwrite_table(table, position, &[new]).unwrap();
+    }
+}
+
+/// The call that the model computes: contiguous rows.
+fn model_call<'a>(layout: &Layout, kind: StepKind, items: [u64; 4], x: &'a [f32]) -> Call<'a> {
+    let largest = |hyperedges: bool| match hyperedges {
+        true => layout.batch.max_hyperedges() as u64,
+        false => layout.batch.max_vertices() as u64,
+    };
+    let total = |hyperedges| layout.n_rows(hyperedges) as u64;
+    Call {
+        orientation: orientation(kind),
+        reduce: kind.reduce,
+        features: layout.features,
+        instances: layout.instances,
+        largest: [largest(!kind.to_hyperedges), largest(kind.to_hyperedges)],
+        total: [total(!kind.to_hyperedges), total(kind.to_hyperedges)],
+        items,
+        x,
+    }
+}
+
+fn orientation(kind: StepKind) -> Orientation {
+    if kind.to_hyperedges { Orientation::ByEdge } else { Orientation::ByVertex }
+}
+
+/// The work items of a batch, counted from its topologies.
+fn items(layout: &Layout, kind: StepKind) -> [u64; 4] {
+    let mut items = [0; 4];
+    for g in 0..layout.instances {
+        let topology = layout.batch.topology(g);
+        let csr = if kind.to_hyperedges { topology.by_edge() } else { topology.by_vertex() };
+        for row in csr.rows() {
+            match row.len() {
+                0..=8 => items[2] += 1,
+                9..=512 => items[1] += 1,
+                longer => {
+                    items[0] += longer.div_ceil(512) as u64;
+                    items[3] += 1;
+                }
+            }
+        }
+    }
+    items
+}
+
+fn corrupted_tables_are_survived(layout: &Layout, kind: StepKind, mode: Mode, corruptions: &[Corruption]) {
+    let gpu = Gpu::take();
+    gpu.set(mode);
+    if let Some(control) = gpu.control("races between equal values that doubled work items store") {
+        // A corrupted list may name a row twice: two groups then store the same bits.
+        control.set_detect_races(false);
+    }
+    let stream = stream(gpu.device(), mode.own_stream);
+    let mut batch = gpu.device().upload(&layout.batch).unwrap();
+    corrupt(&mut batch, orientation(kind), corruptions);
+    let tables = Tables::read(&batch);
+
+    let x: Vec<f32> = features(layout.seed, layout.n_rows(!kind.to_hyperedges) * layout.features);
+    let outcome = tables.run(&model_call(layout, kind, items(layout, kind), &x));
+
+    let plan = Plan::new(&batch, layout.features, Checks::On).unwrap();
+    let mut workspace = plan.workspace(&stream, layout.instances).unwrap();
+    let x_device = stream.clone_htod(&x).unwrap();
+    let before = vec![7.0f32; layout.n_rows(kind.to_hyperedges) * layout.features];
+    let mut y_device = stream.clone_htod(&before).unwrap();
+    let rows = hyperscatter::RowLayout::contiguous(layout.features).instances(layout.instances);
+    let mut call = |y: &mut _| {
+        let y: &mut hyperscatter::cuda::cudarc::driver::CudaSlice<f32> = y;
+        let out = Out::Overwrite(Rows::new(y.as_view_mut(), rows));
+        step(&mut workspace, kind, Rows::new(x_device.as_view(), rows), out).unwrap();
+        let report = workspace.check();
+        // Reported once: the workspace, the stream and the context go on.
+        workspace.check().unwrap();
+        report
+    };
+    let report = call(&mut y_device);
+    assert_is_outcome(layout, &report, &outcome, &before, &stream.clone_dtoh(&y_device).unwrap());
+    assert_eq!(call(&mut y_device).is_err(), report.is_err(), "the same tables again");
+
+    // Right tables in the same context and on the same stream give right results.
+    drop((plan, workspace));
+    let batch = gpu.device().upload(&layout.batch).unwrap();
+    let right = Tables::read(&batch).run(&model_call(layout, kind, items(layout, kind), &x));
+    let mut workspace = Plan::new(&batch, layout.features, Checks::On).unwrap().workspace(&stream, layout.instances).unwrap();
+    let out = Out::Overwrite(Rows::new(y_device.as_view_mut(), rows));
+    step(&mut workspace, kind, Rows::new(x_device.as_view(), rows), out).unwrap();
+    let report = workspace.check();
+    assert_is_outcome(layout, &report, &right, &before, &stream.clone_dtoh(&y_device).unwrap());
+    assert_eq!(report, Ok(()));
+}
+
+/// The report is one of those that the tables give cause for; rows that they list are computed, those with a wrong value
+/// are NaN.
+fn assert_is_outcome(layout: &Layout, report: &hyperscatter::Result<()>, outcome: &Outcome, before: &[f32], y: &[f32]) {
+    if layout.features == 0 {
+        // Nothing is launched.
+        assert_eq!(*report, Ok(()));
+        return;
+    }
+    match report {
+        Ok(()) => assert!(outcome.wrong.is_empty(), "not reported: {:?}", outcome.wrong),
+        Err(error) => {
+            let is_real = outcome.wrong.iter().any(|(kernel, wrong)| wrong.is(*kernel, error));
+            assert!(is_real, "reported {error:?}, but wrong is {:?}", outcome.wrong);
+            let Error::IndexOutOfBounds { value, bound, .. } = error else { panic!("{error}") };
+            assert!(value >= bound);
+        }
+    }
+    if y.is_empty() {
+        return;
+    }
+    for (i, (y, before)) in y.chunks(layout.features).zip(before.chunks(layout.features)).enumerate() {
+        match outcome.rows.get(&(i as u64)) {
+            Some(row) if row[0].is_nan() => assert!(y.iter().all(|y| y.is_nan()), "row {i} is not NaN: {y:?}"),
+            Some(row) if outcome.wrong.is_empty() => assert_eq!(bits(y), bits(row), "row {i}"),
+            Some(_) => {}
+            None if outcome.wrong.is_empty() => assert_eq!(bits(y), bits(before), "row {i} is not listed"),
+            None => {}
+        }
+    }
+}
+
+fn kinds() -> impl Strategy<Value = StepKind> {
+    (any::<bool>(), prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)])
+        .prop_map(|(to_hyperedges, reduce)| StepKind { to_hyperedges, reduce })
+}
+
+proptest! {
+    #[test]
+    fn corrupted_tables_are_reported_and_leave_no_bounds(
+        layout in layout(),
+        kind in kinds(),
+        mode in mode(),
+        corruptions in prop::collection::vec(corruption(), 0..4),
+    ) {
+        let mode = Mode { build: Build::Checked, checks: Checks::On, ..mode };
+        corrupted_tables_are_survived(&layout, kind, mode, &corruptions);
+    }
+}
+
+/// A wrong value in each table is an error that names it, and the next call is right.
+#[test]
+fn each_table_is_checked() {
+    let long: Vec<u32> = (0..1300).map(|i| i % 7).collect();
+    let edges = [long, vec![0, 1], vec![1, 2, 3, 4, 5, 6, 0, 1, 2, 3], vec![]];
+    let first = Incidence::from_edges(7, &edges, Repeats::Keep).unwrap();
+    let batch = Batch::from_table(vec![first, Incidence::subsets(5, 2).unwrap()], &[1, 0, 1]).unwrap();
+    for o in Orientation::ALL {
+        for table in tables_of(o, &batch) {
+            let gpu = Gpu::take();
+            let stream = gpu.device().context().default_stream();
+            let mut on_device = gpu.device().upload(&batch).unwrap();
+            let value = if is_wide(table) { u64::MAX } else { u64::from(u32::MAX) };
+            on_device.overwrite_table(table, 1, &[value]).unwrap();
+            let plan = Plan::<f32>::new(&on_device, 4, Checks::On).unwrap();
+            let mut workspace = plan.workspace(&stream, 3).unwrap();
+            let kind = StepKind { to_hyperedges: o == Orientation::ByEdge, reduce: Reduce::Sum };
+            let (n, m) = (batch.vertex_start(3) * 4, batch.hyperedge_start(3) * 4);
+            let (from, to) = if kind.to_hyperedges { (n, m) } else { (m, n) };
+            let x = stream.clone_htod(&vec![1.0f32; from]).unwrap();
+            let mut y = stream.alloc_zeros::<f32>(to).unwrap();
+            let out = Out::Overwrite(Rows::contiguous(y.as_view_mut(), 4));
+            step(&mut workspace, kind, Rows::contiguous(x.as_view(), 4), out).unwrap();
+            let error = workspace.check().unwrap_err();
+            // Prefix sums are wrong in pairs, and a wrong count is noticed where it leads to.
+            let names = [table.name(), "work items"];
+            assert!(
+                matches!(error, Error::IndexOutOfBounds { table: found, .. } if names.contains(&found)),
+                "{table:?}: {error}"
+            );
+        }
+    }
+}
+
+/// A report stays until `check` clears it, and calls give it without waiting.
+#[test]
+fn later_calls_give_the_report_until_it_is_cleared() {
+    let gpu = Gpu::take();
+    let stream = gpu.device().context().default_stream();
+    let mut batch = gpu.device().upload(&Batch::replicate(Incidence::subsets(4, 2).unwrap())).unwrap();
+    batch.overwrite_table(Table::Indices(Orientation::ByEdge), 3, &[4]).unwrap();
+    let plan = Plan::<f32>::new(&batch, 4, Checks::On).unwrap();
+    let mut workspace = plan.workspace(&stream, 10).unwrap();
+    let x = stream.clone_htod(&vec![1.0f32; 10 * 4 * 4]).unwrap();
+    let mut z = stream.alloc_zeros::<f32>(10 * 6 * 4).unwrap();
+    let mut call = |workspace: &mut hyperscatter::cuda::Workspace<f32>| {
+        let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), 4));
+        let kind = StepKind { to_hyperedges: true, reduce: Reduce::Sum };
+        step(workspace, kind, Rows::contiguous(x.as_view(), 4), out)
+    };
+    call(&mut workspace).unwrap();
+    stream.synchronize().unwrap();
+    let error = call(&mut workspace).unwrap_err();
+    let Error::IndexOutOfBounds { kernel, table, instance, position: 3, value: 4, bound: 4 } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((kernel, table), ("gather_f32_checked", "by_edge.indices"));
+    assert!(instance < 10);
+    assert_eq!(call(&mut workspace), Err(error.clone()));
+    assert_eq!(workspace.check(), Err(error));
+    assert_eq!(workspace.check(), Ok(()));
+    call(&mut workspace).unwrap();
+    workspace.check().unwrap_err();
+    drop((plan, workspace));
+
+    // Values that were not validated never meet unchecked kernels, not even in a clone that was made before.
+    assert_eq!(Plan::<f32>::new(&batch, 4, Checks::Off).unwrap_err(), Error::UncheckedTables);
+    let clone = batch.clone();
+    let error = batch.overwrite_table(Table::Indices(Orientation::ByEdge), 3, &[2]).unwrap_err();
+    assert_eq!(error, Error::BatchInUse { value: 1 });
+    drop(clone);
+    let mut write = |position, value| batch.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[value]);
+    let table = "by_edge.indices";
+    let what = "the end of the range";
+    assert_eq!(write(12, 0), Err(Error::TableAccess { table, position: 12, what, value: 13, bound: 13 }));
+    let what = "the value";
+    assert_eq!(write(3, 1 << 32), Err(Error::TableAccess { table, position: 3, what, value: 1 << 32, bound: 1 << 32 }));
+    write(3, 2).unwrap();
+    let plan = Plan::<f32>::new(&batch, 4, Checks::On).unwrap();
+    let mut workspace = plan.workspace(&stream, 10).unwrap();
+    call(&mut workspace).unwrap();
+    workspace.check().unwrap();
+}

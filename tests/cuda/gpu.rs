@@ -1,0 +1,217 @@
+//! The device that a test runs on: one of the emulated driver's, to itself, or the real one, in turn.
+//!
+//! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use hyperscatter::cuda::cudarc::driver::{CudaStream, CudaView, CudaViewMut};
+use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
+use hyperscatter::{Batch, Out, Reduce, Result, Rows};
+use hyperscatter_emulator::{Build, DeviceControl, Order};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+use crate::backend::{Backend, Operators, StepKind};
+
+/// Whether tests run on the real driver.
+pub fn is_real() -> bool {
+    std::env::var_os("HYPERSCATTER_GPU").is_some_and(|gpu| gpu == "real")
+}
+
+/// A device, and the right to use it.
+pub struct Gpu {
+    device: Option<Device>,
+    place: Place,
+}
+
+enum Place {
+    Emulated { ordinal: usize, control: DeviceControl },
+    /// Tests take turns.
+    Real { _turn: MutexGuard<'static, ()> },
+}
+
+/// Emulated devices that no test uses.
+static FREE: Mutex<Option<Vec<usize>>> = Mutex::new(None);
+static FREED: Condvar = Condvar::new();
+static TURN: Mutex<()> = Mutex::new(());
+
+impl Gpu {
+    pub fn take() -> Self {
+        if is_real() {
+            let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+            let device = Device::open(0).unwrap_or_else(|e| panic!("HYPERSCATTER_GPU=real: {e}"));
+            return Self { device: Some(device), place: Place::Real { _turn: turn } };
+        }
+        let emulator = hyperscatter_emulator::install().unwrap_or_else(|e| panic!("no emulated driver: {e}"));
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let ordinal = loop {
+            match free.get_or_insert_with(|| (0..emulator.n_devices()).collect()).pop() {
+                Some(ordinal) => break ordinal,
+                None => free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(free);
+        let control = emulator.device(ordinal);
+        control.reset();
+        let device = Device::open(ordinal).unwrap();
+        Self { device: Some(device), place: Place::Emulated { ordinal, control } }
+    }
+
+    pub fn device(&self) -> &Device {
+        self.device.as_ref().unwrap()
+    }
+
+    pub fn ordinal(&self) -> usize {
+        self.device().context().ordinal()
+    }
+
+    /// The controls of the emulated device; on the real driver `None`, and says so.
+    pub fn control(&self, what_for: &str) -> Option<&DeviceControl> {
+        match &self.place {
+            Place::Emulated { control, .. } => Some(control),
+            Place::Real { .. } => {
+                println!("SKIPPED on a real GPU, which has no controls: {what_for}");
+                None
+            }
+        }
+    }
+
+    /// Sets what only the emulated driver has.
+    pub fn set(&self, mode: Mode) {
+        if let Place::Emulated { control, .. } = &self.place {
+            control.set_build(mode.build);
+            control.set_order(mode.order);
+            control.set_deferred(mode.deferred);
+        }
+    }
+}
+
+impl Drop for Gpu {
+    /// A test leaves nothing behind, and nothing went wrong unheard.
+    fn drop(&mut self) {
+        drop(self.device.take());
+        let Place::Emulated { ordinal, control } = &self.place else { return };
+        let (reports, live) = (control.take_reports(), control.live());
+        let failed = std::thread::panicking();
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        free.get_or_insert_default().push(*ordinal);
+        FREED.notify_one();
+        drop(free);
+        if failed {
+            eprintln!("reports of the emulated driver: {reports:#?}\nlive: {live:#?}");
+        } else {
+            assert!(reports.is_empty(), "reports of the emulated driver: {reports:#?}");
+            assert!(live.is_empty(), "left behind: {live:#?}");
+        }
+    }
+}
+
+/// How a case runs: drawn inside property cases.
+#[derive(Debug, Clone, Copy)]
+pub struct Mode {
+    pub build: Build,
+    pub order: Order,
+    pub checks: Checks,
+    /// On a stream of its own instead of the default stream.
+    pub own_stream: bool,
+    pub deferred: bool,
+}
+
+impl Mode {
+    pub const PLAIN: Self = Self {
+        build: Build::Checked,
+        order: Order::Forward,
+        checks: Checks::On,
+        own_stream: false,
+        deferred: true,
+    };
+}
+
+pub fn mode() -> impl Strategy<Value = Mode> {
+    let build = prop_oneof![Just(Build::Fast), Just(Build::Checked)];
+    let order = prop_oneof![
+        Just(Order::Forward),
+        Just(Order::Reverse),
+        any::<u64>().prop_map(Order::Shuffled),
+        any::<u64>().prop_map(Order::Preempting),
+    ];
+    (build, order, prop_oneof![Just(Checks::On), Just(Checks::Off)], any::<bool>(), any::<bool>()).prop_map(
+        |(build, order, checks, own_stream, deferred)| Mode { build, order, checks, own_stream, deferred },
+    )
+}
+
+/// The CUDA backend for the generic suite.
+pub struct Cuda {
+    gpu: Gpu,
+    mode: Mode,
+}
+
+impl Cuda {
+    pub fn new(mode: Mode) -> Self {
+        let gpu = Gpu::take();
+        gpu.set(mode);
+        Self { gpu, mode }
+    }
+}
+
+struct OnCuda(Workspace<f32>);
+
+impl Backend<f32> for Cuda {
+    fn operators(
+        &self,
+        batch: &Batch,
+        features: usize,
+        max_instances: usize,
+    ) -> Result<Box<dyn Operators<f32>>> {
+        let device = self.gpu.device();
+        let stream = stream(device, self.mode.own_stream);
+        let plan = Plan::new(&device.upload(batch)?, features, self.mode.checks)?;
+        Ok(Box::new(OnCuda(plan.workspace(&stream, max_instances)?)))
+    }
+}
+
+pub fn stream(device: &Device, own: bool) -> Arc<CudaStream> {
+    match own {
+        true => device.context().new_stream().unwrap(),
+        false => device.context().default_stream(),
+    }
+}
+
+impl Operators<f32> for OnCuda {
+    fn step(&mut self, kind: StepKind, x: Rows<&[f32]>, y: Out<Rows<&mut [f32]>>) -> Result<()> {
+        let stream = self.0.stream().clone();
+        let x_device = stream.clone_htod(x.buffer).unwrap();
+        let x = Rows::new(x_device.as_view(), x.layout);
+        let (y, add) = match y {
+            Out::Overwrite(y) => (y, false),
+            Out::Add(y) => (y, true),
+            Out::Skip => return step(&mut self.0, kind, x, Out::Skip),
+        };
+        let mut y_device = stream.clone_htod(&*y.buffer).unwrap();
+        let rows = Rows::new(y_device.as_view_mut(), y.layout);
+        let result = step(&mut self.0, kind, x, if add { Out::Add(rows) } else { Out::Overwrite(rows) });
+        let checked = self.0.check();
+        if !y.buffer.is_empty() {
+            stream.memcpy_dtoh(&y_device, y.buffer).unwrap();
+            stream.synchronize().unwrap();
+        }
+        result.and(checked)
+    }
+}
+
+/// A step by its kind.
+pub fn step(
+    workspace: &mut Workspace<f32>,
+    kind: StepKind,
+    x: Rows<CudaView<'_, f32>>,
+    y: Out<Rows<CudaViewMut<'_, f32>>>,
+) -> Result<()> {
+    let step = match kind.reduce {
+        Reduce::Sum => Step::sum(),
+        Reduce::Mean => Step::mean(),
+    };
+    match kind.to_hyperedges {
+        true => workspace.vertex_to_hyperedge(step, x, y),
+        false => workspace.hyperedge_to_vertex(step, x, y),
+    }
+}

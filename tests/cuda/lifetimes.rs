@@ -1,0 +1,210 @@
+//! What may be dropped when, and what is left behind.
+
+use hyperscatter::cuda::cudarc::driver::{CudaStream, result};
+use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
+use hyperscatter::{Batch, Error, Incidence, Out, Reduce, Repeats, Result, Rows};
+use std::sync::Arc;
+
+use super::gpu::{Gpu, Mode, is_real};
+use crate::backend::{Backend, Cpu, StepKind};
+use crate::common::{bits, features};
+
+const F: usize = 8;
+const COPIES: usize = 9;
+
+/// Short, medium and long rows in both orientations.
+fn batch() -> Batch {
+    let edges = [(0..1300).map(|i| i % 6).collect(), vec![0u32, 1], (0..20).map(|i| i % 5).collect(), vec![]];
+    Batch::replicate(Incidence::from_edges(7, &edges, Repeats::Keep).unwrap())
+}
+
+fn x() -> Vec<f32> {
+    features(1, COPIES * 7 * F)
+}
+
+/// z and then y = Hz, by the CPU backend.
+fn expected() -> (Vec<f32>, Vec<f32>) {
+    let mut operators = Cpu.operators(&batch(), F, COPIES).unwrap();
+    let (x, mut z, mut y) = (x(), vec![0.0f32; COPIES * 4 * F], vec![0.0f32; COPIES * 7 * F]);
+    let mean = |to_hyperedges| StepKind { to_hyperedges, reduce: Reduce::Mean };
+    operators.step(mean(true), Rows::contiguous(&x, F), Out::Overwrite(Rows::contiguous(&mut z, F))).unwrap();
+    operators.step(mean(false), Rows::contiguous(&z, F), Out::Overwrite(Rows::contiguous(&mut y, F))).unwrap();
+    (z, y)
+}
+
+fn workspace(device: &Device, stream: &Arc<CudaStream>, checks: Checks) -> Result<Workspace<f32>> {
+    Plan::new(&device.upload(&batch())?, F, checks)?.workspace(stream, COPIES)
+}
+
+#[test]
+fn everything_may_be_dropped_while_work_is_in_flight() {
+    let (z_expected, _) = expected();
+    for (own_stream, checks) in [(false, Checks::Off), (true, Checks::On), (true, Checks::Off), (false, Checks::On)] {
+        let gpu = Gpu::take();
+        gpu.set(Mode::PLAIN);
+        let stream = super::gpu::stream(gpu.device(), own_stream);
+        let mut z = stream.alloc_zeros::<f32>(COPIES * 4 * F).unwrap();
+        {
+            let mut workspace = workspace(gpu.device(), &stream, checks).unwrap();
+            let x = stream.clone_htod(&x()).unwrap();
+            let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
+            workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+            if let Some(control) = gpu.control("that the work is still queued") {
+                assert!(control.pending() > 0, "nothing is in flight: this test shows nothing");
+            }
+        }
+        // New work may take whatever memory was let go of too early.
+        let mut others: Vec<_> = (1..20).map(|i| stream.alloc_zeros::<u8>(i * 997).unwrap()).collect();
+        others.iter_mut().for_each(|other| stream.memset_zeros(other).unwrap());
+        assert_eq!(bits(&stream.clone_dtoh(&z).unwrap()), bits(&z_expected));
+    }
+}
+
+#[test]
+fn a_device_may_be_dropped_while_its_work_is_in_flight() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let context = gpu.device().context().clone();
+    let stream = context.new_stream().unwrap();
+    let device = Device::from_context(&context).unwrap();
+    let x = stream.clone_htod(&x()).unwrap();
+    let mut z = stream.alloc_zeros::<f32>(COPIES * 4 * F).unwrap();
+    let mut workspace = workspace(&device, &stream, Checks::On).unwrap();
+    drop(device);
+    let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
+    workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+    // The last holder.
+    drop(workspace);
+    assert_eq!(bits(&stream.clone_dtoh(&z).unwrap()), bits(&expected().0));
+}
+
+#[test]
+fn streams_wait_for_each_other_where_they_share_buffers() {
+    let (z_expected, y_expected) = expected();
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let context = gpu.device().context();
+    let streams = [context.new_stream().unwrap(), context.new_stream().unwrap()];
+    let mut workspaces =
+        streams.each_ref().map(|stream| workspace(gpu.device(), stream, Checks::On).unwrap());
+    let x = streams[0].clone_htod(&x()).unwrap();
+    let mut z = streams[0].alloc_zeros::<f32>(COPIES * 4 * F).unwrap();
+    let mut y = streams[1].alloc_zeros::<f32>(COPIES * 7 * F).unwrap();
+    for _ in 0..3 {
+        let [first, second] = &mut workspaces;
+        let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
+        first.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+        let out = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
+        second.hyperedge_to_vertex(Step::mean(), Rows::contiguous(z.as_view(), F), out).unwrap();
+        // Overwrites what the second stream reads, once that has been read.
+        streams[0].memset_zeros(&mut z).unwrap();
+        assert_eq!(bits(&streams[1].clone_dtoh(&y).unwrap()), bits(&y_expected));
+    }
+    let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
+    workspaces[0].vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+    assert_eq!(bits(&streams[0].clone_dtoh(&z).unwrap()), bits(&z_expected));
+    for workspace in &mut workspaces {
+        workspace.check().unwrap();
+    }
+}
+
+/// Runs everything that the crate offers, and `look` after each step.
+fn everything(device: &Device, look: &dyn Fn(&str)) -> Result<()> {
+    let batch = device.upload(&batch())?;
+    look("upload");
+    let plan = Plan::<f32>::new(&batch, F, Checks::On)?;
+    look("plan");
+    let stream = device.context().default_stream();
+    let mut workspace = plan.workspace(&stream, COPIES)?;
+    look("workspace");
+    // Not through the crate, so that they cannot fail where the crate's are counted.
+    let x = stream.clone_htod(&x()).map_err(|_| driver_error())?;
+    let mut z = stream.alloc_zeros::<f32>(COPIES * 4 * F).map_err(|_| driver_error())?;
+    let context = device.context();
+    look("");
+    let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
+    workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out)?;
+    look("vertex_to_hyperedge");
+    workspace.check()?;
+    look("check");
+    drop(workspace);
+    look("dropping the workspace");
+    drop(plan);
+    drop(batch);
+    look("dropping the batch");
+    let _ = context;
+    let z = stream.clone_dtoh(&z).map_err(|_| driver_error())?;
+    assert_eq!(bits(&z), bits(&expected().0));
+    Ok(())
+}
+
+fn driver_error() -> Error {
+    Error::Driver { call: "the test's own", code: 2, name: String::new(), message: String::new() }
+}
+
+#[test]
+fn the_threads_current_context_stays_as_it_was() {
+    let gpu = Gpu::take();
+    let ordinal = gpu.ordinal();
+    // A second emulated device; a real machine has none, and no context is current.
+    let other = (!is_real()).then(Gpu::take);
+    std::thread::scope(|scope| {
+        let look = || result::ctx::get_current().unwrap();
+        let test = scope.spawn(|| {
+            if let Some(other) = &other {
+                other.device().context().bind_to_thread().unwrap();
+            }
+            let before = look();
+            assert_eq!(before.is_some(), other.is_some());
+            let device = Device::open(ordinal).unwrap();
+            assert_eq!(look(), before, "open");
+            everything(&device, &|step| {
+                if step.is_empty() {
+                    // The test itself made the context current.
+                    // SAFETY: that context is alive.
+                    unsafe { result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())) }.unwrap();
+                }
+                assert_eq!(look(), before, "{step}");
+            })
+            .unwrap();
+            // SAFETY: as above.
+            unsafe { result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())) }.unwrap();
+            drop(device);
+            assert_eq!(look(), before, "dropping the device");
+        });
+        test.join().unwrap();
+    });
+}
+
+#[test]
+fn each_failed_allocation_is_an_error_and_everything_is_usable_afterwards() {
+    let gpu = Gpu::take();
+    let Some(control) = gpu.control("failing allocations") else { return };
+    everything(gpu.device(), &|_| {}).unwrap();
+    let before = control.creations();
+    everything(gpu.device(), &|_| {}).unwrap();
+    let creations = control.creations() - before;
+    assert!(creations > 10, "{creations} allocations and creations");
+    let mut failed = 0;
+    for nth in 1..=creations {
+        let live = control.live();
+        control.fail_creation(Some(nth));
+        let result = everything(gpu.device(), &|_| {});
+        control.fail_creation(None);
+        match result {
+            Err(Error::OutOfMemory { what, bytes }) => {
+                assert!(!what.is_empty() && bytes > 0);
+                failed += 1;
+            }
+            Err(Error::Driver { code: 2, .. }) => failed += 1,
+            other => panic!("creation {nth}: {other:?}"),
+        }
+        // What waits for an event goes with the next upload.
+        gpu.device().context().synchronize().unwrap();
+        everything(gpu.device(), &|_| {}).unwrap_or_else(|e| panic!("after failed creation {nth}: {e}"));
+        drop(gpu.device().upload(&batch()).unwrap());
+        gpu.device().context().synchronize().unwrap();
+        assert_eq!(control.live().len(), live.len(), "after failed creation {nth}: {:#?}", control.live());
+    }
+    assert_eq!(failed, creations);
+}

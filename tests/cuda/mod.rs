@@ -1,0 +1,9 @@
+//! The CUDA backend, on the emulated driver or on a real GPU.
+
+mod calls;
+mod corrupted;
+mod errors;
+pub mod gpu;
+mod lifetimes;
+mod model;
+mod shipping;
