@@ -28,8 +28,13 @@ struct Element<float> {
     using Acc = float;
     static __device__ __forceinline__ Acc widen(float value) { return value; }
     static __device__ __forceinline__ float narrow(Acc value) { return value; }
-    static __device__ __forceinline__ Acc not_a_number() { return __uint_as_float(0x7fc00000u); }
 };
+
+// What becomes of a row that a wrong value was for.
+template <typename A>
+__device__ __forceinline__ A not_a_number() {
+    return static_cast<A>(__uint_as_float(0x7fc00000u));
+}
 
 // The features of one lane: as many as one vector access holds.
 template <typename T>

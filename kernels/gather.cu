@@ -348,10 +348,14 @@ __device__ __forceinline__ u32 source_of(const GatherArgs& args, Check<Checked>&
 // ---------------------------------------------------------------------------------------------------------------------
 // Sums.
 
-template <typename T>
+template <typename A, u32 N>
 struct Sums {
-    typename Element<T>::Acc at[Vector<T>::LEN];
+    A at[N];
 };
+
+// The sums of a lane's features.
+template <typename T>
+using SumsOf = Sums<typename Element<T>::Acc, Vector<T>::LEN>;
 
 // The features of this lane.
 struct Lane {
@@ -366,32 +370,47 @@ __device__ __forceinline__ Lane features_of(const GatherArgs& args, u32 block, u
     return {first, left < Vector<T>::LEN ? static_cast<u32>(left) : Vector<T>::LEN};
 }
 
-// Adds `N` rows that start at `at(j)`, where that is not null; all loads are issued before the first sum.
-template <typename T, u32 N, typename At>
-__device__ __forceinline__ void add_rows(Sums<T>& sums, bool aligned, u32 len, At at) {
-    Vector<T> rows[N];
+// Adds `N` rows of elements of type `S` that start at `at(j)`, where that is not null, to `LEN` sums; all loads are issued
+// before the first sum.
+template <typename S, u32 N, typename A, u32 LEN, typename At>
+__device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 len, At at) {
+    constexpr u32 WIDTH = Vector<S>::LEN;
+    constexpr u32 VECTORS = LEN / WIDTH;
+    const S* from[N];
+#pragma unroll
+    for (u32 j = 0; j < N; j++) {
+        from[j] = at(j);
+    }
+    Vector<S> rows[N][VECTORS];
     if (aligned) {
 #pragma unroll
         for (u32 j = 0; j < N; j++) {
-            const T* row = at(j);
-            rows[j] = {};
-            if (row != nullptr && len > 0) {
-                rows[j] = load_vector(row);
+#pragma unroll
+            for (u32 v = 0; v < VECTORS; v++) {
+                rows[j][v] = {};
+                if (from[j] != nullptr && len > v * WIDTH) {
+                    rows[j][v] = load_vector(from[j] + v * WIDTH);
+                }
             }
         }
     } else {
 #pragma unroll
         for (u32 j = 0; j < N; j++) {
-            const T* row = at(j);
-            rows[j] = load_elements(row, row == nullptr ? 0 : len);
+#pragma unroll
+            for (u32 v = 0; v < VECTORS; v++) {
+                rows[j][v] = {};
+                if (from[j] != nullptr && len > v * WIDTH) {
+                    rows[j][v] = load_elements(from[j] + v * WIDTH, len - v * WIDTH);
+                }
+            }
         }
     }
     // What was left out is zero, which changes no sum: one that started at +0 is never -0.
 #pragma unroll
     for (u32 j = 0; j < N; j++) {
 #pragma unroll
-        for (u32 i = 0; i < Vector<T>::LEN; i++) {
-            sums.at[i] += Element<T>::widen(rows[j].at[i]);
+        for (u32 i = 0; i < LEN; i++) {
+            sums.at[i] += Element<S>::widen(rows[j][i / WIDTH].at[i % WIDTH]);
         }
     }
 }
@@ -399,7 +418,7 @@ __device__ __forceinline__ void add_rows(Sums<T>& sums, bool aligned, u32 len, A
 // Stores a row: scaled, and added to what is there if that is asked for.
 template <typename T>
 __device__ __forceinline__ void finish(const GatherArgs& args, u64 target, u32 length, bool poisoned, const Lane& lane,
-                                       const Sums<T>& sums) {
+                                       const SumsOf<T>& sums) {
     using Acc = typename Element<T>::Acc;
     if (lane.len == 0) {
         return;
@@ -419,7 +438,7 @@ __device__ __forceinline__ void finish(const GatherArgs& args, u64 target, u32 l
         if (args.add) {
             value = Element<T>::widen(result.at[i]) + value;
         }
-        result.at[i] = Element<T>::narrow(poisoned ? Element<T>::not_a_number() : value);
+        result.at[i] = Element<T>::narrow(poisoned ? not_a_number<Acc>() : value);
     }
     if (args.aligned) {
         store_vector(to, result);
@@ -431,7 +450,7 @@ __device__ __forceinline__ void finish(const GatherArgs& args, u64 target, u32 l
 // Stores the sums of a segment.
 template <typename T>
 __device__ __forceinline__ void finish_partial(const GatherArgs& args, u64 item, bool poisoned, const Lane& lane,
-                                               const Sums<T>& sums) {
+                                               const SumsOf<T>& sums) {
     using Acc = typename Element<T>::Acc;
     constexpr u32 LEN = Vector<Acc>::LEN;
     Acc* to = reinterpret_cast<Acc*>(args.partials) + item * args.features + lane.first;
@@ -440,7 +459,7 @@ __device__ __forceinline__ void finish_partial(const GatherArgs& args, u64 item,
         Vector<Acc> values;
 #pragma unroll
         for (u32 j = 0; j < LEN; j++) {
-            values.at[j] = poisoned ? Element<T>::not_a_number() : sums.at[i + j];
+            values.at[j] = poisoned ? not_a_number<Acc>() : sums.at[i + j];
         }
         if (lane.len <= i) {
             return;
@@ -471,7 +490,7 @@ __device__ __forceinline__ void gather_groups(const GatherArgs& args, Check<Chec
                                               const Row& row, const Group& group, u32 block) {
     Lane lane = features_of<T>(args, block, group.lane);
     const T* sources = reinterpret_cast<const T*>(args.sources.data) + row.source + lane.first;
-    Sums<T> sums = {};
+    SumsOf<T> sums = {};
     u32 longest = warp_max(row.count);
     for (u32 first = 0; first < longest; first += args.lanes) {
         u32 mine = source_of(args, check, row, first + group.lane);
@@ -514,7 +533,7 @@ __device__ __forceinline__ void gather_short(const GatherArgs& args, Check<Check
         u64 target = shuffle(row.target, leader);
         u32 length = __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader));
         const T* sources = reinterpret_cast<const T*>(args.sources.data) + source_base + lane.first;
-        Sums<T> sums = {};
+        SumsOf<T> sums = {};
         for (u32 k = 0; k < longest; k += IN_FLIGHT) {
             add_rows<T, IN_FLIGHT>(sums, args.aligned, lane.len, [&](u32 j) -> const T* {
                 u32 source = __shfl_sync(ALL_LANES, mine, static_cast<int>(leader + k + j));
@@ -562,7 +581,6 @@ __device__ __forceinline__ void gather(const GatherArgs& args) {
 template <typename T, bool Checked>
 __device__ __forceinline__ void add_partials(const GatherArgs& args) {
     using Acc = typename Element<T>::Acc;
-    static_assert(Vector<Acc>::LEN == Vector<T>::LEN, "a lane owns as many sums as features");
     Group group = group_of(args);
     u32 groups = WARP / args.lanes;
     u64 first_tile = u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
@@ -572,7 +590,7 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
             Check<Checked> check;
             Row row = find_row(args, check, LONG, tile * groups + group.number);
             const Acc* partials = reinterpret_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;
-            Sums<Acc> sums = {};
+            SumsOf<T> sums = {};
             for (u32 first = 0; first < row.n_partials; first += IN_FLIGHT) {
                 add_rows<Acc, IN_FLIGHT>(sums, args.aligned, lane.len, [&](u32 j) -> const Acc* {
                     return first + j < row.n_partials ? partials + u64(first + j) * args.features : nullptr;

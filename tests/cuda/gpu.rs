@@ -4,7 +4,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use hyperscatter::cuda::cudarc::driver::{CudaStream, CudaView, CudaViewMut};
+use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
 use hyperscatter::{Batch, Out, Reduce, Result, Rows};
 use hyperscatter_emulator::{Build, DeviceControl, Order};
@@ -170,6 +170,23 @@ impl Backend<f32> for Cuda {
     }
 }
 
+/// A copy of `values`, in a buffer that may be longer: the driver does not allocate nothing.
+pub fn to_device(stream: &Arc<CudaStream>, values: &[f32]) -> CudaSlice<f32> {
+    let mut buffer = stream.alloc_zeros(values.len().max(1)).unwrap();
+    if !values.is_empty() {
+        stream.memcpy_htod(values, &mut buffer.slice_mut(..values.len())).unwrap();
+    }
+    buffer
+}
+
+/// The first `len` elements, once everything on the stream has ended.
+pub fn to_host(stream: &Arc<CudaStream>, buffer: &CudaSlice<f32>, len: usize) -> Vec<f32> {
+    let mut values = stream.clone_dtoh(buffer).unwrap();
+    stream.synchronize().unwrap();
+    values.truncate(len);
+    values
+}
+
 pub fn stream(device: &Device, own: bool) -> Arc<CudaStream> {
     match own {
         true => device.context().new_stream().unwrap(),
@@ -180,21 +197,18 @@ pub fn stream(device: &Device, own: bool) -> Arc<CudaStream> {
 impl Operators<f32> for OnCuda {
     fn step(&mut self, kind: StepKind, x: Rows<&[f32]>, y: Out<Rows<&mut [f32]>>) -> Result<()> {
         let stream = self.0.stream().clone();
-        let x_device = stream.clone_htod(x.buffer).unwrap();
-        let x = Rows::new(x_device.as_view(), x.layout);
+        let x_device = to_device(&stream, x.buffer);
+        let x = Rows::new(x_device.slice(..x.buffer.len()), x.layout);
         let (y, add) = match y {
             Out::Overwrite(y) => (y, false),
             Out::Add(y) => (y, true),
             Out::Skip => return step(&mut self.0, kind, x, Out::Skip),
         };
-        let mut y_device = stream.clone_htod(&*y.buffer).unwrap();
-        let rows = Rows::new(y_device.as_view_mut(), y.layout);
+        let mut y_device = to_device(&stream, y.buffer);
+        let rows = Rows::new(y_device.slice_mut(..y.buffer.len()), y.layout);
         let result = step(&mut self.0, kind, x, if add { Out::Add(rows) } else { Out::Overwrite(rows) });
         let checked = self.0.check();
-        if !y.buffer.is_empty() {
-            stream.memcpy_dtoh(&y_device, y.buffer).unwrap();
-            stream.synchronize().unwrap();
-        }
+        y.buffer.copy_from_slice(&to_host(&stream, &y_device, y.buffer.len()));
         result.and(checked)
     }
 }

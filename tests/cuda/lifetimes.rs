@@ -1,6 +1,6 @@
 //! What may be dropped when, and what is left behind.
 
-use hyperscatter::cuda::cudarc::driver::{CudaStream, result};
+use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, result};
 use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
 use hyperscatter::{Batch, Error, Incidence, Out, Reduce, Repeats, Result, Rows};
 use std::sync::Arc;
@@ -108,22 +108,35 @@ fn streams_wait_for_each_other_where_they_share_buffers() {
     }
 }
 
+/// Operands on the default stream. `cudarc` makes them, and loses memory where one of its own creations fails.
+struct Buffers {
+    stream: Arc<CudaStream>,
+    x: CudaSlice<f32>,
+    z: CudaSlice<f32>,
+}
+
+impl Buffers {
+    fn new(device: &Device) -> Self {
+        let stream = device.context().default_stream();
+        let (x, z) = (stream.clone_htod(&x()).unwrap(), stream.alloc_zeros(COPIES * 4 * F).unwrap());
+        Self { stream, x, z }
+    }
+
+    fn assert_right(&self) {
+        assert_eq!(bits(&self.stream.clone_dtoh(&self.z).unwrap()), bits(&expected().0));
+    }
+}
+
 /// Runs everything that the crate offers, and `look` after each step.
-fn everything(device: &Device, look: &dyn Fn(&str)) -> Result<()> {
+fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Result<()> {
     let batch = device.upload(&batch())?;
     look("upload");
     let plan = Plan::<f32>::new(&batch, F, Checks::On)?;
     look("plan");
-    let stream = device.context().default_stream();
-    let mut workspace = plan.workspace(&stream, COPIES)?;
+    let mut workspace = plan.workspace(&buffers.stream, COPIES)?;
     look("workspace");
-    // Not through the crate, so that they cannot fail where the crate's are counted.
-    let x = stream.clone_htod(&x()).map_err(|_| driver_error())?;
-    let mut z = stream.alloc_zeros::<f32>(COPIES * 4 * F).map_err(|_| driver_error())?;
-    let context = device.context();
-    look("");
-    let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-    workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out)?;
+    let out = Out::Overwrite(Rows::contiguous(buffers.z.as_view_mut(), F));
+    workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(buffers.x.as_view(), F), out)?;
     look("vertex_to_hyperedge");
     workspace.check()?;
     look("check");
@@ -132,14 +145,7 @@ fn everything(device: &Device, look: &dyn Fn(&str)) -> Result<()> {
     drop(plan);
     drop(batch);
     look("dropping the batch");
-    let _ = context;
-    let z = stream.clone_dtoh(&z).map_err(|_| driver_error())?;
-    assert_eq!(bits(&z), bits(&expected().0));
     Ok(())
-}
-
-fn driver_error() -> Error {
-    Error::Driver { call: "the test's own", code: 2, name: String::new(), message: String::new() }
 }
 
 #[test]
@@ -148,63 +154,95 @@ fn the_threads_current_context_stays_as_it_was() {
     let ordinal = gpu.ordinal();
     // A second emulated device; a real machine has none, and no context is current.
     let other = (!is_real()).then(Gpu::take);
-    std::thread::scope(|scope| {
+    let test = || {
         let look = || result::ctx::get_current().unwrap();
-        let test = scope.spawn(|| {
-            if let Some(other) = &other {
-                other.device().context().bind_to_thread().unwrap();
-            }
-            let before = look();
-            assert_eq!(before.is_some(), other.is_some());
-            let device = Device::open(ordinal).unwrap();
-            assert_eq!(look(), before, "open");
-            everything(&device, &|step| {
-                if step.is_empty() {
-                    // The test itself made the context current.
-                    // SAFETY: that context is alive.
-                    unsafe { result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())) }.unwrap();
-                }
-                assert_eq!(look(), before, "{step}");
-            })
-            .unwrap();
-            // SAFETY: as above.
+        if let Some(other) = &other {
+            other.device().context().bind_to_thread().unwrap();
+        }
+        let before = look();
+        assert_eq!(before.is_some(), other.is_some());
+        let device = Device::open(ordinal).unwrap();
+        assert_eq!(look(), before, "open");
+        let mut buffers = Buffers::new(&device);
+        let restore = || {
+            // SAFETY: that context is alive, or there is none.
             unsafe { result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())) }.unwrap();
-            drop(device);
-            assert_eq!(look(), before, "dropping the device");
-        });
-        test.join().unwrap();
-    });
+        };
+        restore();
+        everything(&device, &mut buffers, &|step| assert_eq!(look(), before, "{step}")).unwrap();
+        // `cudarc` frees in whatever context is current.
+        device.context().bind_to_thread().unwrap();
+        drop(buffers);
+        restore();
+        drop(device);
+        assert_eq!(look(), before, "dropping the device");
+    };
+    // A thread that has no current context yet.
+    std::thread::scope(|scope| scope.spawn(test).join().unwrap());
 }
 
 #[test]
 fn each_failed_allocation_is_an_error_and_everything_is_usable_afterwards() {
     let gpu = Gpu::take();
     let Some(control) = gpu.control("failing allocations") else { return };
-    everything(gpu.device(), &|_| {}).unwrap();
+    let mut buffers = Buffers::new(gpu.device());
+    let run = |buffers: &mut Buffers| everything(gpu.device(), buffers, &|_| {});
+    // What waits for an event goes with the next upload.
+    let settle = || {
+        for _ in 0..2 {
+            gpu.device().context().synchronize().unwrap();
+            drop(gpu.device().upload(&batch()).unwrap());
+        }
+        gpu.device().context().synchronize().unwrap();
+        control.live()
+    };
+    run(&mut buffers).unwrap();
     let before = control.creations();
-    everything(gpu.device(), &|_| {}).unwrap();
+    run(&mut buffers).unwrap();
     let creations = control.creations() - before;
     assert!(creations > 10, "{creations} allocations and creations");
-    let mut failed = 0;
+    let live = settle();
     for nth in 1..=creations {
-        let live = control.live();
         control.fail_creation(Some(nth));
-        let result = everything(gpu.device(), &|_| {});
+        let result = run(&mut buffers);
         control.fail_creation(None);
         match result {
-            Err(Error::OutOfMemory { what, bytes }) => {
-                assert!(!what.is_empty() && bytes > 0);
-                failed += 1;
-            }
-            Err(Error::Driver { code: 2, .. }) => failed += 1,
+            Err(Error::OutOfMemory { what, bytes }) => assert!(!what.is_empty() && bytes > 0),
+            Err(Error::Driver { code: 2, .. }) => {}
             other => panic!("creation {nth}: {other:?}"),
         }
-        // What waits for an event goes with the next upload.
-        gpu.device().context().synchronize().unwrap();
-        everything(gpu.device(), &|_| {}).unwrap_or_else(|e| panic!("after failed creation {nth}: {e}"));
-        drop(gpu.device().upload(&batch()).unwrap());
-        gpu.device().context().synchronize().unwrap();
-        assert_eq!(control.live().len(), live.len(), "after failed creation {nth}: {:#?}", control.live());
+        assert_eq!(settle(), live, "after failed creation {nth}");
+        buffers.stream.memset_zeros(&mut buffers.z).unwrap();
+        run(&mut buffers).unwrap_or_else(|e| panic!("after failed creation {nth}: {e}"));
+        buffers.assert_right();
     }
-    assert_eq!(failed, creations);
+}
+
+/// A first use creates the context, the module and its functions, too.
+#[test]
+fn each_failed_creation_of_a_first_use_is_an_error() {
+    let gpu = Gpu::take();
+    let Some(control) = gpu.control("failing creations") else { return };
+    let first_use = || {
+        let device = Device::open(gpu.ordinal())?;
+        let batch = device.upload(&batch())?;
+        Plan::<f32>::new(&batch, F, Checks::Off)?.workspace(&device.context().default_stream(), COPIES).map(drop)
+    };
+    let before = control.creations();
+    first_use().unwrap();
+    let creations = control.creations() - before;
+    let live = control.live();
+    for nth in 1..=creations {
+        control.fail_creation(Some(nth));
+        let result = first_use();
+        control.fail_creation(None);
+        assert!(
+            matches!(result, Err(Error::OutOfMemory { .. } | Error::Driver { code: 2, .. })),
+            "creation {nth}: {result:?}"
+        );
+        gpu.device().context().synchronize().unwrap();
+        assert_eq!(control.live(), live, "after failed creation {nth}");
+        first_use().unwrap();
+        gpu.device().context().synchronize().unwrap();
+    }
 }

@@ -1,0 +1,28 @@
+// The way from a kernel to the engine. Compiled without instrumentation and linked into every kernel library.
+
+#include "bridge.h"
+
+namespace emulator {
+
+Word barrier(unsigned predicate, const char* file, unsigned line) {
+    return lane()->bridge->barrier(lane(), predicate, file, line);
+}
+
+Word warp(unsigned mask, unsigned operation, Word value, unsigned source, const char* file, unsigned line) {
+    return lane()->bridge->warp(lane(), mask, operation, value, source, file, line);
+}
+
+[[noreturn]] void trap(const char* file, unsigned line) {
+    lane()->bridge->mistake(lane(), UNDEFINED, "__trap()", file, line, nullptr);
+    __builtin_unreachable();
+}
+
+namespace {
+
+// One byte of the thread-local segment, to find it by.
+thread_local unsigned char anchor;
+
+}  // namespace
+}  // namespace emulator
+
+extern "C" void* emulator_anchor() { return &emulator::anchor; }

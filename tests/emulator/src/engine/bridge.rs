@@ -1,0 +1,118 @@
+//! The functions that kernels call, with the layout of `shim/bridge.h`.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use super::access::Access;
+use super::failure::{Failure, Site};
+use super::lane::Lane;
+use super::warp::{Operation, Request};
+use crate::interface::FaultKind;
+
+#[repr(C)]
+pub(super) struct Bridge {
+    access: unsafe extern "C" fn(*const Lane, *const c_void, usize, u32, *const c_void),
+    barrier: unsafe extern "C" fn(*const Lane, u32, *const c_char, u32) -> u64,
+    warp: unsafe extern "C" fn(*const Lane, u32, u32, u64, u32, *const c_char, u32) -> u64,
+    mistake: unsafe extern "C" fn(*const Lane, u32, *const c_char, *const c_char, u32, *const c_void),
+    timeout: unsafe extern "C" fn(*const Lane, *const c_void),
+}
+
+pub(super) static BRIDGE: Bridge = Bridge { access, barrier, warp, mistake, timeout };
+
+unsafe extern "C" fn access(
+    lane: *const Lane,
+    address: *const c_void,
+    size: usize,
+    kind: u32,
+    pc: *const c_void,
+) {
+    // SAFETY: the control block of the fiber that calls.
+    let lane = unsafe { &*lane };
+    let running = lane.running();
+    if running.preempts() {
+        wait(lane);
+    }
+    let access = Access::new(address as usize, size, kind, pc as usize);
+    if let Err(failure) = running.check(lane.index(), access) {
+        running.fail(lane, failure);
+    }
+}
+
+unsafe extern "C" fn barrier(lane: *const Lane, predicate: u32, file: *const c_char, line: u32) -> u64 {
+    // SAFETY: the control block of the fiber that calls, and a string of its library.
+    let (lane, site) = unsafe { (&*lane, Site::line(file, line)) };
+    let running = lane.running();
+    let arrived = running.scheduler.borrow_mut().barrier(lane.index(), site, predicate != 0);
+    if let Err(failure) = arrived {
+        running.fail(lane, failure);
+    }
+    pay(lane, site);
+    lane.suspend();
+    running.scheduler.borrow().result(lane.index())
+}
+
+unsafe extern "C" fn warp(
+    lane: *const Lane,
+    mask: u32,
+    operation: u32,
+    value: u64,
+    source: u32,
+    file: *const c_char,
+    line: u32,
+) -> u64 {
+    // SAFETY: the control block of the fiber that calls, and a string of its library.
+    let (lane, site) = unsafe { (&*lane, Site::line(file, line)) };
+    let running = lane.running();
+    let request = Request { mask, operation: Operation::from_number(operation), value, source, site };
+    let arrived = running.scheduler.borrow_mut().warp(lane.index(), request);
+    if let Err(failure) = arrived {
+        running.fail(lane, failure);
+    }
+    pay(lane, site);
+    lane.suspend();
+    running.scheduler.borrow().result(lane.index())
+}
+
+unsafe extern "C" fn mistake(
+    lane: *const Lane,
+    mistake: u32,
+    text: *const c_char,
+    file: *const c_char,
+    line: u32,
+    pc: *const c_void,
+) {
+    // SAFETY: the control block of the fiber that calls, and strings that live until this returns.
+    let (lane, text, site) = unsafe { (&*lane, CStr::from_ptr(text), Site::line(file, line)) };
+    let running = lane.running();
+    let kind = match mistake {
+        1 => FaultKind::OutOfBounds,
+        2 => FaultKind::Misaligned,
+        _ => FaultKind::Undefined,
+    };
+    // A mistake inside of the shim belongs to the line that called it, which the machine code tells.
+    let site = if pc.is_null() { site } else { running.entry.library.site(pc) };
+    running.fail(lane, Failure::new(kind, lane.index(), site, text.to_string_lossy()));
+}
+
+unsafe extern "C" fn timeout(lane: *const Lane, pc: *const c_void) {
+    // SAFETY: the control block of the fiber that calls.
+    let lane = unsafe { &*lane };
+    out_of_time(lane, lane.running().entry.library.site(pc));
+}
+
+/// Lets other threads run first.
+fn wait(lane: &Lane) {
+    lane.running().scheduler.borrow_mut().preempt(lane.index());
+    lane.suspend();
+}
+
+fn pay(lane: &Lane, site: Site) {
+    if !lane.pay_for_wait() {
+        out_of_time(lane, site);
+    }
+}
+
+fn out_of_time(lane: &Lane, site: Site) -> ! {
+    let what = "the thread took too many steps: an endless loop";
+    lane.running().fail(lane, Failure::new(FaultKind::Timeout, lane.index(), site, what))
+}
