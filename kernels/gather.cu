@@ -506,12 +506,12 @@ __device__ __forceinline__ void gather_groups(const GatherArgs& args, Check<Chec
         u32 lanes = args.lanes == WARP ? ALL_LANES : ((1u << args.lanes) - 1) << group.number * args.lanes;
         poisoned = (__ballot_sync(ALL_LANES, check.failed) & lanes) != 0;
     }
-    if (!row.exists) {
-        return;
-    }
     if (work_class == PARTIAL) {
-        finish_partial<T>(args, item, poisoned, lane, sums);
-    } else {
+        // Also where no row could be found: somebody adds what is here.
+        if (item < args.items.partial) {
+            finish_partial<T>(args, item, poisoned, lane, sums);
+        }
+    } else if (row.exists) {
         finish<T>(args, row.target, row.length, poisoned, lane, sums);
     }
 }

@@ -19,8 +19,12 @@ pub trait Operators<T> {
 
 /// A backend.
 pub trait Backend<T> {
-    fn operators(&self, batch: &Batch, features: usize, max_instances: usize)
-    -> Result<Box<dyn Operators<T>>>;
+    fn operators(
+        &self,
+        batch: &Batch,
+        features: usize,
+        max_instances: usize,
+    ) -> Result<Box<dyn Operators<T>>>;
 }
 
 /// The operators on slices.

@@ -118,7 +118,10 @@ fn outputs_are_added_to_or_skipped<T: TestElement>(backend: &dyn Backend<T>) {
     let tolerance = 2.0 * rounding::<T>();
     for ((&added, &base), &y) in added.iter().zip(&base).zip(&y) {
         let [added, base, y] = [added, base, y].map(|v| hyperscatter::Accumulator::to_f64(v.widen()));
-        assert!((added - (base + y)).abs() <= tolerance * (base.abs() + y.abs()), "{added} is not {base} + {y}");
+        assert!(
+            (added - (base + y)).abs() <= tolerance * (base.abs() + y.abs()),
+            "{added} is not {base} + {y}"
+        );
     }
 }
 
@@ -181,7 +184,8 @@ fn zero_of_everything_is_legal<T: TestElement>(backend: &dyn Backend<T>) {
 
 /// Shapes, strides and overlaps are checked before anything is written.
 fn shapes_are_checked<T: TestElement>(backend: &dyn Backend<T>) {
-    let mut operators = backend.operators(&Batch::replicate(Incidence::subsets(3, 2).unwrap()), 4, 2).unwrap();
+    let mut operators =
+        backend.operators(&Batch::replicate(Incidence::subsets(3, 2).unwrap()), 4, 2).unwrap();
     let x: Vec<T> = features(1, 24);
     let contiguous = RowLayout::contiguous(4);
     let good = Rows::contiguous(&x[..], 4);

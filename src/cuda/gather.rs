@@ -230,8 +230,7 @@ impl Gather<'_> {
             feature_blocks,
             padding: 0,
         };
-        for (function, tiles) in [(&kernels.gather, tiles.all), (&kernels.add_partials, tiles.long)]
-        {
+        for (function, tiles) in [(&kernels.gather, tiles.all), (&kernels.add_partials, tiles.long)] {
             if tiles == 0 || feature_blocks == 0 {
                 continue;
             }

@@ -30,7 +30,9 @@
 //! queued. In a context with a single stream a call makes 3 calls of the driver, or 4 where a row has more than
 //! 512 incidences: the current context and the capture status are read, and 1 or 2 kernels launched. In a context with
 //! several streams, `cudarc`'s event guards of the operands add 3 waits and 2 records (5 more calls of the driver and the
-//! look-ups of the context that go with them, 10 in all). The thread's current context is what it was before.
+//! look-ups of the context that go with them, 10 in all). The host's part of a call, without the driver's, took 0.3 µs on
+//! an AMD EPYC virtual machine (`cargo test -- the_host_cost --nocapture` measures it). The thread's
+//! current context is what it was before.
 //!
 //! Buffers are `cudarc`'s views, and streams and buffers must be of the device's very context. Work of several streams
 //! needs a workspace for each; the guards then order reads and writes of the same buffers.

@@ -46,7 +46,8 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
             let named = |calls: &[(&str, u64)]| -> Vec<_> {
                 calls.iter().map(|(name, n)| (name.to_string(), *n)).collect()
             };
-            let single = [("cuCtxGetCurrent", 1), ("cuLaunchKernel", launches as u64), ("cuStreamIsCapturing", 1)];
+            let single =
+                [("cuCtxGetCurrent", 1), ("cuLaunchKernel", launches as u64), ("cuStreamIsCapturing", 1)];
             assert_eq!(count(&mut workspace), named(&single));
             // A second stream in the context turns the event guards of the operands on.
             let second = context.new_stream().unwrap();
@@ -110,7 +111,10 @@ fn the_host_cost_of_a_call_does_not_grow_with_the_number_of_instances() {
                     .min()
                     .unwrap();
                 control.set_execute(true);
-                println!("{instances} instances, {}, {checks:?}: {best:?} a call", if batch.is_replicated() { "copies" } else { "table" });
+                println!(
+                    "{instances} instances, {}, {checks:?}: {best:?} a call",
+                    if batch.is_replicated() { "copies" } else { "table" }
+                );
                 costs.push(best);
             }
         }
@@ -188,8 +192,8 @@ fn a_plan_explains_itself() {
     let gpu = Gpu::take();
     let edges = [vec![0u32; 600], (0..20).map(|i| i % 4).collect(), vec![1, 2], vec![]];
     let topology = Incidence::from_edges(5, &edges, Repeats::Keep).unwrap();
-    let plan =
-        Plan::<f32>::new(&gpu.device().upload(&Batch::replicate(topology)).unwrap(), 20, Checks::Off).unwrap();
+    let plan = Plan::<f32>::new(&gpu.device().upload(&Batch::replicate(topology)).unwrap(), 20, Checks::Off)
+        .unwrap();
     let explanation = plan.explain();
     let step = &explanation.steps[0];
     let counts = (step.short_rows, step.medium_rows, step.long_rows, step.segments);

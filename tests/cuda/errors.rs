@@ -17,7 +17,11 @@ fn workspace(device: &Device) -> Workspace<f32> {
     plan.workspace(&device.context().default_stream(), 2).unwrap()
 }
 
-fn call(workspace: &mut Workspace<f32>, x: &CudaSlice<f32>, z: &mut CudaSlice<f32>) -> hyperscatter::Result<()> {
+fn call(
+    workspace: &mut Workspace<f32>,
+    x: &CudaSlice<f32>,
+    z: &mut CudaSlice<f32>,
+) -> hyperscatter::Result<()> {
     let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
     workspace.vertex_to_hyperedge(Step::sum(), Rows::contiguous(x.as_view(), F), out)
 }
@@ -95,7 +99,10 @@ fn outputs_that_share_memory_with_inputs() {
         // SAFETY: both lie within the allocation, which nobody else uses; whether they overlap is what is tested.
         let (x, mut z) = unsafe {
             let z_address = address + (start * size_of::<f32>()) as u64;
-            (stream.upgrade_device_ptr::<f32>(address, len_x), stream.upgrade_device_ptr::<f32>(z_address, len_z))
+            (
+                stream.upgrade_device_ptr::<f32>(address, len_x),
+                stream.upgrade_device_ptr::<f32>(z_address, len_z),
+            )
         };
         let result = call(&mut workspace, &x, &mut z);
         let (value, bound) = (address + 4 * start as u64, address + 4 * len_x as u64);

@@ -25,9 +25,14 @@ pub struct Gpu {
 }
 
 enum Place {
-    Emulated { ordinal: usize, control: DeviceControl },
+    Emulated {
+        ordinal: usize,
+        control: DeviceControl,
+    },
     /// Tests take turns.
-    Real { _turn: MutexGuard<'static, ()> },
+    Real {
+        _turn: MutexGuard<'static, ()>,
+    },
 }
 
 /// Emulated devices that no test uses.

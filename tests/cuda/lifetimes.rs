@@ -28,7 +28,9 @@ fn expected() -> (Vec<f32>, Vec<f32>) {
     let (x, mut z, mut y) = (x(), vec![0.0f32; COPIES * 4 * F], vec![0.0f32; COPIES * 7 * F]);
     let mean = |to_hyperedges| StepKind { to_hyperedges, reduce: Reduce::Mean };
     operators.step(mean(true), Rows::contiguous(&x, F), Out::Overwrite(Rows::contiguous(&mut z, F))).unwrap();
-    operators.step(mean(false), Rows::contiguous(&z, F), Out::Overwrite(Rows::contiguous(&mut y, F))).unwrap();
+    operators
+        .step(mean(false), Rows::contiguous(&z, F), Out::Overwrite(Rows::contiguous(&mut y, F)))
+        .unwrap();
     (z, y)
 }
 
@@ -39,7 +41,9 @@ fn workspace(device: &Device, stream: &Arc<CudaStream>, checks: Checks) -> Resul
 #[test]
 fn everything_may_be_dropped_while_work_is_in_flight() {
     let (z_expected, _) = expected();
-    for (own_stream, checks) in [(false, Checks::Off), (true, Checks::On), (true, Checks::Off), (false, Checks::On)] {
+    for (own_stream, checks) in
+        [(false, Checks::Off), (true, Checks::On), (true, Checks::Off), (false, Checks::On)]
+    {
         let gpu = Gpu::take();
         gpu.set(Mode::PLAIN);
         let stream = super::gpu::stream(gpu.device(), own_stream);
@@ -226,7 +230,9 @@ fn each_failed_creation_of_a_first_use_is_an_error() {
     let first_use = || {
         let device = Device::open(gpu.ordinal())?;
         let batch = device.upload(&batch())?;
-        Plan::<f32>::new(&batch, F, Checks::Off)?.workspace(&device.context().default_stream(), COPIES).map(drop)
+        Plan::<f32>::new(&batch, F, Checks::Off)?
+            .workspace(&device.context().default_stream(), COPIES)
+            .map(drop)
     };
     let before = control.creations();
     first_use().unwrap();

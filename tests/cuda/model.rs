@@ -36,8 +36,9 @@ pub struct Call<'a> {
 pub struct Outcome {
     /// Everything that a thread may report.
     pub wrong: Vec<(Kernel, Wrong)>,
-    /// Rows that were computed, by number in the batch; NaN where a wrong value was for them.
-    pub rows: HashMap<u64, Vec<f32>>,
+    /// Rows that were computed, by number in the batch; NaN where a wrong value was for them. More than one where wrong
+    /// lists name a row more than once.
+    pub rows: HashMap<u64, Vec<Vec<f32>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +129,6 @@ impl Tables {
                     Err(wrong) => {
                         outcome.wrong.push((kernel, wrong));
                         if class == PARTIAL {
-                            // Nobody may read it: scratch memory as it was.
                             partials.push(poisoned);
                         }
                         continue;
@@ -156,7 +156,7 @@ impl Tables {
                     PARTIAL => partials.push(sums.unwrap_or(poisoned)),
                     _ => {
                         let row_of = |sums: Vec<f32>| sums.into_iter().map(|s| s * scale).collect();
-                        outcome.rows.insert(row.target, sums.map_or(poisoned, row_of));
+                        outcome.rows.entry(row.target).or_default().push(sums.map_or(poisoned, row_of));
                     }
                 }
             }
@@ -199,9 +199,15 @@ impl Tables {
             let starts = &self.get(Table::WorkStarts(o))[first as usize..][..=call.instances];
             test.instance = search(starts, item);
             id = ids[test.instance as usize];
-            test.below(Table::TopologyIds, test.instance, id, self.get(Table::Topologies(o)).len() as u64 / 10)?;
+            test.below(
+                Table::TopologyIds,
+                test.instance,
+                id,
+                self.get(Table::Topologies(o)).len() as u64 / 10,
+            )?;
         }
-        let topology = Topology { words: &self.get(Table::Topologies(o))[id as usize * 10..][..10], position: id * 10 };
+        let topology =
+            Topology { words: &self.get(Table::Topologies(o))[id as usize * 10..][..10], position: id * 10 };
         self.fits(call, &test, &topology)?;
         let counts = topology.counts();
         let count = counts[class];
@@ -238,6 +244,10 @@ impl Tables {
             if replicated {
                 return Ok(test.instance * call.largest[axis]);
             }
+            if call.total[axis] == 0 {
+                // An operand without rows has no places to look up.
+                return Ok(0);
+            }
             let starts = self.get(table);
             test.apart(table, test.instance, starts, n)?;
             test.below(table, test.instance + 1, starts[test.instance as usize + 1], call.total[axis] + 1)?;
@@ -260,14 +270,16 @@ impl Tables {
         };
         let incidences = self.incidences(&test, class, o, &topology, row, position, n_indices);
         if let (LONG, Ok(_)) = (class, &incidences) {
-            let (first, next) = self.listed(&test, o, entry, position, counts[PARTIAL], counts[LONG]).unwrap();
+            let (first, next) =
+                self.listed(&test, o, entry, position, counts[PARTIAL], counts[LONG]).unwrap();
             let before = if replicated {
                 test.instance * counts[PARTIAL]
             } else {
                 let starts = self.get(Table::WorkStarts(o));
                 let end = starts[test.instance as usize] + counts[PARTIAL];
                 let apart = test.apart(Table::WorkStarts(o), test.instance, starts, counts[PARTIAL]);
-                let inside = test.below(Table::WorkStarts(o), test.instance + 1, end, call.items[PARTIAL] + 1);
+                let inside =
+                    test.below(Table::WorkStarts(o), test.instance + 1, end, call.items[PARTIAL] + 1);
                 if let Err(wrong) = apart.and(inside) {
                     found.incidences = Err(wrong);
                     return Ok(found);
@@ -313,7 +325,12 @@ impl Tables {
                 let listed = next - first;
                 test.below(Table::Pointers(o), pointer + 1, end, start + listed * SEGMENT + 1)?;
                 let least = (listed - 1) * SEGMENT + 1;
-                test.below(Table::Pointers(o), pointer, start, end.checked_sub(least).map_or(0, |last| last + 1))?;
+                test.below(
+                    Table::Pointers(o),
+                    pointer,
+                    start,
+                    end.checked_sub(least).map_or(0, |last| last + 1),
+                )?;
                 Ok((indices..indices, length))
             }
             _ => {
@@ -347,7 +364,8 @@ impl Tables {
     /// A topology's parts lie within the tables.
     fn fits(&self, call: &Call<'_>, test: &Test, topology: &Topology<'_>) -> Result<(), Wrong> {
         let o = call.orientation;
-        let [pointers, indices, work, n_rows, n_sources, n_indices, partial, medium, short, long] = *topology.words
+        let [pointers, indices, work, n_rows, n_sources, n_indices, partial, medium, short, long] =
+            *topology.words
         else {
             unreachable!()
         };

@@ -64,7 +64,10 @@ fn no_driver() {
         return;
     }
     let remedy = Error::DriverUnavailable { library: "libcuda.so", reason: "none".into() }.to_string();
-    assert!(opened.contains("libcuda.so") && remedy.contains("Install the NVIDIA driver"), "{opened}\n{remedy}");
+    assert!(
+        opened.contains("libcuda.so") && remedy.contains("Install the NVIDIA driver"),
+        "{opened}\n{remedy}"
+    );
 }
 
 /// A library of the driver's name that is not a driver.
@@ -75,7 +78,8 @@ fn a_library_that_is_no_driver() {
     std::fs::create_dir_all(&folder).unwrap();
     let this_binary = std::fs::read_link("/proc/self/exe").unwrap();
     let c_library = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let c_library = c_library.lines().find_map(|l| l.split_once('/').filter(|(_, p)| p.ends_with("libc.so.6")));
+    let c_library =
+        c_library.lines().find_map(|l| l.split_once('/').filter(|(_, p)| p.ends_with("libc.so.6")));
     let Some((_, c_library)) = c_library else {
         println!("SKIPPED: {} is not linked with a shared C library", this_binary.display());
         return;
@@ -92,15 +96,27 @@ fn a_library_that_is_no_driver() {
 fn a_device_that_is_too_old() {
     let gpu = Gpu::take();
     let Some(control) = gpu.control("a device of another architecture") else { return };
-    for (capability, supported) in [((7, 0), false), ((6, 1), false), ((7, 5), true), ((8, 0), true), ((12, 0), true)] {
+    for (capability, supported) in
+        [((7, 0), false), ((6, 1), false), ((7, 5), true), ((8, 0), true), ((12, 0), true)]
+    {
         control.set_compute_capability(capability.0, capability.1);
         let opened = Device::open(gpu.ordinal()).map(drop);
-        let expected = Err(Error::UnsupportedArchitecture {
-            ordinal: gpu.ordinal(),
-            found: capability,
-            needed: (7, 5),
-        });
+        let expected =
+            Err(Error::UnsupportedArchitecture { ordinal: gpu.ordinal(), found: capability, needed: (7, 5) });
         assert_eq!(opened, if supported { Ok(()) } else { expected });
+    }
+}
+
+/// Checks cost nothing where they are off: the unchecked kernels have no trace of them.
+#[test]
+fn unchecked_kernels_report_nothing() {
+    let ptx = include_str!("../../kernels/gather.ptx");
+    let entries: Vec<&str> = ptx.split(".entry ").skip(1).collect();
+    assert!(entries.len() >= 4);
+    for entry in entries {
+        let name = entry.split('(').next().unwrap();
+        let reports = entry.contains("atom.") || entry.contains("membar") || entry.contains("fence");
+        assert_eq!(reports, name.ends_with("_checked"), "{name}");
     }
 }
 

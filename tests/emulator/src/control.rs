@@ -104,7 +104,9 @@ unsafe extern "C" fn hyperscatter_emulator_list(
 ) {
     let mut state = DEVICES[ordinal].lock();
     let lines = match listing {
-        l if l == Listing::Calls as u32 => state.calls.iter().map(|(name, n)| format!("{name} {n}")).collect(),
+        l if l == Listing::Calls as u32 => {
+            state.calls.iter().map(|(name, n)| format!("{name} {n}")).collect()
+        }
         l if l == Listing::Reports as u32 => std::mem::take(&mut state.reports),
         _ => state.live(),
     };

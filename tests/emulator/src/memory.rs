@@ -39,8 +39,10 @@ impl Table {
         }
         // SAFETY: a fresh private mapping, of nobody else's addresses.
         let base = unsafe {
-            let (protection, flags) =
-                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+            let (protection, flags) = (
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            );
             libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0)
         };
         if base == libc::MAP_FAILED {
@@ -51,8 +53,10 @@ impl Table {
             // SAFETY: the mapping has this length.
             unsafe { base.cast::<u8>().write_bytes(POISON, len) };
         }
-        let written = (tracked && space == Space::Device).then(|| (0..len).map(|_| AtomicU8::new(0)).collect());
-        let allocation = Allocation { base: base as usize, len, space, number: self.next, freed: false, written };
+        let written =
+            (tracked && space == Space::Device).then(|| (0..len).map(|_| AtomicU8::new(0)).collect());
+        let allocation =
+            Allocation { base: base as usize, len, space, number: self.next, freed: false, written };
         self.next += 1;
         self.bytes += len as u64;
         // The address may be one that was unmapped before.
@@ -79,7 +83,10 @@ impl Table {
             }
             None => return Err(format!("free of {base:#x}, which is not the start of an allocation")),
             Some(allocation) if allocation.space != space => {
-                return Err(format!("allocation {} is freed by the function of another kind of memory", allocation.number));
+                return Err(format!(
+                    "allocation {} is freed by the function of another kind of memory",
+                    allocation.number
+                ));
             }
             Some(_) => {}
         }
@@ -142,7 +149,8 @@ impl Table {
 
 impl Memory for Table {
     fn find(&self, address: usize) -> Option<&Allocation> {
-        let before = |table: &'_ BTreeMap<usize, Allocation>| table.range(..=address).next_back().map(|(&b, _)| b);
+        let before =
+            |table: &'_ BTreeMap<usize, Allocation>| table.range(..=address).next_back().map(|(&b, _)| b);
         let nearest = before(&self.live).map(|base| &self.live[&base]);
         if nearest.is_some_and(|a| address < a.base + a.len) {
             return nearest;

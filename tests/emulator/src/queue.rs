@@ -12,15 +12,40 @@ use crate::state::State;
 
 #[derive(Clone)]
 pub(crate) enum Operation {
-    Kernel { name: &'static str, grid: [u32; 3], block: [u32; 3], shared: u32, params: Arc<Vec<Vec<u8>>> },
+    Kernel {
+        name: &'static str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        params: Arc<Vec<Vec<u8>>>,
+    },
     /// From pageable host memory, which was copied when the call was made.
-    Write { to: usize, bytes: Arc<Vec<u8>> },
+    Write {
+        to: usize,
+        bytes: Arc<Vec<u8>>,
+    },
     /// Between addresses that are read when it runs.
-    Copy { to: usize, from: usize, len: usize },
-    Fill { to: usize, pattern: Vec<u8>, count: usize },
-    Free { base: usize },
-    Record { event: Id, count: u64 },
-    Wait { event: Id, count: u64 },
+    Copy {
+        to: usize,
+        from: usize,
+        len: usize,
+    },
+    Fill {
+        to: usize,
+        pattern: Vec<u8>,
+        count: usize,
+    },
+    Free {
+        base: usize,
+    },
+    Record {
+        event: Id,
+        count: u64,
+    },
+    Wait {
+        event: Id,
+        count: u64,
+    },
     Graph(Arc<Vec<Operation>>),
 }
 
@@ -44,7 +69,11 @@ impl State {
     pub(crate) fn enqueue(&mut self, stream: Id, operation: Operation) -> Result<(), Code> {
         let known = self.streams.get_mut(&stream).ok_or(code::INVALID_HANDLE)?;
         if let Some(capture) = known.capture {
-            self.captures.get_mut(&capture).ok_or(code::STREAM_CAPTURE_INVALIDATED)?.operations.push(operation);
+            self.captures
+                .get_mut(&capture)
+                .ok_or(code::STREAM_CAPTURE_INVALIDATED)?
+                .operations
+                .push(operation);
             return Ok(());
         }
         known.queue.push_back(operation);
@@ -75,8 +104,7 @@ impl State {
 
     /// Runs what an event stands behind.
     pub(crate) fn run_event(&mut self, event: Id, count: u64) {
-        let is_record =
-            |o: &Operation| matches!(o, Operation::Record { event: e, count: c } if (*e, *c) == (event, count));
+        let is_record = |o: &Operation| matches!(o, Operation::Record { event: e, count: c } if (*e, *c) == (event, count));
         let stream = self.streams.iter().find(|(_, s)| s.queue.iter().any(is_record)).map(|(&id, _)| id);
         if let Some(stream) = stream {
             self.run_stream(stream, Some((event, count)));
@@ -134,7 +162,14 @@ impl State {
         }
     }
 
-    fn launch(&mut self, kernel: &'static str, grid: [u32; 3], block: [u32; 3], shared: u32, params: &[Vec<u8>]) {
+    fn launch(
+        &mut self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        params: &[Vec<u8>],
+    ) {
         let launch = Launch {
             kernel,
             build: self.options.build,
@@ -148,9 +183,10 @@ impl State {
         if let Err(Fault { kind, message }) = engine::run(&launch, &self.memory) {
             self.reports.push(message);
             self.sticky = Some(match kind {
-                FaultKind::OutOfBounds | FaultKind::UseAfterFree | FaultKind::Uninitialised | FaultKind::Race => {
-                    code::ILLEGAL_ADDRESS
-                }
+                FaultKind::OutOfBounds
+                | FaultKind::UseAfterFree
+                | FaultKind::Uninitialised
+                | FaultKind::Race => code::ILLEGAL_ADDRESS,
                 FaultKind::Misaligned => code::MISALIGNED_ADDRESS,
                 FaultKind::Timeout | FaultKind::Deadlock => code::LAUNCH_TIMEOUT,
                 _ => code::LAUNCH_FAILED,
@@ -159,7 +195,8 @@ impl State {
     }
 
     pub(crate) fn write(&mut self, to: usize, bytes: &[u8]) -> Result<(), String> {
-        let target = self.memory.range(to, bytes.len()).map_err(|e| format!("a copy to the device writes {e}"))?;
+        let target =
+            self.memory.range(to, bytes.len()).map_err(|e| format!("a copy to the device writes {e}"))?;
         // SAFETY: the range is a live allocation's.
         unsafe { std::ptr::copy(bytes.as_ptr(), to as *mut u8, bytes.len()) };
         target.mark_written(to - target.base, bytes.len());

@@ -144,9 +144,8 @@ pub(crate) fn current() -> Result<&'static Device, Code> {
 
 impl State {
     pub(crate) fn fresh() -> Self {
-        let mut state = Self::default();
-        // 1 and 2 are the two default streams' own numbers in the driver's interface.
-        state.next = 16;
+        // Smaller ids are the default streams' own numbers in the driver's interface.
+        let mut state = Self { next: 16, ..Self::default() };
         state.streams.insert(0, Stream { blocking: true, ..Stream::default() });
         state.streams.insert(2, Stream { blocking: true, ..Stream::default() });
         state

@@ -10,7 +10,7 @@ use crate::state::{CURRENT, DEVICES, Device, SETTINGS, State, current};
 /// The multiprocessors, and other attributes that somebody asks for: those of an H100.
 fn attribute(attribute: c_int, state: &State) -> Result<c_int, Code> {
     Ok(match attribute {
-        1 => 1024,    // threads of a block
+        1 => 1024, // threads of a block
         2 | 3 => 1024,
         4 => 64,
         5 => c_int::MAX, // grid
@@ -19,9 +19,9 @@ fn attribute(attribute: c_int, state: &State) -> Result<c_int, Code> {
         10 => 32,
         12 => 65_536, // registers
         16 => 132,
-        19 => 1, // host memory can be mapped
+        19 => 1,        // host memory can be mapped
         38 => 50 << 20, // L2
-        41 => 1, // unified addressing
+        41 => 1,        // unified addressing
         75 => state.options.capability.0 as c_int,
         76 => state.options.capability.1 as c_int,
         97 => 227 << 10,

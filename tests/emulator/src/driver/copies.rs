@@ -45,7 +45,13 @@ fn allocate(state: &mut State, to: *mut u64, len: usize, space: Space) -> Result
 }
 
 /// Device to host: complete when the call returns where the memory is pageable.
-fn read(state: &mut State, stream: Option<usize>, to: *mut c_void, from: usize, len: usize) -> Result<(), Code> {
+fn read(
+    state: &mut State,
+    stream: Option<usize>,
+    to: *mut c_void,
+    from: usize,
+    len: usize,
+) -> Result<(), Code> {
     check_range(state, "a copy from the device reads", from, len)?;
     let id = stream.map(|s| stream_id(state, s)).transpose()?;
     if let Some(id) = id {
@@ -80,7 +86,8 @@ fn fill(state: &mut State, stream: usize, to: u64, pattern: &[u8], count: usize)
 impl State {
     /// What a synchronous copy waits for: the default stream and the blocking ones.
     pub(crate) fn run_default(&mut self) {
-        let mut blocking: Vec<_> = self.streams.iter().filter(|(_, s)| s.blocking).map(|(&id, _)| id).collect();
+        let mut blocking: Vec<_> =
+            self.streams.iter().filter(|(_, s)| s.blocking).map(|(&id, _)| id).collect();
         blocking.sort_unstable();
         blocking.into_iter().for_each(|id| self.run_stream(id, None));
     }

@@ -94,4 +94,3 @@ driver! {
         put(count, nodes)
     }
 }
-
