@@ -20,6 +20,16 @@ enum : u32 {
 // ---------------------------------------------------------------------------------------------------------------------
 // Elements: how features are loaded and stored, and in what type they are summed.
 
+// Conversions have the bits of those in src/element.rs, but for the payloads of NaN.
+
+struct F16 {
+    unsigned short bits;
+};
+
+struct Bf16 {
+    unsigned short bits;
+};
+
 template <typename T>
 struct Element;
 
@@ -28,6 +38,65 @@ struct Element<float> {
     using Acc = float;
     static __device__ __forceinline__ Acc widen(float value) { return value; }
     static __device__ __forceinline__ float narrow(Acc value) { return value; }
+};
+
+template <>
+struct Element<double> {
+    using Acc = double;
+    static __device__ __forceinline__ Acc widen(double value) { return value; }
+    static __device__ __forceinline__ double narrow(Acc value) { return value; }
+};
+
+template <>
+struct Element<Bf16> {
+    using Acc = float;
+    static __device__ __forceinline__ Acc widen(Bf16 value) { return __uint_as_float(u32(value.bits) << 16); }
+    // To nearest, ties to even: add just under half, and one more where the kept part is odd.
+    static __device__ __forceinline__ Bf16 narrow(Acc value) {
+        u32 bits = __float_as_uint(value);
+        u32 rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+        u32 quiet_nan = bits >> 16 | 0x40u;
+        bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+        return {static_cast<unsigned short>(is_nan ? quiet_nan : rounded)};
+    }
+};
+
+template <>
+struct Element<F16> {
+    using Acc = float;
+    static __device__ __forceinline__ Acc widen(F16 value) {
+#if defined(__CUDA_ARCH__)
+        float wide;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+        return wide;
+#else
+        u32 magnitude = (value.bits & 0x7fffu) << 13;
+        // The exponents differ in bias by 112; the product is exact and makes subnormals normal.
+        u32 scaled = __float_as_uint(__uint_as_float(magnitude) * __uint_as_float((127u + 112u) << 23));
+        bool special = magnitude >= 0x1fu << 23;
+        u32 payload = (magnitude & 0x007fffffu) != 0 ? 0x00400000u : 0u;
+        return __uint_as_float((special ? 0x7f800000u | magnitude | payload : scaled) | (value.bits & 0x8000u) << 16);
+#endif
+    }
+    static __device__ __forceinline__ F16 narrow(Acc value) {
+#if defined(__CUDA_ARCH__)
+        F16 half;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half.bits) : "f"(value));
+        return half;
+#else
+        u32 bits = __float_as_uint(value);
+        u32 magnitude = bits & 0x7fffffffu;
+        // From 2^-14 on the result is normal: move the exponent's bias, round to nearest even in the 13 lost bits. Below
+        // that, adding 1/2 aligns the subnormal's last bit with a float's last bit, which rounds.
+        u32 normal = (magnitude - (112u << 23) + 0x0fffu + (magnitude >> 13 & 1u)) >> 13;
+        u32 half_one = 126u << 23;
+        u32 subnormal = __float_as_uint(__uint_as_float(magnitude) + __uint_as_float(half_one)) - half_one;
+        u32 finite = magnitude < 113u << 23 ? subnormal : normal;
+        u32 special = magnitude > 0x7f800000u ? 0x7e00u | (magnitude >> 13 & 0x1ffu) : 0x7c00u;
+        u32 result = magnitude >= 0x477ff000u ? special : finite;
+        return {static_cast<unsigned short>((bits >> 16 & 0x8000u) | result)};
+#endif
+    }
 };
 
 // What becomes of a row that a wrong value was for.

@@ -370,42 +370,42 @@ __device__ __forceinline__ Lane features_of(const GatherArgs& args, u32 block, u
     return {first, left < Vector<T>::LEN ? static_cast<u32>(left) : Vector<T>::LEN};
 }
 
-// Adds `N` rows of elements of type `S` that start at `at(j)`, where that is not null, to `LEN` sums; all loads are issued
-// before the first sum.
+// Adds `N` rows of elements of type `S` that start at `at(j)`, where that is not null, to `LEN` sums. Aligned rows are all
+// loaded before the first sum; others come one by one, which is slower and a fraction of the code.
 template <typename S, u32 N, typename A, u32 LEN, typename At>
 __device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 len, At at) {
     constexpr u32 WIDTH = Vector<S>::LEN;
     constexpr u32 VECTORS = LEN / WIDTH;
+    // What is left out is zero, which changes no sum: one that started at +0 is never -0.
+    if (!aligned) {
+#pragma unroll 1
+        for (u32 j = 0; j < N; j++) {
+            const S* from = at(j);
+#pragma unroll
+            for (u32 i = 0; i < LEN; i++) {
+                if (from != nullptr && i < len) {
+                    sums.at[i] += Element<S>::widen(from[i]);
+                }
+            }
+        }
+        return;
+    }
     const S* from[N];
 #pragma unroll
     for (u32 j = 0; j < N; j++) {
         from[j] = at(j);
     }
     Vector<S> rows[N][VECTORS];
-    if (aligned) {
 #pragma unroll
-        for (u32 j = 0; j < N; j++) {
+    for (u32 j = 0; j < N; j++) {
 #pragma unroll
-            for (u32 v = 0; v < VECTORS; v++) {
-                rows[j][v] = {};
-                if (from[j] != nullptr && len > v * WIDTH) {
-                    rows[j][v] = load_vector(from[j] + v * WIDTH);
-                }
-            }
-        }
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < N; j++) {
-#pragma unroll
-            for (u32 v = 0; v < VECTORS; v++) {
-                rows[j][v] = {};
-                if (from[j] != nullptr && len > v * WIDTH) {
-                    rows[j][v] = load_elements(from[j] + v * WIDTH, len - v * WIDTH);
-                }
+        for (u32 v = 0; v < VECTORS; v++) {
+            rows[j][v] = {};
+            if (from[j] != nullptr && len > v * WIDTH) {
+                rows[j][v] = load_vector(from[j] + v * WIDTH);
             }
         }
     }
-    // What was left out is zero, which changes no sum: one that started at +0 is never -0.
 #pragma unroll
     for (u32 j = 0; j < N; j++) {
 #pragma unroll
@@ -604,7 +604,8 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
     }
 }
 
-// With 64 registers a thread, 8 blocks fit on a multiprocessor; the checked builds need more.
+// With 64 registers a thread, 8 blocks fit on a multiprocessor; 16-bit features, of which a lane has more, and the checked
+// builds need more.
 #define ENTRIES(T, NAME, CHECKED, BLOCKS)                                               \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) { \
         gather<T, CHECKED>(args);                                                       \
@@ -615,3 +616,9 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
 
 ENTRIES(float, f32, false, 8)
 ENTRIES(float, f32_checked, true, 6)
+ENTRIES(double, f64, false, 8)
+ENTRIES(double, f64_checked, true, 6)
+ENTRIES(F16, f16, false, 6)
+ENTRIES(F16, f16_checked, true, 5)
+ENTRIES(Bf16, bf16, false, 6)
+ENTRIES(Bf16, bf16_checked, true, 5)

@@ -240,7 +240,11 @@ fn suite_on_the_gpu() {
             (Order::Shuffled(1), Checks::On),
             (Order::Preempting(2), Checks::Off),
         ] {
-            suite::<f32>(&Cuda::new(Mode { build, order, checks, ..Mode::PLAIN }), 100);
+            let backend = Cuda::new(Mode { build, order, checks, ..Mode::PLAIN });
+            suite::<f32>(&backend, 100);
+            suite::<f64>(&backend, 20);
+            suite::<f16>(&backend, 20);
+            suite::<bf16>(&backend, 20);
         }
     }
 }
@@ -258,16 +262,42 @@ proptest! {
 }
 
 #[cfg(feature = "cuda")]
+fn same_bits_on_cpu_and_gpu<T: crate::cuda::gpu::GpuElement>(layout: &Layout, kind: StepKind, mode: Mode) {
+    let x: Vec<T> = features(layout.seed, layout.n_rows(!kind.to_hyperedges) * layout.features);
+    let (cpu, gpu) = (batched(&Cpu, layout, kind, &x), batched(&Cuda::new(mode), layout, kind, &x));
+    assert_eq!(bits(&cpu), bits(&gpu), "in {}", T::NAME);
+}
+
+#[cfg(feature = "cuda")]
 proptest! {
     #[test]
-    fn steps_are_their_definition_on_the_gpu(layout in layout(), kind in kinds(), mode in mode()) {
-        a_step_is_its_definition::<f32>(&Cuda::new(mode), &layout, kind, rounding::<f32>());
+    fn steps_are_their_definition_on_the_gpu(
+        layout in layout(),
+        kind in kinds(),
+        mode in mode(),
+        element in 0..4,
+    ) {
+        let backend = Cuda::new(mode);
+        match element {
+            0 => a_step_is_its_definition::<f32>(&backend, &layout, kind, rounding::<f32>()),
+            1 => a_step_is_its_definition::<f64>(&backend, &layout, kind, rounding::<f64>()),
+            2 => a_step_is_its_definition::<f16>(&backend, &layout, kind, rounding::<f16>()),
+            _ => a_step_is_its_definition::<bf16>(&backend, &layout, kind, rounding::<bf16>()),
+        }
     }
 
     #[test]
-    fn steps_have_the_same_bits_on_cpu_and_gpu(layout in layout(), kind in kinds(), mode in mode()) {
-        let x: Vec<f32> = features(layout.seed, layout.n_rows(!kind.to_hyperedges) * layout.features);
-        let (cpu, gpu) = (batched(&Cpu, &layout, kind, &x), batched(&Cuda::new(mode), &layout, kind, &x));
-        prop_assert_eq!(bits(&cpu), bits(&gpu));
+    fn steps_have_the_same_bits_on_cpu_and_gpu(
+        layout in layout(),
+        kind in kinds(),
+        mode in mode(),
+        element in 0..4,
+    ) {
+        match element {
+            0 => same_bits_on_cpu_and_gpu::<f32>(&layout, kind, mode),
+            1 => same_bits_on_cpu_and_gpu::<f64>(&layout, kind, mode),
+            2 => same_bits_on_cpu_and_gpu::<f16>(&layout, kind, mode),
+            _ => same_bits_on_cpu_and_gpu::<bf16>(&layout, kind, mode),
+        }
     }
 }

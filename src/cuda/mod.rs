@@ -3,7 +3,7 @@
 //! A [`Device`] is opened by its ordinal, or taken from a context that the caller has. A [`Batch`](crate::Batch) is uploaded
 //! to it once, for plans of every width. A [`Plan`] adds the number of features and whether every index is checked. A
 //! [`Workspace`] owns the scratch memory for one stream, and its methods are the operators, with the words of
-//! [`cpu`](crate::cpu): both scatter steps, for `f32`.
+//! [`cpu`](crate::cpu): both scatter steps, for `f32`, `f64`, `f16` and `bf16`; sums are `f32` (`f64` for `f64`).
 //!
 //! ```no_run
 //! use hyperscatter::cuda::{Checks, Device, Plan, Step};
@@ -113,11 +113,21 @@ pub trait DeviceElement: Element {
     fn gather_kernels(checks: Checks) -> [&'static str; 2];
 }
 
-impl DeviceElement for f32 {
-    fn gather_kernels(checks: Checks) -> [&'static str; 2] {
-        match checks {
-            Checks::On => ["gather_f32_checked", "add_partials_f32_checked"],
-            Checks::Off => ["gather_f32", "add_partials_f32"],
+macro_rules! device_element {
+    ($($t:ty: $gather:literal, $add_partials:literal;)*) => {$(
+        impl DeviceElement for $t {
+            fn gather_kernels(checks: Checks) -> [&'static str; 2] {
+                match checks {
+                    Checks::On => [concat!($gather, "_checked"), concat!($add_partials, "_checked")],
+                    Checks::Off => [$gather, $add_partials],
+                }
+            }
         }
-    }
+    )*};
+}
+device_element! {
+    f32: "gather_f32", "add_partials_f32";
+    f64: "gather_f64", "add_partials_f64";
+    half::f16: "gather_f16", "add_partials_f16";
+    half::bf16: "gather_bf16", "add_partials_bf16";
 }

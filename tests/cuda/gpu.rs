@@ -4,14 +4,17 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
-use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
+use hyperscatter::cuda::cudarc::driver::{
+    CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
+};
+use hyperscatter::cuda::{Checks, Device, DeviceElement, Plan, Step, Workspace};
 use hyperscatter::{Batch, Out, Reduce, Result, Rows};
 use hyperscatter_emulator::{Build, DeviceControl, Order};
 use proptest::prelude::*;
 use std::sync::Arc;
 
 use crate::backend::{Backend, Operators, StepKind};
+use crate::common::TestElement;
 
 /// Whether tests run on the real driver.
 pub fn is_real() -> bool {
@@ -159,15 +162,20 @@ impl Cuda {
     }
 }
 
-struct OnCuda(Workspace<f32>);
+/// An element type that tests move to a device.
+pub trait GpuElement: TestElement + DeviceElement + DeviceRepr + ValidAsZeroBits {}
 
-impl Backend<f32> for Cuda {
+impl<T: TestElement + DeviceElement + DeviceRepr + ValidAsZeroBits> GpuElement for T {}
+
+struct OnCuda<T: GpuElement>(Workspace<T>);
+
+impl<T: GpuElement> Backend<T> for Cuda {
     fn operators(
         &self,
         batch: &Batch,
         features: usize,
         max_instances: usize,
-    ) -> Result<Box<dyn Operators<f32>>> {
+    ) -> Result<Box<dyn Operators<T>>> {
         let device = self.gpu.device();
         let stream = stream(device, self.mode.own_stream);
         let plan = Plan::new(&device.upload(batch)?, features, self.mode.checks)?;
@@ -176,7 +184,7 @@ impl Backend<f32> for Cuda {
 }
 
 /// A copy of `values`, in a buffer that may be longer: the driver does not allocate nothing.
-pub fn to_device(stream: &Arc<CudaStream>, values: &[f32]) -> CudaSlice<f32> {
+pub fn to_device<T: GpuElement>(stream: &Arc<CudaStream>, values: &[T]) -> CudaSlice<T> {
     let mut buffer = stream.alloc_zeros(values.len().max(1)).unwrap();
     if !values.is_empty() {
         stream.memcpy_htod(values, &mut buffer.slice_mut(..values.len())).unwrap();
@@ -185,7 +193,7 @@ pub fn to_device(stream: &Arc<CudaStream>, values: &[f32]) -> CudaSlice<f32> {
 }
 
 /// The first `len` elements, once everything on the stream has ended.
-pub fn to_host(stream: &Arc<CudaStream>, buffer: &CudaSlice<f32>, len: usize) -> Vec<f32> {
+pub fn to_host<T: GpuElement>(stream: &Arc<CudaStream>, buffer: &CudaSlice<T>, len: usize) -> Vec<T> {
     let mut values = stream.clone_dtoh(buffer).unwrap();
     stream.synchronize().unwrap();
     values.truncate(len);
@@ -199,8 +207,8 @@ pub fn stream(device: &Device, own: bool) -> Arc<CudaStream> {
     }
 }
 
-impl Operators<f32> for OnCuda {
-    fn step(&mut self, kind: StepKind, x: Rows<&[f32]>, y: Out<Rows<&mut [f32]>>) -> Result<()> {
+impl<T: GpuElement> Operators<T> for OnCuda<T> {
+    fn step(&mut self, kind: StepKind, x: Rows<&[T]>, y: Out<Rows<&mut [T]>>) -> Result<()> {
         let stream = self.0.stream().clone();
         let x_device = to_device(&stream, x.buffer);
         let x = Rows::new(x_device.slice(..x.buffer.len()), x.layout);
@@ -219,11 +227,11 @@ impl Operators<f32> for OnCuda {
 }
 
 /// A step by its kind.
-pub fn step(
-    workspace: &mut Workspace<f32>,
+pub fn step<T: GpuElement>(
+    workspace: &mut Workspace<T>,
     kind: StepKind,
-    x: Rows<CudaView<'_, f32>>,
-    y: Out<Rows<CudaViewMut<'_, f32>>>,
+    x: Rows<CudaView<'_, T>>,
+    y: Out<Rows<CudaViewMut<'_, T>>>,
 ) -> Result<()> {
     let step = match kind.reduce {
         Reduce::Sum => Step::sum(),

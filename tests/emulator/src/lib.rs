@@ -5,9 +5,9 @@
 
 mod control;
 mod driver;
-mod engine;
+pub mod engine;
 mod handle;
-mod interface;
+pub mod interface;
 mod memory;
 mod queue;
 mod state;
