@@ -101,7 +101,8 @@ fn batch() -> impl Strategy<Value = (Batch, usize)> {
 pub fn layout() -> impl Strategy<Value = Layout> {
     let windows =
         prop_oneof![Just(WindowKind::Shared), Just(WindowKind::Consecutive), Just(WindowKind::Table)];
-    let features = prop_oneof![8 => 1usize..20, 1 => 30usize..75, 1 => Just(0usize)];
+    // From 128 features of 4 bytes on (256 of 2 bytes), a row takes more than a warp.
+    let features = prop_oneof![16 => 1usize..20, 2 => 30usize..75, 1 => 124usize..140, 1 => 250usize..270, 2 => Just(0usize)];
     let rest = (features, windows, prop::array::uniform4(place()), conventions(), any::<u64>());
     (batch(), rest).prop_map(|((batch, instances), (features, windows, places, conv, seed))| {
         // Few distinct offsets, so that windows coincide, overlap and lie apart.

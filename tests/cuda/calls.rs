@@ -149,13 +149,15 @@ fn any_alignment_of_elements_has_the_same_bits() {
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
-/// Rows that lie more than 2³² elements apart, of which memory is only touched where the rows are.
+/// Rows that lie more than 2³² elements apart, of which memory is only touched where the rows are. A short, a medium and a
+/// long row are gathered from them.
 #[test]
 fn offsets_have_64_bits() {
     let gpu = Gpu::take();
     gpu.set(Mode::PLAIN);
     let stream = gpu.device().context().default_stream();
-    let batch = Batch::replicate(Incidence::from_edges(2, &[[0u32, 1]], Repeats::Reject).unwrap());
+    let edges = [1, 10, 300].map(|repeats| [0u32, 1].repeat(repeats));
+    let batch = Batch::replicate(Incidence::from_edges(2, &edges, Repeats::Keep).unwrap());
     let plan = Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 2).unwrap();
     let stride = (1usize << 32) + 4;
@@ -168,23 +170,25 @@ fn offsets_have_64_bits() {
             return;
         }
     };
-    let rows: Vec<f32> = (0..4 * F).map(|i| i as f32).collect();
     // Vertex 0 of both instances, then vertex 1 of both.
+    let rows: Vec<f32> = (0..4 * F).map(|i| i as f32).collect();
     stream.memcpy_htod(&rows[..2 * F], &mut x.slice_mut(..2 * F)).unwrap();
     stream.memcpy_htod(&rows[2 * F..], &mut x.slice_mut(stride..)).unwrap();
-    let mut z = stream.alloc_zeros::<f32>(2 * F).unwrap();
     let layout = RowLayout::contiguous(F).row_stride(stride).instance_stride(F).instances(2);
+    let mut z = stream.alloc_zeros::<f32>(2 * 3 * F).unwrap();
     let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-    workspace.vertex_to_hyperedge(Step::sum(), Rows::new(x.as_view(), layout), out).unwrap();
+    workspace.vertex_to_hyperedge(Step::mean(), Rows::new(x.as_view(), layout), out).unwrap();
     workspace.check().unwrap();
-    let expected: Vec<f32> = (0..2 * F).map(|i| rows[i] + rows[2 * F + i]).collect();
+    let mean = |i: usize| (rows[i] + rows[2 * F + i]) / 2.0;
+    let expected: Vec<f32> = (0..2).flat_map(|g| (0..3 * F).map(move |i| mean(g * F + i % F))).collect();
     assert_eq!(stream.clone_dtoh(&z).unwrap(), expected);
-    // And written.
-    let layout = RowLayout::contiguous(F).row_stride(stride).instance_stride(F).instances(2);
+    // And written: a vertex is in each hyperedge, and the mean of equal rows is that row.
     let out = Out::Overwrite(Rows::new(x.as_view_mut(), layout));
-    workspace.hyperedge_to_vertex(Step::sum(), Rows::contiguous(z.as_view(), F), out).unwrap();
+    workspace.hyperedge_to_vertex(Step::mean(), Rows::contiguous(z.as_view(), F), out).unwrap();
     workspace.check().unwrap();
+    let expected: Vec<f32> = (0..2 * F).map(mean).collect();
     assert_eq!(stream.clone_dtoh(&x.slice(stride..)).unwrap(), expected);
+    assert_eq!(stream.clone_dtoh(&x.slice(..2 * F)).unwrap(), expected);
 }
 
 #[test]
