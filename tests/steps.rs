@@ -232,7 +232,7 @@ fn suite_on_the_cpu() {
 #[test]
 fn suite_on_the_gpu() {
     use hyperscatter::cuda::Checks;
-    use hyperscatter_emulator::{Build, Order};
+    use hyperscatter_emulator::interface::{Build, Order};
     for build in [Build::Fast, Build::Checked] {
         for (order, checks) in [
             (Order::Forward, Checks::On),

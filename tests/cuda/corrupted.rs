@@ -5,7 +5,7 @@
 
 use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
 use hyperscatter::{Batch, Error, Incidence, Out, Reduce, Repeats, Rows};
-use hyperscatter_emulator::Build;
+use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 
 use super::gpu::{Gpu, Mode, mode, step, stream, to_device, to_host};

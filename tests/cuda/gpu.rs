@@ -2,16 +2,16 @@
 //!
 //! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
 };
 use hyperscatter::cuda::{Checks, Device, DeviceElement, Plan, Step, Workspace};
 use hyperscatter::{Batch, Out, Reduce, Result, Rows};
-use hyperscatter_emulator::{Build, DeviceControl, Order};
+use hyperscatter_emulator::control::{DeviceControl, DeviceLease, install};
+use hyperscatter_emulator::interface::{Build, Order};
 use proptest::prelude::*;
-use std::sync::Arc;
 
 use crate::backend::{Backend, Operators, StepKind};
 use crate::common::TestElement;
@@ -28,19 +28,13 @@ pub struct Gpu {
 }
 
 enum Place {
-    Emulated {
-        ordinal: usize,
-        control: DeviceControl,
-    },
+    Emulated(DeviceLease),
     /// Tests take turns.
     Real {
         _turn: MutexGuard<'static, ()>,
     },
 }
 
-/// Emulated devices that no test uses.
-static FREE: Mutex<Option<Vec<usize>>> = Mutex::new(None);
-static FREED: Condvar = Condvar::new();
 static TURN: Mutex<()> = Mutex::new(());
 
 impl Gpu {
@@ -50,19 +44,10 @@ impl Gpu {
             let device = Device::open(0).unwrap_or_else(|e| panic!("HYPERSCATTER_GPU=real: {e}"));
             return Self { device: Some(device), place: Place::Real { _turn: turn } };
         }
-        let emulator = hyperscatter_emulator::install().unwrap_or_else(|e| panic!("no emulated driver: {e}"));
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let ordinal = loop {
-            match free.get_or_insert_with(|| (0..emulator.n_devices()).collect()).pop() {
-                Some(ordinal) => break ordinal,
-                None => free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner),
-            }
-        };
-        drop(free);
-        let control = emulator.device(ordinal);
-        control.reset();
-        let device = Device::open(ordinal).unwrap();
-        Self { device: Some(device), place: Place::Emulated { ordinal, control } }
+        let emulator = install().unwrap_or_else(|e| panic!("no emulated driver: {e}"));
+        let lease = emulator.lease();
+        let device = Device::open(lease.ordinal()).unwrap();
+        Self { device: Some(device), place: Place::Emulated(lease) }
     }
 
     pub fn device(&self) -> &Device {
@@ -76,7 +61,7 @@ impl Gpu {
     /// The controls of the emulated device; on the real driver `None`, and says so.
     pub fn control(&self, what_for: &str) -> Option<&DeviceControl> {
         match &self.place {
-            Place::Emulated { control, .. } => Some(control),
+            Place::Emulated(lease) => Some(lease),
             Place::Real { .. } => {
                 println!("SKIPPED on a real GPU, which has no controls: {what_for}");
                 None
@@ -86,7 +71,7 @@ impl Gpu {
 
     /// Sets what only the emulated driver has.
     pub fn set(&self, mode: Mode) {
-        if let Place::Emulated { control, .. } = &self.place {
+        if let Place::Emulated(control) = &self.place {
             control.set_build(mode.build);
             control.set_order(mode.order);
             control.set_deferred(mode.deferred);
@@ -98,14 +83,9 @@ impl Drop for Gpu {
     /// A test leaves nothing behind, and nothing went wrong unheard.
     fn drop(&mut self) {
         drop(self.device.take());
-        let Place::Emulated { ordinal, control } = &self.place else { return };
-        let (reports, live) = (control.take_reports(), control.live());
-        let failed = std::thread::panicking();
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        free.get_or_insert_default().push(*ordinal);
-        FREED.notify_one();
-        drop(free);
-        if failed {
+        let Place::Emulated(lease) = &self.place else { return };
+        let (reports, live) = (lease.take_reports(), lease.live());
+        if std::thread::panicking() {
             eprintln!("reports of the emulated driver: {reports:#?}\nlive: {live:#?}");
         } else {
             assert!(reports.is_empty(), "reports of the emulated driver: {reports:#?}");

@@ -29,7 +29,7 @@ fn open(variables: &[(&str, &str)]) -> String {
 fn open_in_this_process() {
     let Ok(how) = std::env::var(CHILD) else { return };
     if how != "no driver" {
-        hyperscatter_emulator::install().unwrap();
+        hyperscatter_emulator::control::install().unwrap();
     }
     match Device::open(0) {
         Ok(device) => println!("opened: {device:?}"),

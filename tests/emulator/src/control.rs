@@ -1,304 +1,296 @@
-//! The controls, on both sides: the functions that the library exports besides the driver's, and what tests call. Tests reach
-//! them through the library that `cudarc` uses too, never through their own copy of this crate, whose state is another.
+//! How a test loads the emulated driver and tells it what to do.
+//!
+//! The driver is a library of its own, even where a test links this crate: it is loaded by its path, before anything
+//! asks for `libcuda.so`, and everything here goes through that one copy.
 
 use std::collections::BTreeMap;
+use std::env;
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::slice;
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+use crate::driver::{Control, SEPARATOR};
 use crate::interface::{Build, Order};
-use crate::state::{DEVICES, State};
 
-/// What a control does; the numbers are the wire between the two copies of this crate.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-enum Operation {
-    NumberOfDevices,
-    Reset,
-    SetBuild,
-    SetOrder,
-    SetDeferred,
-    SetDetectRaces,
-    SetExecute,
-    FailCreation,
-    Creations,
-    SetMemoryLimit,
-    SetCapability,
-    ResetCalls,
-    Pending,
-}
+/// The file that cargo makes of this crate.
+const FILE: &str = "libhyperscatter_emulator.so";
 
-/// What a control tells in words, a line each.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-enum Listing {
-    Calls,
-    Reports,
-    Live,
-}
+/// Names the file where it lies somewhere else.
+const VARIABLE: &str = "HYPERSCATTER_EMULATOR";
 
-/// An option that may be absent, as one number.
-const NONE: u64 = u64::MAX;
-
-fn optional(value: u64) -> Option<u64> {
-    (value != NONE).then_some(value)
-}
-
-/// Carries out a control on a device; numbers in, a number out.
-///
-/// # Safety
-/// `operation` is one of [`Operation`]'s numbers.
-// SAFETY: a name of this library's own.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn hyperscatter_emulator_control(ordinal: usize, operation: u32, a: u64, b: u64) -> u64 {
-    if operation == Operation::NumberOfDevices as u32 {
-        return DEVICES.len() as u64;
-    }
-    let mut state = DEVICES[ordinal].lock();
-    match operation {
-        o if o == Operation::Reset as u32 => *state = State::fresh(),
-        o if o == Operation::SetBuild as u32 => {
-            state.options.build = if a == 0 { Build::Fast } else { Build::Checked };
-            // The fast build keeps no record of what it writes.
-            state.memory.mark_all_written();
-        }
-        o if o == Operation::SetOrder as u32 => {
-            state.options.order = match a {
-                0 => Order::Forward,
-                1 => Order::Reverse,
-                2 => Order::Shuffled(b),
-                _ => Order::Preempting(b),
-            };
-        }
-        o if o == Operation::SetDeferred as u32 => {
-            if a == 0 {
-                state.run_all();
-            }
-            state.options.deferred = a != 0;
-        }
-        o if o == Operation::SetDetectRaces as u32 => state.options.detect_races = a != 0,
-        o if o == Operation::SetExecute as u32 => state.options.execute = a != 0,
-        o if o == Operation::FailCreation as u32 => state.options.fail_creation = optional(a),
-        o if o == Operation::Creations as u32 => return state.creations,
-        o if o == Operation::SetMemoryLimit as u32 => state.memory.limit = optional(a),
-        o if o == Operation::SetCapability as u32 => state.options.capability = (a as u32, b as u32),
-        o if o == Operation::ResetCalls as u32 => state.calls.clear(),
-        o if o == Operation::Pending as u32 => return state.pending() as u64,
-        _ => return NONE,
-    }
-    0
-}
-
-/// Calls `each` with every line of a listing.
-///
-/// # Safety
-/// `each` may be called with `context`, and the bytes it is given are valid during the call.
-// SAFETY: a name of this library's own.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn hyperscatter_emulator_list(
-    ordinal: usize,
-    listing: u32,
-    each: unsafe extern "C" fn(*mut std::ffi::c_void, *const u8, usize),
-    context: *mut std::ffi::c_void,
-) {
-    let mut state = DEVICES[ordinal].lock();
-    let lines = match listing {
-        l if l == Listing::Calls as u32 => {
-            state.calls.iter().map(|(name, n)| format!("{name} {n}")).collect()
-        }
-        l if l == Listing::Reports as u32 => std::mem::take(&mut state.reports),
-        _ => state.live(),
-    };
-    drop(state);
-    for line in lines {
-        // SAFETY: the caller's promise.
-        unsafe { each(context, line.as_ptr(), line.len()) };
-    }
-}
-
-type Control = unsafe extern "C" fn(usize, u32, u64, u64) -> u64;
-type List = unsafe extern "C" fn(
-    usize,
-    u32,
-    unsafe extern "C" fn(*mut std::ffi::c_void, *const u8, usize),
-    *mut std::ffi::c_void,
-);
-
-/// The loaded driver. It stays loaded until the process ends.
+/// The emulated driver of this process.
+#[derive(Debug)]
 pub struct Emulator {
-    control: Symbol<Control>,
-    list: Symbol<List>,
-    /// Kept loaded.
-    _library: Library,
+    control: Control,
+    n_devices: usize,
+    pool: Mutex<Pool>,
+    returned: Condvar,
 }
 
-/// One emulated device.
-#[derive(Clone, Copy)]
+/// Who may have which device.
+#[derive(Debug, Default)]
+struct Pool {
+    /// The devices that nobody has taken.
+    idle: Vec<usize>,
+    /// How many will not come back.
+    lost: usize,
+}
+
+/// A device that its owner has to itself. Dropping it resets the device and lets others take it, unless a context on it
+/// still lives, as one that a failed test left: its end must not meet the next owner.
+#[derive(Debug)]
+pub struct DeviceLease(DeviceControl);
+
+impl Deref for DeviceLease {
+    type Target = DeviceControl;
+
+    fn deref(&self) -> &DeviceControl {
+        &self.0
+    }
+}
+
+impl Drop for DeviceLease {
+    fn drop(&mut self) {
+        self.0.reset();
+        let emulator = self.0.emulator;
+        let mut pool = emulator.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.live().is_empty() {
+            pool.idle.push(self.0.ordinal);
+        } else {
+            pool.lost += 1;
+        }
+        emulator.returned.notify_all();
+    }
+}
+
+/// The controls of one device.
+#[derive(Debug, Clone, Copy)]
 pub struct DeviceControl {
     emulator: &'static Emulator,
     ordinal: usize,
 }
 
-/// Loads the emulated driver, so that whoever asks for `libcuda.so` from now on gets it. Must come before the first use of
-/// `cudarc`; later calls do nothing.
+/// Loads the emulated driver, once for the process: from then on, whoever loads `libcuda.so` gets it.
 ///
-/// The library lies beside the running executable, or where `HYPERSCATTER_EMULATOR` says.
+/// To be called before anything of CUDA is. A test that is to run on a real GPU leaves it out.
 ///
 /// # Errors
-/// What is missing, in words.
+/// Where the library is not found or not loaded, or where another `libcuda.so` was loaded before.
 pub fn install() -> Result<&'static Emulator, String> {
-    static LOADED: OnceLock<Result<Emulator, String>> = OnceLock::new();
-    LOADED.get_or_init(load).as_ref().map_err(Clone::clone)
-}
-
-fn path() -> Result<PathBuf, String> {
-    if let Some(path) = std::env::var_os("HYPERSCATTER_EMULATOR") {
-        return Ok(path.into());
-    }
-    let executable = std::env::current_exe().map_err(|e| e.to_string())?;
-    let folders = executable.ancestors().skip(1).take(3);
-    let candidates = folders.flat_map(|folder| [folder.to_path_buf(), folder.join("deps")]);
-    let name = Path::new("libhyperscatter_emulator.so");
-    let found = candidates.map(|folder| folder.join(name)).find(|path| path.exists());
-    found.ok_or_else(|| format!("{} is not beside {}", name.display(), executable.display()))
+    static EMULATOR: OnceLock<Result<Emulator, String>> = OnceLock::new();
+    EMULATOR.get_or_init(load).as_ref().map_err(Clone::clone)
 }
 
 fn load() -> Result<Emulator, String> {
-    let path = path()?;
-    // SAFETY: the library's initialisers are those of Rust's standard library.
-    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
-    let library = library.map_err(|e| format!("{}: {e}", path.display()))?;
-    // SAFETY: the functions have these types, above.
-    let control = unsafe { library.get::<Control>(b"hyperscatter_emulator_control") };
-    // SAFETY: likewise.
-    let list = unsafe { library.get::<List>(b"hyperscatter_emulator_list") };
-    let missing = |e: libloading::Error| format!("{}: {e}", path.display());
-    Ok(Emulator { control: control.map_err(missing)?, list: list.map_err(missing)?, _library: library })
+    let path = find()?;
+    // SAFETY: the library has no constructors that do anything.
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
+        .map_err(|why| format!("{}: {why}", path.display()))?;
+    // It is never unloaded: others keep what they find in it.
+    let library = ManuallyDrop::new(library);
+    // SAFETY: the function has this type.
+    let control = unsafe { library.get::<Control>(b"hyperscatter_emulator_control\0") }
+        .map_err(|why| format!("{}: {why}", path.display()))?;
+    let control = *control;
+    check_shadow(control)?;
+    let mut emulator =
+        Emulator { control, n_devices: 0, pool: Mutex::default(), returned: Condvar::default() };
+    let devices = emulator.command(0, "devices").ok_or("the emulated driver does not answer")?;
+    emulator.n_devices = devices.parse().map_err(|_| format!("{devices:?} devices"))?;
+    emulator.pool = Mutex::new(Pool { idle: (0..emulator.n_devices).rev().collect(), lost: 0 });
+    Ok(emulator)
+}
+
+/// Checks that the loader gives the emulated driver for the name that bindings ask for.
+fn check_shadow(control: Control) -> Result<(), String> {
+    // SAFETY: a library of this name is loaded already, so that nothing new runs.
+    let named = unsafe { Library::open(Some("libcuda.so"), RTLD_NOW) }.map_err(|why| why.to_string())?;
+    // SAFETY: only the address is used.
+    let found = unsafe { named.get::<Control>(b"hyperscatter_emulator_control\0") };
+    match found {
+        Ok(symbol) if *symbol as usize == control as usize => Ok(()),
+        _ => Err("another libcuda.so was loaded before the emulated driver".to_owned()),
+    }
+}
+
+/// The library lies in the folder `deps` of a build, which tests are in and examples beside. A copy in the folder above is
+/// that of the last `cargo build` and may be old.
+fn find() -> Result<PathBuf, String> {
+    if let Some(path) = env::var_os(VARIABLE) {
+        return Ok(path.into());
+    }
+    let executable = env::current_exe().map_err(|why| why.to_string())?;
+    let folders: Vec<&Path> = executable.ancestors().skip(1).take(2).collect();
+    folders
+        .iter()
+        .flat_map(|folder| [folder.join("deps").join(FILE), folder.join(FILE)])
+        .find(|path| path.is_file())
+        .ok_or_else(|| format!("there is no {FILE} near {}; {VARIABLE} may name it", executable.display()))
 }
 
 impl Emulator {
-    /// The number of devices.
-    pub fn n_devices(&self) -> usize {
-        self.call(0, Operation::NumberOfDevices, 0, 0) as usize
-    }
-
     /// The controls of a device.
     ///
     /// # Panics
     /// If there is no such device.
     pub fn device(&'static self, ordinal: usize) -> DeviceControl {
-        assert!(ordinal < self.n_devices(), "there is no emulated device {ordinal}");
+        assert!(ordinal < self.n_devices, "device {ordinal} of {}", self.n_devices);
         DeviceControl { emulator: self, ordinal }
     }
 
-    fn call(&self, ordinal: usize, operation: Operation, a: u64, b: u64) -> u64 {
-        // SAFETY: the operation is one of the enumeration's.
-        unsafe { (self.control)(ordinal, operation as u32, a, b) }
+    /// Takes a device that nobody else has taken; waits for one where all are.
+    ///
+    /// # Panics
+    /// If there will be none: contexts were left on all of them.
+    pub fn lease(&'static self) -> DeviceLease {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(ordinal) = pool.idle.pop() {
+                return DeviceLease(self.device(ordinal));
+            }
+            assert!(pool.lost < self.n_devices, "a context was left on each device");
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// How many devices there are.
+    pub fn n_devices(&self) -> usize {
+        self.n_devices
+    }
+
+    fn command(&self, ordinal: usize, command: &str) -> Option<String> {
+        extern "C" fn take(to: *mut c_void, bytes: *const u8, len: usize) {
+            // SAFETY: `to` is the vector below, and the driver hands over `len` bytes.
+            let (answer, bytes) = unsafe { (&mut *to.cast::<Vec<u8>>(), slice::from_raw_parts(bytes, len)) };
+            answer.extend_from_slice(bytes);
+        }
+        let mut answer: Vec<u8> = Vec::new();
+        let to = (&raw mut answer).cast();
+        // SAFETY: the command has these bytes, and the vector lives until the function returns.
+        let understood = unsafe { (self.control)(ordinal, command.as_ptr(), command.len(), take, to) };
+        understood.then(|| String::from_utf8_lossy(&answer).into_owned())
     }
 }
 
 impl DeviceControl {
-    fn call(&self, operation: Operation, a: u64, b: u64) -> u64 {
-        self.emulator.call(self.ordinal, operation, a, b)
+    /// The ordinal of the device.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
     }
 
-    fn list(&self, listing: Listing) -> Vec<String> {
-        unsafe extern "C" fn push(lines: *mut std::ffi::c_void, text: *const u8, len: usize) {
-            // SAFETY: the pointer is the vector's below, and the text is valid during the call.
-            let (lines, text) =
-                unsafe { (&mut *lines.cast::<Vec<String>>(), std::slice::from_raw_parts(text, len)) };
-            lines.push(String::from_utf8_lossy(text).into_owned());
-        }
-        let mut lines: Vec<String> = Vec::new();
-        // SAFETY: `push` takes the vector that it is given.
-        unsafe { (self.emulator.list)(self.ordinal, listing as u32, push, (&raw mut lines).cast()) };
-        lines
-    }
-
-    /// Forgets everything: allocations, reports, a lost context, options, counters.
+    /// Forgets everything: allocations, work, faults, sticky errors, options and counters. Only the references to the
+    /// primary context stay, as their owners will release them; their other objects are gone.
     pub fn reset(&self) {
-        self.call(Operation::Reset, 0, 0);
+        self.command("reset");
     }
 
-    /// Which compilation of the kernels runs; the checked one at first.
+    /// Sets which compilation of the kernels runs; the checked one unless set.
     pub fn set_build(&self, build: Build) {
-        self.call(Operation::SetBuild, u64::from(build == Build::Checked), 0);
+        self.command(match build {
+            Build::Fast => "build fast",
+            Build::Checked => "build checked",
+        });
     }
 
-    /// The order in which threads run; forward at first.
+    /// Sets in which order blocks and threads run; forward unless set.
     pub fn set_order(&self, order: Order) {
-        let (kind, seed) = match order {
-            Order::Forward => (0, 0),
-            Order::Reverse => (1, 0),
-            Order::Shuffled(seed) => (2, seed),
-            Order::Preempting(seed) => (3, seed),
-        };
-        self.call(Operation::SetOrder, kind, seed);
+        self.command(&match order {
+            Order::Forward => "order forward".to_owned(),
+            Order::Reverse => "order reverse".to_owned(),
+            Order::Shuffled(seed) => format!("order shuffled {seed}"),
+            Order::Preempting(seed) => format!("order preempting {seed}"),
+        });
     }
 
-    /// Whether streams run only what somebody waits for (at first they do), or everything at once.
+    /// Sets whether operations wait until somebody needs them (the default) or run at once.
     pub fn set_deferred(&self, deferred: bool) {
-        self.call(Operation::SetDeferred, deferred.into(), 0);
+        self.command(&format!("deferred {deferred}"));
     }
 
-    /// Whether two accesses of which one writes are a fault where nothing orders them; at first they are.
+    /// Sets whether the checked build looks for races; it does unless set.
     pub fn set_detect_races(&self, detect: bool) {
-        self.call(Operation::SetDetectRaces, detect.into(), 0);
+        self.command(&format!("detect_races {detect}"));
     }
 
-    /// Whether kernels run at all. Without, launches are checked and forgotten: a driver that costs next to nothing.
+    /// Sets whether kernels run. Without, launches are checked and counted only: what they cost is what the host costs.
     pub fn set_execute(&self, execute: bool) {
-        self.call(Operation::SetExecute, execute.into(), 0);
+        self.command(&format!("execute {execute}"));
     }
 
-    /// Makes the `nth` creation from now (1 is the next) fail for want of memory: an allocation, stream, event, module,
-    /// function, context.
+    /// Makes the n-th creation from now fail, once: of device memory, pinned memory, a stream, an event, a module or an
+    /// executable graph. 1 is the next.
     pub fn fail_creation(&self, nth: Option<u64>) {
-        self.call(Operation::FailCreation, nth.unwrap_or(NONE), 0);
+        self.command(&format!("fail_creation {}", optional(nth)));
     }
 
-    /// The number of creations since the reset.
+    /// How many creations there have been since the reset.
     pub fn creations(&self) -> u64 {
-        self.call(Operation::Creations, 0, 0)
+        self.number("creations")
     }
 
-    /// How many bytes may be allocated at a time.
+    /// Sets how many bytes of memory the device has.
     pub fn set_memory_limit(&self, bytes: Option<u64>) {
-        self.call(Operation::SetMemoryLimit, bytes.unwrap_or(NONE), 0);
+        self.command(&format!("memory_limit {}", optional(bytes)));
     }
 
-    /// The compute capability; 9.0 at first.
+    /// Sets the compute capability; 9.0 unless set.
     pub fn set_compute_capability(&self, major: u32, minor: u32) {
-        self.call(Operation::SetCapability, major.into(), minor.into());
+        self.command(&format!("compute_capability {major} {minor}"));
     }
 
-    /// The driver calls since they were last reset, by function.
+    /// How often each function was called since the reset. Functions that name no device count for that of the current
+    /// context.
     pub fn calls(&self) -> BTreeMap<String, u64> {
-        let line = |line: String| {
-            let (name, count) = line.rsplit_once(' ')?;
-            Some((name.to_string(), count.parse().ok()?))
-        };
-        self.list(Listing::Calls).into_iter().filter_map(line).collect()
+        self.items("calls")
+            .into_iter()
+            .filter_map(|item| {
+                let (name, count) = item.split_once(' ')?;
+                Some((name.to_owned(), count.parse().ok()?))
+            })
+            .collect()
     }
 
-    /// Starts counting driver calls anew.
+    /// Forgets the calls.
     pub fn reset_calls(&self) {
-        self.call(Operation::ResetCalls, 0, 0);
+        self.command("reset_calls");
     }
 
-    /// What went wrong since this was last asked: faults of kernels, double frees, copies out of range, leaks.
+    /// What went wrong since this was last asked: faults, double frees, bad copies, leaks.
     pub fn take_reports(&self) -> Vec<String> {
-        self.list(Listing::Reports)
+        self.items("take_reports")
     }
 
-    /// What was made and not destroyed.
+    /// What lives: allocations, streams, events, modules, graphs, and references to the primary context.
     pub fn live(&self) -> Vec<String> {
-        self.list(Listing::Live)
+        self.items("live")
     }
 
-    /// The operations that are queued and have not run.
+    /// How many operations are queued and have not run; waits do not count.
     pub fn pending(&self) -> usize {
-        self.call(Operation::Pending, 0, 0) as usize
+        self.number("pending") as usize
     }
+
+    fn command(&self, command: &str) -> String {
+        let answer = self.emulator.command(self.ordinal, command);
+        answer.unwrap_or_else(|| {
+            panic!("the emulated driver is of another version: it does not know {command:?}")
+        })
+    }
+
+    fn number(&self, command: &str) -> u64 {
+        self.command(command).parse().unwrap_or_else(|why| panic!("{command}: {why}"))
+    }
+
+    fn items(&self, command: &str) -> Vec<String> {
+        self.command(command).split_terminator(SEPARATOR).map(str::to_owned).collect()
+    }
+}
+
+fn optional(number: Option<u64>) -> String {
+    number.map_or_else(|| "none".to_owned(), |number| number.to_string())
 }
