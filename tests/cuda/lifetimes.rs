@@ -252,3 +252,41 @@ fn each_failed_creation_of_a_first_use_is_an_error() {
         gpu.device().context().synchronize().unwrap();
     }
 }
+
+/// A plan serves several threads, each with a stream and a workspace of its own, and workspaces move between threads.
+#[test]
+fn plans_are_shared_by_threads() {
+    fn is_send_and_sync<T: Send + Sync>(_: &T) {}
+    fn is_send<T: Send>(_: &T) {}
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let context = gpu.device().context();
+    let batch = gpu.device().upload(&batch()).unwrap();
+    let plan = Plan::<f32>::new(&batch, F, Checks::On).unwrap();
+    is_send_and_sync(gpu.device());
+    is_send_and_sync(&batch);
+    is_send_and_sync(&plan);
+    let x = context.default_stream().clone_htod(&x()).unwrap();
+    let expected = expected().0;
+    // The events of `x` begin with the first stream that is not the default one.
+    let streams: Vec<_> = (0..4).map(|_| context.new_stream().unwrap()).collect();
+    context.synchronize().unwrap();
+    std::thread::scope(|scope| {
+        for stream in &streams {
+            let mut workspace = plan.workspace(stream, COPIES).unwrap();
+            is_send(&workspace);
+            let (x, expected) = (&x, &expected);
+            scope.spawn(move || {
+                let mut z = stream.alloc_zeros::<f32>(COPIES * 4 * F).unwrap();
+                for _ in 0..3 {
+                    let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
+                    workspace
+                        .vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out)
+                        .unwrap();
+                    workspace.check().unwrap();
+                    assert_eq!(bits(&stream.clone_dtoh(&z).unwrap()), bits(expected));
+                }
+            });
+        }
+    });
+}
