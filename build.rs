@@ -13,7 +13,12 @@ const FILES: [&str; 1] = ["gather"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=kernels");
+    for entry in std::fs::read_dir("kernels").expect("the kernels are part of the package") {
+        let path = entry.expect("the folder can be read").path();
+        if path.extension().is_some_and(|e| ["cu", "cuh", "ptx"].iter().any(|kernel| e == *kernel)) {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
     println!("cargo::rerun-if-env-changed=HYPERSCATTER_NVCC");
     println!("cargo::rerun-if-env-changed=HYPERSCATTER_ARCHITECTURES");
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));

@@ -82,14 +82,17 @@ fn probe() -> Result<()> {
     for name in LIBRARIES {
         // SAFETY: loading the driver runs its initialisers, as `cudarc` will do in a moment anyway.
         match unsafe { libloading::Library::new(name) } {
-            Err(error) => reasons.push(error.to_string()),
+            Err(error) => {
+                // What the loader says stands in the source.
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                reasons.push(source.unwrap_or_else(|| error.to_string()));
+            }
             Ok(library) => {
                 let missing = FUNCTIONS.iter().find(|&&function| {
                     // SAFETY: the symbol is only looked up, never called or read through.
                     unsafe { library.get::<*const ()>(function.as_bytes()) }.is_err()
                 });
                 return match missing {
-                    // A driver with a version of its own, but without the functions, is an old one.
                     Some(&function) => Err(unavailable(format!("{name} has no function {function}"))),
                     None => Ok(()),
                 };

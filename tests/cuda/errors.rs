@@ -111,7 +111,8 @@ fn outputs_that_share_memory_with_inputs() {
             false => result.unwrap(),
         }
         workspace.check().unwrap();
-        (x.leak(), z.leak());
+        x.leak();
+        z.leak();
     }
     // SAFETY: the allocation of the beginning.
     drop(unsafe { stream.upgrade_device_ptr::<f32>(address, len_x + len_z) });

@@ -2,7 +2,7 @@
 //!
 //! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
@@ -37,11 +37,15 @@ enum Place {
 
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Kept open: a context takes long to make, and property tests take a device for each case.
+static REAL: OnceLock<Device> = OnceLock::new();
+
 impl Gpu {
     pub fn take() -> Self {
         if is_real() {
             let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-            let device = Device::open(0).unwrap_or_else(|e| panic!("HYPERSCATTER_GPU=real: {e}"));
+            let open = || Device::open(0).unwrap_or_else(|e| panic!("HYPERSCATTER_GPU=real: {e}"));
+            let device = REAL.get_or_init(open).clone();
             return Self { device: Some(device), place: Place::Real { _turn: turn } };
         }
         let emulator = install().unwrap_or_else(|e| panic!("no emulated driver: {e}"));

@@ -102,6 +102,7 @@ fn streams_wait_for_each_other_where_they_share_buffers() {
         second.hyperedge_to_vertex(Step::mean(), Rows::contiguous(z.as_view(), F), out).unwrap();
         // Overwrites what the second stream reads, once that has been read.
         streams[0].memset_zeros(&mut z).unwrap();
+        streams[0].synchronize().unwrap();
         assert_eq!(bits(&streams[1].clone_dtoh(&y).unwrap()), bits(&y_expected));
     }
     let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));

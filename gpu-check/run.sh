@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# Runs all tests, compute-sanitizer and the benchmarks on a real GPU, within ten minutes. It runs in a folder that
+# pack.sh made; nothing but an NVIDIA driver is needed (README.md).
+#
+#     ./run.sh OUT
+#
+# OUT gets summary.md and a log for each step, and nothing else. Fails if a step failed or ran out of time, or did not
+# do what it is here for. What was skipped is in the summary.
+set -u
+
+# How long each step may take, in seconds; 555 together.
+declare -A BUDGET=(
+    [tests]=150
+    [tests-release]=90
+    [memcheck]=60
+    [racecheck]=45
+    [initcheck]=45
+    [synccheck]=45
+    [benches]=120
+)
+
+# The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend itself. Not
+# cuda::shipping, which starts processes with the emulated driver, and not the random layouts.
+SANITIZED=(cuda::calls:: cuda::corrupted:: cuda::errors:: cuda::lifetimes::)
+
+if [ $# -ne 1 ]; then
+    echo "usage: ./run.sh OUT" >&2
+    exit 2
+fi
+root=$(cd "$(dirname "$0")" && pwd)
+if [ ! -x "$root/dev/tests" ]; then
+    echo "$root has no dev/tests: make a folder with gpu-check/pack.sh, and run the run.sh in there" >&2
+    exit 2
+fi
+mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
+if [ -n "$(ls -A "$out")" ]; then
+    echo "$out is not empty" >&2
+    exit 2
+fi
+# Whatever is written by the way goes here.
+scratch=$(mktemp -d) || exit 2
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch" || exit 2
+
+export HYPERSCATTER_GPU=real         # tests and benchmarks fail without the real driver
+export HYPERSCATTER_ROOT=$root       # where the tests find their fixtures
+export CRITERION_HOME=$scratch       # not beside this script
+export PROPTEST_DISABLE_FAILURE_PERSISTENCE=1
+export RUST_BACKTRACE=0
+unset HYPERSCATTER_EMULATED HYPERSCATTER_BENCH_SMALL
+
+table=()
+commands=()
+failures=0
+
+# A line of the table: step, outcome, seconds, remark.
+report() {
+    table+=("| $1 | $2 | $3 | $4 |")
+    printf '%-14s %-12s %4s s  %s\n' "$1" "$2" "$3" "$4"
+    case $2 in
+    pass | skip) ;;
+    *) failures=$((failures + 1)) ;;
+    esac
+}
+
+# What a log must show besides the exit code of its step; prints a remark, or what is missing.
+tests_ran() {
+    local passed skipped
+    passed=$(sed -n 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$1" | tail -n 1)
+    skipped=$(grep -c '^SKIPPED' "$1")
+    if [ "${passed:-0}" -eq 0 ]; then
+        echo "no test has passed"
+        return 1
+    fi
+    echo "$passed passed, $skipped times something was skipped (SKIPPED in the log)"
+}
+
+backend_tests_ran() {
+    # Of those that cannot pass without a device.
+    if ! grep -q '^test cuda::calls::.* \.\.\. ok$' "$1"; then
+        echo "no test of calls of the CUDA backend has passed"
+        return 1
+    fi
+    tests_ran "$1"
+}
+
+# Racecheck counts hazards, the others errors.
+sanitizer_ran() {
+    if ! grep -qE '(ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards)' "$1"; then
+        echo "compute-sanitizer has no summary without errors"
+        return 1
+    fi
+    backend_tests_ran "$1"
+}
+
+benches_ran() {
+    if ! grep -q '% of copy' "$1"; then
+        echo "the table is missing"
+        return 1
+    fi
+    echo "the table is below"
+}
+
+# step NAME CHECK COMMAND...: runs a command within its budget, its output in NAME.log.
+step() {
+    local name=$1 check=$2 begin=$SECONDS code remark
+    shift 2
+    local log=$out/$name.log
+    commands+=("$name: ${*//"$root"/.}")
+    timeout --kill-after=5 "${BUDGET[$name]}" "$@" >"$log" 2>&1
+    code=$?
+    local took=$((SECONDS - begin))
+    if [ $code -eq 124 ] || [ $code -eq 137 ]; then
+        report "$name" "OUT OF TIME" "$took" "stopped after ${BUDGET[$name]} s"
+    elif [ $code -ne 0 ]; then
+        remark=$(grep -E '^test result|^nothing was measured|ERROR SUMMARY|RACECHECK SUMMARY' "$log" | tail -n 1)
+        report "$name" FAIL "$took" "exit code $code. ${remark//|/ }"
+    elif remark=$("$check" "$log"); then
+        report "$name" pass "$took" "$remark"
+    else
+        report "$name" FAIL "$took" "$remark"
+    fi
+}
+
+date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+if ! command -v nvidia-smi >/dev/null; then
+    device="unknown, there is no nvidia-smi on this machine"
+elif ! device=$(nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version --format=csv,noheader 2>&1); then
+    device="unknown, nvidia-smi fails: ${device//$'\n'/ }"
+fi
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+
+step tests backend_tests_ran "$root/dev/tests" --show-output
+step tests-release backend_tests_ran "$root/release/tests" --show-output
+for tool in memcheck racecheck initcheck synccheck; do
+    if [ -n "$sanitizer" ]; then
+        # One test at a time: they take turns on the device anyway.
+        step $tool sanitizer_ran "$sanitizer" --tool $tool --error-exitcode 1 \
+            "$root/dev/tests" --show-output --test-threads 1 "${SANITIZED[@]}"
+    else
+        report $tool skip 0 "there is no compute-sanitizer on this machine"
+    fi
+done
+step benches benches_ran "$root/release/gpu" --bench --noplot
+
+{
+    echo "# GPU check"
+    echo
+    echo "* device, compute capability, memory, driver: $device"
+    echo "* date: $date"
+    echo "* commit: $(cat "$root/COMMIT")"
+    echo "* compute-sanitizer: $([ -n "$sanitizer" ] && "$sanitizer" --version 2>&1 | tail -n 1 || echo none)"
+    echo
+    echo "| step | outcome | seconds | |"
+    echo "|---|---|---|---|"
+    printf '%s\n' "${table[@]}"
+    echo
+    echo "The commands, in the packed folder, with HYPERSCATTER_GPU=real:"
+    echo
+    printf '    %s\n' "${commands[@]}"
+    if grep -q '% of copy' "$out/benches.log"; then
+        echo
+        echo "Device time. GB/s of compulsory bytes, beside a copy of as many bytes:"
+        echo
+        sed -n '/% of copy/,$ s/^/    /p' "$out/benches.log"
+    fi
+} >"$out/summary.md"
+
+echo "$SECONDS s, $failures failed: $out/summary.md"
+[ "$failures" -eq 0 ]

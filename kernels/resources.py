@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Reports what each kernel takes (registers, shared memory, stack, spills) and how wide its memory accesses are.
+
+    python3 kernels/resources.py           prints the tables, and fails where a kernel breaks a rule
+
+Two ways lead to machine code, and both are looked at: `ptx`, the assembler on kernels/*.ptx, as a driver does it; and
+`cu`, nvcc on kernels/*.cu, as build.rs does it where native code is asked for. The rules: nothing is spilled, nothing
+has a stack frame, no local memory is read or written, and each `gather_*` reads and writes global memory 16 bytes at a
+time somewhere.
+
+Compiler and disassembler are pinned packages of PyPI, installed into target/ on the first run. Without the disassembler
+the accesses are not counted, which is said. No GPU and no CUDA toolkit are needed. Each run first tries its rules on a
+kernel that breaks them.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+
+COMPILER = ["nvidia-cuda-nvcc==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-nvvm==13.0.88",
+            "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cccl==13.0.85"]
+# The first that PyPI has. It reads what older compilers wrote.
+DISASSEMBLER = "nvidia-cuda-nvdisasm==13.2.51"
+# A100, H100, and the consumer GPUs after them.
+ARCHITECTURES = ["sm_80", "sm_90", "sm_120"]
+# As build.rs has them.
+NVCC_OPTIONS = ["-cubin", "-std=c++17", "--fmad=false", "-O3"]
+
+KERNELS = pathlib.Path(__file__).resolve().parent
+TARGET = KERNELS.parent / "target"
+
+# It breaks all the rules: an index that is not constant puts its array into local memory, few registers spill, and all
+# accesses are 4 bytes wide.
+PLANTED = """
+extern "C" __global__ void gather_planted(float* to, const float* from, const unsigned* index) {
+    float indexed[64], kept[64];
+#pragma unroll
+    for (int i = 0; i < 64; i++) indexed[i] = kept[i] = from[3 * i];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 64; i++) to[3 * i] = kept[i] * indexed[index[i] % 64];
+}
+"""
+PLANTED_OPTIONS = ["--maxrregcount=24"]
+
+
+@dataclass
+class Entry:
+    """What the assembler and the disassembler say about one kernel."""
+    registers: int = 0
+    shared: int = 0
+    stack: int = 0
+    spills: int = 0
+    loads: Counter = field(default_factory=Counter)
+    stores: Counter = field(default_factory=Counter)
+    local: int = 0
+    instructions: int = 0
+
+
+def install(packages: list[str], folder: pathlib.Path, program: str) -> pathlib.Path:
+    """The folder of the programs of some packages, which are installed unless `program` is there."""
+    programs = folder / "nvidia" / "cu13" / "bin"
+    if not (programs / program).exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
+        subprocess.run([*command, *packages], check=True)
+    # pip keeps no permissions: make executable what is a program.
+    for file in [*programs.iterdir(), *(folder / "nvidia" / "cu13" / "nvvm").glob("bin/*")]:
+        if file.is_file() and not os.access(file, os.X_OK):
+            file.chmod(0o755)
+    return programs
+
+
+def installed_disassembler() -> pathlib.Path | None:
+    """The disassembler, if it can be had."""
+    folder = TARGET / DISASSEMBLER.replace("nvidia-cuda-", "").replace("==", "-")
+    try:
+        return install([DISASSEMBLER], folder, "nvdisasm") / "nvdisasm"
+    except (subprocess.CalledProcessError, OSError) as error:
+        print(f"NO DISASSEMBLER ({error}): neither the widths of accesses nor local memory are checked below")
+        return None
+
+
+def run(*command) -> str:
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(str(c) for c in command)} failed ({done.returncode}):\n{done.stdout}")
+    return done.stdout
+
+
+def read_assembler(text: str) -> dict[str, Entry]:
+    """The entries in what `ptxas -v` prints."""
+    entries, entry = {}, None
+    for line in text.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)'", line):
+            entry = entries[found[1]] = Entry()
+        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            # Of a function that an entry calls, too.
+            entry.stack += int(found[1])
+            entry.spills += int(found[2]) + int(found[3])
+        elif found := re.search(r"Used (\d+) registers", line):
+            entry.registers = int(found[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            entry.shared = int(shared[1]) if shared else 0
+    return entries
+
+
+def read_disassembly(text: str, entries: dict[str, Entry]) -> None:
+    """Counts the accesses in what nvdisasm prints: by width in bits, and those of local memory."""
+    entry = None
+    for line in text.splitlines():
+        if found := re.match(r"\s*\.section\s+\.text\.(\w+)", line):
+            entry = entries.get(found[1])
+        elif entry and (found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)((?:\.\w+)*)", line)):
+            name, modifiers = found[1], found[2]
+            entry.instructions += 1
+            if name in ("LDL", "STL"):
+                entry.local += 1
+            # Generic accesses, LD and ST, are counted with those of global memory, which they are meant for.
+            elif name in ("LDG", "STG", "LD", "ST"):
+                width = re.search(r"\.[US]?(8|16|64|128|256)\b", modifiers)
+                side = entry.loads if name.startswith("L") else entry.stores
+                side[int(width[1]) if width else 32] += 1
+    if silent := [name for name, entry in entries.items() if entry.instructions == 0]:
+        sys.exit(f"no instructions of {', '.join(silent)} in the disassembly: the format is not understood")
+
+
+def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
+    """The rules that a kernel breaks."""
+    broken = []
+    if entry.spills:
+        broken.append(f"spills ({entry.spills} bytes)")
+    if entry.stack:
+        broken.append(f"has a stack frame ({entry.stack} bytes)")
+    if disassembled:
+        if entry.local:
+            broken.append(f"accesses local memory ({entry.local} instructions)")
+        if name.startswith("gather_") and entry.loads[128] == 0:
+            broken.append("has no load of 128 bits")
+        if name.startswith("gather_") and entry.stores[128] == 0:
+            broken.append("has no store of 128 bits")
+    return broken
+
+
+class Tools:
+    """The compiler, and the disassembler if it can be had."""
+
+    def __init__(self):
+        self.programs = install(COMPILER, TARGET / "nvcc-13.0.88", "nvcc")
+        self.disassembler = installed_disassembler()
+
+    def entries(self, source: pathlib.Path, architecture: str, options=()) -> dict[str, Entry]:
+        """The kernels of a file, PTX or CUDA C++."""
+        with tempfile.TemporaryDirectory() as folder:
+            cubin = pathlib.Path(folder) / "kernels.cubin"
+            if source.suffix == ".ptx":
+                text = run(self.programs / "ptxas", "-v", f"-arch={architecture}", *options, "-o", cubin, source)
+            else:
+                text = run(self.programs / "nvcc", *NVCC_OPTIONS, f"-arch={architecture}", "--resource-usage", *options,
+                           "-o", cubin, source)
+            entries = read_assembler(text)
+            if not entries or any(e.registers == 0 for e in entries.values()):
+                sys.exit(f"{source.name}: what the assembler printed is not understood:\n{text}")
+            if self.disassembler:
+                read_disassembly(run(self.disassembler, cubin), entries)
+        return entries
+
+    def try_rules(self) -> None:
+        """Fails unless the rules find everything that is wrong with the planted kernel, on each architecture."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = pathlib.Path(folder) / "planted.cu"
+            source.write_text(PLANTED)
+            for architecture in ARCHITECTURES:
+                (name, entry), = self.entries(source, architecture, PLANTED_OPTIONS).items()
+                found = faults(name, entry, self.disassembler is not None)
+                if len(found) != (5 if self.disassembler else 2):
+                    sys.exit(f"the rules miss something in a kernel that breaks all of them ({architecture}): {found}")
+
+
+def widths(counts: Counter) -> str:
+    """`128:4 32:9`, the widest first."""
+    return " ".join(f"{width}:{counts[width]}" for width in sorted(counts, reverse=True)) or "-"
+
+
+def main() -> None:
+    tools = Tools()
+    tools.try_rules()
+    disassembled = tools.disassembler is not None
+    row = "{:<28} {:<4} {:<7} {:>9} {:>6} {:>5} {:>6} {:>5}  {:<24} {:<22}"
+    print("Bytes, and instructions by width in bits (of both the aligned and the element-wise path).")
+    print(row.format("entry", "from", "arch", "registers", "shared", "stack", "spills", "local", "global loads",
+                     "global stores").rstrip())
+    wrong, kinds = [], {".ptx": set(), ".cu": set()}
+    for suffix, names in kinds.items():
+        for source in sorted(KERNELS.glob(f"*{suffix}")):
+            for architecture in ARCHITECTURES:
+                for name, e in sorted(tools.entries(source, architecture).items()):
+                    names.add(name)
+                    accesses = (e.local, widths(e.loads), widths(e.stores)) if disassembled else ("?", "?", "?")
+                    print(row.format(name, suffix[1:], architecture, e.registers, e.shared, e.stack, e.spills,
+                                     *accesses).rstrip())
+                    broken = faults(name, e, disassembled)
+                    wrong += [f"{name} ({suffix[1:]}, {architecture}) {fault}" for fault in broken]
+    if not kinds[".ptx"] or kinds[".ptx"] != kinds[".cu"]:
+        wrong.append(f"the entries of PTX and sources differ: {sorted(kinds['.ptx'] ^ kinds['.cu'])}")
+    if wrong:
+        sys.exit("\n".join(wrong))
+    print("no spills, no stack frames" + (", no local memory, and 128-bit accesses in each gather" if disassembled else ""))
+
+
+if __name__ == "__main__":
+    main()
