@@ -6,10 +6,11 @@ use std::cell::Cell;
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{
-    Batch, Conv, Error, Incidence, Normalization, Out, Repeats, RowLayout, Rows, WeightUse, WindowTable,
+    Batch, Conv, Error, Incidence, Normalization, Out, RowLayout, Rows, WeightUse, WindowTable,
 };
 
 use crate::common::{bits, features, weights};
+use crate::layouts::empty_batches;
 
 const F: usize = 5;
 
@@ -281,17 +282,7 @@ fn expert_major_and_multi_head_tensors_are_read_in_place() {
 
 #[test]
 fn zero_of_everything_is_legal() {
-    let empty = Incidence::from_edges(0, &[] as &[Vec<u32>], Repeats::Reject).unwrap();
-    let no_vertices = Incidence::from_edges(0, &[[0u32; 0]; 3], Repeats::Reject).unwrap();
-    let no_edges = Incidence::from_edges(3, &[] as &[Vec<u32>], Repeats::Reject).unwrap();
-    let batches = [
-        Batch::replicate(empty.clone()),
-        Batch::replicate(no_vertices.clone()),
-        Batch::replicate(no_edges.clone()),
-        Batch::from_table(vec![], &[0u8; 0]).unwrap(),
-        Batch::from_table(vec![empty, no_vertices, no_edges], &[2u8, 0, 1, 2]).unwrap(),
-    ];
-    for batch in batches {
+    for batch in empty_batches() {
         for features in [0, F] {
             let instances = batch.n_instances().unwrap_or(4);
             let (n, m) =

@@ -32,6 +32,20 @@ pub fn topology() -> impl Strategy<Value = Incidence> {
     prop_oneof![26 => small, 13 => subsets, 1 => giant()]
 }
 
+/// Batches without vertices, without hyperedges, without instances, without anything.
+pub fn empty_batches() -> Vec<Batch> {
+    let empty = Incidence::from_edges(0, &[] as &[Vec<u32>], Repeats::Reject).unwrap();
+    let no_vertices = Incidence::from_edges(0, &[[0u32; 0]; 3], Repeats::Reject).unwrap();
+    let no_edges = Incidence::from_edges(3, &[] as &[Vec<u32>], Repeats::Reject).unwrap();
+    vec![
+        Batch::replicate(empty.clone()),
+        Batch::replicate(no_vertices.clone()),
+        Batch::replicate(no_edges.clone()),
+        Batch::from_table(vec![], &[0u8; 0]).unwrap(),
+        Batch::from_table(vec![empty, no_vertices, no_edges], &[2u8, 0, 1, 2]).unwrap(),
+    ]
+}
+
 /// Which windows a call uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowKind {

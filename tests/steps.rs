@@ -1,7 +1,7 @@
 //! The generic suite of the two steps: what every backend promises, once for all of them.
 
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Batch, Error, Incidence, Out, Reduce, Repeats, RowLayout, Rows};
+use hyperscatter::{Batch, Error, Incidence, Out, Reduce, RowLayout, Rows};
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, StepKind};
@@ -9,7 +9,7 @@ use crate::common::{TestElement, bits, features};
 #[cfg(feature = "cuda")]
 use crate::cuda::gpu::{Cuda, Mode, mode};
 use crate::golden;
-use crate::layouts::{Layout, Place, layout};
+use crate::layouts::{Layout, Place, empty_batches, layout};
 
 const F: usize = 5;
 const TO_HYPEREDGES: StepKind = StepKind { to_hyperedges: true, reduce: Reduce::Sum };
@@ -158,17 +158,7 @@ fn a_replicated_batch_serves_any_number_of_copies<T: TestElement>(backend: &dyn 
 
 /// Nothing of anything is legal, and rows without sources are zeros.
 fn zero_of_everything_is_legal<T: TestElement>(backend: &dyn Backend<T>) {
-    let empty = Incidence::from_edges(0, &[] as &[Vec<u32>], Repeats::Reject).unwrap();
-    let no_vertices = Incidence::from_edges(0, &[[0u32; 0]; 3], Repeats::Reject).unwrap();
-    let no_edges = Incidence::from_edges(3, &[] as &[Vec<u32>], Repeats::Reject).unwrap();
-    let batches = [
-        Batch::replicate(empty.clone()),
-        Batch::replicate(no_vertices.clone()),
-        Batch::replicate(no_edges.clone()),
-        Batch::from_table(vec![], &[0u8; 0]).unwrap(),
-        Batch::from_table(vec![empty, no_vertices, no_edges], &[2u8, 0, 1, 2]).unwrap(),
-    ];
-    for (batch, features) in batches.iter().flat_map(|batch| [0, F].map(|f| (batch, f))) {
+    for (batch, features) in empty_batches().iter().flat_map(|batch| [0, F].map(|f| (batch, f))) {
         let instances = batch.n_instances().unwrap_or(4);
         let (n, m) = (batch.vertex_start(instances) * features, batch.hyperedge_start(instances) * features);
         let mut operators = backend.operators(batch, features, instances).unwrap();
