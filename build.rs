@@ -39,7 +39,7 @@ fn main() {
         let name = file.to_uppercase();
         writeln!(
             images,
-            "static {name}: Image = Image {{ name: {file:?}, ptx: include_str!({ptx:?}), cubins: &[{cubins}] }};"
+            "static {name}: Image = Image {{ ptx: include_str!({ptx:?}), cubins: &[{cubins}] }};"
         )
         .expect("a string can be written to");
     }

@@ -168,6 +168,11 @@ struct Record {
     Violation* published;  // in mapped host memory
 };
 
+static_assert(sizeof(Violation) == 48 && sizeof(Record) == 16, "sizes");
+#if !defined(__CUDACC_RTC__)
+static_assert(__builtin_offsetof(Violation, instance) == 16, "offsets");
+#endif
+
 // The first violation that this thread found; in an unchecked build nothing, and every test is passed.
 template <bool Checked>
 struct Check {

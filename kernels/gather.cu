@@ -131,11 +131,23 @@ struct GatherArgs {
     u32 padding;
 };
 
+// src/cuda/gather.rs asserts the same: neither side may move a field alone. NVRTC has no offsetof; the compilers of the tests
+// and of native code have it.
+static_assert(sizeof(Topology) == 80 && sizeof(Rows) == 40 && sizeof(Tiles) == 32 && sizeof(GatherArgs) == 304, "sizes");
+#if !defined(__CUDACC_RTC__)
+static_assert(__builtin_offsetof(GatherArgs, n_topologies) == 64 && __builtin_offsetof(GatherArgs, instances) == 96 &&
+                  __builtin_offsetof(GatherArgs, items) == 104 && __builtin_offsetof(GatherArgs, tiles) == 136 &&
+                  __builtin_offsetof(GatherArgs, sources) == 168 && __builtin_offsetof(GatherArgs, targets) == 208 &&
+                  __builtin_offsetof(GatherArgs, partials) == 248 && __builtin_offsetof(GatherArgs, record) == 256 &&
+                  __builtin_offsetof(GatherArgs, features) == 272 && __builtin_offsetof(GatherArgs, orientation) == 292,
+              "offsets");
+#endif
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Which row a work item is.
 
 struct Row {
-    bool exists;  // there is such a row, and its places are known; where a check failed all the same, it becomes NaN
+    bool exists;  // there is such a row, and its place is known; where a check failed all the same, it becomes NaN
     u32 count;    // its incidences, or those of its segment
     u32 length;   // the incidences of the whole row
     u32 n_sources;
@@ -266,14 +278,16 @@ __device__ __forceinline__ Row find_row(const GatherArgs& args, Check<Checked>& 
         return found;
     }
 
-    // Where source and target rows lie.
+    // Where target and source rows lie. From here on a wrong value makes the target row NaN.
     u64 first_target = 0;
-    if (!(base(check, TARGET_STARTS, args.targets, args.target_starts, found.instance, t.n_targets, first_target) &&
-          base(check, SOURCE_STARTS, args.sources, args.source_starts, found.instance, t.n_sources, found.source))) {
+    if (!base(check, TARGET_STARTS, args.targets, args.target_starts, found.instance, t.n_targets, first_target)) {
         return found;
     }
     found.exists = true;
     found.target = first_target + row * args.targets.row_stride;
+    if (!base(check, SOURCE_STARTS, args.sources, args.source_starts, found.instance, t.n_sources, found.source)) {
+        return found;
+    }
     found.n_sources = static_cast<u32>(t.n_sources);
 
     // Its incidences.
@@ -315,14 +329,21 @@ __device__ __forceinline__ Row find_row(const GatherArgs& args, Check<Checked>& 
               check.below(POINTERS, pointer, start, end >= least ? end - least + 1 : 0))) {
             return found;
         }
-        u64 before = found.instance * t.count.partial;
-        if (args.topology_ids != nullptr) {
+        u64 before = 0;
+        if (args.topology_ids == nullptr) {
+            u64 of_each = Checked ? divide(args.items.partial, args.instances) : 0;
+            if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + 6, t.count.partial, of_each + 1)) {
+                return found;
+            }
+            before = found.instance * t.count.partial;
+        } else {
             before = args.work_starts[found.instance];  // of the class PARTIAL
-        }
-        if (Checked && args.topology_ids != nullptr &&
-            !(check.apart(WORK_STARTS, found.instance, before, args.work_starts[found.instance + 1], t.count.partial) &&
-              check.below(WORK_STARTS, found.instance + 1, before + t.count.partial, args.items.partial + 1))) {
-            return found;
+            if (Checked &&
+                !(check.apart(WORK_STARTS, found.instance, before, args.work_starts[found.instance + 1],
+                              t.count.partial) &&
+                  check.below(WORK_STARTS, found.instance + 1, before + t.count.partial, args.items.partial + 1))) {
+                return found;
+            }
         }
         found.partials = before + first;
         found.n_partials = static_cast<u32>(listed);

@@ -422,6 +422,12 @@ pub enum Error {
         /// The call.
         call: &'static str,
     },
+    /// The per-thread default stream, which is another stream on each thread, was given to a workspace, which may move to
+    /// another thread.
+    #[error(
+        "a workspace needs a stream of its own, or the default stream: the per-thread default stream is another on each thread"
+    )]
+    PerThreadStream,
     /// The tables of a batch were overwritten on the device, so only checked kernels may read them.
     #[error("the tables of this batch were overwritten on the device: plans on it need Checks::On")]
     UncheckedTables,

@@ -256,6 +256,15 @@ fn same_bits_on_cpu_and_gpu<T: crate::cuda::gpu::GpuElement>(layout: &Layout, ki
     let x: Vec<T> = features(layout.seed, layout.n_rows(!kind.to_hyperedges) * layout.features);
     let (cpu, gpu) = (batched(&Cpu, layout, kind, &x), batched(&Cuda::new(mode), layout, kind, &x));
     assert_eq!(bits(&cpu), bits(&gpu), "in {}", T::NAME);
+    // Added to what is there, too.
+    let added = |backend: &dyn Backend<T>| {
+        let rows = RowLayout::contiguous(layout.features).instances(layout.instances);
+        let mut y: Vec<T> = features(layout.seed ^ 1, cpu.len());
+        let mut operators = backend.operators(&layout.batch, layout.features, layout.instances).unwrap();
+        operators.step(kind, Rows::new(&x, rows), Out::Add(Rows::new(&mut y, rows))).unwrap();
+        bits(&y)
+    };
+    assert_eq!(added(&Cpu), added(&Cuda::new(mode)), "added, in {}", T::NAME);
 }
 
 #[cfg(feature = "cuda")]

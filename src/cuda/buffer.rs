@@ -66,7 +66,7 @@ impl<T: Pod> Buffer<T> {
     /// Writes `values` from `start` on, and waits for it. The context must be current, and no kernel may be using the
     /// buffer.
     pub(super) fn write(&self, start: usize, values: &[T]) -> Result<()> {
-        assert!(start + values.len() <= self.len, "{start} + {} > {}", values.len(), self.len);
+        self.assert_within(start, values.len());
         if values.is_empty() {
             return Ok(());
         }
@@ -81,7 +81,7 @@ impl<T: Pod> Buffer<T> {
 
     /// A copy of the elements from `start` on. The context must be current.
     pub(super) fn read(&self, start: usize, values: &mut [T]) -> Result<()> {
-        assert!(start + values.len() <= self.len, "{start} + {} > {}", values.len(), self.len);
+        self.assert_within(start, values.len());
         if values.is_empty() {
             return Ok(());
         }
@@ -92,6 +92,11 @@ impl<T: Pod> Buffer<T> {
                 .and_then(|()| result::stream::synchronize(self.stream.cu_stream()))
         }
         .map_err(|e| failed("copying a table from the device", e))
+    }
+
+    fn assert_within(&self, start: usize, len: usize) {
+        let room = self.len.checked_sub(start);
+        assert!(room.is_some_and(|room| len <= room), "{len} elements from {start} on, of {}", self.len);
     }
 
     /// Makes all bytes zero, in stream order. The context must be current.

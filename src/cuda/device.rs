@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaContext, CudaModule, sys};
+use cudarc::driver::{CudaContext, CudaModule};
 use cudarc::nvrtc::Ptx;
 
-use super::driver::{self, Current, NEEDED_DRIVER, failed, pending_error};
+use super::driver::{self, Current, failed, pending_error};
 use super::retired::Retired;
 use super::{DeviceBatch, tables::Tables};
 use crate::batch::Batch;
@@ -16,7 +16,6 @@ const NEEDED_CAPABILITY: (u32, u32) = (7, 5);
 
 /// A kernel file, as it is embedded.
 struct Image {
-    name: &'static str,
     ptx: &'static str,
     /// Native code by architecture (`90` for 9.0), only where the build asked for it.
     cubins: &'static [(u32, &'static [u8])],
@@ -26,8 +25,9 @@ include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// A CUDA device. A clone is cheap, and is the same device.
 ///
-/// Kernels are loaded when they are first needed. Whatever is dropped while the device may still be using it is kept
-/// until an event behind its last use has passed; the last holder of a device waits for that.
+/// Kernels are loaded when they are first needed. What a workspace used is kept when it is dropped, and let go once an event
+/// behind its last use has passed: at the next upload, workspace or check, or when the last holder of the device goes, which waits
+/// for it.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
@@ -42,8 +42,10 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // All that follows makes the context current, and the last holder of a primary context releases it.
-        let Ok(_current) = Current::keep() else { return };
+        let Ok(_kept) = Current::keep() else { return };
+        let entered = self.context.as_ref().map(|context| Current::enter(context));
         self.retired.finish();
+        drop(entered);
         drop(self.gather.get_mut().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.context.take());
     }
@@ -142,17 +144,8 @@ impl Device {
             return Ok(module);
         }
         // A driver that is older than the compiler of the native code cannot load it, but still compiles the PTX.
-        self.context().load_module(Ptx::from_src(image.ptx)).map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-                Error::DriverTooOld { found: driver::version().unwrap_or((0, 0)), needed: NEEDED_DRIVER }
-            }
-            sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Error::UnsupportedArchitecture {
-                ordinal: self.context().ordinal(),
-                found: self.0.capability,
-                needed: NEEDED_CAPABILITY,
-            },
-            _ => failed(image.name, error),
-        })
+        // That the driver is new enough for it, and the device too, was checked when the device was opened.
+        self.context().load_module(Ptx::from_src(image.ptx)).map_err(|e| failed("loading the kernels", e))
     }
 }
 

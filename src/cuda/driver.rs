@@ -7,12 +7,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use crate::error::{Error, Result};
 
 /// What PTX 8.0 needs: CUDA 12.0, driver R525.
-pub(super) const NEEDED_DRIVER: (u32, u32) = (12, 0);
+const NEEDED_DRIVER: (u32, u32) = (12, 0);
 
 /// The names under which `cudarc` finds the driver too.
 #[cfg(not(windows))]
@@ -103,7 +103,7 @@ fn probe() -> Result<()> {
 }
 
 /// The CUDA release that the driver supports, as (major, minor).
-pub(super) fn version() -> Result<(u32, u32)> {
+fn version() -> Result<(u32, u32)> {
     let mut version = 0;
     // SAFETY: the library was probed, and the pointer is valid for the call.
     unsafe { sys::cuDriverGetVersion(&mut version) }
@@ -171,6 +171,16 @@ impl Drop for Current {
             // meanwhile. There is nobody to tell about a failure.
             let _ = unsafe { result::ctx::set_current(previous) };
         }
+    }
+}
+
+/// Checks that a stream records no CUDA graph. The context must be current.
+pub(super) fn not_capturing(stream: &CudaStream, call: &'static str) -> Result<()> {
+    // SAFETY: the stream is alive.
+    let status = unsafe { result::stream::is_capturing(stream.cu_stream()) };
+    match status.map_err(|e| failed("reading the capture status", e))? {
+        sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+        _ => Err(Error::Capturing { call }),
     }
 }
 

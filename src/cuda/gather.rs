@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
@@ -44,7 +45,7 @@ impl Kernels {
     /// The context must be current.
     pub(super) fn load<T: DeviceElement>(module: &Arc<CudaModule>, checks: Checks) -> Result<Self> {
         let names = T::gather_kernels(checks);
-        let load = |name| module.load_function(name).map_err(|e| failed(name, e));
+        let load = |name| module.load_function(name).map_err(|e| failed("loading a kernel", e));
         Ok(Self { gather: load(names[0])?, add_partials: load(names[1])?, names })
     }
 }
@@ -118,6 +119,16 @@ struct GatherArgs {
     feature_blocks: u32,
     padding: u32,
 }
+
+// As the kernel file asserts it: neither side may move a field alone.
+const _: () = {
+    assert!(size_of::<RowsArgs>() == 40 && size_of::<Tiles>() == 32 && size_of::<GatherArgs>() == 304);
+    assert!(offset_of!(GatherArgs, n_topologies) == 64 && offset_of!(GatherArgs, instances) == 96);
+    assert!(offset_of!(GatherArgs, items) == 104 && offset_of!(GatherArgs, tiles) == 136);
+    assert!(offset_of!(GatherArgs, sources) == 168 && offset_of!(GatherArgs, targets) == 208);
+    assert!(offset_of!(GatherArgs, partials) == 248 && offset_of!(GatherArgs, record) == 256);
+    assert!(offset_of!(GatherArgs, features) == 272 && offset_of!(GatherArgs, orientation) == 292);
+};
 
 /// A feature operand on the device: where it starts, and where its rows lie.
 #[derive(Clone, Copy)]

@@ -26,11 +26,12 @@
 //!
 //! # Calls
 //! An operator call queues its work and returns. It allocates nothing, waits for nothing, and does no work on the host that
-//! grows with the number of instances. Shapes, strides, overlaps, contexts and alignment are checked before anything is
+//! grows with the number of instances. Shapes, strides, overlaps, contexts and alignment are checked before any kernel is
 //! queued. In a context with a single stream a call makes 3 calls of the driver, or 4 where a row has more than
-//! 512 incidences: the current context and the capture status are read, and 1 or 2 kernels launched. In a context with
-//! several streams, `cudarc`'s event guards of the operands add 3 waits and 2 records (5 more calls of the driver and the
-//! look-ups of the context that go with them, 10 in all). The host's part of a call, without the driver's, took 0.3 µs on
+//! 512 incidences: the current context and the capture status are read, and 1 or 2 kernels launched. Two more make the context
+//! current and restore the one before, where it is not current. In a context with several streams, `cudarc`'s event guards
+//! of the operands add 3 waits and 2 records, a look-up of the context for each, and the capture status is read
+//! again, since a wait can take a stream into a capture: 11 more. The host's part of a call, without the driver's, took 0.3 µs on
 //! an AMD EPYC virtual machine (`cargo test -- the_host_cost --nocapture` measures it). The thread's
 //! current context is what it was before.
 //!
@@ -38,10 +39,12 @@
 //! needs a workspace for each; the guards then order reads and writes of the same buffers.
 //!
 //! Batches, plans, workspaces and buffers may be dropped while their work is in flight: the memory that it uses is kept until
-//! an event behind it has passed. The last holder of a device waits for that event.
+//! an event behind it has passed, and let go at the next upload, workspace or check after that. The last holder of a device
+//! waits for it.
 //!
 //! Calls cannot be captured into a CUDA graph ([`Error::Capturing`](crate::Error::Capturing)): a graph would use buffers
-//! beyond the borrow that the call has of them.
+//! beyond the borrow that the call has of them. An operand that was written on a stream that is being captured takes the
+//! workspace's stream into the graph before the call is refused; that capture then has to be ended or joined as usual.
 //!
 //! # Bits
 //! Results have the same bits from run to run, alone and in any batch, at any position, with any strides and alignment: a row
@@ -88,8 +91,8 @@ use crate::element::Element;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checks {
     /// Each value of a table is tested where it is loaded. A wrong one becomes [`Error::IndexOutOfBounds`] from
-    /// [`Workspace::check`] or from a later call, the rows it was for become NaN, and nothing is read or written out of
-    /// bounds.
+    /// [`Workspace::check`] or from a later call, the rows it was for become NaN (where it is not what tells their place),
+    /// and nothing is read or written out of bounds.
     ///
     /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
     On,

@@ -17,10 +17,11 @@ use crate::error::{Error, Result, fits_u32};
 pub struct Plan<T: DeviceElement>(Arc<Parts<T>>);
 
 struct Parts<T> {
+    // Before the batch, which may be the last holder of the device.
+    kernels: Kernels,
     batch: DeviceBatch,
     features: u32,
     checks: Checks,
-    kernels: Kernels,
     element: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -29,7 +30,7 @@ impl<T: DeviceElement> Plan<T> {
     ///
     /// # Errors
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten; [`Error::TooLarge`] for 2³²
-    /// features and more; [`Error::DriverTooOld`], [`Error::UnsupportedArchitecture`], [`Error::Driver`].
+    /// features and more; [`Error::Driver`].
     pub fn new(batch: &DeviceBatch, features: usize, checks: Checks) -> Result<Self> {
         if batch.tables().overwritten && checks == Checks::Off {
             return Err(Error::UncheckedTables);
@@ -45,7 +46,7 @@ impl<T: DeviceElement> Plan<T> {
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of another context,
-    /// [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA graph, [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn workspace(&self, stream: &Arc<CudaStream>, max_instances: usize) -> Result<Workspace<T>> {
         Workspace::new(self.clone(), stream.clone(), max_instances)
     }
@@ -98,7 +99,10 @@ impl<T: DeviceElement> Plan<T> {
                 Orientation::ByVertex => "hyperedge_to_vertex",
             },
             kernels: self.0.kernels.names,
-            launches: 1 + usize::from(long > 0),
+            launches: match self.features() {
+                0 => 0,
+                _ => usize::from(partial + medium + short > 0) + usize::from(long > 0),
+            },
             short_rows: short,
             medium_rows: medium,
             long_rows: long,
@@ -159,7 +163,7 @@ pub struct StepExplanation {
     pub name: &'static str,
     /// Its kernels. The second adds the segments of long rows.
     pub kernels: [&'static str; 2],
-    /// The launches of a call.
+    /// The launches of a call with at least one instance.
     pub launches: usize,
     /// Rows of up to 8 incidences.
     pub short_rows: u64,

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
@@ -35,6 +36,10 @@ pub(super) struct RecordArgs {
     claim: sys::CUdeviceptr,
     published: sys::CUdeviceptr,
 }
+
+const _: () = assert!(
+    size_of::<Violation>() == 48 && offset_of!(Violation, instance) == 16 && size_of::<RecordArgs>() == 16
+);
 
 pub(super) struct Record {
     claim: Buffer<u32>,

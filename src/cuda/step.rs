@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice};
 
-use super::driver::pending_error;
+use super::driver::{not_capturing, pending_error};
 use super::gather::{Gather, Operand};
 use super::tables::Orientation;
 use super::workspace::Workspace;
@@ -16,6 +16,9 @@ use crate::conv::Reduce;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
 use crate::rows::{self, Out, Rows, agree_on_instances};
+
+/// What cannot be captured.
+const CALL: &str = "a step";
 
 /// What a step computes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,7 +55,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::TooManyInstances`], [`Error::TooLarge`];
     /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`]; [`Error::Capturing`];
     /// [`Error::IndexOutOfBounds`] of an earlier call until [`check`](Self::check) has cleared it; [`Error::Driver`].
-    /// Nothing is queued then, unless the driver failed between two launches.
+    /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
+    /// waits for it may be.
     pub fn vertex_to_hyperedge(
         &mut self,
         step: Step,
@@ -116,12 +120,16 @@ impl<T: DeviceElement> Workspace<T> {
         // The guards make the stream wait for what the operands' memory is still used for, and record this use when they
         // are dropped, behind the launches; in a context with a single stream they do nothing.
         let _current = device.enter()?;
-        self.not_capturing("an operator of the safe tier")?;
+        not_capturing(self.stream(), CALL)?;
         let (x_bytes, y_bytes) = (x.buffer.num_bytes() as u64, y.buffer.num_bytes() as u64);
-        let (x_address, _x_guard) = x.buffer.device_ptr(&self.stream);
-        let (y_address, _y_guard) = y.buffer.device_ptr_mut(&self.stream);
+        let (x_address, _x_guard) = x.buffer.device_ptr(self.stream());
+        let (y_address, _y_guard) = y.buffer.device_ptr_mut(self.stream());
         // A wait that failed is remembered by the context.
         pending_error(device.context(), "waiting for an operand")?;
+        if device.context().is_managing_stream_synchronization() {
+            // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph.
+            not_capturing(self.stream(), CALL)?;
+        }
         aligned::<T>(direction.input, x_address)?;
         aligned::<T>(direction.output, y_address)?;
         if y_address < x_address + x_bytes && x_address < y_address + y_bytes {
@@ -147,7 +155,7 @@ impl<T: DeviceElement> Workspace<T> {
         // (see `retired`); scratch memory and record are this workspace's, on its one stream. The placements were checked
         // against the buffers, which do not overlap; the guards order other users of them behind or before, and cudarc
         // frees them behind. The tables are valid, or the plan is checked (`Plan::new`).
-        unsafe { gather.launch::<T>(self.plan.kernels(), &self.stream) }
+        unsafe { gather.launch::<T>(self.plan.kernels(), self.stream()) }
     }
 }
 

@@ -12,7 +12,7 @@ use cudarc::driver::CudaStream;
 
 use super::buffer::Buffer;
 use crate::batch::{Axis, Batch};
-use crate::error::{Error, Result, try_with_capacity};
+use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::incidence::{Csr, Incidence};
 
 /// The incidences that are summed in one go, as `SEGMENT` in `kernels/gather.cu` and on the CPU.
@@ -196,6 +196,7 @@ pub(super) struct TopologyWords {
 }
 
 const TOPOLOGY_WORDS: usize = size_of::<TopologyWords>() / size_of::<u64>();
+const _: () = assert!(TOPOLOGY_WORDS == 10);
 
 /// The tables of one orientation, on the host.
 #[derive(Default)]
@@ -417,12 +418,14 @@ impl Tables {
     pub(super) fn read(&self, table: Table) -> Result<Vec<u64>> {
         match self.words(table) {
             Words::U32(buffer) => {
-                let mut values = vec![0u32; buffer.len()];
+                let mut values = try_zeroed("a copy of a table", buffer.len())?;
                 buffer.read(0, &mut values)?;
-                Ok(values.into_iter().map(u64::from).collect())
+                let mut wide = try_with_capacity("a copy of a table", values.len())?;
+                wide.extend(values.into_iter().map(u64::from));
+                Ok(wide)
             }
             Words::U64(buffer) => {
-                let mut values = vec![0; buffer.len()];
+                let mut values = try_zeroed("a copy of a table", buffer.len())?;
                 buffer.read(0, &mut values)?;
                 Ok(values)
             }
@@ -436,26 +439,28 @@ impl Tables {
         let out = |position, what, value, bound| {
             Err(Error::TableAccess { table: table.name(), position, what, value, bound })
         };
-        let end = position as u64 + values.len() as u64;
-        if end > words.len() as u64 {
-            return out(position, "the end of the range", end, words.len() as u64 + 1);
+        let room = words.len().checked_sub(position);
+        if room.is_none_or(|room| values.len() > room) {
+            let end = position.saturating_add(values.len());
+            return out(position, "the end of the range", end as u64, words.len() as u64 + 1);
         }
-        match words {
-            Words::U32(buffer) => {
-                let mut narrow = Vec::with_capacity(values.len());
-                for (i, &value) in values.iter().enumerate() {
-                    match u32::try_from(value) {
-                        Ok(value) => narrow.push(value),
-                        Err(_) => return out(position + i, "the value", value, 1 << 32),
-                    }
+        let mut narrow: Vec<u32> = Vec::new();
+        if let Words::U32(_) = words {
+            narrow = try_with_capacity("the values of a table", values.len())?;
+            for (i, &value) in values.iter().enumerate() {
+                match u32::try_from(value) {
+                    Ok(value) => narrow.push(value),
+                    Err(_) => return out(position + i, "the value", value, 1 << 32),
                 }
-                buffer.write(position, &narrow)?;
             }
-            Words::U64(buffer) => buffer.write(position, values)?,
-            Words::None => {}
         }
+        // Before the copy: it may fail half-way.
         self.overwritten = true;
-        Ok(())
+        match self.words(table) {
+            Words::U32(buffer) => buffer.write(position, &narrow),
+            Words::U64(buffer) => buffer.write(position, values),
+            Words::None => Ok(()),
+        }
     }
 }
 

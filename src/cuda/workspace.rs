@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaStream, result, sys};
+use cudarc::driver::{CudaStream, result};
 
 use super::buffer::Buffer;
-use super::driver::{Current, failed};
+use super::driver::{Current, failed, not_capturing, pending_error};
 use super::plan::Plan;
 use super::record::Record;
 use super::retired::Held;
@@ -19,11 +19,13 @@ use crate::error::{Error, Result, fits_u32};
 /// The scratch memory of a plan for one stream, and the operators. It may be dropped while its work is in flight.
 pub struct Workspace<T: DeviceElement> {
     pub(super) plan: Plan<T>,
-    pub(super) stream: Arc<CudaStream>,
     pub(super) max_instances: usize,
     /// Taken when the workspace is dropped.
-    held: Option<(CudaEvent, Held)>,
+    held: Option<Held>,
 }
+
+/// The handle that stands for another stream on each thread.
+const PER_THREAD_STREAM: usize = 2;
 
 impl<T: DeviceElement> Workspace<T> {
     pub(super) fn new(plan: Plan<T>, stream: Arc<CudaStream>, max_instances: usize) -> Result<Self> {
@@ -37,7 +39,11 @@ impl<T: DeviceElement> Workspace<T> {
             let (value, bound) = (stream.context().ordinal(), device.context().ordinal());
             return Err(Error::WrongContext { operand: "the stream", value, bound });
         }
+        if stream.cu_stream() as usize == PER_THREAD_STREAM {
+            return Err(Error::PerThreadStream);
+        }
         let _current = device.enter()?;
+        not_capturing(&stream, "making a workspace")?;
         device.retired().sweep();
         let tables = plan.batch().tables();
         let segments = Orientation::ALL.map(|o| tables.side(o).items(batch, max_instances).partial);
@@ -56,10 +62,10 @@ impl<T: DeviceElement> Workspace<T> {
                 Checks::On => Some(Record::new(&stream)?),
                 Checks::Off => None,
             },
+            event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
+            stream,
         };
-        let event = device.context().new_event(None).map_err(|e| failed("making an event", e))?;
-        drop(_current);
-        Ok(Self { plan, stream, max_instances, held: Some((event, held)) })
+        Ok(Self { plan, max_instances, held: Some(held) })
     }
 
     /// The plan.
@@ -69,7 +75,7 @@ impl<T: DeviceElement> Workspace<T> {
 
     /// The stream that the operators queue their work on.
     pub fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+        &self.held().stream
     }
 
     /// The most instances that a call may have.
@@ -81,18 +87,23 @@ impl<T: DeviceElement> Workspace<T> {
     /// check. The report is cleared: the workspace, its plan and its stream can be used on. Without checks it only waits.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfBounds`]: then all outputs of this workspace since the last clean check are unspecified, and the
-    /// rows that the index was for are NaN. [`Error::Capturing`] while the stream records a CUDA graph.
-    /// [`Error::Driver`].
+    /// [`Error::IndexOutOfBounds`]: then all outputs of this workspace since the last clean check are unspecified. Rows that
+    /// the wrong value was for are NaN; where the value is what tells the place of a row, that row is left as it was.
+    /// [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for errors of earlier calls of
+    /// the context that nobody was told of.
     pub fn check(&mut self) -> Result<()> {
-        let _current = self.plan.batch().device().enter()?;
-        self.not_capturing("check")?;
-        self.stream.synchronize().map_err(|e| failed("waiting for the stream", e))?;
+        let device = self.plan.batch().device();
+        let _current = Current::enter(device.context())?;
+        not_capturing(self.stream(), "check")?;
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.stream().cu_stream()) }
+            .map_err(|e| failed("waiting for the stream", e))?;
+        device.retired().sweep();
         let report = self.poll();
         if let (Err(_), Some(record)) = (&report, &self.held().record) {
             record.clear()?;
         }
-        report
+        report.and_then(|()| pending_error(device.context(), "an earlier call of this context"))
     }
 
     /// A report that a kernel has published, without a call of the driver.
@@ -101,31 +112,19 @@ impl<T: DeviceElement> Workspace<T> {
         record.map_or(Ok(()), |record| record.published(self.plan.kernels().names))
     }
 
-    /// That the stream records no CUDA graph. The context must be current.
-    pub(super) fn not_capturing(&self, call: &'static str) -> Result<()> {
-        // SAFETY: the stream is alive.
-        let status = unsafe { result::stream::is_capturing(self.stream.cu_stream()) };
-        let status = status.map_err(|e| failed("reading the capture status", e))?;
-        match status {
-            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
-            _ => Err(Error::Capturing { call }),
-        }
-    }
-
     /// What the launches use.
     pub(super) fn held(&self) -> &Held {
-        let (_, held) = self.held.as_ref().expect("only `drop` takes it");
-        held
+        self.held.as_ref().expect("only `drop` takes it")
     }
 }
 
 impl<T: DeviceElement> Drop for Workspace<T> {
     fn drop(&mut self) {
-        let Some((event, held)) = self.held.take() else { return };
+        let Some(held) = self.held.take() else { return };
         let device = self.plan.batch().device();
         match Current::enter(device.context()) {
-            Ok(_current) => device.retired().push(&self.stream, event, held),
-            Err(_) => std::mem::forget((event, held)),
+            Ok(_current) => device.retired().push(held),
+            Err(_) => std::mem::forget(held),
         }
     }
 }

@@ -55,11 +55,21 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
                 ("cuCtxGetCurrent", 6),
                 ("cuEventRecord", 2),
                 ("cuLaunchKernel", launches as u64),
-                ("cuStreamIsCapturing", 1),
+                ("cuStreamIsCapturing", 2),
                 ("cuStreamWaitEvent", 3),
             ];
             assert_eq!(count(&mut workspace), named(&several));
             drop(second);
+            // Where the context is not current, it is made current, and what was before is restored.
+            let other = Gpu::take();
+            other.device().context().bind_to_thread().unwrap();
+            let entered =
+                [("cuCtxSetCurrent", 1), ("cuLaunchKernel", launches as u64), ("cuStreamIsCapturing", 1)];
+            // The calls before and after are the other device's.
+            let calls = count(&mut workspace);
+            let own: Vec<_> = calls.into_iter().filter(|(name, _)| name != "cuCtxGetCurrent").collect();
+            assert_eq!(own, named(&entered));
+            context.bind_to_thread().unwrap();
         }
     }
 }
@@ -73,11 +83,14 @@ fn no_call_allocates_on_the_host_or_on_the_device() {
     let x = stream.clone_htod(&vec![1.0f32; 20 * 8 * F]).unwrap();
     let mut z = stream.alloc_zeros::<f32>(20 * 28 * F).unwrap();
     call(&mut workspace, &x, &mut z);
-    let before = allocations();
+    let control = gpu.control("counting allocations of the device");
+    let creations = || control.map(|control| control.creations());
+    let (on_device, on_host) = (creations(), allocations());
     for _ in 0..10 {
         call(&mut workspace, &x, &mut z);
     }
-    assert_eq!(allocations(), before);
+    assert_eq!(allocations(), on_host);
+    assert_eq!(creations(), on_device);
     workspace.check().unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! Bad operands are typed errors before anything is launched.
 
 use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaSlice};
-use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
+use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Step, Table, Workspace};
 use hyperscatter::{Batch, Error, Incidence, Out, Rows};
 
 use super::gpu::Gpu;
@@ -144,9 +144,72 @@ fn calls_that_a_graph_would_capture() {
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
     let (called, checked) = (call(&mut workspace, &x, &mut z), workspace.check());
     let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
-    assert_eq!(called, Err(Error::Capturing { call: "an operator of the safe tier" }));
+    assert_eq!(called, Err(Error::Capturing { call: "a step" }));
     assert_eq!(checked, Err(Error::Capturing { call: "check" }));
     drop(graph);
     call(&mut workspace, &x, &mut z).unwrap();
     workspace.check().unwrap();
+}
+
+/// A stream that waits for work of a capturing stream becomes part of its graph: the operand's guard does that.
+#[test]
+fn calls_that_an_operand_would_take_into_a_graph() {
+    use hyperscatter::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+    let gpu = Gpu::take();
+    let context = gpu.device().context();
+    // Made before there are streams, so that no event of theirs lies outside the graph.
+    let mut x = context.default_stream().alloc_zeros::<f32>(2 * 4 * F).unwrap();
+    let mut z = context.default_stream().alloc_zeros::<f32>(2 * 6 * F).unwrap();
+    let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
+    let plan = Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Checks::Off).unwrap();
+    let mut workspace = plan.workspace(&own, 2).unwrap();
+    context.synchronize().unwrap();
+    other.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+    let captured = other.memset_zeros(&mut x);
+    let called = call(&mut workspace, &x, &mut z);
+    let joined = other.join(&own);
+    let graph = other.end_capture(CUgraphInstantiate_flags(0));
+    assert_eq!(called, Err(Error::Capturing { call: "a step" }));
+    assert_eq!((captured, joined), (Ok(()), Ok(())));
+    // Nothing of the workspace is in the graph.
+    drop((workspace, plan));
+    graph.unwrap().unwrap().launch().unwrap();
+    other.synchronize().unwrap();
+}
+
+/// A workspace is not made, and not let go of too early, while its stream records a graph.
+#[test]
+fn workspaces_of_capturing_streams() {
+    use hyperscatter::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+    let gpu = Gpu::take();
+    let stream = gpu.device().context().new_stream().unwrap();
+    let batch = gpu.device().upload(&pairs()).unwrap();
+    let plan = Plan::<f32>::new(&batch, F, Checks::On).unwrap();
+    let workspace = plan.workspace(&stream, 2).unwrap();
+    stream.synchronize().unwrap();
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    stream.begin_capture(mode).unwrap();
+    let refused = plan.workspace(&stream, 2).map(drop);
+    drop(workspace);
+    // Looks at what was dropped, and must not disturb the capture.
+    let uploaded = gpu.device().upload(&pairs()).map(drop);
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0)).map(drop);
+    assert_eq!(refused, Err(Error::Capturing { call: "making a workspace" }));
+    assert_eq!((uploaded, graph), (Ok(()), Ok(())));
+    // Once the capture is over, what was dropped goes too.
+    drop(plan);
+    for _ in 0..2 {
+        drop(gpu.device().upload(&pairs()).unwrap());
+        stream.synchronize().unwrap();
+    }
+    let mut batch = batch;
+    batch.overwrite_table(Table::Indices(Orientation::ByEdge), 0, &[1]).unwrap();
+}
+
+#[test]
+fn the_per_thread_stream() {
+    let gpu = Gpu::take();
+    let plan = Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Checks::On).unwrap();
+    let stream = gpu.device().context().per_thread_stream();
+    assert_eq!(plan.workspace(&stream, 2).unwrap_err(), Error::PerThreadStream);
 }

@@ -291,3 +291,43 @@ fn plans_are_shared_by_threads() {
         }
     });
 }
+
+/// Whoever is dropped last lets go of the device.
+#[test]
+fn the_last_holder_of_a_device_leaves_the_current_context_as_it_was() {
+    let gpu = Gpu::take();
+    let ordinal = gpu.ordinal();
+    let test = |last: &'static str| {
+        let look = || result::ctx::get_current().unwrap();
+        assert_eq!(look(), None, "a fresh thread");
+        let device = Device::open(ordinal).unwrap();
+        let batch = device.upload(&batch()).unwrap();
+        let plan = Plan::<f32>::new(&batch, F, Checks::On).unwrap();
+        let stream = device.context().new_stream().unwrap();
+        let workspace = plan.workspace(&stream, COPIES).unwrap();
+        // The test's own calls of cudarc, and its stream, change the current context.
+        drop((device, (last == "batch").then(|| batch.clone())));
+        let holder: Box<dyn std::any::Any> = match last {
+            "batch" => {
+                drop((workspace, plan));
+                Box::new(batch)
+            }
+            "plan" => {
+                drop((workspace, batch));
+                Box::new(plan)
+            }
+            _ => {
+                drop((plan, batch));
+                Box::new(workspace)
+            }
+        };
+        drop(stream);
+        // SAFETY: no context.
+        unsafe { result::ctx::set_current(std::ptr::null_mut()) }.unwrap();
+        drop(holder);
+        assert_eq!(look(), None, "the last holder was the {last}");
+    };
+    for last in ["batch", "plan", "workspace"] {
+        std::thread::scope(|scope| scope.spawn(move || test(last)).join().unwrap());
+    }
+}

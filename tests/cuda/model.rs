@@ -258,21 +258,32 @@ impl Tables {
             Orientation::ByVertex => (Table::VertexStarts, Table::HyperedgeStarts),
         };
         let target = start(1, of_rows, n_rows)? + row;
-        let source = start(0, of_sources, n_sources)?;
-
         let mut found = Row {
             target,
-            source,
+            source: 0,
             n_sources,
             instance: test.instance,
             incidences: Ok((0..0, 0)),
             partials: 0..0,
         };
+        match start(0, of_sources, n_sources) {
+            Ok(source) => found.source = source,
+            Err(wrong) => {
+                found.incidences = Err(wrong);
+                return Ok(found);
+            }
+        }
         let incidences = self.incidences(&test, class, o, &topology, row, position, n_indices);
         if let (LONG, Ok(_)) = (class, &incidences) {
             let (first, next) =
                 self.listed(&test, o, entry, position, counts[PARTIAL], counts[LONG]).unwrap();
             let before = if replicated {
+                let of_each = call.items[PARTIAL] / instances;
+                let word = topology.position + 6;
+                if let Err(wrong) = test.below(Table::Topologies(o), word, counts[PARTIAL], of_each + 1) {
+                    found.incidences = Err(wrong);
+                    return Ok(found);
+                }
                 test.instance * counts[PARTIAL]
             } else {
                 let starts = self.get(Table::WorkStarts(o));
