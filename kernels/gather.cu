@@ -28,8 +28,9 @@ enum : u32 {
     SHORT_ROW = 8,
     ROWS_OF_SHORT_TILE = WARP / SHORT_ROW,
     THREADS = 128,  // of a block; any multiple of a warp would do
-    // The source rows that a lane loads before it adds the first: with 32 warps on a multiprocessor, 64 KiB are under
-    // way, and the bandwidth of an H100 times its latency is less than half of that.
+    // The source rows that a lane loads before it adds the first. By arithmetic, not yet measured: 4 for each of 32 warps
+    // are 64 KiB under way on a multiprocessor, and 3 TB/s times a latency of 0.8 us are 18 KB for each of 132. With 8, the
+    // registers left room for 20 warps.
     IN_FLIGHT = 4,
     // No source: nothing to load. Ids are below 2^32 - 1.
     NO_SOURCE = 0xffffffffu,
