@@ -320,6 +320,34 @@ fn counts_that_agree_with_each_other_are_checked_against_the_call() {
     workspace.check().unwrap();
 }
 
+/// A wrong index is seen by one lane; all features of its row become NaN, and no other row.
+#[test]
+fn the_whole_row_of_a_wrong_index_is_nan() {
+    let edges = [3, 100, 700].map(|len| (0..len).map(|i| i % 5).collect::<Vec<u32>>());
+    let batch = Batch::replicate(Incidence::from_edges(5, &edges, Repeats::Keep).unwrap());
+    // In a short row, a medium row, and the second segment of a long row.
+    for (row, position) in [(0, 1), (1, 3 + 50), (2, 3 + 100 + 600)] {
+        for features in [3, 8, 64, 200] {
+            let gpu = Gpu::take();
+            let stream = gpu.device().context().default_stream();
+            let mut on_device = gpu.device().upload(&batch).unwrap();
+            on_device.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[5]).unwrap();
+            let plan = Plan::<f32>::new(&on_device, features, Checks::On).unwrap();
+            let mut workspace = plan.workspace(&stream, 2).unwrap();
+            let x = stream.clone_htod(&vec![1.0f32; 2 * 5 * features]).unwrap();
+            let mut z = stream.alloc_zeros::<f32>(2 * 3 * features).unwrap();
+            let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), features));
+            let kind = StepKind { to_hyperedges: true, reduce: Reduce::Mean };
+            step(&mut workspace, kind, Rows::contiguous(x.as_view(), features), out).unwrap();
+            workspace.check().unwrap_err();
+            for (i, z) in stream.clone_dtoh(&z).unwrap().chunks(features).enumerate() {
+                let is_right = |z: &f32| if i % 3 == row { z.is_nan() } else { (z - 1.0).abs() < 1e-5 };
+                assert!(z.iter().all(is_right), "row {i} of {features} features, {row} is wrong: {z:?}");
+            }
+        }
+    }
+}
+
 /// A report stays until `check` clears it, and calls give it without waiting.
 #[test]
 fn later_calls_give_the_report_until_it_is_cleared() {
