@@ -13,7 +13,8 @@
 // Rows of a topology are listed once, by length:
 //
 //     class     incidences          who computes one
-//     PARTIAL   a segment of a long row     a group of 8, 16 or 32 lanes, as many as its features need
+//     PARTIAL   1 ... 512 of a      a group of 8, 16 or 32 lanes, as many as its features need
+//               long row's
 //     MEDIUM    9 ... 512           likewise
 //     SHORT     0 ... 8             likewise, but one warp loads the indices of four rows at once
 //     LONG      513 ...             likewise, from the sums of its segments
@@ -36,7 +37,7 @@ enum : u32 {
     NO_SOURCE = 0xffffffffu,
 };
 
-// Names of kernels and tables in a violation; src/cuda/record.rs has the texts.
+// Kernels and tables in a violation; src/cuda/mod.rs and src/cuda/tables.rs have their names.
 enum Kernel : u32 { GATHER = 0, ADD_PARTIALS = 1 };
 enum Table : u32 {
     TOPOLOGIES = 0,

@@ -21,10 +21,9 @@ const LIBRARIES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
 const LIBRARIES: [&str; 1] = ["nvcuda.dll"];
 
 /// The functions of the driver that this crate calls, itself or through `cudarc`. All are in CUDA 11.2 and later.
-const FUNCTIONS: [&str; 38] = [
+const FUNCTIONS: [&str; 34] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
-    "cuCtxSynchronize",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
     "cuDeviceGetCount",
@@ -48,10 +47,7 @@ const FUNCTIONS: [&str; 38] = [
     "cuMemHostAlloc",
     "cuMemHostGetDevicePointer_v2",
     "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoH_v2",
     "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyHtoD_v2",
-    "cuMemsetD32Async",
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",
@@ -67,10 +63,6 @@ pub(super) fn ready() -> Result<()> {
     static PROBED: OnceLock<()> = OnceLock::new();
     if PROBED.get().is_none() {
         probe()?;
-        let found = version()?;
-        if found < NEEDED_DRIVER {
-            return Err(Error::DriverTooOld { found, needed: NEEDED_DRIVER });
-        }
         PROBED.get_or_init(|| ());
     }
     Ok(())
@@ -81,23 +73,29 @@ fn probe() -> Result<()> {
     let mut reasons = Vec::new();
     for name in LIBRARIES {
         // SAFETY: loading the driver runs its initialisers, as `cudarc` will do in a moment anyway.
-        match unsafe { libloading::Library::new(name) } {
+        let library = match unsafe { libloading::Library::new(name) } {
+            Ok(library) => library,
             Err(error) => {
                 // What the loader says stands in the source.
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 reasons.push(source.unwrap_or_else(|| error.to_string()));
+                continue;
             }
-            Ok(library) => {
-                let missing = FUNCTIONS.iter().find(|&&function| {
-                    // SAFETY: the symbol is only looked up, never called or read through.
-                    unsafe { library.get::<*const ()>(function.as_bytes()) }.is_err()
-                });
-                return match missing {
-                    Some(&function) => Err(unavailable(format!("{name} has no function {function}"))),
-                    None => Ok(()),
-                };
-            }
+        };
+        let missing = |functions: &[&str]| {
+            let missing = functions.iter().find(|function| {
+                // SAFETY: the symbol is only looked up, never called or read through.
+                unsafe { library.get::<*const ()>(function.as_bytes()) }.is_err()
+            });
+            missing.map_or(Ok(()), |function| Err(unavailable(format!("{name} has no function {function}"))))
+        };
+        // The version first: a driver that is too old lacks functions, too.
+        missing(&["cuDriverGetVersion"])?;
+        let found = version()?;
+        if found < NEEDED_DRIVER {
+            return Err(Error::DriverTooOld { found, needed: NEEDED_DRIVER });
         }
+        return missing(&FUNCTIONS);
     }
     Err(unavailable(reasons.join("; ")))
 }
@@ -105,7 +103,7 @@ fn probe() -> Result<()> {
 /// The CUDA release that the driver supports, as (major, minor).
 fn version() -> Result<(u32, u32)> {
     let mut version = 0;
-    // SAFETY: the library was probed, and the pointer is valid for the call.
+    // SAFETY: the library was found and has the function, and the pointer is valid for the call.
     unsafe { sys::cuDriverGetVersion(&mut version) }
         .result()
         .map_err(|e| failed("reading the driver's version", e))?;
