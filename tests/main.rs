@@ -4,6 +4,7 @@ mod backend;
 mod calls;
 mod common;
 mod constructors;
+mod convolutions;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod errors;
@@ -12,6 +13,6 @@ mod gradients;
 mod invariants;
 mod layouts;
 mod misalignment;
-mod properties;
+mod operands;
 mod reference;
 mod steps;
