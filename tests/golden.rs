@@ -126,7 +126,7 @@ struct Results {
 
 impl Case {
     /// What the file gives; z is not in it.
-    fn from_file(&self, key: &str, conv: Conv) -> Results {
+    fn expected(&self, key: &str, conv: Conv) -> Results {
         let get = |what: &str| self.f64(&format!("{key}.{what}")).to_vec();
         let z = self.dense::<f64>(conv).z;
         Results { z, out: get("out"), grad_x: get("grad_x"), grad_weights: get("grad_weights") }
@@ -288,7 +288,7 @@ fn mean_tolerance<T: TestElement>() -> f64 {
 fn golden<T: TestElement>(backends: impl IntoIterator<Item: Backend<T>>) {
     let cases: Vec<_> = fixtures().iter().map(|path| Case::load(path)).collect();
     let expected = |case: &Case, key: &str, conv| match T::NAME {
-        "f64" | "f32" => case.from_file(key, conv),
+        "f64" | "f32" => case.expected(key, conv),
         _ => case.dense::<T>(conv),
     };
     let all = |case| {
@@ -316,7 +316,7 @@ fn golden_dense_reference() {
         let conventions = case.conventions();
         assert!(!conventions.is_empty(), "{}: no results for any convention", case.name);
         for (key, conv) in conventions {
-            let (computed, expected) = (case.dense::<f64>(conv), case.from_file(&key, conv));
+            let (computed, expected) = (case.dense::<f64>(conv), case.expected(&key, conv));
             compare(&case, &key, "the dense reference", &computed, &expected, &tolerance::<f64>(&case, conv));
         }
     }

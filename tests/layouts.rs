@@ -31,7 +31,7 @@ fn giant() -> impl Strategy<Value = Incidence> {
 /// vertices hundreds of times.
 fn long() -> impl Strategy<Value = Incidence> {
     (1usize..5, 1500usize..1600, any::<u64>()).prop_map(|(n, len, seed)| {
-        let vertex = |i: usize| if i % 2 == 0 { n / 2 } else { (seed >> (i % 61)) as usize % n };
+        let vertex = |i: usize| if i.is_multiple_of(2) { n / 2 } else { (seed >> (i % 61)) as usize % n };
         let edges: [Vec<usize>; 3] = [vec![0], (0..len).map(vertex).collect(), vec![n - 1, 0]];
         Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
     })

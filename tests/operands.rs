@@ -246,7 +246,7 @@ fn what_no_window_covers_has_gradient_zero<T: TestElement>(backend: &dyn Backend
     let (x, g, z): (Vec<T>, Vec<T>, Vec<T>) =
         (features(1, 2 * 4 * F), features(2, 2 * 4 * F), features(3, 2 * 6 * F));
     let (x, g, z) = (rows(&x), rows(&g), rows(&z));
-    let ones = vec![T::acc(1.0); 20];
+    let ones = [T::acc(1.0); 20];
     let w = cpu::Weights::table(&ones[..], &table);
     let vertex_scale = Some(cpu::Weights::table(&ones[..], &scales));
     let step = cpu::Step { vertex_scale, hyperedge_scale: Some(w), ..cpu::Step::default() };
