@@ -10,6 +10,7 @@ mod errors;
 mod golden;
 mod gradients;
 mod invariants;
+mod kept_z;
 mod layouts;
 mod misalignment;
 mod orders;
