@@ -50,7 +50,8 @@ struct Table {
     topology_ids: Vec<u32>,
     /// Instances + 1 starts for each axis; the last is the total.
     starts: [Vec<usize>; 2],
-    by_topology: Groups,
+    /// The instances grouped by topology, for shared windows along each axis.
+    by_topology: [Groups; 2],
 }
 
 impl Batch {
@@ -81,7 +82,8 @@ impl Batch {
         fits_u32("the number of topologies", bound)?;
         fits_u32("the number of instances", ids.len())?;
         let starts = [starts(&topologies, &ids, Axis::Vertex)?, starts(&topologies, &ids, Axis::Hyperedge)?];
-        let by_topology = Groups::new(&topologies, &ids, |_| 0)?;
+        let grouped = |axis| Groups::new(&topologies, axis, &ids, |_| 0);
+        let by_topology = [grouped(Axis::Vertex)?, grouped(Axis::Hyperedge)?];
         let used = || ids.iter().map(|&id| &topologies[id as usize]);
         let largest =
             [Axis::Vertex, Axis::Hyperedge].map(|axis| used().map(|t| t.size(axis)).max().unwrap_or(0));
@@ -191,9 +193,9 @@ impl Batch {
         }
     }
 
-    /// The instances of a table grouped by topology.
-    pub(crate) fn by_topology(&self) -> Option<&Groups> {
-        self.0.table.as_ref().map(|t| &t.by_topology)
+    /// The instances of a table grouped by topology, as they read shared windows along `axis`.
+    pub(crate) fn by_topology(&self, axis: Axis) -> Option<&Groups> {
+        self.0.table.as_ref().map(|t| &t.by_topology[axis as usize])
     }
 
     /// Whether this is a clone of `other`.

@@ -1,8 +1,9 @@
 //! Instances grouped by what they share, and cut into chunks: what is the same for all instances of a chunk is
-//! computed once for it, and their weight gradients are summed in one fixed order.
+//! computed once for it, and the gradients of weights and scales are summed chunk by chunk, in the order of the chunks.
 
 use std::ops::Range;
 
+use crate::batch::Axis;
 use crate::error::{Result, try_with_capacity};
 use crate::incidence::Incidence;
 
@@ -10,7 +11,7 @@ use crate::incidence::Incidence;
 /// task worth its start, small enough that a batch makes many tasks.
 const CHUNK_WORK: usize = 8192;
 
-/// The most instances in a chunk. Weight gradients are summed chunk by chunk, so this bounds the length of the chains
+/// The most instances in a chunk. Gradients are summed chunk by chunk, so this bounds the length of the chains
 /// of rounding errors.
 const CHUNK_INSTANCES: usize = 64;
 
@@ -31,10 +32,17 @@ impl Incidence {
     }
 }
 
-/// Instances of one topology that read their weights at one offset.
+/// Which topologies come first: small ones before large ones, and then by the class of their window's width, a power of
+/// two. So chunks that need the same room for their sums stand together.
+fn rank(topology: &Incidence, axis: Axis) -> (bool, u32) {
+    (topology.is_large(), topology.size(axis).max(1).ilog2())
+}
+
+/// Instances of one topology that read their window at one offset.
 #[derive(Debug)]
 struct Group {
     topology: u32,
+    chunk_len: u32,
     offset: u64,
     /// Where its instances start in `order`.
     start: usize,
@@ -42,7 +50,16 @@ struct Group {
     chunk: usize,
 }
 
-/// All instances of a table, grouped by (offset, topology) in ascending order.
+/// Consecutive chunks of topologies of one rank.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Class {
+    pub(crate) first_chunk: usize,
+    /// The width of the widest window.
+    pub(crate) width: usize,
+}
+
+/// All instances of a table, grouped by (rank, offset, topology) in ascending order.
 #[derive(Debug)]
 pub(crate) struct Groups {
     groups: Vec<Group>,
@@ -51,7 +68,7 @@ pub(crate) struct Groups {
     n_chunks: usize,
 }
 
-/// Up to [`chunk_len`](Incidence::chunk_len) instances of one topology that read their weights at one offset.
+/// Up to [`chunk_len`](Incidence::chunk_len) instances of one topology that read their window at one offset.
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk<'a> {
     pub(crate) topology: usize,
@@ -77,38 +94,83 @@ impl Members<'_> {
 }
 
 impl Groups {
-    /// Groups instances whose topologies are `topology_ids` (fewer than 2³²) and that read at `offset(instance)`.
+    /// Groups instances whose topologies are `topology_ids` (fewer than 2³²) and whose windows along `axis` start at
+    /// `offset(instance)`.
     pub(crate) fn new(
         topologies: &[Incidence],
+        axis: Axis,
         topology_ids: &[u32],
         offset: impl Fn(usize) -> u64,
     ) -> Result<Self> {
-        let key = |g: u32| (offset(g as usize), topology_ids[g as usize]);
+        let mut ranks = try_with_capacity("the ranks of the topologies", topologies.len())?;
+        ranks.extend(topologies.iter().map(|topology| rank(topology, axis)));
+        let key = |g: u32| {
+            let topology = topology_ids[g as usize];
+            (ranks[topology as usize], offset(g as usize), topology)
+        };
         let mut order = try_with_capacity("the order of the instances", topology_ids.len())?;
         order.extend(0..topology_ids.len() as u32);
         order.sort_by_key(|&g| key(g));
-        let (mut groups, mut n_chunks) = (Vec::new(), 0);
+        let (mut groups, mut start, mut n_chunks) = (Vec::new(), 0, 0);
         for same in order.chunk_by(|&a, &b| key(a) == key(b)) {
-            let (offset, topology) = key(same[0]);
-            let start = groups.last().map_or(0, |&(_, end)| end);
-            groups.push((Group { topology, offset, start, chunk: n_chunks }, start + same.len()));
-            n_chunks += same.len().div_ceil(topologies[topology as usize].chunk_len());
+            let (_, offset, topology) = key(same[0]);
+            let chunk_len = topologies[topology as usize].chunk_len();
+            groups.push(Group { topology, chunk_len: chunk_len as u32, offset, start, chunk: n_chunks });
+            start += same.len();
+            n_chunks += same.len().div_ceil(chunk_len);
         }
-        Ok(Self { groups: groups.into_iter().map(|(group, _)| group).collect(), order, n_chunks })
+        Ok(Self { groups, order, n_chunks })
     }
 
     pub(crate) fn n_chunks(&self) -> usize {
         self.n_chunks
     }
 
+    /// The instances in the order of their chunks, ascending within each.
+    #[cfg(feature = "cuda")]
+    #[cfg_attr(not(test), expect(dead_code))]
+    pub(crate) fn order(&self) -> &[u32] {
+        &self.order
+    }
+
+    /// All chunks in order: topology, offset, and where its instances stand in [`order`](Self::order).
+    #[cfg(feature = "cuda")]
+    #[cfg_attr(not(test), expect(dead_code))]
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (usize, usize, Range<usize>)> + '_ {
+        (0..self.groups.len()).flat_map(move |i| {
+            let Group { topology, chunk_len, offset, start, .. } = self.groups[i];
+            let end = self.end(i);
+            let starts = (start..end).step_by(chunk_len as usize);
+            starts.map(move |first| {
+                (topology as usize, offset as usize, first..(first + chunk_len as usize).min(end))
+            })
+        })
+    }
+
+    /// The classes of chunks, in order.
+    #[cfg(feature = "cuda")]
+    #[cfg_attr(not(test), expect(dead_code))]
+    pub(crate) fn classes(&self, topologies: &[Incidence], axis: Axis) -> Vec<Class> {
+        let topology = |group: &Group| &topologies[group.topology as usize];
+        let same = |a: &Group, b: &Group| rank(topology(a), axis) == rank(topology(b), axis);
+        let class = |groups: &[Group]| Class {
+            first_chunk: groups[0].chunk,
+            width: groups.iter().map(|group| topology(group).size(axis)).max().unwrap_or(0),
+        };
+        self.groups.chunk_by(same).map(class).collect()
+    }
+
+    /// Where the instances of group `i` end in `order`.
+    fn end(&self, i: usize) -> usize {
+        self.groups.get(i + 1).map_or(self.order.len(), |next| next.start)
+    }
+
     /// The `c`-th chunk, without the instances from `n_instances` on.
-    pub(crate) fn chunk(&self, topologies: &[Incidence], c: usize, n_instances: usize) -> Chunk<'_> {
+    pub(crate) fn chunk(&self, c: usize, n_instances: usize) -> Chunk<'_> {
         let i = self.groups.partition_point(|g| g.chunk <= c) - 1;
-        let Group { topology, offset, start, chunk } = self.groups[i];
-        let group_end = self.groups.get(i + 1).map_or(self.order.len(), |g| g.start);
-        let len = topologies[topology as usize].chunk_len();
-        let first = start + (c - chunk) * len;
-        let members = &self.order[first..(first + len).min(group_end)];
+        let Group { topology, chunk_len, offset, start, chunk } = self.groups[i];
+        let first = start + (c - chunk) * chunk_len as usize;
+        let members = &self.order[first..(first + chunk_len as usize).min(self.end(i))];
         let present = members.partition_point(|&g| (g as usize) < n_instances);
         Chunk {
             topology: topology as usize,

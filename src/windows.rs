@@ -1,14 +1,20 @@
 //! Weight windows: where in one array of learnable weights each instance finds its own.
 
+use std::sync::Arc;
+
 use crate::batch::{Axis, Batch};
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::groups::Groups;
 use crate::index::Index;
 
 /// The weight-offset table of a batch: instance `g`, with `m` hyperedges, reads `weights[offsets[g] .. offsets[g] + m]`.
-/// Windows may overlap in any way. Validated once, so that a call compares two numbers.
+/// Windows may overlap in any way. Validated once, so that a call compares two numbers. A clone is cheap and is the same
+/// table.
+#[derive(Debug, Clone)]
+pub struct WindowTable(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct WindowTable {
+struct Inner {
     batch: Batch,
     axis: Axis,
     offsets: Vec<u64>,
@@ -63,31 +69,40 @@ impl WindowTable {
             checked.push(offset as u64);
             needed.push(most);
         }
-        // Steps, the only readers of vertex scales, take instances one by one.
-        let grouped = if axis == Axis::Hyperedge { offsets.len() } else { 0 };
-        let topology_ids: Vec<u32> = (0..grouped).map(|g| batch.topology_id(g) as u32).collect();
-        let groups = Groups::new(batch.topologies(), &topology_ids, |g| checked[g])?;
-        Ok(Self { batch: batch.clone(), axis, offsets: checked, needed, groups })
+        let mut topology_ids: Vec<u32> = try_with_capacity("topology_ids", offsets.len())?;
+        topology_ids.extend((0..offsets.len()).map(|g| batch.topology_id(g) as u32));
+        let groups = Groups::new(batch.topologies(), axis, &topology_ids, |g| checked[g])?;
+        Ok(Self(Arc::new(Inner { batch: batch.clone(), axis, offsets: checked, needed, groups })))
     }
 
     /// The number of offsets.
     pub fn len(&self) -> usize {
-        self.offsets.len()
+        self.0.offsets.len()
     }
 
     /// Whether there are no offsets.
     pub fn is_empty(&self) -> bool {
-        self.offsets.is_empty()
+        self.0.offsets.is_empty()
     }
 
     /// The offsets, one for each instance.
     pub fn offsets(&self) -> &[u64] {
-        &self.offsets
+        &self.0.offsets
     }
 
-    /// The instances grouped by window; empty for vertices.
+    /// The batch that the table was made for.
+    pub(crate) fn batch(&self) -> &Batch {
+        &self.0.batch
+    }
+
+    /// What the windows are windows of.
+    pub(crate) fn axis(&self) -> Axis {
+        self.0.axis
+    }
+
+    /// The instances grouped by window.
     pub(crate) fn groups(&self) -> &Groups {
-        &self.groups
+        &self.0.groups
     }
 
     /// Checks this table against a call: its batch, axis, number of instances and the length of the operand.
@@ -100,10 +115,10 @@ impl WindowTable {
         len: usize,
     ) -> Result<()> {
         let mismatch = |value, bound| Err(Error::WindowTableMismatch { table: name, value, bound });
-        if !self.batch.is(batch) {
+        if !self.batch().is(batch) {
             return mismatch("another batch", "the batch of this call's plan");
         }
-        match (self.axis, axis) {
+        match (self.axis(), axis) {
             (Axis::Vertex, Axis::Hyperedge) => return mismatch("vertices", "one for hyperedges"),
             (Axis::Hyperedge, Axis::Vertex) => return mismatch("hyperedges", "one for vertices"),
             _ => {}
@@ -117,17 +132,17 @@ impl WindowTable {
                 bound_of,
             });
         }
-        if instances == 0 || self.needed[instances - 1] <= len as u64 {
+        if instances == 0 || self.0.needed[instances - 1] <= len as u64 {
             return Ok(());
         }
-        let ends_past = |g: &usize| self.offsets[*g] + self.width(*g) as u64 > len as u64;
+        let ends_past = |g: &usize| self.offsets()[*g] + self.width(*g) as u64 > len as u64;
         let instance = (0..instances).find(ends_past).unwrap_or(instances - 1);
-        let (value, width) = (self.offsets[instance], self.width(instance));
+        let (value, width) = (self.offsets()[instance], self.width(instance));
         Err(Error::WindowOutOfRange { table: name, instance, value, width, bound: len })
     }
 
     fn width(&self, instance: usize) -> usize {
-        self.batch.topology(instance).size(self.axis)
+        self.batch().topology(instance).size(self.axis())
     }
 }
 
@@ -221,7 +236,7 @@ impl Windows<&WindowTable> {
         match self {
             Self::Shared => 0,
             Self::Consecutive => batch.start(axis, instance),
-            Self::Table(table) => table.offsets[instance] as usize,
+            Self::Table(table) => table.offsets()[instance] as usize,
         }
     }
 }

@@ -12,6 +12,7 @@ mod gradients;
 mod invariants;
 mod layouts;
 mod misalignment;
+mod orders;
 mod properties;
 mod reference;
 mod steps;

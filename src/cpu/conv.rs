@@ -17,17 +17,15 @@
 
 use rayon::prelude::*;
 
-use super::disjoint::Disjoint;
 use super::gather::{Dot, Source, Store, gather, sum};
 use super::operands::{Input, Output, check_gradient, operand, output, started};
-use super::schedule::{Schedule, each, each_row, each_value, for_each};
+use super::schedule::{Schedule, Task, each, each_row, each_value};
 use super::workspace::{Scratch, Workspace};
-use super::{Path, Plan, Weights, add_to, inverse_count};
+use super::{Plan, Weights, inverse_count};
 use crate::batch::Axis;
 use crate::conv::Normalization;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
-use crate::groups::Chunk;
 use crate::incidence::Incidence;
 use crate::rows::{Operand, Out, Rows};
 
@@ -49,20 +47,26 @@ impl<T: Element> Workspace<T> {
         weights: Weights<'_, T::Acc>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        let x_operand = operand("x", Axis::Vertex, &x);
-        let y_operand = output("y", Axis::Vertex, &y);
-        let call = Call::new(&self.plan, self.max_instances, &[Some(x_operand), y_operand], weights)?;
-        let x = Input::new(x, x_operand, call.plan.batch(), call.instances)?;
-        let y = Output::new(y, y_operand, call.plan.batch(), call.instances)?;
-        call.check_degrees()?;
-        let Some(y) = y.filter(|_| call.has_elements()) else { return Ok(()) };
+        self.forward(x, weights, None, y)
+    }
 
-        let n_chunks = call.schedule.n_chunks();
-        for_each(&mut self.slots, 0..n_chunks, |scratch, c| call.forward(Path::Gather, c, x, &y, scratch));
-        if call.plan.has(Path::GatherRows) {
-            (0..n_chunks).for_each(|c| call.forward(Path::GatherRows, c, x, &y, &mut self.large));
-        }
-        Ok(())
+    /// [`conv`](Self::conv), with the same bits, that also keeps z = B⁻¹ Hᵀ R x, unrounded, for
+    /// [`conv_backward_from_z`](Self::conv_backward_from_z). That saves the backward one of its gathers, the forward's
+    /// first, and costs memory for `M` rows of type `T::Acc` from the forward to the backward.
+    ///
+    /// * `z`: `M` rows of hyperedges, overwritten, also where `y` is skipped;
+    /// * the others as for [`conv`](Self::conv).
+    ///
+    /// # Errors
+    /// As [`conv`](Self::conv).
+    pub fn conv_keeping_z(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: Weights<'_, T::Acc>,
+        z: Rows<&mut [T::Acc]>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        self.forward(x, weights, Some(z), y)
     }
 
     /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`.
@@ -82,55 +86,92 @@ impl<T: Element> Workspace<T> {
         grad_x: Out<Rows<&mut [T]>>,
         grad_weights: Out<&mut [T::Acc]>,
     ) -> Result<()> {
+        self.backward(x, None, weights, grad_y, grad_x, grad_weights)
+    }
+
+    /// [`conv_backward`](Self::conv_backward), with the same bits, from the z that
+    /// [`conv_keeping_z`](Self::conv_keeping_z) kept for the same `x` and `weights`, instead of computing it again.
+    ///
+    /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z (that of the weights is
+    ///   skipped, or the weights have none), it is not read;
+    /// * the others as for [`conv_backward`](Self::conv_backward).
+    ///
+    /// # Errors
+    /// As [`conv`](Self::conv).
+    pub fn conv_backward_from_z(
+        &mut self,
+        x: Rows<&[T]>,
+        z: Rows<&[T::Acc]>,
+        weights: Weights<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        grad_x: Out<Rows<&mut [T]>>,
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()> {
+        self.backward(x, Some(z), weights, grad_y, grad_x, grad_weights)
+    }
+
+    fn forward(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: Weights<'_, T::Acc>,
+        z: Option<Rows<&mut [T::Acc]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        let z = z.map_or(Out::Skip, Out::Overwrite);
         let x_operand = operand("x", Axis::Vertex, &x);
+        let z_operand = output("z", Axis::Hyperedge, &z);
+        let y_operand = output("y", Axis::Vertex, &y);
+        let operands = [Some(x_operand), z_operand, y_operand];
+        let call = Call::new(&self.plan, self.max_instances, &operands, weights)?;
+        let (batch, instances) = (call.plan.batch(), call.instances);
+        let forward = Forward {
+            x: Input::new(x, x_operand, batch, instances)?,
+            z: Output::new(z, z_operand, batch, instances)?,
+            y: Output::new(y, y_operand, batch, instances)?,
+            call,
+        };
+        forward.call.check_degrees()?;
+        if forward.call.has_elements() && (forward.z.is_some() || forward.y.is_some()) {
+            self.memory.for_each_chunk(&forward.call.schedule, |task, scratch| forward.chunk(task, scratch));
+        }
+        Ok(())
+    }
+
+    fn backward(
+        &mut self,
+        x: Rows<&[T]>,
+        z: Option<Rows<&[T::Acc]>>,
+        weights: Weights<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        grad_x: Out<Rows<&mut [T]>>,
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()> {
+        let x_operand = operand("x", Axis::Vertex, &x);
+        let z = z.map(|z| (z, operand("z", Axis::Hyperedge, &z)));
         let grad_y_operand = operand("grad_y", Axis::Vertex, &grad_y);
         let grad_x_operand = output("grad_x", Axis::Vertex, &grad_x);
-        let operands = [Some(x_operand), Some(grad_y_operand), grad_x_operand];
+        let z_operand = z.map(|(_, operand)| operand);
+        let operands = [Some(x_operand), z_operand, Some(grad_y_operand), grad_x_operand];
         let call = Call::new(&self.plan, self.max_instances, &operands, weights)?;
-        let batch = call.plan.batch();
+        let (batch, instances) = (call.plan.batch(), call.instances);
+        let wanted = grad_weights.is_wanted();
         let backward = Backward {
-            x: Input::new(x, x_operand, batch, call.instances)?,
-            grad_y: Input::new(grad_y, grad_y_operand, batch, call.instances)?,
-            grad_x: Output::new(grad_x, grad_x_operand, batch, call.instances)?,
-            weights_wanted: grad_weights.is_wanted(),
+            x: Input::new(x, x_operand, batch, instances)?,
+            z: z.map(|(z, operand)| Input::new(z, operand, batch, instances)).transpose()?,
+            grad_y: Input::new(grad_y, grad_y_operand, batch, instances)?,
+            grad_x: Output::new(grad_x, grad_x_operand, batch, instances)?,
+            through_degree: wanted && call.plan.conv().weights_in_degree(),
+            through_message: wanted && call.plan.conv().weight_use.in_message(),
             call,
         };
         check_gradient("grad_weights", &grad_weights, weights.values.len())?;
         backward.call.check_degrees()?;
-        let mut grad_weights = started(grad_weights);
-        if !backward.call.has_elements() {
-            return Ok(());
-        }
-
-        let n_chunks = backward.call.schedule.n_chunks();
-        let (slots, width) = (&mut self.slots, self.partials.width);
-        self.partials.for_each_block(n_chunks, |block, partials| {
-            let rows = Disjoint::new(&mut *partials);
-            for_each(slots, block.clone(), |scratch, c| {
-                let row = (c - block.start) * width;
-                // SAFETY: each chunk of the block has a row of its own, and is computed once.
-                let sums = unsafe { rows.part(row..row + width) };
-                backward.chunk(Path::Gather, c, scratch, sums);
+        // Where the weights have no part in y, nothing is added, not even zeros.
+        let grad_weights = started(grad_weights).filter(|_| backward.weights_wanted());
+        if backward.call.has_elements() && (backward.grad_x.is_some() || grad_weights.is_some()) {
+            self.memory.sum_chunks(&backward.call.schedule, grad_weights, |task, scratch, sums| {
+                backward.chunk(task, scratch, sums);
             });
-            if let Some(grad_weights) = grad_weights.as_deref_mut() {
-                for c in block.clone() {
-                    backward.call.add_chunk(
-                        Path::Gather,
-                        c,
-                        &partials[(c - block.start) * width..],
-                        grad_weights,
-                    );
-                }
-            }
-        });
-        if backward.call.plan.has(Path::GatherRows) {
-            for c in 0..n_chunks {
-                self.large_sums.fill(T::Acc::ZERO);
-                backward.chunk(Path::GatherRows, c, &mut self.large, &mut self.large_sums);
-                if let Some(grad_weights) = grad_weights.as_deref_mut() {
-                    backward.call.add_chunk(Path::GatherRows, c, &self.large_sums, grad_weights);
-                }
-            }
         }
         Ok(())
     }
@@ -141,7 +182,7 @@ struct Call<'a, T: Element> {
     plan: &'a Plan<T>,
     instances: usize,
     weights: &'a [T::Acc],
-    schedule: Schedule<'a>,
+    schedule: Schedule<'a, T>,
 }
 
 impl<'a, T: Element> Call<'a, T> {
@@ -158,7 +199,7 @@ impl<'a, T: Element> Call<'a, T> {
             plan,
             instances,
             weights: values,
-            schedule: Schedule::new(plan.batch(), windows, instances),
+            schedule: Schedule::new(plan, Axis::Hyperedge, windows, instances),
         })
     }
 
@@ -166,18 +207,9 @@ impl<'a, T: Element> Call<'a, T> {
         self.instances > 0 && self.plan.features() > 0
     }
 
-    /// A chunk, its topology and its weights, if it has instances.
-    fn chunk(&self, c: usize) -> Option<(Chunk<'a>, &'a Incidence, &'a [T::Acc])> {
-        let chunk = self.schedule.chunk(c);
-        chunk.members.iter().next()?;
-        let topology = &self.plan.batch().topologies()[chunk.topology];
-        let weights = &self.weights[chunk.offset..][..topology.n_hyperedges()];
-        Some((chunk, topology, weights))
-    }
-
-    /// The same, if its topology is on `path`.
-    fn chunk_on(&self, path: Path, c: usize) -> Option<(Chunk<'a>, &'a Incidence, &'a [T::Acc])> {
-        self.chunk(c).filter(|(chunk, ..)| self.plan.path(chunk.topology) == path)
+    /// The weights that a chunk's instances read.
+    fn window(&self, task: &Task<'_>) -> &'a [T::Acc] {
+        &self.weights[task.chunk.offset..][..task.topology.n_hyperedges()]
     }
 
     /// D_v.
@@ -209,8 +241,9 @@ impl<'a, T: Element> Call<'a, T> {
             return Ok(());
         }
         let negative = |c| {
-            let (chunk, topology, weights) = self.chunk(c)?;
-            let instance = chunk.members.iter().next()?;
+            let task = self.schedule.task(c)?;
+            let (topology, weights) = (task.topology, self.window(&task));
+            let instance = task.instances().next()?;
             let mut degrees = (0..topology.n_vertices()).map(|v| (v, self.degree(topology, weights, v)));
             let (vertex, degree) = degrees.find(|&(_, d)| d < T::Acc::ZERO)?;
             Some((instance, vertex, degree.to_f64()))
@@ -223,12 +256,13 @@ impl<'a, T: Element> Call<'a, T> {
     }
 
     /// D and L of all vertices, where the normalization uses them.
-    fn degrees(&self, path: Path, topology: &Incidence, weights: &[T::Acc], scratch: &mut Scratch<T::Acc>) {
+    fn degrees(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
         if !self.is_normalized() {
             return;
         }
+        let (topology, weights) = (task.topology, self.window(task));
         let n = topology.n_vertices();
-        each_value(path == Path::GatherRows, &mut scratch.degree[..n], |v, degree| {
+        each_value(task.parallel, &mut scratch.degree[..n], |v, degree| {
             *degree = self.degree(topology, weights, v);
         });
         for (left, &degree) in scratch.left[..n].iter_mut().zip(&scratch.degree) {
@@ -242,62 +276,58 @@ impl<'a, T: Element> Call<'a, T> {
         }
     }
 
-    /// z of one instance: B⁻¹ Hᵀ R x.
+    /// z of one instance: B⁻¹ Hᵀ R x. It is also stored in `kept`.
     fn hyperedges(
         &self,
-        path: Path,
-        topology: &Incidence,
+        task: &Task<'_>,
         x: Input<'_, T>,
         instance: usize,
         left: &[T::Acc],
         z: &mut [T::Acc],
+        kept: Option<&Output<'_, T::Acc>>,
     ) {
-        let features = self.plan.features();
+        let (topology, features) = (task.topology, self.plan.features());
+        let batch = self.plan.batch();
         let right = self.is_symmetric().then_some(left);
-        let x = x.source(self.plan.batch(), instance, right, true);
-        each_row(
-            path == Path::GatherRows,
-            &mut z[..topology.n_hyperedges() * features],
-            features,
-            |e, row| {
-                let members = topology.by_edge().row(e);
-                gather(x, members, &mut Store { row, scale: inverse_count(members.len()), add: false });
-            },
-        );
+        let x = x.source(batch, instance, right, true);
+        each_row(task.parallel, &mut z[..topology.n_hyperedges() * features], features, |e, row| {
+            let members = topology.by_edge().row(e);
+            let scale = inverse_count(members.len());
+            // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in it.
+            let kept = kept.map(|out| unsafe { out.store(batch, instance, e, scale) });
+            gather(x, members, &mut (Store { row, scale, add: false }, kept));
+        });
     }
+}
 
-    /// Computes a chunk, if its topology is on `path`.
-    fn forward(
-        &self,
-        path: Path,
-        c: usize,
-        x: Input<'_, T>,
-        y: &Output<'_, T>,
-        scratch: &mut Scratch<T::Acc>,
-    ) {
-        let Some((chunk, topology, weights)) = self.chunk_on(path, c) else { return };
-        self.degrees(path, topology, weights, scratch);
-        let features = self.plan.features();
-        for instance in chunk.members.iter() {
-            self.hyperedges(path, topology, x, instance, &scratch.left, &mut scratch.z);
-            let z = edge_rows(&scratch.z, features, self.message(weights));
-            let left = self.is_normalized().then_some(&scratch.left[..]);
-            each(path == Path::GatherRows, topology.n_vertices(), |v| {
+/// A checked call of the forward, and its operands.
+struct Forward<'a, T: Element> {
+    call: Call<'a, T>,
+    x: Input<'a, T>,
+    z: Option<Output<'a, T::Acc>>,
+    y: Option<Output<'a, T>>,
+}
+
+impl<T: Element> Forward<'_, T> {
+    fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+        let call = &self.call;
+        let (topology, weights) = (task.topology, call.window(task));
+        let (batch, features) = (call.plan.batch(), call.plan.features());
+        call.degrees(task, scratch);
+        for instance in task.instances() {
+            call.hyperedges(task, self.x, instance, &scratch.left, &mut scratch.z, self.z.as_ref());
+            let Some(y) = &self.y else { continue };
+            let z = edge_rows(&scratch.z, features, call.message(weights));
+            let left = call.is_normalized().then_some(&scratch.left[..]);
+            each(task.parallel, topology.n_vertices(), |v| {
                 let scale = left.map_or(T::Acc::ONE, |left| left[v]);
                 // A row of degree zero is a store of zeros, not a product with zero.
                 let edges = if scale == T::Acc::ZERO { &[] } else { topology.by_vertex().row(v) };
                 // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
-                let mut store = unsafe { y.store(self.plan.batch(), instance, v, scale) };
+                let mut store = unsafe { y.store(batch, instance, v, scale) };
                 gather(z, edges, &mut store);
             });
         }
-    }
-
-    /// Adds the weight gradients of a chunk to those of the batch.
-    fn add_chunk(&self, path: Path, c: usize, sums: &[T::Acc], grad_weights: &mut [T::Acc]) {
-        let Some((chunk, topology, _)) = self.chunk_on(path, c) else { return };
-        let m = topology.n_hyperedges();
-        add_to(&mut grad_weights[chunk.offset..][..m], &sums[..m]);
     }
 }
 
@@ -310,33 +340,42 @@ fn edge_rows<'a, A: Accumulator>(rows: &'a [A], features: usize, scale: Option<&
 struct Backward<'a, T: Element> {
     call: Call<'a, T>,
     x: Input<'a, T>,
+    z: Option<Input<'a, T::Acc>>,
     grad_y: Input<'a, T>,
     grad_x: Option<Output<'a, T>>,
-    weights_wanted: bool,
+    /// By which ways gradients of weights are wanted.
+    through_degree: bool,
+    through_message: bool,
 }
 
 impl<T: Element> Backward<'_, T> {
-    /// Computes a chunk, if its topology is on `path`: ∂x, and the weight gradients of its instances added to `sums`.
-    fn chunk(&self, path: Path, c: usize, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
+    fn weights_wanted(&self) -> bool {
+        self.through_degree || self.through_message
+    }
+
+    /// Computes a chunk: ∂x, and the weight gradients of its instances added to `sums`.
+    fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
         let call = &self.call;
-        let Some((chunk, topology, weights)) = call.chunk_on(path, c) else { return };
+        let &Self { through_degree, through_message, .. } = self;
+        let (topology, weights, parallel) = (task.topology, call.window(task), task.parallel);
         let (n, m, features) = (topology.n_vertices(), topology.n_hyperedges(), call.plan.features());
         let batch = call.plan.batch();
-        let parallel = path == Path::GatherRows;
-        let through_degree = self.weights_wanted && call.plan.conv().weights_in_degree();
-        let through_message = self.weights_wanted && call.plan.conv().weight_use.in_message();
 
-        call.degrees(path, topology, weights, scratch);
+        call.degrees(task, scratch);
         for (e, pull) in scratch.pull[..m].iter_mut().enumerate() {
             let message = call.message(weights).map_or(T::Acc::ONE, |w| w[e]);
             *pull = message * inverse_count(topology.by_edge().row(e).len());
         }
-        for instance in chunk.members.iter() {
+        for instance in task.instances() {
             let Scratch { z, q, degree, left, degree_gradient, pull } = &mut *scratch;
             let (degree, left, pull) = (&degree[..], &left[..], &pull[..]);
-            if through_degree || through_message {
-                call.hyperedges(path, topology, self.x, instance, left, z);
+            if self.weights_wanted() && self.z.is_none() {
+                call.hyperedges(task, self.x, instance, left, z, None);
             }
+            let z = match self.z {
+                Some(z) => z.source(batch, instance, None, false),
+                None => edge_rows(z, features, None),
+            };
             let scale = call.is_normalized().then_some(left);
             let grad_y = self.grad_y.source(batch, instance, scale, true);
             each_row(parallel, &mut q[..m * features], features, |e, row| {
@@ -345,7 +384,7 @@ impl<T: Element> Backward<'_, T> {
             });
 
             let x = self.x.source(batch, instance, None, false);
-            let y_rows = edge_rows(z, features, call.message(weights));
+            let y_rows = Source { scale: call.message(weights), ..z };
             let grad_x_rows = edge_rows(q, features, Some(pull));
             each_value(parallel, &mut degree_gradient[..n], |v, grad_degree| {
                 let edges = topology.by_vertex().row(v);
@@ -355,7 +394,8 @@ impl<T: Element> Backward<'_, T> {
                 let through_degree = through_degree && !no_degree;
                 let edges_of_x = if no_degree && call.is_symmetric() { &[] } else { edges };
 
-                let dot_x = (through_degree && call.is_symmetric()).then(|| Dot::new(x.row(v)));
+                let dot_x =
+                    (through_degree && call.is_symmetric()).then(|| Dot::<T, _>::new(x.row(v), T::Acc::ONE));
                 // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
                 let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, v, right) });
                 let mut sink = (store, dot_x);
@@ -366,7 +406,7 @@ impl<T: Element> Backward<'_, T> {
                     *grad_degree = 0.0;
                     return;
                 }
-                let mut dot_y = Dot::new(grad_y.row(v));
+                let mut dot_y = Dot::<T, _>::new(grad_y.row(v), T::Acc::ONE);
                 gather(y_rows, edges, &mut dot_y);
                 let both = left[v].to_f64() * dot_y.value();
                 let degree = degree[v].to_f64();
@@ -376,15 +416,15 @@ impl<T: Element> Backward<'_, T> {
                 };
             });
 
-            if !self.weights_wanted {
+            if !self.weights_wanted() {
                 continue;
             }
-            let (z, q, degree_gradient) = (&z[..], &q[..], &degree_gradient[..]);
+            let (q, degree_gradient) = (&q[..], &degree_gradient[..]);
             each_value(parallel, &mut sums[..m], |e, sum_of_chunk| {
                 let mut grad = 0.0;
                 if through_message {
-                    let mut dot = Dot::new(&q[e * features..][..features]);
-                    gather(edge_rows(z, features, None), &[e as u32], &mut dot);
+                    let mut dot = Dot::<T, _>::new(&q[e * features..][..features], T::Acc::ONE);
+                    gather(z, &[e as u32], &mut dot);
                     grad = dot.value();
                 }
                 if through_degree {

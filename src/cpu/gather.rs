@@ -1,11 +1,14 @@
 //! The one loop that both steps and all gradients are made of: gather rows by index, scale them, sum them up.
 //!
-//! The order of summation is fixed. A row of sums adds its incidences in their order, one fused multiply-add each; a row
-//! of more than [`SEGMENT`] incidences adds segments of that length, counted from the row's start, and then the segments'
-//! sums in order. Scalar sums and dot products run in [`LANES`] interleaved lanes, which are then added in halves. None
-//! of this depends on threads, processor, strides or batch.
+//! The order of summation is fixed, and one that a warp of a GPU can follow. A row of sums adds its incidences in their
+//! order, one fused multiply-add each. A scalar sum adds its incidences in [`LANES`] interleaved lanes, which are then
+//! added in halves. Both do that for segments of [`SEGMENT`] incidences, counted from the row's start, and add the
+//! segments' sums in order. A dot product adds blocks of features in order, each in lanes of as many consecutive features
+//! as 16 bytes hold, see [`Dot`]. None of this depends on threads, processor, strides or batch.
 
 #![allow(unsafe_code)]
+
+use std::marker::PhantomData;
 
 use crate::element::{Accumulator, Element};
 
@@ -13,8 +16,8 @@ use crate::element::{Accumulator, Element};
 /// instead of its length, and let them be summed independently of each other.
 const SEGMENT: usize = 512;
 
-/// The lanes of scalar sums and dot products, and the features that are summed at a time: they fill four AVX2 registers
-/// of `f32` or eight of `f64`, and half of the sixteen is left for what is loaded.
+/// The lanes of scalar sums and dot products, as many as a warp has, and the features that are summed at a time: they fill
+/// four AVX2 registers of `f32` or eight of `f64`, and half of the sixteen is left for what is loaded.
 const LANES: usize = 32;
 
 /// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, scaled by `scale[i]`.
@@ -77,48 +80,87 @@ impl<T: Element> Sink<T::Acc> for Store<'_, T> {
     }
 }
 
-/// The dot product of the sums with a row, in `f64`: the products of `f32` are exact in it. Weight gradients are
-/// differences of such products that mostly cancel out, where the rounding errors of `f32` sums would be what is left.
-pub(super) struct Dot<'a, S: Element> {
+/// The dot product of the sums, times a factor, with a row, in `f64`: the products of `f32` are exact in it. Gradients of
+/// weights are differences of such products that mostly cancel out, where the rounding errors of `f32` sums would be what
+/// is left.
+///
+/// The order is that of a warp whose lanes hold 16 bytes of a row of `T`, the plan's type, each, whatever the type `S` of
+/// the row here: in blocks of [`LANES`] × `LEN` features, lane `l` adds the products of features `l · LEN ..` one by one,
+/// the lanes are added in halves, and the blocks in order.
+pub(super) struct Dot<'a, T, S: Element> {
     with: &'a [S],
+    factor: S::Acc,
     lanes: [f64; LANES],
+    /// The sum of the blocks that are complete.
+    total: f64,
+    plan: PhantomData<T>,
 }
 
-impl<'a, S: Element> Dot<'a, S> {
-    pub(super) fn new(with: &'a [S]) -> Self {
-        Self { with, lanes: [0.0; LANES] }
+impl<'a, T: Element, S: Element> Dot<'a, T, S> {
+    /// The features of a lane in a block.
+    const LEN: usize = 16 / size_of::<T>();
+    const BLOCK: usize = LANES * Self::LEN;
+
+    pub(super) fn new(with: &'a [S], factor: S::Acc) -> Self {
+        Self { with, factor, lanes: [0.0; LANES], total: 0.0, plan: PhantomData }
     }
 
-    pub(super) fn value(self) -> f64 {
-        add_lanes(self.lanes, self.with.len())
+    pub(super) fn value(mut self) -> f64 {
+        let rest = self.with.len() % Self::BLOCK;
+        self.end_block(if rest == 0 { Self::BLOCK } else { rest });
+        self.total
+    }
+
+    /// Adds the lanes of a block of `len` features to the total.
+    #[inline(always)]
+    fn end_block(&mut self, len: usize) {
+        self.total += add_lanes(self.lanes, len.div_ceil(Self::LEN));
+        self.lanes = [0.0; LANES];
     }
 }
 
-impl<S: Element> Sink<S::Acc> for Dot<'_, S> {
+impl<T: Element, S: Element> Sink<S::Acc> for Dot<'_, T, S> {
     #[inline(always)]
     fn put(&mut self, start: usize, sums: &[S::Acc]) {
+        let place = start % Self::BLOCK;
+        if place == 0 && start > 0 {
+            self.end_block(Self::BLOCK);
+        }
         let with = &self.with[start..start + sums.len()];
-        let lanes = &mut self.lanes[start % LANES..][..sums.len()];
-        for ((lane, &sum), &other) in lanes.iter_mut().zip(sums).zip(with) {
-            *lane = other.widen().to_f64().fused_multiply_add(sum.to_f64(), *lane);
+        // A row comes in at most `LANES` features at a time, which never reach into the next block.
+        let mut products = [0.0; LANES];
+        for ((product, &sum), &other) in products.iter_mut().zip(sums).zip(with) {
+            *product = other.widen().to_f64() * (sum * self.factor).to_f64();
+        }
+        let products = &products[..sums.len()];
+        let lanes = &mut self.lanes[place / Self::LEN..];
+        for (lane, products) in lanes.iter_mut().zip(products.chunks(Self::LEN)) {
+            for product in products {
+                *lane += product;
+            }
         }
     }
 }
 
 /// The sum of `value(i)` over `indices`.
 pub(super) fn sum<A: Accumulator>(indices: &[u32], value: impl Fn(usize) -> A) -> A {
-    let mut lanes = [A::ZERO; LANES];
-    for row in indices.chunks(LANES) {
-        for (lane, &i) in lanes.iter_mut().zip(row) {
-            *lane += value(i as usize);
+    let mut total = A::ZERO;
+    for segment in indices.chunks(SEGMENT) {
+        let mut lanes = [A::ZERO; LANES];
+        for row in segment.chunks(LANES) {
+            for (lane, &i) in lanes.iter_mut().zip(row) {
+                *lane += value(i as usize);
+            }
         }
+        total += add_lanes(lanes, segment.len());
     }
-    add_lanes(lanes, indices.len())
+    total
 }
 
-/// The sum of the first `len` lanes (or all), in halves.
-fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], len: usize) -> A {
-    let mut half = len.next_power_of_two().min(LANES) / 2;
+/// The sum of all lanes, in halves. Lanes from `used` on must be zeros: adding those changes nothing, so it is left out.
+#[inline(always)]
+fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
+    let mut half = used.next_power_of_two().min(LANES) / 2;
     while half > 0 {
         for i in 0..half {
             lanes[i] += lanes[i + half];
@@ -241,7 +283,7 @@ mod tests {
             assert_eq!(sum(&indices, |i| i as f64), (len * len.saturating_sub(1) / 2) as f64, "{len}");
             let row: Vec<f64> = (0..len).map(|i| i as f64).collect();
             let ones = vec![1.0; len];
-            let mut dot = Dot::new(&row);
+            let mut dot = Dot::<f64, _>::new(&row, 1.0);
             let source =
                 Source { rows: &ones, row_stride: len, features: len, scale: None, skip_zero: false };
             gather(source, &[0], &mut dot);

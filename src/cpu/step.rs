@@ -4,20 +4,17 @@
 //! results y of targets d (scale t), where a mean divides by the number k_d of sources, g = ∂loss/∂y:
 //!
 //! ```text
-//! y_d  = t_d/k_d Σ_{s∈d} p_s x_s              ∂t_d = 1/k_d ⟨g_d, Σ_{s∈d} p_s x_s⟩
+//! y_d  = t_d/k_d Σ_{s∈d} p_s x_s              ∂t_d = ⟨g_d, 1/k_d Σ_{s∈d} p_s x_s⟩
 //! ∂x_s = p_s Σ_{d∋s} t_d/k_d g_d              ∂p_s = ⟨x_s, Σ_{d∋s} t_d/k_d g_d⟩
 //! ```
 
 #![allow(unsafe_code)]
 
-use std::ops::Range;
-
-use super::disjoint::Disjoint;
 use super::gather::{Dot, gather};
 use super::operands::{Input, Output, check_gradient, operand, output, started};
-use super::schedule::{each, each_value, for_each};
+use super::schedule::{Schedule, Task, each, each_value, for_each};
 use super::workspace::{Scratch, Workspace};
-use super::{Path, Plan, Weights, add_to, inverse_count};
+use super::{Path, Plan, Weights, inverse_count};
 use crate::batch::Axis;
 use crate::conv::Reduce;
 use crate::direction::Direction;
@@ -25,7 +22,7 @@ use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::incidence::{Csr, Incidence};
 use crate::rows::{Operand, Out, Rows};
-use crate::windows::{WindowTable, Windows};
+use crate::windows::Windows;
 
 /// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which the
 /// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. Window tables of vertex scales are made by
@@ -167,7 +164,7 @@ impl<T: Element> Workspace<T> {
         let y = Output::new(y, y_operand, call.plan.batch(), call.instances)?;
         let Some(y) = y.filter(|_| call.plan.features() > 0) else { return Ok(()) };
 
-        for_each(&mut self.slots, 0..call.instances, |_, instance| {
+        for_each(&mut self.memory.slots, 0..call.instances, |_, instance| {
             call.forward(Path::Gather, instance, x, &y)
         });
         if call.plan.has(Path::GatherRows) {
@@ -190,10 +187,6 @@ impl<T: Element> Workspace<T> {
         let operands = [Some(x_operand), Some(grad_y_operand), grad_x_operand];
         let call = Call::new(&self.plan, self.max_instances, direction, &operands, step)?;
         let batch = call.plan.batch();
-        let wanted = |axis| match axis {
-            Axis::Vertex => gradients.vertex_scale.is_wanted(),
-            Axis::Hyperedge => gradients.hyperedge_scale.is_wanted(),
-        };
         let len = |scale: Option<Weights<'_, T::Acc>>| scale.map_or(0, |s| s.values.len());
         check_gradient("the vertex scale's gradient", &gradients.vertex_scale, len(step.vertex_scale))?;
         check_gradient(
@@ -201,45 +194,31 @@ impl<T: Element> Workspace<T> {
             &gradients.hyperedge_scale,
             len(step.hyperedge_scale),
         )?;
-        let backward = Backward {
-            source_scale_wanted: call.source_scale.is_some() && wanted(direction.source),
-            target_scale_wanted: call.target_scale.is_some() && wanted(direction.target),
-            x: Input::new(x, x_operand, batch, call.instances)?,
-            grad_y: Input::new(grad_y, grad_y_operand, batch, call.instances)?,
-            grad_x: Output::new(gradients.rows, grad_x_operand, batch, call.instances)?,
-            call,
-        };
-        let call = &backward.call;
-        let mut scale_gradients = [
-            (Axis::Vertex, step.vertex_scale, started(gradients.vertex_scale)),
-            (Axis::Hyperedge, step.hyperedge_scale, started(gradients.hyperedge_scale)),
-        ]
-        .map(|(axis, scale, grads)| Some(ScaleGradient { axis, windows: scale?.windows, grads: grads? }));
+        let x = Input::new(x, x_operand, batch, call.instances)?;
+        let grad_y = Input::new(grad_y, grad_y_operand, batch, call.instances)?;
+        let grad_x = Output::new(gradients.rows, grad_x_operand, batch, call.instances)?;
+        let (vertex, hyperedge) = (started(gradients.vertex_scale), started(gradients.hyperedge_scale));
         if call.plan.features() == 0 {
             return Ok(());
         }
 
-        let (slots, width) = (&mut self.slots, self.partials.width);
-        self.partials.for_each_block(call.instances, |block, partials| {
-            let rows = Disjoint::new(&mut *partials);
-            for_each(slots, block.clone(), |scratch, instance| {
-                let row = (instance - block.start) * width;
-                // SAFETY: each instance of the block has a row of its own, and is computed once.
-                let sums = unsafe { rows.part(row..row + width) };
-                backward.instance(Path::Gather, instance, scratch, sums);
+        let (source, target) = match direction.source {
+            Axis::Vertex => (vertex, hyperedge),
+            Axis::Hyperedge => (hyperedge, vertex),
+        };
+        let source = source.filter(|_| call.source_scale.is_some());
+        let target = target.filter(|_| call.target_scale.is_some());
+        let backward = Backward { x, grad_y, grad_x, source_scale_wanted: source.is_some(), call };
+        let call = &backward.call;
+        if backward.grad_x.is_some() || source.is_some() {
+            let schedule = call.schedule(direction.source, call.source_scale);
+            self.memory.sum_chunks(&schedule, source, |task, scratch, sums| {
+                backward.sources(task, scratch, sums);
             });
-            for gradient in scale_gradients.iter_mut().flatten() {
-                call.add_instances(Path::Gather, block.clone(), partials, width, gradient);
-            }
-        });
-        if call.plan.has(Path::GatherRows) {
-            for instance in 0..call.instances {
-                backward.instance(Path::GatherRows, instance, &mut self.large, &mut self.large_sums);
-                for gradient in scale_gradients.iter_mut().flatten() {
-                    let (sums, width) = (&mut self.large_sums, 0);
-                    call.add_instances(Path::GatherRows, instance..instance + 1, sums, width, gradient);
-                }
-            }
+        }
+        if target.is_some() {
+            let schedule = call.schedule(direction.target, call.target_scale);
+            self.memory.sum_chunks(&schedule, target, |task, _, sums| backward.targets(task, sums));
         }
         Ok(())
     }
@@ -323,6 +302,12 @@ impl<'a, T: Element> Call<'a, T> {
         }
     }
 
+    /// The chunks in which gradients of a scale along `axis` are summed; any where there is no such scale.
+    fn schedule(&self, axis: Axis, scale: Option<Weights<'a, T::Acc>>) -> Schedule<'a, T> {
+        let windows = scale.map_or(Windows::Shared, |scale| scale.windows);
+        Schedule::new(self.plan, axis, windows, self.instances)
+    }
+
     /// Computes an instance, if its topology is on `path`.
     fn forward(&self, path: Path, instance: usize, x: Input<'_, T>, y: &Output<'_, T>) {
         let Some(topology) = self.topology(path, instance) else { return };
@@ -338,49 +323,6 @@ impl<'a, T: Element> Call<'a, T> {
             gather(x, sources, &mut store);
         });
     }
-
-    /// Adds the gradients of a scale of some instances, in rows of `width` partial gradients (first those of the
-    /// sources, then those of the targets), to those of the batch. The partial gradients are used up.
-    fn add_instances(
-        &self,
-        path: Path,
-        block: Range<usize>,
-        partials: &mut [T::Acc],
-        width: usize,
-        gradient: &mut ScaleGradient<'_, T::Acc>,
-    ) {
-        let (batch, axis) = (self.plan.batch(), gradient.axis);
-        let window = |g: usize| (gradient.windows.offset(batch, axis, g), batch.topology_id(g));
-        let mut first = block.start;
-        while first < block.end {
-            let Some(topology) = self.topology(path, first) else {
-                first += 1;
-                continue;
-            };
-            let (size, before) = match axis == self.direction.source {
-                true => (topology.size(axis), 0),
-                false => (topology.size(axis), topology.size(self.direction.source)),
-            };
-            let row = |g: usize| (g - block.start) * width + before;
-            // Instances that follow each other and read the same window are summed first, up to a chunk of them: that
-            // keeps the chains of rounding errors short where all instances share one window.
-            let most = block.end.min(first + topology.chunk_len());
-            let end = (first + 1..most).find(|&g| window(g) != window(first)).unwrap_or(most);
-            for g in first + 1..end {
-                let (sums, values) = partials.split_at_mut(row(g));
-                add_to(&mut sums[row(first)..][..size], &values[..size]);
-            }
-            add_to(&mut gradient.grads[window(first).0..][..size], &partials[row(first)..][..size]);
-            first = end;
-        }
-    }
-}
-
-/// A wanted gradient of a scale.
-struct ScaleGradient<'a, A> {
-    axis: Axis,
-    windows: Windows<&'a WindowTable>,
-    grads: &'a mut [A],
 }
 
 /// A checked call of the backward, and its operands.
@@ -390,43 +332,50 @@ struct Backward<'a, T: Element> {
     grad_y: Input<'a, T>,
     grad_x: Option<Output<'a, T>>,
     source_scale_wanted: bool,
-    target_scale_wanted: bool,
 }
 
 impl<T: Element> Backward<'_, T> {
-    /// Computes an instance, if its topology is on `path`: ∂x, and the gradients of its scales, those of the sources
-    /// and then those of the targets, into `sums`.
-    fn instance(&self, path: Path, instance: usize, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
+    /// Computes a chunk: ∂x, and ∂p of its instances added to `sums`.
+    fn sources(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
         let call = &self.call;
-        let Some(topology) = call.topology(path, instance) else { return };
-        let parallel = path == Path::GatherRows;
-        let batch = call.plan.batch();
-        let (sources, targets) = (call.by_source(topology), call.by_target(topology));
-        let source_scale = call.window(call.source_scale, call.direction.source, instance);
-        let target_scale = call.window(call.target_scale, call.direction.target, instance);
-        let (source_sums, target_sums) = sums.split_at_mut(sources.len());
-
-        each_value(parallel, &mut scratch.pull[..targets.len()], |d, pull| {
-            *pull = target_scale.map_or(T::Acc::ONE, |t| t[d]) * call.mean(targets.row(d).len());
-        });
-        let grad_y = self.grad_y.source(batch, instance, Some(&scratch.pull), false);
-        let x = self.x.source(batch, instance, source_scale, false);
-        if self.grad_x.is_some() || self.source_scale_wanted {
-            each_value(parallel, source_sums, |s, sum| {
+        let (batch, parallel) = (call.plan.batch(), task.parallel);
+        let (sources, targets) = (call.by_source(task.topology), call.by_target(task.topology));
+        for instance in task.instances() {
+            let source_scale = call.window(call.source_scale, call.direction.source, instance);
+            let target_scale = call.window(call.target_scale, call.direction.target, instance);
+            each_value(parallel, &mut scratch.pull[..targets.len()], |d, pull| {
+                *pull = target_scale.map_or(T::Acc::ONE, |t| t[d]) * call.mean(targets.row(d).len());
+            });
+            let grad_y = self.grad_y.source(batch, instance, Some(&scratch.pull), false);
+            let x = self.x.source(batch, instance, None, false);
+            each_value(parallel, &mut sums[..sources.len()], |s, sum_of_chunk| {
                 let scale = source_scale.map_or(T::Acc::ONE, |p| p[s]);
-                // SAFETY: each instance is computed once, and each source once in it.
+                // SAFETY: each instance is in one chunk, each chunk is computed once, and each source once in it.
                 let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, s, scale) });
-                let dot = self.source_scale_wanted.then(|| Dot::new(x.row(s)));
+                let dot = self.source_scale_wanted.then(|| Dot::<T, _>::new(x.row(s), T::Acc::ONE));
                 let mut sink = (store, dot);
                 gather(grad_y, sources.row(s), &mut sink);
-                *sum = T::Acc::from_f64(sink.1.map_or(0.0, Dot::value));
+                if let Some(dot) = sink.1 {
+                    *sum_of_chunk += T::Acc::from_f64(dot.value());
+                }
             });
         }
-        if self.target_scale_wanted {
-            each_value(parallel, &mut target_sums[..targets.len()], |d, sum| {
-                let mut dot = Dot::new(grad_y.row(d));
-                gather(x, targets.row(d), &mut dot);
-                *sum = call.mean(targets.row(d).len()) * T::Acc::from_f64(dot.value());
+    }
+
+    /// Adds ∂t of the instances of a chunk to `sums`.
+    fn targets(&self, task: &Task<'_>, sums: &mut [T::Acc]) {
+        let call = &self.call;
+        let batch = call.plan.batch();
+        let targets = call.by_target(task.topology);
+        for instance in task.instances() {
+            let source_scale = call.window(call.source_scale, call.direction.source, instance);
+            let grad_y = self.grad_y.source(batch, instance, None, false);
+            let x = self.x.source(batch, instance, source_scale, false);
+            each_value(task.parallel, &mut sums[..targets.len()], |d, sum_of_chunk| {
+                let sources = targets.row(d);
+                let mut dot = Dot::<T, _>::new(grad_y.row(d), call.mean(sources.len()));
+                gather(x, sources, &mut dot);
+                *sum_of_chunk += T::Acc::from_f64(dot.value());
             });
         }
     }

@@ -12,19 +12,24 @@ use crate::incidence::Incidence;
 pub struct Workspace<T: Element> {
     pub(super) plan: Plan<T>,
     pub(super) max_instances: usize,
+    pub(super) memory: Memory<T::Acc>,
+}
+
+/// All scratch memory of a workspace.
+pub(super) struct Memory<A> {
     /// For topologies on [`Path::Gather`]: one for each thread.
-    pub(super) slots: Vec<Scratch<T::Acc>>,
-    /// For topologies on [`Path::GatherRows`], and the gradients of weights or scales of one instance.
-    pub(super) large: Scratch<T::Acc>,
-    pub(super) large_sums: Vec<T::Acc>,
-    pub(super) partials: Partials<T::Acc>,
+    pub(super) slots: Vec<Scratch<A>>,
+    pub(super) partials: Partials<A>,
+    /// For topologies on [`Path::GatherRows`], and the gradients of one chunk.
+    pub(super) large: Scratch<A>,
+    pub(super) large_sums: Vec<A>,
 }
 
 /// The elements of [`Partials`]: 1 or 2 MiB, which stay in cache, and enough for hundreds of small instances.
 const PARTIAL_ELEMENTS: usize = 1 << 18;
 
-/// Gradients of weights or scales of some chunks or instances, one row each (of the weights of an instance's hyperedges,
-/// or of the scales of its vertices and hyperedges), on the way into the gradient of the batch.
+/// Gradients of weights or scales of some chunks, one row each (as wide as the window of an instance), on the way into
+/// the gradient of the batch.
 #[derive(Debug)]
 pub(super) struct Partials<A> {
     values: Vec<A>,
@@ -95,10 +100,10 @@ impl<T: Element> Workspace<T> {
             slots.push(Scratch::new(on(Path::Gather), plan.features())?);
         }
         let large = Scratch::new(on(Path::GatherRows), plan.features())?;
-        let rows = |path| on(path).map(|t| t.n_vertices() + t.n_hyperedges()).max().unwrap_or(0);
-        let partials = Partials::new(rows(Path::Gather), max_instances)?;
-        let large_sums = try_zeroed("the workspace", rows(Path::GatherRows))?;
-        Ok(Self { plan, max_instances, slots, large, large_sums, partials })
+        let width = |path| on(path).map(|t| t.n_vertices().max(t.n_hyperedges())).max().unwrap_or(0);
+        let partials = Partials::new(width(Path::Gather), max_instances)?;
+        let large_sums = try_zeroed("the workspace", width(Path::GatherRows))?;
+        Ok(Self { plan, max_instances, memory: Memory { slots, partials, large, large_sums } })
     }
 
     /// The plan.
@@ -115,7 +120,7 @@ impl<T: Element> Workspace<T> {
 impl<T: Element> std::fmt::Debug for Workspace<T> {
     /// Without the scratch memory.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { plan, max_instances, slots, .. } = self;
+        let Self { plan, max_instances, memory: Memory { slots, .. } } = self;
         let mut shown = f.debug_struct("Workspace");
         shown.field("plan", plan).field("max_instances", max_instances).field("slots", &slots.len());
         shown.finish_non_exhaustive()

@@ -1,0 +1,479 @@
+//! The orders of summation, pinned bit for bit: a slow model of the convolution, the steps and their gradients that adds
+//! one term at a time, in the orders that both backends promise.
+
+use std::collections::BTreeMap;
+
+use hyperscatter::cpu::{Plan, Step, StepGradients};
+use hyperscatter::half::{bf16, f16};
+use hyperscatter::{
+    Accumulator, Batch, Conv, Csr, Element, Incidence, Normalization, Out, Reduce, Repeats, WeightUse,
+    WindowTable, cpu,
+};
+use proptest::prelude::*;
+
+use crate::common::{TestElement, bits, features, numbers, weights};
+use crate::layouts::{Layout, Place, WindowKind, layout};
+
+/// 1/`count`, and 0 for a count of 0.
+fn inverse<A: Accumulator>(count: usize) -> A {
+    if count == 0 { A::ZERO } else { A::ONE / A::from_count(count) }
+}
+
+/// 32 lanes, added in halves.
+fn halves<A: Accumulator>(mut lanes: [A; 32]) -> A {
+    for half in [16, 8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// Segments of 512 terms, each in 32 interleaved lanes.
+fn scalar_sum<A: Accumulator>(terms: &[A]) -> A {
+    let mut total = A::ZERO;
+    for segment in terms.chunks(512) {
+        let mut lanes = [A::ZERO; 32];
+        for (i, &term) in segment.iter().enumerate() {
+            lanes[i % 32] += term;
+        }
+        total += halves(lanes);
+    }
+    total
+}
+
+/// Blocks of 32 lanes, each of which has the consecutive features that make 16 bytes of `T`.
+fn dot<T: Element, S: Element>(with: &[S], sums: &[S::Acc], factor: S::Acc) -> f64 {
+    let len = 16 / size_of::<T>();
+    let mut total = 0.0;
+    for (with, sums) in with.chunks(32 * len).zip(sums.chunks(32 * len)) {
+        let mut lanes = [0.0; 32];
+        for f in 0..with.len() {
+            lanes[f / len] += with[f].widen().to_f64() * (sums[f] * factor).to_f64();
+        }
+        total += halves(lanes);
+    }
+    total
+}
+
+/// Σ scale(i) · row(i) in the order of the indices, in segments of 512; rows of scale 0 are left out where `skip_zero`.
+fn gather<S: Element>(
+    rows: &[S],
+    f: usize,
+    indices: &[u32],
+    scale: impl Fn(usize) -> S::Acc,
+    skip_zero: bool,
+) -> Vec<S::Acc> {
+    let mut total = vec![S::Acc::ZERO; f];
+    for segment in indices.chunks(512) {
+        let mut sums = vec![S::Acc::ZERO; f];
+        for &i in segment {
+            let (i, scale) = (i as usize, scale(i as usize));
+            if skip_zero && scale == S::Acc::ZERO {
+                continue;
+            }
+            for (sum, x) in sums.iter_mut().zip(&rows[i * f..][..f]) {
+                *sum = scale.fused_multiply_add(x.widen(), *sum);
+            }
+        }
+        total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+    }
+    total
+}
+
+/// The sums times `scale`, as elements of a row.
+fn stored<T: Element>(sums: &[T::Acc], scale: T::Acc) -> impl Iterator<Item = T> + '_ {
+    sums.iter().map(move |&sum| T::narrow(sum * scale))
+}
+
+/// What the convolution and its backward give for one instance.
+struct Instance<T: Element> {
+    z: Vec<T::Acc>,
+    y: Vec<T>,
+    grad_x: Vec<T>,
+    /// `None` where the weights have no part in y.
+    grad_weights: Option<Vec<T::Acc>>,
+}
+
+fn conv<T: Element>(
+    topology: &Incidence,
+    conv: Conv,
+    w: &[T::Acc],
+    x: &[T],
+    g: &[T],
+    f: usize,
+) -> Instance<T> {
+    let (by_edge, by_vertex) = (topology.by_edge(), topology.by_vertex());
+    let one = T::Acc::ONE;
+    let (normalized, symmetric) =
+        (conv.normalization != Normalization::None, conv.normalization == Normalization::Symmetric);
+    let in_message = conv.weight_use != WeightUse::DegreeOnly;
+    let in_degree = conv.weight_use != WeightUse::MessageOnly;
+    let degree = |v: usize| match in_degree {
+        true => scalar_sum(&by_vertex.row(v).iter().map(|&e| w[e as usize]).collect::<Vec<_>>()),
+        false => T::Acc::from_count(by_vertex.row(v).len()),
+    };
+    let degrees: Vec<T::Acc> = (0..topology.n_vertices()).map(degree).collect();
+    let left = |v: usize| match degrees[v] {
+        _ if !normalized => one,
+        d if d == T::Acc::ZERO => d,
+        d if symmetric => one / d.square_root(),
+        d => one / d,
+    };
+    let right = |v: usize| if symmetric { left(v) } else { one };
+    let message = |e: usize| if in_message { w[e] } else { one };
+    let pull = |e: usize| message(e) * inverse(by_edge.row(e).len());
+
+    let (mut z, mut q) = (vec![], vec![]);
+    for members in by_edge.rows() {
+        z.extend(gather(x, f, members, right, true).iter().map(|&z| z * inverse(members.len())));
+        q.extend(gather(g, f, members, left, true));
+    }
+    let (mut y, mut grad_x, mut grad_degrees) = (vec![], vec![], vec![]);
+    for (v, edges) in by_vertex.rows().enumerate() {
+        let no_degree = normalized && degrees[v] == T::Acc::ZERO;
+        let y_edges = if no_degree { &[] } else { edges };
+        let x_edges = if no_degree && symmetric { &[] } else { edges };
+        let (y_sums, x_sums) = (gather(&z, f, y_edges, message, false), gather(&q, f, x_edges, pull, false));
+        y.extend(stored::<T>(&y_sums, left(v)));
+        grad_x.extend(stored::<T>(&x_sums, right(v)));
+        let row = v * f..(v + 1) * f;
+        let of_y = left(v).to_f64() * dot::<T, T>(&g[row.clone()], &y_sums, one);
+        let of_x = right(v).to_f64() * dot::<T, T>(&x[row], &x_sums, one);
+        let degree = degrees[v].to_f64();
+        grad_degrees.push(match no_degree {
+            true => 0.0,
+            false if symmetric => -((of_y + of_x) / (2.0 * degree)),
+            false => -(of_y / degree),
+        });
+    }
+    let through_degree = normalized && in_degree;
+    let grad_weight = |(e, members): (usize, &[u32])| {
+        let row = e * f..(e + 1) * f;
+        let of_message = if in_message { dot::<T, T::Acc>(&q[row.clone()], &z[row], one) } else { 0.0 };
+        let of_degree: Vec<f64> = members.iter().map(|&v| grad_degrees[v as usize]).collect();
+        T::Acc::from_f64(if through_degree { of_message + scalar_sum(&of_degree) } else { of_message })
+    };
+    let grad_weights =
+        (in_message || through_degree).then(|| by_edge.rows().enumerate().map(grad_weight).collect());
+    Instance { z, y, grad_x, grad_weights }
+}
+
+/// Adds the gradients of all instances up: the chunks of instances that share topology and window, small topologies
+/// first, then by the power of two of their window's width, the offset and the topology.
+fn add_up<A: Accumulator>(
+    batch: &Batch,
+    width: impl Fn(&Incidence) -> usize,
+    offset: impl Fn(usize) -> usize,
+    instances: &[Vec<A>],
+    gradient: &mut [A],
+) {
+    let work = |t: &Incidence| 2 * t.n_incidences() + t.n_vertices() + t.n_hyperedges();
+    let mut groups = BTreeMap::<_, Vec<usize>>::new();
+    for g in 0..instances.len() {
+        let topology = batch.topology(g);
+        let rank = (work(topology) > 8192, width(topology).max(1).ilog2());
+        groups.entry((rank, offset(g), batch.topology_id(g))).or_default().push(g);
+    }
+    for ((_, offset, topology), members) in groups {
+        let topology = &batch.topologies()[topology];
+        for chunk in members.chunks((8192 / work(topology).max(1)).clamp(1, 64)) {
+            let mut sums = vec![A::ZERO; width(topology)];
+            for &g in chunk {
+                sums.iter_mut().zip(&instances[g]).for_each(|(sum, &value)| *sum += value);
+            }
+            gradient[offset..].iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
+    }
+}
+
+/// The part of `rows` that each instance has.
+fn split<'a, T>(layout: &Layout, hyperedges: bool, rows: &'a [T]) -> Vec<&'a [T]> {
+    let mut rest = rows;
+    let mut take = |g| {
+        let (rows, others) = rest.split_at(layout.n_rows_of(g, hyperedges) * layout.features);
+        rest = others;
+        rows
+    };
+    (0..layout.instances).map(&mut take).collect()
+}
+
+/// What a gradient holds before a call: what is added to, or what is to be overwritten.
+fn started<A: Accumulator>(add: bool, seed: u64, len: usize) -> Vec<A> {
+    let values = numbers(seed, len, -1.0, 1.0).into_iter();
+    values.map(|value| A::from_f64(if add { value } else { f64::NAN })).collect()
+}
+
+fn out<A>(add: bool, values: &mut [A]) -> Out<&mut [A]> {
+    if add { Out::Add(values) } else { Out::Overwrite(values) }
+}
+
+fn conv_is_the_model<T: TestElement>(layout: &Layout, add: bool) {
+    let (f, [x_place, z_place, y_place, grad_place]) = (layout.features, layout.places);
+    let len = layout.n_rows(false) * f;
+    let (x, g): (Vec<T>, Vec<T>) = (features(layout.seed ^ 1, len), features(layout.seed ^ 2, len));
+    let signed = layout.conv.normalization != Normalization::Symmetric;
+    let w = weights::<T>(layout.seed, layout.n_weights(), signed);
+    let old: Vec<T::Acc> = started(add, layout.seed ^ 3, w.len());
+
+    let nan = T::of(f64::NAN);
+    let x_rows = layout.spread(&x, x_place, false, nan);
+    let mut z = layout.spread(&vec![T::acc(f64::NAN); layout.n_rows(true) * f], z_place, true, T::acc(7.0));
+    let mut y = layout.spread(&vec![nan; len], y_place, false, T::of(7.0));
+    let mut grad_x = layout.spread(&vec![nan; len], grad_place, false, T::of(7.0));
+    let g_rows = layout.spread(&g, grad_place, false, nan);
+    let mut grad_weights = old.clone();
+    let table = layout.table();
+    let windows = layout.weights(&w, &table);
+    let plan = Plan::<T>::new(&layout.batch, f, layout.conv).unwrap();
+    let mut workspace = plan.workspace(layout.instances).unwrap();
+    workspace.conv_keeping_z(x_rows.rows(), windows, z.rows_mut(), Out::Overwrite(y.rows_mut())).unwrap();
+    let rows = Out::Overwrite(grad_x.rows_mut());
+    let grads = out(add, &mut grad_weights);
+    workspace.conv_backward(x_rows.rows(), windows, g_rows.rows(), rows, grads).unwrap();
+
+    let model: Vec<Instance<T>> = (split(layout, false, &x).iter().zip(split(layout, false, &g)).enumerate())
+        .map(|(i, (x, g))| {
+            let topology = layout.batch.topology(i);
+            conv(topology, layout.conv, &w[layout.offset(i)..], x, g, f)
+        })
+        .collect();
+    let mut expected = if add { old } else { vec![T::Acc::ZERO; w.len()] };
+    let grads: Option<Vec<_>> = model.iter().map(|instance| instance.grad_weights.clone()).collect();
+    if let Some(grads) = grads.filter(|_| f > 0) {
+        let offset = |g| layout.offset(g);
+        add_up(&layout.batch, Incidence::n_hyperedges, offset, &grads, &mut expected);
+    }
+    let all = |part: fn(&Instance<T>) -> &[T]| model.iter().flat_map(part).copied().collect::<Vec<_>>();
+    let all_z: Vec<_> = model.iter().flat_map(|instance| instance.z.clone()).collect();
+    assert_eq!(bits(&z.gathered()), bits(&all_z), "z in {}", T::NAME);
+    assert_eq!(bits(&y.gathered()), bits(&all(|instance| &instance.y)), "y in {}", T::NAME);
+    assert_eq!(bits(&grad_x.gathered()), bits(&all(|instance| &instance.grad_x)), "grad_x in {}", T::NAME);
+    assert_eq!(bits(&grad_weights), bits(&expected), "grad_weights in {}", T::NAME);
+}
+
+/// Which step, with which scales.
+#[derive(Debug, Clone, Copy)]
+struct StepCase {
+    to_hyperedges: bool,
+    reduce: Reduce,
+    /// Of the sources and of the targets.
+    scales: [bool; 2],
+    windows: [WindowKind; 2],
+    add: bool,
+}
+
+/// A scale of a step, and what its gradient holds.
+struct Scale<A> {
+    values: Vec<A>,
+    kind: WindowKind,
+    table: WindowTable,
+    offsets: Vec<usize>,
+    old: Vec<A>,
+    gradient: Vec<A>,
+}
+
+impl<A: Accumulator> Scale<A> {
+    fn new<T: TestElement<Acc = A>>(layout: &Layout, hyperedges: bool, kind: WindowKind, add: bool) -> Self {
+        let batch = &layout.batch;
+        let offset = |g: usize| match kind {
+            WindowKind::Shared => 0,
+            WindowKind::Consecutive if hyperedges => batch.hyperedge_start(g),
+            WindowKind::Consecutive => batch.vertex_start(g),
+            WindowKind::Table => layout.offsets[g],
+        };
+        let offsets: Vec<usize> = (0..layout.instances).map(offset).collect();
+        let ends = offsets.iter().enumerate().map(|(g, start)| start + layout.n_rows_of(g, hyperedges));
+        let len = ends.max().unwrap_or(0);
+        let seed = layout.seed.rotate_left(8 + u32::from(hyperedges));
+        let make = if hyperedges { WindowTable::new } else { WindowTable::for_vertices };
+        let old: Vec<A> = started(add, seed ^ 1, len);
+        let table = make(batch, &layout.offsets).unwrap();
+        Self { values: weights::<T>(seed, len, true), kind, table, offsets, gradient: old.clone(), old }
+    }
+
+    fn weights(&self) -> cpu::Weights<'_, A> {
+        match self.kind {
+            WindowKind::Shared => cpu::Weights::shared(&self.values),
+            WindowKind::Consecutive => cpu::Weights::consecutive(&self.values),
+            WindowKind::Table => cpu::Weights::table(&self.values, &self.table),
+        }
+    }
+}
+
+fn step_is_the_model<T: TestElement>(layout: &Layout, case: StepCase) {
+    let f = layout.features;
+    let StepCase { to_hyperedges, reduce, scales, windows, add } = case;
+    let (from, to) = (!to_hyperedges, to_hyperedges);
+    let x: Vec<T> = features(layout.seed ^ 1, layout.n_rows(from) * f);
+    let g: Vec<T> = features(layout.seed ^ 2, layout.n_rows(to) * f);
+    let mut source = scales[0].then(|| Scale::new::<T>(layout, from, windows[0], add));
+    let mut target = scales[1].then(|| Scale::new::<T>(layout, to, windows[1], add));
+
+    let nan = T::of(f64::NAN);
+    let x_rows = layout.spread(&x, layout.places[0], from, nan);
+    let g_rows = layout.spread(&g, layout.places[1], to, nan);
+    let mut grad_x = layout.spread(&vec![nan; x.len()], layout.places[2], from, T::of(7.0));
+    let mut grads = [&source, &target].map(|s| s.as_ref().map_or(vec![], |s| s.gradient.clone()));
+    let [source_grad, target_grad] = &mut grads;
+    let [source_out, target_out] = [source_grad, target_grad].map(|grad| out(add, grad));
+    let [p, t] = [&source, &target].map(|scale| scale.as_ref().map(Scale::weights));
+    let rows = Out::Overwrite(grad_x.rows_mut());
+    let plan = Plan::<T>::new(&layout.batch, f, Conv::default()).unwrap();
+    let mut workspace = plan.workspace(layout.instances).unwrap();
+    if to_hyperedges {
+        let step = Step { reduce, vertex_scale: p, hyperedge_scale: t };
+        let gradients = StepGradients { rows, vertex_scale: source_out, hyperedge_scale: target_out };
+        workspace.vertex_to_hyperedge_backward(step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
+    } else {
+        let step = Step { reduce, vertex_scale: t, hyperedge_scale: p };
+        let gradients = StepGradients { rows, vertex_scale: target_out, hyperedge_scale: source_out };
+        workspace.hyperedge_to_vertex_backward(step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
+    }
+    let [source_grad, target_grad] = grads;
+
+    let rows_of = |topology: &'_ Incidence, hyperedges: bool| -> Vec<Vec<u32>> {
+        let csr: Csr<'_> = if hyperedges { topology.by_edge() } else { topology.by_vertex() };
+        csr.rows().map(<[u32]>::to_vec).collect()
+    };
+    let one = T::Acc::ONE;
+    let (mut expected_x, mut of_sources, mut of_targets) = (vec![], vec![], vec![]);
+    for (i, (x, g)) in split(layout, from, &x).iter().zip(split(layout, to, &g)).enumerate() {
+        let topology = layout.batch.topology(i);
+        let (by_source, by_target) = (rows_of(topology, from), rows_of(topology, to));
+        let scale = |scale: &Option<Scale<T::Acc>>, row: usize| {
+            scale.as_ref().map_or(one, |scale| scale.values[scale.offsets[i] + row])
+        };
+        let mean = |d: usize| if reduce == Reduce::Mean { inverse(by_target[d].len()) } else { one };
+        let pull = |d: usize| scale(&target, d) * mean(d);
+        let (mut sources, mut targets) = (vec![], vec![]);
+        for (s, row) in by_source.iter().enumerate() {
+            let sums = gather(g, f, row, pull, false);
+            expected_x.extend(stored::<T>(&sums, scale(&source, s)));
+            sources.push(T::Acc::from_f64(dot::<T, T>(&x[s * f..][..f], &sums, one)));
+        }
+        for (d, row) in by_target.iter().enumerate() {
+            let sums = gather(x, f, row, |s| scale(&source, s), false);
+            targets.push(T::Acc::from_f64(dot::<T, T>(&g[d * f..][..f], &sums, mean(d))));
+        }
+        of_sources.push(sources);
+        of_targets.push(targets);
+    }
+    assert_eq!(bits(&grad_x.gathered()), bits(&expected_x), "the rows' gradient in {}", T::NAME);
+    let parts = [(&mut source, from, of_sources, source_grad), (&mut target, to, of_targets, target_grad)];
+    for (scale, hyperedges, instances, gradient) in parts {
+        let Some(scale) = scale else { continue };
+        let mut expected = if add { scale.old.clone() } else { vec![T::Acc::ZERO; scale.old.len()] };
+        let width = if hyperedges { Incidence::n_hyperedges } else { Incidence::n_vertices };
+        if f > 0 {
+            add_up(&layout.batch, width, |g| scale.offsets[g], &instances, &mut expected);
+        }
+        assert_eq!(bits(&gradient), bits(&expected), "of hyperedges: {hyperedges}, in {}", T::NAME);
+    }
+}
+
+fn step_case() -> impl Strategy<Value = StepCase> {
+    let kind =
+        || prop_oneof![Just(WindowKind::Shared), Just(WindowKind::Consecutive), Just(WindowKind::Table)];
+    let reduce = prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)];
+    (any::<bool>(), reduce, any::<[bool; 2]>(), [kind(), kind()], any::<bool>()).prop_map(
+        |(to_hyperedges, reduce, scales, windows, add)| StepCase {
+            to_hyperedges,
+            reduce,
+            scales,
+            windows,
+            add,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_convolution_adds_in_the_promised_order(layout in layout(), element in 0..4, add in any::<bool>()) {
+        match element {
+            0 => conv_is_the_model::<f32>(&layout, add),
+            1 => conv_is_the_model::<f64>(&layout, add),
+            2 => conv_is_the_model::<f16>(&layout, add),
+            _ => conv_is_the_model::<bf16>(&layout, add),
+        }
+    }
+
+    #[test]
+    fn steps_add_in_the_promised_order(layout in layout(), case in step_case(), element in 0..4) {
+        match element {
+            0 => step_is_the_model::<f32>(&layout, case),
+            1 => step_is_the_model::<f64>(&layout, case),
+            2 => step_is_the_model::<f16>(&layout, case),
+            _ => step_is_the_model::<bf16>(&layout, case),
+        }
+    }
+}
+
+/// Small and large topologies of several classes of widths along both axes, in windows that overlap; rows longer than a
+/// segment, more instances than a chunk, and more features than a block of any type.
+fn everything_at_once(windows: WindowKind) -> Layout {
+    let giant = |n: usize, long: usize, edges: usize| {
+        let vertex = |i: usize| (i * 7919 + 5) % n;
+        let mut all: Vec<Vec<usize>> = vec![(0..long).map(vertex).collect()];
+        all.extend((0..edges).map(|e| vec![0, vertex(e)]));
+        Incidence::from_edges(n, &all, Repeats::Keep).unwrap()
+    };
+    let topologies = vec![
+        giant(9, 5000, 700),
+        Incidence::subsets(7, 3).unwrap(),
+        Incidence::subsets(3, 2).unwrap(),
+        giant(300, 1100, 20),
+        Incidence::subsets(5, 2).unwrap(),
+        Incidence::subsets(4, 1).unwrap(),
+    ];
+    let ids: Vec<usize> =
+        (0..150).map(|g| if g % 49 == 0 { (g % 2) * 3 } else { [5, 2, 1, 4][g * g % 4] }).collect();
+    let batch = Batch::from_table(topologies, &ids).unwrap();
+    Layout {
+        batch,
+        instances: ids.len(),
+        features: 300,
+        windows,
+        offsets: (0..ids.len()).map(|g| g * 5 % 7).collect(),
+        places: [Place::Contiguous, Place::RowGap(3), Place::VertexMajor, Place::Padded(1)],
+        conv: Conv::default(),
+        seed: 42,
+    }
+}
+
+#[test]
+fn long_rows_wide_rows_and_many_classes_add_in_the_promised_order() {
+    for kind in [WindowKind::Shared, WindowKind::Table] {
+        let layout = Layout {
+            conv: Conv::new(Normalization::Symmetric, WeightUse::Documented),
+            ..everything_at_once(kind)
+        };
+        conv_is_the_model::<f32>(&layout, false);
+        conv_is_the_model::<bf16>(&Layout { conv: Conv::default(), ..layout.clone() }, true);
+        conv_is_the_model::<f64>(&Layout { conv: Conv::default(), ..layout.clone() }, false);
+        for to_hyperedges in [false, true] {
+            let windows = [kind, WindowKind::Table];
+            let case =
+                StepCase { to_hyperedges, reduce: Reduce::Mean, scales: [true; 2], windows, add: false };
+            step_is_the_model::<f32>(&layout, case);
+            step_is_the_model::<f16>(&layout, case);
+        }
+    }
+}
+
+/// Where the weights have no part in y, nothing is added to their gradient, not even a zero, which would turn -0 into 0.
+#[test]
+fn a_gradient_that_nothing_adds_to_stays_as_it_is() {
+    let conv = Conv::new(Normalization::None, WeightUse::DegreeOnly);
+    let batch = Batch::replicate(Incidence::subsets(4, 2).unwrap());
+    let mut workspace = Plan::<f32>::new(&batch, 3, conv).unwrap().workspace(2).unwrap();
+    let (x, w) = (features::<f32>(1, 24), weights::<f32>(2, 6, false));
+    let rows = || hyperscatter::Rows::contiguous(&x[..], 3);
+    let mut gradient = [-0.0, 1.5, f32::NAN, -2.0, 0.0, f32::INFINITY];
+    let old = gradient;
+    let weights = cpu::Weights::shared(&w[..]);
+    workspace.conv_backward(rows(), weights, rows(), Out::Skip, Out::Add(&mut gradient)).unwrap();
+    assert_eq!(bits(&gradient), bits(&old));
+    workspace.conv_backward(rows(), weights, rows(), Out::Skip, Out::Overwrite(&mut gradient)).unwrap();
+    assert_eq!(bits(&gradient), bits(&[0.0f32; 6]));
+}
