@@ -439,7 +439,9 @@ pub enum Error {
         bound: &'static str,
     },
     /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may read them.
-    #[error("tables of this batch or its windows were overwritten on the device: plans on it need Checks::On")]
+    #[error(
+        "tables of this batch or its windows were overwritten on the device: plans on it need Checks::On"
+    )]
     UncheckedTables,
     /// The tables of a batch cannot be overwritten while plans or clones hold it.
     #[error(

@@ -37,13 +37,6 @@ use crate::windows::Weights;
 /// What cannot be captured.
 const CALL: &str = "a convolution";
 
-/// The most launches of the convolution: degrees, z and y, 2 each.
-pub(super) const CONV_LAUNCHES: usize = 6;
-
-/// The most launches of its backward: degrees (2), the factors to pull with, z, q, ∂x and the products with y (2 each), the
-/// gradients of the degrees, those of the weights (2), and their sums over the instances (2).
-pub(super) const CONV_BACKWARD_LAUNCHES: usize = 16;
-
 const WEIGHTS: &str = "weights";
 const GRAD_WEIGHTS: &str = "grad_weights";
 
@@ -304,9 +297,8 @@ impl<T: DeviceElement> Workspace<T> {
         // what is needed: rows of hyperedges, and numbers of vertices and hyperedges.
         unsafe {
             if !call.has_elements() || !(needs_z || targets.is_some() || conv.checks_degrees()) {
-                return weights_out.map_or(Ok(()), |(values, add)| {
-                    call.no_gradient(values.address, values.len, add)
-                });
+                return weights_out
+                    .map_or(Ok(()), |(values, add)| call.no_gradient(values.address, values.len, add));
             }
             factors.degrees(&call)?;
             let z_rows = match kept {
@@ -434,12 +426,7 @@ impl Factors {
     ///
     /// # Safety
     /// As [`Call`] says; `x` has rows of vertices, and `z` rows of hyperedges of the accumulation type.
-    unsafe fn hyperedges<T: DeviceElement>(
-        &self,
-        call: &Call<'_, T>,
-        x: Operand,
-        z: Operand,
-    ) -> Result<()> {
+    unsafe fn hyperedges<T: DeviceElement>(&self, call: &Call<'_, T>, x: Operand, z: Operand) -> Result<()> {
         let gather = Gather {
             orientation: Orientation::ByEdge,
             elements: Elements::ToSums,

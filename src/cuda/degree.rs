@@ -89,9 +89,7 @@ impl<T: DeviceElement> Call<'_, T> {
             padding: 0,
         };
         // SAFETY: a thread for each vertex; the caller promises the rest.
-        unsafe {
-            self.launch(Kernel::DegreeGradient, n_vertices.div_ceil(u64::from(WARP)), 1, &args)
-        }
+        unsafe { self.launch(Kernel::DegreeGradient, n_vertices.div_ceil(u64::from(WARP)), 1, &args) }
     }
 
     /// Queues the sums of the degrees' gradients over the vertices of each hyperedge, and the dot products of that

@@ -162,14 +162,7 @@ impl Kernels {
         let mut parameters = [(&raw const *arguments).cast_mut().cast::<c_void>()];
         // SAFETY: the driver only reads the argument; the caller promises the rest.
         unsafe {
-            result::launch_kernel(
-                function.cu_function(),
-                grid,
-                (THREADS, 1, 1),
-                0,
-                stream,
-                &mut parameters,
-            )
+            result::launch_kernel(function.cu_function(), grid, (THREADS, 1, 1), 0, stream, &mut parameters)
         }
         .map_err(|e| failed("launching a kernel", e))
     }

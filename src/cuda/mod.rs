@@ -7,13 +7,13 @@
 //!
 //! ```no_run
 //! use hyperscatter::cuda::{Checks, Device, Plan, Step};
-//! use hyperscatter::{Batch, Incidence, Out, Rows};
+//! use hyperscatter::{Batch, Conv, Incidence, Out, Rows};
 //!
 //! const TOKENS: usize = 4096;
 //! const FEATURES: usize = 256;
 //! let device = Device::open(0)?;
 //! let batch = device.upload(&Batch::replicate(Incidence::subsets(8, 2)?))?;
-//! let plan = Plan::<f32>::new(&batch, FEATURES, Checks::default())?;
+//! let plan = Plan::<f32>::new(&batch, FEATURES, Conv::default(), Checks::default())?;
 //! let stream = device.context().default_stream();
 //! let mut workspace = plan.workspace(&stream, TOKENS)?;
 //! let x = stream.clone_htod(&vec![1.0; TOKENS * 8 * FEATURES]).unwrap();
@@ -72,6 +72,7 @@ mod conv;
 mod degree;
 mod device;
 mod driver;
+mod explain;
 mod gather;
 mod kernels;
 mod operands;
@@ -89,8 +90,9 @@ mod workspace;
 pub use batch::DeviceBatch;
 pub use cudarc;
 pub use device::Device;
-pub use plan::{Explanation, Plan, StepExplanation};
+pub use explain::{Explanation, Operator, OperatorExplanation, RowsExplanation};
 pub use operands::DevicePointer;
+pub use plan::Plan;
 pub use scratch::Uses;
 pub use step::{Step, StepGradients};
 pub use tables::{Orientation, Table};

@@ -50,11 +50,7 @@ impl<T> std::fmt::Debug for DevicePointer<T> {
 pub(super) type RawWeights<'a, A> = Weights<DevicePointer<A>, &'a DeviceWindows>;
 
 /// The shape of a feature operand.
-pub(super) fn shape<T>(
-    name: &'static str,
-    axis: Axis,
-    rows: &Rows<DevicePointer<T>>,
-) -> rows::Operand {
+pub(super) fn shape<T>(name: &'static str, axis: Axis, rows: &Rows<DevicePointer<T>>) -> rows::Operand {
     rows::Operand { name, axis, layout: rows.layout, len: rows.buffer.len }
 }
 

@@ -181,7 +181,8 @@ impl<T: DeviceElement> Workspace<T> {
         {
             let _current = Current::enter(self.plan.batch().device().context())?;
             // SAFETY: the caller's promise.
-            unsafe { result::stream::synchronize(stream) }.map_err(|e| failed("waiting for the stream", e))?;
+            unsafe { result::stream::synchronize(stream) }
+                .map_err(|e| failed("waiting for the stream", e))?;
         }
         self.check()
     }

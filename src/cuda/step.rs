@@ -28,7 +28,7 @@ use crate::conv::Reduce;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
 use crate::rows::{Out, Rows};
-use crate::windows::Weights;
+use crate::windows::{Weights, Windows};
 
 /// What cannot be captured.
 const CALL: &str = "a step";
@@ -49,11 +49,7 @@ pub struct Step<'a, B> {
 impl<B: Clone> Clone for Step<'_, B> {
     fn clone(&self) -> Self {
         let Self { reduce, vertex_scale, hyperedge_scale } = self;
-        Self {
-            reduce: *reduce,
-            vertex_scale: vertex_scale.clone(),
-            hyperedge_scale: hyperedge_scale.clone(),
-        }
+        Self { reduce: *reduce, vertex_scale: vertex_scale.clone(), hyperedge_scale: hyperedge_scale.clone() }
     }
 }
 
@@ -94,13 +90,6 @@ impl<R, S> Default for StepGradients<R, S> {
         Self { rows: Out::Skip, vertex_scale: Out::Skip, hyperedge_scale: Out::Skip }
     }
 }
-
-/// The most launches of a step: one, and another where rows have more than 512 incidences.
-pub(super) const STEP_LAUNCHES: usize = 2;
-
-/// The most launches of a step's backward: the factors to pull with, the gradient of the rows (2), the gradients of both
-/// scales (2 each, and 2 for the products of the second).
-pub(super) const STEP_BACKWARD_LAUNCHES: usize = 9;
 
 impl<T: DeviceElement> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
@@ -314,10 +303,6 @@ impl<T: DeviceElement> Workspace<T> {
             scales.memory[1],
         ])?;
         let targets = destination(&call, grad_x_shape, grad_x)?;
-        let wanted = |out: Out<DevicePointer<T::Acc>>, scale: &Option<RawWeights<'_, T::Acc>>| {
-            let (values, add) = into_parts(out)?;
-            Some((values, add, scale.as_ref()?.windows))
-        };
         let of_vertices = wanted(vertex_scale, &step.vertex_scale);
         let of_hyperedges = wanted(hyperedge_scale, &step.hyperedge_scale);
         if !call.has_elements() {
@@ -426,10 +411,7 @@ impl Scales {
     }
 }
 
-fn same_context_scales<A>(
-    device: &super::Device,
-    step: &Step<'_, CudaView<'_, A>>,
-) -> Result<()> {
+fn same_context_scales<A>(device: &super::Device, step: &Step<'_, CudaView<'_, A>>) -> Result<()> {
     for (name, scale) in [(VERTEX_SCALE, &step.vertex_scale), (HYPEREDGE_SCALE, &step.hyperedge_scale)] {
         scale.as_ref().map_or(Ok(()), |scale| same_context_weights(device, name, scale))?;
     }
@@ -446,6 +428,15 @@ fn read_scales<'a, 'w: 'a, A>(
     let (hyperedge_scale, hyperedge_guards) =
         step.hyperedge_scale.as_ref().map(|scale| read_weights(scale, stream)).unzip();
     (Step { reduce: step.reduce, vertex_scale, hyperedge_scale }, [vertex_guards, hyperedge_guards])
+}
+
+/// The gradient of a scale, whether it is added, and the scale's windows; `None` if there is no such gradient.
+fn wanted<'w, A>(
+    out: Out<DevicePointer<A>>,
+    scale: &Option<RawWeights<'w, A>>,
+) -> Option<(DevicePointer<A>, bool, Windows<&'w DeviceWindows>)> {
+    let (values, add) = into_parts(out)?;
+    Some((values, add, scale.as_ref()?.windows))
 }
 
 /// An output's buffer, and whether results are added; `None` if it is not wanted.

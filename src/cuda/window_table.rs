@@ -1,6 +1,6 @@
 //! A window table on a device.
 
-use cudarc::driver::{CudaSlice, sys};
+use cudarc::driver::{CudaSlice, DevicePtr, sys};
 
 use super::batch::DeviceBatch;
 use super::device::Device;
@@ -84,7 +84,6 @@ impl DeviceBatch {
 
 /// Where a slice starts. The guard is that of its own stream, which has nothing to wait for.
 fn address(words: &CudaSlice<u64>) -> sys::CUdeviceptr {
-    use cudarc::driver::{DevicePtr, DeviceSlice};
     words.device_ptr(words.stream()).0
 }
 

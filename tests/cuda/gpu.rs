@@ -8,7 +8,7 @@ use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
 };
 use hyperscatter::cuda::{Checks, Device, DeviceElement, Plan, Step, Workspace};
-use hyperscatter::{Batch, Out, Reduce, Result, Rows};
+use hyperscatter::{Batch, Conv, Out, Reduce, Result, Rows};
 use hyperscatter_emulator::control::{DeviceControl, DeviceLease, install};
 use hyperscatter_emulator::interface::{Build, Order};
 use proptest::prelude::*;
@@ -162,7 +162,7 @@ impl<T: GpuElement> Backend<T> for Cuda {
     ) -> Result<Box<dyn Operators<T>>> {
         let device = self.gpu.device();
         let stream = stream(device, self.mode.own_stream);
-        let plan = Plan::new(&device.upload(batch)?, features, self.mode.checks)?;
+        let plan = Plan::new(&device.upload(batch)?, features, Conv::default(), self.mode.checks)?;
         Ok(Box::new(OnCuda(plan.workspace(&stream, max_instances)?)))
     }
 }
