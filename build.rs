@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files, by name.
-const FILES: [&str; 1] = ["gather"];
+const FILES: [&str; 3] = ["degree", "gather", "windows"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

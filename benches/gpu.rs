@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use hyperscatter::cuda::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, sys};
-use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
-use hyperscatter::{Batch, Incidence, Out, Repeats, Rows};
+use hyperscatter::cuda::{Checks, Device, Operator, Plan, Step, Workspace};
+use hyperscatter::{Batch, Conv, Incidence, Out, Repeats, Rows};
 
 /// What the sets of rows of a case have in bytes, together, at least: three times the largest L2 cache (60 MB) of the
 /// devices that this was written for.
@@ -123,9 +123,11 @@ impl Loaded {
 
         let stream = device.context().default_stream();
         let batch = device.upload(&Batch::replicate(topology)).unwrap();
-        let plan = |checks| Plan::<f32>::new(&batch, case.features, checks).unwrap();
+        let plan = |checks| Plan::<f32>::new(&batch, case.features, Conv::default(), checks).unwrap();
         let workspace = |checks| plan(checks).workspace(&stream, case.copies).unwrap();
-        let explained = plan(Checks::Off).explain().steps;
+        let explained = plan(Checks::Off).explain();
+        let explained =
+            [Operator::VertexToHyperedge, Operator::HyperedgeToVertex].map(|o| explained.of(o).clone());
         // No zeros: a device computes them with less power, and so at a higher clock.
         let values: Vec<f32> = (0..x_len).map(|i| (i % 1013) as f32 / 500.0 - 1.0).collect();
         let mut loaded = Self {

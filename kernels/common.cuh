@@ -173,6 +173,23 @@ static_assert(sizeof(Violation) == 48 && sizeof(Record) == 16, "sizes");
 static_assert(__builtin_offsetof(Violation, instance) == 16, "offsets");
 #endif
 
+// Publishes a violation, unless another thread was first.
+__device__ __forceinline__ void publish_first(const Record& record, const Violation& found) {
+    if (atomicCAS(record.claim, 0u, 1u) != 0u) {
+        return;
+    }
+    Violation* violation = record.published;
+    violation->kernel = found.kernel;
+    violation->table = found.table;
+    violation->orientation = found.orientation;
+    violation->instance = found.instance;
+    violation->position = found.position;
+    violation->value = found.value;
+    violation->bound = found.bound;
+    __threadfence_system();
+    *reinterpret_cast<volatile u32*>(&violation->ready) = 1;
+}
+
 // The first violation that this thread found; in an unchecked build nothing, and every test is passed.
 template <bool Checked>
 struct Check {
@@ -197,28 +214,18 @@ struct Check {
         return false;
     }
 
-    // Whether the prefix sums `start` and `end`, at `position` and the next of `table`, lie `size` apart.
-    __device__ __forceinline__ bool apart(u32 in_table, u64 at_position, u64 start, u64 end, u64 size) {
+    // Whether the prefix sums `start` and `end`, at `position` of `table` and `stride` behind it, lie `size` apart.
+    __device__ __forceinline__ bool apart(u32 in_table, u64 at_position, u64 start, u64 end, u64 size, u64 stride = 1) {
         if (start <= end && end - start > size) {
-            return below(in_table, at_position + 1, end, start + size + 1);
+            return below(in_table, at_position + stride, end, start + size + 1);
         }
         return below(in_table, at_position, start, end >= size ? end - size + 1 : 0);
     }
 
     __device__ __forceinline__ void publish(const Record& record, u32 kernel, u32 orientation, u64 instance) const {
-        if (!failed || atomicCAS(record.claim, 0u, 1u) != 0u) {
-            return;
+        if (failed) {
+            publish_first(record, {0, kernel, table, orientation, instance, position, value, bound});
         }
-        Violation* violation = record.published;
-        violation->kernel = kernel;
-        violation->table = table;
-        violation->orientation = orientation;
-        violation->instance = instance;
-        violation->position = position;
-        violation->value = value;
-        violation->bound = bound;
-        __threadfence_system();
-        *reinterpret_cast<volatile u32*>(&violation->ready) = 1;
     }
 };
 
@@ -226,7 +233,7 @@ template <>
 struct Check<false> {
     static constexpr bool failed = false;
     __device__ __forceinline__ bool below(u32, u64, u64, u64) { return true; }
-    __device__ __forceinline__ bool apart(u32, u64, u64, u64, u64) { return true; }
+    __device__ __forceinline__ bool apart(u32, u64, u64, u64, u64, u64 = 1) { return true; }
     __device__ __forceinline__ void publish(const Record&, u32, u32, u64) const {}
 };
 
@@ -240,10 +247,50 @@ __device__ __forceinline__ u64 divide(u64 a, u64 b) {
     return a / b;
 }
 
+__device__ __forceinline__ float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+__device__ __forceinline__ float square_root(float value) { return __fsqrt_rn(value); }
+__device__ __forceinline__ double square_root(double value) { return __dsqrt_rn(value); }
+
+// 1 / `count`, and 0 for a count of 0.
+template <typename A>
+__device__ __forceinline__ A inverse_count(u32 count) {
+    return count == 0 ? A(0) : A(1) / static_cast<A>(count);
+}
+
 __device__ __forceinline__ u64 shuffle(u64 value, u32 lane) {
     u32 low = __shfl_sync(ALL_LANES, static_cast<u32>(value), static_cast<int>(lane));
     u32 high = __shfl_sync(ALL_LANES, static_cast<u32>(value >> 32), static_cast<int>(lane));
     return static_cast<u64>(high) << 32 | low;
+}
+
+__device__ __forceinline__ float shuffle(float value, u32 lane) {
+    return __shfl_sync(ALL_LANES, value, static_cast<int>(lane));
+}
+
+__device__ __forceinline__ double shuffle(double value, u32 lane) {
+    return __longlong_as_double(static_cast<long long>(shuffle(static_cast<u64>(__double_as_longlong(value)), lane)));
+}
+
+// The sum over each group of `lanes` lanes, in halves; all of them get it.
+template <typename A>
+__device__ __forceinline__ A sum_of_group(A value, u32 lanes) {
+    u32 lane = threadIdx.x % WARP;
+#pragma unroll 1
+    for (u32 half = lanes / 2; half > 0; half /= 2) {
+        value += shuffle(value, lane ^ half);
+    }
+    return value;
+}
+
+// What a row has in each of its blocks, in order.
+__device__ __forceinline__ double sum_of_blocks(const double* values, u64 row, u32 blocks) {
+    double sum = 0;
+    for (u32 b = 0; b < blocks; b++) {
+        sum += values[row * blocks + b];
+    }
+    return sum;
 }
 
 // The largest value of the warp.

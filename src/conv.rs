@@ -60,6 +60,11 @@ impl Conv {
         Self { normalization, weight_use }
     }
 
+    /// Whether a degree may be negative where that is an error.
+    pub(crate) fn checks_degrees(self) -> bool {
+        self.normalization == Normalization::Symmetric && self.weight_use.in_degree()
+    }
+
     /// Whether the weights reach the output through the vertex degrees.
     pub(crate) fn weights_in_degree(self) -> bool {
         self.normalization != Normalization::None && self.weight_use.in_degree()

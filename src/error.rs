@@ -428,8 +428,20 @@ pub enum Error {
         "a workspace needs a stream of its own, or the default stream: the per-thread default stream is another on each thread"
     )]
     PerThreadStream,
-    /// The tables of a batch were overwritten on the device, so only checked kernels may read them.
-    #[error("the tables of this batch were overwritten on the device: plans on it need Checks::On")]
+    /// A workspace has no scratch memory for an operator.
+    #[error("{call} needs a workspace that was made for {bound}, but this one was made for {value}")]
+    NoScratch {
+        /// The operator.
+        call: &'static str,
+        /// What the workspace was made for.
+        value: &'static str,
+        /// The least that would do.
+        bound: &'static str,
+    },
+    /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may read them.
+    #[error(
+        "tables of this batch or its windows were overwritten on the device: plans on it need Checks::On"
+    )]
     UncheckedTables,
     /// The tables of a batch cannot be overwritten while plans or clones hold it.
     #[error(

@@ -128,14 +128,12 @@ impl Groups {
 
     /// The instances in the order of their chunks, ascending within each.
     #[cfg(feature = "cuda")]
-    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn order(&self) -> &[u32] {
         &self.order
     }
 
     /// All chunks in order: topology, offset, and where its instances stand in [`order`](Self::order).
     #[cfg(feature = "cuda")]
-    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn chunks(&self) -> impl Iterator<Item = (usize, usize, Range<usize>)> + '_ {
         (0..self.groups.len()).flat_map(move |i| {
             let Group { topology, chunk_len, offset, start, .. } = self.groups[i];
@@ -149,7 +147,6 @@ impl Groups {
 
     /// The classes of chunks, in order.
     #[cfg(feature = "cuda")]
-    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn classes(&self, topologies: &[Incidence], axis: Axis) -> Vec<Class> {
         let topology = |group: &Group| &topologies[group.topology as usize];
         let same = |a: &Group, b: &Group| rank(topology(a), axis) == rank(topology(b), axis);

@@ -23,6 +23,29 @@ struct Image {
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
+/// A kernel file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum File {
+    Gather,
+    Degree,
+    Windows,
+}
+
+impl File {
+    const COUNT: usize = 3;
+
+    fn image(self) -> &'static Image {
+        match self {
+            Self::Gather => &GATHER,
+            Self::Degree => &DEGREE,
+            Self::Windows => &WINDOWS,
+        }
+    }
+}
+
+/// The modules by file, as far as they are loaded.
+type Modules = [Option<Arc<CudaModule>>; File::COUNT];
+
 /// A CUDA device. A clone is cheap, and is the same device.
 ///
 /// Kernels are loaded when they are first needed. What a workspace used is kept when it is dropped, and let go once an event
@@ -33,7 +56,7 @@ pub struct Device(Arc<Inner>);
 
 struct Inner {
     retired: Retired,
-    gather: Mutex<Option<Arc<CudaModule>>>,
+    modules: Mutex<Modules>,
     capability: (u32, u32),
     /// Taken when the device is dropped.
     context: Option<Arc<CudaContext>>,
@@ -46,7 +69,7 @@ impl Drop for Inner {
         let entered = self.context.as_ref().map(|context| Current::enter(context));
         self.retired.finish();
         drop(entered);
-        drop(self.gather.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        drop(std::mem::take(self.modules.get_mut().unwrap_or_else(PoisonError::into_inner)));
         drop(self.context.take());
     }
 }
@@ -86,10 +109,9 @@ impl Device {
             let ordinal = context.ordinal();
             return Err(Error::UnsupportedArchitecture { ordinal, found, needed: NEEDED_CAPABILITY });
         }
-        let gather = Mutex::new(None);
         Ok(Self(Arc::new(Inner {
             retired: Retired::default(),
-            gather,
+            modules: Mutex::default(),
             capability: found,
             context: Some(context),
         })))
@@ -98,6 +120,15 @@ impl Device {
     /// Its context, which allocates buffers and makes streams.
     pub fn context(&self) -> &Arc<CudaContext> {
         self.0.context.as_ref().expect("only `drop` takes it")
+    }
+
+    /// Whether both are of the very same context.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.context(), other.context())
+    }
+
+    pub(super) fn ordinal(&self) -> usize {
+        self.context().ordinal()
     }
 
     /// Uploads the tables of a batch, once for plans of every width, and waits for it.
@@ -123,12 +154,13 @@ impl Device {
         &self.0.retired
     }
 
-    /// The module of `kernels/gather.cu`. The context must be current.
-    pub(super) fn gather_module(&self) -> Result<Arc<CudaModule>> {
-        let mut module = self.0.gather.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*module {
+    /// The module of a kernel file. The context must be current.
+    pub(super) fn module(&self, file: File) -> Result<Arc<CudaModule>> {
+        let mut modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = &mut modules[file as usize];
+        match module {
             Some(module) => Ok(module.clone()),
-            None => Ok(module.insert(self.load(&GATHER)?).clone()),
+            None => Ok(module.insert(self.load(file.image())?).clone()),
         }
     }
 

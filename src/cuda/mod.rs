@@ -7,13 +7,13 @@
 //!
 //! ```no_run
 //! use hyperscatter::cuda::{Checks, Device, Plan, Step};
-//! use hyperscatter::{Batch, Incidence, Out, Rows};
+//! use hyperscatter::{Batch, Conv, Incidence, Out, Rows};
 //!
 //! const TOKENS: usize = 4096;
 //! const FEATURES: usize = 256;
 //! let device = Device::open(0)?;
 //! let batch = device.upload(&Batch::replicate(Incidence::subsets(8, 2)?))?;
-//! let plan = Plan::<f32>::new(&batch, FEATURES, Checks::default())?;
+//! let plan = Plan::<f32>::new(&batch, FEATURES, Conv::default(), Checks::default())?;
 //! let stream = device.context().default_stream();
 //! let mut workspace = plan.workspace(&stream, TOKENS)?;
 //! let x = stream.clone_htod(&vec![1.0; TOKENS * 8 * FEATURES]).unwrap();
@@ -67,22 +67,36 @@
 
 mod batch;
 mod buffer;
+mod call;
+mod conv;
+mod degree;
 mod device;
 mod driver;
+mod explain;
 mod gather;
+mod kernels;
+mod operands;
 mod plan;
+pub mod raw;
 mod record;
 mod retired;
+mod scratch;
 mod step;
 mod tables;
+mod window_table;
+mod windows;
 mod workspace;
 
 pub use batch::DeviceBatch;
 pub use cudarc;
 pub use device::Device;
-pub use plan::{Explanation, Plan, StepExplanation};
-pub use step::Step;
+pub use explain::{Explanation, Operator, OperatorExplanation, RowsExplanation};
+pub use operands::DevicePointer;
+pub use plan::Plan;
+pub use scratch::Uses;
+pub use step::{Step, StepGradients};
 pub use tables::{Orientation, Table};
+pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;
 
 use crate::element::Element;
@@ -111,26 +125,27 @@ impl Default for Checks {
 ///
 /// This trait is sealed.
 pub trait DeviceElement: Element {
-    /// The names of the kernels of `kernels/gather.cu`.
+    /// The names of the kernels.
     #[doc(hidden)]
-    fn gather_kernels(checks: Checks) -> [&'static str; 2];
+    fn kernels(checks: Checks) -> &'static kernels::Names;
 }
 
 macro_rules! device_element {
-    ($($t:ty: $gather:literal, $add_partials:literal;)*) => {$(
+    ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal;)*) => {$(
         impl DeviceElement for $t {
-            fn gather_kernels(checks: Checks) -> [&'static str; 2] {
+            fn kernels(checks: Checks) -> &'static kernels::Names {
+                const NAMES: [&kernels::Names; 2] = kernels::names!($name, $acc, $gather_sums);
                 match checks {
-                    Checks::On => [concat!($gather, "_checked"), concat!($add_partials, "_checked")],
-                    Checks::Off => [$gather, $add_partials],
+                    Checks::Off => NAMES[0],
+                    Checks::On => NAMES[1],
                 }
             }
         }
     )*};
 }
 device_element! {
-    f32: "gather_f32", "add_partials_f32";
-    f64: "gather_f64", "add_partials_f64";
-    half::f16: "gather_f16", "add_partials_f16";
-    half::bf16: "gather_bf16", "add_partials_bf16";
+    f32: "f32", "f32", "gather_f32";
+    f64: "f64", "f64", "gather_f64";
+    half::f16: "f16", "f32", "gather_sums_f16";
+    half::bf16: "bf16", "f32", "gather_sums_bf16";
 }

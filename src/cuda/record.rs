@@ -1,4 +1,5 @@
-//! The violation record of a workspace: what a checked kernel found wrong in a table, and how the host hears of it.
+//! The violation record of a workspace: what a checked kernel found wrong in a table (or any kernel in a degree), and how
+//! the host hears of it.
 //!
 //! The first thread that finds something claims the record in device memory, and publishes the facts to mapped host
 //! memory, its `ready` word last. The host looks at that word at each call, without calling the driver.
@@ -12,6 +13,7 @@ use bytemuck::{Pod, Zeroable};
 use cudarc::driver::{CudaStream, sys};
 
 use super::buffer::{Buffer, Mapped};
+use super::kernels::Kernels;
 use super::tables::Orientation;
 use crate::error::{Error, Result};
 
@@ -41,9 +43,19 @@ const _: () = assert!(
     size_of::<Violation>() == 48 && offset_of!(Violation, instance) == 16 && size_of::<RecordArgs>() == 16
 );
 
+/// As `NEGATIVE_DEGREE` in `kernels/tables.cuh`: it is published as the value of no table.
+const NEGATIVE_DEGREE: u32 = 14;
+
 pub(super) struct Record {
     claim: Buffer<u32>,
     violation: Mapped<Violation>,
+}
+
+impl RecordArgs {
+    /// Where nothing is checked.
+    pub(super) fn none() -> Self {
+        Self::zeroed()
+    }
 }
 
 impl Record {
@@ -59,8 +71,8 @@ impl Record {
         RecordArgs { claim: self.claim.address(), published: self.violation.device() }
     }
 
-    /// The violation that was published, if there is one. `kernels` are the names of the kernels by number.
-    pub(super) fn published(&self, kernels: [&'static str; 2]) -> Result<()> {
+    /// The violation that was published, if there is one.
+    pub(super) fn published(&self, kernels: &Kernels) -> Result<()> {
         let violation = self.violation.host();
         // SAFETY: the memory is alive and initialised; the word is aligned and written as a whole.
         if unsafe { (&raw const (*violation).ready).read_volatile() } == 0 {
@@ -71,7 +83,11 @@ impl Record {
         // SAFETY: the claim lets one thread write one violation, which is complete.
         let Violation { kernel, table, orientation, instance, position, value, bound, .. } =
             unsafe { violation.read_volatile() };
-        let kernel = kernels.get(kernel as usize).copied().unwrap_or("an unknown kernel");
+        if table == NEGATIVE_DEGREE {
+            let (instance, vertex) = (instance as usize, position as usize);
+            return Err(Error::NegativeDegree { instance, vertex, value: f64::from_bits(value) });
+        }
+        let kernel = kernels.name_of(kernel);
         let table = Orientation::table_name(orientation, table);
         Err(Error::IndexOutOfBounds { kernel, table, instance, position, value, bound })
     }

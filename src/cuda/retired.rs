@@ -6,17 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
 
-use super::buffer::Buffer;
 use super::driver::not_capturing;
 use super::record::Record;
+use super::scratch::Scratch;
 use super::tables::Tables;
 
 /// What a workspace's launches use, besides the operands of each call.
 pub(super) struct Held {
     pub(super) tables: Arc<Tables>,
-    /// Sums of segments of long rows, in bytes; empty where there are none.
-    pub(super) partials: Buffer<u8>,
-    /// Where there are checks.
+    pub(super) scratch: Scratch,
+    /// Where something is checked.
     pub(super) record: Option<Record>,
     pub(super) stream: Arc<CudaStream>,
     /// Is recorded behind the last launch.

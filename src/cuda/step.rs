@@ -1,37 +1,66 @@
-//! The two scatter steps on the device.
+//! The two scatter steps on the device, and their gradients.
+//!
+//! With rows x of sources s (factor p) and results y of targets d (factor t), and g = ∂loss/∂y, as on the CPU:
+//!
+//! ```text
+//! y_d  = t_d/k_d Σ_{s∈d} p_s x_s              ∂t_d = ⟨g_d, 1/k_d Σ_{s∈d} p_s x_s⟩
+//! ∂x_s = p_s Σ_{d∋s} t_d/k_d g_d              ∂p_s = ⟨x_s, Σ_{d∋s} t_d/k_d g_d⟩
+//! ```
 
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
+use cudarc::driver::{CudaView, CudaViewMut, sys};
 
-use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice};
-
-use super::driver::{not_capturing, pending_error};
-use super::gather::{Gather, Operand};
+use super::DeviceElement;
+use super::call::Call;
+use super::gather::{Destination, Dots, Elements, Gather};
+use super::kernels::ScaleArgs;
+use super::operands::{
+    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
+    same_context_weights, shape, write_out, write_values,
+};
 use super::tables::Orientation;
+use super::window_table::DeviceWindows;
+use super::windows::Gradient;
 use super::workspace::Workspace;
-use super::{Device, DeviceElement};
+use crate::batch::Axis;
 use crate::conv::Reduce;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::rows::{self, Out, Rows, agree_on_instances};
+use crate::rows::{Out, Rows};
+use crate::windows::{Weights, Windows};
 
 /// What cannot be captured.
 const CALL: &str = "a step";
 
-/// What a step computes.
-#[derive(Debug, Clone, Copy, Default)]
-#[non_exhaustive]
-pub struct Step {
+/// What a step computes: the reduction, and factors of vertices and hyperedges (1 where there are none), which the
+/// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. `B` is a `CudaView` of elements of
+/// the accumulation type, or a [`DevicePointer`] in the raw tier.
+#[derive(Debug)]
+pub struct Step<'a, B> {
     /// Sum or mean.
     pub reduce: Reduce,
+    /// One factor for each vertex.
+    pub vertex_scale: Option<Weights<B, &'a DeviceWindows>>,
+    /// One factor for each hyperedge.
+    pub hyperedge_scale: Option<Weights<B, &'a DeviceWindows>>,
 }
 
-impl Step {
-    /// The most launches of a call: one, and another where rows have more than 512 incidences.
-    pub const MAX_LAUNCHES: usize = 2;
+impl<B: Clone> Clone for Step<'_, B> {
+    fn clone(&self) -> Self {
+        let Self { reduce, vertex_scale, hyperedge_scale } = self;
+        Self { reduce: *reduce, vertex_scale: vertex_scale.clone(), hyperedge_scale: hyperedge_scale.clone() }
+    }
+}
 
+impl<B> Default for Step<'_, B> {
+    /// The plain sum.
+    fn default() -> Self {
+        Self { reduce: Reduce::Sum, vertex_scale: None, hyperedge_scale: None }
+    }
+}
+
+impl<B> Step<'_, B> {
     /// The plain sum.
     pub fn sum() -> Self {
         Self::default()
@@ -39,140 +68,407 @@ impl Step {
 
     /// The plain mean.
     pub fn mean() -> Self {
-        Self { reduce: Reduce::Mean }
+        Self { reduce: Reduce::Mean, ..Self::default() }
+    }
+}
+
+/// The gradients that a step's backward computes; all skipped by default. `R` is a `CudaViewMut` of elements and `S` one
+/// of elements of the accumulation type, or both are [`DevicePointer`]s in the raw tier.
+#[derive(Debug)]
+pub struct StepGradients<R, S> {
+    /// ∂ of the feature rows that the step read.
+    pub rows: Out<Rows<R>>,
+    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the instances
+    /// that read it.
+    pub vertex_scale: Out<S>,
+    /// ∂ of the hyperedge scale, likewise.
+    pub hyperedge_scale: Out<S>,
+}
+
+impl<R, S> Default for StepGradients<R, S> {
+    fn default() -> Self {
+        Self { rows: Out::Skip, vertex_scale: Out::Skip, hyperedge_scale: Out::Skip }
     }
 }
 
 impl<T: DeviceElement> Workspace<T> {
-    /// z_e = Σ_{v∈e} x_v, divided by |e| for a mean.
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
     ///
     /// * `x`: `N` rows of vertices;
     /// * `z`: `M` rows of hyperedges, overwritten or added to. An empty hyperedge gets zeros.
     ///
-    /// The work is queued on the workspace's stream; the call does not wait for it, and allocates nothing.
+    /// The work is queued on the workspace's stream, in at most 2 launches; the call does not wait for it, and allocates nothing.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::TooManyInstances`], [`Error::TooLarge`];
-    /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`]; [`Error::Capturing`];
-    /// [`Error::IndexOutOfBounds`] of an earlier call until [`check`](Self::check) has cleared it; [`Error::Driver`].
+    /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::WindowOutOfRange`], [`Error::WindowTableMismatch`],
+    /// [`Error::LengthMismatch`], [`Error::TooManyInstances`], [`Error::TooLarge`];
+    /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
+    /// [`Error::Capturing`]; [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`] of an earlier call until
+    /// [`check`](Self::check) has cleared it; [`Error::Driver`].
     /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
     /// waits for it may be.
     pub fn vertex_to_hyperedge(
         &mut self,
-        step: Step,
+        step: Step<'_, CudaView<'_, T::Acc>>,
         x: Rows<CudaView<'_, T>>,
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         self.step(Direction::VERTEX_TO_HYPEREDGE, step, x, z)
     }
 
-    /// y_v = Σ_{e∋v} z_e, divided by the number of incidences of v for a mean.
+    /// The gradients of [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) from the same `x`.
+    ///
+    /// * `x`: `N` rows of vertices;
+    /// * `grad_z`: ∂loss/∂z, `M` rows of hyperedges;
+    /// * `gradients.rows`: ∂loss/∂x, `N` rows of vertices.
+    ///
+    /// In at most 9 launches.
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    pub fn vertex_to_hyperedge_backward(
+        &mut self,
+        step: Step<'_, CudaView<'_, T::Acc>>,
+        x: Rows<CudaView<'_, T>>,
+        grad_z: Rows<CudaView<'_, T>>,
+        gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
+    ) -> Result<()> {
+        self.step_backward(Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
+    }
+
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
+    /// the vertex scale of `step`.
     ///
     /// * `z`: `M` rows of hyperedges;
     /// * `y`: `N` rows of vertices, overwritten or added to. An isolated vertex gets zeros.
+    ///
+    /// In at most 2 launches.
     ///
     /// # Errors
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
     pub fn hyperedge_to_vertex(
         &mut self,
-        step: Step,
+        step: Step<'_, CudaView<'_, T::Acc>>,
         z: Rows<CudaView<'_, T>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         self.step(Direction::HYPEREDGE_TO_VERTEX, step, z, y)
     }
 
+    /// The gradients of [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) from the same `z`.
+    ///
+    /// * `z`: `M` rows of hyperedges;
+    /// * `grad_y`: ∂loss/∂y, `N` rows of vertices;
+    /// * `gradients.rows`: ∂loss/∂z, `M` rows of hyperedges.
+    ///
+    /// In at most 9 launches.
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    pub fn hyperedge_to_vertex_backward(
+        &mut self,
+        step: Step<'_, CudaView<'_, T::Acc>>,
+        z: Rows<CudaView<'_, T>>,
+        grad_y: Rows<CudaView<'_, T>>,
+        gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
+    ) -> Result<()> {
+        self.step_backward(Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
+    }
+
     fn step(
         &mut self,
         direction: Direction,
-        step: Step,
+        step: Step<'_, CudaView<'_, T::Acc>>,
         x: Rows<CudaView<'_, T>>,
-        y: Out<Rows<CudaViewMut<'_, T>>>,
+        mut y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.poll()?;
-        let device_batch = self.plan.batch();
-        let (batch, device) = (device_batch.batch(), device_batch.device());
-
-        // Shapes and places.
-        let (layout, len) = (x.layout, x.buffer.len());
-        let x_operand = rows::Operand { name: direction.input, axis: direction.source, layout, len };
-        let y_operand = y.as_ref().map(|rows| rows::Operand {
-            name: direction.output,
-            axis: direction.target,
-            layout: rows.layout,
-            len: rows.buffer.len(),
-        });
-        let instances = agree_on_instances(batch, self.plan.features(), &[Some(x_operand), y_operand])?;
-        if instances > self.max_instances {
-            return Err(Error::TooManyInstances { value: instances, bound: self.max_instances });
-        }
-        let sources = x_operand.place(batch, instances, false)?;
-        let targets = y_operand.map(|y| y.place(batch, instances, true)).transpose()?;
+        let device = self.plan.batch().device();
+        same_context_scales(device, &step)?;
         same_context(device, direction.input, &x.buffer)?;
-        let (mut y, add) = match y {
-            Out::Overwrite(y) => (y, false),
-            Out::Add(y) => (y, true),
-            Out::Skip => return Ok(()),
-        };
-        same_context(device, direction.output, &y.buffer)?;
-        let Some(targets) = targets else { return Ok(()) };
+        same_context_out(device, direction.output, &y)?;
+        let stream = self.stream();
+        let _current = self.begin(CALL)?;
+        let (raw_step, _scales) = read_scales(&step, stream);
+        let (x, _x) = read(&x, stream);
+        let (y, _y) = write_out(&mut y, stream);
+        self.guarded(CALL)?;
+        // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use (see
+        // `retired`); scratch memory and record are this workspace's, on its one stream. The guards order other users of the
+        // operands behind or before, and `cudarc` frees those behind.
+        unsafe { self.queue_step(stream.cu_stream(), direction, raw_step, x, y) }
+    }
 
-        // The guards make the stream wait for what the operands' memory is still used for, and record this use when they
-        // are dropped, behind the launches; in a context with a single stream they do nothing.
-        let _current = device.enter()?;
-        not_capturing(self.stream(), CALL)?;
-        let (x_bytes, y_bytes) = (x.buffer.num_bytes() as u64, y.buffer.num_bytes() as u64);
-        let (x_address, _x_guard) = x.buffer.device_ptr(self.stream());
-        let (y_address, _y_guard) = y.buffer.device_ptr_mut(self.stream());
-        // A wait that failed is remembered by the context.
-        pending_error(device.context(), "waiting for an operand")?;
-        if device.context().is_managing_stream_synchronization() {
-            // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph.
-            not_capturing(self.stream(), CALL)?;
+    fn step_backward(
+        &mut self,
+        direction: Direction,
+        step: Step<'_, CudaView<'_, T::Acc>>,
+        x: Rows<CudaView<'_, T>>,
+        grad_y: Rows<CudaView<'_, T>>,
+        mut gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
+    ) -> Result<()> {
+        let device = self.plan.batch().device();
+        same_context_scales(device, &step)?;
+        same_context(device, direction.input, &x.buffer)?;
+        same_context(device, direction.grad_output, &grad_y.buffer)?;
+        same_context_out(device, direction.grad_input, &gradients.rows)?;
+        for (name, values) in
+            [(VERTEX_GRADIENT, &gradients.vertex_scale), (HYPEREDGE_GRADIENT, &gradients.hyperedge_scale)]
+        {
+            values.as_ref().map_or(Ok(()), |values| same_context(device, name, values))?;
         }
-        aligned::<T>(direction.input, x_address)?;
-        aligned::<T>(direction.output, y_address)?;
-        if y_address < x_address + x_bytes && x_address < y_address + y_bytes {
-            let (operand, other) = (direction.output, direction.input);
-            return Err(Error::SharedMemory { operand, other, value: y_address, bound: x_address + x_bytes });
-        }
+        let stream = self.stream();
+        let _current = self.begin(CALL)?;
+        let (raw_step, _scales) = read_scales(&step, stream);
+        let (x, _x) = read(&x, stream);
+        let (grad_y, _grad_y) = read(&grad_y, stream);
+        let (rows, _rows) = write_out(&mut gradients.rows, stream);
+        let (vertex_scale, _vertex_scale) = write_values(&mut gradients.vertex_scale, stream);
+        let (hyperedge_scale, _hyperedge_scale) = write_values(&mut gradients.hyperedge_scale, stream);
+        self.guarded(CALL)?;
+        let gradients = StepGradients { rows, vertex_scale, hyperedge_scale };
+        // SAFETY: as in `step`.
+        unsafe { self.queue_step_backward(stream.cu_stream(), direction, raw_step, x, grad_y, gradients) }
+    }
 
-        let held = self.held();
+    /// Queues a step.
+    ///
+    /// # Safety
+    /// The context is current, and the rest is as [`Call`] says but for what is checked here: shapes, places, windows,
+    /// alignment, and that the output shares no memory with the input.
+    pub(super) unsafe fn queue_step(
+        &self,
+        stream: sys::CUstream,
+        direction: Direction,
+        step: Step<'_, DevicePointer<T::Acc>>,
+        x: Rows<DevicePointer<T>>,
+        y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        let x_shape = shape(direction.input, direction.source, &x);
+        let y_shape = y.as_ref().map(|y| shape(direction.output, direction.target, y));
+        let call = Call::new(self, stream, &[Some(x_shape), y_shape])?;
+        let scales = Scales::new(&call, direction, &step)?;
+        let sources = call.place(x_shape, x.buffer.address, false)?;
+        let y_memory = y.as_ref().map(|y| Memory::written(direction.output, y.buffer));
+        let x_memory = Some(Memory::read(direction.input, x.buffer));
+        check_memory(&[x_memory, y_memory, scales.memory[0], scales.memory[1]])?;
+        let targets = destination(&call, y_shape, y)?;
+        if targets.is_none() || !call.has_elements() {
+            return Ok(());
+        }
         let gather = Gather {
-            batch,
-            tables: &held.tables,
             orientation: Orientation::with_rows(direction.target),
-            instances,
-            features: self.plan.features() as u32,
-            sources: Operand { address: x_address, placement: sources },
-            targets: Operand { address: y_address, placement: targets },
+            elements: Elements::Plain,
+            sources,
+            source_scale: scales.source,
+            target_scale: scales.target,
             reduce: step.reduce,
-            add,
-            partials: held.partials.address(),
-            record: held.record.as_ref().map(|record| record.args()),
+            targets,
+            dots: None,
         };
-        // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use
-        // (see `retired`); scratch memory and record are this workspace's, on its one stream. The placements were checked
-        // against the buffers, which do not overlap; the guards order other users of them behind or before, and cudarc
-        // frees them behind. The tables are valid, or the plan is checked (`Plan::new`).
-        unsafe { gather.launch::<T>(self.plan.kernels(), self.stream()) }
+        // SAFETY: the placements and windows were checked against the buffers.
+        unsafe { gather.launch(&call) }
+    }
+
+    /// Queues the gradients of a step.
+    ///
+    /// # Safety
+    /// As [`queue_step`](Self::queue_step).
+    pub(super) unsafe fn queue_step_backward(
+        &self,
+        stream: sys::CUstream,
+        direction: Direction,
+        step: Step<'_, DevicePointer<T::Acc>>,
+        x: Rows<DevicePointer<T>>,
+        grad_y: Rows<DevicePointer<T>>,
+        gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        let StepGradients { rows: grad_x, vertex_scale, hyperedge_scale } = gradients;
+        let x_shape = shape(direction.input, direction.source, &x);
+        let grad_y_shape = shape(direction.grad_output, direction.target, &grad_y);
+        let grad_x_shape = grad_x.as_ref().map(|rows| shape(direction.grad_input, direction.source, rows));
+        let call = Call::new(self, stream, &[Some(x_shape), Some(grad_y_shape), grad_x_shape])?;
+        let scales = Scales::new(&call, direction, &step)?;
+        let len = |scale: &Option<RawWeights<'_, T::Acc>>| scale.as_ref().map_or(0, |s| s.values.len);
+        check_gradient(VERTEX_GRADIENT, &vertex_scale, len(&step.vertex_scale))?;
+        check_gradient(HYPEREDGE_GRADIENT, &hyperedge_scale, len(&step.hyperedge_scale))?;
+        let x_rows = call.place(x_shape, x.buffer.address, false)?;
+        let grad_y_rows = call.place(grad_y_shape, grad_y.buffer.address, false)?;
+        check_memory(&[
+            Some(Memory::read(direction.input, x.buffer)),
+            Some(Memory::read(direction.grad_output, grad_y.buffer)),
+            grad_x.as_ref().map(|rows| Memory::written(direction.grad_input, rows.buffer)),
+            vertex_scale.as_ref().map(|&values| Memory::written(VERTEX_GRADIENT, values)),
+            hyperedge_scale.as_ref().map(|&values| Memory::written(HYPEREDGE_GRADIENT, values)),
+            scales.memory[0],
+            scales.memory[1],
+        ])?;
+        let targets = destination(&call, grad_x_shape, grad_x)?;
+        let of_vertices = wanted(vertex_scale, &step.vertex_scale);
+        let of_hyperedges = wanted(hyperedge_scale, &step.hyperedge_scale);
+        if !call.has_elements() {
+            for (values, add, _) in [of_vertices, of_hyperedges].into_iter().flatten() {
+                // SAFETY: the caller's promise.
+                unsafe { call.no_gradient(values.address, values.len, add) }?;
+            }
+            return Ok(());
+        }
+        let (of_sources, of_targets) = match direction.source {
+            Axis::Vertex => (of_vertices, of_hyperedges),
+            Axis::Hyperedge => (of_hyperedges, of_vertices),
+        };
+        let (by_source, by_target) =
+            (Orientation::with_rows(direction.source), Orientation::with_rows(direction.target));
+        let to = call.scratch().dots.address();
+        let sum = |orientation, (values, add, windows): (DevicePointer<T::Acc>, bool, _)| Gradient {
+            orientation,
+            windows,
+            values: to,
+            blocks: call.feature_blocks(),
+            to: values.address,
+            len: values.len,
+            add,
+        };
+
+        if targets.is_some() || of_sources.is_some() {
+            let is_pulled = step.reduce == Reduce::Mean || scales.has_target;
+            let source_scale = match is_pulled {
+                true => call.scratch_scale(direction.target, call.scratch().pull.address())?,
+                false => ScaleArgs::none(),
+            };
+            let gather = Gather {
+                orientation: by_source,
+                elements: Elements::Plain,
+                sources: grad_y_rows,
+                source_scale,
+                target_scale: scales.source,
+                reduce: Reduce::Sum,
+                targets,
+                dots: of_sources.map(|_| Dots { others: x_rows, to }),
+            };
+            // SAFETY: the placements and windows were checked against the buffers; `pull` has a factor for each target, and
+            // `dots` room for each row of either kind.
+            unsafe {
+                if is_pulled {
+                    call.pull(by_target, scales.target, step.reduce)?;
+                }
+                gather.launch(&call)?;
+                of_sources.map_or(Ok(()), |wanted| call.gradient(sum(by_source, wanted)))?;
+            }
+        }
+        let Some(wanted) = of_targets else { return Ok(()) };
+        let gather = Gather {
+            orientation: by_target,
+            elements: Elements::Plain,
+            sources: x_rows,
+            source_scale: scales.source,
+            target_scale: ScaleArgs::none(),
+            reduce: step.reduce,
+            targets: None,
+            dots: Some(Dots { others: grad_y_rows, to }),
+        };
+        // SAFETY: likewise.
+        unsafe {
+            gather.launch(&call)?;
+            call.gradient(sum(by_target, wanted))
+        }
     }
 }
 
-/// Checks that an operand's memory is of the device's context.
-fn same_context<T>(device: &Device, operand: &'static str, buffer: &impl DeviceSlice<T>) -> Result<()> {
-    let (context, own) = (buffer.stream().context(), device.context());
-    if Arc::ptr_eq(context, own) {
-        return Ok(());
-    }
-    Err(Error::WrongContext { operand, value: context.ordinal(), bound: own.ordinal() })
+const VERTEX_SCALE: &str = "vertex_scale";
+const HYPEREDGE_SCALE: &str = "hyperedge_scale";
+const VERTEX_GRADIENT: &str = "the vertex scale's gradient";
+const HYPEREDGE_GRADIENT: &str = "the hyperedge scale's gradient";
+
+/// The scales of a step, checked, by their place in its direction.
+struct Scales {
+    source: ScaleArgs,
+    target: ScaleArgs,
+    has_target: bool,
+    memory: [Option<Memory>; 2],
 }
 
-/// Checks that an operand starts at a multiple of its element's size.
-fn aligned<T>(operand: &'static str, address: CUdeviceptr) -> Result<()> {
-    let bound = size_of::<T>() as u64;
-    if address.is_multiple_of(bound) {
-        return Ok(());
+impl Scales {
+    fn new<T: DeviceElement>(
+        call: &Call<'_, T>,
+        direction: Direction,
+        step: &Step<'_, DevicePointer<T::Acc>>,
+    ) -> Result<Self> {
+        let scale = |name, axis, weights: &Option<RawWeights<'_, T::Acc>>| {
+            weights.as_ref().map_or(Ok(ScaleArgs::none()), |weights| call.scale(name, axis, weights))
+        };
+        let vertex = scale(VERTEX_SCALE, Axis::Vertex, &step.vertex_scale)?;
+        let hyperedge = scale(HYPEREDGE_SCALE, Axis::Hyperedge, &step.hyperedge_scale)?;
+        let memory = |name, weights: &Option<RawWeights<'_, T::Acc>>| {
+            weights.as_ref().map(|weights| Memory::read(name, weights.values))
+        };
+        let memory =
+            [memory(VERTEX_SCALE, &step.vertex_scale), memory(HYPEREDGE_SCALE, &step.hyperedge_scale)];
+        let (source, target, has_target) = match direction.source {
+            Axis::Vertex => (vertex, hyperedge, step.hyperedge_scale.is_some()),
+            Axis::Hyperedge => (hyperedge, vertex, step.vertex_scale.is_some()),
+        };
+        Ok(Self { source, target, has_target, memory })
     }
-    Err(Error::Misaligned { operand, value: address, bound })
+}
+
+fn same_context_scales<A>(device: &super::Device, step: &Step<'_, CudaView<'_, A>>) -> Result<()> {
+    for (name, scale) in [(VERTEX_SCALE, &step.vertex_scale), (HYPEREDGE_SCALE, &step.hyperedge_scale)] {
+        scale.as_ref().map_or(Ok(()), |scale| same_context_weights(device, name, scale))?;
+    }
+    Ok(())
+}
+
+/// The scales as addresses, and their guards.
+fn read_scales<'a, 'w: 'a, A>(
+    step: &'a Step<'w, CudaView<'_, A>>,
+    stream: &'a cudarc::driver::CudaStream,
+) -> (Step<'w, DevicePointer<A>>, [Option<super::operands::WeightGuards<'a>>; 2]) {
+    let (vertex_scale, vertex_guards) =
+        step.vertex_scale.as_ref().map(|scale| read_weights(scale, stream)).unzip();
+    let (hyperedge_scale, hyperedge_guards) =
+        step.hyperedge_scale.as_ref().map(|scale| read_weights(scale, stream)).unzip();
+    (Step { reduce: step.reduce, vertex_scale, hyperedge_scale }, [vertex_guards, hyperedge_guards])
+}
+
+/// The gradient of a scale, whether it is added, and the scale's windows; `None` if there is no such gradient.
+fn wanted<'w, A>(
+    out: Out<DevicePointer<A>>,
+    scale: &Option<RawWeights<'w, A>>,
+) -> Option<(DevicePointer<A>, bool, Windows<&'w DeviceWindows>)> {
+    let (values, add) = into_parts(out)?;
+    Some((values, add, scale.as_ref()?.windows))
+}
+
+/// An output's buffer, and whether results are added; `None` if it is not wanted.
+pub(super) fn into_parts<B>(out: Out<B>) -> Option<(B, bool)> {
+    match out {
+        Out::Overwrite(buffer) => Some((buffer, false)),
+        Out::Add(buffer) => Some((buffer, true)),
+        Out::Skip => None,
+    }
+}
+
+/// Where an output's rows lie, checked; `None` if it is not wanted.
+pub(super) fn destination<T: DeviceElement, D>(
+    call: &Call<'_, T>,
+    shape: Option<crate::rows::Operand>,
+    out: Out<Rows<DevicePointer<D>>>,
+) -> Result<Option<Destination>> {
+    let Some((shape, (rows, add))) = shape.zip(into_parts(out)) else { return Ok(None) };
+    Ok(Some(Destination { rows: call.place(shape, rows.buffer.address, true)?, add }))
+}
+
+/// Checks that a wanted gradient has as many elements as what it is the gradient of.
+pub(super) fn check_gradient<A>(
+    operand: &'static str,
+    values: &Out<DevicePointer<A>>,
+    len: usize,
+) -> Result<()> {
+    match values.as_ref() {
+        Some(values) if values.len != len => {
+            let relation = "are those that it is the gradient of";
+            Err(Error::Shape { operand, what: "elements", value: values.len, bound: len, relation })
+        }
+        _ => Ok(()),
+    }
 }

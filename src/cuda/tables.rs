@@ -8,17 +8,19 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaStream, sys};
 
 use super::buffer::Buffer;
+use super::kernels::WARP;
 use crate::batch::{Axis, Batch};
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
+use crate::groups::Groups;
 use crate::incidence::{Csr, Incidence};
 
-/// The incidences that are summed in one go, as `SEGMENT` in `kernels/gather.cu` and on the CPU.
+/// The incidences that are summed in one go, as `SEGMENT` in `kernels/tables.cuh` and on the CPU.
 pub(super) const SEGMENT: usize = 512;
 
-/// The most incidences of a short row, as `SHORT_ROW` in `kernels/gather.cu`: a quarter of a warp loads them at once.
+/// The most incidences of a short row, as `SHORT_ROW` in `kernels/tables.cuh`: a quarter of a warp loads them at once.
 pub(super) const SHORT_ROW: usize = 8;
 
 /// Which of the two compressed sparse row forms of a topology a table belongs to.
@@ -82,8 +84,21 @@ impl Orientation {
             6 => starts(orientation.rows()).name(),
             7 => starts(orientation.indices()).name(),
             8 => "work items",
+            9 => window_name(orientation.indices()),
+            10 => window_name(orientation.rows()),
+            11 => Table::Chunks(orientation).name(),
+            12 => Table::Members(orientation).name(),
+            13 => Table::Classes(orientation).name(),
             _ => "an unknown table",
         }
+    }
+}
+
+/// The name of the offsets of a window table, along `axis`.
+pub(super) fn window_name(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Vertex => "vertex_windows",
+        Axis::Hyperedge => "hyperedge_windows",
     }
 }
 
@@ -102,8 +117,17 @@ pub enum Table {
     /// 512 incidences; the rows of 9 to 512; the rows of up to 8; (row, first segment) for each row of more than 512.
     Work(Orientation),
     /// For each of these four lists in turn, instances + 1 prefix sums of their lengths; 64 bits. Empty for a replicated
-    /// batch, as the next three.
+    /// batch, as all that follow.
     WorkStarts(Orientation),
+    /// Four 64-bit words for each chunk of instances whose gradients of shared weights (or scales) of the rows are summed
+    /// together: the offset of their window, which is 0; their topology; the first of its members; and the first of its
+    /// tiles of 32 rows. Another four end them.
+    Chunks(Orientation),
+    /// The instances, chunk after chunk; 64 bits.
+    Members(Orientation),
+    /// Two 64-bit words for each class of chunks with windows of similar width: its first chunk, and the width of the
+    /// widest. Another two end them.
+    Classes(Orientation),
     /// The topology of each instance; 32 bits.
     TopologyIds,
     /// Instances + 1 prefix sums of the vertices; 64 bits.
@@ -114,17 +138,23 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::Topologies(Orientation::ByEdge),
         Self::Pointers(Orientation::ByEdge),
         Self::Indices(Orientation::ByEdge),
         Self::Work(Orientation::ByEdge),
         Self::WorkStarts(Orientation::ByEdge),
+        Self::Chunks(Orientation::ByEdge),
+        Self::Members(Orientation::ByEdge),
+        Self::Classes(Orientation::ByEdge),
         Self::Topologies(Orientation::ByVertex),
         Self::Pointers(Orientation::ByVertex),
         Self::Indices(Orientation::ByVertex),
         Self::Work(Orientation::ByVertex),
         Self::WorkStarts(Orientation::ByVertex),
+        Self::Chunks(Orientation::ByVertex),
+        Self::Members(Orientation::ByVertex),
+        Self::Classes(Orientation::ByVertex),
         Self::TopologyIds,
         Self::VertexStarts,
         Self::HyperedgeStarts,
@@ -144,6 +174,12 @@ impl Table {
             Self::Work(ByVertex) => "by_vertex.work",
             Self::WorkStarts(ByEdge) => "by_edge.work_starts",
             Self::WorkStarts(ByVertex) => "by_vertex.work_starts",
+            Self::Chunks(ByEdge) => "hyperedge_chunks",
+            Self::Chunks(ByVertex) => "vertex_chunks",
+            Self::Members(ByEdge) => "hyperedge_members",
+            Self::Members(ByVertex) => "vertex_members",
+            Self::Classes(ByEdge) => "hyperedge_classes",
+            Self::Classes(ByVertex) => "vertex_classes",
             Self::TopologyIds => "topology_ids",
             Self::VertexStarts => "vertex_starts",
             Self::HyperedgeStarts => "hyperedge_starts",
@@ -151,7 +187,7 @@ impl Table {
     }
 }
 
-/// A number for each list of rows, as `Counts` in `kernels/gather.cu`.
+/// A number for each list of rows, as `Counts` in `kernels/tables.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub(super) struct Counts {
@@ -182,7 +218,7 @@ impl Counts {
     }
 }
 
-/// As `Topology` in `kernels/gather.cu`.
+/// As `Topology` in `kernels/tables.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub(super) struct TopologyWords {
@@ -327,6 +363,75 @@ impl Side {
     }
 }
 
+/// The chunks of instances in which a gradient is summed, on the host.
+pub(super) struct HostChunks {
+    pub(super) chunks: Vec<u64>,
+    pub(super) members: Vec<u64>,
+    pub(super) classes: Vec<u64>,
+    pub(super) counts: ChunkCounts,
+}
+
+/// How many of what there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChunkCounts {
+    pub(super) n_chunks: usize,
+    pub(super) n_members: usize,
+    pub(super) n_classes: usize,
+    /// Of 32 rows of a chunk each.
+    pub(super) tiles: u64,
+}
+
+impl HostChunks {
+    pub(super) fn new(batch: &Batch, axis: Axis, groups: &Groups) -> Result<Self> {
+        let what = "the chunks of the gradients";
+        let n_chunks = groups.n_chunks();
+        let mut chunks = try_with_capacity(what, 4 * (n_chunks + 1))?;
+        let mut tiles = 0;
+        for (topology, offset, members) in groups.chunks() {
+            chunks.extend([offset as u64, topology as u64, members.start as u64, tiles]);
+            tiles += batch.topologies()[topology].size(axis).div_ceil(WARP as usize) as u64;
+        }
+        let mut members = try_with_capacity(what, groups.order().len())?;
+        members.extend(groups.order().iter().map(|&g| u64::from(g)));
+        // The words of the end have to hold what a search compares with.
+        chunks.extend([0, 0, members.len() as u64, tiles]);
+        let mut classes = Vec::new();
+        for class in groups.classes(batch.topologies(), axis) {
+            classes.extend([class.first_chunk as u64, class.width as u64]);
+        }
+        let n_classes = classes.len() / 2;
+        classes.extend([n_chunks as u64, 0]);
+        let counts = ChunkCounts { n_chunks, n_members: members.len(), n_classes, tiles };
+        Ok(Self { chunks, members, classes, counts })
+    }
+}
+
+/// The chunks of shared weights (or scales) of a table batch, on the device.
+pub(super) struct ChunkTables {
+    chunks: Buffer<u64>,
+    members: Buffer<u64>,
+    classes: Buffer<u64>,
+    pub(super) counts: ChunkCounts,
+}
+
+impl ChunkTables {
+    fn new(batch: &Batch, axis: Axis, groups: &Groups, stream: &Arc<CudaStream>) -> Result<Self> {
+        let HostChunks { chunks, members, classes, counts } = HostChunks::new(batch, axis, groups)?;
+        let what = "the chunks of the gradients";
+        Ok(Self {
+            chunks: Buffer::from_slice(what, stream, &chunks)?,
+            members: Buffer::from_slice(what, stream, &members)?,
+            classes: Buffer::from_slice(what, stream, &classes)?,
+            counts,
+        })
+    }
+
+    /// Where chunks, members and classes start.
+    pub(super) fn addresses(&self) -> [sys::CUdeviceptr; 3] {
+        [self.chunks.address(), self.members.address(), self.classes.address()]
+    }
+}
+
 /// All tables of a batch, on the device.
 pub(super) struct Tables {
     pub(super) by_edge: Side,
@@ -342,9 +447,18 @@ pub(super) struct InstanceTables {
     pub(super) topology_ids: Buffer<u32>,
     pub(super) vertex_starts: Buffer<u64>,
     pub(super) hyperedge_starts: Buffer<u64>,
+    vertex_chunks: ChunkTables,
+    hyperedge_chunks: ChunkTables,
 }
 
 impl InstanceTables {
+    pub(super) fn chunks(&self, axis: Axis) -> &ChunkTables {
+        match axis {
+            Axis::Vertex => &self.vertex_chunks,
+            Axis::Hyperedge => &self.hyperedge_chunks,
+        }
+    }
+
     pub(super) fn starts(&self, axis: Axis) -> &Buffer<u64> {
         match axis {
             Axis::Vertex => &self.vertex_starts,
@@ -374,10 +488,16 @@ impl Tables {
                     starts.extend((0..=instances).map(|g| batch.start(axis, g) as u64));
                     Buffer::from_slice(what, stream, &starts)
                 };
+                let chunks = |axis| {
+                    let groups = batch.by_topology(axis).expect("a table batch has them");
+                    ChunkTables::new(batch, axis, groups, stream)
+                };
                 Some(InstanceTables {
                     topology_ids: Buffer::from_slice("the topology ids", stream, &ids)?,
                     vertex_starts: starts(Axis::Vertex)?,
                     hyperedge_starts: starts(Axis::Hyperedge)?,
+                    vertex_chunks: chunks(Axis::Vertex)?,
+                    hyperedge_chunks: chunks(Axis::Hyperedge)?,
                 })
             }
         };
@@ -402,7 +522,13 @@ impl Tables {
 
     fn words(&self, table: Table) -> Words<'_> {
         let instances = self.instances.as_ref();
+        let chunks = |o: Orientation, of: fn(&ChunkTables) -> &Buffer<u64>| {
+            instances.map_or(Words::None, |i| Words::U64(of(i.chunks(o.rows()))))
+        };
         match table {
+            Table::Chunks(o) => chunks(o, |c| &c.chunks),
+            Table::Members(o) => chunks(o, |c| &c.members),
+            Table::Classes(o) => chunks(o, |c| &c.classes),
             Table::Topologies(o) => Words::U64(&self.side(o).topologies),
             Table::Pointers(o) => Words::U32(&self.side(o).pointers),
             Table::Indices(o) => Words::U32(&self.side(o).indices),

@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, result};
 
-use super::buffer::Buffer;
 use super::driver::{Current, failed, not_capturing, pending_error};
 use super::plan::Plan;
 use super::record::Record;
 use super::retired::Held;
-use super::tables::Orientation;
+use super::scratch::{Scratch, Uses};
 use super::{Checks, DeviceElement};
-use crate::element::Element;
 use crate::error::{Error, Result, fits_u32};
 
 /// The scratch memory of a plan for one stream, and the operators. It may be dropped while its work is in flight.
@@ -28,7 +26,12 @@ pub struct Workspace<T: DeviceElement> {
 const PER_THREAD_STREAM: usize = 2;
 
 impl<T: DeviceElement> Workspace<T> {
-    pub(super) fn new(plan: Plan<T>, stream: Arc<CudaStream>, max_instances: usize) -> Result<Self> {
+    pub(super) fn new(
+        plan: Plan<T>,
+        stream: Arc<CudaStream>,
+        max_instances: usize,
+        uses: Uses,
+    ) -> Result<Self> {
         let batch = plan.batch().batch();
         if let Some(value) = batch.n_instances().filter(|&n| n > max_instances) {
             return Err(Error::TooManyInstances { value, bound: max_instances });
@@ -45,23 +48,11 @@ impl<T: DeviceElement> Workspace<T> {
         let _current = device.enter()?;
         not_capturing(&stream, "making a workspace")?;
         device.retired().sweep();
-        let tables = plan.batch().tables();
-        let segments = Orientation::ALL.map(|o| tables.side(o).items(batch, max_instances).partial);
-        let row_bytes = plan.features() as u128 * size_of::<<T as Element>::Acc>() as u128;
-        let bytes = u128::from(segments[0].max(segments[1])) * row_bytes;
-        let what = "the sums of the segments of long rows";
-        let bytes = usize::try_from(bytes).map_err(|_| Error::TooLarge {
-            what,
-            value: bytes,
-            bound: usize::MAX as u128,
-        })?;
+        let has_record = plan.checks() == Checks::On || plan.conv().checks_degrees();
         let held = Held {
-            tables: tables.clone(),
-            partials: Buffer::new(what, &stream, bytes)?,
-            record: match plan.checks() {
-                Checks::On => Some(Record::new(&stream)?),
-                Checks::Off => None,
-            },
+            tables: plan.batch().tables().clone(),
+            scratch: Scratch::new(&plan, uses, max_instances, &stream)?,
+            record: if has_record { Some(Record::new(&stream)?) } else { None },
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
             stream,
         };
@@ -78,16 +69,22 @@ impl<T: DeviceElement> Workspace<T> {
         &self.held().stream
     }
 
+    /// The operators that it has scratch memory for.
+    pub fn uses(&self) -> Uses {
+        self.held().scratch.uses
+    }
+
     /// The most instances that a call may have.
     pub fn max_instances(&self) -> usize {
         self.max_instances
     }
 
     /// Waits until all work on the stream has ended, and reports a wrong index that a checked kernel found since the last
-    /// check. The report is cleared: the workspace, its plan and its stream can be used on. Without checks it only waits.
+    /// check, or a negative degree under symmetric normalization. The report is cleared: the workspace, its plan and its stream can be used on. Where there is nothing to
+    /// check it only waits.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfBounds`]: then all outputs of this workspace since the last clean check are unspecified. Rows that
+    /// [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`]: then all outputs of this workspace since the last clean check are unspecified. Rows that
     /// the wrong value was for are NaN; where the value is what tells the place of a row, that row is left as it was.
     /// [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for errors of earlier calls of
     /// the context that nobody was told of.
@@ -106,10 +103,31 @@ impl<T: DeviceElement> Workspace<T> {
         report.and_then(|()| pending_error(device.context(), "an earlier call of this context"))
     }
 
+    /// What comes first in a call of the safe tier: an earlier report, the current context, and that the stream records no
+    /// graph.
+    pub(super) fn begin(&self, call: &'static str) -> Result<Current> {
+        self.poll()?;
+        let current = self.plan.batch().device().enter()?;
+        not_capturing(self.stream(), call)?;
+        Ok(current)
+    }
+
+    /// What comes behind the guards of the operands.
+    pub(super) fn guarded(&self, call: &'static str) -> Result<()> {
+        let context = self.plan.batch().device().context();
+        // A wait that failed is remembered by the context.
+        pending_error(context, "waiting for an operand")?;
+        if context.is_managing_stream_synchronization() {
+            // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph.
+            not_capturing(self.stream(), call)?;
+        }
+        Ok(())
+    }
+
     /// A report that a kernel has published, without a call of the driver.
     pub(super) fn poll(&self) -> Result<()> {
         let record = self.held().record.as_ref();
-        record.map_or(Ok(()), |record| record.published(self.plan.kernels().names))
+        record.map_or(Ok(()), |record| record.published(self.plan.kernels()))
     }
 
     /// What the launches use.

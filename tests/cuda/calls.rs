@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use hyperscatter::cuda::cudarc::driver::CudaSlice;
-use hyperscatter::cuda::{Checks, Plan, Step, Workspace};
-use hyperscatter::{Batch, Incidence, Out, Repeats, RowLayout, Rows};
+use hyperscatter::cuda::{Checks, Operator, Plan, Step, Workspace};
+use hyperscatter::{Batch, Conv, Incidence, Out, Repeats, RowLayout, Rows};
 
 use super::gpu::{Gpu, Mode};
 use crate::calls::allocations;
@@ -30,9 +30,11 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
             let Some(control) = gpu.control("counting driver calls") else { return };
             let context = gpu.device().context();
             let stream = context.default_stream();
-            let plan = Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, checks).unwrap();
-            assert!(launches <= Step::MAX_LAUNCHES);
-            assert_eq!(plan.explain().steps[0].launches, launches);
+            let plan =
+                Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, Conv::default(), checks).unwrap();
+            let step = Operator::VertexToHyperedge;
+            assert!(launches <= step.max_launches());
+            assert_eq!(plan.explain().of(step).launches, launches);
             let mut workspace = plan.workspace(&stream, 3).unwrap();
             let x = stream.clone_htod(&vec![1.0f32; 3 * batch.max_vertices() * F]).unwrap();
             let mut z = stream.alloc_zeros::<f32>(3 * batch.max_hyperedges() * F).unwrap();
@@ -78,7 +80,8 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
 fn no_call_allocates_on_the_host_or_on_the_device() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().default_stream();
-    let plan = Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Checks::On).unwrap();
+    let plan =
+        Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 20).unwrap();
     let x = stream.clone_htod(&vec![1.0f32; 20 * 8 * F]).unwrap();
     let mut z = stream.alloc_zeros::<f32>(20 * 28 * F).unwrap();
@@ -105,7 +108,9 @@ fn the_host_cost_of_a_call_does_not_grow_with_the_number_of_instances() {
     for instances in [1, 10_000] {
         for batch in [pairs(), Batch::from_table(vec![subsets()], &vec![0u8; instances]).unwrap()] {
             for checks in [Checks::On, Checks::Off] {
-                let plan = Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, checks).unwrap();
+                let plan =
+                    Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, Conv::default(), checks)
+                        .unwrap();
                 let mut workspace = plan.workspace(&stream, instances).unwrap();
                 let x = stream.alloc_zeros::<f32>(instances * 8 * F).unwrap();
                 let mut z = stream.alloc_zeros::<f32>(instances * 28 * F).unwrap();
@@ -145,7 +150,8 @@ fn any_alignment_of_elements_has_the_same_bits() {
     let gpu = Gpu::take();
     gpu.set(Mode::PLAIN);
     let stream = gpu.device().context().default_stream();
-    let plan = Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Checks::Off).unwrap();
+    let plan =
+        Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::Off).unwrap();
     let mut workspace = plan.workspace(&stream, 2).unwrap();
     let values: Vec<f32> = features(3, 2 * 8 * F);
     let mut results = vec![];
@@ -171,7 +177,8 @@ fn offsets_have_64_bits() {
     let stream = gpu.device().context().default_stream();
     let edges = [1, 10, 300].map(|repeats| [0u32, 1].repeat(repeats));
     let batch = Batch::replicate(Incidence::from_edges(2, &edges, Repeats::Keep).unwrap());
-    let plan = Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, Checks::On).unwrap();
+    let plan =
+        Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 2).unwrap();
     let stride = (1usize << 32) + 4;
     // SAFETY: the rows that are read are written first.
@@ -209,16 +216,23 @@ fn a_plan_explains_itself() {
     let gpu = Gpu::take();
     let edges = [vec![0u32; 600], (0..20).map(|i| i % 4).collect(), vec![1, 2], vec![]];
     let topology = Incidence::from_edges(5, &edges, Repeats::Keep).unwrap();
-    let plan = Plan::<f32>::new(&gpu.device().upload(&Batch::replicate(topology)).unwrap(), 20, Checks::Off)
-        .unwrap();
+    let plan = Plan::<f32>::new(
+        &gpu.device().upload(&Batch::replicate(topology)).unwrap(),
+        20,
+        Conv::default(),
+        Checks::Off,
+    )
+    .unwrap();
     let explanation = plan.explain();
-    let step = &explanation.steps[0];
-    let counts = (step.short_rows, step.medium_rows, step.long_rows, step.segments);
-    assert_eq!(counts, (2, 1, 1, 2));
+    let rows = explanation.rows[0];
+    assert_eq!((rows.short, rows.medium, rows.long, rows.segments), (2, 1, 1, 2));
+    let step = explanation.of(Operator::VertexToHyperedge);
     assert_eq!(step.launches, 2);
     assert_eq!(step.compulsory_bytes, (5 + 4) * 20 * 4);
     assert_eq!(step.gathered_bytes, (4 + 622) * 20 * 4);
-    assert_eq!(step.workspace_bytes, 2 * 20 * 4);
+    let conv = explanation.of(Operator::Conv);
+    assert_eq!(conv.compulsory_bytes, 2 * 5 * 20 * 4);
+    assert_eq!(conv.floor(1e9).as_nanos(), 2 * 5 * 20 * 4);
     assert_eq!((explanation.lanes, explanation.vectors), (8, true));
     let text = explanation.to_string();
     println!("{text}");
@@ -226,9 +240,9 @@ fn a_plan_explains_itself() {
         "20 features of f32, unchecked",
         "8 lanes, 16 bytes at a time",
         "for each copy:",
-        "vertex_to_hyperedge: gather-reduce, 2 launches (gather_f32 and add_partials_f32)",
-        "hyperedge_to_vertex: gather-reduce, 2 launches",
-        "rows: 2 of up to 8 incidences, 1 of up to 512, 1 longer, in 2 segments",
+        "vertex_to_hyperedge: gather-reduce, 2 launches (gather_f32, add_partials_f32)",
+        "conv: gather-reduce, 6 launches (degree_f32, add_degree_f32, gather_f32, add_partials_f32)",
+        "hyperedges: 2 of up to 8 incidences, 1 of up to 512, 1 longer, in 2 segments",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }

@@ -4,7 +4,7 @@
 //! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
 
 use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
-use hyperscatter::{Batch, Error, Incidence, Out, Reduce, Repeats, Rows};
+use hyperscatter::{Batch, Conv, Error, Incidence, Out, Reduce, Repeats, Rows};
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 
@@ -78,6 +78,7 @@ fn tables_of(orientation: Orientation, batch: &Batch) -> Vec<Table> {
         Table::Topologies(o) | Table::Pointers(o) | Table::Indices(o) | Table::Work(o) => *o == orientation,
         Table::WorkStarts(o) => *o == orientation && !batch.is_replicated(),
         Table::TopologyIds | Table::VertexStarts | Table::HyperedgeStarts => !batch.is_replicated(),
+        Table::Chunks(_) | Table::Members(_) | Table::Classes(_) => false,
     };
     Table::ALL.into_iter().filter(own).collect()
 }
@@ -163,7 +164,7 @@ fn corrupted_tables_are_survived(layout: &Layout, kind: StepKind, mode: Mode, co
     let x: Vec<f32> = features(layout.seed, layout.n_rows(!kind.to_hyperedges) * layout.features);
     let outcome = tables.run(&model_call(layout, kind, items(layout, kind), &x));
 
-    let plan = Plan::new(&batch, layout.features, Checks::On).unwrap();
+    let plan = Plan::new(&batch, layout.features, Conv::default(), Checks::On).unwrap();
     // Scratch memory for more instances than there are must not hide an access behind its rows.
     let spare = if mode.deferred { 0 } else { 3 };
     let mut workspace = plan.workspace(&stream, layout.instances + spare).unwrap();
@@ -188,8 +189,10 @@ fn corrupted_tables_are_survived(layout: &Layout, kind: StepKind, mode: Mode, co
     drop((plan, workspace));
     let batch = gpu.device().upload(&layout.batch).unwrap();
     let right = Tables::read(&batch).run(&model_call(layout, kind, items(layout, kind), &x));
-    let mut workspace =
-        Plan::new(&batch, layout.features, Checks::On).unwrap().workspace(&stream, layout.instances).unwrap();
+    let mut workspace = Plan::new(&batch, layout.features, Conv::default(), Checks::On)
+        .unwrap()
+        .workspace(&stream, layout.instances)
+        .unwrap();
     let out = Out::Overwrite(Rows::new(y_device.slice_mut(..before.len()), rows));
     step(&mut workspace, kind, Rows::new(x_device.slice(..x.len()), rows), out).unwrap();
     let report = workspace.check();
@@ -278,7 +281,7 @@ fn a_wrong_value_is_reported(batch: &Batch, o: Orientation, table: Table, positi
     let mut on_device = gpu.device().upload(batch).unwrap();
     let value = if is_wide(table) { u64::MAX } else { u64::from(u32::MAX) };
     on_device.overwrite_table(table, position, &[value]).unwrap();
-    let plan = Plan::<f32>::new(&on_device, 4, Checks::On).unwrap();
+    let plan = Plan::<f32>::new(&on_device, 4, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 3).unwrap();
     let kind = StepKind { to_hyperedges: o == Orientation::ByEdge, reduce: Reduce::Sum };
     let (n, m) = (batch.vertex_start(3) * 4, batch.hyperedge_start(3) * 4);
@@ -308,7 +311,7 @@ fn counts_that_agree_with_each_other_are_checked_against_the_call() {
     on_device.overwrite_table(Table::Topologies(o), 6, &[3]).unwrap();
     on_device.overwrite_table(Table::Topologies(o), 8, &[0]).unwrap();
     on_device.overwrite_table(Table::Pointers(o), 1, &[1025]).unwrap();
-    let plan = Plan::<f32>::new(&on_device, 4, Checks::On).unwrap();
+    let plan = Plan::<f32>::new(&on_device, 4, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 2).unwrap();
     let x = stream.clone_htod(&[1.0f32; 2 * 2 * 4]).unwrap();
     let mut z = stream.alloc_zeros::<f32>(2 * 3 * 4).unwrap();
@@ -332,7 +335,7 @@ fn the_whole_row_of_a_wrong_index_is_nan() {
             let stream = gpu.device().context().default_stream();
             let mut on_device = gpu.device().upload(&batch).unwrap();
             on_device.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[5]).unwrap();
-            let plan = Plan::<f32>::new(&on_device, features, Checks::On).unwrap();
+            let plan = Plan::<f32>::new(&on_device, features, Conv::default(), Checks::On).unwrap();
             let mut workspace = plan.workspace(&stream, 2).unwrap();
             let x = stream.clone_htod(&vec![1.0f32; 2 * 5 * features]).unwrap();
             let mut z = stream.alloc_zeros::<f32>(2 * 3 * features).unwrap();
@@ -355,7 +358,7 @@ fn later_calls_give_the_report_until_it_is_cleared() {
     let stream = gpu.device().context().default_stream();
     let mut batch = gpu.device().upload(&Batch::replicate(Incidence::subsets(4, 2).unwrap())).unwrap();
     batch.overwrite_table(Table::Indices(Orientation::ByEdge), 3, &[4]).unwrap();
-    let plan = Plan::<f32>::new(&batch, 4, Checks::On).unwrap();
+    let plan = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 10).unwrap();
     let x = stream.clone_htod(&vec![1.0f32; 10 * 4 * 4]).unwrap();
     let mut z = stream.alloc_zeros::<f32>(10 * 6 * 4).unwrap();
@@ -382,7 +385,10 @@ fn later_calls_give_the_report_until_it_is_cleared() {
     stream.synchronize().unwrap();
 
     // Values that were not validated never meet unchecked kernels, not even in a clone that was made before.
-    assert_eq!(Plan::<f32>::new(&batch, 4, Checks::Off).unwrap_err(), Error::UncheckedTables);
+    assert_eq!(
+        Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap_err(),
+        Error::UncheckedTables
+    );
     let clone = batch.clone();
     let error = batch.overwrite_table(Table::Indices(Orientation::ByEdge), 3, &[2]).unwrap_err();
     assert_eq!(error, Error::BatchInUse { value: 1 });
@@ -403,7 +409,7 @@ fn later_calls_give_the_report_until_it_is_cleared() {
         Err(Error::TableAccess { table, position: 3, what, value: 1 << 32, bound: 1 << 32 })
     );
     write(3, 2).unwrap();
-    let plan = Plan::<f32>::new(&batch, 4, Checks::On).unwrap();
+    let plan = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 10).unwrap();
     call(&mut workspace).unwrap();
     workspace.check().unwrap();

@@ -2,7 +2,7 @@
 
 use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaSlice};
 use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Step, Table, Workspace};
-use hyperscatter::{Batch, Error, Incidence, Out, Rows};
+use hyperscatter::{Batch, Conv, Error, Incidence, Out, Rows};
 
 use super::gpu::Gpu;
 
@@ -13,7 +13,7 @@ fn pairs() -> Batch {
 }
 
 fn workspace(device: &Device) -> Workspace<f32> {
-    let plan = Plan::new(&device.upload(&pairs()).unwrap(), F, Checks::On).unwrap();
+    let plan = Plan::new(&device.upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
     plan.workspace(&device.context().default_stream(), 2).unwrap()
 }
 
@@ -46,7 +46,7 @@ fn operands_of_another_context() {
     assert_eq!(error, Error::WrongContext { operand: "the stream", value, bound });
     // A device made from that context takes them.
     let device = Device::from_context(&other).unwrap();
-    let plan = Plan::new(&device.upload(&pairs()).unwrap(), F, Checks::On).unwrap();
+    let plan = Plan::new(&device.upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
     call(&mut plan.workspace(&stream, 2).unwrap(), &other_x, &mut other_z).unwrap();
     stream.synchronize().unwrap();
 }
@@ -136,7 +136,7 @@ fn calls_that_a_graph_would_capture() {
     let gpu = Gpu::take();
     let device = gpu.device();
     let stream = device.context().new_stream().unwrap();
-    let plan = Plan::<f32>::new(&device.upload(&pairs()).unwrap(), F, Checks::On).unwrap();
+    let plan = Plan::<f32>::new(&device.upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 2).unwrap();
     let x = stream.alloc_zeros::<f32>(2 * 4 * F).unwrap();
     let mut z = stream.alloc_zeros::<f32>(2 * 6 * F).unwrap();
@@ -161,7 +161,8 @@ fn calls_that_an_operand_would_take_into_a_graph() {
     let mut x = context.default_stream().alloc_zeros::<f32>(2 * 4 * F).unwrap();
     let mut z = context.default_stream().alloc_zeros::<f32>(2 * 6 * F).unwrap();
     let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
-    let plan = Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Checks::Off).unwrap();
+    let plan =
+        Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::Off).unwrap();
     let mut workspace = plan.workspace(&own, 2).unwrap();
     context.synchronize().unwrap();
     other.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
@@ -184,7 +185,7 @@ fn workspaces_of_capturing_streams() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().new_stream().unwrap();
     let batch = gpu.device().upload(&pairs()).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Checks::On).unwrap();
+    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
     let workspace = plan.workspace(&stream, 2).unwrap();
     stream.synchronize().unwrap();
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -209,7 +210,8 @@ fn workspaces_of_capturing_streams() {
 #[test]
 fn the_per_thread_stream() {
     let gpu = Gpu::take();
-    let plan = Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Checks::On).unwrap();
+    let plan =
+        Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
     let stream = gpu.device().context().per_thread_stream();
     assert_eq!(plan.workspace(&stream, 2).unwrap_err(), Error::PerThreadStream);
 }

@@ -281,11 +281,8 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Output<'a, T> {
     }
 
     fn out(output: &mut Option<Self>) -> Out<CudaViewMut<'_, T>> {
-        match output {
-            Some(output) if output.add => Out::Add(output.view()),
-            Some(output) => Out::Overwrite(output.view()),
-            None => Out::Skip,
-        }
+        let Some(output) = output else { return Out::Skip };
+        if output.add { Out::Add(output.view()) } else { Out::Overwrite(output.view()) }
     }
 
     /// Also after an error, which a caller may show to have written nothing.

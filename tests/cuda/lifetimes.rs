@@ -2,11 +2,11 @@
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, result};
 use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
-use hyperscatter::{Batch, Error, Incidence, Out, Reduce, Repeats, Result, Rows};
+use hyperscatter::{Batch, Conv, Error, Incidence, Out, Repeats, Result, Rows, cpu};
 use std::sync::Arc;
 
 use super::gpu::{Gpu, Mode, is_real};
-use crate::backend::{Backend, Cpu, StepKind};
+use crate::backend::{Backend, Cpu};
 use crate::common::{bits, features};
 
 const F: usize = 8;
@@ -24,18 +24,19 @@ fn x() -> Vec<f32> {
 
 /// z and then y = Hz, by the CPU backend.
 fn expected() -> (Vec<f32>, Vec<f32>) {
-    let mut operators = Cpu.operators(&batch(), F, COPIES).unwrap();
+    let mut operators = Cpu.operators(&batch(), F, Conv::default(), COPIES).unwrap();
     let (x, mut z, mut y) = (x(), vec![0.0f32; COPIES * 4 * F], vec![0.0f32; COPIES * 7 * F]);
-    let mean = |to_hyperedges| StepKind { to_hyperedges, reduce: Reduce::Mean };
-    operators.step(mean(true), Rows::contiguous(&x, F), Out::Overwrite(Rows::contiguous(&mut z, F))).unwrap();
     operators
-        .step(mean(false), Rows::contiguous(&z, F), Out::Overwrite(Rows::contiguous(&mut y, F)))
+        .step(true, cpu::Step::mean(), Rows::contiguous(&x, F), Out::Overwrite(Rows::contiguous(&mut z, F)))
+        .unwrap();
+    operators
+        .step(false, cpu::Step::mean(), Rows::contiguous(&z, F), Out::Overwrite(Rows::contiguous(&mut y, F)))
         .unwrap();
     (z, y)
 }
 
 fn workspace(device: &Device, stream: &Arc<CudaStream>, checks: Checks) -> Result<Workspace<f32>> {
-    Plan::new(&device.upload(&batch())?, F, checks)?.workspace(stream, COPIES)
+    Plan::new(&device.upload(&batch())?, F, Conv::default(), checks)?.workspace(stream, COPIES)
 }
 
 #[test]
@@ -136,7 +137,7 @@ impl Buffers {
 fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Result<()> {
     let batch = device.upload(&batch())?;
     look("upload");
-    let plan = Plan::<f32>::new(&batch, F, Checks::On)?;
+    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On)?;
     look("plan");
     let mut workspace = plan.workspace(&buffers.stream, COPIES)?;
     look("workspace");
@@ -231,7 +232,7 @@ fn each_failed_creation_of_a_first_use_is_an_error() {
     let first_use = || {
         let device = Device::open(gpu.ordinal())?;
         let batch = device.upload(&batch())?;
-        Plan::<f32>::new(&batch, F, Checks::Off)?
+        Plan::<f32>::new(&batch, F, Conv::default(), Checks::Off)?
             .workspace(&device.context().default_stream(), COPIES)
             .map(drop)
     };
@@ -263,7 +264,7 @@ fn plans_are_shared_by_threads() {
     gpu.set(Mode::PLAIN);
     let context = gpu.device().context();
     let batch = gpu.device().upload(&batch()).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Checks::On).unwrap();
+    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
     is_send_and_sync(gpu.device());
     is_send_and_sync(&batch);
     is_send_and_sync(&plan);
@@ -302,7 +303,7 @@ fn the_last_holder_of_a_device_leaves_the_current_context_as_it_was() {
         assert_eq!(look(), None, "a fresh thread");
         let device = Device::open(ordinal).unwrap();
         let batch = device.upload(&batch()).unwrap();
-        let plan = Plan::<f32>::new(&batch, F, Checks::On).unwrap();
+        let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
         let stream = device.context().new_stream().unwrap();
         let workspace = plan.workspace(&stream, COPIES).unwrap();
         // The test's own calls of cudarc, and its stream, change the current context.

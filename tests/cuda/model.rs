@@ -244,10 +244,6 @@ impl Tables {
             if replicated {
                 return Ok(test.instance * call.largest[axis]);
             }
-            if call.total[axis] == 0 {
-                // An operand without rows has no places to look up.
-                return Ok(0);
-            }
             let starts = self.get(table);
             test.apart(table, test.instance, starts, n)?;
             test.below(table, test.instance + 1, starts[test.instance as usize + 1], call.total[axis] + 1)?;

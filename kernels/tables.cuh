@@ -1,0 +1,398 @@
+// The tables of a batch, which row of which instance a work item is, and where a scale is read for it.
+//
+// Rows of a topology are listed once, by length:
+//
+//     class     incidences
+//     PARTIAL   1 ... 512 of a long row's: a segment, counted from the row's start
+//     MEDIUM    9 ... 512
+//     SHORT     0 ... 8
+//     LONG      513 ..., from the results of its segments
+//
+// An instance is not expanded: work item i of a class is entry `i mod count` of instance `i / count` for copies of one
+// topology; for a table of instances it is found by binary search in the prefix sums of the counts.
+
+#pragma once
+
+#include "common.cuh"
+
+enum : u32 {
+    SEGMENT = 512,
+    SHORT_ROW = 8,
+    ROWS_OF_SHORT_TILE = WARP / SHORT_ROW,
+    THREADS = 128,  // of a block; any multiple of a warp would do
+    // No source: nothing to load. Ids are below 2^32 - 1.
+    NO_SOURCE = 0xffffffffu,
+};
+
+// Kernels and tables in a violation; src/cuda/kernels.rs and src/cuda/tables.rs have their names.
+enum Kernel : u32 {
+    GATHER = 0,
+    ADD_PARTIALS = 1,
+    GATHER_SUMS = 2,
+    DEGREE = 3,
+    ADD_DEGREE = 4,
+    WEIGHT_GRADIENT = 5,
+    ADD_WEIGHT_GRADIENT = 6,
+    PULL = 7,
+    SUM_CHUNKS = 8,
+    SUM_WINDOWS = 9,
+};
+enum Table : u32 {
+    TOPOLOGIES = 0,
+    POINTERS = 1,
+    INDICES = 2,
+    WORK = 3,
+    TOPOLOGY_IDS = 4,
+    WORK_STARTS = 5,
+    TARGET_STARTS = 6,
+    SOURCE_STARTS = 7,
+    WORK_ITEMS = 8,  // not stored: a work item's entry in the list of its instance
+    SOURCE_WINDOWS = 9,
+    TARGET_WINDOWS = 10,
+    CHUNKS = 11,
+    MEMBERS = 12,
+    CLASSES = 13,
+    NEGATIVE_DEGREE = 14,  // no table: the value is a degree, as the bits of a double
+};
+
+enum Class : u32 { PARTIAL = 0, MEDIUM = 1, SHORT = 2, LONG = 3 };
+
+// A number for each class.
+struct Counts {
+    u64 partial;
+    u64 medium;
+    u64 short_row;
+    u64 long_row;
+
+    // By selection: an index that is not constant would put the structure into local memory.
+    __device__ __forceinline__ u64 of(u32 work_class) const {
+        return work_class == PARTIAL ? partial
+               : work_class == MEDIUM ? medium
+               : work_class == SHORT  ? short_row
+                                      : long_row;
+    }
+};
+
+// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of `work` holds
+// (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by falling length, the rows of up to
+// 8 by falling length, and (row, first segment in this list) of each long row.
+struct Topology {
+    u64 pointers;
+    u64 indices;
+    u64 work;
+    u64 n_targets;
+    u64 n_sources;
+    u64 n_indices;
+    Counts count;
+};
+enum : u32 { TOPOLOGY_WORDS = sizeof(Topology) / sizeof(u64) };
+
+// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables, sources what their indices
+// mean. src/cuda/launch.rs holds the same structure, and those below.
+struct Tables {
+    const Topology* topologies;
+    const u32* pointers;
+    const u32* indices;
+    const u32* work;
+    const u32* topology_ids;   // null for copies of topology 0, and so are the next three
+    const u64* work_starts;    // for each class instances + 1 prefix sums of the counts
+    const u64* target_starts;  // instances + 1 prefix sums of the rows
+    const u64* source_starts;
+    u64 n_topologies;
+    u64 n_pointers;
+    u64 n_indices;
+    u64 n_work;
+    u64 instances;  // of this call
+    u64 n_targets;  // rows of all of them
+    u64 n_sources;
+    u32 largest_targets;  // rows of the largest topology in use
+    u32 largest_sources;
+    Counts items;     // work items of this call
+    u32 orientation;  // for messages
+    u32 padding;
+};
+
+// The tiles of a call: a warp takes one at a time.
+struct Tiles {
+    u64 partial;   // of segments of long rows,
+    u64 groups;    // with those of medium rows behind them,
+    u64 all;       // and those of short rows
+    u64 long_row;  // of the kernels that add the results of segments
+};
+
+enum Windows : u32 { NO_SCALE = 0, SHARED = 1, CONSECUTIVE = 2, TABLE = 3 };
+
+// A factor for each row of one side, and the part of the values that each instance reads.
+struct Scale {
+    u64 values;
+    u64 len;
+    const u64* offsets;  // for TABLE
+    u32 windows;
+    u32 skip_zero;  // a row with factor 0 is left out instead of multiplied
+};
+
+static_assert(sizeof(Topology) == 80 && sizeof(Tables) == 168 && sizeof(Tiles) == 32 && sizeof(Scale) == 32, "sizes");
+#if !defined(__CUDACC_RTC__)
+static_assert(__builtin_offsetof(Tables, n_topologies) == 64 && __builtin_offsetof(Tables, instances) == 96 &&
+                  __builtin_offsetof(Tables, largest_targets) == 120 && __builtin_offsetof(Tables, items) == 128 &&
+                  __builtin_offsetof(Tables, orientation) == 160 && __builtin_offsetof(Scale, windows) == 24,
+              "offsets");
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Which row a work item is.
+
+struct Row {
+    bool exists;  // there is such a row, and its place is known; where a check failed all the same, it becomes NaN
+    u32 row;      // in its instance
+    u32 count;    // its incidences, or those of its segment
+    u32 length;   // the incidences of the whole row
+    u32 n_targets;
+    u32 n_sources;
+    u64 instance;
+    u64 first_target;  // where the rows of its instance start in the batch
+    u64 first_source;
+    u64 indices;   // where its incidences start
+    u64 partials;  // for LONG: the first of its segments
+    u32 n_partials;
+};
+
+// The places in the tables that a topology may use lie within them.
+template <bool Checked>
+__device__ __forceinline__ bool fits(const Tables& tables, Check<Checked>& check, u64 id, const Topology& t) {
+    if (!Checked) {
+        return true;
+    }
+    u64 word = id * TOPOLOGY_WORDS;
+    if (!(check.below(TOPOLOGIES, word + 3, t.n_targets, tables.n_pointers) &&
+          check.below(TOPOLOGIES, word + 3, t.n_targets, u64(tables.largest_targets) + 1) &&
+          check.below(TOPOLOGIES, word + 0, t.pointers, tables.n_pointers - t.n_targets) &&
+          check.below(TOPOLOGIES, word + 4, t.n_sources, u64(tables.largest_sources) + 1) &&
+          check.below(TOPOLOGIES, word + 5, t.n_indices, tables.n_indices + 1) &&
+          check.below(TOPOLOGIES, word + 1, t.indices, tables.n_indices - t.n_indices + 1))) {
+        return false;
+    }
+    u64 left = tables.n_work;
+    if (!check.below(TOPOLOGIES, word + 6, t.count.partial, left / 2 + 1)) return false;
+    left -= 2 * t.count.partial;
+    if (!check.below(TOPOLOGIES, word + 7, t.count.medium, left + 1)) return false;
+    left -= t.count.medium;
+    if (!check.below(TOPOLOGIES, word + 8, t.count.short_row, left + 1)) return false;
+    left -= t.count.short_row;
+    if (!check.below(TOPOLOGIES, word + 9, t.count.long_row, left / 2 + 1)) return false;
+    left -= 2 * t.count.long_row;
+    return check.below(TOPOLOGIES, word + 2, t.work, left + 1);
+}
+
+// Where the rows of an instance start in the batch.
+template <bool Checked>
+__device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const u64* starts, u64 instance, u64 n_rows,
+                                         u64 total, u64& start) {
+    if (starts == nullptr) {
+        start = instance * n_rows;
+        return true;
+    }
+    start = starts[instance];
+    if (!Checked) {
+        return true;
+    }
+    u64 end = starts[instance + 1];
+    return check.apart(table, instance, start, end, n_rows) && check.below(table, instance + 1, end, total + 1);
+}
+
+// Where an instance with `n_rows` rows, the first of which is `first` in the batch, reads its factors.
+template <bool Checked>
+__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const Scale& scale, u64 instance, u64 first,
+                                          u64 n_rows, u64& start) {
+    start = 0;
+    if (scale.windows == CONSECUTIVE) {
+        start = first;
+    } else if (scale.windows == TABLE) {
+        start = scale.offsets[instance];
+        return check.below(table, instance, start, scale.len >= n_rows ? scale.len - n_rows + 1 : 0);
+    }
+    return true;
+}
+
+// The last of the `n` + 1 ascending numbers `starts[i * stride]` that is not above `item`; below `n` whatever they hold.
+__device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 stride = 1) {
+    u64 low = 0;
+    u64 high = n;
+    while (high - low > 1) {
+        u64 middle = low + (high - low) / 2;
+        if (starts[middle * stride] <= item) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// Work item `item` of a class.
+template <bool Checked>
+__device__ __forceinline__ Row find_row(const Tables& tables, Check<Checked>& check, u32 work_class, u64 item) {
+    Row found = {};
+    if (item >= tables.items.of(work_class)) {
+        return found;
+    }
+
+    // The instance, its topology, and the item's entry in the topology's list.
+    u64 id = 0;
+    if (tables.topology_ids != nullptr) {
+        found.instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
+        id = tables.topology_ids[found.instance];
+        if (!check.below(TOPOLOGY_IDS, found.instance, id, tables.n_topologies)) {
+            return found;
+        }
+    }
+    const Topology t = tables.topologies[id];
+    if (!fits(tables, check, id, t)) {
+        return found;
+    }
+    u64 count = t.count.of(work_class);
+    if (!check.below(WORK_ITEMS, item, 0, count)) {
+        return found;
+    }
+    u64 start_of_items = 0;
+    if (tables.topology_ids == nullptr) {
+        found.instance = divide(item, count);
+        start_of_items = found.instance * count;
+        if (!check.below(WORK_ITEMS, item, found.instance, tables.instances)) {
+            return found;
+        }
+    } else {
+        u64 position = work_class * (tables.instances + 1) + found.instance;
+        start_of_items = tables.work_starts[position];
+        if (Checked && !(check.below(WORK_STARTS, position, start_of_items, item + 1) &&
+                         check.apart(WORK_STARTS, position, start_of_items, tables.work_starts[position + 1], count) &&
+                         check.below(WORK_ITEMS, item, item - start_of_items, count))) {
+            return found;
+        }
+    }
+    u64 entry = item - start_of_items;
+
+    // The entry: a row, and for the segments of long rows a second word.
+    u64 position = t.work + entry;
+    if (work_class == PARTIAL) {
+        position += entry;
+    } else {
+        position += 2 * t.count.partial;
+        if (work_class > MEDIUM) position += t.count.medium;
+        if (work_class > SHORT) position += t.count.short_row + entry;
+    }
+    u32 row = tables.work[position];
+    if (!check.below(WORK, position, row, t.n_targets)) {
+        return found;
+    }
+
+    // Where target and source rows lie. From here on a wrong value makes the target row NaN.
+    found.row = row;
+    found.n_targets = static_cast<u32>(t.n_targets);
+    found.n_sources = static_cast<u32>(t.n_sources);
+    if (!start_of(check, TARGET_STARTS, tables.target_starts, found.instance, t.n_targets, tables.n_targets,
+                  found.first_target)) {
+        return found;
+    }
+    found.exists = true;
+    if (!start_of(check, SOURCE_STARTS, tables.source_starts, found.instance, t.n_sources, tables.n_sources,
+                  found.first_source)) {
+        return found;
+    }
+
+    // Its incidences.
+    u64 pointer = t.pointers + row;
+    u32 start = tables.pointers[pointer];
+    u32 end = tables.pointers[pointer + 1];
+    if (!(check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
+          check.below(POINTERS, pointer, start, u64(end) + 1))) {
+        return found;
+    }
+    found.length = end - start;
+    found.indices = t.indices + start;
+
+    if (work_class == PARTIAL) {
+        u32 segment = tables.work[position + 1];
+        u64 segments = (u64(found.length) + (SEGMENT - 1)) / SEGMENT;
+        if (!check.below(WORK, position + 1, segment, segments)) {
+            return found;
+        }
+        u32 before = segment * SEGMENT;
+        found.indices += before;
+        found.count = found.length - before < SEGMENT ? found.length - before : SEGMENT;
+    } else if (work_class == LONG) {
+        // Its segments are those listed up to the first of the next long row.
+        u32 first = tables.work[position + 1];
+        u64 next = t.count.partial;
+        if (entry + 1 < t.count.long_row) {
+            next = tables.work[position + 3];
+            if (!check.below(WORK, position + 3, next, t.count.partial + 1)) {
+                return found;
+            }
+        }
+        if (!check.below(WORK, position + 1, first, next)) {
+            return found;
+        }
+        u64 listed = next - first;
+        u64 least = (listed - 1) * SEGMENT + 1;
+        if (!(check.below(POINTERS, pointer + 1, end, start + listed * SEGMENT + 1) &&
+              check.below(POINTERS, pointer, start, end >= least ? end - least + 1 : 0))) {
+            return found;
+        }
+        u64 before = 0;
+        if (tables.topology_ids == nullptr) {
+            u64 of_each = Checked ? divide(tables.items.partial, tables.instances) : 0;
+            if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + 6, t.count.partial, of_each + 1)) {
+                return found;
+            }
+            before = found.instance * t.count.partial;
+        } else {
+            before = tables.work_starts[found.instance];  // of the class PARTIAL
+            if (Checked &&
+                !(check.apart(WORK_STARTS, found.instance, before, tables.work_starts[found.instance + 1],
+                              t.count.partial) &&
+                  check.below(WORK_STARTS, found.instance + 1, before + t.count.partial, tables.items.partial + 1))) {
+                return found;
+            }
+        }
+        found.partials = before + first;
+        found.n_partials = static_cast<u32>(listed);
+    } else {
+        u32 longest = work_class == SHORT ? SHORT_ROW : SEGMENT;
+        if (check.below(POINTERS, pointer + 1, end, u64(start) + longest + 1)) {
+            found.count = found.length;
+        }
+    }
+    return found;
+}
+
+// Incidence `i` of a row, or NO_SOURCE.
+template <bool Checked>
+__device__ __forceinline__ u32 source_of(const Tables& tables, Check<Checked>& check, const Row& row, u32 i) {
+    if (i >= row.count) {
+        return NO_SOURCE;
+    }
+    u32 source = tables.indices[row.indices + i];
+    return check.below(INDICES, row.indices + i, source, row.n_sources) ? source : NO_SOURCE;
+}
+
+// The class of a tile, and the item that group `group` of its `groups` groups of lanes has; in a tile of short rows each
+// SHORT_ROW lanes have one.
+struct Item {
+    u32 work_class;
+    u64 number;
+};
+
+__device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups, u32 group, u32 lane_of_warp) {
+    if (tile >= tiles.groups) {
+        return {SHORT, (tile - tiles.groups) * ROWS_OF_SHORT_TILE + lane_of_warp / SHORT_ROW};
+    }
+    if (tile >= tiles.partial) {
+        return {MEDIUM, (tile - tiles.partial) * groups + group};
+    }
+    return {PARTIAL, tile * groups + group};
+}
+
+// The tiles that this warp takes, one every `tile_step()`.
+__device__ __forceinline__ u64 first_tile() { return u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP; }
+__device__ __forceinline__ u64 tile_step() { return u64(gridDim.x) * (THREADS / WARP); }

@@ -1,0 +1,335 @@
+// What has to do with windows: the factors that rows pull their gradients with, and the gradients of weights (and scales), of
+// which each is the sum over all instances whose windows cover it.
+//
+//     pull         p_d = t_d mean_d          mean_d = 1, or 1/count for a mean
+//     sum_chunks   s_ci = sum over the instances g of chunk c, ascending, of v_gi
+//     sum_windows  dloss/dw_j (+)= sum over the chunks c whose windows cover j, in their order, of s_c(j - offset of c)
+//
+// v_gi is the gradient of row i of instance g alone, in double and in blocks that are added first, then rounded to the
+// accumulation type. Up to 64 instances of one topology that read at one offset are a chunk. Chunks are listed by classes of
+// window widths, by offset within a class: those that cover j are found by binary search, with no table of all slots. A
+// chunk's sums are stored in the rows of its first instance, so they need no room but that of all rows. Nothing depends on
+// the number of threads. Launched by src/cuda/windows.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
+
+#include "tables.cuh"
+
+// src/cuda/windows.rs holds the same structures.
+struct PullArgs {
+    Tables tables;
+    Scale scale;  // of the targets
+    void* pull;   // one for each target row of the batch, of the accumulation type
+    Record record;
+    u32 mean;
+    u32 padding;
+};
+
+// Chunk c is the words 4c ... of `chunks`: its offset, its topology, its first member in `members`, its first tile. A last
+// one ends the others. Class k is the words 2k ... of `classes`: its first chunk, and the most rows of a window; likewise.
+enum : u32 { CHUNK_WORDS = 4, OFFSET = 0, TOPOLOGY = 1, MEMBER = 2, TILE = 3, CLASS_WORDS = 2 };
+
+struct GradientArgs {
+    Tables tables;  // of the orientation whose rows the gradients belong to
+    const u64* chunks;  // null: copies of topology 0, `chunk_len` of them a chunk, all at offset 0
+    const u64* members;
+    const u64* classes;
+    u64 n_chunks;
+    u64 n_members;
+    u64 n_classes;
+    u64 chunk_len;
+    u64 n_rows;  // of a copy
+    u64 tiles;   // of `sum_chunks_*`: 32 rows of a chunk each
+    const double* values;  // of each row `blocks`
+    void* sums;            // of the accumulation type, for each row of the batch
+    void* gradient;        // likewise, for each slot
+    u64 n_slots;
+    Record record;
+    u32 blocks;
+    u32 add;
+    u32 direct;  // there is one chunk, at offset 0: its sums are the gradient
+    u32 lanes;   // of `sum_windows_*`: a thread or a warp has a slot, 1 or 32
+};
+
+static_assert(sizeof(PullArgs) == 232 && sizeof(GradientArgs) == 304, "sizes");
+#if !defined(__CUDACC_RTC__)
+static_assert(__builtin_offsetof(PullArgs, pull) == 200 && __builtin_offsetof(PullArgs, mean) == 224 &&
+                  __builtin_offsetof(GradientArgs, n_chunks) == 192 && __builtin_offsetof(GradientArgs, values) == 240 &&
+                  __builtin_offsetof(GradientArgs, n_slots) == 264 && __builtin_offsetof(GradientArgs, blocks) == 288,
+              "offsets");
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+// The pull of row `i` of the batch.
+template <typename A, bool Checked>
+__device__ __forceinline__ bool pull_of(const PullArgs& args, Check<Checked>& check, u64 i, u64& instance, A& pull) {
+    const Tables& tables = args.tables;
+    u64 id = 0;
+    if (tables.topology_ids != nullptr) {
+        instance = search(tables.target_starts, tables.instances, i);
+        id = tables.topology_ids[instance];
+        if (!check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies)) {
+            return false;
+        }
+    }
+    const Topology t = tables.topologies[id];
+    if (!(fits(tables, check, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
+        return false;
+    }
+    if (tables.topology_ids == nullptr) {
+        instance = divide(i, t.n_targets);
+        if (!check.below(WORK_ITEMS, i, instance, tables.instances)) {
+            return false;
+        }
+    }
+    u64 first = 0;
+    if (!start_of(check, TARGET_STARTS, tables.target_starts, instance, t.n_targets, tables.n_targets, first)) {
+        return false;
+    }
+    u64 row = i - first;
+    if (!check.below(WORK_ITEMS, i, row, t.n_targets)) {
+        return false;
+    }
+    u64 pointer = t.pointers + row;
+    u32 start = tables.pointers[pointer];
+    u32 end = tables.pointers[pointer + 1];
+    if (!(check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
+          check.below(POINTERS, pointer, start, u64(end) + 1))) {
+        return false;
+    }
+    A factor = 1;
+    if (args.scale.windows != NO_SCALE) {
+        u64 window = 0;
+        if (!window_of(check, TARGET_WINDOWS, args.scale, instance, first, t.n_targets, window)) {
+            return false;
+        }
+        factor = reinterpret_cast<const A*>(args.scale.values)[window + row];
+    }
+    pull = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
+    return true;
+}
+
+template <typename A, bool Checked>
+__device__ __forceinline__ void pull_rows(const PullArgs& args) {
+    u64 step = u64(gridDim.x) * THREADS;
+    for (u64 i = u64(blockIdx.x) * THREADS + threadIdx.x; i < args.tables.n_targets; i += step) {
+        Check<Checked> check;
+        u64 instance = 0;
+        A pull = 0;
+        bool known = pull_of(args, check, i, instance, pull);
+        static_cast<A*>(args.pull)[i] = known ? pull : not_a_number<A>();
+        check.publish(args.record, PULL, args.tables.orientation, instance);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+// A chunk: the rows of each of its instances, and which those are.
+struct Chunk {
+    u64 n_rows;
+    u64 offset;
+    u64 first_member;
+    u64 end_member;
+};
+
+// Chunk `c`.
+template <bool Checked>
+__device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked>& check, u64 c, Chunk& chunk) {
+    const Tables& tables = args.tables;
+    if (args.chunks == nullptr) {
+        u64 first = c * args.chunk_len;
+        u64 left = tables.instances - first;
+        chunk = {args.n_rows, 0, first, first + (left < args.chunk_len ? left : args.chunk_len)};
+        return true;
+    }
+    const u64* words = args.chunks + c * CHUNK_WORDS;
+    u64 topology = words[TOPOLOGY];
+    if (!check.below(CHUNKS, c * CHUNK_WORDS + TOPOLOGY, topology, tables.n_topologies)) {
+        return false;
+    }
+    chunk = {tables.topologies[topology].n_targets, words[OFFSET], words[MEMBER], words[CHUNK_WORDS + MEMBER]};
+    return check.below(TOPOLOGIES, topology * TOPOLOGY_WORDS + 3, chunk.n_rows, u64(tables.largest_targets) + 1) &&
+           check.below(CHUNKS, (c + 1) * CHUNK_WORDS + MEMBER, chunk.end_member, args.n_members + 1) &&
+           check.below(CHUNKS, c * CHUNK_WORDS + MEMBER, chunk.first_member, chunk.end_member);
+}
+
+enum : u32 { ABSENT = 0, PRESENT = 1, WRONG = 2 };
+
+// Where the rows of member `k` of a chunk start in the batch; ABSENT where this call has fewer copies.
+template <bool Checked>
+__device__ __forceinline__ u32 member_of(const GradientArgs& args, Check<Checked>& check, const Chunk& chunk, u64 k,
+                                         u64& instance, u64& start) {
+    const Tables& tables = args.tables;
+    instance = args.chunks == nullptr ? k : args.members[k];
+    if (instance >= tables.instances) {
+        if (tables.topology_ids == nullptr) {
+            return ABSENT;
+        }
+        check.below(MEMBERS, k, instance, tables.instances);
+        return WRONG;
+    }
+    bool known = start_of(check, TARGET_STARTS, tables.target_starts, instance, chunk.n_rows, tables.n_targets, start);
+    return known ? PRESENT : WRONG;
+}
+
+// The sums of all chunks: a warp takes 32 rows of one, a lane each.
+template <typename A, bool Checked>
+__device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
+    u32 lane = threadIdx.x % WARP;
+    for (u64 tile = first_tile(); tile < args.tiles; tile += tile_step()) {
+        Check<Checked> check;
+        u64 instance = 0;
+        u64 c = 0;
+        u64 tile_of_chunk = tile;
+        Chunk chunk;
+        bool known = true;
+        if (args.chunks == nullptr) {
+            u64 tiles_of_each = (args.n_rows + (WARP - 1)) / WARP;
+            c = divide(tile, tiles_of_each);
+            tile_of_chunk = tile - c * tiles_of_each;
+            known = chunk_of(args, check, c, chunk);
+        } else {
+            c = search(args.chunks + TILE, args.n_chunks, tile, CHUNK_WORDS);
+            known = chunk_of(args, check, c, chunk);
+            if (known) {
+                u64 first_tile_of_chunk = args.chunks[c * CHUNK_WORDS + TILE];
+                u64 next = args.chunks[(c + 1) * CHUNK_WORDS + TILE];
+                tile_of_chunk = tile - first_tile_of_chunk;
+                known = check.below(CHUNKS, c * CHUNK_WORDS + TILE, first_tile_of_chunk, tile + 1) &&
+                        check.apart(CHUNKS, c * CHUNK_WORDS + TILE, first_tile_of_chunk, next,
+                                    (chunk.n_rows + (WARP - 1)) / WARP, CHUNK_WORDS);
+            }
+        }
+        u64 row = tile_of_chunk * WARP + lane;
+        if (known && row < chunk.n_rows) {
+            A sum = 0;
+            u64 first_start = 0;
+            for (u64 k = chunk.first_member; k < chunk.end_member; k++) {
+                u64 start = 0;
+                u32 member = member_of(args, check, chunk, k, instance, start);
+                if (k == chunk.first_member) {
+                    known = member == PRESENT;
+                    first_start = start;
+                }
+                if (member == ABSENT) {
+                    break;  // and so are those behind it
+                }
+                if (member == PRESENT) {
+                    sum += static_cast<A>(sum_of_blocks(args.values, start + row, args.blocks));
+                }
+            }
+            if (check.failed) {
+                sum = not_a_number<A>();
+            }
+            if (known && args.direct != 0) {
+                if (row < args.n_slots) {
+                    A* to = static_cast<A*>(args.gradient) + row;
+                    *to = (args.add != 0 ? *to : A(0)) + sum;
+                }
+            } else if (known) {
+                static_cast<A*>(args.sums)[first_start + row] = sum;
+            }
+        }
+        check.publish(args.record, SUM_CHUNKS, args.tables.orientation, instance);
+    }
+}
+
+// What chunk `c` has for slot `slot`, if its window covers that.
+template <typename A, bool Checked>
+__device__ __forceinline__ bool covers(const GradientArgs& args, Check<Checked>& check, u64 c, u64 slot, u64& instance,
+                                       A& value) {
+    Chunk chunk;
+    u64 start = 0;
+    if (!chunk_of(args, check, c, chunk) || slot < chunk.offset || slot - chunk.offset >= chunk.n_rows ||
+        member_of(args, check, chunk, chunk.first_member, instance, start) != PRESENT) {
+        return false;
+    }
+    value = static_cast<const A*>(args.sums)[start + (slot - chunk.offset)];
+    return true;
+}
+
+// The first of the chunks `low` ... `high`, ascending by offset, whose offset plus `widest` is above `slot`; `high` if none.
+__device__ __forceinline__ u64 first_above(const u64* chunks, u64 low, u64 high, u64 slot, u64 widest) {
+    while (low < high) {
+        u64 middle = low + (high - low) / 2;
+        if (chunks[middle * CHUNK_WORDS + OFFSET] + widest > slot) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
+}
+
+// All slots of the gradient. Slots are in tiles of WARP / lanes.
+template <typename A, bool Checked>
+__device__ __forceinline__ void sum_windows(const GradientArgs& args) {
+    u32 lane_of_warp = threadIdx.x % WARP;
+    bool alone = args.lanes == 1;
+    u32 lane = alone ? 0 : lane_of_warp;
+    u64 tiles = alone ? (args.n_slots + (WARP - 1)) / WARP : args.n_slots;
+    u64 n_classes = args.chunks == nullptr ? 1 : args.n_classes;
+    for (u64 tile = first_tile(); tile < tiles; tile += tile_step()) {
+        u64 slot = alone ? tile * WARP + lane_of_warp : tile;
+        bool exists = slot < args.n_slots;
+        Check<Checked> check;
+        u64 instance = 0;
+        A* to = static_cast<A*>(args.gradient) + slot;
+        A sum = exists && args.add != 0 ? *to : A(0);
+        for (u64 k = 0; k < n_classes; k++) {
+            u64 low = 0;
+            u64 high = args.n_chunks;
+            if (args.chunks != nullptr) {
+                const u64* words = args.classes + k * CLASS_WORDS;
+                low = words[0];
+                high = words[CLASS_WORDS];
+                if (!(check.below(CLASSES, (k + 1) * CLASS_WORDS, high, args.n_chunks + 1) &&
+                      check.below(CLASSES, k * CLASS_WORDS, low, high + 1))) {
+                    break;
+                }
+                u64 widest = words[1];
+                low = first_above(args.chunks, low, high, slot, widest);
+                high = first_above(args.chunks, low, high, slot, 0);
+            }
+            // In a warp all lanes have the same slot, and go through the same chunks.
+            for (u64 first = low; first < high; first += args.lanes) {
+                A value = 0;
+                bool mine = exists && first + lane < high && covers(args, check, first + lane, slot, instance, value);
+                if (alone) {
+                    sum = mine ? sum + value : sum;
+                    continue;
+                }
+                u32 covering = __ballot_sync(ALL_LANES, mine);
+                while (covering != 0) {
+                    u32 next = static_cast<u32>(__ffs(static_cast<int>(covering))) - 1;
+                    sum += shuffle(value, next);
+                    covering &= covering - 1;
+                }
+            }
+        }
+        bool poisoned = check.failed;
+        if (Checked && !alone) {
+            poisoned = __ballot_sync(ALL_LANES, check.failed) != 0;
+        }
+        if (exists && lane == 0) {
+            *to = poisoned ? not_a_number<A>() : sum;
+        }
+        check.publish(args.record, SUM_WINDOWS, args.tables.orientation, instance);
+    }
+}
+
+// Without a number of blocks the assembler spills in some of these, to make room for more.
+#define ENTRIES(A, NAME, CHECKED)                                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) pull_##NAME(const PullArgs args) {                    \
+        pull_rows<A, CHECKED>(args);                                                                            \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) {          \
+        sum_chunks<A, CHECKED>(args);                                                                           \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_windows_##NAME(const GradientArgs args) {         \
+        sum_windows<A, CHECKED>(args);                                                                          \
+    }
+
+ENTRIES(float, f32, false)
+ENTRIES(float, f32_checked, true)
+ENTRIES(double, f64, false)
+ENTRIES(double, f64_checked, true)

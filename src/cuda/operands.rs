@@ -1,0 +1,215 @@
+//! The operands of a call: whose memory they are in, and that outputs share none.
+
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop, sys,
+};
+
+use super::Device;
+use super::window_table::DeviceWindows;
+use crate::batch::Axis;
+use crate::error::{Error, Result};
+use crate::rows::{self, Out, Rows};
+use crate::windows::{Weights, Windows};
+
+/// Elements of type `T` on the device that are somebody else's: `len` of them from `address` on. An operand of the raw tier.
+pub struct DevicePointer<T> {
+    /// Where the first element is: a `CUdeviceptr`.
+    pub address: sys::CUdeviceptr,
+    /// The number of elements that calls may use.
+    pub len: usize,
+    elements: PhantomData<fn() -> T>,
+}
+
+impl<T> DevicePointer<T> {
+    /// `len` elements from `address` on. Nothing is checked: that is up to who uses it.
+    pub fn new(address: sys::CUdeviceptr, len: usize) -> Self {
+        Self { address, len, elements: PhantomData }
+    }
+}
+
+impl<T> Clone for DevicePointer<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for DevicePointer<T> {}
+
+impl<T> std::fmt::Debug for DevicePointer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DevicePointer").field("address", &self.address).field("len", &self.len).finish()
+    }
+}
+
+/// Weights (or scales) of a call, as an address.
+pub(super) type RawWeights<'a, A> = Weights<DevicePointer<A>, &'a DeviceWindows>;
+
+/// The shape of a feature operand.
+pub(super) fn shape<T>(name: &'static str, axis: Axis, rows: &Rows<DevicePointer<T>>) -> rows::Operand {
+    rows::Operand { name, axis, layout: rows.layout, len: rows.buffer.len }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// From `cudarc`'s views to addresses. The guards make the stream wait for what the memory is still used for, and record
+// this use when they are dropped, behind the launches; in a context with a single stream they do nothing.
+
+/// Checks that a buffer is of the device's context.
+pub(super) fn same_context<T>(
+    device: &Device,
+    operand: &'static str,
+    buffer: &impl DeviceSlice<T>,
+) -> Result<()> {
+    let (context, own) = (buffer.stream().context(), device.context());
+    if Arc::ptr_eq(context, own) {
+        return Ok(());
+    }
+    Err(Error::WrongContext { operand, value: context.ordinal(), bound: own.ordinal() })
+}
+
+/// Checks that an output, if there is one, is of the device's context.
+pub(super) fn same_context_out<T>(
+    device: &Device,
+    operand: &'static str,
+    out: &Out<Rows<CudaViewMut<'_, T>>>,
+) -> Result<()> {
+    out.as_ref().map_or(Ok(()), |rows| same_context(device, operand, &rows.buffer))
+}
+
+/// The same for weights, and for the window table that they are read through.
+pub(super) fn same_context_weights<A>(
+    device: &Device,
+    operand: &'static str,
+    weights: &Weights<CudaView<'_, A>, &DeviceWindows>,
+) -> Result<()> {
+    same_context(device, operand, &weights.values)
+}
+
+pub(super) fn read<'a, T>(
+    rows: &'a Rows<CudaView<'_, T>>,
+    stream: &'a CudaStream,
+) -> (Rows<DevicePointer<T>>, SyncOnDrop<'a>) {
+    let (address, guard) = rows.buffer.device_ptr(stream);
+    (Rows::new(DevicePointer::new(address, rows.buffer.len()), rows.layout), guard)
+}
+
+pub(super) fn write<'a, T>(
+    rows: &'a mut Rows<CudaViewMut<'_, T>>,
+    stream: &'a CudaStream,
+) -> (Rows<DevicePointer<T>>, SyncOnDrop<'a>) {
+    let (len, layout) = (rows.buffer.len(), rows.layout);
+    let (address, guard) = rows.buffer.device_ptr_mut(stream);
+    (Rows::new(DevicePointer::new(address, len), layout), guard)
+}
+
+pub(super) fn write_out<'a, T>(
+    out: &'a mut Out<Rows<CudaViewMut<'_, T>>>,
+    stream: &'a CudaStream,
+) -> (Out<Rows<DevicePointer<T>>>, Option<SyncOnDrop<'a>>) {
+    out.split(|rows| write(rows, stream))
+}
+
+pub(super) fn write_values<'a, A>(
+    out: &'a mut Out<CudaViewMut<'_, A>>,
+    stream: &'a CudaStream,
+) -> (Out<DevicePointer<A>>, Option<SyncOnDrop<'a>>) {
+    out.split(|values| {
+        let len = values.len();
+        let (address, guard) = values.device_ptr_mut(stream);
+        (DevicePointer::new(address, len), guard)
+    })
+}
+
+/// The guards of weights: of the values, and of the window table.
+pub(super) type WeightGuards<'a> = (SyncOnDrop<'a>, Option<SyncOnDrop<'a>>);
+
+pub(super) fn read_weights<'a, 'w, A>(
+    weights: &'a Weights<CudaView<'_, A>, &'w DeviceWindows>,
+    stream: &'a CudaStream,
+) -> (RawWeights<'w, A>, WeightGuards<'a>)
+where
+    'w: 'a,
+{
+    let (address, guard) = weights.values.device_ptr(stream);
+    let values = DevicePointer::new(address, weights.values.len());
+    let table_guard = match weights.windows {
+        Windows::Table(table) => Some(table.words().device_ptr(stream).1),
+        Windows::Shared | Windows::Consecutive => None,
+    };
+    (Weights { values, windows: weights.windows }, (guard, table_guard))
+}
+
+impl<B> Out<B> {
+    /// What `f` makes of the buffer, in its place, and what it gives besides.
+    fn split<'a, C, G>(&'a mut self, f: impl FnOnce(&'a mut B) -> (C, G)) -> (Out<C>, Option<G>) {
+        match self {
+            Self::Overwrite(buffer) => {
+                let (buffer, guard) = f(buffer);
+                (Out::Overwrite(buffer), Some(guard))
+            }
+            Self::Add(buffer) => {
+                let (buffer, guard) = f(buffer);
+                (Out::Add(buffer), Some(guard))
+            }
+            Self::Skip => (Out::Skip, None),
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// The memory of an operand.
+#[derive(Clone, Copy)]
+pub(super) struct Memory {
+    name: &'static str,
+    address: sys::CUdeviceptr,
+    bytes: u64,
+    element: u64,
+    is_written: bool,
+}
+
+impl Memory {
+    pub(super) fn read<T>(name: &'static str, buffer: DevicePointer<T>) -> Self {
+        let element = size_of::<T>() as u64;
+        let bytes = element.saturating_mul(buffer.len as u64);
+        Self { name, address: buffer.address, bytes, element, is_written: false }
+    }
+
+    pub(super) fn written<T>(name: &'static str, buffer: DevicePointer<T>) -> Self {
+        Self { is_written: true, ..Self::read(name, buffer) }
+    }
+
+    fn end(self) -> u64 {
+        self.address.saturating_add(self.bytes)
+    }
+}
+
+/// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with another operand.
+pub(super) fn check_memory(operands: &[Option<Memory>]) -> Result<()> {
+    for operand in operands.iter().flatten() {
+        if !operand.address.is_multiple_of(operand.element) {
+            let Memory { name, address, element, .. } = *operand;
+            return Err(Error::Misaligned { operand: name, value: address, bound: element });
+        }
+    }
+    for (i, output) in operands.iter().enumerate() {
+        let Some(output) = output.filter(|output| output.is_written) else { continue };
+        for (j, other) in operands.iter().enumerate() {
+            let Some(other) = other.filter(|_| i != j) else { continue };
+            if output.address < other.end() && other.address < output.end() {
+                let (operand, other_name) = (output.name, other.name);
+                return Err(Error::SharedMemory {
+                    operand,
+                    other: other_name,
+                    value: output.address,
+                    bound: other.end(),
+                });
+            }
+        }
+    }
+    Ok(())
+}

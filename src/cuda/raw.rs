@@ -1,0 +1,194 @@
+//! The raw tier: the operators on memory and streams that belong to another framework.
+//!
+//! Operands are [`DevicePointer`]s, the stream is a `CUstream` of the device's context. No event is recorded or waited for, and
+//! the current context and a launch for each kernel is all that the driver is asked for. So these calls may be captured into a
+//! CUDA graph, a whole forward and backward for instance, and replayed with new data in the same memory.
+//!
+//! # Contract
+//! Shapes, strides, windows, alignment and overlaps of the operands are checked as in the safe tier, from the addresses and
+//! lengths that are given. The rest is up to the caller. From the call until its work has ended, and where it was captured
+//! until the last replay has ended and no other will follow:
+//!
+//! 1. **Alive.** The operands' memory, the workspace and the window tables are not dropped or freed. Each [`DevicePointer`] has
+//!    `len` elements of its type, on the device of the plan, aligned and of any bits.
+//! 2. **Ordered.** The stream is one of the device's very context (not the per-thread default stream, if the workspace moves to another
+//!    thread). Whatever else uses the same workspace, on this stream or another, is ordered before or behind this work: its
+//!    scratch memory is shared. The same holds for whoever writes operands that are read, and whoever uses outputs. A workspace for
+//!    each stream, and for each graph that may run beside others, is the simple way to keep this.
+//! 3. **Disjoint.** Nothing else in the process writes into the operands' memory meanwhile, and no output's memory is seen through a
+//!    reference of any kind.
+//!
+//! # Graphs
+//! A captured call keeps the addresses, the strides and the number of instances that it was given. For a replicated batch those
+//! are all that ties it to the data; window tables and tables of instances are read anew at each replay. Memory of a workspace is
+//! fixed when that is made, so nothing is allocated during capture. The kernels must be loaded before, which making the plan does.
+//!
+//! Reports of wrong indices and negative degrees are written to host memory at each replay, and [`Workspace::check_raw`] reads them
+//! once the stream is done. Until they are cleared, new calls return them, captured or not; replays go on.
+
+#![allow(unsafe_code)]
+
+use cudarc::driver::{result, sys};
+
+use super::DeviceElement;
+use super::driver::{Current, failed};
+use super::operands::{DevicePointer, RawWeights};
+use super::step::{Step, StepGradients};
+use super::window_table::DeviceWindows;
+use super::workspace::Workspace;
+use crate::direction::Direction;
+use crate::error::Result;
+use crate::rows::{Out, Rows};
+use crate::windows::Weights;
+
+impl<T: DeviceElement> Workspace<T> {
+    /// [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`](crate::Error::WrongContext) of buffers and
+    /// [`Error::Capturing`](crate::Error::Capturing).
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn vertex_to_hyperedge_raw(
+        &mut self,
+        stream: sys::CUstream,
+        step: Step<'_, DevicePointer<T::Acc>>,
+        x: Rows<DevicePointer<T>>,
+        z: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        let _current = self.begin_raw()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.queue_step(stream, Direction::VERTEX_TO_HYPEREDGE, step, x, z) }
+    }
+
+    /// [`vertex_to_hyperedge_backward`](Self::vertex_to_hyperedge_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge_raw`](Self::vertex_to_hyperedge_raw).
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn vertex_to_hyperedge_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        step: Step<'_, DevicePointer<T::Acc>>,
+        x: Rows<DevicePointer<T>>,
+        grad_z: Rows<DevicePointer<T>>,
+        gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        let _current = self.begin_raw()?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.queue_step_backward(stream, Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
+        }
+    }
+
+    /// [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge_raw`](Self::vertex_to_hyperedge_raw).
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn hyperedge_to_vertex_raw(
+        &mut self,
+        stream: sys::CUstream,
+        step: Step<'_, DevicePointer<T::Acc>>,
+        z: Rows<DevicePointer<T>>,
+        y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        let _current = self.begin_raw()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.queue_step(stream, Direction::HYPEREDGE_TO_VERTEX, step, z, y) }
+    }
+
+    /// [`hyperedge_to_vertex_backward`](Self::hyperedge_to_vertex_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As [`vertex_to_hyperedge_raw`](Self::vertex_to_hyperedge_raw).
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn hyperedge_to_vertex_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        step: Step<'_, DevicePointer<T::Acc>>,
+        z: Rows<DevicePointer<T>>,
+        grad_y: Rows<DevicePointer<T>>,
+        gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        let _current = self.begin_raw()?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.queue_step_backward(stream, Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
+        }
+    }
+
+    /// [`conv`](Self::conv), or with `z` [`conv_keeping_z`](Self::conv_keeping_z), in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As [`conv`](Self::conv), without [`Error::WrongContext`](crate::Error::WrongContext) of buffers and
+    /// [`Error::Capturing`](crate::Error::Capturing).
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn conv_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        z: Option<Rows<DevicePointer<T::Acc>>>,
+        y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        let _current = self.begin_raw()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.queue_conv(stream, x, weights, z, y) }
+    }
+
+    /// [`conv_backward`](Self::conv_backward), or with `z` [`conv_backward_from_z`](Self::conv_backward_from_z), in the
+    /// [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As [`conv_raw`](Self::conv_raw).
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn conv_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        z: Option<Rows<DevicePointer<T::Acc>>>,
+        weights: RawWeights<'_, T::Acc>,
+        grad_y: Rows<DevicePointer<T>>,
+        grad_x: Out<Rows<DevicePointer<T>>>,
+        grad_weights: Out<DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        let _current = self.begin_raw()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.queue_conv_backward(stream, x, z, weights, grad_y, grad_x, grad_weights) }
+    }
+
+    /// [`check`](Self::check) for work on another stream: waits for that one, and then for the workspace's own.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    ///
+    /// # Safety
+    /// `stream` is alive and of the device's context, and no replay that uses the workspace is queued on a third stream.
+    pub unsafe fn check_raw(&mut self, stream: sys::CUstream) -> Result<()> {
+        {
+            let _current = Current::enter(self.plan.batch().device().context())?;
+            // SAFETY: the caller's promise.
+            unsafe { result::stream::synchronize(stream) }
+                .map_err(|e| failed("waiting for the stream", e))?;
+        }
+        self.check()
+    }
+
+    fn begin_raw(&self) -> Result<Current> {
+        self.poll()?;
+        self.plan.batch().device().enter()
+    }
+}
