@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
 use crate::calls::allocations;
+#[cfg(feature = "cuda")]
+use crate::common::cases;
 use crate::common::{TestElement, bits, element_types, features, sums, weights, with_element};
 #[cfg(feature = "cuda")]
 use crate::cuda::gpu::{Cuda, mode, modes};
@@ -67,8 +69,11 @@ proptest! {
     }
 }
 
+// On the emulated driver a case takes a core 90 ms.
 #[cfg(feature = "cuda")]
 proptest! {
+    #![proptest_config(cases(48))]
+
     #[test]
     fn a_kept_z_changes_no_bit_on_the_gpu(
         layout in layout(),

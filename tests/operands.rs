@@ -9,6 +9,8 @@ use hyperscatter::{
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
+#[cfg(feature = "cuda")]
+use crate::common::cases;
 use crate::common::{
     TestElement, bits, element_types, features, rounding, sums, weights, widen, with_element,
 };
@@ -470,7 +472,8 @@ fn negative_degrees_are_reported<T: TestElement>(backend: &dyn Backend<T>, layou
     let backward = operators.conv_backward(x, None, layout.weights(&w, &table), x, Out::Skip, out);
     for result in [forward, backward] {
         match result {
-            Ok(()) => assert!(!is_negative, "in {}", T::NAME),
+            // Where there is nothing to compute, a backend need not look.
+            Ok(()) => assert!(!is_negative || layout.features == 0, "in {}", T::NAME),
             Err(Error::NegativeDegree { instance, vertex, value }) => {
                 assert!(value < 0.0 && value == degree(instance, vertex), "{value} of {instance}, {vertex}");
             }
@@ -493,8 +496,11 @@ proptest! {
     }
 }
 
+// On the emulated driver a case takes a core 110 ms.
 #[cfg(feature = "cuda")]
 proptest! {
+    #![proptest_config(cases(48))]
+
     #[test]
     fn negative_degrees_are_reported_on_the_gpu(
         layout in layout(),
