@@ -176,3 +176,54 @@ impl Groups {
         }
     }
 }
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_classes_of_widths_and_hold_each_instance_once() {
+        let topologies = [
+            Incidence::subsets(60, 3).unwrap(), // large
+            Incidence::subsets(5, 3).unwrap(),  // 10 hyperedges
+            Incidence::subsets(4, 2).unwrap(),  // 6
+            Incidence::subsets(5, 1).unwrap(),  // 5
+            Incidence::subsets(0, 0).unwrap(),
+        ];
+        // Chunks of topology 3 have 64 instances: there are 70 at offset 0.
+        let mut ids = vec![2, 1, 0, 4, 3, 2, 1, 0, 3];
+        ids.extend([3; 70]);
+        let offset = |g: usize| if g < 9 { 7 - g as u64 % 3 } else { 0 };
+        let groups = Groups::new(&topologies, Axis::Hyperedge, &ids, offset).unwrap();
+
+        let chunks: Vec<_> = groups.chunks().collect();
+        let summary: Vec<_> =
+            chunks.iter().map(|(t, offset, members)| (*t, *offset, members.len())).collect();
+        let small = [(4, 7, 1), (3, 0, 64), (3, 0, 6), (2, 5, 1), (3, 5, 1), (3, 6, 1), (2, 7, 1)];
+        assert_eq!(summary, [&small[..], &[(1, 6, 1), (1, 7, 1), (0, 5, 1), (0, 6, 1)]].concat());
+        let classes = [(0, 1), (1, 6), (7, 10), (9, 34220)];
+        let classes = classes.map(|(first_chunk, width)| Class { first_chunk, width });
+        assert_eq!(groups.classes(&topologies, Axis::Hyperedge), classes);
+
+        assert_eq!(chunks.len(), groups.n_chunks());
+        let mut end = 0;
+        for (c, (topology, offset, members)) in chunks.into_iter().enumerate() {
+            assert_eq!(members.start, end);
+            end = members.end;
+            let chunk = groups.chunk(c, ids.len());
+            assert_eq!((chunk.topology, chunk.offset), (topology, offset));
+            let instances: Vec<_> = groups.order()[members].iter().map(|&g| g as usize).collect();
+            assert_eq!(chunk.members.iter().collect::<Vec<_>>(), instances);
+            assert!(instances.is_sorted());
+        }
+        assert_eq!(end, ids.len());
+        let mut order = groups.order().to_vec();
+        order.sort_unstable();
+        assert!(order.into_iter().eq(0..ids.len() as u32));
+
+        // Along vertices the same instances have other widths, and so other classes.
+        let by_vertex = Groups::new(&topologies, Axis::Vertex, &ids, offset).unwrap();
+        let classes = [(0, 0), (1, 5), (9, 60)].map(|(first_chunk, width)| Class { first_chunk, width });
+        assert_eq!(by_vertex.classes(&topologies, Axis::Vertex), classes);
+    }
+}

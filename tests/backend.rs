@@ -1,6 +1,7 @@
-//! What the generic suite asks of a backend: the operators that every backend has, on host arrays.
+//! What the generic suite asks of a backend: its operators, on host arrays and in the words of the CPU backend.
 
 use hyperscatter::{Batch, Conv, Out, Reduce, Result, Rows, cpu};
+use proptest::prelude::*;
 
 use crate::common::TestElement;
 
@@ -11,10 +12,53 @@ pub struct StepKind {
     pub reduce: Reduce,
 }
 
-/// The operators of one plan, with scratch memory for some number of instances.
-pub trait Operators<T> {
-    /// Runs a step to its end; `y` holds the result then.
-    fn step(&mut self, kind: StepKind, x: Rows<&[T]>, y: Out<Rows<&mut [T]>>) -> Result<()>;
+impl StepKind {
+    pub fn any() -> impl Strategy<Value = Self> {
+        let reduce = prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)];
+        (any::<bool>(), reduce).prop_map(|(to_hyperedges, reduce)| Self { to_hyperedges, reduce })
+    }
+}
+
+/// The operators of one plan, with scratch memory for some number of instances. Each runs to its end: the outputs hold
+/// the results then.
+pub trait Operators<T: TestElement> {
+    /// The step to the hyperedges, or the one to the vertices.
+    fn step(
+        &mut self,
+        to_hyperedges: bool,
+        step: cpu::Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()>;
+
+    fn step_backward(
+        &mut self,
+        to_hyperedges: bool,
+        step: cpu::Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::StepGradients<'_, T>,
+    ) -> Result<()>;
+
+    /// The convolution; `z` is kept where it is given.
+    fn conv(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        z: Option<Rows<&mut [T::Acc]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()>;
+
+    /// The backward of the convolution, from the kept `z` where it is given.
+    fn conv_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        z: Option<Rows<&[T::Acc]>>,
+        weights: cpu::Weights<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        grad_x: Out<Rows<&mut [T]>>,
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()>;
 }
 
 /// A backend.
@@ -23,6 +67,7 @@ pub trait Backend<T> {
         &self,
         batch: &Batch,
         features: usize,
+        conv: Conv,
         max_instances: usize,
     ) -> Result<Box<dyn Operators<T>>>;
 }
@@ -37,19 +82,89 @@ impl<T: TestElement> Backend<T> for Cpu {
         &self,
         batch: &Batch,
         features: usize,
+        conv: Conv,
         max_instances: usize,
     ) -> Result<Box<dyn Operators<T>>> {
-        let plan = cpu::Plan::<T>::new(batch, features, Conv::default())?;
+        let plan = cpu::Plan::<T>::new(batch, features, conv)?;
         Ok(Box::new(OnCpu(plan.workspace(max_instances)?)))
     }
 }
 
 impl<T: TestElement> Operators<T> for OnCpu<T> {
-    fn step(&mut self, kind: StepKind, x: Rows<&[T]>, y: Out<Rows<&mut [T]>>) -> Result<()> {
-        let step = cpu::Step { reduce: kind.reduce, ..cpu::Step::default() };
-        match kind.to_hyperedges {
+    fn step(
+        &mut self,
+        to_hyperedges: bool,
+        step: cpu::Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        match to_hyperedges {
             true => self.0.vertex_to_hyperedge(step, x, y),
             false => self.0.hyperedge_to_vertex(step, x, y),
+        }
+    }
+
+    fn step_backward(
+        &mut self,
+        to_hyperedges: bool,
+        step: cpu::Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::StepGradients<'_, T>,
+    ) -> Result<()> {
+        match to_hyperedges {
+            true => self.0.vertex_to_hyperedge_backward(step, x, grad_y, gradients),
+            false => self.0.hyperedge_to_vertex_backward(step, x, grad_y, gradients),
+        }
+    }
+
+    fn conv(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        z: Option<Rows<&mut [T::Acc]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        match z {
+            Some(z) => self.0.conv_keeping_z(x, weights, z, y),
+            None => self.0.conv(x, weights, y),
+        }
+    }
+
+    fn conv_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        z: Option<Rows<&[T::Acc]>>,
+        weights: cpu::Weights<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        grad_x: Out<Rows<&mut [T]>>,
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()> {
+        match z {
+            Some(z) => self.0.conv_backward_from_z(x, z, weights, grad_y, grad_x, grad_weights),
+            None => self.0.conv_backward(x, weights, grad_y, grad_x, grad_weights),
+        }
+    }
+}
+
+/// What a call is asked to do with an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    Overwrite,
+    Add,
+    Skip,
+}
+
+impl Write {
+    pub fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![Just(Self::Overwrite), Just(Self::Add), Just(Self::Skip)]
+    }
+
+    pub fn to<B>(self, buffer: B) -> Out<B> {
+        match self {
+            Self::Overwrite => Out::Overwrite(buffer),
+            Self::Add => Out::Add(buffer),
+            Self::Skip => Out::Skip,
         }
     }
 }

@@ -1,16 +1,12 @@
-//! What an operator call promises: outputs overwritten, added to or skipped; nothing rebuilt or allocated from call to
-//! call; plans that threads share.
+//! What stays from call to call on the CPU: nothing is rebuilt or allocated, and threads share plans.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
-use hyperscatter::{
-    Batch, Conv, Error, Incidence, Normalization, Out, RowLayout, Rows, WeightUse, WindowTable,
-};
+use hyperscatter::{Batch, Conv, Error, Incidence, Normalization, Out, Rows, WeightUse, WindowTable};
 
-use crate::common::{bits, features, weights};
-use crate::layouts::empty_batches;
+use crate::common::{features, weights};
 
 const F: usize = 5;
 
@@ -153,160 +149,6 @@ fn no_call_allocates() {
         }
         assert_eq!(ALLOCATIONS.get(), before);
     });
-}
-
-#[test]
-fn a_replicated_batch_serves_any_number_of_copies() {
-    let batch = pairs();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default()).unwrap();
-    let mut workspace = plan.workspace(24_576).unwrap();
-    let mut data = Data::new(24_576);
-    call_all(&mut workspace, 24_576, &mut data);
-    let first: Vec<u64> = bits(&data.y[..4 * F]);
-    // A last, smaller batch has the same bits in the same workspace.
-    for copies in [7, 1] {
-        data.y.fill(f32::NAN);
-        call_all(&mut workspace, copies, &mut data);
-        assert_eq!(bits(&data.y[..4 * F]), first);
-        assert!(data.y[copies * 4 * F..].iter().all(|y| y.is_nan()), "written past the copies");
-    }
-    let error =
-        workspace.conv(rows(&vec![0.0; 24_577 * 4 * F]), Weights::shared(&data.w), Out::Skip).unwrap_err();
-    assert_eq!(error, Error::TooManyInstances { value: 24_577, bound: 24_576 });
-}
-
-#[test]
-fn outputs_are_added_to_or_skipped() {
-    let plan = Plan::<f64>::new(&pairs(), F, Conv::default()).unwrap();
-    let mut workspace = plan.workspace(3).unwrap();
-    let (x, g): (Vec<f64>, Vec<f64>) = (features(1, 3 * 4 * F), features(2, 3 * 4 * F));
-    let w = weights::<f64>(3, 6, false);
-    let weights = Weights::shared(&w[..]);
-    let (mut y, mut grad_x, mut grad_w) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; 6]);
-    workspace.conv(rows(&x), weights, Out::Overwrite(out(&mut y))).unwrap();
-    let both = (Out::Overwrite(out(&mut grad_x)), Out::Overwrite(&mut grad_w[..]));
-    workspace.conv_backward(rows(&x), weights, rows(&g), both.0, both.1).unwrap();
-
-    let base: Vec<f64> = features(4, x.len());
-    let plus = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
-    let (mut added_y, mut added_x, mut added_w) = (base.clone(), base.clone(), base[..6].to_vec());
-    workspace.conv(rows(&x), weights, Out::Add(out(&mut added_y))).unwrap();
-    assert_eq!(added_y, plus(&base, &y));
-    let out_w = Out::Add(&mut added_w[..]);
-    workspace.conv_backward(rows(&x), weights, rows(&g), Out::Add(out(&mut added_x)), out_w).unwrap();
-    assert_eq!(added_x, plus(&base, &grad_x));
-    assert_eq!(added_w, plus(&base[..6], &grad_w));
-
-    // Skipping one leaves the other as it is.
-    let (mut only_x, mut only_w) = (vec![f64::NAN; x.len()], vec![f64::NAN; 6]);
-    workspace
-        .conv_backward(rows(&x), weights, rows(&g), Out::Overwrite(out(&mut only_x)), Out::Skip)
-        .unwrap();
-    workspace.conv_backward(rows(&x), weights, rows(&g), Out::Skip, Out::Overwrite(&mut only_w)).unwrap();
-    workspace.conv_backward(rows(&x), weights, rows(&g), Out::Skip, Out::Skip).unwrap();
-    assert_eq!((only_x, only_w), (grad_x, grad_w));
-}
-
-#[test]
-fn a_window_table_of_a_replicated_batch_serves_fewer_copies() {
-    let batch = pairs();
-    let table = WindowTable::new(&batch, &[0u32, 6, 12, 3]).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default()).unwrap();
-    let mut workspace = plan.workspace(4).unwrap();
-    let (x, w): (Vec<f32>, Vec<f32>) = (features(1, 4 * 4 * F), weights::<f32>(2, 18, false));
-    let mut all = vec![f32::NAN; x.len()];
-    workspace.conv(rows(&x), Weights::table(&w, &table), Out::Overwrite(out(&mut all))).unwrap();
-    for copies in 0..4 {
-        // Fewer copies need fewer weights, too.
-        let (n, needed) = (copies * 4 * F, 6 * copies);
-        let mut fewer = vec![f32::NAN; n];
-        workspace
-            .conv(rows(&x[..n]), Weights::table(&w[..needed], &table), Out::Overwrite(out(&mut fewer)))
-            .unwrap();
-        assert_eq!(bits(&fewer), bits(&all[..n]));
-        let mut grad_w = vec![f32::NAN; needed];
-        let weights = Weights::table(&w[..needed], &table);
-        let grads = Out::Overwrite(&mut grad_w[..]);
-        workspace.conv_backward(rows(&x[..n]), weights, rows(&x[..n]), Out::Skip, grads).unwrap();
-        assert!(grad_w.iter().all(|g| g.is_finite()));
-    }
-}
-
-#[test]
-fn weights_that_no_window_covers_have_gradient_zero() {
-    let batch = pairs();
-    let table = WindowTable::new(&batch, &[2u8, 10]).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default()).unwrap();
-    let (x, g): (Vec<f32>, Vec<f32>) = (features(1, 2 * 4 * F), features(2, 2 * 4 * F));
-    let (w, mut grad_w) = (vec![1.0; 20], vec![f32::NAN; 20]);
-    let (weights, grads) = (Weights::table(&w[..], &table), Out::Overwrite(&mut grad_w[..]));
-    plan.workspace(2).unwrap().conv_backward(rows(&x), weights, rows(&g), Out::Skip, grads).unwrap();
-    for (slot, &grad) in grad_w.iter().enumerate() {
-        let covered = (2..8).contains(&slot) || (10..16).contains(&slot);
-        assert_eq!(grad != 0.0, covered, "slot {slot}: {grad}");
-    }
-}
-
-#[test]
-fn expert_major_and_multi_head_tensors_are_read_in_place() {
-    const E: usize = 4;
-    const T: usize = 9;
-    const HEADS: usize = 3;
-    let plan = Plan::<f32>::new(&pairs(), F, Conv::default()).unwrap();
-    let mut workspace = plan.workspace(T).unwrap();
-    let w = weights::<f32>(1, 6, false);
-    let weights = Weights::shared(&w[..]);
-    // [T, E, HEADS, F]
-    let heads: Vec<f32> = features(2, T * E * HEADS * F);
-    let mut result = vec![0.0; heads.len()];
-    for head in 0..HEADS {
-        let token_major: Vec<f32> =
-            heads.chunks(F).skip(head).step_by(HEADS).flat_map(<[f32]>::to_vec).collect();
-        let mut expected = vec![f32::NAN; token_major.len()];
-        workspace.conv(rows(&token_major), weights, Out::Overwrite(out(&mut expected))).unwrap();
-        let layout = RowLayout::contiguous(F).row_stride(HEADS * F);
-        let (from, to) = (Rows::new(&heads[head * F..], layout), Rows::new(&mut result[head * F..], layout));
-        workspace.conv(from, weights, Out::Overwrite(to)).unwrap();
-        let written: Vec<f32> =
-            result.chunks(F).skip(head).step_by(HEADS).flat_map(<[f32]>::to_vec).collect();
-        assert_eq!(bits(&written), bits(&expected), "head {head}");
-        // [E, T, F]
-        let expert_major: Vec<f32> =
-            (0..E).flat_map(|e| token_major.chunks(F).skip(e).step_by(E).flat_map(<[f32]>::to_vec)).collect();
-        let layout = RowLayout::contiguous(F).row_stride(T * F).instance_stride(F).instances(T);
-        let mut back = vec![f32::NAN; token_major.len()];
-        workspace.conv(Rows::new(&expert_major, layout), weights, Out::Overwrite(out(&mut back))).unwrap();
-        assert_eq!(bits(&back), bits(&expected), "head {head}, expert-major");
-    }
-}
-
-#[test]
-fn zero_of_everything_is_legal() {
-    for batch in empty_batches() {
-        for features in [0, F] {
-            let instances = batch.n_instances().unwrap_or(4);
-            let (n, m) =
-                (batch.vertex_start(instances) * features, batch.hyperedge_start(instances) * features);
-            let plan = Plan::<f32>::new(&batch, features, Conv::default()).unwrap();
-            let mut workspace = plan.workspace(instances).unwrap();
-            let layout = RowLayout::contiguous(features).instances(instances);
-            let (x, z) = (vec![1.0; n], vec![1.0; m]);
-            let most = (0..instances).map(|g| batch.topology(g).n_hyperedges()).max().unwrap_or(0);
-            let (mut y, mut z_out, mut grad_w) = (vec![f32::NAN; n], vec![f32::NAN; m], vec![f32::NAN; most]);
-            let (x, z, w) = (Rows::new(&x[..], layout), Rows::new(&z[..], layout), vec![1.0; most]);
-            workspace.conv(x, Weights::shared(&w), Out::Overwrite(Rows::new(&mut y, layout))).unwrap();
-            assert!(y.iter().all(|&y| y == 0.0), "isolated vertices get zeros");
-            let grads = Out::Overwrite(&mut grad_w[..]);
-            workspace.conv_backward(x, Weights::shared(&w), x, Out::Skip, grads).unwrap();
-            assert!(grad_w.iter().all(|&g| g == 0.0));
-            let out = Out::Overwrite(Rows::new(&mut z_out[..], layout));
-            workspace.vertex_to_hyperedge(Step::mean(), x, out).unwrap();
-            assert!(z_out.iter().all(|&z| z == 0.0), "empty hyperedges get zeros");
-            workspace
-                .hyperedge_to_vertex(Step::mean(), z, Out::Overwrite(Rows::new(&mut y, layout)))
-                .unwrap();
-        }
-    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{Accumulator, Element};
+use proptest::prelude::*;
 
 /// An element type that tests convert from `f64`.
 pub trait TestElement: Element {
@@ -30,14 +31,53 @@ test_element!(f32, |x| x, f32);
 test_element!(f16, f16::from_f32, f32);
 test_element!(bf16, bf16::from_f32, f32);
 
+/// An element type, as property cases draw it.
+#[derive(Debug, Clone, Copy)]
+pub enum ElementType {
+    F32,
+    F64,
+    F16,
+    Bf16,
+}
+
+pub fn element_types() -> impl Strategy<Value = ElementType> {
+    use ElementType::{Bf16, F16, F32, F64};
+    prop_oneof![Just(F32), Just(F64), Just(F16), Just(Bf16)]
+}
+
+/// Calls a function of the element type that a case has drawn.
+macro_rules! with_element {
+    ($element:expr, $test:ident($($argument:expr),* $(,)?)) => {
+        match $element {
+            $crate::common::ElementType::F32 => $test::<f32>($($argument),*),
+            $crate::common::ElementType::F64 => $test::<f64>($($argument),*),
+            $crate::common::ElementType::F16 => $test::<hyperscatter::half::f16>($($argument),*),
+            $crate::common::ElementType::Bf16 => $test::<hyperscatter::half::bf16>($($argument),*),
+        }
+    };
+}
+pub(crate) use with_element;
+
+/// The relative error of rounding to `T` once: half a unit in the last place.
+pub fn rounding<T: Element>() -> f64 {
+    match T::NAME {
+        "f64" => f64::EPSILON / 2.0,
+        "f32" => f64::from(f32::EPSILON) / 2.0,
+        "f16" => f16::EPSILON.to_f64() / 2.0,
+        _ => bf16::EPSILON.to_f64() / 2.0,
+    }
+}
+
 /// The values as `f64`, which holds all of them exactly.
 pub fn widen<T: Element>(values: &[T]) -> Vec<f64> {
     values.iter().map(|x| x.widen().to_f64()).collect()
 }
 
-/// The bits of the values, to compare NaN and the signs of zeros too.
+/// The bits of the values, to compare the signs of zeros and NaN too; all NaN are one, since the payload of a sum of two
+/// is that of either.
 pub fn bits<T: Element>(values: &[T]) -> Vec<u64> {
-    values.iter().map(|x| x.widen().to_f64().to_bits()).collect()
+    let bits = |x: f64| if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() };
+    values.iter().map(|x| bits(x.widen().to_f64())).collect()
 }
 
 /// The Frobenius norm.
@@ -71,9 +111,31 @@ pub fn features<T: TestElement>(seed: u64, len: usize) -> Vec<T> {
     numbers(seed, len, -1.0, 1.0).into_iter().map(T::of).collect()
 }
 
+/// The same as sums (or scales) of type `T::Acc`.
+pub fn sums<T: TestElement>(seed: u64, len: usize) -> Vec<T::Acc> {
+    numbers(seed, len, -1.0, 1.0).into_iter().map(T::acc).collect()
+}
+
+/// Some of the values become what a careless product or comparison would lose: infinities, NaN, a negative zero, the
+/// largest and the smallest numbers.
+pub fn poison<T: TestElement>(values: &mut [T], seed: u64) {
+    let kinds = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, -0.0, f64::MAX, 65504.0, 1e-45, 6e-8];
+    let draws = numbers(seed, values.len(), 0.0, 20.0 * kinds.len() as f64);
+    for (value, draw) in values.iter_mut().zip(draws) {
+        if let Some(&kind) = kinds.get(draw as usize) {
+            *value = T::of(kind);
+        }
+    }
+}
+
 /// The same as weights, of which some are exactly zero; positive but for that, or of both signs.
 pub fn weights<T: TestElement>(seed: u64, len: usize, signed: bool) -> Vec<T::Acc> {
     let zero = numbers(seed ^ 0x5eed, len, 0.0, 1.0).into_iter().map(|u| u < 0.15);
     let value = numbers(seed, len, if signed { -1.5 } else { 0.1 }, 1.5).into_iter();
     value.zip(zero).map(|(w, zero)| T::acc(if zero { 0.0 } else { w })).collect()
+}
+
+/// Runs `f` on a pool of its own.
+pub fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }

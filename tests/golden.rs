@@ -2,6 +2,8 @@
 //! and gradients that a dense evaluation with automatic differentiation gave in `f64`. `generate.py` beside them says how
 //! they were made and what the files hold.
 //!
+//! Every case runs on every backend; on the GPU in all element types, builds of the emulated driver, and orders of threads.
+//!
 //! Errors are relative Frobenius norms. `f64` and `f32` are compared with the files, 16-bit types with the dense
 //! reference of this test on the rounded inputs, since rounding the inputs alone moves results further than anything
 //! that is tested here.
@@ -9,15 +11,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use hyperscatter::cpu::Plan;
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{
-    Batch, Conv, Incidence, Normalization, Out, Reduce, Repeats, Rows, WeightUse, WindowTable, cpu,
-};
+use hyperscatter::{Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, WindowTable, cpu};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::backend::{Backend, StepKind};
-use crate::common::{TestElement, norm, relative_error, widen};
+use crate::backend::{Backend, Cpu};
+use crate::common::{TestElement, bits, norm, relative_error, rounding, widen};
+#[cfg(feature = "cuda")]
+use crate::cuda::gpu::{Cuda, GpuElement, modes};
 use crate::reference;
 
 /// One file.
@@ -117,44 +118,74 @@ impl Case {
 
 /// Results of a case under one convention, widened.
 struct Results {
+    z: Vec<f64>,
     out: Vec<f64>,
     grad_x: Vec<f64>,
     grad_weights: Vec<f64>,
 }
 
 impl Case {
-    fn expected(&self, key: &str) -> Results {
+    /// What the file gives; z is not in it.
+    fn expected(&self, key: &str, conv: Conv) -> Results {
         let get = |what: &str| self.f64(&format!("{key}.{what}")).to_vec();
-        Results { out: get("out"), grad_x: get("grad_x"), grad_weights: get("grad_weights") }
+        let z = self.dense::<f64>(conv).z;
+        Results { z, out: get("out"), grad_x: get("grad_x"), grad_weights: get("grad_weights") }
     }
 
-    /// What the library gives for inputs rounded to `T`.
-    fn computed<T: TestElement>(&self, conv: Conv) -> Results {
+    /// What a backend gives for inputs rounded to `T`, with z kept for the backward, and the same bits without.
+    fn computed<T: TestElement>(&self, backend: &dyn Backend<T>, conv: Conv) -> Results {
+        let features = self.features;
         let (x, g, w): (Vec<T>, Vec<T>, Vec<T::Acc>) =
             (self.get("x"), self.get("grad_out"), self.weights::<T>());
         let weights = cpu::Weights::table(&w[..], &self.windows);
-        let (mut y, mut grad_x) = (vec![T::of(f64::NAN); x.len()], vec![T::of(f64::NAN); x.len()]);
-        let mut grad_weights = vec![T::acc(f64::NAN); w.len()];
-        let plan = Plan::<T>::new(&self.batch, self.features, conv).unwrap();
-        let mut workspace = plan.workspace(self.offsets.len()).unwrap();
-        let (x, g) = (Rows::contiguous(&x[..], self.features), Rows::contiguous(&g[..], self.features));
-        workspace.conv(x, weights, Out::Overwrite(Rows::contiguous(&mut y, self.features))).unwrap();
-        let grad_x_rows = Out::Overwrite(Rows::contiguous(&mut grad_x[..], self.features));
-        workspace.conv_backward(x, weights, g, grad_x_rows, Out::Overwrite(&mut grad_weights)).unwrap();
-        Results { out: widen(&y), grad_x: widen(&grad_x), grad_weights: widen(&grad_weights) }
+        let (x, g) = (Rows::contiguous(&x[..], features), Rows::contiguous(&g[..], features));
+        let mut operators = backend.operators(&self.batch, features, conv, self.offsets.len()).unwrap();
+        let mut run = |keep: bool| {
+            let (mut y, mut grad_x) =
+                (vec![T::of(f64::NAN); x.buffer.len()], vec![T::of(f64::NAN); x.buffer.len()]);
+            let mut grad_weights = vec![T::acc(f64::NAN); w.len()];
+            let mut z = vec![T::acc(f64::NAN); self.batch.hyperedge_start(self.offsets.len()) * features];
+            let kept = keep.then(|| Rows::contiguous(&mut z[..], features));
+            operators.conv(x, weights, kept, Out::Overwrite(Rows::contiguous(&mut y, features))).unwrap();
+            let kept = keep.then(|| Rows::contiguous(&z[..], features));
+            let grad_rows = Out::Overwrite(Rows::contiguous(&mut grad_x[..], features));
+            let grad_w = Out::Overwrite(&mut grad_weights[..]);
+            operators.conv_backward(x, kept, weights, g, grad_rows, grad_w).unwrap();
+            (z, y, grad_x, grad_weights)
+        };
+        let (z, y, grad_x, grad_weights) = run(true);
+        let again = run(false);
+        let same = bits(&y) == bits(&again.1)
+            && bits(&grad_x) == bits(&again.2)
+            && bits(&grad_weights) == bits(&again.3);
+        assert!(same, "{}: z kept or not, in {}", self.name, T::NAME);
+        Results { z: widen(&z), out: widen(&y), grad_x: widen(&grad_x), grad_weights: widen(&grad_weights) }
+    }
+
+    /// The mean of each hyperedge's vertices, for inputs rounded to `T`.
+    fn mean_z<T: TestElement>(&self, backend: &dyn Backend<T>) -> Vec<f64> {
+        let (features, instances) = (self.features, self.offsets.len());
+        let x: Vec<T> = self.get("x");
+        let mut z = vec![T::of(f64::NAN); self.batch.hyperedge_start(instances) * features];
+        let rows = Out::Overwrite(Rows::contiguous(&mut z[..], features));
+        let mut operators = backend.operators(&self.batch, features, Conv::default(), instances).unwrap();
+        operators.step(true, cpu::Step::mean(), Rows::contiguous(&x, features), rows).unwrap();
+        widen(&z)
     }
 
     /// What the dense reference gives for inputs rounded to `T`.
     fn dense<T: TestElement>(&self, conv: Conv) -> Results {
         let (x, g) = (widen(&self.get::<T>("x")), widen(&self.get::<T>("grad_out")));
         let w = widen(&self.weights::<T>());
-        let mut results = Results { out: vec![], grad_x: vec![], grad_weights: vec![0.0; w.len()] };
+        let mut results =
+            Results { z: vec![], out: vec![], grad_x: vec![], grad_weights: vec![0.0; w.len()] };
         for (instance, &offset) in self.offsets.iter().enumerate() {
             let topology = self.batch.topology(instance);
             let start = self.batch.vertex_start(instance) * self.features;
             let rows = start..start + topology.n_vertices() * self.features;
             let weights = &w[offset as usize..][..topology.n_hyperedges()];
-            let dense = reference::conv(topology, conv, weights, &x[rows.clone()], &g[rows]);
+            let dense = reference::conv(topology, self.features, conv, weights, &x[rows.clone()], &g[rows]);
+            results.z.extend(dense.z);
             results.out.extend(dense.y);
             results.grad_x.extend(dense.grad_x);
             for (sum, grad) in results.grad_weights[offset as usize..].iter_mut().zip(dense.grad_weights) {
@@ -189,6 +220,7 @@ impl Case {
 
 /// The largest relative errors that are accepted.
 struct Tolerance {
+    z: f64,
     out: f64,
     grad_x: f64,
     grad_weights: f64,
@@ -209,6 +241,7 @@ fn compare(
     tolerance: &Tolerance,
 ) {
     for (what, computed, expected, bound) in [
+        ("z", &computed.z, &expected.z, tolerance.z),
         ("out", &computed.out, &expected.out, tolerance.out),
         ("grad_x", &computed.grad_x, &expected.grad_x, tolerance.grad_x),
         ("grad_weights", &computed.grad_weights, &expected.grad_weights, tolerance.grad_weights),
@@ -222,8 +255,10 @@ fn compare(
     }
 }
 
-/// `f32` arithmetic, and what `f16` and `bf16` features are summed in.
-fn f32_tolerance(case: &Case, conv: Conv) -> Tolerance {
+fn tolerance<T: TestElement>(case: &Case, conv: Conv) -> Tolerance {
+    if T::NAME == "f64" {
+        return Tolerance { z: 1e-12, out: 1e-12, grad_x: 1e-12, grad_weights: 1e-12 };
+    }
     // Where signed weights nearly cancel out in a degree, their rounding to `f32` alone moves its inverse, and the large
     // row that it scales, by this much.
     let divides = conv.normalization != Normalization::None && conv.weight_use != WeightUse::MessageOnly;
@@ -231,94 +266,98 @@ fn f32_tolerance(case: &Case, conv: Conv) -> Tolerance {
     let bound = 2e-6 + cancelled;
     // The two terms of the weight gradient nearly cancel out where all vertices are alike.
     let grad_weights = if case.name.starts_with("oversmoothed") { 1e-4 } else { bound };
-    Tolerance { out: bound, grad_x: bound, grad_weights }
+    if T::NAME == "f32" {
+        return Tolerance { z: bound, out: bound, grad_x: bound, grad_weights };
+    }
+    // Rows of results are rounded once; z and weight gradients are `f32`. Five times the tolerance of `f32` results: where a
+    // weight gradient is a small difference of large terms, over 31 seeds of the generator up to 7e-6 was seen.
+    let rows = rounding::<T>() + bound;
+    Tolerance { z: bound, out: rows, grad_x: rows, grad_weights: grad_weights.max(5.0 * bound) }
 }
 
-fn for_each_convention(test: impl Fn(&Case, &str, Conv)) {
+/// The error of a mean: in 16-bit types inputs and outputs are rounded.
+fn mean_tolerance<T: TestElement>() -> f64 {
+    match T::NAME {
+        "f64" => 1e-12,
+        "f32" => 2e-6,
+        _ => 2.0 * rounding::<T>(),
+    }
+}
+
+/// Every case on every backend, one behind the other.
+fn golden<T: TestElement>(backends: impl IntoIterator<Item: Backend<T>>) {
+    let cases: Vec<_> = fixtures().iter().map(|path| Case::load(path)).collect();
+    let expected = |case: &Case, key: &str, conv| match T::NAME {
+        "f64" | "f32" => case.expected(key, conv),
+        _ => case.dense::<T>(conv),
+    };
+    let all = |case| {
+        let conventions = Case::conventions(case).into_iter();
+        conventions.map(move |(key, conv)| (case, conv, expected(case, &key, conv), key))
+    };
+    let convolutions: Vec<_> = cases.iter().flat_map(all).collect();
+    for backend in backends {
+        for (case, conv, expected, key) in &convolutions {
+            let computed = case.computed::<T>(&backend, *conv);
+            compare(case, key, T::NAME, &computed, expected, &tolerance::<T>(case, *conv));
+        }
+        for case in cases.iter().filter(|case| case.tensors.contains_key("mean_z")) {
+            let error = relative_error(&case.mean_z::<T>(&backend), case.f64("mean_z"));
+            let bound = mean_tolerance::<T>();
+            assert!(error <= bound, "{}: mean_z in {}: {error:.1e} > {bound:.1e}", case.name, T::NAME);
+        }
+    }
+}
+
+#[test]
+fn golden_dense_reference() {
     for path in fixtures() {
         let case = Case::load(&path);
         let conventions = case.conventions();
         assert!(!conventions.is_empty(), "{}: no results for any convention", case.name);
         for (key, conv) in conventions {
-            test(&case, &key, conv);
+            let (computed, expected) = (case.dense::<f64>(conv), case.expected(&key, conv));
+            compare(&case, &key, "the dense reference", &computed, &expected, &tolerance::<f64>(&case, conv));
         }
     }
 }
 
 #[test]
-fn golden_f64() {
-    for_each_convention(|case, key, conv| {
-        let tolerance = Tolerance { out: 1e-12, grad_x: 1e-12, grad_weights: 1e-12 };
-        compare(case, key, "f64", &case.computed::<f64>(conv), &case.expected(key), &tolerance);
-        compare(case, key, "the dense reference", &case.dense::<f64>(conv), &case.expected(key), &tolerance);
-    });
+fn golden_on_the_cpu() {
+    golden::<f64>([Cpu]);
+    golden::<f32>([Cpu]);
+    golden::<f16>([Cpu]);
+    golden::<bf16>([Cpu]);
 }
 
+#[cfg(feature = "cuda")]
+fn golden_in_all_modes<T: GpuElement>() {
+    use hyperscatter_emulator::interface::Order;
+    golden::<T>(modes(&[Order::Forward, Order::Reverse, Order::Shuffled(1)]).map(Cuda::new));
+}
+
+#[cfg(feature = "cuda")]
 #[test]
-fn golden_f32() {
-    for_each_convention(|case, key, conv| {
-        compare(
-            case,
-            key,
-            "f32",
-            &case.computed::<f32>(conv),
-            &case.expected(key),
-            &f32_tolerance(case, conv),
-        );
-    });
+fn golden_f64_on_the_gpu() {
+    golden_in_all_modes::<f64>();
 }
 
-/// Results in a type of `precision` bits are rounded once; weight gradients are `f32`.
-fn golden_16_bit<T: TestElement>(precision: i32) {
-    for_each_convention(|case, key, conv| {
-        let Tolerance { out, grad_x, grad_weights } = f32_tolerance(case, conv);
-        let half_unit = 0.5f64.powi(precision);
-        // Five times the tolerance of `f32` results: where a weight gradient is a small difference of large terms, over
-        // 31 seeds of the generator up to 7e-6 was seen.
-        let grad_weights = grad_weights.max(5.0 * out);
-        let tolerance = Tolerance { out: half_unit + out, grad_x: half_unit + grad_x, grad_weights };
-        compare(case, key, T::NAME, &case.computed::<T>(conv), &case.dense::<T>(conv), &tolerance);
-    });
-}
-
+#[cfg(feature = "cuda")]
 #[test]
-fn golden_f16() {
-    golden_16_bit::<f16>(11);
+fn golden_f32_on_the_gpu() {
+    golden_in_all_modes::<f32>();
 }
 
+#[cfg(feature = "cuda")]
 #[test]
-fn golden_bf16() {
-    golden_16_bit::<bf16>(8);
+fn golden_f16_on_the_gpu() {
+    golden_in_all_modes::<f16>();
 }
 
-/// The mean of each hyperedge's vertices, on any backend.
-pub fn mean_of_vertices<T: TestElement>(backend: &dyn Backend<T>, tolerance: f64) {
-    for path in fixtures() {
-        let case = Case::load(&path);
-        if !case.tensors.contains_key("mean_z") {
-            println!("{}: no mean_z", case.name);
-            continue;
-        }
-        let mut operators = backend.operators(&case.batch, case.features, case.offsets.len()).unwrap();
-        let x: Vec<T> = case.get("x");
-        let n_hyperedges = case.batch.hyperedge_start(case.offsets.len());
-        let mut z = vec![T::of(f64::NAN); n_hyperedges * case.features];
-        let rows = Out::Overwrite(Rows::contiguous(&mut z[..], case.features));
-        let kind = StepKind { to_hyperedges: true, reduce: Reduce::Mean };
-        operators.step(kind, Rows::contiguous(&x, case.features), rows).unwrap();
-        let error = relative_error(&widen(&z), case.f64("mean_z"));
-        assert!(error <= tolerance, "{}: mean_z in {}: {error:.1e} > {tolerance:.1e}", case.name, T::NAME);
-    }
-}
-
-/// The error of a mean: in 16-bit types inputs and outputs are rounded.
-pub fn mean_tolerance<T: TestElement>() -> f64 {
-    match T::NAME {
-        "f64" => 1e-12,
-        "f32" => 2e-6,
-        "f16" => 2.0 * 0.5f64.powi(11),
-        _ => 2.0 * 0.5f64.powi(8),
-    }
+#[cfg(feature = "cuda")]
+#[test]
+fn golden_bf16_on_the_gpu() {
+    golden_in_all_modes::<bf16>();
 }
 
 /// The repository, or where its test files were copied to.

@@ -1,5 +1,7 @@
 //! Random layouts: topologies, batches, windows and places of rows, as the property tests draw them.
 
+use std::ops::Range;
+
 use hyperscatter::{
     Batch, Conv, Incidence, Normalization, Repeats, RowLayout, Rows, WeightUse, WindowTable, cpu,
 };
@@ -21,6 +23,16 @@ fn giant() -> impl Strategy<Value = Incidence> {
         let mut edges: Vec<Vec<usize>> = vec![(0..2600).map(vertex).collect()];
         edges.extend((0..900).map(|e| vec![n / 2, vertex(e), vertex(e + 5)]));
         edges.push(vec![]);
+        Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
+    })
+}
+
+/// Rows of a few segments, with no more incidences than that takes: one hyperedge of 1,500 and more, which holds one of its
+/// vertices hundreds of times.
+fn long() -> impl Strategy<Value = Incidence> {
+    (1usize..5, 1500usize..1600, any::<u64>()).prop_map(|(n, len, seed)| {
+        let vertex = |i: usize| if i.is_multiple_of(2) { n / 2 } else { (seed >> (i % 61)) as usize % n };
+        let edges: [Vec<usize>; 3] = [vec![0], (0..len).map(vertex).collect(), vec![n - 1, 0]];
         Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
     })
 }
@@ -54,6 +66,12 @@ pub enum WindowKind {
     Table,
 }
 
+impl WindowKind {
+    pub fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![Just(Self::Shared), Just(Self::Consecutive), Just(Self::Table)]
+    }
+}
+
 /// Where the rows of an operand lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -84,7 +102,7 @@ pub struct Layout {
     pub windows: WindowKind,
     /// One for each instance; used by `WindowKind::Table`.
     pub offsets: Vec<usize>,
-    pub places: [Place; 4],
+    pub places: [Place; 5],
     pub conv: Conv,
     pub seed: u64,
 }
@@ -112,13 +130,32 @@ fn batch() -> impl Strategy<Value = (Batch, usize)> {
     prop_oneof![replicated, table]
 }
 
+/// One or two instances of a topology with long rows, in a batch of either kind.
+fn long_batch() -> impl Strategy<Value = (Batch, usize)> {
+    (long(), prop_oneof![3 => Just(1usize), 1 => Just(2)], any::<bool>()).prop_map(
+        |(topology, instances, replicated)| match replicated {
+            true => (Batch::replicate(topology), instances),
+            false => (Batch::from_table(vec![topology], &vec![0u8; instances]).unwrap(), instances),
+        },
+    )
+}
+
+/// The most incidences times features of a layout that is not both long and wide. The emulated driver takes about a
+/// microsecond for each.
+const MOST: usize = 100_000;
+
+/// A layout; one of fifty has rows that are both long and wide.
 pub fn layout() -> impl Strategy<Value = Layout> {
-    let windows =
-        prop_oneof![Just(WindowKind::Shared), Just(WindowKind::Consecutive), Just(WindowKind::Table)];
-    // From 128 features of 4 bytes on (256 of 2 bytes), a row takes more than a warp.
+    // A row takes more than a warp from 129 features of 4 bytes on (65 of 8 bytes, 257 of 2 bytes).
     let features = prop_oneof![16 => 1usize..20, 2 => 30usize..75, 1 => 124usize..140, 1 => 250usize..270, 2 => Just(0usize)];
-    let rest = (features, windows, prop::array::uniform4(place()), conventions(), any::<u64>());
-    (batch(), rest).prop_map(|((batch, instances), (features, windows, places, conv, seed))| {
+    let affordable = (batch(), features).prop_map(|((batch, instances), features)| {
+        let incidences: usize = (0..instances).map(|g| batch.topology(g).n_incidences()).sum();
+        ((batch, instances), features.min(MOST / incidences.max(1)))
+    });
+    let wide = prop_oneof![3 => 129usize..140, 1 => 257usize..270];
+    let shape = prop_oneof![49 => affordable, 1 => (long_batch(), wide)];
+    let rest = (WindowKind::any(), prop::array::uniform5(place()), conventions(), any::<u64>());
+    (shape, rest).prop_map(|(((batch, instances), features), (windows, places, conv, seed))| {
         // Few distinct offsets, so that windows coincide, overlap and lie apart.
         let offsets = (0..instances).map(|g| (seed.rotate_right(g as u32 % 61) % 7) as usize * 2).collect();
         Layout { batch, instances, features, windows, offsets, places, conv, seed }
@@ -149,6 +186,27 @@ impl Layout {
     pub fn n_rows_of(&self, g: usize, hyperedges: bool) -> usize {
         let topology = self.batch.topology(g);
         if hyperedges { topology.n_hyperedges() } else { topology.n_vertices() }
+    }
+
+    /// Instance `g` alone: a batch of one copy, contiguous rows, its window cut out.
+    pub fn alone(&self, g: usize) -> Self {
+        Self {
+            batch: Batch::replicate(self.batch.topology(g).clone()),
+            instances: 1,
+            windows: WindowKind::Shared,
+            offsets: vec![0],
+            places: [Place::Contiguous; 5],
+            ..self.clone()
+        }
+    }
+
+    /// The elements of instance `g` in contiguous rows of vertices (or hyperedges).
+    pub fn elements_of(&self, g: usize, hyperedges: bool) -> Range<usize> {
+        let start = match hyperedges {
+            true => self.batch.hyperedge_start(g),
+            false => self.batch.vertex_start(g),
+        };
+        start * self.features..(start + self.n_rows_of(g, hyperedges)) * self.features
     }
 
     pub fn table(&self) -> WindowTable {

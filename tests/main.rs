@@ -4,15 +4,17 @@ mod backend;
 mod calls;
 mod common;
 mod constructors;
+mod convolutions;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod errors;
 mod golden;
 mod gradients;
 mod invariants;
+mod kept_z;
 mod layouts;
 mod misalignment;
+mod operands;
 mod orders;
-mod properties;
 mod reference;
 mod steps;

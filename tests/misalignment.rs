@@ -1,9 +1,13 @@
 //! What this crate exists for: batches of small expert hypergraphs never fall out of step with their weights.
 
-use hyperscatter::cpu::{self, Plan};
-use hyperscatter::{Batch, Conv, Error, Incidence, Misbatching, Out, Owners, Repeats, Rows, WindowTable};
+use hyperscatter::{
+    Batch, Conv, Error, Incidence, Misbatching, Out, Owners, Repeats, Rows, WindowTable, cpu,
+};
 
+use crate::backend::{Backend, Cpu, Operators};
 use crate::common::{bits, features, weights};
+#[cfg(feature = "cuda")]
+use crate::cuda::gpu::{Cuda, Mode};
 
 const TOKENS: usize = 37;
 const FEATURES: usize = 16;
@@ -35,27 +39,28 @@ fn from_index(topology: &Incidence, stride: usize) -> hyperscatter::Result<Batch
     Batch::from_batched_coo(TOKENS, &vertices, &hyperedges, v, e, Repeats::Reject)
 }
 
-/// y of a batch with a window of its own for each token.
-fn conv(batch: &Batch, x: &[f32], w: &[f32]) -> Vec<f32> {
-    let plan = Plan::new(batch, FEATURES, Conv::default()).unwrap();
+/// y of a batch.
+fn conv(operators: &mut dyn Operators<f32>, x: &[f32], weights: cpu::Weights<'_, f32>) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len()];
     let out = Out::Overwrite(Rows::contiguous(&mut y[..], FEATURES));
-    let x = Rows::contiguous(x, FEATURES);
-    plan.workspace(TOKENS).unwrap().conv(x, cpu::Weights::consecutive(w), out).unwrap();
+    operators.conv(Rows::contiguous(x, FEATURES), weights, None, out).unwrap();
     y
 }
 
-#[test]
-fn a_batch_of_experts_equals_the_loop_over_tokens() {
+fn a_batch_of_experts_equals_the_loop_over_tokens(backend: &dyn Backend<f32>) {
+    let operators = |batch: &Batch| backend.operators(batch, FEATURES, Conv::default(), TOKENS).unwrap();
     for (experts, k) in experts() {
         let topology = Incidence::subsets(experts, k).unwrap();
         let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
         let x: Vec<f32> = features(1, TOKENS * n * FEATURES);
         let w: Vec<f32> = weights::<f32>(2, TOKENS * m, false);
         let alone = Batch::replicate(topology.clone());
-        let looped: Vec<f32> = (0..TOKENS)
-            .flat_map(|t| conv(&alone, &x[t * n * FEATURES..][..n * FEATURES], &w[t * m..][..m]))
-            .collect();
+        let mut token = operators(&alone);
+        let mut of_token = |t: usize| {
+            let weights = cpu::Weights::shared(&w[t * m..][..m]);
+            conv(&mut *token, &x[t * n * FEATURES..][..n * FEATURES], weights)
+        };
+        let looped: Vec<f32> = (0..TOKENS).flat_map(&mut of_token).collect();
         let offsets: Vec<usize> = (0..TOKENS).map(|t| t * m).collect();
         let from_table = Batch::from_table(vec![topology.clone()], &[0u8; TOKENS]).unwrap();
         let from_index = from_index(&topology, m).unwrap();
@@ -65,16 +70,24 @@ fn a_batch_of_experts_equals_the_loop_over_tokens() {
             "equal graphs share one topology"
         );
         for batch in [&alone, &from_table, &from_index, &Batch::concat(vec![topology; TOKENS]).unwrap()] {
-            assert_eq!(bits(&conv(batch, &x, &w)), bits(&looped), "{experts} experts, {k}-subsets");
             let table = WindowTable::new(batch, &offsets).unwrap();
-            let plan = Plan::new(batch, FEATURES, Conv::default()).unwrap();
-            let mut y = vec![f32::NAN; x.len()];
-            let out = Out::Overwrite(Rows::contiguous(&mut y[..], FEATURES));
-            let weights = cpu::Weights::table(&w[..], &table);
-            plan.workspace(TOKENS).unwrap().conv(Rows::contiguous(&x, FEATURES), weights, out).unwrap();
-            assert_eq!(bits(&y), bits(&looped), "{experts} experts, {k}-subsets, by a window table");
+            for weights in [cpu::Weights::consecutive(&w[..]), cpu::Weights::table(&w[..], &table)] {
+                let batched = conv(&mut *operators(batch), &x, weights);
+                assert_eq!(bits(&batched), bits(&looped), "{experts} experts, {k}-subsets");
+            }
         }
     }
+}
+
+#[test]
+fn a_batch_of_experts_equals_the_loop_over_tokens_on_the_cpu() {
+    a_batch_of_experts_equals_the_loop_over_tokens(&Cpu);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_batch_of_experts_equals_the_loop_over_tokens_on_the_gpu() {
+    a_batch_of_experts_equals_the_loop_over_tokens(&Cuda::new(Mode::PLAIN));
 }
 
 #[test]

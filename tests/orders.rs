@@ -209,7 +209,7 @@ fn out<A>(add: bool, values: &mut [A]) -> Out<&mut [A]> {
 }
 
 fn conv_is_the_model<T: TestElement>(layout: &Layout, add: bool) {
-    let (f, [x_place, z_place, y_place, grad_place]) = (layout.features, layout.places);
+    let (f, [x_place, z_place, y_place, grad_place, _]) = (layout.features, layout.places);
     let len = layout.n_rows(false) * f;
     let (x, g): (Vec<T>, Vec<T>) = (features(layout.seed ^ 1, len), features(layout.seed ^ 2, len));
     let signed = layout.conv.normalization != Normalization::Symmetric;
@@ -435,7 +435,13 @@ fn everything_at_once(windows: WindowKind) -> Layout {
         features: 300,
         windows,
         offsets: (0..ids.len()).map(|g| g * 5 % 7).collect(),
-        places: [Place::Contiguous, Place::RowGap(3), Place::VertexMajor, Place::Padded(1)],
+        places: [
+            Place::Contiguous,
+            Place::RowGap(3),
+            Place::VertexMajor,
+            Place::Padded(1),
+            Place::Contiguous,
+        ],
         conv: Conv::default(),
         seed: 42,
     }

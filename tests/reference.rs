@@ -5,6 +5,8 @@ use hyperscatter::{Conv, Incidence, Normalization, WeightUse};
 
 /// What the dense evaluation of one instance gives.
 pub struct Dense {
+    /// `[m, F]`: B⁻¹ Hᵀ R x.
+    pub z: Vec<f64>,
     /// `[n, F]`
     pub y: Vec<f64>,
     /// `[n, F]`
@@ -15,9 +17,15 @@ pub struct Dense {
 
 /// y = M x, ∂x = Mᵀ g and, with Γ_uv = ⟨g_u, x_v⟩, the weight gradients from Γ alone: the derivation by way of the dense
 /// operator M = L H U B⁻¹ Hᵀ R, which shares no intermediate with the library's z and q.
-pub fn conv(topology: &Incidence, conv: Conv, weights: &[f64], x: &[f64], g: &[f64]) -> Dense {
+pub fn conv(
+    topology: &Incidence,
+    features: usize,
+    conv: Conv,
+    weights: &[f64],
+    x: &[f64],
+    g: &[f64],
+) -> Dense {
     let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
-    let features = x.len().checked_div(n).unwrap_or(0);
     let mut h = vec![vec![0.0; m]; n];
     for (v, e) in topology.incidences() {
         h[v as usize][e as usize] += 1.0;
@@ -42,8 +50,18 @@ pub fn conv(topology: &Incidence, conv: Conv, weights: &[f64], x: &[f64], g: &[f
     let pair = |u: usize, v: usize, e: usize| h[u][e] * h[v][e] * inverse(sizes[e]);
     let message = |e: usize| if in_message { weights[e] } else { 1.0 };
 
-    let mut dense =
-        Dense { y: vec![0.0; n * features], grad_x: vec![0.0; n * features], grad_weights: vec![0.0; m] };
+    let mut dense = Dense {
+        z: vec![0.0; m * features],
+        y: vec![0.0; n * features],
+        grad_x: vec![0.0; n * features],
+        grad_weights: vec![0.0; m],
+    };
+    for (v, e) in topology.incidences() {
+        let (v, e) = (v as usize, e as usize);
+        for f in 0..features {
+            dense.z[e * features + f] += inverse(sizes[e]) * right[v] * x[v * features + f];
+        }
+    }
     let mut grad_degrees = vec![0.0; n];
     for u in 0..n {
         for v in 0..n {

@@ -1,302 +1,381 @@
-//! The generic suite of the two steps: what every backend promises, once for all of them.
+//! The generic suite of the two steps and their backward over random layouts: what every backend promises, once for all
+//! of them.
 
-use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Batch, Error, Incidence, Out, Reduce, RowLayout, Rows};
+use std::ops::Range;
+
+use hyperscatter::{Conv, Reduce, WindowTable, Windows, cpu};
 use proptest::prelude::*;
 
-use crate::backend::{Backend, Cpu, StepKind};
-use crate::common::{TestElement, bits, features};
+use crate::backend::{Backend, Cpu, Operators, StepKind, Write};
+use crate::common::{
+    TestElement, bits, element_types, features, poison, rounding, sums, weights, widen, with_element,
+    with_threads,
+};
 #[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, Mode, mode};
-use crate::golden;
-use crate::layouts::{Layout, Place, empty_batches, layout};
+use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode};
+use crate::layouts::{Layout, WindowKind, layout};
 
-const F: usize = 5;
-const TO_HYPEREDGES: StepKind = StepKind { to_hyperedges: true, reduce: Reduce::Sum };
-
-fn kinds() -> impl Strategy<Value = StepKind> {
-    let reduce = prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)];
-    (any::<bool>(), reduce).prop_map(|(to_hyperedges, reduce)| StepKind { to_hyperedges, reduce })
-}
-
-/// The sources of each target of one instance.
-fn rows_of(topology: &Incidence, to_hyperedges: bool) -> Vec<&[u32]> {
-    match to_hyperedges {
-        true => topology.by_edge().rows().collect(),
-        false => topology.by_vertex().rows().collect(),
-    }
-}
-
-/// The definition of a step, in `f64`, and the sums of the terms' absolute values.
-fn by_definition<T: TestElement>(layout: &Layout, kind: StepKind, x: &[T]) -> (Vec<f64>, Vec<f64>) {
-    let f = layout.features;
-    let (mut y, mut sizes) = (vec![], vec![]);
-    let mut source_start = 0;
-    for g in 0..layout.instances {
-        for sources in rows_of(layout.batch.topology(g), kind.to_hyperedges) {
-            let mean = match kind.reduce {
-                Reduce::Mean if !sources.is_empty() => 1.0 / sources.len() as f64,
-                _ => 1.0,
-            };
-            for k in 0..f {
-                let terms = sources.iter().map(|&s| x[(source_start + s as usize) * f + k].widen());
-                let terms: Vec<f64> = terms.map(|x| hyperscatter::Accumulator::to_f64(x) * mean).collect();
-                y.push(terms.iter().sum());
-                sizes.push(terms.iter().map(|t: &f64| t.abs()).sum());
-            }
-        }
-        source_start += layout.n_rows_of(g, !kind.to_hyperedges);
-    }
-    (y, sizes)
-}
-
-/// The layout's batch in one call, at the layout's places, twice with the same workspace. What lies between the rows is
-/// neither read nor written.
-fn batched<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout, kind: StepKind, x: &[T]) -> Vec<T> {
-    let (from, to) = (!kind.to_hyperedges, kind.to_hyperedges);
-    let (nan, filler) = (T::of(f64::NAN), T::of(7.0));
-    let x = layout.spread(x, layout.places[0], from, nan);
-    let empty = vec![nan; layout.n_rows(to) * layout.features];
-    let mut operators = backend.operators(&layout.batch, layout.features, layout.instances).unwrap();
-    let mut run = || {
-        let mut y = layout.spread(&empty, layout.places[1], to, filler);
-        operators.step(kind, x.rows(), Out::Overwrite(y.rows_mut())).unwrap();
-        assert!(y.gaps().iter().all(|&gap| gap == filler), "written between rows");
-        y.gathered()
-    };
-    let (first, second) = (run(), run());
-    assert_eq!(bits(&first), bits(&second), "the same call twice");
-    first
-}
-
-/// A step is what its definition says, and has the same bits alone, at any position, and at any strides.
-fn a_step_is_its_definition<T: TestElement>(
-    backend: &dyn Backend<T>,
-    layout: &Layout,
+/// A step over a layout: which scales it has, and the windows through which they are read.
+#[derive(Debug, Clone)]
+struct StepLayout {
+    layout: Layout,
     kind: StepKind,
-    rounding: f64,
-) {
-    let f = layout.features;
-    let x: Vec<T> = features(layout.seed, layout.n_rows(!kind.to_hyperedges) * f);
-    let y = batched(backend, layout, kind, &x);
-    let (expected, sizes) = by_definition(layout, kind, &x);
-    let longest = (0..layout.instances).map(|g| layout.batch.topology(g).n_incidences()).max().unwrap_or(0);
-    let epsilon = if size_of::<T>() == 8 { f64::EPSILON } else { f64::from(f32::EPSILON) };
-    for (i, (a, b)) in crate::common::widen(&y).iter().zip(&expected).enumerate() {
-        // n terms in any order are off by at most n ε of the sum of their sizes; subnormal results have an absolute error.
-        let bound = rounding * (b.abs() + 1e-4) + epsilon * (longest + 4) as f64 * sizes[i];
-        assert!((a - b).abs() <= bound, "y[{i}] in {}: {a} is not {b} within {bound:.1e}", T::NAME);
+    vertex_scale: Option<WindowKind>,
+    hyperedge_scale: Option<WindowKind>,
+}
+
+fn step_layout() -> impl Strategy<Value = StepLayout> {
+    let scale = || prop::option::weighted(0.75, WindowKind::any());
+    (layout(), StepKind::any(), scale(), scale()).prop_map(|(layout, kind, vertex_scale, hyperedge_scale)| {
+        StepLayout { layout, kind, vertex_scale, hyperedge_scale }
+    })
+}
+
+/// What a step and its backward are asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    y: Write,
+    grad_x: Write,
+    grad_vertex_scale: Write,
+    grad_hyperedge_scale: Write,
+}
+
+impl Asked {
+    const ALL: Self = Self {
+        y: Write::Overwrite,
+        grad_x: Write::Overwrite,
+        grad_vertex_scale: Write::Overwrite,
+        grad_hyperedge_scale: Write::Overwrite,
+    };
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    (Write::any(), Write::any(), Write::any(), Write::any()).prop_map(
+        |(y, grad_x, grad_vertex_scale, grad_hyperedge_scale)| Asked {
+            y,
+            grad_x,
+            grad_vertex_scale,
+            grad_hyperedge_scale,
+        },
+    )
+}
+
+/// A scale of a step, and what of it each instance reads.
+struct Scale<A> {
+    values: Vec<A>,
+    windows: Windows<Box<WindowTable>>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl<A> Scale<A> {
+    fn weights(&self) -> cpu::Weights<'_, A> {
+        cpu::Weights { values: &self.values, windows: self.windows.as_deref() }
     }
 
-    let (mut start, mut alone) = (0, vec![]);
-    for g in 0..layout.instances {
-        let topology = layout.batch.topology(g).clone();
-        let end = start + layout.n_rows_of(g, !kind.to_hyperedges) * f;
-        let single = Layout {
-            batch: Batch::replicate(topology),
-            instances: 1,
-            places: [Place::Contiguous; 4],
-            ..layout.clone()
+    fn len(scale: &Option<Self>) -> usize {
+        scale.as_ref().map_or(0, |s| s.values.len())
+    }
+}
+
+/// The operands of a step and its backward, in contiguous rows.
+struct Operands<T: TestElement> {
+    x: Vec<T>,
+    g: Vec<T>,
+    vertex_scale: Option<Scale<T::Acc>>,
+    hyperedge_scale: Option<Scale<T::Acc>>,
+}
+
+/// Everything that a step and its backward give, in contiguous rows; empty where it is not asked for.
+struct Results<T: TestElement> {
+    y: Vec<T>,
+    grad_x: Vec<T>,
+    grad_vertex_scale: Vec<T::Acc>,
+    grad_hyperedge_scale: Vec<T::Acc>,
+}
+
+impl<T: TestElement> Results<T> {
+    /// By name.
+    fn bits(&self) -> [(&'static str, Vec<u64>); 4] {
+        let Self { y, grad_x, grad_vertex_scale, grad_hyperedge_scale } = self;
+        [
+            ("y", bits(y)),
+            ("grad_x", bits(grad_x)),
+            ("grad_vertex_scale", bits(grad_vertex_scale)),
+            ("grad_hyperedge_scale", bits(grad_hyperedge_scale)),
+        ]
+    }
+}
+
+impl StepLayout {
+    fn operands<T: TestElement>(&self) -> Operands<T> {
+        let Layout { features: f, seed, .. } = self.layout;
+        Operands {
+            x: features(seed ^ 3, self.layout.n_rows(!self.kind.to_hyperedges) * f),
+            g: features(seed ^ 4, self.layout.n_rows(self.kind.to_hyperedges) * f),
+            vertex_scale: self.vertex_scale.map(|kind| self.scale::<T>(kind, false)),
+            hyperedge_scale: self.hyperedge_scale.map(|kind| self.scale::<T>(kind, true)),
+        }
+    }
+
+    /// With infinities and NaN among the features, or not.
+    fn poisoned<T: TestElement>(&self, poisoned: bool) -> Operands<T> {
+        let mut operands = self.operands::<T>();
+        if poisoned {
+            poison(&mut operands.x, self.layout.seed ^ 7);
+            poison(&mut operands.g, self.layout.seed ^ 8);
+        }
+        operands
+    }
+
+    fn scale<T: TestElement>(&self, kind: WindowKind, hyperedges: bool) -> Scale<T::Acc> {
+        let Layout { batch, offsets, seed, instances, .. } = &self.layout;
+        let start = |g| match kind {
+            WindowKind::Shared => 0,
+            WindowKind::Consecutive if hyperedges => batch.hyperedge_start(g),
+            WindowKind::Consecutive => batch.vertex_start(g),
+            WindowKind::Table => offsets[g],
         };
-        alone.extend(batched(backend, &single, kind, &x[start..end]));
-        start = end;
+        let range = |g| start(g)..start(g) + self.layout.n_rows_of(g, hyperedges);
+        let ranges: Vec<_> = (0..*instances).map(range).collect();
+        let needed = ranges.iter().map(|r| r.end).max().unwrap_or(0);
+        let make = if hyperedges { WindowTable::new } else { WindowTable::for_vertices };
+        let (windows, uncovered) = match kind {
+            WindowKind::Shared => (Windows::Shared, 0),
+            WindowKind::Consecutive => (Windows::Consecutive, 0),
+            WindowKind::Table => (Windows::Table(Box::new(make(batch, offsets).unwrap())), 2),
+        };
+        let seed = seed.rotate_left(8 + u32::from(hyperedges));
+        Scale { values: weights::<T>(seed, needed + uncovered, true), windows, ranges }
     }
-    assert_eq!(bits(&y), bits(&alone), "alone, in {}", T::NAME);
-}
 
-/// Results are added to what is there, or skipped.
-fn outputs_are_added_to_or_skipped<T: TestElement>(backend: &dyn Backend<T>) {
-    let batch = Batch::replicate(Incidence::subsets(4, 2).unwrap());
-    let mut operators = backend.operators(&batch, F, 3).unwrap();
-    let (x, base): (Vec<T>, Vec<T>) = (features(1, 3 * 4 * F), features(2, 3 * 6 * F));
-    let rows = |x| Rows::contiguous(x, F);
-    let mut y = vec![T::of(f64::NAN); base.len()];
-    operators.step(TO_HYPEREDGES, rows(&x[..]), Out::Overwrite(Rows::contiguous(&mut y[..], F))).unwrap();
-    let mut added = base.clone();
-    operators.step(TO_HYPEREDGES, rows(&x[..]), Out::Add(Rows::contiguous(&mut added[..], F))).unwrap();
-    operators.step(TO_HYPEREDGES, rows(&x[..]), Out::Skip).unwrap();
-    let tolerance = 2.0 * rounding::<T>();
-    for ((&added, &base), &y) in added.iter().zip(&base).zip(&y) {
-        let [added, base, y] = [added, base, y].map(|v| hyperscatter::Accumulator::to_f64(v.widen()));
-        assert!(
-            (added - (base + y)).abs() <= tolerance * (base.abs() + y.abs()),
-            "{added} is not {base} + {y}"
-        );
+    /// The same step on instance `g` alone, with its windows cut out.
+    fn alone<T: TestElement>(&self, operands: &Operands<T>, g: usize) -> (Self, Operands<T>) {
+        let layout = self.layout.alone(g);
+        let cut = |scale: &Option<Scale<T::Acc>>| {
+            let scale = scale.as_ref()?;
+            let values = scale.values[scale.ranges[g].clone()].to_vec();
+            Some(Scale { values, windows: Windows::Shared, ranges: vec![] })
+        };
+        let operands = Operands {
+            x: operands.x[self.layout.elements_of(g, !self.kind.to_hyperedges)].to_vec(),
+            g: operands.g[self.layout.elements_of(g, self.kind.to_hyperedges)].to_vec(),
+            vertex_scale: cut(&operands.vertex_scale),
+            hyperedge_scale: cut(&operands.hyperedge_scale),
+        };
+        (Self { layout, ..self.clone() }, operands)
     }
-}
 
-fn rounding<T: TestElement>() -> f64 {
-    match T::NAME {
-        "f64" => 1e-14,
-        "f32" => 1e-6,
-        "f16" => 1e-3,
-        _ => 8e-3,
+    fn operators<T: TestElement>(&self, backend: &dyn Backend<T>) -> Box<dyn Operators<T>> {
+        let Layout { batch, features, instances, .. } = &self.layout;
+        backend.operators(batch, *features, Conv::default(), *instances).unwrap()
     }
-}
 
-/// The number of copies is an operand: one workspace serves any, up to what it was made for.
-fn a_replicated_batch_serves_any_number_of_copies<T: TestElement>(backend: &dyn Backend<T>, most: usize) {
-    let batch = Batch::replicate(Incidence::subsets(4, 2).unwrap());
-    let mut operators = backend.operators(&batch, F, most).unwrap();
-    let x: Vec<T> = features(1, (most + 1) * 4 * F);
-    let filler = T::of(7.0);
-    let mut all = vec![filler; most * 6 * F];
-    for copies in [most, 7, 1, 0] {
-        let mut y = vec![filler; most * 6 * F];
-        let out = Out::Overwrite(Rows::contiguous(&mut y[..copies * 6 * F], F));
-        operators.step(TO_HYPEREDGES, Rows::contiguous(&x[..copies * 4 * F], F), out).unwrap();
-        if copies == most {
-            all.clone_from(&y);
-        }
-        let (written, rest) = y.split_at(copies * 6 * F);
-        assert_eq!(bits(written), bits(&all[..written.len()]), "{copies} copies");
-        assert!(rest.iter().all(|&y| y == filler), "written past {copies} copies");
-    }
-    let error = operators.step(TO_HYPEREDGES, Rows::contiguous(&x[..], F), Out::Skip).unwrap_err();
-    assert_eq!(error, Error::TooManyInstances { value: most + 1, bound: most });
-}
+    /// The batch in one call, at the layout's places. What lies between the rows is neither read nor written.
+    fn run<T: TestElement>(
+        &self,
+        operators: &mut dyn Operators<T>,
+        operands: &Operands<T>,
+        asked: Asked,
+    ) -> Results<T> {
+        let Self { layout, kind: StepKind { to_hyperedges, reduce }, .. } = self;
+        let (from, to) = (!to_hyperedges, *to_hyperedges);
+        let [x_place, g_place, y_place, grad_x_place, _] = layout.places;
+        let (nan, filler) = (T::of(f64::NAN), T::of(7.0));
+        let x = layout.spread(&operands.x, x_place, from, nan);
+        let g = layout.spread(&operands.g, g_place, to, nan);
+        let step = cpu::Step {
+            reduce: *reduce,
+            vertex_scale: operands.vertex_scale.as_ref().map(Scale::weights),
+            hyperedge_scale: operands.hyperedge_scale.as_ref().map(Scale::weights),
+        };
+        // What is overwritten is not read.
+        let start = |write, seed, len| match write {
+            Write::Add => features(layout.seed ^ seed, len),
+            _ => vec![nan; len],
+        };
+        let start_scale = |write, seed, scale| match write {
+            Write::Add => sums::<T>(layout.seed ^ seed, Scale::len(scale)),
+            _ => vec![T::acc(f64::NAN); Scale::len(scale)],
+        };
+        let mut y = layout.spread(&start(asked.y, 5, operands.g.len()), y_place, to, filler);
+        let mut grad_x = layout.spread(&start(asked.grad_x, 6, operands.x.len()), grad_x_place, from, filler);
+        let mut grad_vertex_scale = start_scale(asked.grad_vertex_scale, 7, &operands.vertex_scale);
+        let mut grad_hyperedge_scale = start_scale(asked.grad_hyperedge_scale, 8, &operands.hyperedge_scale);
 
-/// Nothing of anything is legal, and rows without sources are zeros.
-fn zero_of_everything_is_legal<T: TestElement>(backend: &dyn Backend<T>) {
-    for (batch, features) in empty_batches().iter().flat_map(|batch| [0, F].map(|f| (batch, f))) {
-        let instances = batch.n_instances().unwrap_or(4);
-        let (n, m) = (batch.vertex_start(instances) * features, batch.hyperedge_start(instances) * features);
-        let mut operators = backend.operators(batch, features, instances).unwrap();
-        let layout = RowLayout::contiguous(features).instances(instances);
-        for (to_hyperedges, from, to) in [(true, n, m), (false, m, n)] {
-            let kind = StepKind { to_hyperedges, reduce: Reduce::Mean };
-            let (x, mut y) = (vec![T::of(1.0); from], vec![T::of(f64::NAN); to]);
-            operators.step(kind, Rows::new(&x, layout), Out::Overwrite(Rows::new(&mut y, layout))).unwrap();
-            assert!(y.iter().all(|&y| y == T::of(0.0)), "rows without sources are zeros");
-        }
-    }
-}
-
-/// Shapes, strides and overlaps are checked before anything is written.
-fn shapes_are_checked<T: TestElement>(backend: &dyn Backend<T>) {
-    let mut operators =
-        backend.operators(&Batch::replicate(Incidence::subsets(3, 2).unwrap()), 4, 2).unwrap();
-    let x: Vec<T> = features(1, 24);
-    let contiguous = RowLayout::contiguous(4);
-    let good = Rows::contiguous(&x[..], 4);
-    let filler = T::of(7.0);
-    let overlap = |what, value, bound| Error::Overlap { operand: "z", what, value, bound };
-    let cases: [(_, _, _, Error); 4] = [
-        (Rows::contiguous(&x[..24], 3), contiguous, 24, {
-            let relation = "are the plan's features";
-            Error::Shape { operand: "x", what: "features", value: 3, bound: 4, relation }
-        }),
-        (good, contiguous.instances(2), 23, {
-            let (row_stride, instance_stride) = (4, 0);
-            let (operand, instances, rows) = ("z", 2, 6);
-            Error::Stride { operand, instances, rows, row_stride, instance_stride, value: 24, bound: 23 }
-        }),
-        (good, contiguous.row_stride(3).instances(2), 24, overlap("row", 3, 4)),
-        (good, contiguous.instance_stride(11).instances(2), 24, overlap("instance", 11, 12)),
-    ];
-    for (x, layout, len, expected) in cases {
-        let mut z = vec![filler; len];
-        let error = operators.step(TO_HYPEREDGES, x, Out::Overwrite(Rows::new(&mut z, layout))).unwrap_err();
-        assert_eq!(error, expected);
-        assert!(z.iter().all(|&z| z == filler), "nothing is written");
-    }
-}
-
-fn suite<T: TestElement>(backend: &dyn Backend<T>, copies: usize) {
-    outputs_are_added_to_or_skipped(backend);
-    a_replicated_batch_serves_any_number_of_copies(backend, copies);
-    zero_of_everything_is_legal(backend);
-    shapes_are_checked(backend);
-    golden::mean_of_vertices(backend, golden::mean_tolerance::<T>());
-}
-
-#[test]
-fn suite_on_the_cpu() {
-    suite::<f64>(&Cpu, 24_576);
-    suite::<f32>(&Cpu, 24_576);
-    suite::<f16>(&Cpu, 24_576);
-    suite::<bf16>(&Cpu, 24_576);
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn suite_on_the_gpu() {
-    use hyperscatter::cuda::Checks;
-    use hyperscatter_emulator::interface::{Build, Order};
-    for build in [Build::Fast, Build::Checked] {
-        for (order, checks) in [
-            (Order::Forward, Checks::On),
-            (Order::Reverse, Checks::Off),
-            (Order::Shuffled(1), Checks::On),
-            (Order::Preempting(2), Checks::Off),
-        ] {
-            let backend = Cuda::new(Mode { build, order, checks, ..Mode::PLAIN });
-            suite::<f32>(&backend, 100);
-            suite::<f64>(&backend, 20);
-            suite::<f16>(&backend, 20);
-            suite::<bf16>(&backend, 20);
+        operators.step(*to_hyperedges, step, x.rows(), asked.y.to(y.rows_mut())).unwrap();
+        let gradients = cpu::StepGradients {
+            rows: asked.grad_x.to(grad_x.rows_mut()),
+            vertex_scale: asked.grad_vertex_scale.to(&mut grad_vertex_scale[..]),
+            hyperedge_scale: asked.grad_hyperedge_scale.to(&mut grad_hyperedge_scale[..]),
+        };
+        operators.step_backward(*to_hyperedges, step, x.rows(), g.rows(), gradients).unwrap();
+        assert!(y.gaps().iter().chain(&grad_x.gaps()).all(|&gap| gap == filler), "written between rows");
+        let wanted = |write, values| if write == Write::Skip { vec![] } else { values };
+        Results {
+            y: if asked.y == Write::Skip { vec![] } else { y.gathered() },
+            grad_x: if asked.grad_x == Write::Skip { vec![] } else { grad_x.gathered() },
+            grad_vertex_scale: wanted(asked.grad_vertex_scale, grad_vertex_scale),
+            grad_hyperedge_scale: wanted(asked.grad_hyperedge_scale, grad_hyperedge_scale),
         }
     }
+
+    /// Results by the definition of the step: plain loops over the incidences in `f64`. With `sizes`, the sums of the
+    /// terms' absolute values.
+    fn by_definition<T: TestElement>(&self, operands: &Operands<T>, sizes: bool) -> Results<f64> {
+        let Self { layout, kind: StepKind { to_hyperedges, reduce }, .. } = self;
+        let f = layout.features;
+        let size = |x: f64| if sizes { x.abs() } else { x };
+        let values = |values: Vec<f64>| values.into_iter().map(size).collect::<Vec<_>>();
+        let (x, g) = (values(widen(&operands.x)), values(widen(&operands.g)));
+        let vertex_values = operands.vertex_scale.as_ref().map(|s| values(widen(&s.values)));
+        let hyperedge_values = operands.hyperedge_scale.as_ref().map(|s| values(widen(&s.values)));
+        let mut results = Results {
+            y: vec![0.0; g.len()],
+            grad_x: vec![0.0; x.len()],
+            grad_vertex_scale: vec![0.0; Scale::len(&operands.vertex_scale)],
+            grad_hyperedge_scale: vec![0.0; Scale::len(&operands.hyperedge_scale)],
+        };
+        let (mut x_row, mut y_row) = (0, 0);
+        for instance in 0..layout.instances {
+            let topology = layout.batch.topology(instance);
+            let slot = |scale: &Option<Scale<T::Acc>>, i: usize| {
+                scale.as_ref().map(|s| s.ranges[instance].start + i)
+            };
+            for (v, e) in topology.incidences() {
+                let (v, e) = (v as usize, e as usize);
+                let (from, to) = if *to_hyperedges { (v, e) } else { (e, v) };
+                let count = match to_hyperedges {
+                    true => topology.by_edge().row(e).len(),
+                    false => topology.by_vertex().row(v).len(),
+                };
+                let mean = if *reduce == Reduce::Mean { 1.0 / count as f64 } else { 1.0 };
+                let (v_slot, e_slot) = (slot(&operands.vertex_scale, v), slot(&operands.hyperedge_scale, e));
+                let r = v_slot.map_or(1.0, |i| vertex_values.as_ref().unwrap()[i]);
+                let s = e_slot.map_or(1.0, |i| hyperedge_values.as_ref().unwrap()[i]);
+                for k in 0..f {
+                    let (xi, yi) = ((x_row + from) * f + k, (y_row + to) * f + k);
+                    results.y[yi] += mean * r * s * x[xi];
+                    results.grad_x[xi] += mean * r * s * g[yi];
+                    if let Some(slot) = v_slot {
+                        results.grad_vertex_scale[slot] += mean * s * x[xi] * g[yi];
+                    }
+                    if let Some(slot) = e_slot {
+                        results.grad_hyperedge_scale[slot] += mean * r * x[xi] * g[yi];
+                    }
+                }
+            }
+            x_row += layout.n_rows_of(instance, !to_hyperedges);
+            y_row += layout.n_rows_of(instance, *to_hyperedges);
+        }
+        results
+    }
+}
+
+/// A step is what its definition says, has the same bits alone, at any position and at any strides, and when it is called
+/// again.
+fn a_step_is_its_definition<T: TestElement>(backend: &dyn Backend<T>, step: &StepLayout) {
+    let operands = step.operands::<T>();
+    let mut batch = step.operators(backend);
+    let batched = step.run(&mut *batch, &operands, Asked::ALL);
+    assert_eq!(batched.bits(), step.run(&mut *batch, &operands, Asked::ALL).bits(), "again, in {}", T::NAME);
+
+    let expected = step.by_definition(&operands, false);
+    let sizes = step.by_definition(&operands, true);
+    // n terms in any order of summation are off by at most n ε of the sum of their sizes.
+    let incidences = |g| step.layout.batch.topology(g).n_incidences();
+    let n_terms = (0..step.layout.instances).map(incidences).sum::<usize>() * step.layout.features + 4;
+    let epsilon = 2.0 * rounding::<T::Acc>() * n_terms as f64;
+    for (what, a, b, size, rounding) in [
+        ("y", widen(&batched.y), &expected.y, &sizes.y, rounding::<T>()),
+        ("grad_x", widen(&batched.grad_x), &expected.grad_x, &sizes.grad_x, rounding::<T>()),
+        (
+            "grad_vertex_scale",
+            widen(&batched.grad_vertex_scale),
+            &expected.grad_vertex_scale,
+            &sizes.grad_vertex_scale,
+            0.0,
+        ),
+        (
+            "grad_hyperedge_scale",
+            widen(&batched.grad_hyperedge_scale),
+            &expected.grad_hyperedge_scale,
+            &sizes.grad_hyperedge_scale,
+            0.0,
+        ),
+    ] {
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            // Subnormal results have an absolute error.
+            let bound = 2.0 * rounding * (b.abs() + 1e-4) + epsilon * size[i];
+            assert!((a - b).abs() <= bound, "{what}[{i}] in {}: {a} is not {b} within {bound:.1e}", T::NAME);
+        }
+    }
+
+    let mut alone: Vec<Option<Box<dyn Operators<T>>>> =
+        step.layout.batch.topologies().iter().map(|_| None).collect();
+    let (mut y, mut grad_x) = (vec![], vec![]);
+    for g in 0..step.layout.instances {
+        let (single, operands) = step.alone(&operands, g);
+        let alone = alone[step.layout.batch.topology_id(g)].get_or_insert_with(|| single.operators(backend));
+        let results = single.run(&mut **alone, &operands, Asked::ALL);
+        y.extend(results.y);
+        grad_x.extend(results.grad_x);
+    }
+    assert_eq!(bits(&batched.y), bits(&y), "y alone, in {}", T::NAME);
+    assert_eq!(bits(&batched.grad_x), bits(&grad_x), "grad_x alone, in {}", T::NAME);
+}
+
+fn the_same_bits_on_any_number_of_threads<T: TestElement>(step: &StepLayout, asked: Asked, poisoned: bool) {
+    let operands = step.poisoned::<T>(poisoned);
+    let all = [1, 2, 8].map(|threads| {
+        with_threads(threads, || step.run(&mut *step.operators(&Cpu), &operands, asked).bits())
+    });
+    assert_eq!(all[0], all[1]);
+    assert_eq!(all[0], all[2]);
 }
 
 proptest! {
     #[test]
-    fn steps_are_their_definition_on_the_cpu(layout in layout(), kind in kinds(), element in 0..4) {
-        match element {
-            0 => a_step_is_its_definition::<f32>(&Cpu, &layout, kind, rounding::<f32>()),
-            1 => a_step_is_its_definition::<f64>(&Cpu, &layout, kind, rounding::<f64>()),
-            2 => a_step_is_its_definition::<f16>(&Cpu, &layout, kind, rounding::<f16>()),
-            _ => a_step_is_its_definition::<bf16>(&Cpu, &layout, kind, rounding::<bf16>()),
-        }
+    fn steps_are_their_definition_on_the_cpu(step in step_layout(), element in element_types()) {
+        with_element!(element, a_step_is_its_definition(&Cpu, &step));
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit_of_a_step(
+        step in step_layout(),
+        asked in asked(),
+        poisoned in prop::bool::weighted(0.2),
+        element in element_types(),
+    ) {
+        with_element!(element, the_same_bits_on_any_number_of_threads(&step, asked, poisoned));
     }
 }
 
 #[cfg(feature = "cuda")]
-fn same_bits_on_cpu_and_gpu<T: crate::cuda::gpu::GpuElement>(layout: &Layout, kind: StepKind, mode: Mode) {
-    let x: Vec<T> = features(layout.seed, layout.n_rows(!kind.to_hyperedges) * layout.features);
-    let (cpu, gpu) = (batched(&Cpu, layout, kind, &x), batched(&Cuda::new(mode), layout, kind, &x));
-    assert_eq!(bits(&cpu), bits(&gpu), "in {}", T::NAME);
-    // Added to what is there, too.
-    let added = |backend: &dyn Backend<T>| {
-        let rows = RowLayout::contiguous(layout.features).instances(layout.instances);
-        let mut y: Vec<T> = features(layout.seed ^ 1, cpu.len());
-        let mut operators = backend.operators(&layout.batch, layout.features, layout.instances).unwrap();
-        operators.step(kind, Rows::new(&x, rows), Out::Add(Rows::new(&mut y, rows))).unwrap();
-        bits(&y)
-    };
-    assert_eq!(added(&Cpu), added(&Cuda::new(mode)), "added, in {}", T::NAME);
+fn same_bits_on_cpu_and_gpu<T: GpuElement>(step: &StepLayout, asked: Asked, poisoned: bool, mode: Mode) {
+    let operands = step.poisoned::<T>(poisoned);
+    let on = |backend: &dyn Backend<T>| step.run(&mut *step.operators(backend), &operands, asked).bits();
+    assert_eq!(on(&Cpu), on(&Cuda::new(mode)), "in {}", T::NAME);
 }
 
 #[cfg(feature = "cuda")]
 proptest! {
     #[test]
     fn steps_are_their_definition_on_the_gpu(
-        layout in layout(),
-        kind in kinds(),
+        step in step_layout(),
         mode in mode(),
-        element in 0..4,
+        element in element_types(),
     ) {
-        let backend = Cuda::new(mode);
-        match element {
-            0 => a_step_is_its_definition::<f32>(&backend, &layout, kind, rounding::<f32>()),
-            1 => a_step_is_its_definition::<f64>(&backend, &layout, kind, rounding::<f64>()),
-            2 => a_step_is_its_definition::<f16>(&backend, &layout, kind, rounding::<f16>()),
-            _ => a_step_is_its_definition::<bf16>(&backend, &layout, kind, rounding::<bf16>()),
-        }
+        with_element!(element, a_step_is_its_definition(&Cuda::new(mode), &step));
     }
 
     #[test]
     fn steps_have_the_same_bits_on_cpu_and_gpu(
-        layout in layout(),
-        kind in kinds(),
+        step in step_layout(),
+        asked in asked(),
+        poisoned in prop::bool::weighted(0.2),
         mode in mode(),
-        element in 0..4,
+        element in element_types(),
     ) {
-        match element {
-            0 => same_bits_on_cpu_and_gpu::<f32>(&layout, kind, mode),
-            1 => same_bits_on_cpu_and_gpu::<f64>(&layout, kind, mode),
-            2 => same_bits_on_cpu_and_gpu::<f16>(&layout, kind, mode),
-            _ => same_bits_on_cpu_and_gpu::<bf16>(&layout, kind, mode),
-        }
+        with_element!(element, same_bits_on_cpu_and_gpu(&step, asked, poisoned, mode));
     }
 }

@@ -10,8 +10,9 @@
 //! ∂w_e = ⟨q_e, z_e⟩ [w in the message] + Σ_{v∈e} ∂D_v [w in the degree]
 //! ```
 //!
-//! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z and y are
-//! recomputed in the accumulation type and never rounded to a narrower one, and the scalars of ∂w are formed in `f64`.
+//! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z (unless the
+//! caller kept it) and y are recomputed in the accumulation type and never rounded to a narrower one, and the scalars of
+//! ∂w are formed in `f64`.
 
 #![allow(unsafe_code)]
 

@@ -6,8 +6,18 @@
 //!
 //! # Bits
 //! Results do not depend on the number of threads. The outputs and feature gradients of an instance have the same bits
-//! alone and in any batch, at any position, with any strides and windows. Weight gradients are sums over the batch, in
-//! an order that depends on the batch and its windows only.
+//! alone and in any batch, at any position, with any strides and windows.
+//!
+//! Gradients of weights and scales are sums over the batch. Each instance adds one value of the accumulation type; up to
+//! 64 instances with the same topology and window are summed in ascending order, from 0 on, and these sums are added to
+//! the gradient, which starts at 0 or at what it holds: those of small topologies first, then by the class (a power of
+//! two) of the window's width, by its offset, by topology id. So the order depends on the batch and its windows only, and
+//! it is one that a GPU can follow.
+//!
+//! # What the backward computes again
+//! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again, so that nothing that a later call
+//! needs hides in a workspace. A caller that has the memory keeps it instead: see
+//! [`conv_keeping_z`](Workspace::conv_keeping_z) and [`conv_backward_from_z`](Workspace::conv_backward_from_z).
 //!
 //! # Shapes
 //! With `N` vertices and `M` hyperedges in all instances, features of vertices are `N` rows and features of hyperedges

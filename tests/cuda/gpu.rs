@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
 };
-use hyperscatter::cuda::{Checks, Device, DeviceElement, Plan, Step, Workspace};
-use hyperscatter::{Batch, Conv, Out, Reduce, Result, Rows};
+use hyperscatter::cuda::{
+    Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Plan, Step, StepGradients, Workspace,
+};
+use hyperscatter::{Batch, Conv, Element, Out, Result, RowLayout, Rows, Weights, Windows, cpu};
 use hyperscatter_emulator::control::{DeviceControl, DeviceLease, install};
 use hyperscatter_emulator::interface::{Build, Order};
 use proptest::prelude::*;
@@ -132,6 +134,16 @@ pub fn mode() -> impl Strategy<Value = Mode> {
     )
 }
 
+/// Both builds of the kernels with each of the orders, and every other one with checks.
+pub fn modes(orders: &[Order]) -> impl Iterator<Item = Mode> {
+    [Build::Fast, Build::Checked].into_iter().enumerate().flat_map(move |(i, build)| {
+        orders.iter().enumerate().map(move |(j, &order)| {
+            let checks = if (i + j) % 2 == 0 { Checks::On } else { Checks::Off };
+            Mode { build, order, checks, ..Mode::PLAIN }
+        })
+    })
+}
+
 /// The CUDA backend for the generic suite.
 pub struct Cuda {
     gpu: Gpu,
@@ -147,28 +159,35 @@ impl Cuda {
 }
 
 /// An element type that tests move to a device.
-pub trait GpuElement: TestElement + DeviceElement + DeviceRepr + ValidAsZeroBits {}
+pub trait GpuElement:
+    TestElement<Acc: DeviceRepr + ValidAsZeroBits> + DeviceElement + DeviceRepr + ValidAsZeroBits
+{
+}
 
-impl<T: TestElement + DeviceElement + DeviceRepr + ValidAsZeroBits> GpuElement for T {}
-
-struct OnCuda<T: GpuElement>(Workspace<T>);
+impl<T> GpuElement for T where
+    T: TestElement<Acc: DeviceRepr + ValidAsZeroBits> + DeviceElement + DeviceRepr + ValidAsZeroBits
+{
+}
 
 impl<T: GpuElement> Backend<T> for Cuda {
     fn operators(
         &self,
         batch: &Batch,
         features: usize,
+        conv: Conv,
         max_instances: usize,
     ) -> Result<Box<dyn Operators<T>>> {
         let device = self.gpu.device();
         let stream = stream(device, self.mode.own_stream);
-        let plan = Plan::new(&device.upload(batch)?, features, Conv::default(), self.mode.checks)?;
-        Ok(Box::new(OnCuda(plan.workspace(&stream, max_instances)?)))
+        let batch = device.upload(batch)?;
+        let workspace =
+            Plan::new(&batch, features, conv, self.mode.checks)?.workspace(&stream, max_instances)?;
+        Ok(Box::new(OnCuda { workspace, batch, stream }))
     }
 }
 
 /// A copy of `values`, in a buffer that may be longer: the driver does not allocate nothing.
-pub fn to_device<T: GpuElement>(stream: &Arc<CudaStream>, values: &[T]) -> CudaSlice<T> {
+pub fn to_device<T: DeviceRepr + ValidAsZeroBits>(stream: &Arc<CudaStream>, values: &[T]) -> CudaSlice<T> {
     let mut buffer = stream.alloc_zeros(values.len().max(1)).unwrap();
     if !values.is_empty() {
         stream.memcpy_htod(values, &mut buffer.slice_mut(..values.len())).unwrap();
@@ -177,7 +196,7 @@ pub fn to_device<T: GpuElement>(stream: &Arc<CudaStream>, values: &[T]) -> CudaS
 }
 
 /// The first `len` elements, once everything on the stream has ended.
-pub fn to_host<T: GpuElement>(stream: &Arc<CudaStream>, buffer: &CudaSlice<T>, len: usize) -> Vec<T> {
+pub fn to_host<T: DeviceRepr>(stream: &Arc<CudaStream>, buffer: &CudaSlice<T>, len: usize) -> Vec<T> {
     let mut values = stream.clone_dtoh(buffer).unwrap();
     stream.synchronize().unwrap();
     values.truncate(len);
@@ -191,36 +210,255 @@ pub fn stream(device: &Device, own: bool) -> Arc<CudaStream> {
     }
 }
 
-impl<T: GpuElement> Operators<T> for OnCuda<T> {
-    fn step(&mut self, kind: StepKind, x: Rows<&[T]>, y: Out<Rows<&mut [T]>>) -> Result<()> {
-        let stream = self.0.stream().clone();
-        let x_device = to_device(&stream, x.buffer);
-        let x = Rows::new(x_device.slice(..x.buffer.len()), x.layout);
-        let (y, add) = match y {
-            Out::Overwrite(y) => (y, false),
-            Out::Add(y) => (y, true),
-            Out::Skip => return step(&mut self.0, kind, x, Out::Skip),
+/// The operators on copies of host arrays. An operator ends with a check, so that whatever its kernels report is its
+/// result.
+struct OnCuda<T: GpuElement> {
+    workspace: Workspace<T>,
+    batch: DeviceBatch,
+    stream: Arc<CudaStream>,
+}
+
+/// A copy of what is read.
+struct Input<T> {
+    buffer: CudaSlice<T>,
+    len: usize,
+    layout: RowLayout,
+}
+
+impl<T: Element + DeviceRepr + ValidAsZeroBits> Input<T> {
+    fn new(stream: &Arc<CudaStream>, rows: Rows<&[T]>) -> Self {
+        Self { buffer: to_device(stream, rows.buffer), len: rows.buffer.len(), layout: rows.layout }
+    }
+
+    fn rows(&self) -> Rows<CudaView<'_, T>> {
+        Rows::new(self.buffer.slice(..self.len), self.layout)
+    }
+}
+
+/// A copy of weights or of a scale.
+struct Values<A> {
+    buffer: CudaSlice<A>,
+    len: usize,
+    windows: Windows<Box<DeviceWindows>>,
+}
+
+impl<A: Element + DeviceRepr + ValidAsZeroBits> Values<A> {
+    fn new(batch: &DeviceBatch, stream: &Arc<CudaStream>, weights: cpu::Weights<'_, A>) -> Result<Self> {
+        let windows = match weights.windows {
+            Windows::Shared => Windows::Shared,
+            Windows::Consecutive => Windows::Consecutive,
+            Windows::Table(table) => Windows::Table(Box::new(batch.upload_windows(table)?)),
         };
-        let mut y_device = to_device(&stream, y.buffer);
-        let rows = Rows::new(y_device.slice_mut(..y.buffer.len()), y.layout);
-        let result = step(&mut self.0, kind, x, if add { Out::Add(rows) } else { Out::Overwrite(rows) });
-        let checked = self.0.check();
-        y.buffer.copy_from_slice(&to_host(&stream, &y_device, y.buffer.len()));
+        Ok(Self { buffer: to_device(stream, weights.values), len: weights.values.len(), windows })
+    }
+
+    fn weights(&self) -> Weights<CudaView<'_, A>, &DeviceWindows> {
+        Weights { values: self.buffer.slice(..self.len), windows: self.windows.as_deref() }
+    }
+}
+
+/// A copy of what an output holds, and where it goes back to.
+struct Output<'a, T> {
+    host: &'a mut [T],
+    buffer: CudaSlice<T>,
+    add: bool,
+}
+
+impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Output<'a, T> {
+    /// `None` where the result is not wanted.
+    fn new(stream: &Arc<CudaStream>, out: Out<&'a mut [T]>) -> Option<Self> {
+        let (host, add) = match out {
+            Out::Overwrite(host) => (host, false),
+            Out::Add(host) => (host, true),
+            Out::Skip => return None,
+        };
+        let buffer = to_device(stream, host);
+        Some(Self { host, buffer, add })
+    }
+
+    fn view(&mut self) -> CudaViewMut<'_, T> {
+        self.buffer.slice_mut(..self.host.len())
+    }
+
+    fn out(output: &mut Option<Self>) -> Out<CudaViewMut<'_, T>> {
+        let Some(output) = output else { return Out::Skip };
+        match output.add {
+            true => Out::Add(output.view()),
+            false => Out::Overwrite(output.view()),
+        }
+    }
+
+    /// Also after an error, which a caller may show to have written nothing.
+    fn fetch(output: Option<Self>, stream: &Arc<CudaStream>) {
+        if let Some(Self { host, buffer, .. }) = output {
+            host.copy_from_slice(&to_host(stream, &buffer, host.len()));
+        }
+    }
+}
+
+/// An output of rows.
+struct OutputRows<'a, T> {
+    output: Option<Output<'a, T>>,
+    layout: RowLayout,
+}
+
+impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> OutputRows<'a, T> {
+    fn new(stream: &Arc<CudaStream>, rows: Out<Rows<&'a mut [T]>>) -> Self {
+        let (out, layout) = match rows {
+            Out::Overwrite(rows) => (Out::Overwrite(rows.buffer), rows.layout),
+            Out::Add(rows) => (Out::Add(rows.buffer), rows.layout),
+            Out::Skip => (Out::Skip, RowLayout::contiguous(0)),
+        };
+        Self { output: Output::new(stream, out), layout }
+    }
+
+    fn out(&mut self) -> Out<Rows<CudaViewMut<'_, T>>> {
+        match Output::out(&mut self.output) {
+            Out::Overwrite(view) => Out::Overwrite(Rows::new(view, self.layout)),
+            Out::Add(view) => Out::Add(Rows::new(view, self.layout)),
+            Out::Skip => Out::Skip,
+        }
+    }
+
+    fn fetch(self, stream: &Arc<CudaStream>) {
+        Output::fetch(self.output, stream);
+    }
+}
+
+impl<T: GpuElement> OnCuda<T> {
+    fn values(&self, weights: cpu::Weights<'_, T::Acc>) -> Result<Values<T::Acc>> {
+        Values::new(&self.batch, &self.stream, weights)
+    }
+
+    fn scales(&self, step: &cpu::Step<'_, T::Acc>) -> Result<[Option<Values<T::Acc>>; 2]> {
+        let [vertices, hyperedges] =
+            [step.vertex_scale, step.hyperedge_scale].map(|scale| scale.map(|s| self.values(s)).transpose());
+        Ok([vertices?, hyperedges?])
+    }
+}
+
+/// The step with its scales on the device.
+fn scaled<'a, A: Element + DeviceRepr + ValidAsZeroBits>(
+    step: &cpu::Step<'_, A>,
+    scales: &'a [Option<Values<A>>; 2],
+) -> Step<'a, CudaView<'a, A>> {
+    let [vertex_scale, hyperedge_scale] = scales.each_ref().map(|scale| scale.as_ref().map(Values::weights));
+    Step { reduce: step.reduce, vertex_scale, hyperedge_scale }
+}
+
+impl<T: GpuElement> Operators<T> for OnCuda<T> {
+    fn step(
+        &mut self,
+        to_hyperedges: bool,
+        step: cpu::Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        let scales = self.scales(&step)?;
+        let step = scaled(&step, &scales);
+        let x = Input::new(&self.stream, x);
+        let mut y = OutputRows::new(&self.stream, y);
+        let result = match to_hyperedges {
+            true => self.workspace.vertex_to_hyperedge(step, x.rows(), y.out()),
+            false => self.workspace.hyperedge_to_vertex(step, x.rows(), y.out()),
+        };
+        let checked = self.workspace.check();
+        y.fetch(&self.stream);
+        result.and(checked)
+    }
+
+    fn step_backward(
+        &mut self,
+        to_hyperedges: bool,
+        step: cpu::Step<'_, T::Acc>,
+        x: Rows<&[T]>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::StepGradients<'_, T>,
+    ) -> Result<()> {
+        let scales = self.scales(&step)?;
+        let step = scaled(&step, &scales);
+        let (x, grad_y) = (Input::new(&self.stream, x), Input::new(&self.stream, grad_y));
+        let mut rows = OutputRows::new(&self.stream, gradients.rows);
+        let mut vertex_scale = Output::new(&self.stream, gradients.vertex_scale);
+        let mut hyperedge_scale = Output::new(&self.stream, gradients.hyperedge_scale);
+        let gradients = StepGradients {
+            rows: rows.out(),
+            vertex_scale: Output::out(&mut vertex_scale),
+            hyperedge_scale: Output::out(&mut hyperedge_scale),
+        };
+        let (x, grad_y) = (x.rows(), grad_y.rows());
+        let result = match to_hyperedges {
+            true => self.workspace.vertex_to_hyperedge_backward(step, x, grad_y, gradients),
+            false => self.workspace.hyperedge_to_vertex_backward(step, x, grad_y, gradients),
+        };
+        let checked = self.workspace.check();
+        rows.fetch(&self.stream);
+        Output::fetch(vertex_scale, &self.stream);
+        Output::fetch(hyperedge_scale, &self.stream);
+        result.and(checked)
+    }
+
+    fn conv(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        z: Option<Rows<&mut [T::Acc]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let x = Input::new(&self.stream, x);
+        let mut y = OutputRows::new(&self.stream, y);
+        let mut z = z.map(|z| (Output::new(&self.stream, Out::Overwrite(z.buffer)), z.layout));
+        let result = match &mut z {
+            Some((Some(z), layout)) => {
+                let z = Rows::new(z.view(), *layout);
+                self.workspace.conv_keeping_z(x.rows(), weights.weights(), z, y.out())
+            }
+            _ => self.workspace.conv(x.rows(), weights.weights(), y.out()),
+        };
+        let checked = self.workspace.check();
+        y.fetch(&self.stream);
+        if let Some((z, _)) = z {
+            Output::fetch(z, &self.stream);
+        }
+        result.and(checked)
+    }
+
+    fn conv_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        z: Option<Rows<&[T::Acc]>>,
+        weights: cpu::Weights<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        grad_x: Out<Rows<&mut [T]>>,
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let (x, grad_y) = (Input::new(&self.stream, x), Input::new(&self.stream, grad_y));
+        let z = z.map(|z| Input::new(&self.stream, z));
+        let mut grad_x = OutputRows::new(&self.stream, grad_x);
+        let mut grad_weights = Output::new(&self.stream, grad_weights);
+        let (rows, sums) = (grad_x.out(), Output::out(&mut grad_weights));
+        let (x, weights, grad_y) = (x.rows(), weights.weights(), grad_y.rows());
+        let result = match &z {
+            Some(z) => self.workspace.conv_backward_from_z(x, z.rows(), weights, grad_y, rows, sums),
+            None => self.workspace.conv_backward(x, weights, grad_y, rows, sums),
+        };
+        let checked = self.workspace.check();
+        grad_x.fetch(&self.stream);
+        Output::fetch(grad_weights, &self.stream);
         result.and(checked)
     }
 }
 
-/// A step by its kind.
+/// A step without scales.
 pub fn step<T: GpuElement>(
     workspace: &mut Workspace<T>,
     kind: StepKind,
     x: Rows<CudaView<'_, T>>,
     y: Out<Rows<CudaViewMut<'_, T>>>,
 ) -> Result<()> {
-    let step = match kind.reduce {
-        Reduce::Sum => Step::sum(),
-        Reduce::Mean => Step::mean(),
-    };
+    let step = Step { reduce: kind.reduce, ..Step::sum() };
     match kind.to_hyperedges {
         true => workspace.vertex_to_hyperedge(step, x, y),
         false => workspace.hyperedge_to_vertex(step, x, y),

@@ -2,11 +2,11 @@
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, result};
 use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Reduce, Repeats, Result, Rows};
+use hyperscatter::{Batch, Conv, Error, Incidence, Out, Repeats, Result, Rows, cpu};
 use std::sync::Arc;
 
 use super::gpu::{Gpu, Mode, is_real};
-use crate::backend::{Backend, Cpu, StepKind};
+use crate::backend::{Backend, Cpu};
 use crate::common::{bits, features};
 
 const F: usize = 8;
@@ -24,13 +24,13 @@ fn x() -> Vec<f32> {
 
 /// z and then y = Hz, by the CPU backend.
 fn expected() -> (Vec<f32>, Vec<f32>) {
-    let mut operators = Cpu.operators(&batch(), F, COPIES).unwrap();
+    let mut operators = Cpu.operators(&batch(), F, Conv::default(), COPIES).unwrap();
     let (x, mut z, mut y) = (x(), vec![0.0f32; COPIES * 4 * F], vec![0.0f32; COPIES * 7 * F]);
-    let mean = |to_hyperedges| StepKind { to_hyperedges, reduce: Reduce::Mean };
-    operators.step(mean(true), Rows::contiguous(&x, F), Out::Overwrite(Rows::contiguous(&mut z, F))).unwrap();
-    operators
-        .step(mean(false), Rows::contiguous(&z, F), Out::Overwrite(Rows::contiguous(&mut y, F)))
-        .unwrap();
+    let mean = cpu::Step::mean();
+    let to = Out::Overwrite(Rows::contiguous(&mut z[..], F));
+    operators.step(true, mean, Rows::contiguous(&x, F), to).unwrap();
+    let to = Out::Overwrite(Rows::contiguous(&mut y[..], F));
+    operators.step(false, mean, Rows::contiguous(&z, F), to).unwrap();
     (z, y)
 }
 

@@ -1,0 +1,345 @@
+//! The generic suite of the convolution and its backward over random layouts: what every backend promises, once for all
+//! of them.
+
+use hyperscatter::{Batch, Conv, Incidence, Normalization, Repeats, WeightUse};
+use proptest::prelude::*;
+
+use crate::backend::{Backend, Cpu, Operators, Write};
+use crate::common::{
+    TestElement, bits, element_types, features, norm, numbers, poison, relative_error, rounding, sums,
+    weights, widen, with_element, with_threads,
+};
+#[cfg(feature = "cuda")]
+use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode};
+use crate::layouts::{Layout, layout};
+use crate::reference;
+
+/// What a convolution and its backward are asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    y: Write,
+    grad_x: Write,
+    grad_weights: Write,
+    /// Whether z is kept for the backward.
+    keep_z: bool,
+}
+
+impl Asked {
+    const ALL: Self =
+        Self { y: Write::Overwrite, grad_x: Write::Overwrite, grad_weights: Write::Overwrite, keep_z: false };
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    (Write::any(), Write::any(), Write::any(), any::<bool>())
+        .prop_map(|(y, grad_x, grad_weights, keep_z)| Asked { y, grad_x, grad_weights, keep_z })
+}
+
+/// The operands of a convolution, in contiguous rows.
+#[derive(Clone)]
+struct Operands<T: TestElement> {
+    x: Vec<T>,
+    g: Vec<T>,
+    weights: Vec<T::Acc>,
+}
+
+impl<T: TestElement> Operands<T> {
+    fn of(layout: &Layout) -> Self {
+        let len = layout.n_rows(false) * layout.features;
+        let Conv { normalization, weight_use, .. } = layout.conv;
+        let signed = normalization != Normalization::Symmetric || weight_use == WeightUse::MessageOnly;
+        let weights = weights::<T>(layout.seed, layout.n_weights(), signed);
+        Self { x: features(layout.seed ^ 1, len), g: features(layout.seed ^ 2, len), weights }
+    }
+
+    /// With infinities and NaN among the features, or not.
+    fn poisoned(layout: &Layout, poisoned: bool) -> Self {
+        let mut operands = Self::of(layout);
+        if poisoned {
+            poison(&mut operands.x, layout.seed ^ 7);
+            poison(&mut operands.g, layout.seed ^ 8);
+        }
+        operands
+    }
+
+    /// Those of instance `g` alone.
+    fn alone(&self, layout: &Layout, g: usize) -> Self {
+        let rows = layout.elements_of(g, false);
+        let window = layout.offset(g)..layout.offset(g) + layout.n_rows_of(g, true);
+        let weights = self.weights[window].to_vec();
+        Self { x: self.x[rows.clone()].to_vec(), g: self.g[rows].to_vec(), weights }
+    }
+}
+
+/// Everything that a convolution and its backward give, in contiguous rows; empty where it is not asked for.
+struct Results<T: TestElement> {
+    z: Vec<T::Acc>,
+    y: Vec<T>,
+    grad_x: Vec<T>,
+    grad_weights: Vec<T::Acc>,
+}
+
+impl<T: TestElement> Results<T> {
+    /// By name.
+    fn bits(&self) -> [(&'static str, Vec<u64>); 4] {
+        let Self { z, y, grad_x, grad_weights } = self;
+        [("z", bits(z)), ("y", bits(y)), ("grad_x", bits(grad_x)), ("grad_weights", bits(grad_weights))]
+    }
+}
+
+fn operators<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout) -> Box<dyn Operators<T>> {
+    backend.operators(&layout.batch, layout.features, layout.conv, layout.instances).unwrap()
+}
+
+/// The batch in one call, at the layout's places and through its windows. What lies between the rows is neither read nor
+/// written.
+fn run<T: TestElement>(
+    operators: &mut dyn Operators<T>,
+    layout: &Layout,
+    operands: &Operands<T>,
+    asked: Asked,
+) -> Results<T> {
+    let [x_place, g_place, y_place, grad_x_place, z_place] = layout.places;
+    let (nan, filler) = (T::of(f64::NAN), T::of(7.0));
+    let x = layout.spread(&operands.x, x_place, false, nan);
+    let g = layout.spread(&operands.g, g_place, false, nan);
+    // What is overwritten is not read.
+    let start = |write, seed, len| match write {
+        Write::Add => features(layout.seed ^ seed, len),
+        _ => vec![nan; len],
+    };
+    let mut y = layout.spread(&start(asked.y, 3, operands.x.len()), y_place, false, filler);
+    let mut grad_x = layout.spread(&start(asked.grad_x, 4, operands.x.len()), grad_x_place, false, filler);
+    let mut grad_weights = match asked.grad_weights {
+        Write::Add => sums::<T>(layout.seed ^ 5, operands.weights.len()),
+        _ => vec![T::acc(f64::NAN); operands.weights.len()],
+    };
+    let z = vec![T::acc(f64::NAN); layout.n_rows(true) * layout.features];
+    let mut z = layout.spread(&z, z_place, true, T::acc(7.0));
+    let table = layout.table();
+    let windows = layout.weights(&operands.weights, &table);
+
+    let kept = asked.keep_z.then(|| z.rows_mut());
+    operators.conv(x.rows(), windows, kept, asked.y.to(y.rows_mut())).unwrap();
+    let kept = asked.keep_z.then(|| z.rows());
+    let (grad_rows, grad_w) =
+        (asked.grad_x.to(grad_x.rows_mut()), asked.grad_weights.to(&mut grad_weights[..]));
+    operators.conv_backward(x.rows(), kept, windows, g.rows(), grad_rows, grad_w).unwrap();
+    assert!(y.gaps().iter().chain(&grad_x.gaps()).all(|&gap| gap == filler), "written between rows");
+    assert!(z.gaps().iter().all(|&gap| gap == T::acc(7.0)), "written between rows of z");
+    Results {
+        z: if asked.keep_z { z.gathered() } else { vec![] },
+        y: if asked.y == Write::Skip { vec![] } else { y.gathered() },
+        grad_x: if asked.grad_x == Write::Skip { vec![] } else { grad_x.gathered() },
+        grad_weights: if asked.grad_weights == Write::Skip { vec![] } else { grad_weights },
+    }
+}
+
+/// Batched = one at a time: outputs and ∂x bit for bit, ∂weights to the rounding of their sum. And the same call gives the
+/// same bits again.
+fn a_batch_is_its_instances<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout, keep_z: bool) {
+    let operands = Operands::<T>::of(layout);
+    let asked = Asked { keep_z, ..Asked::ALL };
+    let mut batch = operators(backend, layout);
+    let batched = run(&mut *batch, layout, &operands, asked);
+    assert_eq!(batched.bits(), run(&mut *batch, layout, &operands, asked).bits(), "again, in {}", T::NAME);
+
+    let mut alone: Vec<Option<Box<dyn Operators<T>>>> =
+        layout.batch.topologies().iter().map(|_| None).collect();
+    let mut all = Results::<T> { z: vec![], y: vec![], grad_x: vec![], grad_weights: vec![] };
+    let (mut sums, mut sizes) = (vec![0.0; operands.weights.len()], vec![0.0; operands.weights.len()]);
+    for g in 0..layout.instances {
+        let single = layout.alone(g);
+        let alone = alone[layout.batch.topology_id(g)].get_or_insert_with(|| operators(backend, &single));
+        let results = run(&mut **alone, &single, &operands.alone(layout, g), asked);
+        all.z.extend(results.z);
+        all.y.extend(results.y);
+        all.grad_x.extend(results.grad_x);
+        for (i, grad) in (layout.offset(g)..).zip(widen(&results.grad_weights)) {
+            sums[i] += grad;
+            sizes[i] += grad.abs();
+        }
+    }
+    assert_eq!(batched.bits()[..3], all.bits()[..3], "alone, in {}", T::NAME);
+    let epsilon = 2.0 * rounding::<T::Acc>() * (layout.instances + 1) as f64;
+    for (i, (a, b)) in widen(&batched.grad_weights).iter().zip(&sums).enumerate() {
+        assert!((a - b).abs() <= epsilon * sizes[i], "weight {i}: {a} is not the sum {b} in {}", T::NAME);
+    }
+}
+
+/// The convolution in `f64` is what the dense operator gives.
+fn a_convolution_is_the_dense_operator(backend: &dyn Backend<f64>, layout: &Layout) {
+    let operands = Operands::<f64>::of(layout);
+    let asked = Asked { keep_z: true, ..Asked::ALL };
+    let batched = run(&mut *operators(backend, layout), layout, &operands, asked);
+    let (mut z, mut y, mut grad_x, mut grad_weights) =
+        (vec![], vec![], vec![], vec![0.0; operands.weights.len()]);
+    for g in 0..layout.instances {
+        let Operands { x, g: grad_y, weights } = operands.alone(layout, g);
+        let dense =
+            reference::conv(layout.batch.topology(g), layout.features, layout.conv, &weights, &x, &grad_y);
+        z.extend(dense.z);
+        y.extend(dense.y);
+        grad_x.extend(dense.grad_x);
+        for (sum, grad) in grad_weights[layout.offset(g)..].iter_mut().zip(dense.grad_weights) {
+            *sum += grad;
+        }
+    }
+    // A degree in which signed weights nearly cancel out is ill-conditioned, and divides once or twice.
+    let condition = degree_condition(layout, &operands.weights);
+    let bound = 1e-12 * condition;
+    for (what, a, b) in [("z", &batched.z, &z), ("y", &batched.y, &y), ("grad_x", &batched.grad_x, &grad_x)] {
+        let error = relative_error(a, b);
+        assert!(error <= bound, "{what}: {error:.1e}, condition {condition:.1e}");
+    }
+    // The terms of a hyperedge are as many as it has vertices, and may cancel out.
+    let sizes = layout.batch.topologies().iter().flat_map(|t| t.by_edge().rows().map(<[u32]>::len));
+    let longest = sizes.max().unwrap_or(0).max(1) as f64;
+    let size = longest * (1.0 + norm(&operands.x) * norm(&operands.g)) + norm(&grad_weights);
+    let error = norm(&batched.grad_weights.iter().zip(&grad_weights).map(|(a, b)| a - b).collect::<Vec<_>>());
+    assert!(
+        error <= 1e-12 * condition * condition * size,
+        "grad_weights: {error:.1e}, condition {condition:.1e}"
+    );
+}
+
+/// The largest Σ|w| / |Σw| and 1 / |Σw| of a vertex, squared for what is divided twice.
+fn degree_condition(layout: &Layout, weights: &[f64]) -> f64 {
+    let mut worst: f64 = 1.0;
+    for g in 0..layout.instances {
+        for edges in layout.batch.topology(g).by_vertex().rows() {
+            let window = || edges.iter().map(|&e| weights[layout.offset(g) + e as usize]);
+            let (sum, size) = (window().sum::<f64>().abs(), window().map(f64::abs).sum::<f64>());
+            if sum > 0.0 {
+                worst = worst.max((1.0 + size) / sum);
+            }
+        }
+    }
+    worst
+}
+
+/// `0..n` in an order that `seed` gives.
+fn permutation(n: usize, seed: u64) -> Vec<usize> {
+    let keys = numbers(seed, n, 0.0, 1.0);
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by(|&a, &b| keys[a].total_cmp(&keys[b]));
+    order
+}
+
+/// Renaming vertices and hyperedges renames the results.
+fn renaming_renames_results(backend: &dyn Backend<f64>, layout: &Layout) {
+    let layout = Layout { batch: Batch::replicate(layout.batch.topologies()[0].clone()), ..layout.clone() };
+    let layout = layout.alone(0);
+    let (topology, f) = (&layout.batch.topologies()[0], layout.features);
+    // Row i of the permuted problem is row vertices[i] of this one.
+    let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
+    let (vertices, edges) = (permutation(n, layout.seed ^ 5), permutation(m, layout.seed ^ 6));
+    let mut new_name = vec![0; n];
+    for (new, &old) in vertices.iter().enumerate() {
+        new_name[old] = new;
+    }
+    let renamed =
+        |e: &usize| topology.by_edge().row(*e).iter().map(|&v| new_name[v as usize]).collect::<Vec<_>>();
+    let permuted_edges: Vec<Vec<usize>> = edges.iter().map(renamed).collect();
+    let permuted_topology = Incidence::from_edges(n, &permuted_edges, Repeats::Keep).unwrap();
+    let permuted_layout = Layout { batch: Batch::replicate(permuted_topology), ..layout.clone() };
+    let rows =
+        |values: &[f64]| vertices.iter().flat_map(|&v| values[v * f..][..f].to_vec()).collect::<Vec<_>>();
+    let slots = |values: &[f64]| edges.iter().map(|&e| values[e]).collect::<Vec<_>>();
+
+    let mut operands = Operands::<f64>::of(&layout);
+    // Positive, so that no degree cancels out: the order of summation differs.
+    operands.weights = weights::<f64>(layout.seed, operands.weights.len(), false);
+    let permuted = Operands { x: rows(&operands.x), g: rows(&operands.g), weights: slots(&operands.weights) };
+    let of = |layout, operands| run(&mut *operators(backend, layout), layout, operands, Asked::ALL);
+    let (expected, results) = (of(&layout, &operands), of(&permuted_layout, &permuted));
+    assert!(relative_error(&results.y, &rows(&expected.y)) < 1e-12, "y");
+    assert!(relative_error(&results.grad_x, &rows(&expected.grad_x)) < 1e-12, "grad_x");
+    let difference: Vec<f64> =
+        results.grad_weights.iter().zip(slots(&expected.grad_weights)).map(|(a, b)| a - b).collect();
+    let size = 1.0 + 100.0 * norm(&operands.x) * norm(&operands.g);
+    assert!(norm(&difference) < 1e-12 * size, "grad_weights: {}", norm(&difference));
+}
+
+fn the_same_bits_on_any_number_of_threads<T: TestElement>(layout: &Layout, asked: Asked, poisoned: bool) {
+    let operands = Operands::<T>::poisoned(layout, poisoned);
+    let all = [1, 2, 8].map(|threads| {
+        with_threads(threads, || run(&mut *operators(&Cpu, layout), layout, &operands, asked).bits())
+    });
+    assert_eq!(all[0], all[1]);
+    assert_eq!(all[0], all[2]);
+}
+
+proptest! {
+    #[test]
+    fn a_batch_is_its_instances_on_the_cpu(
+        layout in layout(),
+        keep_z in any::<bool>(),
+        element in element_types(),
+    ) {
+        with_element!(element, a_batch_is_its_instances(&Cpu, &layout, keep_z));
+    }
+
+    #[test]
+    fn a_convolution_is_the_dense_operator_on_the_cpu(layout in layout()) {
+        a_convolution_is_the_dense_operator(&Cpu, &layout);
+    }
+
+    #[test]
+    fn renaming_vertices_and_hyperedges_renames_results_on_the_cpu(layout in layout()) {
+        prop_assume!(!layout.batch.topologies().is_empty());
+        renaming_renames_results(&Cpu, &layout);
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit(
+        layout in layout(),
+        asked in asked(),
+        poisoned in prop::bool::weighted(0.2),
+        element in element_types(),
+    ) {
+        with_element!(element, the_same_bits_on_any_number_of_threads(&layout, asked, poisoned));
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn same_bits_on_cpu_and_gpu<T: GpuElement>(layout: &Layout, asked: Asked, poisoned: bool, mode: Mode) {
+    let operands = Operands::<T>::poisoned(layout, poisoned);
+    let on =
+        |backend: &dyn Backend<T>| run(&mut *operators(backend, layout), layout, &operands, asked).bits();
+    assert_eq!(on(&Cpu), on(&Cuda::new(mode)), "in {}", T::NAME);
+}
+
+#[cfg(feature = "cuda")]
+proptest! {
+    #[test]
+    fn a_batch_is_its_instances_on_the_gpu(
+        layout in layout(),
+        keep_z in any::<bool>(),
+        mode in mode(),
+        element in element_types(),
+    ) {
+        with_element!(element, a_batch_is_its_instances(&Cuda::new(mode), &layout, keep_z));
+    }
+
+    #[test]
+    fn a_convolution_is_the_dense_operator_on_the_gpu(layout in layout(), mode in mode()) {
+        a_convolution_is_the_dense_operator(&Cuda::new(mode), &layout);
+    }
+
+    #[test]
+    fn renaming_vertices_and_hyperedges_renames_results_on_the_gpu(layout in layout(), mode in mode()) {
+        prop_assume!(!layout.batch.topologies().is_empty());
+        renaming_renames_results(&Cuda::new(mode), &layout);
+    }
+
+    #[test]
+    fn convolutions_have_the_same_bits_on_cpu_and_gpu(
+        layout in layout(),
+        asked in asked(),
+        poisoned in prop::bool::weighted(0.2),
+        mode in mode(),
+        element in element_types(),
+    ) {
+        with_element!(element, same_bits_on_cpu_and_gpu(&layout, asked, poisoned, mode));
+    }
+}
