@@ -274,7 +274,8 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
         Check<Checked> check;
         u64 instance = 0;
         A* to = static_cast<A*>(args.gradient) + slot;
-        A sum = exists && args.add != 0 ? *to : A(0);
+        // Of a warp, the first lane's is the sum.
+        A sum = exists && lane == 0 && args.add != 0 ? *to : A(0);
         for (u64 k = 0; k < n_classes; k++) {
             u64 low = 0;
             u64 high = args.n_chunks;

@@ -214,14 +214,15 @@ impl<T: DeviceElement> Workspace<T> {
         if kept.is_none() && targets.is_some() {
             call.needs(Uses::KeptZ, "conv")?;
         }
-        if !call.has_elements() || (kept.is_none() && targets.is_none() && !factors.conv.checks_degrees()) {
+        let is_wanted = call.features() > 0 && (kept.is_some() || targets.is_some());
+        if call.instances() == 0 || !(is_wanted || factors.conv.checks_degrees()) {
             return Ok(());
         }
         // SAFETY: the caller's promise; the placements and windows were checked against the buffers, and scratch memory has
         // a row for each hyperedge and a number for each vertex.
         unsafe {
             factors.degrees(&call)?;
-            if kept.is_none() && targets.is_none() {
+            if !is_wanted {
                 return Ok(());
             }
             let z_rows = match kept {
@@ -296,11 +297,14 @@ impl<T: DeviceElement> Workspace<T> {
         // SAFETY: the caller's promise; the placements and windows were checked against the buffers, and scratch memory has
         // what is needed: rows of hyperedges, and numbers of vertices and hyperedges.
         unsafe {
-            if !call.has_elements() || !(needs_z || targets.is_some() || conv.checks_degrees()) {
+            let is_wanted = call.has_elements() && (needs_z || targets.is_some());
+            if call.instances() > 0 && (is_wanted || conv.checks_degrees()) {
+                factors.degrees(&call)?;
+            }
+            if !is_wanted {
                 return weights_out
                     .map_or(Ok(()), |(values, add)| call.no_gradient(values.address, values.len, add));
             }
-            factors.degrees(&call)?;
             let z_rows = match kept {
                 Some(kept) => kept,
                 None => call.scratch_rows(Axis::Hyperedge, scratch.z.address())?,

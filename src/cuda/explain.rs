@@ -200,6 +200,14 @@ impl<T: DeviceElement> Plan<T> {
         let through_degree = self.conv().weights_in_degree();
         let through_message = self.conv().weight_use.in_message();
         let (compulsory, gathered) = match operator {
+            Operator::Conv | Operator::ConvBackward if features == 0 => {
+                // Degrees are looked at all the same.
+                if self.conv().checks_degrees() {
+                    cost.degrees(self.conv());
+                }
+                (0, 0)
+            }
+            _ if features == 0 => (0, 0),
             Operator::VertexToHyperedge => {
                 cost.gather(Kernel::Gather, to_edges);
                 ((n + m) * row, (incidences + m) * row)
@@ -254,7 +262,7 @@ impl<T: DeviceElement> Plan<T> {
         OperatorExplanation {
             operator,
             path: "gather-reduce",
-            launches: if features == 0 { 0 } else { cost.launches },
+            launches: cost.launches,
             kernels: cost.names,
             compulsory_bytes: compulsory,
             gathered_bytes: gathered,

@@ -282,7 +282,10 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Output<'a, T> {
 
     fn out(output: &mut Option<Self>) -> Out<CudaViewMut<'_, T>> {
         let Some(output) = output else { return Out::Skip };
-        if output.add { Out::Add(output.view()) } else { Out::Overwrite(output.view()) }
+        match output.add {
+            true => Out::Add(output.view()),
+            false => Out::Overwrite(output.view()),
+        }
     }
 
     /// Also after an error, which a caller may show to have written nothing.

@@ -26,12 +26,11 @@ fn x() -> Vec<f32> {
 fn expected() -> (Vec<f32>, Vec<f32>) {
     let mut operators = Cpu.operators(&batch(), F, Conv::default(), COPIES).unwrap();
     let (x, mut z, mut y) = (x(), vec![0.0f32; COPIES * 4 * F], vec![0.0f32; COPIES * 7 * F]);
-    operators
-        .step(true, cpu::Step::mean(), Rows::contiguous(&x, F), Out::Overwrite(Rows::contiguous(&mut z, F)))
-        .unwrap();
-    operators
-        .step(false, cpu::Step::mean(), Rows::contiguous(&z, F), Out::Overwrite(Rows::contiguous(&mut y, F)))
-        .unwrap();
+    let mean = cpu::Step::mean();
+    let to = Out::Overwrite(Rows::contiguous(&mut z[..], F));
+    operators.step(true, mean, Rows::contiguous(&x, F), to).unwrap();
+    let to = Out::Overwrite(Rows::contiguous(&mut y[..], F));
+    operators.step(false, mean, Rows::contiguous(&z, F), to).unwrap();
     (z, y)
 }
 
