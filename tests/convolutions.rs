@@ -12,10 +12,10 @@ use crate::common::{
     weights, widen, with_element, with_threads,
 };
 #[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode};
-#[cfg(feature = "cuda")]
-use crate::layouts::long_and_wide_layout;
+use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode, modes};
 use crate::layouts::{Layout, layout};
+#[cfg(feature = "cuda")]
+use crate::layouts::{long_and_wide_layout, many_values};
 use crate::reference;
 
 /// What a convolution and its backward are asked for.
@@ -91,7 +91,7 @@ impl<T: TestElement> Results<T> {
 }
 
 fn operators<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout) -> Box<dyn Operators<T>> {
-    backend.operators(&layout.batch, layout.features, layout.conv, layout.instances).unwrap()
+    backend.operators(&layout.batch, layout.features, layout.conv, layout.max_instances()).unwrap()
 }
 
 /// The batch in one call, at the layout's places and through its windows. What lies between the rows is neither read nor
@@ -311,6 +311,18 @@ fn same_bits_on_cpu_and_gpu<T: GpuElement>(layout: &Layout, asked: Asked, poison
     let on =
         |backend: &dyn Backend<T>| run(&mut *operators(backend, layout), layout, &operands, asked).bits();
     assert_eq!(on(&Cpu), on(&Cuda::new(mode)), "in {}", T::NAME);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn gradients_of_many_weights_have_the_same_bits_on_cpu_and_gpu() {
+    use hyperscatter_emulator::interface::Order;
+    for (i, mode) in modes(&[Order::Forward, Order::Reverse]).enumerate() {
+        let grad_weights = if i % 2 == 0 { Write::Overwrite } else { Write::Add };
+        let asked = Asked { grad_weights, ..Asked::ALL };
+        same_bits_on_cpu_and_gpu::<f32>(&many_values(Conv::default()), asked, false, mode);
+        same_bits_on_cpu_and_gpu::<f64>(&many_values(Conv::default()), asked, false, mode);
+    }
 }
 
 // On the emulated driver a case of these takes a core 80 to 170 ms, and one of long and wide rows 270 ms.

@@ -30,7 +30,7 @@ fn a_kept_z_changes_no_bit<T: TestElement>(
     let table = layout.table();
     let windows = layout.weights(&w, &table);
     let mut operators =
-        backend.operators(&layout.batch, layout.features, layout.conv, layout.instances).unwrap();
+        backend.operators(&layout.batch, layout.features, layout.conv, layout.max_instances()).unwrap();
 
     let empty = vec![T::acc(f64::NAN); layout.n_rows(true) * layout.features];
     let mut z = layout.spread(&empty, z_place, true, T::acc(7.0));

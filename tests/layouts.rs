@@ -100,7 +100,7 @@ pub struct Layout {
     pub instances: usize,
     pub features: usize,
     pub windows: WindowKind,
-    /// One for each instance; used by `WindowKind::Table`.
+    /// Where each instance reads, and for a replicated batch more copies than there are; used by `WindowKind::Table`.
     pub offsets: Vec<usize>,
     pub places: [Place; 5],
     pub conv: Conv,
@@ -160,7 +160,9 @@ fn with(batch: impl Strategy<Value = (Batch, usize, usize)>) -> impl Strategy<Va
     let rest = (WindowKind::any(), prop::array::uniform5(place()), conventions(), any::<u64>());
     (batch, rest).prop_map(|((batch, instances, features), (windows, places, conv, seed))| {
         // Few distinct offsets, so that windows coincide, overlap and lie apart.
-        let offsets = (0..instances).map(|g| (seed.rotate_right(g as u32 % 61) % 7) as usize * 2).collect();
+        let spare = if batch.is_replicated() { seed as usize % 4 } else { 0 };
+        let offsets =
+            (0..instances + spare).map(|g| (seed.rotate_right(g as u32 % 61) % 7) as usize * 2).collect();
         Layout { batch, instances, features, windows, offsets, places, conv, seed }
     })
 }
@@ -174,6 +176,26 @@ pub fn layout() -> impl Strategy<Value = Layout> {
 #[cfg(feature = "cuda")]
 pub fn long_and_wide_layout() -> impl Strategy<Value = Layout> {
     with(long_and_wide())
+}
+
+/// Windows that are scattered over so many values that a thread sums each of their gradients, and not a warp.
+#[cfg(feature = "cuda")]
+pub fn many_values(conv: Conv) -> Layout {
+    let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(5, 3).unwrap()];
+    let instances = 40;
+    let ids: Vec<usize> = (0..instances).map(|g| g % 7 / 4).collect();
+    let offsets =
+        (0..instances).map(|g| if g % 3 == 0 { 65_536 + g / 2 } else { g * 1_999 % 65_000 }).collect();
+    Layout {
+        batch: Batch::from_table(topologies, &ids).unwrap(),
+        instances,
+        features: 3,
+        windows: WindowKind::Table,
+        offsets,
+        places: [Place::Contiguous; 5],
+        conv,
+        seed: 11,
+    }
 }
 
 impl Layout {
@@ -200,6 +222,11 @@ impl Layout {
     pub fn n_rows_of(&self, g: usize, hyperedges: bool) -> usize {
         let topology = self.batch.topology(g);
         if hyperedges { topology.n_hyperedges() } else { topology.n_vertices() }
+    }
+
+    /// The instances that a workspace is made for: for a replicated batch sometimes more than there are.
+    pub fn max_instances(&self) -> usize {
+        self.offsets.len()
     }
 
     /// Instance `g` alone: a batch of one copy, contiguous rows, its window cut out.

@@ -14,10 +14,10 @@ use crate::common::{
     with_threads,
 };
 #[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode};
-#[cfg(feature = "cuda")]
-use crate::layouts::long_and_wide_layout;
+use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode, modes};
 use crate::layouts::{Layout, WindowKind, layout};
+#[cfg(feature = "cuda")]
+use crate::layouts::{long_and_wide_layout, many_values};
 
 /// A step over a layout: which scales it has, and the windows through which they are read.
 #[derive(Debug, Clone)]
@@ -170,8 +170,8 @@ impl StepLayout {
     }
 
     fn operators<T: TestElement>(&self, backend: &dyn Backend<T>) -> Box<dyn Operators<T>> {
-        let Layout { batch, features, instances, .. } = &self.layout;
-        backend.operators(batch, *features, Conv::default(), *instances).unwrap()
+        let Layout { batch, features, .. } = &self.layout;
+        backend.operators(batch, *features, Conv::default(), self.layout.max_instances()).unwrap()
     }
 
     /// The batch in one call, at the layout's places. What lies between the rows is neither read nor written.
@@ -359,6 +359,25 @@ fn same_bits_on_cpu_and_gpu<T: GpuElement>(step: &StepLayout, asked: Asked, pois
     let operands = step.poisoned::<T>(poisoned);
     let on = |backend: &dyn Backend<T>| step.run(&mut *step.operators(backend), &operands, asked).bits();
     assert_eq!(on(&Cpu), on(&Cuda::new(mode)), "in {}", T::NAME);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn gradients_of_many_scales_have_the_same_bits_on_cpu_and_gpu() {
+    use hyperscatter_emulator::interface::Order;
+    for (i, mode) in modes(&[Order::Forward, Order::Reverse]).enumerate() {
+        let (write, to_hyperedges) = if i % 2 == 0 { (Write::Overwrite, true) } else { (Write::Add, false) };
+        let asked = Asked { grad_vertex_scale: write, grad_hyperedge_scale: write, ..Asked::ALL };
+        let table = Some(WindowKind::Table);
+        let step = StepLayout {
+            layout: many_values(Conv::default()),
+            kind: StepKind { to_hyperedges, reduce: Reduce::Mean },
+            vertex_scale: table,
+            hyperedge_scale: table,
+        };
+        same_bits_on_cpu_and_gpu::<f32>(&step, asked, false, mode);
+        same_bits_on_cpu_and_gpu::<f64>(&step, asked, false, mode);
+    }
 }
 
 // On the emulated driver a case of these takes a core 75 to 120 ms, and one of long and wide rows 110 ms.
