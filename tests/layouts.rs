@@ -178,24 +178,34 @@ pub fn long_and_wide_layout() -> impl Strategy<Value = Layout> {
     with(long_and_wide())
 }
 
-/// Windows that are scattered over so many values that a thread sums each of their gradients, and not a warp.
+/// What random layouts are too small for: windows that are scattered over so many values that a thread sums each of their
+/// gradients, and not a warp; and rows of more segments than a warp has lanes.
 #[cfg(feature = "cuda")]
-pub fn many_values(conv: Conv) -> Layout {
+pub fn extremes() -> [Layout; 2] {
     let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(5, 3).unwrap()];
     let instances = 40;
     let ids: Vec<usize> = (0..instances).map(|g| g % 7 / 4).collect();
     let offsets =
         (0..instances).map(|g| if g % 3 == 0 { 65_536 + g / 2 } else { g * 1_999 % 65_000 }).collect();
-    Layout {
+    let many_values = Layout {
         batch: Batch::from_table(topologies, &ids).unwrap(),
         instances,
         features: 3,
         windows: WindowKind::Table,
         offsets,
         places: [Place::Contiguous; 5],
-        conv,
+        conv: Conv::default(),
         seed: 11,
-    }
+    };
+    let edges = [vec![0u8; 33 * 512], vec![0, 1]];
+    let many_segments = Layout {
+        batch: Batch::replicate(Incidence::from_edges(2, &edges, Repeats::Keep).unwrap()),
+        instances: 1,
+        offsets: vec![1],
+        conv: Conv::new(Normalization::Symmetric, WeightUse::Documented),
+        ..many_values.clone()
+    };
+    [many_values, many_segments]
 }
 
 impl Layout {

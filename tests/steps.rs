@@ -17,7 +17,7 @@ use crate::common::{
 use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode, modes};
 use crate::layouts::{Layout, WindowKind, layout};
 #[cfg(feature = "cuda")]
-use crate::layouts::{long_and_wide_layout, many_values};
+use crate::layouts::{extremes, long_and_wide_layout};
 
 /// A step over a layout: which scales it has, and the windows through which they are read.
 #[derive(Debug, Clone)]
@@ -363,20 +363,18 @@ fn same_bits_on_cpu_and_gpu<T: GpuElement>(step: &StepLayout, asked: Asked, pois
 
 #[cfg(feature = "cuda")]
 #[test]
-fn gradients_of_many_scales_have_the_same_bits_on_cpu_and_gpu() {
+fn extreme_steps_have_the_same_bits_on_cpu_and_gpu() {
     use hyperscatter_emulator::interface::Order;
     for (i, mode) in modes(&[Order::Forward, Order::Reverse]).enumerate() {
         let (write, to_hyperedges) = if i % 2 == 0 { (Write::Overwrite, true) } else { (Write::Add, false) };
         let asked = Asked { grad_vertex_scale: write, grad_hyperedge_scale: write, ..Asked::ALL };
-        let table = Some(WindowKind::Table);
-        let step = StepLayout {
-            layout: many_values(Conv::default()),
-            kind: StepKind { to_hyperedges, reduce: Reduce::Mean },
-            vertex_scale: table,
-            hyperedge_scale: table,
-        };
-        same_bits_on_cpu_and_gpu::<f32>(&step, asked, false, mode);
-        same_bits_on_cpu_and_gpu::<f64>(&step, asked, false, mode);
+        let kind = StepKind { to_hyperedges, reduce: Reduce::Mean };
+        let scale = Some(WindowKind::Table);
+        for layout in extremes() {
+            let step = StepLayout { layout, kind, vertex_scale: scale, hyperedge_scale: scale };
+            same_bits_on_cpu_and_gpu::<f32>(&step, asked, false, mode);
+            same_bits_on_cpu_and_gpu::<f64>(&step, asked, false, mode);
+        }
     }
 }
 
