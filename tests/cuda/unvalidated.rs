@@ -381,6 +381,10 @@ fn survived<T: GpuElement>(layout: &Layout, kinds: Kinds, mode: Mode, changes: &
     // Right tables in the same context and on the same stream give right results.
     let right = Run::<T>::all(layout, &Uploaded::new(&gpu, layout), kinds, reduce, &stream, 0);
     assert!(right.reports.iter().all(Result::is_ok), "{:?}", right.reports);
+    if !layout.seed.is_multiple_of(4) {
+        // Twice the cost for what one case in a few shows as well.
+        return;
+    }
     let elsewhere = Gpu::take();
     elsewhere.set(mode);
     let stream = super::gpu::stream(elsewhere.device(), mode.own_stream);
