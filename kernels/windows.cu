@@ -160,6 +160,10 @@ __device__ __forceinline__ u32 member_of(const GradientArgs& args, Check<Checked
                                          u64& instance, u64& start) {
     const Tables& tables = args.tables;
     instance = args.chunks == nullptr ? k : args.members[k];
+    // Each instance of the table is a member once, and a call may have fewer.
+    if (args.chunks != nullptr && !check.below(MEMBERS, k, instance, args.n_members)) {
+        return WRONG;
+    }
     if (instance >= tables.instances) {
         if (tables.topology_ids == nullptr) {
             return ABSENT;
@@ -209,6 +213,10 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
                 if (k == chunk.first_member) {
                     known = member == PRESENT;
                     first_start = start;
+                    if (args.chunks != nullptr && known) {
+                        u64 bound = args.n_slots >= chunk.n_rows ? args.n_slots - chunk.n_rows + 1 : 0;
+                        check.below(CHUNKS, c * CHUNK_WORDS + OFFSET, chunk.offset, bound);
+                    }
                 }
                 if (member == ABSENT) {
                     break;  // and so are those behind it
@@ -288,6 +296,9 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
                     break;
                 }
                 u64 widest = words[1];
+                if (!check.below(CLASSES, k * CLASS_WORDS + 1, widest, u64(args.tables.largest_targets) + 1)) {
+                    break;
+                }
                 low = first_above(args.chunks, low, high, slot, widest);
                 high = first_above(args.chunks, low, high, slot, 0);
             }

@@ -290,4 +290,69 @@ mod tests {
             assert_eq!(dot.value(), (len * len.saturating_sub(1) / 2) as f64, "{len}");
         }
     }
+
+    /// The dot product of `row` with `factor` times `sums`, one product at a time.
+    fn dot_in_order<T: Element, S: Element>(row: &[S], sums: &[S::Acc], factor: S::Acc) -> f64 {
+        let len = 16 / size_of::<T>();
+        let mut total = 0.0;
+        for (row, sums) in row.chunks(32 * len).zip(sums.chunks(32 * len)) {
+            let mut lanes = [0.0; 32];
+            for f in 0..row.len() {
+                lanes[f / len] += row[f].widen().to_f64() * (sums[f] * factor).to_f64();
+            }
+            for half in [16, 8, 4, 2, 1] {
+                for i in 0..half {
+                    lanes[i] += lanes[i + half];
+                }
+            }
+            total += lanes[0];
+        }
+        total
+    }
+
+    fn dots_add_in_order<T: Element, S: Element>(narrow: impl Fn(f64) -> S) {
+        let values = |seed: usize, len| -> Vec<S> {
+            (0..len).map(|i| narrow(((i + seed) * 7919 % 1009) as f64 / 307.0 - 1.6)).collect()
+        };
+        let factor = S::Acc::ONE / S::Acc::from_count(3);
+        for features in (1..70).chain([127, 128, 129, 256, 257, 300, 520]) {
+            let (with, rows) = (values(1, features), values(500, 2 * features));
+            let scale = [S::Acc::ONE / S::Acc::from_count(7), S::Acc::ONE];
+            let source =
+                Source { rows: &rows, row_stride: features, features, scale: Some(&scale), skip_zero: false };
+            let mut sums = vec![S::Acc::ZERO; features];
+            gather(source, &[1, 0], &mut Store { row: &mut sums[..], scale: S::Acc::ONE, add: false });
+            let mut dot = Dot::<T, S>::new(&with, factor);
+            gather(source, &[1, 0], &mut dot);
+            let expected = dot_in_order::<T, S>(&with, &sums, factor);
+            assert_eq!(dot.value().to_bits(), expected.to_bits(), "{} and {}: {features}", T::NAME, S::NAME);
+        }
+    }
+
+    /// As `f64`, before rounding to `f32` hides most of the order.
+    #[test]
+    fn dot_products_add_in_the_order_of_a_warp() {
+        dots_add_in_order::<f64, f64>(|x| x);
+        dots_add_in_order::<f32, f32>(|x| x as f32);
+        dots_add_in_order::<f16, f16>(f16::from_f64);
+        dots_add_in_order::<f16, f32>(|x| x as f32);
+    }
+
+    #[test]
+    fn scalar_sums_add_in_segments_and_lanes() {
+        let values: Vec<f64> = (0..2000).map(|i| 1.0 / (1.0 + (i * 7919 % 1009) as f64)).collect();
+        for len in [1, 31, 32, 33, 511, 512, 513, 1024, 2000] {
+            let mut expected = 0.0;
+            for segment in values[..len].chunks(512) {
+                let mut lanes = [0.0; 32];
+                segment.iter().enumerate().for_each(|(i, value)| lanes[i % 32] += value);
+                for half in [16, 8, 4, 2, 1] {
+                    (0..half).for_each(|i| lanes[i] += lanes[i + half]);
+                }
+                expected += lanes[0];
+            }
+            let indices: Vec<u32> = (0..len as u32).collect();
+            assert_eq!(sum(&indices, |i| values[i]).to_bits(), expected.to_bits(), "{len}");
+        }
+    }
 }

@@ -68,7 +68,7 @@ fn corruptions() -> impl Strategy<Value = Vec<Corruption>> {
     prop_oneof![3 => prop::collection::vec(corruption(), 0..4), 1 => related()]
 }
 
-fn is_wide(table: Table) -> bool {
+pub fn is_wide(table: Table) -> bool {
     !matches!(table, Table::Pointers(_) | Table::Indices(_) | Table::Work(_) | Table::TopologyIds)
 }
 

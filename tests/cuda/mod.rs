@@ -7,3 +7,4 @@ pub mod gpu;
 mod lifetimes;
 mod model;
 mod shipping;
+mod unvalidated;

@@ -217,6 +217,12 @@ impl DeviceControl {
         self.command(&format!("detect_races {detect}"));
     }
 
+    /// Sets whether new memory is filled with ones, bit by bit, and counts as written from the start; it does not unless
+    /// set. For tests of kernels that may read what nobody has computed, as long as they stay within bounds.
+    pub fn set_fill_memory(&self, fill: bool) {
+        self.command(&format!("fill_memory {fill}"));
+    }
+
     /// Sets whether kernels run. Without, launches are checked and counted only: what they cost is what the host costs.
     pub fn set_execute(&self, execute: bool) {
         self.command(&format!("execute {execute}"));

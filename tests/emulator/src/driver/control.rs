@@ -69,6 +69,7 @@ fn obey(device: &Device, command: &str) -> Option<String> {
             }
         }
         "detect_races" => state.options.detect_races = words.next()?.parse().ok()?,
+        "fill_memory" => state.options.fill_memory = words.next()?.parse().ok()?,
         "execute" => state.options.execute = words.next()?.parse().ok()?,
         "fail_creation" => state.options.fail_creation = optional(&mut words)?,
         "memory_limit" => state.options.memory_limit = optional(&mut words)?,

@@ -22,6 +22,7 @@ pub(crate) struct Options {
     pub(crate) order: Order,
     pub(crate) deferred: bool,
     pub(crate) detect_races: bool,
+    pub(crate) fill_memory: bool,
     pub(crate) execute: bool,
     /// How many creations until one fails.
     pub(crate) fail_creation: Option<u64>,
@@ -36,6 +37,7 @@ impl Default for Options {
             order: Order::Forward,
             deferred: true,
             detect_races: true,
+            fill_memory: false,
             execute: true,
             fail_creation: None,
             memory_limit: None,
@@ -195,6 +197,12 @@ impl State {
                 return Err(Status::OUT_OF_MEMORY);
             }
         }
-        self.memory.allocate(len, space).ok_or(Status::OUT_OF_MEMORY)
+        let base = self.memory.allocate(len, space).ok_or(Status::OUT_OF_MEMORY)?;
+        if self.options.fill_memory {
+            // Neither a number nor an index of anything.
+            let filled = self.memory.fill(base, &[0xff], len);
+            filled.expect("the memory was just allocated");
+        }
+        Ok(base)
     }
 }

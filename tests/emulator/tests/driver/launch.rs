@@ -262,6 +262,22 @@ fn each_kind_of_fault_has_its_code() {
 }
 
 #[test]
+fn memory_that_is_filled_may_be_read() {
+    let device = device();
+    device.control.set_fill_memory(true);
+    let stream = device.stream();
+    // SAFETY: the driver fills it.
+    let mut data = unsafe { stream.alloc::<f32>(1) }.unwrap();
+    assert!(stream.clone_dtoh(&data).unwrap()[0].is_nan());
+    let kernel = device.kernel("driver_increment");
+    // SAFETY: as above.
+    unsafe { stream.launch_builder(&kernel).arg(&mut data).arg(&1u32).launch(threads(1)) }.unwrap();
+    stream.synchronize().unwrap();
+    drop((data, kernel, stream));
+    device.close();
+}
+
+#[test]
 fn a_kernel_writes_mapped_host_memory_that_the_host_polls() {
     let device = device();
     let stream = device.stream();

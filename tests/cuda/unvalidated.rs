@@ -1,0 +1,450 @@
+//! Tables that nobody validated, under all operators with checks: whatever they hold, nothing leaves its bounds, every call
+//! ends, an `Err` names a value that is not below its bound, and right tables give right results afterwards.
+//!
+//! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation. What the steps
+//! then compute is compared with a model in `corrupted`; here it may be anything where nothing is reported, but for values that
+//! are far out of range.
+
+use std::sync::Arc;
+
+use hyperscatter::cuda::cudarc::driver::CudaStream;
+use hyperscatter::cuda::{
+    Checks, DeviceBatch, DeviceWindows, Plan, Step, StepGradients, Table, WindowPart, Workspace,
+};
+use hyperscatter::{
+    Batch, Conv, Error, Incidence, Normalization, Out, Reduce, Repeats, Result, RowLayout, Rows, WeightUse,
+    Weights, WindowTable,
+};
+use hyperscatter_emulator::interface::Build;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::corrupted::is_wide;
+use super::gpu::{Gpu, GpuElement, Mode, mode, stream, to_device, to_host};
+use crate::common::{bits, element_types, features, sums, weights, with_element};
+use crate::layouts::{Layout, Place, WindowKind, layout};
+
+/// The tables of a batch, and those of windows of vertices and of hyperedges.
+struct Uploaded {
+    batch: DeviceBatch,
+    windows: [DeviceWindows; 2],
+}
+
+/// A part of all that.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Batch(Table),
+    Windows(usize, WindowPart),
+}
+
+fn parts() -> Vec<Part> {
+    let windows = [0, 1].into_iter().flat_map(|i| WindowPart::ALL.map(|part| Part::Windows(i, part)));
+    Table::ALL.into_iter().map(Part::Batch).chain(windows).collect()
+}
+
+impl Uploaded {
+    fn new(gpu: &Gpu, layout: &Layout) -> Self {
+        let batch = gpu.device().upload(&layout.batch).unwrap();
+        let tables = [
+            WindowTable::for_vertices(&layout.batch, &layout.offsets).unwrap(),
+            WindowTable::new(&layout.batch, &layout.offsets).unwrap(),
+        ];
+        let windows = tables.map(|table| batch.upload_windows(&table).unwrap());
+        Self { batch, windows }
+    }
+
+    fn read(&self, part: Part) -> Vec<u64> {
+        match part {
+            Part::Batch(table) => self.batch.read_table(table).unwrap(),
+            Part::Windows(i, part) => self.windows[i].read(part).unwrap(),
+        }
+    }
+
+    fn write(&mut self, part: Part, position: usize, value: u64) {
+        match part {
+            Part::Batch(table) => self.batch.overwrite_table(table, position, &[value]).unwrap(),
+            Part::Windows(i, part) => self.windows[i].overwrite(part, position, &[value]).unwrap(),
+        }
+    }
+}
+
+fn largest(part: Part) -> u64 {
+    match part {
+        Part::Batch(table) if !is_wide(table) => u64::from(u32::MAX),
+        _ => u64::MAX,
+    }
+}
+
+/// The windows of scales: of vertices, and of hyperedges.
+type Kinds = [WindowKind; 2];
+
+/// Runs all operators, each to its check, and gives the reports and the bits of everything that they computed.
+struct Run<'a, T: GpuElement> {
+    layout: &'a Layout,
+    kinds: Kinds,
+    reduce: Reduce,
+    stream: Arc<CudaStream>,
+    workspace: Workspace<T>,
+    reports: Vec<Result<()>>,
+    results: Vec<Vec<u64>>,
+}
+
+impl<'a, T: GpuElement> Run<'a, T> {
+    fn all(
+        layout: &'a Layout,
+        uploaded: &Uploaded,
+        kinds: Kinds,
+        reduce: Reduce,
+        stream: &Arc<CudaStream>,
+        spare: usize,
+    ) -> Self {
+        let plan = Plan::<T>::new(&uploaded.batch, layout.features, layout.conv, Checks::On).unwrap();
+        let workspace = plan.workspace(stream, layout.instances + spare).unwrap();
+        let mut run = Self {
+            layout,
+            kinds,
+            reduce,
+            stream: stream.clone(),
+            workspace,
+            reports: vec![],
+            results: vec![],
+        };
+        for to_hyperedges in [true, false] {
+            run.step(&uploaded.windows, to_hyperedges);
+        }
+        run.conv(&uploaded.windows[1]);
+        run
+    }
+
+    /// The report of the operators since the last.
+    fn check(&mut self, queued: Result<()>) {
+        queued.unwrap();
+        self.reports.push(self.workspace.check());
+        // Reported once: the workspace, the stream and the context go on.
+        self.workspace.check().unwrap();
+    }
+
+    fn rows(&self, seed: u64, hyperedges: bool) -> Vec<T> {
+        features(self.layout.seed ^ seed, self.layout.n_rows(hyperedges) * self.layout.features)
+    }
+
+    fn at(&self) -> RowLayout {
+        RowLayout::contiguous(self.layout.features).instances(self.layout.instances)
+    }
+
+    /// As many values as windows along an axis need.
+    fn values(&self, axis: usize) -> Vec<T::Acc> {
+        let Layout { batch, instances, offsets, seed, .. } = self.layout;
+        let start = |g| match (self.kinds[axis], axis) {
+            (WindowKind::Shared, _) => 0,
+            (WindowKind::Consecutive, 0) => batch.vertex_start(g),
+            (WindowKind::Consecutive, _) => batch.hyperedge_start(g),
+            (WindowKind::Table, _) => offsets[g],
+        };
+        let ends = (0..*instances).map(|g| start(g) + self.layout.n_rows_of(g, axis == 1));
+        weights::<T>(seed ^ 77, ends.max().unwrap_or(0), false)
+    }
+
+    fn step(&mut self, windows: &[DeviceWindows; 2], to_hyperedges: bool) {
+        let stream = self.stream.clone();
+        let (x, g): (Vec<T>, Vec<T>) = (self.rows(1, !to_hyperedges), self.rows(2, to_hyperedges));
+        let scales = [self.values(0), self.values(1)];
+        let (x_device, g_device) = (to_device(&stream, &x), to_device(&stream, &g));
+        let on_device = scales.each_ref().map(|values| to_device(&stream, values));
+        let kinds = self.kinds;
+        let weights = |i: usize| {
+            let values = on_device[i].slice(..scales[i].len());
+            Some(match kinds[i] {
+                WindowKind::Shared => Weights::shared(values),
+                WindowKind::Consecutive => Weights::consecutive(values),
+                WindowKind::Table => Weights::table(values, &windows[i]),
+            })
+        };
+        let reduce = self.reduce;
+        let step = || Step { reduce, vertex_scale: weights(0), hyperedge_scale: weights(1) };
+        let at = self.at();
+        let mut y = to_device(&stream, &vec![T::of(7.0); g.len()]);
+        let mut grad_x = to_device(&stream, &vec![T::of(7.0); x.len()]);
+        let mut grads = scales.each_ref().map(|values| to_device(&stream, values));
+        let rows = || Rows::new(x_device.slice(..x.len()), at);
+
+        let to = Out::Overwrite(Rows::new(y.slice_mut(..g.len()), at));
+        let queued = match to_hyperedges {
+            true => self.workspace.vertex_to_hyperedge(step(), rows(), to),
+            false => self.workspace.hyperedge_to_vertex(step(), rows(), to),
+        };
+        self.check(queued);
+        let [of_vertices, of_hyperedges] = &mut grads;
+        let gradients = StepGradients {
+            rows: Out::Overwrite(Rows::new(grad_x.slice_mut(..x.len()), at)),
+            vertex_scale: Out::Add(of_vertices.slice_mut(..scales[0].len())),
+            hyperedge_scale: Out::Overwrite(of_hyperedges.slice_mut(..scales[1].len())),
+        };
+        let grad_y = Rows::new(g_device.slice(..g.len()), at);
+        let queued = match to_hyperedges {
+            true => self.workspace.vertex_to_hyperedge_backward(step(), rows(), grad_y, gradients),
+            false => self.workspace.hyperedge_to_vertex_backward(step(), rows(), grad_y, gradients),
+        };
+        self.check(queued);
+        self.results.push(bits(&to_host(&stream, &y, g.len())));
+        self.results.push(bits(&to_host(&stream, &grad_x, x.len())));
+        for (values, grads) in scales.iter().zip(&grads) {
+            self.results.push(bits(&to_host(&stream, grads, values.len())));
+        }
+    }
+
+    fn conv(&mut self, windows: &DeviceWindows) {
+        let stream = self.stream.clone();
+        let (x, g): (Vec<T>, Vec<T>) = (self.rows(3, false), self.rows(4, false));
+        let z: Vec<T::Acc> = sums::<T>(self.layout.seed, self.layout.n_rows(true) * self.layout.features);
+        let w = self.values(1);
+        let (x_device, g_device) = (to_device(&stream, &x), to_device(&stream, &g));
+        let w_device = to_device(&stream, &w);
+        let kind = self.kinds[1];
+        let weights = || {
+            let values = w_device.slice(..w.len());
+            match kind {
+                WindowKind::Shared => Weights::shared(values),
+                WindowKind::Consecutive => Weights::consecutive(values),
+                WindowKind::Table => Weights::table(values, windows),
+            }
+        };
+        let at = self.at();
+        let mut z_device = to_device(&stream, &z);
+        let mut y = to_device(&stream, &x);
+        let mut grad_x = to_device(&stream, &x);
+        let mut grad_w = to_device(&stream, &w);
+        let rows = || Rows::new(x_device.slice(..x.len()), at);
+        let grad_y = || Rows::new(g_device.slice(..g.len()), at);
+
+        let kept = Rows::new(z_device.slice_mut(..z.len()), at);
+        let to = Out::Add(Rows::new(y.slice_mut(..x.len()), at));
+        let queued = self.workspace.conv_keeping_z(rows(), weights(), kept, to);
+        self.check(queued);
+        let to = Out::Overwrite(Rows::new(grad_x.slice_mut(..x.len()), at));
+        let to_weights = Out::Overwrite(grad_w.slice_mut(..w.len()));
+        let queued = self.workspace.conv_backward(rows(), weights(), grad_y(), to, to_weights);
+        self.check(queued);
+        self.results.push(bits(&to_host(&stream, &y, x.len())));
+        self.results.push(bits(&to_host(&stream, &z_device, z.len())));
+        self.results.push(bits(&to_host(&stream, &grad_x, x.len())));
+        self.results.push(bits(&to_host(&stream, &grad_w, w.len())));
+    }
+
+    /// Each report is an index out of bounds that is out of its bounds.
+    fn assert_reports(&self) {
+        for report in &self.reports {
+            match report {
+                Ok(()) => {}
+                Err(Error::IndexOutOfBounds { value, bound, .. }) => assert!(value >= bound, "{report:?}"),
+                // What a wrong index reads in place of weights may make a negative sum.
+                Err(Error::NegativeDegree { value, .. }) => assert!(*value < 0.0, "{report:?}"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
+
+fn survive(gpu: &Gpu) {
+    if let Some(control) =
+        gpu.control("races, and reading what nobody computed, where lists name rows twice or not")
+    {
+        control.set_detect_races(false);
+        control.set_fill_memory(true);
+    }
+}
+
+/// Every word of every table becomes the largest that there is, one after the other: that is reported, or the word is not
+/// needed and the results are as before.
+#[test]
+fn each_word_of_each_table_is_checked_or_not_needed() {
+    let long: Vec<u32> = (0..520).map(|i| i % 3).collect();
+    let edges = [long, vec![0, 1], vec![1, 2, 3, 0, 1, 2, 3, 1, 2, 0], vec![]];
+    let first = Incidence::from_edges(4, &edges, Repeats::Keep).unwrap();
+    let small = Incidence::subsets(3, 2).unwrap();
+    let table = Batch::from_table(vec![first.clone(), small], &[1u8, 0, 1]).unwrap();
+    let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+    for (batch, instances, offsets) in
+        [(table, 3, vec![4usize, 0, 1]), (Batch::replicate(first), 2, vec![0, 3])]
+    {
+        let layout = Layout {
+            batch,
+            instances,
+            features: 4,
+            windows: WindowKind::Table,
+            offsets,
+            places: [Place::Contiguous; 5],
+            conv,
+            seed: 5,
+        };
+        each_word_is_checked_or_not_needed(&layout, [WindowKind::Table; 2], Reduce::Mean);
+        if !layout.batch.is_replicated() {
+            each_word_is_checked_or_not_needed(&layout, [WindowKind::Shared; 2], Reduce::Sum);
+        }
+    }
+}
+
+fn each_word_is_checked_or_not_needed(layout: &Layout, kinds: Kinds, reduce: Reduce) {
+    let gpu = Gpu::take();
+    gpu.set(Mode { deferred: false, ..Mode::PLAIN });
+    survive(&gpu);
+    let stream = stream(gpu.device(), false);
+    let mut uploaded = Uploaded::new(&gpu, layout);
+    let run = |uploaded: &Uploaded| Run::<f32>::all(layout, uploaded, kinds, reduce, &stream, 0);
+    let right = run(&uploaded);
+    assert!(right.reports.iter().all(Result::is_ok), "{:?}", right.reports);
+    let results = right.results;
+    drop(right.workspace);
+    let mut reported = 0;
+    for part in parts() {
+        let values = uploaded.read(part);
+        // Indices are many, and alike.
+        let stride = if values.len() > 100 { 97 } else { 1 };
+        for position in (0..values.len()).step_by(stride) {
+            uploaded.write(part, position, largest(part));
+            let wrong = run(&uploaded);
+            wrong.assert_reports();
+            if wrong.reports.iter().any(Result::is_err) {
+                reported += 1;
+            } else {
+                assert_eq!(
+                    wrong.results, results,
+                    "{part:?}, word {position}: neither reported nor unneeded"
+                );
+            }
+            drop(wrong.workspace);
+            uploaded.write(part, position, values[position]);
+        }
+    }
+    println!("{kinds:?}: {reported} words are reported");
+    assert!(reported > 50, "{reported}");
+    // Everything is as it was.
+    assert_eq!(run(&uploaded).results, results);
+}
+
+/// A word becomes another.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    part: prop::sample::Index,
+    position: prop::sample::Index,
+    value: Value,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    Small(u64),
+    Plus(i64),
+    Largest,
+    /// That of another position.
+    Of(prop::sample::Index),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let value = prop_oneof![
+        2 => (0u64..12).prop_map(Value::Small),
+        3 => (-3i64..4).prop_map(Value::Plus),
+        1 => prop_oneof![Just(1i64 << 31), Just(512), Just(-512), Just(1i64 << 60)].prop_map(Value::Plus),
+        1 => Just(Value::Largest),
+        2 => any::<prop::sample::Index>().prop_map(Value::Of),
+    ];
+    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), value)
+        .prop_map(|(part, position, value)| Change { part, position, value })
+}
+
+fn survived<T: GpuElement>(layout: &Layout, kinds: Kinds, mode: Mode, changes: &[Change]) {
+    let gpu = Gpu::take();
+    gpu.set(mode);
+    survive(&gpu);
+    let stream = stream(gpu.device(), mode.own_stream);
+    let reduce = if layout.seed.is_multiple_of(2) { Reduce::Sum } else { Reduce::Mean };
+    let mut uploaded = Uploaded::new(&gpu, layout);
+    for change in changes {
+        let parts = parts();
+        let part = *change.part.get(&parts);
+        let values = uploaded.read(part);
+        if values.is_empty() {
+            continue;
+        }
+        let position = change.position.index(values.len());
+        let value = match change.value {
+            Value::Small(value) => value,
+            Value::Plus(difference) => values[position].wrapping_add_signed(difference) & largest(part),
+            Value::Largest => largest(part),
+            Value::Of(other) => values[other.index(values.len())],
+        };
+        uploaded.write(part, position, value);
+    }
+    let spare = if mode.deferred { 0 } else { 3 };
+    let run = Run::<T>::all(layout, &uploaded, kinds, reduce, &stream, spare);
+    run.assert_reports();
+    drop(run);
+    // Right tables in the same context and on the same stream give right results.
+    let right = Run::<T>::all(layout, &Uploaded::new(&gpu, layout), kinds, reduce, &stream, 0);
+    assert!(right.reports.iter().all(Result::is_ok), "{:?}", right.reports);
+    if !layout.seed.is_multiple_of(4) {
+        // Twice the cost for what one case in a few shows as well.
+        return;
+    }
+    let elsewhere = Gpu::take();
+    elsewhere.set(mode);
+    let stream = super::gpu::stream(elsewhere.device(), mode.own_stream);
+    let alone = Run::<T>::all(layout, &Uploaded::new(&elsewhere, layout), kinds, reduce, &stream, 0);
+    assert_eq!(right.results, alone.results, "in {}", T::NAME);
+}
+
+/// Layouts with few features, and with no more than `most` incidences (or one instance): what is to be found is in the
+/// tables.
+fn narrow(most: usize) -> impl Strategy<Value = Layout> {
+    (layout(), 0usize..10).prop_map(move |(layout, features)| {
+        let incidences: usize = (0..layout.instances).map(|g| layout.batch.topology(g).n_incidences()).sum();
+        let instances = match layout.batch.is_replicated() && incidences > most {
+            true => 1,
+            false => layout.instances,
+        };
+        Layout { features, instances, offsets: layout.offsets[..instances].to_vec(), ..layout }
+    })
+}
+
+fn kinds() -> impl Strategy<Value = Kinds> {
+    (WindowKind::any(), WindowKind::any()).prop_map(|(vertices, hyperedges)| [vertices, hyperedges])
+}
+
+/// Many layouts with changed tables, under all operators: `HYPERSCATTER_SOAK` tells how many.
+#[test]
+#[ignore = "it takes an hour or more: cargo test --release -- --ignored --nocapture soak"]
+fn soak_of_unvalidated_tables() {
+    let cases = std::env::var("HYPERSCATTER_SOAK").map_or(100_000, |cases| cases.parse().unwrap());
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let changes = prop::collection::vec(change(), 1..5);
+    let strategy = (narrow(100), kinds(), mode(), changes, element_types());
+    let done = std::cell::Cell::new(0u32);
+    let start = std::time::Instant::now();
+    TestRunner::new(config)
+        .run(&strategy, |(layout, kinds, mode, changes, element)| {
+            let mode = Mode { build: Build::Checked, checks: Checks::On, ..mode };
+            with_element!(element, survived(&layout, kinds, mode, &changes));
+            done.set(done.get() + 1);
+            if done.get().is_multiple_of(5000) {
+                println!("{} layouts in {:.0?}", done.get(), start.elapsed());
+            }
+            Ok(())
+        })
+        .unwrap();
+    println!("{cases} layouts with changed tables were survived, in {:.0?}", start.elapsed());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn unvalidated_tables_are_survived(
+        layout in narrow(1000),
+        kinds in kinds(),
+        mode in mode(),
+        changes in prop::collection::vec(change(), 1..5),
+        element in element_types(),
+    ) {
+        let mode = Mode { build: Build::Checked, checks: Checks::On, ..mode };
+        with_element!(element, survived(&layout, kinds, mode, &changes));
+    }
+}
