@@ -496,10 +496,10 @@ proptest! {
     }
 }
 
-// On the emulated driver a case takes a core 110 ms.
+// On the emulated driver a case takes a core 50 ms.
 #[cfg(feature = "cuda")]
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn negative_degrees_are_reported_on_the_gpu(
