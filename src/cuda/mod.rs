@@ -1,13 +1,14 @@
 //! The operators on a CUDA device, by hand-written kernels.
 //!
 //! A [`Device`] is opened by its ordinal, or taken from a context that the caller has. A [`Batch`](crate::Batch) is uploaded
-//! to it once, for plans of every width. A [`Plan`] adds the number of features and whether every index is checked. A
-//! [`Workspace`] owns the scratch memory for one stream, and its methods are the operators, with the words of
-//! [`cpu`](crate::cpu): both scatter steps, for `f32`, `f64`, `f16` and `bf16`; sums are `f32` (`f64` for `f64`).
+//! to it once, for plans of every width. A [`Plan`] adds the number of features, the conventions of the convolution and
+//! whether every index is checked. A [`Workspace`] owns the scratch memory for one stream, and its methods are the operators, with
+//! the words of [`cpu`](crate::cpu): both scatter steps with their scales, the convolution, and the gradients of all of them, for
+//! `f32`, `f64`, `f16` and `bf16`; sums, weights and their gradients are `f32` (`f64` for `f64`).
 //!
 //! ```no_run
-//! use hyperscatter::cuda::{Checks, Device, Plan, Step};
-//! use hyperscatter::{Batch, Conv, Incidence, Out, Rows};
+//! use hyperscatter::cuda::{Checks, Device, Plan};
+//! use hyperscatter::{Batch, Conv, Incidence, Out, Rows, Weights};
 //!
 //! const TOKENS: usize = 4096;
 //! const FEATURES: usize = 256;
@@ -17,9 +18,13 @@
 //! let stream = device.context().default_stream();
 //! let mut workspace = plan.workspace(&stream, TOKENS)?;
 //! let x = stream.clone_htod(&vec![1.0; TOKENS * 8 * FEATURES]).unwrap();
-//! let mut z = stream.alloc_zeros(TOKENS * 28 * FEATURES).unwrap();
-//! let (from, to) = (Rows::contiguous(x.as_view(), FEATURES), Rows::contiguous(z.as_view_mut(), FEATURES));
-//! workspace.vertex_to_hyperedge(Step::mean(), from, Out::Overwrite(to))?;
+//! let w = stream.clone_htod(&[0.5; 28]).unwrap();
+//! let (mut y, mut grad_w) = (stream.alloc_zeros(x.len()).unwrap(), stream.alloc_zeros(w.len()).unwrap());
+//! let rows = || Rows::contiguous(x.as_view(), FEATURES);
+//! let weights = || Weights::shared(w.as_view());
+//! workspace.conv(rows(), weights(), Out::Overwrite(Rows::contiguous(y.as_view_mut(), FEATURES)))?;
+//! let g = Rows::contiguous(y.as_view(), FEATURES);
+//! workspace.conv_backward(rows(), weights(), g, Out::Skip, Out::Overwrite(grad_w.as_view_mut()))?;
 //! workspace.check()?; // waits, and reports a wrong index
 //! # Ok::<(), hyperscatter::Error>(())
 //! ```
@@ -42,9 +47,25 @@
 //! an event behind it has passed, and let go at the next upload, workspace or check after that. The last holder of a device
 //! waits for it.
 //!
-//! Calls cannot be captured into a CUDA graph ([`Error::Capturing`](crate::Error::Capturing)): a graph would use buffers
-//! beyond the borrow that the call has of them. An operand that was written on a stream that is being captured takes the
+//! These calls cannot be captured into a CUDA graph ([`Error::Capturing`](crate::Error::Capturing)): a graph would use buffers
+//! beyond the borrow that the call has of them. The [raw tier](raw) has the same operators as `unsafe` methods on device
+//! pointers and foreign streams, without events, and those can. An operand that was written on a stream that is being captured takes the
 //! workspace's stream into the graph before the call is refused; that capture then has to be ended or joined as usual.
+//!
+//! # Memory
+//! Gathers are two launches' worth of traffic, a step each, so the convolution has rows of hyperedges in between: z = B⁻¹Hᵀ R x, in the
+//! accumulation type, since a rounded z spoils the gradient of the weights where vertices are alike. [`conv`](Workspace::conv) has
+//! them in the workspace, M · F numbers; [`conv_backward`](Workspace::conv_backward) computes them again, and needs as
+//! many for the gradient's way back. [`conv_keeping_z`](Workspace::conv_keeping_z) and
+//! [`conv_backward_from_z`](Workspace::conv_backward_from_z) leave them with the caller instead, and save a gather. [`Uses`] says what a
+//! workspace has memory for, [`Plan::workspace_bytes`] how much that is. The rest are sums of segments of rows of more than 512
+//! incidences, and for each vertex and hyperedge a few numbers and a dot product for each 32 vectors of 16 bytes of features. The gradient of weights needs no table of all slots: a number for each hyperedge of the
+//! batch, whatever the windows.
+//!
+//! # Windows
+//! Weights and scales are read through windows: shared, consecutive, or a table that [`DeviceBatch::upload_windows`] takes to
+//! the device. Gradients of weights are summed over the instances that read them in an order that depends on the batch and the
+//! windows alone, without atomics: instances of one topology and offset in chunks, then the chunks of each slot in order.
 //!
 //! # Bits
 //! Results have the same bits from run to run, alone and in any batch, at any position, with any strides and alignment: a row
@@ -55,7 +76,7 @@
 //! by element where not; the bits are the same. Less than an element's alignment is [`Error::Misaligned`](crate::Error::Misaligned).
 //!
 //! # Checks
-//! See [`Checks`]. A wrong index is a value, [`Error::IndexOutOfBounds`](crate::Error::IndexOutOfBounds); there is no device
+//! See [`Checks`]. A negative degree under symmetric normalization is reported with checks or without. A wrong index is a value, [`Error::IndexOutOfBounds`](crate::Error::IndexOutOfBounds); there is no device
 //! assert, and the context lives on. The first violation is written to host memory that each call looks at without calling the
 //! driver: calls return it until [`Workspace::check`] has cleared it. With several violations the error names one of them.
 //!

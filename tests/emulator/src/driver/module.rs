@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::iter;
+use std::sync::Arc;
 
 use super::ptx::Ptx;
 use super::settings::settings;
@@ -18,7 +19,7 @@ const BINARIES: [&[u8]; 2] = [b"\x7fELF", &0xba55_ed50u32.to_le_bytes()];
 
 /// A loaded image.
 pub(crate) struct Module {
-    pub(crate) ptx: Ptx,
+    pub(crate) ptx: Arc<Ptx>,
 }
 
 impl fmt::Display for Module {
@@ -53,7 +54,7 @@ impl State {
         self.refuse_unsafe_call()?;
         self.create()?;
         let text = std::str::from_utf8(image).map_err(|_| Status::INVALID_IMAGE)?;
-        let ptx = Ptx::parse(text)?;
+        let ptx = Ptx::read(text)?;
         ptx.check(settings().newest_ptx(), self.options.compute_capability)?;
         let serial = self.new_serial();
         self.modules.insert(serial, Module { ptx });

@@ -1,5 +1,7 @@
 //! What the driver needs to know of a PTX text: who can load it, and which kernels it has.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::status::{Outcome, Status};
 
 /// The facts of a module's text.
@@ -15,7 +17,24 @@ pub(crate) struct Ptx {
     pub(crate) entries: Vec<String>,
 }
 
+/// The texts that were read, which are few and long: each device of each test loads the same.
+static READ: Mutex<Vec<(String, Arc<Ptx>)>> = Mutex::new(Vec::new());
+
 impl Ptx {
+    /// Reads a text, unless it was read before.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub(crate) fn read(text: &str) -> Outcome<Arc<Self>> {
+        let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, ptx)) = read.iter().find(|(known, _)| known == text) {
+            return Ok(ptx.clone());
+        }
+        let ptx = Arc::new(Self::parse(text)?);
+        read.push((text.to_owned(), ptx.clone()));
+        Ok(ptx)
+    }
+
     /// Reads a text.
     ///
     /// # Errors
