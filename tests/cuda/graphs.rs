@@ -1,15 +1,15 @@
 //! CUDA graphs of the raw tier: a forward and backward captured once, replayed with new data in the same memory.
 
 use hyperscatter::cuda::cudarc::driver::{CudaContext, result, sys};
-use hyperscatter::cuda::{Checks, Orientation, Plan, Table, WindowPart, Workspace};
+use hyperscatter::cuda::{Checks, Orientation, Table, WindowPart, Workspace};
 use hyperscatter::half::bf16;
-use hyperscatter::{Batch, Conv, Error, Result};
+use hyperscatter::{Batch, Conv, Error, Result, Windows};
 use std::ptr;
 use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode};
 use super::operators::{
-    Call, Case, F, How, OnHost, Pointers, RawStream, Slices, Slot, WindowKind, long_rows, pairs, symmetric,
+    Call, Case, How, OnHost, Pointers, RawStream, Slices, Slot, WindowKind, long_rows, pairs, symmetric,
     table_batch,
 };
 use crate::common::bits;
@@ -172,21 +172,17 @@ fn wrong_indices_are_reported_behind_each_replay() {
     let gpu = Gpu::take();
     gpu.set(Mode::PLAIN);
     let wrong = |error: &Error| matches!(error, Error::IndexOutOfBounds { value: 77, .. });
-    let fresh =
-        || Case::<f32>::new(gpu.device(), (&table_batch(), 5), symmetric(), Checks::On, WindowKind::Table);
-    let mut batch = gpu.device().upload(fresh().plan.batch().batch()).unwrap();
+    let mut batch = gpu.device().upload(&table_batch()).unwrap();
     for orientation in Orientation::ALL {
         batch.overwrite_table(Table::Indices(orientation), 2, &[77]).unwrap();
     }
-    let mut case = fresh();
-    case.plan = Plan::new(&batch, F, symmetric(), Checks::On).unwrap();
-    // Windows are of the host's batch, which both uploads are of.
-    case.windows = super::operators::AllWindows::new(&batch, 5, WindowKind::Table);
+    let case = Case::<f32>::on(&batch, 5, symmetric(), Checks::On, WindowKind::Table);
     assert_reports(&gpu, &case, &FORWARD_AND_BACKWARD, wrong);
 
     // A window of hyperedges that leaves the weights.
-    let mut case = fresh();
-    let hyperscatter::Windows::Table(windows) = &mut case.windows.hyperedges else { unreachable!() };
+    let batch = gpu.device().upload(&table_batch()).unwrap();
+    let mut case = Case::<f32>::on(&batch, 5, symmetric(), Checks::On, WindowKind::Table);
+    let Windows::Table(windows) = &mut case.windows.hyperedges else { unreachable!() };
     windows.overwrite(WindowPart::Offsets, 1, &[77]).unwrap();
     let wrong = |error: &Error| {
         matches!(error, Error::IndexOutOfBounds { table: "hyperedge_windows", position: 1, value: 77, .. })
@@ -225,7 +221,7 @@ fn a_table_that_is_repaired_between_replays() {
     let pointers = slices.pointers();
     let graph = capture(&gpu, (&pointers, case.how()), &mut workspace, &stream, &FORWARD_AND_BACKWARD);
     let mut overwrite = |value| {
-        let hyperscatter::Windows::Table(windows) = &mut case.windows.hyperedges else { unreachable!() };
+        let Windows::Table(windows) = &mut case.windows.hyperedges else { unreachable!() };
         windows.overwrite(WindowPart::Offsets, 1, &[value]).unwrap();
     };
     for _ in 0..2 {
@@ -255,9 +251,10 @@ fn safe_calls_are_not_captured() {
     let before = slices.results(&stream);
     for call in Call::ALL {
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
-        let called = slices.call(call, &mut workspace, case.how());
+        let (called, checked) = (slices.call(call, &mut workspace, case.how()), workspace.check());
         let graph = stream.end_capture(CUgraphInstantiate_flags(0));
         assert_eq!(called, Err(Error::Capturing { call: call.refused_as() }), "{call:?}");
+        assert_eq!(checked, Err(Error::Capturing { call: "check" }));
         drop(graph.unwrap());
     }
     assert_eq!(slices.results(&stream), before);
