@@ -8,8 +8,8 @@ use hyperscatter::cuda::{
     Workspace,
 };
 use hyperscatter::{
-    Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, Rows, WeightUse, Weights,
-    WindowTable, Windows,
+    Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows, WeightUse,
+    Weights, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use std::collections::BTreeMap;
@@ -301,37 +301,32 @@ impl WindowKind {
     pub const ALL: [Self; 3] = [Self::Shared, Self::Consecutive, Self::Table];
 }
 
-/// The offset of each instance in a table: windows overlap, and no window covers the first value nor the last.
-fn offsets(instances: usize) -> Vec<u64> {
-    (0..instances as u64).map(|g| 1 + 5 * (g % 3)).collect()
-}
-
 impl AllWindows {
-    pub fn new(batch: &DeviceBatch, instances: usize, kind: WindowKind) -> Self {
-        let (windows, lens) = match kind {
-            WindowKind::Shared => {
-                let host = batch.batch();
-                ([Windows::Shared, Windows::Shared], [host.max_vertices(), host.max_hyperedges()])
-            }
-            WindowKind::Consecutive => {
-                let host = batch.batch();
-                let lens = [host.vertex_start(instances), host.hyperedge_start(instances)];
-                ([Windows::Consecutive, Windows::Consecutive], lens)
-            }
+    /// Windows of one kind for so many instances.
+    pub fn upload(batch: &DeviceBatch, instances: usize, kind: WindowKind) -> Result<Self> {
+        let host = batch.batch();
+        Ok(match kind {
+            WindowKind::Shared => Self {
+                vertices: Windows::Shared,
+                hyperedges: Windows::Shared,
+                lens: [host.max_vertices(), host.max_hyperedges()],
+            },
+            WindowKind::Consecutive => Self {
+                vertices: Windows::Consecutive,
+                hyperedges: Windows::Consecutive,
+                lens: [host.vertex_start(instances), host.hyperedge_start(instances)],
+            },
             WindowKind::Table => {
-                let (host, offsets) = (batch.batch(), offsets(instances));
-                let tables = [WindowTable::for_vertices(host, &offsets), WindowTable::new(host, &offsets)];
-                let upload = |table: Result<WindowTable>| batch.upload_windows(&table.unwrap()).unwrap();
-                (tables.map(|table| Windows::Table(Box::new(upload(table)))), [24, 24])
+                // Windows overlap, and no window covers the first value nor the last.
+                let offsets: Vec<u64> = (0..instances as u64).map(|g| 1 + 5 * (g % 3)).collect();
+                let upload = |table| Ok(Windows::Table(Box::new(batch.upload_windows(&table)?)));
+                Self {
+                    vertices: upload(WindowTable::for_vertices(host, &offsets)?)?,
+                    hyperedges: upload(WindowTable::new(host, &offsets)?)?,
+                    lens: [host.max_vertices() + 12, host.max_hyperedges() + 12],
+                }
             }
-        };
-        let [vertices, hyperedges] = windows;
-        Self { vertices, hyperedges, lens }
-    }
-
-    /// The values of the vertices' windows, and of the hyperedges'.
-    pub fn lens(&self) -> [usize; 2] {
-        self.lens
+        })
     }
 }
 
@@ -369,19 +364,25 @@ pub struct How<'a> {
     pub windows: &'a AllWindows,
     /// Whether results are added.
     pub add: bool,
+    /// Where the rows of all feature operands lie.
+    pub layout: RowLayout,
 }
 
 impl<'a> How<'a> {
     pub fn overwriting(windows: &'a AllWindows) -> Self {
-        Self { windows, add: false }
+        Self { windows, add: false, layout: RowLayout::contiguous(F) }
     }
 
     fn out<B>(self, buffer: B) -> Out<B> {
         if self.add { Out::Add(buffer) } else { Out::Overwrite(buffer) }
     }
 
-    fn rows<B>(self, buffer: B) -> Out<Rows<B>> {
-        self.out(Rows::contiguous(buffer, F))
+    fn rows<B>(self, buffer: B) -> Rows<B> {
+        Rows::new(buffer, self.layout)
+    }
+
+    fn out_rows<B>(self, buffer: B) -> Out<Rows<B>> {
+        self.out(self.rows(buffer))
     }
 
     fn weights<B>(self, values: B) -> Weights<B, &'a DeviceWindows> {
@@ -401,15 +402,11 @@ impl<'a> How<'a> {
         hyperedge_scale: &'b mut CudaSlice<S>,
     ) -> StepGradients<CudaViewMut<'b, R>, CudaViewMut<'b, S>> {
         StepGradients {
-            rows: self.rows(rows.as_view_mut()),
+            rows: self.out_rows(rows.as_view_mut()),
             vertex_scale: self.out(vertex_scale.as_view_mut()),
             hyperedge_scale: self.out(hyperedge_scale.as_view_mut()),
         }
     }
-}
-
-fn rows<B>(buffer: B) -> Rows<B> {
-    Rows::contiguous(buffer, F)
 }
 
 impl<T: GpuElement> Slices<T> {
@@ -435,29 +432,36 @@ impl<T: GpuElement> Slices<T> {
         let Self { weights, vertex_scale, kept, grad_weights, grad_vertex_scale, .. } = self;
         let step = how.step(vertex_scale.as_view(), weights.as_view());
         let weights = how.weights(weights.as_view());
-        let (x, z) = (rows(x.as_view()), rows(z.as_view()));
+        let (x, z) = (how.rows(x.as_view()), how.rows(z.as_view()));
         match call {
-            Call::VertexToHyperedge => workspace.vertex_to_hyperedge(step, x, how.rows(new_z.as_view_mut())),
+            Call::VertexToHyperedge => {
+                workspace.vertex_to_hyperedge(step, x, how.out_rows(new_z.as_view_mut()))
+            }
             Call::VertexToHyperedgeBackward => {
                 let gradients = how.gradients(grad_x, grad_vertex_scale, grad_weights);
-                workspace.vertex_to_hyperedge_backward(step, x, rows(grad_z.as_view()), gradients)
+                workspace.vertex_to_hyperedge_backward(step, x, how.rows(grad_z.as_view()), gradients)
             }
-            Call::HyperedgeToVertex => workspace.hyperedge_to_vertex(step, z, how.rows(y.as_view_mut())),
+            Call::HyperedgeToVertex => workspace.hyperedge_to_vertex(step, z, how.out_rows(y.as_view_mut())),
             Call::HyperedgeToVertexBackward => {
                 let gradients = how.gradients(new_grad_z, grad_vertex_scale, grad_weights);
-                workspace.hyperedge_to_vertex_backward(step, z, rows(grad_y.as_view()), gradients)
+                workspace.hyperedge_to_vertex_backward(step, z, how.rows(grad_y.as_view()), gradients)
             }
-            Call::Conv => workspace.conv(x, weights, how.rows(y.as_view_mut())),
-            Call::ConvKeepingZ => {
-                workspace.conv_keeping_z(x, weights, rows(kept.as_view_mut()), how.rows(y.as_view_mut()))
-            }
+            Call::Conv => workspace.conv(x, weights, how.out_rows(y.as_view_mut())),
+            Call::ConvKeepingZ => workspace.conv_keeping_z(
+                x,
+                weights,
+                how.rows(kept.as_view_mut()),
+                how.out_rows(y.as_view_mut()),
+            ),
             Call::ConvBackward => {
-                let (grad_x, grad_w) = (how.rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
-                workspace.conv_backward(x, weights, rows(grad_y.as_view()), grad_x, grad_w)
+                let (grad_x, grad_w) =
+                    (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
+                workspace.conv_backward(x, weights, how.rows(grad_y.as_view()), grad_x, grad_w)
             }
             Call::ConvBackwardFromZ => {
-                let (grad_x, grad_w) = (how.rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
-                let (z, g) = (rows(kept.as_view()), rows(grad_y.as_view()));
+                let (grad_x, grad_w) =
+                    (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
+                let (z, g) = (how.rows(kept.as_view()), how.rows(grad_y.as_view()));
                 workspace.conv_backward_from_z(x, z, weights, g, grad_x, grad_w)
             }
         }
@@ -503,17 +507,19 @@ impl<T: GpuElement> Pointers<T> {
         let step = how.step(self.vertex_scale, self.weights);
         let weights = how.weights(self.weights);
         let gradients = |gradient| StepGradients {
-            rows: how.rows(gradient),
+            rows: how.out_rows(gradient),
             vertex_scale: how.out(self.grad_vertex_scale),
             hyperedge_scale: how.out(self.grad_weights),
         };
-        let (x, z, grad_y, grad_z) = (rows(self.x), rows(self.z), rows(self.grad_y), rows(self.grad_z));
-        let (y, grad_x, grad_weights) = (how.rows(self.y), how.rows(self.grad_x), how.out(self.grad_weights));
+        let (x, z, grad_y, grad_z) =
+            (how.rows(self.x), how.rows(self.z), how.rows(self.grad_y), how.rows(self.grad_z));
+        let (y, grad_x, grad_weights) =
+            (how.out_rows(self.y), how.out_rows(self.grad_x), how.out(self.grad_weights));
         // SAFETY: the caller's promise.
         unsafe {
             match call {
                 Call::VertexToHyperedge => {
-                    workspace.vertex_to_hyperedge_raw(stream, step, x, how.rows(self.new_z))
+                    workspace.vertex_to_hyperedge_raw(stream, step, x, how.out_rows(self.new_z))
                 }
                 Call::VertexToHyperedgeBackward => {
                     let gradients = gradients(self.grad_x);
@@ -525,12 +531,12 @@ impl<T: GpuElement> Pointers<T> {
                     workspace.hyperedge_to_vertex_backward_raw(stream, step, z, grad_y, gradients)
                 }
                 Call::Conv => workspace.conv_raw(stream, x, weights, None, y),
-                Call::ConvKeepingZ => workspace.conv_raw(stream, x, weights, Some(rows(self.kept)), y),
+                Call::ConvKeepingZ => workspace.conv_raw(stream, x, weights, Some(how.rows(self.kept)), y),
                 Call::ConvBackward => {
                     workspace.conv_backward_raw(stream, x, None, weights, grad_y, grad_x, grad_weights)
                 }
                 Call::ConvBackwardFromZ => {
-                    let kept = Some(rows(self.kept));
+                    let kept = Some(how.rows(self.kept));
                     workspace.conv_backward_raw(stream, x, kept, weights, grad_y, grad_x, grad_weights)
                 }
             }
@@ -575,7 +581,6 @@ pub unsafe fn with_slices<T: GpuElement, Q>(
 
 /// A plan of a batch on a device, its windows, and operands.
 pub struct Case<T: GpuElement> {
-    pub batch: DeviceBatch,
     pub plan: Plan<T>,
     pub windows: AllWindows,
     pub instances: usize,
@@ -590,11 +595,14 @@ impl<T: GpuElement> Case<T> {
         checks: Checks,
         kind: WindowKind,
     ) -> Self {
-        let batch = device.upload(batch).unwrap();
-        let windows = AllWindows::new(&batch, instances, kind);
-        let plan = Plan::new(&batch, F, conv, checks).unwrap();
+        Self::on(&device.upload(batch).unwrap(), instances, conv, checks, kind)
+    }
+
+    pub fn on(batch: &DeviceBatch, instances: usize, conv: Conv, checks: Checks, kind: WindowKind) -> Self {
+        let windows = AllWindows::upload(batch, instances, kind).unwrap();
+        let plan = Plan::new(batch, F, conv, checks).unwrap();
         let host = OnHost::new(batch.batch(), instances, &windows, 1);
-        Self { batch, plan, windows, instances, host }
+        Self { plan, windows, instances, host }
     }
 
     pub fn workspace(&self, stream: &Arc<CudaStream>) -> Workspace<T> {

@@ -1,12 +1,12 @@
 //! The raw tier: the bits of the safe calls on memory and streams that `cudarc` knows nothing of, by nothing but launches.
 
-use hyperscatter::cuda::{Checks, Orientation, Plan, Table, Workspace};
+use hyperscatter::cuda::{Checks, Orientation, Table};
 use hyperscatter::half::bf16;
-use hyperscatter::{Batch, Conv, Error};
+use hyperscatter::{Batch, Error};
 
 use super::gpu::{Gpu, GpuElement, Mode};
 use super::operators::{
-    Call, Case, F, How, RawStream, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric,
+    Call, Case, How, RawStream, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric,
     table_batch,
 };
 
@@ -54,20 +54,26 @@ fn a_workspace_serves_any_stream_from_the_start() {
     let gpu = Gpu::take();
     gpu.set(Mode::PLAIN);
     let own = gpu.device().context().default_stream();
-    let mut batch = gpu.device().upload(&pairs()).unwrap();
-    batch.overwrite_table(Table::Indices(Orientation::ByEdge), 3, &[77]).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
-    let case = Case::<f32>::new(gpu.device(), (&pairs(), 2), symmetric(), Checks::On, WindowKind::Shared);
+    let case = spoilt_indices(&gpu);
     let slices = Slices::upload(&own, &case.host);
     own.synchronize().unwrap();
     let (pointers, raw_stream) = (slices.pointers(), RawStream::new(gpu.device()));
-    let mut workspace = plan.workspace(&own, 2).unwrap();
+    let mut workspace = case.workspace(&own);
     // SAFETY: the buffers live, nobody else uses them or the workspace, and the check waits for the stream.
     let checked = unsafe {
         pointers.call(Call::VertexToHyperedge, &mut workspace, raw_stream.get(), case.how()).unwrap();
         workspace.check_raw(raw_stream.get())
     };
     assert!(matches!(checked, Err(Error::IndexOutOfBounds { value: 77, .. })), "{checked:?}");
+}
+
+/// Two copies with a wrong index in each orientation.
+fn spoilt_indices(gpu: &Gpu) -> Case<f32> {
+    let mut batch = gpu.device().upload(&pairs()).unwrap();
+    for orientation in Orientation::ALL {
+        batch.overwrite_table(Table::Indices(orientation), 3, &[77]).unwrap();
+    }
+    Case::on(&batch, 2, symmetric(), Checks::On, WindowKind::Shared)
 }
 
 #[test]
@@ -110,37 +116,20 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
 fn reports_of_raw_calls() {
     let gpu = Gpu::take();
     gpu.set(Mode::PLAIN);
-    let own = gpu.device().context().default_stream();
-    let mut batch = gpu.device().upload(&pairs()).unwrap();
-    for orientation in Orientation::ALL {
-        batch.overwrite_table(Table::Indices(orientation), 3, &[77]).unwrap();
-    }
-    let plan = Plan::<f32>::new(&batch, F, symmetric(), Checks::On).unwrap();
     let wrong_index = |error: &Error| matches!(error, Error::IndexOutOfBounds { value: 77, .. });
-    assert_reported(&gpu, plan.workspace(&own, 2).unwrap(), &Call::ALL, wrong_index, |_| {});
-
-    let batch = gpu.device().upload(&pairs()).unwrap();
+    assert_reported(&gpu, &spoilt_indices(&gpu), &Call::ALL, wrong_index);
     for checks in [Checks::Off, Checks::On] {
-        let plan = Plan::<f32>::new(&batch, F, symmetric(), checks).unwrap();
+        let mut case = Case::new(gpu.device(), (&pairs(), 2), symmetric(), checks, WindowKind::Shared);
+        case.host.weights.fill(-1.0);
         let negative = |error: &Error| matches!(error, Error::NegativeDegree { instance: 0, .. });
-        let calls = &Call::ALL.map(|call| (!call.is_step()).then_some(call));
-        let calls: Vec<_> = calls.iter().flatten().copied().collect();
-        assert_reported(&gpu, plan.workspace(&own, 2).unwrap(), &calls, negative, |weights| {
-            weights.fill(-1.0);
-        });
+        let calls: Vec<_> = Call::ALL.into_iter().filter(|call| !call.is_step()).collect();
+        assert_reported(&gpu, &case, &calls, negative);
     }
 }
 
-fn assert_reported(
-    gpu: &Gpu,
-    mut workspace: Workspace<f32>,
-    calls: &[Call],
-    expected: impl Fn(&Error) -> bool,
-    spoil: impl Fn(&mut [f32]),
-) {
-    let own = workspace.stream().clone();
-    let mut case = Case::<f32>::new(gpu.device(), (&pairs(), 2), symmetric(), Checks::On, WindowKind::Shared);
-    spoil(&mut case.host.weights);
+fn assert_reported(gpu: &Gpu, case: &Case<f32>, calls: &[Call], expected: impl Fn(&Error) -> bool) {
+    let own = gpu.device().context().default_stream();
+    let mut workspace = case.workspace(&own);
     let slices = Slices::upload(&own, &case.host);
     own.synchronize().unwrap();
     let (pointers, raw_stream) = (slices.pointers(), RawStream::new(gpu.device()));
