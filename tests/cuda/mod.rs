@@ -2,6 +2,7 @@
 
 mod calls;
 mod corrupted;
+mod determinism;
 mod errors;
 pub mod gpu;
 mod graphs;
