@@ -420,3 +420,39 @@ proptest! {
         with_element!(element, same_bits_on_cpu_and_gpu(&step, Asked::ALL, false, mode));
     }
 }
+
+/// A sum that underflows to -0 is -0 in any surroundings: with other rows beside it, at any strides, in segments, on any
+/// backend.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_sum_that_underflows_has_the_same_sign_everywhere() {
+    use hyperscatter::{Batch, Incidence, Out, Repeats, RowLayout, Rows};
+    const F: usize = 4;
+    let z = |backend: &dyn Backend<f32>, edges: &[Vec<u32>], stride: usize| {
+        let batch = Batch::replicate(Incidence::from_edges(6, edges, Repeats::Keep).unwrap());
+        let x = vec![-1e-30f32; 6 * stride];
+        let scale = [1e-30f32; 6];
+        let step = cpu::Step { vertex_scale: Some(cpu::Weights::shared(&scale[..])), ..cpu::Step::sum() };
+        let mut z = vec![f32::NAN; edges.len() * F];
+        let mut operators = backend.operators(&batch, F, Conv::default(), 1).unwrap();
+        let x = Rows::new(&x[..], RowLayout::contiguous(F).row_stride(stride).instances(1));
+        operators.step(true, step, x, Out::Overwrite(Rows::contiguous(&mut z[..], F))).unwrap();
+        bits(&z)
+    };
+    let gpu = Cuda::new(Mode::PLAIN);
+    let of = |len: u32| (0..len).map(|i| i % 6).collect::<Vec<u32>>();
+    for len in [1, 3, 4, 7, 9, 30, 512, 1024] {
+        let alone = z(&Cpu, &[of(len)], F);
+        assert_eq!(alone[0], if len <= 512 { (-0.0f64).to_bits() } else { 0 }, "{len} incidences");
+        for (edges, stride) in [
+            (vec![of(len)], F),
+            (vec![of(len)], F + 1),
+            (vec![of(len), of(8), of(2)], F),
+            (vec![of(len), of(11), of(500)], F),
+        ] {
+            for backend in [&Cpu as &dyn Backend<f32>, &gpu] {
+                assert_eq!(z(backend, &edges, stride)[..F], alone, "{len} incidences, stride {stride}");
+            }
+        }
+    }
+}

@@ -115,7 +115,7 @@ impl<T: Feature> Loaded<T> {
         let bytes = |copies| {
             let features = (3 * len(n, copies) + len(m, copies)) * size_of::<T>();
             let set = features + len(m, copies) * size_of::<f32>();
-            (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Uses::All)
+            (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Uses::All).unwrap()
         };
         let (free, _) = device.context().mem_get_info().unwrap();
         let room = (free as u128).saturating_sub(RESERVED_BYTES).min(MOST_BYTES);

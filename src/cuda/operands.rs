@@ -137,23 +137,17 @@ pub(super) fn write_values<'a, A>(
     })
 }
 
-/// The guards of weights: of the values, and of the window table.
-pub(super) type WeightGuards<'a> = (SyncOnDrop<'a>, Option<SyncOnDrop<'a>>);
-
+/// The values are guarded like any operand; the window table notes who reads it.
 pub(super) fn read_weights<'a, 'w, A>(
     weights: &'a Weights<CudaView<'_, A>, &'w DeviceWindows>,
-    stream: &'a CudaStream,
-) -> (RawWeights<'w, A>, WeightGuards<'a>)
-where
-    'w: 'a,
-{
+    stream: &'a Arc<CudaStream>,
+) -> (RawWeights<'w, A>, SyncOnDrop<'a>) {
     let (address, guard) = weights.values.device_ptr(stream);
     let values = DevicePointer::new(address, weights.values.len());
-    let table_guard = match weights.windows {
-        Windows::Table(table) => Some(table.words().device_ptr(stream).1),
-        Windows::Shared | Windows::Consecutive => None,
-    };
-    (Weights { values, windows: weights.windows }, (guard, table_guard))
+    if let Windows::Table(table) = weights.windows {
+        table.read_on(stream);
+    }
+    (Weights { values, windows: weights.windows }, guard)
 }
 
 impl<B> Out<B> {
@@ -210,9 +204,9 @@ pub(super) fn check_memory(operands: &[Option<Memory>]) -> Result<()> {
         }
     }
     for (i, output) in operands.iter().enumerate() {
-        let Some(output) = output.filter(|output| output.is_written) else { continue };
+        let Some(output) = output.filter(|output| output.is_written && output.bytes > 0) else { continue };
         for (j, other) in operands.iter().enumerate() {
-            let Some(other) = other.filter(|_| i != j) else { continue };
+            let Some(other) = other.filter(|other| i != j && other.bytes > 0) else { continue };
             if output.address < other.end() && other.address < output.end() {
                 let (operand, other_name) = (output.name, other.name);
                 return Err(Error::SharedMemory {

@@ -9,7 +9,9 @@
 
 #![allow(unsafe_code)]
 
-use cudarc::driver::{CudaView, CudaViewMut, sys};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut, SyncOnDrop, sys};
 
 use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather};
@@ -426,8 +428,8 @@ fn same_context_scales<A>(device: &super::Device, step: &Step<'_, CudaView<'_, A
 /// The scales as addresses, and their guards.
 fn read_scales<'a, 'w: 'a, A>(
     step: &'a Step<'w, CudaView<'_, A>>,
-    stream: &'a cudarc::driver::CudaStream,
-) -> (Step<'w, DevicePointer<A>>, [Option<super::operands::WeightGuards<'a>>; 2]) {
+    stream: &'a Arc<CudaStream>,
+) -> (Step<'w, DevicePointer<A>>, [Option<SyncOnDrop<'a>>; 2]) {
     let (vertex_scale, vertex_guards) =
         step.vertex_scale.as_ref().map(|scale| read_weights(scale, stream)).unzip();
     let (hyperedge_scale, hyperedge_guards) =

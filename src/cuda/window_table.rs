@@ -1,13 +1,19 @@
 //! A window table on a device.
 
-use cudarc::driver::{CudaSlice, DevicePtr, sys};
+#![allow(unsafe_code)]
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaStream, result, sys};
 
 use super::batch::DeviceBatch;
+use super::buffer::Buffer;
 use super::device::Device;
-use super::driver::{Current, failed};
+use super::driver::{Current, failed, not_capturing};
+use super::retired::Mark;
 use super::tables::{ChunkCounts, HostChunks, Orientation, Table, window_name};
 use crate::batch::Axis;
-use crate::error::{Error, Result, try_with_capacity};
+use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::windows::WindowTable;
 
 /// A window table on a device, for any number of calls with a batch on that device. It may be dropped while work that reads
@@ -16,10 +22,11 @@ pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
     /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
-    /// `kernels/windows.cu` read them. Taken when the table is dropped. In `cudarc`'s hands, so that its events keep the memory
-    /// as they keep an operand's.
-    words: Option<CudaSlice<u64>>,
-    address: sys::CUdeviceptr,
+    /// `kernels/windows.cu` read them. Taken when the table is dropped.
+    words: Option<Buffer<u64>>,
+    /// The streams of the calls of the safe tier that read it: any number at once, which a `CudaSlice`, whose one event is that
+    /// of its last reader, would not do for.
+    readers: Mutex<Vec<Arc<CudaStream>>>,
     overwritten: bool,
     // Dropped last: the words are freed in its context.
     device: Device,
@@ -61,30 +68,18 @@ impl DeviceBatch {
         let parts = [table.offsets(), &chunks, &members, &classes];
         let mut words = try_with_capacity(what, parts.iter().map(|part| part.len()).sum())?;
         parts.into_iter().for_each(|part| words.extend_from_slice(part));
+        device.retired().sweep();
         let stream = device.context().default_stream();
-        let words_on_device = stream.clone_htod(&words).map_err(|e| match e.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                Error::OutOfMemory { what, bytes: words.len() as u128 * 8 }
-            }
-            _ => failed("copying a window table to the device", e),
-        })?;
-        let address = address(&words_on_device);
-        let windows = DeviceWindows {
+        Ok(DeviceWindows {
             table: table.clone(),
             counts,
-            words: Some(words_on_device),
-            address,
+            words: Some(Buffer::from_slice(what, &stream, &words)?),
+            // Room for the first few, so that calls allocate nothing.
+            readers: Mutex::new(Vec::with_capacity(4)),
             overwritten: false,
             device: device.clone(),
-        };
-        stream.synchronize().map_err(|e| failed("waiting for a copy to the device", e))?;
-        Ok(windows)
+        })
     }
-}
-
-/// Where a slice starts. The guard is that of its own stream, which has nothing to wait for.
-fn address(words: &CudaSlice<u64>) -> sys::CUdeviceptr {
-    words.device_ptr(words.stream()).0
 }
 
 impl DeviceWindows {
@@ -104,19 +99,21 @@ impl DeviceWindows {
     /// [`Error::Driver`].
     pub fn read(&self, part: WindowPart) -> Result<Vec<u64>> {
         let _current = self.device.enter()?;
-        let stream = self.device.context().default_stream();
-        let copied = stream.clone_dtoh(&self.words().slice(self.range(part)));
-        let copied = copied.and_then(|words| stream.synchronize().map(|()| words));
-        copied.map_err(|e| failed("copying a window table from the device", e))
+        let range = self.range(part);
+        let mut words = try_zeroed("a copy of a window table", range.len())?;
+        self.words().read(range.start, &mut words)?;
+        Ok(words)
     }
 
     /// Overwrites a part of the table on the device, from `position` of a part on, and waits for it. Offsets that were not
     /// validated may only meet checked kernels: from now on, calls with this table need a plan with
     /// [`Checks::On`](super::Checks::On), and a window that ends out of bounds is [`Error::IndexOutOfBounds`] from the calls
-    /// that follow. The gradient goes where the chunks say, which are not derived anew.
+    /// that follow. The gradient goes where the chunks say, which are not derived anew. Calls of the safe tier that read the table
+    /// are waited for.
     ///
     /// # Errors
-    /// [`Error::TableAccess`] for a range outside the part; nothing is written then. [`Error::Driver`].
+    /// [`Error::TableAccess`] for a range outside the part, [`Error::Capturing`] while a stream that has read it records a CUDA
+    /// graph; nothing is written then. [`Error::Driver`].
     pub fn overwrite(&mut self, part: WindowPart, position: usize, values: &[u64]) -> Result<()> {
         let range = self.range(part);
         let room = range.len().checked_sub(position);
@@ -129,15 +126,18 @@ impl DeviceWindows {
             return Ok(());
         }
         let _current = self.device.enter()?;
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in readers.iter() {
+            not_capturing(stream, "overwriting a window table")?;
+            // SAFETY: the stream is alive.
+            unsafe { result::stream::synchronize(stream.cu_stream()) }
+                .map_err(|e| failed("waiting for the readers of a window table", e))?;
+        }
+        readers.clear();
+        drop(readers);
         // Before the copy: it may fail half-way.
         self.overwritten = true;
-        let stream = self.device.context().default_stream();
-        let start = range.start + position;
-        let Some(words) = &mut self.words else { return Ok(()) };
-        stream
-            .memcpy_htod(values, &mut words.slice_mut(start..start + values.len()))
-            .and_then(|()| stream.synchronize())
-            .map_err(|e| failed("copying a window table to the device", e))
+        self.words().write(range.start + position, values)
     }
 
     /// The name of a part in [`Error::IndexOutOfBounds`].
@@ -163,8 +163,16 @@ impl DeviceWindows {
         start..start + lens[part as usize]
     }
 
-    pub(super) fn words(&self) -> &CudaSlice<u64> {
+    fn words(&self) -> &Buffer<u64> {
         self.words.as_ref().expect("only `drop` takes them")
+    }
+
+    /// Notes that work on a stream is going to read it.
+    pub(super) fn read_on(&self, stream: &Arc<CudaStream>) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !readers.iter().any(|reader| reader.cu_stream() == stream.cu_stream()) {
+            readers.push(stream.clone());
+        }
     }
 
     pub(super) fn counts(&self) -> ChunkCounts {
@@ -177,23 +185,27 @@ impl DeviceWindows {
 
     /// Where the offsets start.
     pub(super) fn offsets(&self) -> sys::CUdeviceptr {
-        self.address
+        self.words().address()
     }
 
     /// Where chunks, members and classes start.
     pub(super) fn addresses(&self) -> [sys::CUdeviceptr; 3] {
         [WindowPart::Chunks, WindowPart::Members, WindowPart::Classes]
-            .map(|part| self.address + (self.range(part).start * size_of::<u64>()) as u64)
+            .map(|part| self.words().address() + (self.range(part).start * size_of::<u64>()) as u64)
     }
 }
 
 impl Drop for DeviceWindows {
     fn drop(&mut self) {
-        let words = self.words.take();
-        // `cudarc` frees in whatever context is current.
-        match Current::enter(self.device.context()) {
-            Ok(_current) => drop(words),
-            Err(_) => std::mem::forget(words),
+        let Some(words) = self.words.take() else { return };
+        let readers = std::mem::take(self.readers.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let Ok(_current) = Current::enter(self.device.context()) else { return std::mem::forget(words) };
+        let mark = |stream| Some(Mark::new(self.device.context().new_event(None).ok()?, stream));
+        match readers.into_iter().map(mark).collect::<Option<Vec<_>>>() {
+            Some(marks) if marks.is_empty() => drop(words),
+            Some(marks) => self.device.retired().push(Box::new(words), marks),
+            // Nothing would tell when its readers are done: rather lose the memory than take it from a kernel.
+            None => std::mem::forget(words),
         }
     }
 }

@@ -424,7 +424,7 @@ fn ranges_outside_a_window_table() {
         WindowPart::Members => format!("{axis}_members"),
         WindowPart::Classes => format!("{axis}_classes"),
     };
-    let mut refuse = |axis, table: &mut DeviceWindows| {
+    let refuse = |axis, table: &mut DeviceWindows| {
         for part in WindowPart::ALL {
             let before = table.read(part).unwrap();
             let len = before.len();

@@ -12,3 +12,4 @@ mod operators;
 mod raw;
 mod shipping;
 mod unvalidated;
+mod window_tables;
