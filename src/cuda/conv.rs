@@ -19,8 +19,8 @@ use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather, Operand};
 use super::kernels::ScaleArgs;
 use super::operands::{
-    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
-    same_context_weights, shape, write, write_out, write_values,
+    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, reading, same_context,
+    same_context_out, same_context_weights, shape, write, write_out, write_values,
 };
 use super::scratch::Uses;
 use super::step::{check_gradient, destination, into_parts};
@@ -144,11 +144,14 @@ impl<T: DeviceElement> Workspace<T> {
         same_context_out(device, "y", &y)?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
+        // Dropped behind the operands' guards, whose events then do not wait for other readers of a table.
+        let _table;
         let (x, _x) = read(&x, stream);
         let (weights, _weights) = read_weights(&weights, stream);
         let (z, _z) = z.as_mut().map(|z| write(z, stream)).unzip();
         let (y, _y) = write_out(&mut y, stream);
         self.guarded(CALL)?;
+        _table = reading(&weights, stream);
         // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use (see
         // `retired`); scratch memory and record are this workspace's, on its one stream. The guards order other users of the
         // operands behind or before, and `cudarc` frees those behind.
@@ -173,6 +176,8 @@ impl<T: DeviceElement> Workspace<T> {
         grad_weights.as_ref().map_or(Ok(()), |values| same_context(device, GRAD_WEIGHTS, values))?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
+        // Dropped behind the operands' guards, whose events then do not wait for other readers of a table.
+        let _table;
         let (x, _x) = read(&x, stream);
         let (z, _z) = z.as_ref().map(|z| read(z, stream)).unzip();
         let (weights, _weights) = read_weights(&weights, stream);
@@ -180,6 +185,7 @@ impl<T: DeviceElement> Workspace<T> {
         let (grad_x, _grad_x) = write_out(&mut grad_x, stream);
         let (grad_weights, _grad_weights) = write_values(&mut grad_weights, stream);
         self.guarded(CALL)?;
+        _table = reading(&weights, stream);
         // SAFETY: as in `forward`.
         unsafe { self.queue_conv_backward(stream.cu_stream(), x, z, weights, grad_y, grad_x, grad_weights) }
     }

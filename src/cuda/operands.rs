@@ -10,7 +10,7 @@ use cudarc::driver::{
 };
 
 use super::Device;
-use super::window_table::DeviceWindows;
+use super::window_table::{DeviceWindows, Reading};
 use crate::batch::Axis;
 use crate::error::{Error, Result};
 use crate::rows::{self, Out, Rows};
@@ -137,23 +137,21 @@ pub(super) fn write_values<'a, A>(
     })
 }
 
-/// The guards of weights: of the values, and of the window table.
-pub(super) type WeightGuards<'a> = (SyncOnDrop<'a>, Option<SyncOnDrop<'a>>);
-
 pub(super) fn read_weights<'a, 'w, A>(
     weights: &'a Weights<CudaView<'_, A>, &'w DeviceWindows>,
     stream: &'a CudaStream,
-) -> (RawWeights<'w, A>, WeightGuards<'a>)
-where
-    'w: 'a,
-{
+) -> (RawWeights<'w, A>, SyncOnDrop<'a>) {
     let (address, guard) = weights.values.device_ptr(stream);
     let values = DevicePointer::new(address, weights.values.len());
-    let table_guard = match weights.windows {
-        Windows::Table(table) => Some(table.words().device_ptr(stream).1),
+    (Weights { values, windows: weights.windows }, guard)
+}
+
+/// What a call holds of the window table of weights, if they have one, until its launches are queued.
+pub(super) fn reading<'a, A>(weights: &RawWeights<'a, A>, stream: &'a CudaStream) -> Option<Reading<'a>> {
+    match weights.windows {
+        Windows::Table(table) => table.reading(stream),
         Windows::Shared | Windows::Consecutive => None,
-    };
-    (Weights { values, windows: weights.windows }, (guard, table_guard))
+    }
 }
 
 impl<B> Out<B> {

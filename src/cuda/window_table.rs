@@ -1,13 +1,22 @@
 //! A window table on a device.
+//!
+//! Calls on any number of streams read it. A `CudaSlice` would remember the last of them only, so this has memory and an event
+//! of its own: each stream that reads waits, behind its launches, for the event as the stream before it left it, and then
+//! records it. So the event is behind all launches that read the table.
 
-use cudarc::driver::{CudaSlice, DevicePtr, sys};
+#![allow(unsafe_code)]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::batch::DeviceBatch;
+use super::buffer::Buffer;
 use super::device::Device;
 use super::driver::{Current, failed};
 use super::tables::{ChunkCounts, HostChunks, Orientation, Table, window_name};
 use crate::batch::Axis;
-use crate::error::{Error, Result, try_with_capacity};
+use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::windows::WindowTable;
 
 /// A window table on a device, for any number of calls with a batch on that device. It may be dropped while work that reads
@@ -15,14 +24,28 @@ use crate::windows::WindowTable;
 pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
-    /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
-    /// `kernels/windows.cu` read them. Taken when the table is dropped. In `cudarc`'s hands, so that its events keep the memory
-    /// as they keep an operand's.
-    words: Option<CudaSlice<u64>>,
     address: sys::CUdeviceptr,
+    /// Taken when the table is dropped.
+    held: Option<Held>,
     overwritten: bool,
     // Dropped last: the words are freed in its context.
     device: Device,
+}
+
+/// What the launches use, and what they leave.
+struct Held {
+    /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
+    /// `kernels/windows.cu` read them.
+    words: Buffer<u64>,
+    readers: Mutex<Readers>,
+}
+
+/// The launches that read the table.
+struct Readers {
+    /// Behind all of them.
+    event: CudaEvent,
+    /// Whether there are some that it is not behind, since the driver failed.
+    unknown: bool,
 }
 
 /// A part of a window table on a device, all in 64-bit words.
@@ -61,30 +84,55 @@ impl DeviceBatch {
         let parts = [table.offsets(), &chunks, &members, &classes];
         let mut words = try_with_capacity(what, parts.iter().map(|part| part.len()).sum())?;
         parts.into_iter().for_each(|part| words.extend_from_slice(part));
-        let stream = device.context().default_stream();
-        let words_on_device = stream.clone_htod(&words).map_err(|e| match e.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                Error::OutOfMemory { what, bytes: words.len() as u128 * 8 }
-            }
-            _ => failed("copying a window table to the device", e),
-        })?;
-        let address = address(&words_on_device);
-        let windows = DeviceWindows {
+        let words = Buffer::from_slice(what, &device.context().default_stream(), &words)?;
+        let event = device.context().new_event(None).map_err(|e| failed("making an event", e))?;
+        Ok(DeviceWindows {
             table: table.clone(),
             counts,
-            words: Some(words_on_device),
-            address,
+            address: words.address(),
+            held: Some(Held { words, readers: Mutex::new(Readers { event, unknown: false }) }),
             overwritten: false,
             device: device.clone(),
-        };
-        stream.synchronize().map_err(|e| failed("waiting for a copy to the device", e))?;
-        Ok(windows)
+        })
     }
 }
 
-/// Where a slice starts. The guard is that of its own stream, which has nothing to wait for.
-fn address(words: &CudaSlice<u64>) -> sys::CUdeviceptr {
-    words.device_ptr(words.stream()).0
+impl Readers {
+    /// Adds what `stream` has been given so far.
+    fn add(&mut self, stream: &CudaStream) -> Result<(), DriverError> {
+        // SAFETY: event and stream are alive, and of the same context.
+        let added = unsafe {
+            let wait = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+            result::stream::wait_event(stream.cu_stream(), self.event.cu_event(), wait)
+                .and_then(|()| result::event::record(self.event.cu_event(), stream.cu_stream()))
+        };
+        if added.is_err() {
+            // What has ended needs no event.
+            // SAFETY: the stream is alive.
+            self.unknown |= unsafe { result::stream::synchronize(stream.cu_stream()) }.is_err();
+        }
+        added
+    }
+
+    /// Makes the table's own stream, which is the default stream, wait for all of them.
+    fn wait(&self, stream: &CudaStream) -> Result<(), DriverError> {
+        let wait = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: event and stream are alive.
+        unsafe { result::stream::wait_event(stream.cu_stream(), self.event.cu_event(), wait) }
+    }
+}
+
+/// A call that reads a table: when this is dropped, behind the launches, the table's event is behind them.
+pub(super) struct Reading<'a> {
+    windows: &'a DeviceWindows,
+    stream: &'a CudaStream,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let added = self.windows.readers().add(self.stream);
+        self.stream.context().record_err(added);
+    }
 }
 
 impl DeviceWindows {
@@ -104,10 +152,10 @@ impl DeviceWindows {
     /// [`Error::Driver`].
     pub fn read(&self, part: WindowPart) -> Result<Vec<u64>> {
         let _current = self.device.enter()?;
-        let stream = self.device.context().default_stream();
-        let copied = stream.clone_dtoh(&self.words().slice(self.range(part)));
-        let copied = copied.and_then(|words| stream.synchronize().map(|()| words));
-        copied.map_err(|e| failed("copying a window table from the device", e))
+        let range = self.range(part);
+        let mut words = try_zeroed("a copy of a window table", range.len())?;
+        self.held().words.read(range.start, &mut words)?;
+        Ok(words)
     }
 
     /// Overwrites a part of the table on the device, from `position` of a part on, and waits for it. Offsets that were not
@@ -132,12 +180,8 @@ impl DeviceWindows {
         // Before the copy: it may fail half-way.
         self.overwritten = true;
         let stream = self.device.context().default_stream();
-        let start = range.start + position;
-        let Some(words) = &mut self.words else { return Ok(()) };
-        stream
-            .memcpy_htod(values, &mut words.slice_mut(start..start + values.len()))
-            .and_then(|()| stream.synchronize())
-            .map_err(|e| failed("copying a window table to the device", e))
+        self.readers().wait(&stream).map_err(|e| failed("waiting for a window table", e))?;
+        self.held().words.write(self.range(part).start + position, values)
     }
 
     /// The name of a part in [`Error::IndexOutOfBounds`].
@@ -163,8 +207,18 @@ impl DeviceWindows {
         start..start + lens[part as usize]
     }
 
-    pub(super) fn words(&self) -> &CudaSlice<u64> {
-        self.words.as_ref().expect("only `drop` takes them")
+    fn held(&self) -> &Held {
+        self.held.as_ref().expect("only `drop` takes it")
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        self.held().readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held by a call until its launches are queued; `None` in a context with a single stream, which orders everything.
+    pub(super) fn reading<'a>(&'a self, stream: &'a CudaStream) -> Option<Reading<'a>> {
+        let is_ordered = !stream.context().is_managing_stream_synchronization();
+        (!is_ordered).then(|| Reading { windows: self, stream })
     }
 
     pub(super) fn counts(&self) -> ChunkCounts {
@@ -189,12 +243,22 @@ impl DeviceWindows {
 
 impl Drop for DeviceWindows {
     fn drop(&mut self) {
-        let words = self.words.take();
-        // `cudarc` frees in whatever context is current.
-        match Current::enter(self.device.context()) {
-            Ok(_current) => drop(words),
-            Err(_) => std::mem::forget(words),
+        let Some(Held { words, readers }) = self.held.take() else { return };
+        let context = self.device.context();
+        let readers = readers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Freeing and destroying need the context to be current.
+        let Ok(_current) = Current::enter(context) else {
+            std::mem::forget((words, readers));
+            return;
+        };
+        // SAFETY: the event is alive.
+        let ended = || unsafe { result::event::synchronize(readers.event.cu_event()) };
+        let waits = readers.wait(&context.default_stream()).or_else(|_| ended());
+        if readers.unknown || waits.is_err() {
+            // Nothing is known about the work that reads: rather lose the memory than take it from a kernel.
+            std::mem::forget(words);
         }
+        drop(readers);
     }
 }
 
