@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaStream, result, sys};
+use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
 use super::batch::DeviceBatch;
 use super::buffer::Buffer;
@@ -24,6 +24,8 @@ pub struct DeviceWindows {
     /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
     /// `kernels/windows.cu` read them. Taken when the table is dropped.
     words: Option<Buffer<u64>>,
+    /// For the first reader, so that dropping needs nothing new where there is one.
+    event: Option<CudaEvent>,
     /// The streams of the calls of the safe tier that read it: any number at once, which a `CudaSlice`, whose one event is that
     /// of its last reader, would not do for.
     readers: Mutex<Vec<Arc<CudaStream>>>,
@@ -74,6 +76,7 @@ impl DeviceBatch {
             table: table.clone(),
             counts,
             words: Some(Buffer::from_slice(what, &stream, &words)?),
+            event: Some(device.context().new_event(None).map_err(|e| failed("making an event", e))?),
             // Room for the first few, so that calls allocate nothing.
             readers: Mutex::new(Vec::with_capacity(4)),
             overwritten: false,
@@ -200,12 +203,23 @@ impl Drop for DeviceWindows {
         let Some(words) = self.words.take() else { return };
         let readers = std::mem::take(self.readers.get_mut().unwrap_or_else(PoisonError::into_inner));
         let Ok(_current) = Current::enter(self.device.context()) else { return std::mem::forget(words) };
-        let mark = |stream| Some(Mark::new(self.device.context().new_event(None).ok()?, stream));
-        match readers.into_iter().map(mark).collect::<Option<Vec<_>>>() {
-            Some(marks) if marks.is_empty() => drop(words),
-            Some(marks) => self.device.retired().push(Box::new(words), marks),
-            // Nothing would tell when its readers are done: rather lose the memory than take it from a kernel.
-            None => std::mem::forget(words),
+        let mut marks = Vec::with_capacity(readers.len());
+        for stream in readers {
+            match self.event.take().map_or_else(|| self.device.context().new_event(None), Ok) {
+                Ok(event) => marks.push(Mark::new(event, stream)),
+                Err(_) => {
+                    let is_over = not_capturing(&stream, "").is_ok()
+                        // SAFETY: the stream is alive.
+                        && unsafe { result::stream::synchronize(stream.cu_stream()) }.is_ok();
+                    if !is_over {
+                        // Nothing tells when this reader is done: rather lose the memory than take it from a kernel.
+                        return std::mem::forget(words);
+                    }
+                }
+            }
+        }
+        if !marks.is_empty() {
+            self.device.retired().push(Box::new(words), marks);
         }
     }
 }

@@ -240,12 +240,12 @@ fn assert_memory_is_checked<T: GpuElement>() {
         ];
         for (i, layout) in layouts.into_iter().enumerate() {
             for result in refused(call, &mut workspace, &fresh(), How { layout, ..how }) {
-                let is_right = match (i, &result) {
-                    (0, Err(Error::Overlap { .. })) => true,
-                    (1, Err(Error::Stride { .. })) => true,
-                    (2, Err(Error::Shape { what: "features", .. })) => true,
-                    _ => false,
-                };
+                let is_right = matches!(
+                    (i, &result),
+                    (0, Err(Error::Overlap { .. }))
+                        | (1, Err(Error::Stride { .. }))
+                        | (2, Err(Error::Shape { what: "features", .. }))
+                );
                 assert!(is_right, "{call:?}, layout {i}: {result:?}");
             }
         }

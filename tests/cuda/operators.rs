@@ -211,7 +211,7 @@ impl Slot {
         Self::GradVertexScale,
     ];
 
-    fn is_written(self) -> bool {
+    pub fn is_written(self) -> bool {
         use Slot::{GradVertexScale, GradWeights, GradX, Kept, NewGradZ, NewZ, Y};
         matches!(self, Y | NewZ | GradX | NewGradZ | Kept | GradWeights | GradVertexScale)
     }
