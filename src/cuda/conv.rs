@@ -14,7 +14,6 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, sys};
 
-use super::DeviceElement;
 use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather, Operand};
 use super::kernels::ScaleArgs;
@@ -22,12 +21,14 @@ use super::operands::{
     DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
     same_context_weights, shape, write, write_out, write_values,
 };
+use super::ranges::Range;
 use super::scratch::Uses;
 use super::step::{check_gradient, destination, into_parts};
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use super::windows::Gradient;
 use super::workspace::Workspace;
+use super::{DeviceElement, Operator};
 use crate::batch::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::error::{Error, Result};
@@ -66,6 +67,7 @@ impl<T: DeviceElement> Workspace<T> {
         weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::Conv);
         self.forward(x, weights, None, y)
     }
 
@@ -86,6 +88,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<CudaViewMut<'_, T::Acc>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::Conv);
         self.forward(x, weights, Some(z), y)
     }
 
@@ -108,6 +111,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::ConvBackward);
         self.backward(x, None, weights, grad_y, grad_x, grad_weights)
     }
 
@@ -127,6 +131,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::ConvBackward);
         self.backward(x, Some(z), weights, grad_y, grad_x, grad_weights)
     }
 
@@ -290,7 +295,7 @@ impl<T: DeviceElement> Workspace<T> {
         let needs_q = targets.is_some() || needs_products_with_x;
         if needs_z && kept.is_none() {
             call.needs(Uses::All, "conv_backward")?;
-        } else if needs_q {
+        } else if needs_q || through_degree {
             call.needs(Uses::KeptZ, "conv_backward")?;
         }
         let scratch = call.scratch();

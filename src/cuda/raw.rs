@@ -30,12 +30,13 @@
 
 use cudarc::driver::{result, sys};
 
-use super::DeviceElement;
 use super::driver::{Current, failed};
 use super::operands::{DevicePointer, RawWeights};
+use super::ranges::Range;
 use super::step::{Step, StepGradients};
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
+use super::{DeviceElement, Operator};
 use crate::direction::Direction;
 use crate::error::Result;
 use crate::rows::{Out, Rows};
@@ -57,6 +58,7 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<DevicePointer<T>>,
         z: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedge);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_step(stream, Direction::VERTEX_TO_HYPEREDGE, step, x, z) }
@@ -77,6 +79,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_z: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedgeBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe {
@@ -98,6 +101,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<DevicePointer<T>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertex);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_step(stream, Direction::HYPEREDGE_TO_VERTEX, step, z, y) }
@@ -118,6 +122,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertexBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe {
@@ -141,6 +146,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Option<Rows<DevicePointer<T::Acc>>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::Conv);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_conv(stream, x, weights, z, y) }
@@ -165,6 +171,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<DevicePointer<T>>>,
         grad_weights: Out<DevicePointer<T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::ConvBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_conv_backward(stream, x, z, weights, grad_y, grad_x, grad_weights) }

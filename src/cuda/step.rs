@@ -11,7 +11,6 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, sys};
 
-use super::DeviceElement;
 use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather};
 use super::kernels::ScaleArgs;
@@ -19,10 +18,12 @@ use super::operands::{
     DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
     same_context_weights, shape, write_out, write_values,
 };
+use super::ranges::Range;
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use super::windows::Gradient;
 use super::workspace::Workspace;
+use super::{DeviceElement, Operator};
 use crate::batch::Axis;
 use crate::conv::Reduce;
 use crate::direction::Direction;
@@ -113,6 +114,7 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<CudaView<'_, T>>,
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedge);
         self.step(Direction::VERTEX_TO_HYPEREDGE, step, x, z)
     }
 
@@ -133,6 +135,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_z: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedgeBackward);
         self.step_backward(Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
     }
 
@@ -152,6 +155,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<CudaView<'_, T>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertex);
         self.step(Direction::HYPEREDGE_TO_VERTEX, step, z, y)
     }
 
@@ -172,6 +176,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertexBackward);
         self.step_backward(Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
     }
 

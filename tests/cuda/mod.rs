@@ -2,9 +2,13 @@
 
 mod calls;
 mod corrupted;
+mod determinism;
 mod errors;
 pub mod gpu;
+mod graphs;
 mod lifetimes;
 mod model;
+mod operators;
+mod raw;
 mod shipping;
 mod unvalidated;
