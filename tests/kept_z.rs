@@ -68,7 +68,7 @@ proptest! {
     }
 }
 
-// On the emulated driver a case takes a core 90 ms.
+// On the emulated driver a case takes a core 80 ms.
 #[cfg(feature = "cuda")]
 proptest! {
     #![proptest_config(cases(48))]

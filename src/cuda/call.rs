@@ -7,7 +7,7 @@ use cudarc::driver::sys;
 
 use super::gather::{Operand, feature_blocks};
 use super::kernels::{Kernel, ScaleArgs, TablesArgs};
-use super::operands::RawWeights;
+use super::operands::{RawWeights, same_device};
 use super::plan::Plan;
 use super::record::RecordArgs;
 use super::retired::Held;
@@ -133,11 +133,7 @@ impl<'a, T: DeviceElement> Call<'a, T> {
             Windows::Shared => Windows::Shared,
             Windows::Consecutive => Windows::Consecutive,
             Windows::Table(table) => {
-                let device = self.plan.batch().device();
-                if !table.device().is(device) {
-                    let (value, bound) = (table.device().ordinal(), device.ordinal());
-                    return Err(Error::WrongContext { operand: "the window table", value, bound });
-                }
+                same_device(self.plan.batch().device(), table)?;
                 if table.overwritten() && self.plan.checks() == Checks::Off {
                     return Err(Error::UncheckedTables);
                 }

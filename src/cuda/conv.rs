@@ -295,7 +295,7 @@ impl<T: DeviceElement> Workspace<T> {
         let needs_q = targets.is_some() || needs_products_with_x;
         if needs_z && kept.is_none() {
             call.needs(Uses::All, "conv_backward")?;
-        } else if needs_q {
+        } else if needs_q || through_degree {
             call.needs(Uses::KeptZ, "conv_backward")?;
         }
         let scratch = call.scratch();

@@ -86,7 +86,20 @@ pub(super) fn same_context_weights<A>(
     operand: &'static str,
     weights: &Weights<CudaView<'_, A>, &DeviceWindows>,
 ) -> Result<()> {
-    same_context(device, operand, &weights.values)
+    same_context(device, operand, &weights.values)?;
+    match weights.windows {
+        Windows::Table(table) => same_device(device, table),
+        Windows::Shared | Windows::Consecutive => Ok(()),
+    }
+}
+
+/// Checks that a window table is of the device's context.
+pub(super) fn same_device(device: &Device, table: &DeviceWindows) -> Result<()> {
+    if table.device().is(device) {
+        return Ok(());
+    }
+    let (value, bound) = (table.device().ordinal(), device.ordinal());
+    Err(Error::WrongContext { operand: "the window table", value, bound })
 }
 
 pub(super) fn read<'a, T>(

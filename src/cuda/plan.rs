@@ -43,7 +43,8 @@ impl<T: DeviceElement> Plan<T> {
         Ok(Self(Arc::new(Parts { batch, features, conv, checks, kernels, element })))
     }
 
-    /// The scratch memory for calls with up to `max_instances` instances on `stream`, and the operators, all of them.
+    /// The scratch memory for calls with up to `max_instances` instances on `stream`, and the operators, all of them. Waits for
+    /// the work that is on the stream, so that calls of the [raw tier](super::raw) may begin on any.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of another context,

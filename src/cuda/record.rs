@@ -92,10 +92,10 @@ impl Record {
         Err(Error::IndexOutOfBounds { kernel, table, instance, position, value, bound })
     }
 
-    /// Forgets the violation, in stream order. No kernel that uses the record may be running, and the context must be
-    /// current.
+    /// Forgets the violation, and waits for that: the work that follows may be on another stream. No kernel that uses the
+    /// record may be running, and the context must be current.
     pub(super) fn clear(&self) -> Result<()> {
-        self.claim.zero()?;
+        self.claim.write(0, &[0])?;
         // SAFETY: as in `published`; no kernel is running that would write.
         unsafe { (&raw mut (*self.violation.host()).ready).write_volatile(0) };
         Ok(())

@@ -56,6 +56,10 @@ impl<T: DeviceElement> Workspace<T> {
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
             stream,
         };
+        // The first call may be one of the raw tier, on another stream.
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(held.stream.cu_stream()) }
+            .map_err(|e| failed("waiting for the stream", e))?;
         Ok(Self { plan, max_instances, held: Some(held) })
     }
 

@@ -1,153 +1,458 @@
 //! Bad operands are typed errors before anything is launched.
 
-use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaSlice};
-use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Step, Table, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Rows};
+use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
+use hyperscatter::cuda::{
+    Checks, Device, DevicePointer, DeviceWindows, Orientation, Plan, Table, Uses, WindowPart, Workspace,
+};
+use hyperscatter::half::bf16;
+use hyperscatter::{
+    Conv, Error, Normalization, Out, Result, RowLayout, Rows, WeightUse, Weights, WindowTable, Windows,
+};
+use std::sync::Arc;
 
-use super::gpu::Gpu;
+use super::gpu::{Gpu, GpuElement, Mode, is_real};
+use super::operators::{
+    AllWindows, Buffer, Call, Case, F, How, OnHost, Pointers, Slices, Slot, WindowKind, pairs, symmetric,
+    table_batch, with_slices,
+};
 
-const F: usize = 4;
+const COPIES: usize = 2;
 
-fn pairs() -> Batch {
-    Batch::replicate(Incidence::subsets(4, 2).unwrap())
+/// Two copies of the pairs of four.
+fn case<T: GpuElement>(device: &Device, checks: Checks, kind: WindowKind) -> Case<T> {
+    Case::new(device, (&pairs(), COPIES), symmetric(), checks, kind)
 }
 
-fn workspace(device: &Device) -> Workspace<f32> {
-    let plan = Plan::new(&device.upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
-    plan.workspace(&device.context().default_stream(), 2).unwrap()
-}
-
-fn call(
-    workspace: &mut Workspace<f32>,
-    x: &CudaSlice<f32>,
-    z: &mut CudaSlice<f32>,
-) -> hyperscatter::Result<()> {
-    let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-    workspace.vertex_to_hyperedge(Step::sum(), Rows::contiguous(x.as_view(), F), out)
-}
-
+/// With guards of operands and without, that is in contexts with several streams and with one; from another device, and from
+/// the same.
 #[test]
 fn operands_of_another_context() {
-    let gpu = Gpu::take();
-    let mut workspace = workspace(gpu.device());
-    let own = gpu.device().context().default_stream();
-    // The same device and even the same primary context, but held by another `Arc`.
-    let other = CudaContext::new(gpu.ordinal()).unwrap();
-    let stream = other.default_stream();
-    let (bound, value) = (gpu.ordinal(), gpu.ordinal());
-    let wrong = |operand| Err(Error::WrongContext { operand, value, bound });
-    let (x, z) = (vec![1.0f32; 2 * 4 * F], vec![0.0f32; 2 * 6 * F]);
-    let (own_x, mut own_z) = (own.clone_htod(&x).unwrap(), own.clone_htod(&z).unwrap());
-    let (other_x, mut other_z) = (stream.clone_htod(&x).unwrap(), stream.clone_htod(&z).unwrap());
-    assert_eq!(call(&mut workspace, &other_x, &mut own_z), wrong("x"));
-    assert_eq!(call(&mut workspace, &own_x, &mut other_z), wrong("z"));
-    call(&mut workspace, &own_x, &mut own_z).unwrap();
-    let error = workspace.plan().workspace(&stream, 2).unwrap_err();
-    assert_eq!(error, Error::WrongContext { operand: "the stream", value, bound });
-    // A device made from that context takes them.
-    let device = Device::from_context(&other).unwrap();
-    let plan = Plan::new(&device.upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
-    call(&mut plan.workspace(&stream, 2).unwrap(), &other_x, &mut other_z).unwrap();
-    stream.synchronize().unwrap();
-}
-
-#[test]
-fn misaligned_operands() {
-    let gpu = Gpu::take();
-    let mut workspace = workspace(gpu.device());
-    let stream = gpu.device().context().default_stream();
-    let (len_x, len_z) = (2 * 4 * F, 2 * 6 * F);
-    let x = stream.alloc_zeros::<u8>(len_x * 4 + 16).unwrap();
-    let mut z = stream.alloc_zeros::<u8>(len_z * 4 + 16).unwrap();
-    for offset in [0, 1, 2, 4, 6, 8, 12] {
-        let bytes = x.slice(offset..);
-        // SAFETY: any bytes are `f32`s.
-        let view = unsafe { bytes.transmute::<f32>(len_x) }.unwrap();
-        // SAFETY: likewise.
-        let mut out = unsafe { z.transmute_mut::<f32>(len_z) }.unwrap();
-        let out = Out::Overwrite(Rows::contiguous(out.slice_mut(..), F));
-        let result = workspace.vertex_to_hyperedge(Step::sum(), Rows::contiguous(view, F), out);
-        match result {
-            Ok(()) => assert_eq!(offset % 4, 0),
-            Err(Error::Misaligned { operand: "x", value, bound: 4 }) => {
-                assert_ne!(offset % 4, 0);
-                assert_eq!(value % 4, offset as u64 % 4);
-            }
-            Err(error) => panic!("{error}"),
+    for (own_stream, other_device) in [(false, false), (true, false), (false, true), (true, true)] {
+        if other_device && is_real() {
+            println!("SKIPPED on a real GPU: a second device");
+            continue;
         }
-    }
-    let mut bytes = z.slice_mut(2..);
-    // SAFETY: any bytes are `f32`s.
-    let out = unsafe { bytes.transmute_mut::<f32>(len_z) }.unwrap();
-    // SAFETY: likewise.
-    let view = unsafe { x.transmute::<f32>(len_x) }.unwrap();
-    let out = Out::Add(Rows::contiguous(out, F));
-    let error = workspace.vertex_to_hyperedge(Step::sum(), Rows::contiguous(view, F), out).unwrap_err();
-    assert!(matches!(error, Error::Misaligned { operand: "z", bound: 4, .. }), "{error}");
-    workspace.check().unwrap();
-}
-
-#[test]
-fn outputs_that_share_memory_with_inputs() {
-    let gpu = Gpu::take();
-    let mut workspace = workspace(gpu.device());
-    let stream = gpu.device().context().default_stream();
-    let (len_x, len_z) = (2 * 4 * F, 2 * 6 * F);
-    let memory = stream.alloc_zeros::<f32>(len_x + len_z).unwrap();
-    let address = memory.leak();
-    for start in [0, 1, len_x - 1, len_x] {
-        // SAFETY: both lie within the allocation, which nobody else uses; whether they overlap is what is tested.
-        let (x, mut z) = unsafe {
-            let z_address = address + (start * size_of::<f32>()) as u64;
-            (
-                stream.upgrade_device_ptr::<f32>(address, len_x),
-                stream.upgrade_device_ptr::<f32>(z_address, len_z),
-            )
-        };
-        let result = call(&mut workspace, &x, &mut z);
-        let (value, bound) = (address + 4 * start as u64, address + 4 * len_x as u64);
-        match start < len_x {
-            true => assert_eq!(result, Err(Error::SharedMemory { operand: "z", other: "x", value, bound })),
-            false => result.unwrap(),
+        let gpu = Gpu::take();
+        let second = other_device.then(Gpu::take);
+        let stream = super::gpu::stream(gpu.device(), own_stream);
+        let case = case::<f32>(gpu.device(), Checks::On, WindowKind::Table);
+        let mut workspace = case.workspace(&stream);
+        // Of the same device it is even the same primary context, but held by another `Arc`.
+        let other = CudaContext::new(second.as_ref().unwrap_or(&gpu).ordinal()).unwrap();
+        let other_stream = super::gpu::stream(&Device::from_context(&other).unwrap(), own_stream);
+        let (bound, value) = (gpu.ordinal(), other.ordinal());
+        let mut own = Slices::upload(&stream, &case.host);
+        let mut foreign = Slices::upload(&other_stream, &case.host);
+        other_stream.synchronize().unwrap();
+        let before = own.results(&stream);
+        for call in Call::ALL {
+            for operand in call.operands() {
+                own.swap(operand.slot, &mut foreign);
+                let result = own.call(call, &mut workspace, case.how());
+                own.swap(operand.slot, &mut foreign);
+                let expected = Error::WrongContext { operand: operand.name, value, bound };
+                assert_eq!(result, Err(expected), "{call:?}");
+            }
+        }
+        // Window tables of the same batch there.
+        let other_device = Device::from_context(&other).unwrap();
+        let other_batch = other_device.upload(case.plan.batch().batch()).unwrap();
+        let mut windows = AllWindows::upload(case.plan.batch(), COPIES, WindowKind::Table).unwrap();
+        let mut foreign_windows = AllWindows::upload(&other_batch, COPIES, WindowKind::Table).unwrap();
+        for of_vertices in [false, true] {
+            let exchange = |a: &mut AllWindows, b: &mut AllWindows| match of_vertices {
+                true => std::mem::swap(&mut a.vertices, &mut b.vertices),
+                false => std::mem::swap(&mut a.hyperedges, &mut b.hyperedges),
+            };
+            exchange(&mut windows, &mut foreign_windows);
+            for call in Call::ALL.into_iter().filter(|call| !of_vertices || call.is_step()) {
+                let result = own.call(call, &mut workspace, How::overwriting(&windows));
+                let expected = Error::WrongContext { operand: "the window table", value, bound };
+                assert_eq!(result, Err(expected), "{call:?}");
+                // The error leaves no trace in the context.
+                workspace.check().unwrap();
+            }
+            exchange(&mut windows, &mut foreign_windows);
+        }
+        assert_eq!(own.results(&stream), before);
+        let error = workspace.plan().workspace(&other_stream, 2).unwrap_err();
+        assert_eq!(error, Error::WrongContext { operand: "the stream", value, bound });
+        // A device made from that context takes them.
+        let there = Case::<f32>::on(&other_batch, COPIES, symmetric(), Checks::On, WindowKind::Table);
+        let mut workspace = there.workspace(&other_stream);
+        for call in Call::ALL {
+            foreign.call(call, &mut workspace, there.how()).unwrap();
         }
         workspace.check().unwrap();
-        x.leak();
-        z.leak();
+        // `cudarc` frees in whatever context is current.
+        other.bind_to_thread().unwrap();
+        drop(foreign);
+        gpu.device().context().bind_to_thread().unwrap();
+        drop(own);
     }
-    // SAFETY: the allocation of the beginning.
-    drop(unsafe { stream.upgrade_device_ptr::<f32>(address, len_x + len_z) });
 }
 
-#[test]
-fn buffers_that_are_too_short() {
+/// Memory in which each buffer of a case has a place of its own, far from the others.
+struct Arena {
+    memory: CudaSlice<u8>,
+    stream: Arc<CudaStream>,
+}
+
+impl Arena {
+    const PLACE: u64 = 1 << 14;
+
+    fn new(stream: &Arc<CudaStream>) -> Self {
+        let memory = vec![0xabu8; Self::PLACE as usize * Slot::ALL.len()];
+        let memory = stream.clone_htod(&memory).unwrap();
+        stream.synchronize().unwrap();
+        Self { memory, stream: stream.clone() }
+    }
+
+    fn pointers<T: GpuElement>(&self, host: &OnHost<T>) -> Pointers<T> {
+        use hyperscatter::cuda::cudarc::driver::DevicePtr;
+        let (start, _guard) = self.memory.device_ptr(&self.stream);
+        let places = std::cell::RefCell::new((0..).map(|i| start + i * Self::PLACE));
+        let next = |len: usize, size: usize| {
+            assert!((len * size) as u64 + 64 < Self::PLACE);
+            places.borrow_mut().next().unwrap()
+        };
+        host.each_ref().map(
+            |rows| DevicePointer::new(next(rows.len(), size_of::<T>()), rows.len()),
+            |sums| DevicePointer::new(next(sums.len(), size_of::<T::Acc>()), sums.len()),
+        )
+    }
+
+    fn assert_untouched(&self) {
+        let memory = self.stream.clone_dtoh(&self.memory).unwrap();
+        assert!(memory.iter().all(|&byte| byte == 0xab), "an error leaves all memory as it was");
+    }
+}
+
+/// The errors of a call in both tiers.
+fn refused<T: GpuElement>(
+    call: Call,
+    workspace: &mut Workspace<T>,
+    pointers: &Pointers<T>,
+    how: How<'_>,
+) -> [Result<()>; 2] {
+    let stream = workspace.stream().clone();
+    // SAFETY: the memory is alive, and calls that are refused do not use it.
+    unsafe {
+        let safe = with_slices(&stream, pointers, |slices| slices.call(call, workspace, how));
+        [safe, pointers.call(call, workspace, stream.cu_stream(), how)]
+    }
+}
+
+/// Address and end of a buffer.
+fn range<T: GpuElement>(pointers: &mut Pointers<T>, slot: Slot) -> (u64, u64) {
+    fn range<U>(pointer: &DevicePointer<U>) -> (u64, u64) {
+        (pointer.address, pointer.address + (pointer.len * size_of::<U>()) as u64)
+    }
+    match pointers.slot(slot) {
+        Buffer::Rows(rows) => range(rows),
+        Buffer::Sums(sums) => range(sums),
+    }
+}
+
+fn set_address<T: GpuElement>(pointers: &mut Pointers<T>, slot: Slot, address: u64) {
+    match pointers.slot(slot) {
+        Buffer::Rows(rows) => rows.address = address,
+        Buffer::Sums(sums) => sums.address = address,
+    }
+}
+
+fn assert_memory_is_checked<T: GpuElement>() {
     let gpu = Gpu::take();
-    let mut workspace = workspace(gpu.device());
     let stream = gpu.device().context().default_stream();
-    let x = stream.alloc_zeros::<f32>(2 * 4 * F).unwrap();
-    let mut z = stream.alloc_zeros::<f32>(6 * F).unwrap();
-    let relation = "are those of the batch or the first operand";
-    let expected = Error::Shape { operand: "z", what: "instances", value: 1, bound: 2, relation };
-    assert_eq!(call(&mut workspace, &x, &mut z), Err(expected));
+    // Shared windows have no value to spare.
+    let case = case::<T>(gpu.device(), Checks::On, WindowKind::Shared);
+    let mut workspace = case.workspace(&stream);
+    let arena = Arena::new(&stream);
+    let fresh = || arena.pointers(&case.host);
+    for (call, add) in Call::ALL.into_iter().flat_map(|call| [(call, false), (call, true)]) {
+        let how = How { add, ..case.how() };
+        let operands = call.operands();
+        for operand in &operands {
+            // Addresses that are no multiples of the element's size.
+            let mut pointers = fresh();
+            let size = match pointers.slot(operand.slot) {
+                Buffer::Rows(_) => size_of::<T>(),
+                Buffer::Sums(_) => size_of::<T::Acc>(),
+            } as u64;
+            let (start, _) = range(&mut pointers, operand.slot);
+            for offset in 1..size {
+                let value = start + offset;
+                set_address(&mut pointers, operand.slot, value);
+                let expected = Error::Misaligned { operand: operand.name, value, bound: size };
+                for result in refused(call, &mut workspace, &pointers, how) {
+                    assert_eq!(result, Err(expected.clone()), "{call:?}");
+                }
+            }
+            // One element too few.
+            let mut pointers = fresh();
+            match pointers.slot(operand.slot) {
+                Buffer::Rows(rows) => rows.len -= 1,
+                Buffer::Sums(sums) => sums.len -= 1,
+            }
+            for result in refused(call, &mut workspace, &pointers, how) {
+                let is_named = match &result {
+                    Err(Error::Shape { operand: name, .. } | Error::Stride { operand: name, .. }) => {
+                        *name == operand.name
+                    }
+                    // The gradient of a scale is compared with the scale, whichever is too short.
+                    Err(Error::WindowOutOfRange { table, .. }) => *table == operand.name,
+                    _ => false,
+                };
+                assert!(is_named, "{call:?}, {}: {result:?}", operand.name);
+            }
+        }
+        for output in operands.iter().filter(|operand| operand.is_output) {
+            for other in operands.iter().filter(|other| other.slot != output.slot) {
+                // The output starts with the other's last 16 bytes, or ends with its first.
+                for ends_there in [false, true] {
+                    let mut pointers = fresh();
+                    let (other_start, other_end) = range(&mut pointers, other.slot);
+                    let (start, end) = range(&mut pointers, output.slot);
+                    let value = if ends_there { other_start + 16 - (end - start) } else { other_end - 16 };
+                    set_address(&mut pointers, output.slot, value);
+                    for result in refused(call, &mut workspace, &pointers, how) {
+                        let Err(Error::SharedMemory { operand, other: read, value: found, bound }) = result
+                        else {
+                            panic!("{call:?}, {} in {}: {result:?}", output.name, other.name)
+                        };
+                        let (moved, stays) =
+                            ((output.name, value, value + end - start), (other.name, other_start, other_end));
+                        // Of two outputs, either may be the one that is named.
+                        let as_found = |a: (_, u64, u64), b: (_, u64, u64)| {
+                            (operand, read, found, bound) == (a.0, b.0, a.1, b.2)
+                        };
+                        let named = as_found(moved, stays) || (other.is_output && as_found(stays, moved));
+                        assert!(named, "{call:?}: {operand} shares memory with {read}");
+                    }
+                }
+            }
+        }
+        // Strides, and numbers of features.
+        let layouts = [
+            RowLayout::contiguous(F).row_stride(F - 1).instances(COPIES),
+            RowLayout::contiguous(F).row_stride(1 << 40).instances(COPIES),
+            RowLayout::contiguous(F - 1),
+        ];
+        for (i, layout) in layouts.into_iter().enumerate() {
+            for result in refused(call, &mut workspace, &fresh(), How { layout, ..how }) {
+                let is_right = match (i, &result) {
+                    (0, Err(Error::Overlap { .. })) => true,
+                    (1, Err(Error::Stride { .. })) => true,
+                    (2, Err(Error::Shape { what: "features", .. })) => true,
+                    _ => false,
+                };
+                assert!(is_right, "{call:?}, layout {i}: {result:?}");
+            }
+        }
+        arena.assert_untouched();
+        workspace.check().unwrap();
+    }
 }
 
 #[test]
-fn calls_that_a_graph_would_capture() {
-    use hyperscatter::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+fn memory_that_is_misaligned_too_short_or_shared() {
+    assert_memory_is_checked::<f32>();
+    // Elements and sums of different sizes.
+    assert_memory_is_checked::<bf16>();
+    assert_memory_is_checked::<f64>();
+}
+
+/// What `Uses` promises works, with the bits of a workspace for everything; the rest is an error.
+#[test]
+fn workspaces_for_some_operators() {
+    for conv in [symmetric(), Conv::default(), Conv::new(Normalization::None, WeightUse::MessageOnly)] {
+        let gpu = Gpu::take();
+        gpu.set(Mode::PLAIN);
+        let stream = gpu.device().context().default_stream();
+        let case =
+            Case::<f32>::new(gpu.device(), (&table_batch(), 5), conv, Checks::On, WindowKind::Consecutive);
+        let [mut all, mut some] = [(); 2].map(|()| Slices::upload(&stream, &case.host));
+        let mut with_all = case.workspace(&stream);
+        let names = [(Uses::Steps, "Uses::Steps"), (Uses::KeptZ, "Uses::KeptZ"), (Uses::All, "Uses::All")];
+        let name = |uses| names.iter().find(|(known, _)| *known == uses).unwrap().1;
+        for (uses, value) in names {
+            let mut workspace = case.plan.workspace_for(&stream, 5, uses).unwrap();
+            assert_eq!(workspace.uses(), uses);
+            for call in Call::ALL {
+                let before = some.results(&stream);
+                let called = some.call(call, &mut workspace, case.how());
+                if call.needs() <= uses {
+                    called.unwrap();
+                    all.call(call, &mut with_all, case.how()).unwrap();
+                    assert_eq!(some.results(&stream), all.results(&stream), "{call:?}, {uses:?}");
+                } else {
+                    let bound = name(call.needs());
+                    let expected = Error::NoScratch { call: call.operator().name(), value, bound };
+                    assert_eq!(called, Err(expected), "{call:?}");
+                    assert_eq!(some.results(&stream), before, "{call:?}, {uses:?}");
+                }
+            }
+            workspace.check().unwrap();
+        }
+    }
+}
+
+/// Where only some of the gradients are wanted, less scratch memory may do, and never more is used than there is.
+#[test]
+fn gradients_that_a_workspace_has_no_memory_for() {
+    for (normalization, weight_use) in [
+        (Normalization::Symmetric, WeightUse::Documented),
+        (Normalization::Row, WeightUse::Documented),
+        (Normalization::Row, WeightUse::DegreeOnly),
+        (Normalization::Row, WeightUse::MessageOnly),
+        (Normalization::None, WeightUse::Documented),
+    ] {
+        let conv = Conv::new(normalization, weight_use);
+        let gpu = Gpu::take();
+        gpu.set(Mode::PLAIN);
+        let stream = gpu.device().context().default_stream();
+        let case = Case::<f32>::new(gpu.device(), (&pairs(), COPIES), conv, Checks::On, WindowKind::Shared);
+        let gradients = |uses, from_z: bool, with_rows: bool, with_weights: bool| {
+            let mut workspace = case.plan.workspace_for(&stream, COPIES, uses).unwrap();
+            let mut slices = Slices::<f32>::upload(&stream, &case.host);
+            let [x, g, kept] =
+                [&slices.x, &slices.grad_y, &slices.kept].map(|slice| Rows::contiguous(slice.as_view(), F));
+            let weights = Weights::shared(slices.weights.as_view());
+            let grad_x = match with_rows {
+                true => Out::Overwrite(Rows::contiguous(slices.grad_x.as_view_mut(), F)),
+                false => Out::Skip,
+            };
+            let grad_weights = match with_weights {
+                true => Out::Overwrite(slices.grad_weights.as_view_mut()),
+                false => Out::Skip,
+            };
+            let called = match from_z {
+                true => workspace.conv_backward_from_z(x, kept, weights, g, grad_x, grad_weights),
+                false => workspace.conv_backward(x, weights, g, grad_x, grad_weights),
+            };
+            workspace.check().unwrap();
+            called.map(|()| slices.results(&stream))
+        };
+        for (with_rows, with_weights) in [(true, true), (true, false), (false, true), (false, false)] {
+            for from_z in [false, true] {
+                let expected = gradients(Uses::All, from_z, with_rows, with_weights).unwrap();
+                for uses in [Uses::Steps, Uses::KeptZ] {
+                    match gradients(uses, from_z, with_rows, with_weights) {
+                        Ok(found) => assert_eq!(found, expected, "{conv:?}, {uses:?}"),
+                        Err(Error::NoScratch { .. }) => {
+                            assert!(uses == Uses::Steps || !from_z, "{conv:?}, {uses:?}");
+                        }
+                        Err(error) => panic!("{conv:?}, {uses:?}: {error}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn overwritten_window_tables_need_checks() {
     let gpu = Gpu::take();
-    let device = gpu.device();
-    let stream = device.context().new_stream().unwrap();
-    let plan = Plan::<f32>::new(&device.upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
-    let mut workspace = plan.workspace(&stream, 2).unwrap();
-    let x = stream.alloc_zeros::<f32>(2 * 4 * F).unwrap();
-    let mut z = stream.alloc_zeros::<f32>(2 * 6 * F).unwrap();
-    stream.synchronize().unwrap();
-    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
-    let (called, checked) = (call(&mut workspace, &x, &mut z), workspace.check());
-    let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
-    assert_eq!(called, Err(Error::Capturing { call: "a step" }));
-    assert_eq!(checked, Err(Error::Capturing { call: "check" }));
-    drop(graph);
-    call(&mut workspace, &x, &mut z).unwrap();
+    gpu.set(Mode::PLAIN);
+    let stream = gpu.device().context().default_stream();
+    for of_vertices in [false, true] {
+        for part in WindowPart::ALL {
+            let mut case = case::<f32>(gpu.device(), Checks::Off, WindowKind::Table);
+            let mut workspace = case.workspace(&stream);
+            let mut slices = Slices::upload(&stream, &case.host);
+            let before = slices.results(&stream);
+            let windows = match of_vertices {
+                true => &mut case.windows.vertices,
+                false => &mut case.windows.hyperedges,
+            };
+            let Windows::Table(table) = windows else { unreachable!() };
+            // The same value again: the crate does not know that nothing changed.
+            let value = table.read(part).unwrap()[0];
+            table.overwrite(part, 0, &[value]).unwrap();
+            let checked = Plan::<f32>::new(case.plan.batch(), F, symmetric(), Checks::On).unwrap();
+            let mut checked = checked.workspace(&stream, COPIES).unwrap();
+            let pointers = slices.pointers();
+            for call in Call::ALL.into_iter().filter(|call| !of_vertices || call.is_step()) {
+                for result in refused(call, &mut workspace, &pointers, case.how()) {
+                    assert_eq!(result, Err(Error::UncheckedTables), "{call:?}, {part:?}");
+                }
+                assert_eq!(slices.results(&stream), before, "{call:?}");
+            }
+            for call in Call::ALL {
+                slices.call(call, &mut checked, case.how()).unwrap();
+            }
+            checked.check().unwrap();
+        }
+    }
+}
+
+#[test]
+fn window_tables_of_other_batches() {
+    let gpu = Gpu::take();
+    let batch = gpu.device().upload(&pairs()).unwrap();
+    // The same in all values, but another batch.
+    let table = WindowTable::new(&pairs(), &[0u8, 6]).unwrap();
+    let error = batch.upload_windows(&table).unwrap_err();
+    let (value, bound) = ("another batch", "the batch that it is uploaded for");
+    assert_eq!(error, Error::WindowTableMismatch { table: "windows", value, bound });
+    // And where it was uploaded for its own, calls of another batch refuse it.
+    let mut case = case::<f32>(gpu.device(), Checks::On, WindowKind::Table);
+    let other = AllWindows::upload(&batch, COPIES, WindowKind::Table).unwrap();
+    case.windows = other;
+    let stream = gpu.device().context().default_stream();
+    let mut workspace = case.workspace(&stream);
+    let mut slices = Slices::upload(&stream, &case.host);
+    let before = slices.results(&stream);
+    for call in Call::ALL {
+        let error = slices.call(call, &mut workspace, case.how()).unwrap_err();
+        let (value, bound) = ("another batch", "the batch of this call's plan");
+        let table = if call.is_step() { "vertex_scale" } else { "weights" };
+        assert_eq!(error, Error::WindowTableMismatch { table, value, bound }, "{call:?}");
+    }
+    assert_eq!(slices.results(&stream), before);
+}
+
+#[test]
+fn ranges_outside_a_window_table() {
+    let gpu = Gpu::take();
+    let batch = gpu.device().upload(&table_batch()).unwrap();
+    let stream = gpu.device().context().default_stream();
+    let mut windows = AllWindows::upload(&batch, 5, WindowKind::Table).unwrap();
+    let name = |axis: &str, part| match part {
+        WindowPart::Offsets => format!("{axis}_windows"),
+        WindowPart::Chunks => format!("{axis}_chunks"),
+        WindowPart::Members => format!("{axis}_members"),
+        WindowPart::Classes => format!("{axis}_classes"),
+    };
+    let mut refuse = |axis, table: &mut DeviceWindows| {
+        for part in WindowPart::ALL {
+            let before = table.read(part).unwrap();
+            let len = before.len();
+            for (position, count) in [(len, 1), (len - 1, 2), (0, len + 1), (len + 1, 0), (usize::MAX, 1)] {
+                let error = table.overwrite(part, position, &vec![7; count]).unwrap_err();
+                let Error::TableAccess { table: found, position: at, what, value, bound } = error else {
+                    panic!("{error}")
+                };
+                assert_eq!((found, at, what), (&*name(axis, part), position, "the end of the range"));
+                assert_eq!((value, bound), (position.saturating_add(count) as u64, len as u64 + 1));
+            }
+            table.overwrite(part, len, &[]).unwrap();
+            assert_eq!(table.read(part).unwrap(), before);
+        }
+    };
+    for (axis, windows) in [("vertex", &mut windows.vertices), ("hyperedge", &mut windows.hyperedges)] {
+        let Windows::Table(table) = windows else { unreachable!() };
+        refuse(axis, table);
+    }
+    // Nothing was written, so unchecked kernels may still read them.
+    let mut case = Case::<f32>::on(&batch, 5, symmetric(), Checks::Off, WindowKind::Shared);
+    case.windows = windows;
+    case.host = OnHost::new(batch.batch(), 5, &case.windows, 1);
+    let mut workspace = case.workspace(&stream);
+    let mut slices = Slices::upload(&stream, &case.host);
+    for call in Call::ALL {
+        slices.call(call, &mut workspace, case.how()).unwrap();
+    }
     workspace.check().unwrap();
 }
 
@@ -155,27 +460,27 @@ fn calls_that_a_graph_would_capture() {
 #[test]
 fn calls_that_an_operand_would_take_into_a_graph() {
     use hyperscatter::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-    let gpu = Gpu::take();
-    let context = gpu.device().context();
-    // Made before there are streams, so that no event of theirs lies outside the graph.
-    let mut x = context.default_stream().alloc_zeros::<f32>(2 * 4 * F).unwrap();
-    let mut z = context.default_stream().alloc_zeros::<f32>(2 * 6 * F).unwrap();
-    let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
-    let plan =
-        Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::Off).unwrap();
-    let mut workspace = plan.workspace(&own, 2).unwrap();
-    context.synchronize().unwrap();
-    other.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
-    let captured = other.memset_zeros(&mut x);
-    let called = call(&mut workspace, &x, &mut z);
-    let joined = other.join(&own);
-    let graph = other.end_capture(CUgraphInstantiate_flags(0));
-    assert_eq!(called, Err(Error::Capturing { call: "a step" }));
-    assert_eq!((captured, joined), (Ok(()), Ok(())));
-    // Nothing of the workspace is in the graph.
-    drop((workspace, plan));
-    graph.unwrap().unwrap().launch().unwrap();
-    other.synchronize().unwrap();
+    for call in Call::ALL {
+        let gpu = Gpu::take();
+        let context = gpu.device().context();
+        let case = case::<f32>(gpu.device(), Checks::Off, WindowKind::Shared);
+        // Made before there are streams, so that no event of theirs lies outside the graph.
+        let mut slices = Slices::upload(&context.default_stream(), &case.host);
+        let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
+        let mut workspace = case.workspace(&own);
+        context.synchronize().unwrap();
+        other.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+        let captured = other.memset_zeros(&mut slices.weights);
+        let called = slices.call(call, &mut workspace, case.how());
+        let joined = other.join(&own);
+        let graph = other.end_capture(CUgraphInstantiate_flags(0));
+        assert_eq!(called, Err(Error::Capturing { call: call.refused_as() }));
+        assert_eq!((captured, joined), (Ok(()), Ok(())));
+        // Nothing of the workspace is in the graph.
+        drop((workspace, case));
+        graph.unwrap().unwrap().launch().unwrap();
+        other.synchronize().unwrap();
+    }
 }
 
 /// A workspace is not made, and not let go of too early, while its stream records a graph.

@@ -3,10 +3,12 @@
 //! The driver is loaded once in a process, so each case runs in a process of its own: this test binary, which then runs
 //! only the test at the end of this file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use hyperscatter::Error;
-use hyperscatter::cuda::Device;
+use hyperscatter::cuda::{Checks, Device, DeviceElement};
+use hyperscatter::half::{bf16, f16};
 
 use super::gpu::Gpu;
 
@@ -107,17 +109,50 @@ fn a_device_that_is_too_old() {
     }
 }
 
-/// Checks cost nothing where they are off: the unchecked kernels have no trace of them.
+/// The kernels of the PTX that is embedded, each with its text.
+fn entries() -> BTreeMap<&'static str, &'static str> {
+    let files = [
+        include_str!("../../kernels/degree.ptx"),
+        include_str!("../../kernels/gather.ptx"),
+        include_str!("../../kernels/windows.ptx"),
+    ];
+    let entries = files.iter().flat_map(|file| file.split(".entry ").skip(1));
+    entries.map(|entry| (entry.split('(').next().unwrap(), entry)).collect()
+}
+
+/// Checks cost nothing where they are off: the unchecked kernels have no trace of them. Negative degrees are reported
+/// always.
 #[test]
 fn unchecked_kernels_report_nothing() {
-    let ptx = include_str!("../../kernels/gather.ptx");
-    let entries: Vec<&str> = ptx.split(".entry ").skip(1).collect();
-    assert!(entries.len() >= 4);
-    for entry in entries {
-        let name = entry.split('(').next().unwrap();
-        let reports = entry.contains("atom.") || entry.contains("membar") || entry.contains("fence");
-        assert_eq!(reports, name.ends_with("_checked"), "{name}");
+    let reports = |text: &str| ["atom.", "membar", "fence"].iter().any(|word| text.contains(word));
+    let degrees = ["degree_f32", "degree_f64", "add_degree_f32", "add_degree_f64"];
+    for (name, text) in entries() {
+        let expected = name.ends_with("_checked") || degrees.contains(&name);
+        assert_eq!(reports(text), expected, "{name}");
     }
+}
+
+/// All kernels that read a table: `degree_gradient` reads none.
+#[test]
+fn kernels_come_with_checks_and_without() {
+    let entries = entries();
+    for name in entries.keys() {
+        let twin = match name.strip_suffix("_checked") {
+            Some(unchecked) => unchecked.to_string(),
+            None => format!("{name}_checked"),
+        };
+        let is_alone = name.starts_with("degree_gradient_");
+        assert_eq!(entries.contains_key(&*twin), !is_alone, "{name}");
+    }
+}
+
+/// What is shipped is what plans load: no more, no less.
+#[test]
+fn plans_load_each_kernel_that_is_shipped() {
+    let kernels = [f32::kernels, f64::kernels, f16::kernels, bf16::kernels];
+    let names = kernels.iter().flat_map(|kernels| [Checks::On, Checks::Off].map(kernels));
+    let loaded: BTreeSet<&str> = names.flatten().copied().collect();
+    assert_eq!(loaded, entries().into_keys().collect());
 }
 
 /// Devices whose pools cannot allocate in stream order run the same tests of lifetimes.

@@ -234,6 +234,17 @@ impl DeviceControl {
         self.command(&format!("fail_creation {}", optional(nth)));
     }
 
+    /// Makes the n-th call of a function of the driver from now fail, once, with `CUDA_ERROR_UNKNOWN`; it has no effect then.
+    /// 1 is the next. Whose calls these are is as for [`calls`](Self::calls).
+    pub fn fail_call(&self, function: &str, nth: u32) {
+        self.command(&format!("fail_call {function} {nth}"));
+    }
+
+    /// No call is to fail.
+    pub fn fail_no_call(&self) {
+        self.command("fail_call none 0");
+    }
+
     /// How many creations there have been since the reset.
     pub fn creations(&self) -> u64 {
         self.number("creations")

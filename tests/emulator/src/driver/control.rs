@@ -52,6 +52,7 @@ fn obey(device: &Device, command: &str) -> Option<String> {
     match verb {
         "reset" => {
             device.reset_calls();
+            device.fail_call("none", 0);
             state.reset();
         }
         "build" => {
@@ -71,6 +72,7 @@ fn obey(device: &Device, command: &str) -> Option<String> {
         "detect_races" => state.options.detect_races = words.next()?.parse().ok()?,
         "fill_memory" => state.options.fill_memory = words.next()?.parse().ok()?,
         "execute" => state.options.execute = words.next()?.parse().ok()?,
+        "fail_call" => device.fail_call(words.next()?, words.next()?.parse().ok()?),
         "fail_creation" => state.options.fail_creation = optional(&mut words)?,
         "memory_limit" => state.options.memory_limit = optional(&mut words)?,
         "compute_capability" => {

@@ -14,6 +14,9 @@ use super::status::{Outcome, Status};
 pub(crate) struct Device {
     /// How often each function was called.
     counts: [AtomicU64; NAMES.len()],
+    /// The call that is to fail: above, the number of its function, from 1; below, how many calls of it until then. 0 for
+    /// none.
+    failing: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -23,6 +26,7 @@ pub(crate) fn all() -> &'static [Device] {
     DEVICES.get_or_init(|| {
         let device = |ordinal| Device {
             counts: array::from_fn(|_| AtomicU64::new(0)),
+            failing: AtomicU64::new(0),
             state: Mutex::new(State::new(ordinal)),
         };
         (0..settings().devices).map(device).collect()
@@ -46,9 +50,22 @@ impl Device {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call.
-    pub(crate) fn count(&self, function: Function) {
+    /// Counts a call; a test may have asked that this one fails.
+    pub(crate) fn count(&self, function: Function) -> Outcome {
         self.counts[function as usize].fetch_add(1, Ordering::Relaxed);
+        let is_it = |failing: u64| failing >> 32 == function as u64 + 1;
+        let next = |failing: u64| is_it(failing).then(|| if failing as u32 <= 1 { 0 } else { failing - 1 });
+        match self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(before) if before as u32 <= 1 => Err(Status::UNKNOWN),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the n-th call of a function from now fail, once; none where there is no such function.
+    pub(crate) fn fail_call(&self, name: &str, nth: u32) {
+        let number = NAMES.iter().position(|known| *known == name).map_or(0, |i| i as u64 + 1);
+        let failing = if number == 0 { 0 } else { number << 32 | u64::from(nth) };
+        self.failing.store(failing, Ordering::Relaxed);
     }
 
     /// The functions that were called, and how often.

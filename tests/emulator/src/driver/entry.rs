@@ -80,8 +80,10 @@ pub(crate) fn enter(
         Some(ordinal) => device::get(ordinal),
         None => current_device(),
     };
-    if let Ok(device) = counted {
-        device.count(function);
+    if let Ok(device) = counted
+        && let Err(status) = device.count(function)
+    {
+        return status;
     }
     match panic::catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status::SUCCESS,

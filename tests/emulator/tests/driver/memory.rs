@@ -301,3 +301,22 @@ fn an_address_tells_what_it_belongs_to() {
     drop((data, pinned, stream));
     device.close();
 }
+
+#[test]
+fn a_call_that_is_made_to_fail_has_no_effect() {
+    let device = device();
+    let stream = device.stream();
+    let mut data = stream.clone_htod(&[1.0f32, 2.0]).unwrap();
+    device.control.fail_call("cuMemcpyHtoDAsync_v2", 2);
+    stream.memcpy_htod(&[3.0f32, 4.0], &mut data).unwrap();
+    let failed = stream.memcpy_htod(&[5.0f32, 6.0], &mut data);
+    assert_eq!(code(failed), CUresult::CUDA_ERROR_UNKNOWN);
+    assert_eq!(stream.clone_dtoh(&data).unwrap(), [3.0, 4.0]);
+    // Once only, and not after a change of mind.
+    stream.memcpy_htod(&[7.0f32, 8.0], &mut data).unwrap();
+    device.control.fail_call("cuMemcpyHtoDAsync_v2", 1);
+    device.control.fail_no_call();
+    stream.memcpy_htod(&[7.0f32, 8.0], &mut data).unwrap();
+    drop((data, stream));
+    device.close();
+}

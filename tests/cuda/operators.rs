@@ -1,0 +1,655 @@
+//! Calls of every operator in both tiers, on operands that a test may put where it likes.
+
+use hyperscatter::cuda::cudarc::driver::{
+    CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, ValidAsZeroBits, result, sys,
+};
+use hyperscatter::cuda::{
+    Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Operator, Plan, Step, StepGradients, Uses,
+    Workspace,
+};
+use hyperscatter::{
+    Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows, WeightUse,
+    Weights, WindowTable, Windows,
+};
+use hyperscatter_emulator::control::DeviceControl;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::gpu::{GpuElement, to_device};
+use crate::common::{TestElement, bits, features, sums, weights};
+
+/// The features of all rows here.
+pub const F: usize = 8;
+
+/// The convolution that makes the most launches.
+pub fn symmetric() -> Conv {
+    Conv::new(Normalization::Symmetric, WeightUse::Documented)
+}
+
+/// Short, medium and long rows in both orientations, an empty hyperedge and an isolated vertex.
+pub fn long_rows() -> Incidence {
+    let edges = [vec![0u32; 600], vec![0, 1], (0..20).map(|i| i % 5).collect(), vec![]];
+    Incidence::from_edges(7, &edges, Repeats::Keep).unwrap()
+}
+
+/// Pairs of four, and a smaller topology with an empty hyperedge and an isolated vertex.
+pub fn table_batch() -> Batch {
+    let small = Incidence::from_edges(3, &[vec![0u32, 1], vec![]], Repeats::Keep).unwrap();
+    Batch::from_table(vec![Incidence::subsets(4, 2).unwrap(), small], &[0, 1, 0, 0, 1]).unwrap()
+}
+
+pub fn pairs() -> Batch {
+    Batch::replicate(Incidence::subsets(4, 2).unwrap())
+}
+
+/// A method of a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    VertexToHyperedge,
+    VertexToHyperedgeBackward,
+    HyperedgeToVertex,
+    HyperedgeToVertexBackward,
+    Conv,
+    ConvKeepingZ,
+    ConvBackward,
+    ConvBackwardFromZ,
+}
+
+/// A buffer of [`Operands`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    X,
+    Z,
+    GradY,
+    GradZ,
+    Y,
+    NewZ,
+    GradX,
+    NewGradZ,
+    Weights,
+    VertexScale,
+    Kept,
+    GradWeights,
+    GradVertexScale,
+}
+
+/// An operand of a call: its buffer, its name in errors, and whether it is an output.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand {
+    pub slot: Slot,
+    pub name: &'static str,
+    pub is_output: bool,
+}
+
+const fn read(slot: Slot, name: &'static str) -> Operand {
+    Operand { slot, name, is_output: false }
+}
+
+const fn written(slot: Slot, name: &'static str) -> Operand {
+    Operand { slot, name, is_output: true }
+}
+
+const SCALES: [Operand; 2] =
+    [read(Slot::VertexScale, "vertex_scale"), read(Slot::Weights, "hyperedge_scale")];
+const SCALE_GRADIENTS: [Operand; 2] = [
+    written(Slot::GradVertexScale, "the vertex scale's gradient"),
+    written(Slot::GradWeights, "the hyperedge scale's gradient"),
+];
+
+impl Call {
+    pub const ALL: [Self; 8] = [
+        Self::VertexToHyperedge,
+        Self::VertexToHyperedgeBackward,
+        Self::HyperedgeToVertex,
+        Self::HyperedgeToVertexBackward,
+        Self::Conv,
+        Self::ConvKeepingZ,
+        Self::ConvBackward,
+        Self::ConvBackwardFromZ,
+    ];
+
+    pub fn operator(self) -> Operator {
+        match self {
+            Self::VertexToHyperedge => Operator::VertexToHyperedge,
+            Self::VertexToHyperedgeBackward => Operator::VertexToHyperedgeBackward,
+            Self::HyperedgeToVertex => Operator::HyperedgeToVertex,
+            Self::HyperedgeToVertexBackward => Operator::HyperedgeToVertexBackward,
+            Self::Conv | Self::ConvKeepingZ => Operator::Conv,
+            Self::ConvBackward | Self::ConvBackwardFromZ => Operator::ConvBackward,
+        }
+    }
+
+    /// The least that a workspace must have been made for.
+    pub fn needs(self) -> Uses {
+        match self {
+            Self::Conv | Self::ConvBackwardFromZ => Uses::KeptZ,
+            Self::ConvBackward => Uses::All,
+            _ => Uses::Steps,
+        }
+    }
+
+    /// What it is called where it is refused.
+    pub fn refused_as(self) -> &'static str {
+        match self.operator() {
+            Operator::Conv | Operator::ConvBackward => "a convolution",
+            _ => "a step",
+        }
+    }
+
+    /// Whether it is a step or the gradient of one, with scales.
+    pub fn is_step(self) -> bool {
+        self.refused_as() == "a step"
+    }
+
+    pub fn operands(self) -> Vec<Operand> {
+        use Slot::{GradX, GradY, GradZ, Kept, NewGradZ, NewZ, X, Y, Z};
+        let conv = |more: &[Operand]| [&[read(X, "x"), read(Slot::Weights, "weights")], more].concat();
+        let step = |rows: &[Operand]| [&SCALES[..], rows].concat();
+        let gradients = |rows: &[Operand]| [&SCALES[..], &SCALE_GRADIENTS, rows].concat();
+        let backward =
+            [read(GradY, "grad_y"), written(GradX, "grad_x"), written(Slot::GradWeights, "grad_weights")];
+        match self {
+            Self::VertexToHyperedge => step(&[read(X, "x"), written(NewZ, "z")]),
+            Self::HyperedgeToVertex => step(&[read(Z, "z"), written(Y, "y")]),
+            Self::VertexToHyperedgeBackward => {
+                gradients(&[read(X, "x"), read(GradZ, "grad_z"), written(GradX, "grad_x")])
+            }
+            Self::HyperedgeToVertexBackward => {
+                gradients(&[read(Z, "z"), read(GradY, "grad_y"), written(NewGradZ, "grad_z")])
+            }
+            Self::Conv => conv(&[written(Y, "y")]),
+            Self::ConvKeepingZ => conv(&[written(Kept, "z"), written(Y, "y")]),
+            Self::ConvBackward => conv(&backward),
+            Self::ConvBackwardFromZ => conv(&[&[read(Kept, "z")], &backward[..]].concat()),
+        }
+    }
+}
+
+/// A buffer of rows of elements, or of sums.
+pub enum Buffer<R, S> {
+    Rows(R),
+    Sums(S),
+}
+
+/// The buffers of all calls: `R` are elements, `S` numbers of the accumulation type. The weights are the scale of
+/// hyperedges, too.
+#[derive(Clone)]
+pub struct Operands<R, S> {
+    pub x: R,
+    pub z: R,
+    pub grad_y: R,
+    pub grad_z: R,
+    pub y: R,
+    pub new_z: R,
+    pub grad_x: R,
+    pub new_grad_z: R,
+    pub weights: S,
+    pub vertex_scale: S,
+    pub kept: S,
+    pub grad_weights: S,
+    pub grad_vertex_scale: S,
+}
+
+pub type OnHost<T> = Operands<Vec<T>, Vec<<T as Element>::Acc>>;
+pub type Slices<T> = Operands<CudaSlice<T>, CudaSlice<<T as Element>::Acc>>;
+pub type Pointers<T> = Operands<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
+
+impl Slot {
+    pub const ALL: [Self; 13] = [
+        Self::X,
+        Self::Z,
+        Self::GradY,
+        Self::GradZ,
+        Self::Y,
+        Self::NewZ,
+        Self::GradX,
+        Self::NewGradZ,
+        Self::Weights,
+        Self::VertexScale,
+        Self::Kept,
+        Self::GradWeights,
+        Self::GradVertexScale,
+    ];
+
+    fn is_written(self) -> bool {
+        use Slot::{GradVertexScale, GradWeights, GradX, Kept, NewGradZ, NewZ, Y};
+        matches!(self, Y | NewZ | GradX | NewGradZ | Kept | GradWeights | GradVertexScale)
+    }
+}
+
+impl<R, S> Operands<R, S> {
+    pub fn each_ref(&self) -> Operands<&R, &S> {
+        Operands {
+            x: &self.x,
+            z: &self.z,
+            grad_y: &self.grad_y,
+            grad_z: &self.grad_z,
+            y: &self.y,
+            new_z: &self.new_z,
+            grad_x: &self.grad_x,
+            new_grad_z: &self.new_grad_z,
+            weights: &self.weights,
+            vertex_scale: &self.vertex_scale,
+            kept: &self.kept,
+            grad_weights: &self.grad_weights,
+            grad_vertex_scale: &self.grad_vertex_scale,
+        }
+    }
+
+    pub fn map<Q, A>(self, mut rows: impl FnMut(R) -> Q, mut sums: impl FnMut(S) -> A) -> Operands<Q, A> {
+        Operands {
+            x: rows(self.x),
+            z: rows(self.z),
+            grad_y: rows(self.grad_y),
+            grad_z: rows(self.grad_z),
+            y: rows(self.y),
+            new_z: rows(self.new_z),
+            grad_x: rows(self.grad_x),
+            new_grad_z: rows(self.new_grad_z),
+            weights: sums(self.weights),
+            vertex_scale: sums(self.vertex_scale),
+            kept: sums(self.kept),
+            grad_weights: sums(self.grad_weights),
+            grad_vertex_scale: sums(self.grad_vertex_scale),
+        }
+    }
+
+    pub fn slot(&mut self, slot: Slot) -> Buffer<&mut R, &mut S> {
+        match slot {
+            Slot::X => Buffer::Rows(&mut self.x),
+            Slot::Z => Buffer::Rows(&mut self.z),
+            Slot::GradY => Buffer::Rows(&mut self.grad_y),
+            Slot::GradZ => Buffer::Rows(&mut self.grad_z),
+            Slot::Y => Buffer::Rows(&mut self.y),
+            Slot::NewZ => Buffer::Rows(&mut self.new_z),
+            Slot::GradX => Buffer::Rows(&mut self.grad_x),
+            Slot::NewGradZ => Buffer::Rows(&mut self.new_grad_z),
+            Slot::Weights => Buffer::Sums(&mut self.weights),
+            Slot::VertexScale => Buffer::Sums(&mut self.vertex_scale),
+            Slot::Kept => Buffer::Sums(&mut self.kept),
+            Slot::GradWeights => Buffer::Sums(&mut self.grad_weights),
+            Slot::GradVertexScale => Buffer::Sums(&mut self.grad_vertex_scale),
+        }
+    }
+
+    /// Exchanges one buffer.
+    pub fn swap(&mut self, slot: Slot, other: &mut Self) {
+        match (self.slot(slot), other.slot(slot)) {
+            (Buffer::Rows(a), Buffer::Rows(b)) => std::mem::swap(a, b),
+            (Buffer::Sums(a), Buffer::Sums(b)) => std::mem::swap(a, b),
+            _ => unreachable!("one slot has one type"),
+        }
+    }
+}
+
+/// Windows of scales of vertices, and of weights (and scales) of hyperedges.
+pub struct AllWindows {
+    pub vertices: Windows<Box<DeviceWindows>>,
+    pub hyperedges: Windows<Box<DeviceWindows>>,
+    /// The values that they are windows of.
+    lens: [usize; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowKind {
+    Shared,
+    Consecutive,
+    Table,
+}
+
+impl WindowKind {
+    pub const ALL: [Self; 3] = [Self::Shared, Self::Consecutive, Self::Table];
+}
+
+impl AllWindows {
+    /// Windows of one kind for so many instances.
+    pub fn upload(batch: &DeviceBatch, instances: usize, kind: WindowKind) -> Result<Self> {
+        let host = batch.batch();
+        Ok(match kind {
+            WindowKind::Shared => Self {
+                vertices: Windows::Shared,
+                hyperedges: Windows::Shared,
+                lens: [host.max_vertices(), host.max_hyperedges()],
+            },
+            WindowKind::Consecutive => Self {
+                vertices: Windows::Consecutive,
+                hyperedges: Windows::Consecutive,
+                lens: [host.vertex_start(instances), host.hyperedge_start(instances)],
+            },
+            WindowKind::Table => {
+                // Windows overlap, and no window covers the first value nor the last.
+                let offsets: Vec<u64> = (0..instances as u64).map(|g| 1 + 5 * (g % 3)).collect();
+                let upload = |table| Ok(Windows::Table(Box::new(batch.upload_windows(&table)?)));
+                Self {
+                    vertices: upload(WindowTable::for_vertices(host, &offsets)?)?,
+                    hyperedges: upload(WindowTable::new(host, &offsets)?)?,
+                    lens: [host.max_vertices() + 12, host.max_hyperedges() + 12],
+                }
+            }
+        })
+    }
+}
+
+impl<T: TestElement> OnHost<T> {
+    /// For these instances; outputs hold what may be added to.
+    pub fn new(batch: &Batch, instances: usize, windows: &AllWindows, seed: u64) -> Self {
+        let [vertex_values, hyperedge_values] = windows.lens;
+        let (n, m) = (batch.vertex_start(instances) * F, batch.hyperedge_start(instances) * F);
+        let mut seed = 100 * seed;
+        let mut next = || {
+            seed += 1;
+            seed
+        };
+        Self {
+            x: features(next(), n),
+            z: features(next(), m),
+            grad_y: features(next(), n),
+            grad_z: features(next(), m),
+            y: features(next(), n),
+            new_z: features(next(), m),
+            grad_x: features(next(), n),
+            new_grad_z: features(next(), m),
+            weights: weights::<T>(next(), hyperedge_values, false),
+            vertex_scale: weights::<T>(next(), vertex_values, true),
+            kept: sums::<T>(next(), m),
+            grad_weights: sums::<T>(next(), hyperedge_values),
+            grad_vertex_scale: sums::<T>(next(), vertex_values),
+        }
+    }
+}
+
+/// What calls have besides their operands.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    pub windows: &'a AllWindows,
+    /// Whether results are added.
+    pub add: bool,
+    /// Where the rows of all feature operands lie.
+    pub layout: RowLayout,
+}
+
+impl<'a> How<'a> {
+    pub fn overwriting(windows: &'a AllWindows) -> Self {
+        Self { windows, add: false, layout: RowLayout::contiguous(F) }
+    }
+
+    fn out<B>(self, buffer: B) -> Out<B> {
+        if self.add { Out::Add(buffer) } else { Out::Overwrite(buffer) }
+    }
+
+    fn rows<B>(self, buffer: B) -> Rows<B> {
+        Rows::new(buffer, self.layout)
+    }
+
+    fn out_rows<B>(self, buffer: B) -> Out<Rows<B>> {
+        self.out(self.rows(buffer))
+    }
+
+    fn weights<B>(self, values: B) -> Weights<B, &'a DeviceWindows> {
+        Weights { values, windows: self.windows.hyperedges.as_deref() }
+    }
+
+    fn step<B>(self, vertex_scale: B, hyperedge_scale: B) -> Step<'a, B> {
+        let vertex_scale = Weights { values: vertex_scale, windows: self.windows.vertices.as_deref() };
+        let hyperedge_scale = self.weights(hyperedge_scale);
+        Step { vertex_scale: Some(vertex_scale), hyperedge_scale: Some(hyperedge_scale), ..Step::mean() }
+    }
+
+    fn gradients<'b, R, S>(
+        self,
+        rows: &'b mut CudaSlice<R>,
+        vertex_scale: &'b mut CudaSlice<S>,
+        hyperedge_scale: &'b mut CudaSlice<S>,
+    ) -> StepGradients<CudaViewMut<'b, R>, CudaViewMut<'b, S>> {
+        StepGradients {
+            rows: self.out_rows(rows.as_view_mut()),
+            vertex_scale: self.out(vertex_scale.as_view_mut()),
+            hyperedge_scale: self.out(hyperedge_scale.as_view_mut()),
+        }
+    }
+}
+
+impl<T: GpuElement> Slices<T> {
+    pub fn upload(stream: &Arc<CudaStream>, host: &OnHost<T>) -> Self {
+        host.each_ref().map(|rows| to_device(stream, rows), |sums| to_device(stream, sums))
+    }
+
+    /// Writes new values into the same memory.
+    pub fn write(&mut self, stream: &Arc<CudaStream>, host: &mut OnHost<T>) {
+        for slot in Slot::ALL {
+            match (self.slot(slot), host.slot(slot)) {
+                (Buffer::Rows(to), Buffer::Rows(from)) => stream.memcpy_htod(from, to).unwrap(),
+                (Buffer::Sums(to), Buffer::Sums(from)) => stream.memcpy_htod(from, to).unwrap(),
+                _ => unreachable!("one slot has one type"),
+            }
+        }
+        stream.synchronize().unwrap();
+    }
+
+    /// Makes a call of the safe tier.
+    pub fn call(&mut self, call: Call, workspace: &mut Workspace<T>, how: How<'_>) -> Result<()> {
+        let Self { x, z, grad_y, grad_z, y, new_z, grad_x, new_grad_z, .. } = self;
+        let Self { weights, vertex_scale, kept, grad_weights, grad_vertex_scale, .. } = self;
+        let step = how.step(vertex_scale.as_view(), weights.as_view());
+        let weights = how.weights(weights.as_view());
+        let (x, z) = (how.rows(x.as_view()), how.rows(z.as_view()));
+        match call {
+            Call::VertexToHyperedge => {
+                workspace.vertex_to_hyperedge(step, x, how.out_rows(new_z.as_view_mut()))
+            }
+            Call::VertexToHyperedgeBackward => {
+                let gradients = how.gradients(grad_x, grad_vertex_scale, grad_weights);
+                workspace.vertex_to_hyperedge_backward(step, x, how.rows(grad_z.as_view()), gradients)
+            }
+            Call::HyperedgeToVertex => workspace.hyperedge_to_vertex(step, z, how.out_rows(y.as_view_mut())),
+            Call::HyperedgeToVertexBackward => {
+                let gradients = how.gradients(new_grad_z, grad_vertex_scale, grad_weights);
+                workspace.hyperedge_to_vertex_backward(step, z, how.rows(grad_y.as_view()), gradients)
+            }
+            Call::Conv => workspace.conv(x, weights, how.out_rows(y.as_view_mut())),
+            Call::ConvKeepingZ => workspace.conv_keeping_z(
+                x,
+                weights,
+                how.rows(kept.as_view_mut()),
+                how.out_rows(y.as_view_mut()),
+            ),
+            Call::ConvBackward => {
+                let (grad_x, grad_w) =
+                    (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
+                workspace.conv_backward(x, weights, how.rows(grad_y.as_view()), grad_x, grad_w)
+            }
+            Call::ConvBackwardFromZ => {
+                let (grad_x, grad_w) =
+                    (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
+                let (z, g) = (how.rows(kept.as_view()), how.rows(grad_y.as_view()));
+                workspace.conv_backward_from_z(x, z, weights, g, grad_x, grad_w)
+            }
+        }
+    }
+
+    /// Where the buffers are. Nothing may be in flight that uses them.
+    pub fn pointers(&self) -> Pointers<T> {
+        fn pointer<U>(slice: &CudaSlice<U>) -> DevicePointer<U> {
+            DevicePointer::new(slice.device_ptr(slice.stream()).0, slice.len())
+        }
+        self.each_ref().map(pointer, pointer)
+    }
+
+    /// The bits of all outputs, once the stream is done.
+    pub fn results(&self, stream: &Arc<CudaStream>) -> Vec<(Slot, Vec<u64>)> {
+        fn read<U: Element + DeviceRepr>(stream: &Arc<CudaStream>, slice: &CudaSlice<U>) -> Vec<u64> {
+            let host = stream.clone_dtoh(slice).unwrap();
+            stream.synchronize().unwrap();
+            bits(&host)
+        }
+        let mut all = self.each_ref().map(|rows| read(stream, rows), |sums| read(stream, sums));
+        let written = Slot::ALL.into_iter().filter(|slot| slot.is_written());
+        written
+            .map(|slot| match all.slot(slot) {
+                Buffer::Rows(bits) | Buffer::Sums(bits) => (slot, std::mem::take(bits)),
+            })
+            .collect()
+    }
+}
+
+impl<T: GpuElement> Pointers<T> {
+    /// Makes a call of the raw tier.
+    ///
+    /// # Safety
+    /// The contract of the raw tier.
+    pub unsafe fn call(
+        &self,
+        call: Call,
+        workspace: &mut Workspace<T>,
+        stream: sys::CUstream,
+        how: How<'_>,
+    ) -> Result<()> {
+        let step = how.step(self.vertex_scale, self.weights);
+        let weights = how.weights(self.weights);
+        let gradients = |gradient| StepGradients {
+            rows: how.out_rows(gradient),
+            vertex_scale: how.out(self.grad_vertex_scale),
+            hyperedge_scale: how.out(self.grad_weights),
+        };
+        let (x, z, grad_y, grad_z) =
+            (how.rows(self.x), how.rows(self.z), how.rows(self.grad_y), how.rows(self.grad_z));
+        let (y, grad_x, grad_weights) =
+            (how.out_rows(self.y), how.out_rows(self.grad_x), how.out(self.grad_weights));
+        // SAFETY: the caller's promise.
+        unsafe {
+            match call {
+                Call::VertexToHyperedge => {
+                    workspace.vertex_to_hyperedge_raw(stream, step, x, how.out_rows(self.new_z))
+                }
+                Call::VertexToHyperedgeBackward => {
+                    let gradients = gradients(self.grad_x);
+                    workspace.vertex_to_hyperedge_backward_raw(stream, step, x, grad_z, gradients)
+                }
+                Call::HyperedgeToVertex => workspace.hyperedge_to_vertex_raw(stream, step, z, y),
+                Call::HyperedgeToVertexBackward => {
+                    let gradients = gradients(self.new_grad_z);
+                    workspace.hyperedge_to_vertex_backward_raw(stream, step, z, grad_y, gradients)
+                }
+                Call::Conv => workspace.conv_raw(stream, x, weights, None, y),
+                Call::ConvKeepingZ => workspace.conv_raw(stream, x, weights, Some(how.rows(self.kept)), y),
+                Call::ConvBackward => {
+                    workspace.conv_backward_raw(stream, x, None, weights, grad_y, grad_x, grad_weights)
+                }
+                Call::ConvBackwardFromZ => {
+                    let kept = Some(how.rows(self.kept));
+                    workspace.conv_backward_raw(stream, x, kept, weights, grad_y, grad_x, grad_weights)
+                }
+            }
+        }
+    }
+}
+
+/// Lends memory at any addresses to `f`, as `cudarc`'s slices.
+///
+/// # Safety
+/// The memory is alive and of the stream's context, and nobody else uses it meanwhile. Slices that overlap are for calls that
+/// are refused.
+pub unsafe fn with_slices<T: GpuElement, Q>(
+    stream: &Arc<CudaStream>,
+    pointers: &Pointers<T>,
+    f: impl FnOnce(&mut Slices<T>) -> Q,
+) -> Q {
+    /// # Safety
+    /// As above.
+    unsafe fn slice<U: DeviceRepr + ValidAsZeroBits>(
+        stream: &Arc<CudaStream>,
+        pointer: &DevicePointer<U>,
+    ) -> CudaSlice<U> {
+        // SAFETY: the caller's promise.
+        unsafe { stream.upgrade_device_ptr(pointer.address, pointer.len) }
+    }
+    let pointers = pointers.each_ref();
+    // SAFETY: the caller's promise.
+    let mut slices =
+        pointers.map(|rows| unsafe { slice(stream, rows) }, |sums| unsafe { slice(stream, sums) });
+    let result = f(&mut slices);
+    slices.map(
+        |rows| {
+            rows.leak();
+        },
+        |sums| {
+            sums.leak();
+        },
+    );
+    result
+}
+
+/// A plan of a batch on a device, its windows, and operands.
+pub struct Case<T: GpuElement> {
+    pub plan: Plan<T>,
+    pub windows: AllWindows,
+    pub instances: usize,
+    pub host: OnHost<T>,
+}
+
+impl<T: GpuElement> Case<T> {
+    pub fn new(
+        device: &Device,
+        (batch, instances): (&Batch, usize),
+        conv: Conv,
+        checks: Checks,
+        kind: WindowKind,
+    ) -> Self {
+        Self::on(&device.upload(batch).unwrap(), instances, conv, checks, kind)
+    }
+
+    pub fn on(batch: &DeviceBatch, instances: usize, conv: Conv, checks: Checks, kind: WindowKind) -> Self {
+        let windows = AllWindows::upload(batch, instances, kind).unwrap();
+        let plan = Plan::new(batch, F, conv, checks).unwrap();
+        let host = OnHost::new(batch.batch(), instances, &windows, 1);
+        Self { plan, windows, instances, host }
+    }
+
+    pub fn workspace(&self, stream: &Arc<CudaStream>) -> Workspace<T> {
+        self.plan.workspace(stream, self.instances).unwrap()
+    }
+
+    pub fn how(&self) -> How<'_> {
+        How::overwriting(&self.windows)
+    }
+}
+
+/// A stream that `cudarc` knows nothing of, as another framework's.
+pub struct RawStream(sys::CUstream);
+
+impl RawStream {
+    /// The device's context becomes current.
+    pub fn new(device: &Device) -> Self {
+        device.context().bind_to_thread().unwrap();
+        Self(result::stream::create(result::stream::StreamKind::NonBlocking).unwrap())
+    }
+
+    pub fn get(&self) -> sys::CUstream {
+        self.0
+    }
+
+    pub fn synchronize(&self) {
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.0) }.unwrap();
+    }
+}
+
+impl Drop for RawStream {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, and destroyed only here.
+        let destroyed = unsafe { result::stream::destroy(self.0) };
+        assert!(destroyed.is_ok() || std::thread::panicking(), "{destroyed:?}");
+    }
+}
+
+/// The calls of the driver that `f` makes, by name.
+pub fn driver_calls(control: &DeviceControl, f: impl FnOnce()) -> BTreeMap<String, u64> {
+    control.reset_calls();
+    f();
+    control.calls()
+}
+
+/// Calls by name, as [`driver_calls`] gives them; those that are not made are left out.
+pub fn named(calls: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    calls.iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_string(), *n)).collect()
+}
