@@ -8,10 +8,11 @@
 # do what it is here for. What was skipped is in the summary.
 set -u
 
-# How long each step may take, in seconds; 555 together.
+# How long each step may take, in seconds; 585 together.
 declare -A BUDGET=(
     [tests]=150
     [tests-release]=90
+    [determinism]=30
     [memcheck]=60
     [racecheck]=45
     [initcheck]=45
@@ -19,9 +20,13 @@ declare -A BUDGET=(
     [benches]=120
 )
 
-# The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend itself. Not
-# cuda::shipping, which starts processes with the emulated driver, and not the random layouts.
-SANITIZED=(cuda::calls:: cuda::corrupted:: cuda::errors:: cuda::lifetimes::)
+# The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend itself, and two
+# that call every operator. Not cuda::shipping, which starts processes with the emulated driver, and not the random layouts
+# and the many changes of cuda::unvalidated.
+SANITIZED=(cuda::calls:: cuda::corrupted:: cuda::errors:: cuda::lifetimes:: kept_z::suite_on_the_gpu orders::)
+
+# What has a step of its own: fifty calls of each operator, whose results are compared bit for bit.
+REPEATED=cuda::determinism::
 
 if [ $# -ne 1 ]; then
     echo "usage: ./run.sh OUT" >&2
@@ -84,6 +89,14 @@ backend_tests_ran() {
     tests_ran "$1"
 }
 
+repeats_ran() {
+    if ! grep -q "^test $REPEATED.* \.\.\. ok$" "$1"; then
+        echo "no repeated calls have passed"
+        return 1
+    fi
+    tests_ran "$1"
+}
+
 # Racecheck counts hazards, the others errors.
 sanitizer_ran() {
     if ! grep -qE '(ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards)' "$1"; then
@@ -98,7 +111,9 @@ benches_ran() {
         echo "the table is missing"
         return 1
     fi
-    echo "the table is below"
+    local left_out
+    left_out=$(grep -c '^LEFT OUT' "$1")
+    echo "the table is below, $left_out runs were left out for want of time"
 }
 
 # step NAME CHECK COMMAND...: runs a command within its budget, its output in NAME.log.
@@ -130,8 +145,9 @@ elif ! device=$(nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_vers
 fi
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 
-step tests backend_tests_ran "$root/dev/tests" --show-output
-step tests-release backend_tests_ran "$root/release/tests" --show-output
+step tests backend_tests_ran "$root/dev/tests" --show-output --skip "$REPEATED"
+step tests-release backend_tests_ran "$root/release/tests" --show-output --skip "$REPEATED"
+step determinism repeats_ran "$root/release/tests" --show-output "$REPEATED"
 for tool in memcheck racecheck initcheck synccheck; do
     if [ -n "$sanitizer" ]; then
         # One test at a time: they take turns on the device anyway.
@@ -141,7 +157,8 @@ for tool in memcheck racecheck initcheck synccheck; do
         report $tool skip 0 "there is no compute-sanitizer on this machine"
     fi
 done
-step benches benches_ran "$root/release/gpu" --bench --noplot
+# Without the driver's cache, so that the time for loading the kernels is that of compiling them.
+step benches benches_ran env CUDA_CACHE_DISABLE=1 "$root/release/gpu" --bench --noplot
 
 {
     echo "# GPU check"
@@ -160,7 +177,9 @@ step benches benches_ran "$root/release/gpu" --bench --noplot
     printf '    %s\n' "${commands[@]}"
     if grep -q '% of copy' "$out/benches.log"; then
         echo
-        echo "Device time. GB/s of compulsory bytes, beside a copy of as many bytes:"
+        sed -n 's/^loading the kernels took/Loading the kernels took/p' "$out/benches.log"
+        echo
+        echo "Device time of each call; the floor is what a copy takes for the compulsory bytes (MB), in the same run:"
         echo
         sed -n '/% of copy/,$ s/^/    /p' "$out/benches.log"
     fi

@@ -112,7 +112,7 @@ template <typename S, u32 N, typename A, u32 LEN, typename At>
 __device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 len, At at) {
     constexpr u32 WIDTH = Vector<S>::LEN;
     constexpr u32 VECTORS = LEN / WIDTH;
-    // What is left out is 1 * 0, which changes no sum: one that started at +0 is never -0.
+    // A row that is left out changes no sum: not even by +0, which would make +0 of a sum that underflowed to -0.
     if (!aligned) {
 #pragma unroll 1
         for (u32 j = 0; j < N; j++) {
@@ -127,9 +127,11 @@ __device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 l
         return;
     }
     Source<S, A> from[N];
+    u32 present = 0;
 #pragma unroll
     for (u32 j = 0; j < N; j++) {
         from[j] = at(j);
+        present |= (from[j].row != nullptr ? 1u : 0u) << j;
     }
     Vector<S> rows[N][VECTORS];
 #pragma unroll
@@ -147,7 +149,8 @@ __device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 l
 #pragma unroll
         for (u32 i = 0; i < LEN; i++) {
             A value = Element<S>::widen(rows[j][i / WIDTH].at[i % WIDTH]);
-            sums.at[i] = fused_multiply_add(from[j].factor, value, sums.at[i]);
+            A sum = fused_multiply_add(from[j].factor, value, sums.at[i]);
+            sums.at[i] = (present >> j & 1) != 0 ? sum : sums.at[i];
         }
     }
 }
@@ -436,9 +439,9 @@ ENTRIES(double, f64, false, 7)
 ENTRIES(double, f64_checked, true, 6)
 ENTRIES(F16, f16, false, 6)
 ENTRIES(F16, f16_checked, true, 5)
-ENTRIES(Bf16, bf16, false, 6)
-ENTRIES(Bf16, bf16_checked, true, 5)
+ENTRIES(Bf16, bf16, false, 5)
+ENTRIES(Bf16, bf16_checked, true, 4)
 ENTRIES_OF_SUMS(F16, f16, false, 5)
 ENTRIES_OF_SUMS(F16, f16_checked, true, 5)
 ENTRIES_OF_SUMS(Bf16, bf16, false, 5)
-ENTRIES_OF_SUMS(Bf16, bf16_checked, true, 5)
+ENTRIES_OF_SUMS(Bf16, bf16_checked, true, 4)

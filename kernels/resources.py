@@ -4,9 +4,17 @@
     python3 kernels/resources.py           prints the tables, and fails where a kernel breaks a rule
 
 Two ways lead to machine code, and both are looked at: `ptx`, the assembler on kernels/*.ptx, as a driver does it; and
-`cu`, nvcc on kernels/*.cu, as build.rs does it where native code is asked for. The rules: nothing is spilled, nothing
-has a stack frame, no local memory is read or written, and each `gather_*` reads and writes global memory 16 bytes at a
-time somewhere.
+`cu`, nvcc on kernels/*.cu, as build.rs does it where native code is asked for. The rules:
+
+* nothing is spilled, nothing has a stack frame, and no local memory is read or written;
+* in the kernels of gather.cu each vector that the source loads or stores is one access of 128 bits: there are as many as the
+  source has, or more where the compiler repeats code. So none is split into narrower ones;
+* there, at least half of the vectors of IN_FLIGHT source rows are loaded one behind the other: no value of one is used before
+  the last is under way, and no other access of global memory stands between them. `flight` shows how many, and of how many:
+  where registers are short, the assembler starts to add before all are under way, which costs time and is no mistake.
+
+Which narrower accesses belong to the path for aligned rows, and which to the other and to the tables, cannot be told from
+the counts. `generic` are accesses whose address the assembler could not place in global memory, all widths together.
 
 Compiler and disassembler are pinned packages of PyPI, installed into target/ on the first run. Without the disassembler
 the accesses are not counted, which is said. No GPU and no CUDA toolkit are needed. Each run first tries its rules on a
@@ -34,10 +42,14 @@ NVCC_OPTIONS = ["-cubin", "-std=c++17", "--fmad=false", "-O3"]
 KERNELS = pathlib.Path(__file__).resolve().parent
 TARGET = KERNELS.parent / "target"
 
+# The entries of gather.cu, and the vectors of 16 bytes that a lane's features have, in their own type and as sums.
+GATHERS = re.compile(r"(gather_sums|gather|add_partials)_(f16|bf16|f32|f64)(?:_checked)?")
+VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
+
 # It breaks all the rules: an index that is not constant puts its array into local memory, few registers spill, and all
 # accesses are 4 bytes wide.
 PLANTED = """
-extern "C" __global__ void gather_planted(float* to, const float* from, const unsigned* index) {
+extern "C" __global__ void gather_f32(float* to, const float* from, const unsigned* index) {
     float indexed[64], kept[64];
 #pragma unroll
     for (int i = 0; i < 64; i++) indexed[i] = kept[i] = from[3 * i];
@@ -59,6 +71,9 @@ class Entry:
     loads: Counter = field(default_factory=Counter)
     stores: Counter = field(default_factory=Counter)
     local: int = 0
+    # The longest run of loads of 128 bits that no use of their values and no other access of global memory interrupts.
+    flight: int = 0
+    generic: int = 0
     instructions: int = 0
 
 
@@ -111,13 +126,22 @@ def read_assembler(text: str) -> dict[str, Entry]:
 
 def read_disassembly(text: str, entries: dict[str, Entry]) -> None:
     """Counts the accesses in what nvdisasm prints: by width in bits, and those of local memory."""
-    entry = None
+    entry, run, loaded = None, 0, set()
     for line in text.splitlines():
         if found := re.match(r"\s*\.section\s+\.text\.(\w+)", line):
-            entry = entries.get(found[1])
-        elif entry and (found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)((?:\.\w+)*)", line)):
-            name, modifiers = found[1], found[2]
+            entry, run, loaded = entries.get(found[1]), 0, set()
+        elif entry and (found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)((?:\.\w+)*)(.*)", line)):
+            name, modifiers, operands = found[1], found[2], found[3]
+            registers = [int(number) for number in re.findall(r"\bR(\d+)\b", operands)]
+            is_vector_load = name in ("LDG", "LD") and ".128" in modifiers
+            if loaded.intersection(registers) or (name in ("LDG", "STG", "LD", "ST") and not is_vector_load):
+                run, loaded = 0, set()
+            if is_vector_load:
+                run += 1
+                loaded.update(range(registers[0], registers[0] + 4))
+                entry.flight = max(entry.flight, run)
             entry.instructions += 1
+            entry.generic += name in ("LD", "ST")
             if name in ("LDL", "STL"):
                 entry.local += 1
             # Generic accesses, LD and ST, are counted with those of global memory, which they are meant for.
@@ -139,11 +163,33 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
     if disassembled:
         if entry.local:
             broken.append(f"accesses local memory ({entry.local} instructions)")
-        if name.startswith("gather_") and entry.loads[128] == 0:
-            broken.append("has no load of 128 bits")
-        if name.startswith("gather_") and entry.stores[128] == 0:
-            broken.append("has no store of 128 bits")
+        if is_gather := GATHERS.fullmatch(name):
+            loads, stores, flight = vector_accesses(is_gather[1], is_gather[2])
+            for what, found, least in [
+                ("loads of 128 bits", entry.loads[128], loads),
+                ("stores of 128 bits", entry.stores[128], stores),
+                ("loads of 128 bits under way together", entry.flight, flight // 2),
+            ]:
+                if found < least:
+                    broken.append(f"has {found} {what}, and needs {least}")
+        elif name.startswith("gather"):
+            broken.append("is a gather that the rules do not know")
     return broken
+
+
+def in_flight() -> int:
+    """The source rows that a lane loads before it adds the first."""
+    return int(re.search(r"\bIN_FLIGHT = (\d+),", (KERNELS / "gather.cu").read_text())[1])
+
+
+def vector_accesses(kind: str, element: str) -> tuple[int, int, int]:
+    """The vectors that an entry of gather.cu loads and stores, and how many of them it loads together."""
+    own, sums = VECTORS[element]
+    # Results are rows of either type, where those differ; they are stored, and loaded to be added to and for dot products.
+    results = own if own == sums else own + sums
+    together = in_flight() * (own if kind == "gather" else sums)
+    partials = 0 if kind == "add_partials" else sums
+    return together + 2 * results, results + partials, together
 
 
 class Tools:
@@ -177,7 +223,7 @@ class Tools:
             for architecture in ARCHITECTURES:
                 (name, entry), = self.entries(source, architecture, PLANTED_OPTIONS).items()
                 found = faults(name, entry, self.disassembler is not None)
-                if len(found) != (5 if self.disassembler else 2):
+                if len(found) != (6 if self.disassembler else 2):
                     sys.exit(f"the rules miss something in a kernel that breaks all of them ({architecture}): {found}")
 
 
@@ -186,21 +232,29 @@ def widths(counts: Counter) -> str:
     return " ".join(f"{width}:{counts[width]}" for width in sorted(counts, reverse=True)) or "-"
 
 
+def in_flight_of(name: str, entry: Entry) -> str:
+    """`3/4`, or nothing for other kernels than those of gather.cu."""
+    is_gather = GATHERS.fullmatch(name)
+    return f"{entry.flight}/{vector_accesses(is_gather[1], is_gather[2])[2]}" if is_gather else "-"
+
+
 def main() -> None:
     tools = Tools()
     tools.try_rules()
     disassembled = tools.disassembler is not None
-    row = "{:<28} {:<4} {:<7} {:>9} {:>6} {:>5} {:>6} {:>5}  {:<24} {:<22}"
+    row = "{:<28} {:<4} {:<7} {:>9} {:>6} {:>5} {:>6} {:>5} {:>6} {:>7}  {:<24} {:<22}"
     print("Bytes, and instructions by width in bits (of both the aligned and the element-wise path).")
-    print(row.format("entry", "from", "arch", "registers", "shared", "stack", "spills", "local", "global loads",
-                     "global stores").rstrip())
+    print(row.format("entry", "from", "arch", "registers", "shared", "stack", "spills", "local", "flight",
+                     "generic", "global loads", "global stores").rstrip())
     wrong, kinds = [], {".ptx": set(), ".cu": set()}
     for suffix, names in kinds.items():
         for source in sorted(KERNELS.glob(f"*{suffix}")):
             for architecture in ARCHITECTURES:
                 for name, e in sorted(tools.entries(source, architecture).items()):
                     names.add(name)
-                    accesses = (e.local, widths(e.loads), widths(e.stores)) if disassembled else ("?", "?", "?")
+                    accesses = ("?",) * 5
+                    if disassembled:
+                        accesses = (e.local, in_flight_of(name, e), e.generic, widths(e.loads), widths(e.stores))
                     print(row.format(name, suffix[1:], architecture, e.registers, e.shared, e.stack, e.spills,
                                      *accesses).rstrip())
                     broken = faults(name, e, disassembled)
@@ -209,7 +263,7 @@ def main() -> None:
         wrong.append(f"the entries of PTX and sources differ: {sorted(kinds['.ptx'] ^ kinds['.cu'])}")
     if wrong:
         sys.exit("\n".join(wrong))
-    print("no spills, no stack frames" + (", no local memory, and 128-bit accesses in each gather" if disassembled else ""))
+    print("no spills, no stack frames" + (", no local memory, and vectors whole in each gather" if disassembled else ""))
 
 
 if __name__ == "__main__":

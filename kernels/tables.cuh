@@ -88,7 +88,7 @@ struct Topology {
 enum : u32 { TOPOLOGY_WORDS = sizeof(Topology) / sizeof(u64) };
 
 // The tables of one orientation, and what a call makes of them. Targets are the rows of the tables, sources what their indices
-// mean. src/cuda/launch.rs holds the same structure, and those below.
+// mean. src/cuda/kernels.rs holds the same structure, and those below.
 struct Tables {
     const Topology* topologies;
     const u32* pointers;

@@ -295,9 +295,9 @@ pub enum Error {
          least 0"
     )]
     NegativeDegree {
-        /// The first instance with a negative degree.
+        /// The first instance with a negative degree; on a GPU, any of them.
         instance: usize,
-        /// Its first vertex with a negative degree, as numbered in its topology.
+        /// Its first vertex with a negative degree (on a GPU, any), as numbered in its topology.
         vertex: usize,
         /// The degree.
         value: f64,

@@ -45,6 +45,15 @@ pub fn element_types() -> impl Strategy<Value = ElementType> {
     prop_oneof![Just(F32), Just(F64), Just(F16), Just(Bf16)]
 }
 
+/// So many cases of a dear property, or as many as `PROPTEST_CASES` says.
+#[cfg(feature = "cuda")]
+pub fn cases(cases: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(cases),
+    }
+}
+
 /// Calls a function of the element type that a case has drawn.
 macro_rules! with_element {
     ($element:expr, $test:ident($($argument:expr),* $(,)?)) => {

@@ -7,6 +7,8 @@ use hyperscatter::{
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, StepKind};
+#[cfg(feature = "cuda")]
+use crate::common::cases;
 use crate::common::{features, numbers};
 #[cfg(feature = "cuda")]
 use crate::cuda::gpu::{Cuda, mode, modes};
@@ -302,8 +304,11 @@ fn zeros_and_infinities_on_the_gpu() {
     }
 }
 
+// On the emulated driver a case takes a core 30 ms.
 #[cfg(feature = "cuda")]
 proptest! {
+    #![proptest_config(cases(64))]
+
     #[test]
     fn gradients_are_difference_quotients_on_the_gpu(problem in problem(), mode in mode()) {
         gradients_are_difference_quotients(&Cuda::new(mode), &problem);

@@ -100,7 +100,7 @@ pub struct Layout {
     pub instances: usize,
     pub features: usize,
     pub windows: WindowKind,
-    /// One for each instance; used by `WindowKind::Table`.
+    /// Where each instance reads, and for a replicated batch more copies than there are; used by `WindowKind::Table`.
     pub offsets: Vec<usize>,
     pub places: [Place; 5],
     pub conv: Conv,
@@ -130,36 +130,82 @@ fn batch() -> impl Strategy<Value = (Batch, usize)> {
     prop_oneof![replicated, table]
 }
 
-/// One or two instances of a topology with long rows, in a batch of either kind.
-fn long_batch() -> impl Strategy<Value = (Batch, usize)> {
-    (long(), prop_oneof![3 => Just(1usize), 1 => Just(2)], any::<bool>()).prop_map(
-        |(topology, instances, replicated)| match replicated {
-            true => (Batch::replicate(topology), instances),
-            false => (Batch::from_table(vec![topology], &vec![0u8; instances]).unwrap(), instances),
-        },
-    )
-}
-
-/// The most incidences times features of a layout that is not both long and wide. The emulated driver takes about a
+/// The most incidences times features of a batch whose rows are not both long and wide. The emulated driver takes about a
 /// microsecond for each.
 const MOST: usize = 100_000;
 
-/// A layout; one of fifty has rows that are both long and wide.
-pub fn layout() -> impl Strategy<Value = Layout> {
-    // A row takes more than a warp from 129 features of 4 bytes on (65 of 8 bytes, 257 of 2 bytes).
+/// A batch and its features.
+fn affordable() -> impl Strategy<Value = (Batch, usize, usize)> {
     let features = prop_oneof![16 => 1usize..20, 2 => 30usize..75, 1 => 124usize..140, 1 => 250usize..270, 2 => Just(0usize)];
-    let affordable = (batch(), features).prop_map(|((batch, instances), features)| {
+    (batch(), features).prop_map(|((batch, instances), features)| {
         let incidences: usize = (0..instances).map(|g| batch.topology(g).n_incidences()).sum();
-        ((batch, instances), features.min(MOST / incidences.max(1)))
-    });
-    let wide = prop_oneof![3 => 129usize..140, 1 => 257usize..270];
-    let shape = prop_oneof![49 => affordable, 1 => (long_batch(), wide)];
+        (batch, instances, features.min(MOST / incidences.max(1)))
+    })
+}
+
+/// A batch with long rows, and features of more than a warp: that is from 129 of 4 bytes on, 65 of 8 and 257 of 2 bytes.
+fn long_and_wide() -> impl Strategy<Value = (Batch, usize, usize)> {
+    let instances = prop_oneof![3 => Just(1usize), 1 => Just(2)];
+    let features = prop_oneof![3 => 129usize..140, 1 => 257usize..270];
+    (long(), instances, any::<bool>(), features).prop_map(|(topology, instances, replicated, features)| {
+        let batch = match replicated {
+            true => Batch::replicate(topology),
+            false => Batch::from_table(vec![topology], &vec![0u8; instances]).unwrap(),
+        };
+        (batch, instances, features)
+    })
+}
+
+fn with(batch: impl Strategy<Value = (Batch, usize, usize)>) -> impl Strategy<Value = Layout> {
     let rest = (WindowKind::any(), prop::array::uniform5(place()), conventions(), any::<u64>());
-    (shape, rest).prop_map(|(((batch, instances), features), (windows, places, conv, seed))| {
+    (batch, rest).prop_map(|((batch, instances, features), (windows, places, conv, seed))| {
         // Few distinct offsets, so that windows coincide, overlap and lie apart.
-        let offsets = (0..instances).map(|g| (seed.rotate_right(g as u32 % 61) % 7) as usize * 2).collect();
+        let spare = if batch.is_replicated() { seed as usize % 4 } else { 0 };
+        let offsets =
+            (0..instances + spare).map(|g| (seed.rotate_right(g as u32 % 61) % 7) as usize * 2).collect();
         Layout { batch, instances, features, windows, offsets, places, conv, seed }
     })
+}
+
+/// A layout; one of fifty has rows that are both long and wide.
+pub fn layout() -> impl Strategy<Value = Layout> {
+    with(prop_oneof![49 => affordable(), 1 => long_and_wide()])
+}
+
+/// A layout with rows that are both long and wide.
+#[cfg(feature = "cuda")]
+pub fn long_and_wide_layout() -> impl Strategy<Value = Layout> {
+    with(long_and_wide())
+}
+
+/// What random layouts are too small for: windows that are scattered over so many values that a thread sums each of their
+/// gradients, and not a warp; and rows of more segments than a warp has lanes.
+#[cfg(feature = "cuda")]
+pub fn extremes() -> [Layout; 2] {
+    let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(5, 3).unwrap()];
+    let instances = 40;
+    let ids: Vec<usize> = (0..instances).map(|g| g % 7 / 4).collect();
+    let offsets =
+        (0..instances).map(|g| if g % 3 == 0 { 65_536 + g / 2 } else { g * 1_999 % 65_000 }).collect();
+    let many_values = Layout {
+        batch: Batch::from_table(topologies, &ids).unwrap(),
+        instances,
+        features: 3,
+        windows: WindowKind::Table,
+        offsets,
+        places: [Place::Contiguous; 5],
+        conv: Conv::default(),
+        seed: 11,
+    };
+    let edges = [vec![0u8; 33 * 512], vec![0, 1]];
+    let many_segments = Layout {
+        batch: Batch::replicate(Incidence::from_edges(2, &edges, Repeats::Keep).unwrap()),
+        instances: 1,
+        offsets: vec![1],
+        conv: Conv::new(Normalization::Symmetric, WeightUse::Documented),
+        ..many_values.clone()
+    };
+    [many_values, many_segments]
 }
 
 impl Layout {
@@ -186,6 +232,11 @@ impl Layout {
     pub fn n_rows_of(&self, g: usize, hyperedges: bool) -> usize {
         let topology = self.batch.topology(g);
         if hyperedges { topology.n_hyperedges() } else { topology.n_vertices() }
+    }
+
+    /// The instances that a workspace is made for: for a replicated batch sometimes more than there are.
+    pub fn max_instances(&self) -> usize {
+        self.offsets.len()
     }
 
     /// Instance `g` alone: a batch of one copy, contiguous rows, its window cut out.

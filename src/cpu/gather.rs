@@ -212,9 +212,11 @@ fn sum_block<S: Element, const W: usize>(
     indices: &[u32],
     start: usize,
 ) -> [S::Acc; W] {
-    let mut segments = indices.chunks(SEGMENT);
-    let mut total = sum_segment(source, segments.next().unwrap_or(&[]), start);
-    for segment in segments {
+    if indices.len() <= SEGMENT {
+        return sum_segment(source, indices, start);
+    }
+    let mut total = [S::Acc::ZERO; W];
+    for segment in indices.chunks(SEGMENT) {
         let sums: [_; W] = sum_segment(source, segment, start);
         for (total, sum) in total.iter_mut().zip(sums) {
             *total += sum;

@@ -45,6 +45,11 @@ impl<A> Default for Step<'_, A> {
 }
 
 impl<A> Step<'_, A> {
+    /// The plain sum.
+    pub fn sum() -> Self {
+        Self::default()
+    }
+
     /// The plain mean.
     pub fn mean() -> Self {
         Self { reduce: Reduce::Mean, ..Self::default() }

@@ -14,20 +14,21 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, sys};
 
-use super::DeviceElement;
 use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather, Operand};
 use super::kernels::ScaleArgs;
 use super::operands::{
-    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, reading, same_context,
-    same_context_out, same_context_weights, shape, write, write_out, write_values,
+    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
+    same_context_weights, shape, write, write_out, write_values,
 };
+use super::ranges::Range;
 use super::scratch::Uses;
 use super::step::{check_gradient, destination, into_parts};
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use super::windows::Gradient;
 use super::workspace::Workspace;
+use super::{DeviceElement, Operator};
 use crate::batch::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::error::{Error, Result};
@@ -66,6 +67,7 @@ impl<T: DeviceElement> Workspace<T> {
         weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::Conv);
         self.forward(x, weights, None, y)
     }
 
@@ -86,6 +88,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<CudaViewMut<'_, T::Acc>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::Conv);
         self.forward(x, weights, Some(z), y)
     }
 
@@ -108,6 +111,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::ConvBackward);
         self.backward(x, None, weights, grad_y, grad_x, grad_weights)
     }
 
@@ -127,6 +131,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::ConvBackward);
         self.backward(x, Some(z), weights, grad_y, grad_x, grad_weights)
     }
 
@@ -144,14 +149,11 @@ impl<T: DeviceElement> Workspace<T> {
         same_context_out(device, "y", &y)?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        // Dropped behind the operands' guards, whose events then do not wait for other readers of a table.
-        let _table;
         let (x, _x) = read(&x, stream);
         let (weights, _weights) = read_weights(&weights, stream);
         let (z, _z) = z.as_mut().map(|z| write(z, stream)).unzip();
         let (y, _y) = write_out(&mut y, stream);
         self.guarded(CALL)?;
-        _table = reading(&weights, stream);
         // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use (see
         // `retired`); scratch memory and record are this workspace's, on its one stream. The guards order other users of the
         // operands behind or before, and `cudarc` frees those behind.
@@ -176,8 +178,6 @@ impl<T: DeviceElement> Workspace<T> {
         grad_weights.as_ref().map_or(Ok(()), |values| same_context(device, GRAD_WEIGHTS, values))?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        // Dropped behind the operands' guards, whose events then do not wait for other readers of a table.
-        let _table;
         let (x, _x) = read(&x, stream);
         let (z, _z) = z.as_ref().map(|z| read(z, stream)).unzip();
         let (weights, _weights) = read_weights(&weights, stream);
@@ -185,7 +185,6 @@ impl<T: DeviceElement> Workspace<T> {
         let (grad_x, _grad_x) = write_out(&mut grad_x, stream);
         let (grad_weights, _grad_weights) = write_values(&mut grad_weights, stream);
         self.guarded(CALL)?;
-        _table = reading(&weights, stream);
         // SAFETY: as in `forward`.
         unsafe { self.queue_conv_backward(stream.cu_stream(), x, z, weights, grad_y, grad_x, grad_weights) }
     }

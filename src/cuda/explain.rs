@@ -142,9 +142,11 @@ pub struct OperatorExplanation {
 }
 
 impl OperatorExplanation {
-    /// The time below which the operator cannot be on a device that moves so many bytes a second.
+    /// The time below which the operator cannot be on a device that moves so many bytes a second; `Duration::MAX` where that is
+    /// no positive number.
     pub fn floor(&self, bytes_per_second: f64) -> Duration {
-        Duration::from_secs_f64(self.compulsory_bytes as f64 / bytes_per_second)
+        let seconds = self.compulsory_bytes as f64 / bytes_per_second;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 

@@ -85,6 +85,10 @@
 //! missing device and too old a device are four different errors. Kernels are PTX that the driver compiles when a plan first
 //! needs them (it caches them on disk), unless native code was asked for at build time: `HYPERSCATTER_NVCC` names the nvcc and
 //! `HYPERSCATTER_ARCHITECTURES` the architectures, such as `80,90`.
+//!
+//! With the feature `nvtx` each operator call is an NVTX range on the thread that makes it, in both tiers, for the timelines of
+//! profilers such as Nsight Systems: `hyperscatter::` and [`Operator::name`]. The NVTX library (`libnvtx3interop.so.1`, or
+//! `libnvToolsExt.so.1` before CUDA 12.9) is looked for at the first call; without one there are no ranges. Building needs none.
 
 mod batch;
 mod buffer;
@@ -98,6 +102,7 @@ mod gather;
 mod kernels;
 mod operands;
 mod plan;
+mod ranges;
 pub mod raw;
 mod record;
 mod retired;

@@ -10,7 +10,7 @@ use cudarc::driver::{
 };
 
 use super::Device;
-use super::window_table::{DeviceWindows, Reading};
+use super::window_table::DeviceWindows;
 use crate::batch::Axis;
 use crate::error::{Error, Result};
 use crate::rows::{self, Out, Rows};
@@ -137,21 +137,17 @@ pub(super) fn write_values<'a, A>(
     })
 }
 
+/// The values are guarded like any operand; the window table notes who reads it.
 pub(super) fn read_weights<'a, 'w, A>(
     weights: &'a Weights<CudaView<'_, A>, &'w DeviceWindows>,
-    stream: &'a CudaStream,
+    stream: &'a Arc<CudaStream>,
 ) -> (RawWeights<'w, A>, SyncOnDrop<'a>) {
     let (address, guard) = weights.values.device_ptr(stream);
     let values = DevicePointer::new(address, weights.values.len());
-    (Weights { values, windows: weights.windows }, guard)
-}
-
-/// What a call holds of the window table of weights, if they have one, until its launches are queued.
-pub(super) fn reading<'a, A>(weights: &RawWeights<'a, A>, stream: &'a CudaStream) -> Option<Reading<'a>> {
-    match weights.windows {
-        Windows::Table(table) => table.reading(stream),
-        Windows::Shared | Windows::Consecutive => None,
+    if let Windows::Table(table) = weights.windows {
+        table.read_on(stream);
     }
+    (Weights { values, windows: weights.windows }, guard)
 }
 
 impl<B> Out<B> {
@@ -208,9 +204,9 @@ pub(super) fn check_memory(operands: &[Option<Memory>]) -> Result<()> {
         }
     }
     for (i, output) in operands.iter().enumerate() {
-        let Some(output) = output.filter(|output| output.is_written) else { continue };
+        let Some(output) = output.filter(|output| output.is_written && output.bytes > 0) else { continue };
         for (j, other) in operands.iter().enumerate() {
-            let Some(other) = other.filter(|_| i != j) else { continue };
+            let Some(other) = other.filter(|other| i != j && other.bytes > 0) else { continue };
             if output.address < other.end() && other.address < output.end() {
                 let (operand, other_name) = (output.name, other.name);
                 return Err(Error::SharedMemory {

@@ -67,8 +67,12 @@ impl<T: DeviceElement> Plan<T> {
     }
 
     /// The bytes of device memory that such a workspace takes.
-    pub fn workspace_bytes(&self, max_instances: usize, uses: Uses) -> u128 {
-        Sizes::new(self, uses, max_instances).bytes()
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for 2³² instances and more.
+    pub fn workspace_bytes(&self, max_instances: usize, uses: Uses) -> Result<u128> {
+        fits_u32("the number of instances", max_instances)?;
+        Ok(Sizes::new(self, uses, max_instances).bytes())
     }
 
     /// The batch.

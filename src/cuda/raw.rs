@@ -1,27 +1,30 @@
 //! The raw tier: the operators on memory and streams that belong to another framework.
 //!
-//! Operands are [`DevicePointer`]s, the stream is a `CUstream` of the device's context. No event is recorded or waited for, and
-//! the current context and a launch for each kernel is all that the driver is asked for. So these calls may be captured into a
+//! Operands are [`DevicePointer`]s, the stream is a `CUstream` of the device's context. No event is recorded or waited for: the
+//! current context, a launch for each kernel, and for a gradient that nothing adds to a fill with zeros, are all that the driver is
+//! asked for. So these calls may be captured into a
 //! CUDA graph, a whole forward and backward for instance, and replayed with new data in the same memory.
 //!
 //! # Contract
 //! Shapes, strides, windows, alignment and overlaps of the operands are checked as in the safe tier, from the addresses and
-//! lengths that are given. The rest is up to the caller. From the call until its work has ended, and where it was captured
-//! until the last replay has ended and no other will follow:
+//! lengths that are given. The rest is up to the caller:
 //!
-//! 1. **Alive.** The operands' memory, the workspace and the window tables are not dropped or freed. Each [`DevicePointer`] has
-//!    `len` elements of its type, on the device of the plan, aligned and of any bits.
+//! 1. **Alive.** From the call until its work has ended, and where it was captured until the last replay has ended and no other
+//!    will follow, the operands' memory, the workspace and the window tables are not dropped or freed, and window tables are not
+//!    overwritten, unless the plan has [`Checks::On`](super::Checks::On) and the overwriting is ordered like any other use. Each
+//!    [`DevicePointer`] has `len` elements of its type, on the device of the plan, aligned and of any bits.
 //! 2. **Ordered.** The stream is one of the device's very context (not the per-thread default stream, if the workspace moves to another
 //!    thread). Whatever else uses the same workspace, on this stream or another, is ordered before or behind this work: its
 //!    scratch memory is shared. The same holds for whoever writes operands that are read, and whoever uses outputs. A workspace for
 //!    each stream, and for each graph that may run beside others, is the simple way to keep this.
-//! 3. **Disjoint.** Nothing else in the process writes into the operands' memory meanwhile, and no output's memory is seen through a
-//!    reference of any kind.
+//! 3. **Disjoint.** While the work or a replay of it is running, nothing else writes into the operands' memory, and no output's memory
+//!    is read by anything else or seen through a reference of any kind. Between replays, new data may be written.
 //!
 //! # Graphs
 //! A captured call keeps the addresses, the strides and the number of instances that it was given. For a replicated batch those
 //! are all that ties it to the data; window tables and tables of instances are read anew at each replay. Memory of a workspace is
-//! fixed when that is made, so nothing is allocated during capture. The kernels must be loaded before, which making the plan does.
+//! fixed when that is made, so nothing is allocated during capture. Kernels are loaded when the plan is made; a driver that puts that off
+//! until the first launch (`CUDA_MODULE_LOADING=LAZY`, the default of newer ones) wants a call of each operator before it is captured.
 //!
 //! Reports of wrong indices and negative degrees are written to host memory at each replay, and [`Workspace::check_raw`] reads them
 //! once the stream is done. Until they are cleared, new calls return them, captured or not; replays go on.
@@ -30,14 +33,15 @@
 
 use cudarc::driver::{result, sys};
 
-use super::DeviceElement;
 use super::driver::{Current, failed};
 use super::operands::{DevicePointer, RawWeights};
+use super::ranges::Range;
 use super::step::{Step, StepGradients};
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
+use super::{DeviceElement, Operator};
 use crate::direction::Direction;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rows::{Out, Rows};
 use crate::windows::Weights;
 
@@ -57,6 +61,7 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<DevicePointer<T>>,
         z: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedge);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_step(stream, Direction::VERTEX_TO_HYPEREDGE, step, x, z) }
@@ -77,6 +82,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_z: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedgeBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe {
@@ -98,6 +104,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<DevicePointer<T>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertex);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_step(stream, Direction::HYPEREDGE_TO_VERTEX, step, z, y) }
@@ -118,6 +125,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertexBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe {
@@ -141,6 +149,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Option<Rows<DevicePointer<T::Acc>>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::Conv);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_conv(stream, x, weights, z, y) }
@@ -165,6 +174,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<DevicePointer<T>>>,
         grad_weights: Out<DevicePointer<T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::ConvBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
         unsafe { self.queue_conv_backward(stream, x, z, weights, grad_y, grad_x, grad_weights) }
@@ -180,7 +190,15 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn check_raw(&mut self, stream: sys::CUstream) -> Result<()> {
         {
             let _current = Current::enter(self.plan.batch().device().context())?;
-            // SAFETY: the caller's promise.
+            // Waiting for a stream that records a graph would end that.
+            // SAFETY: the caller's promise, here and below.
+            let status = unsafe { result::stream::is_capturing(stream) };
+            if status.map_err(|e| failed("reading the capture status", e))?
+                != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
+            {
+                return Err(Error::Capturing { call: "check" });
+            }
+            // SAFETY: as above.
             unsafe { result::stream::synchronize(stream) }
                 .map_err(|e| failed("waiting for the stream", e))?;
         }

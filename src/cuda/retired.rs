@@ -1,55 +1,52 @@
-//! What was dropped while the device may still be using it, until an event behind its last use has passed.
+//! What was dropped while the device may still be using it, until events behind its last uses have passed.
 
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
 
 use super::driver::not_capturing;
-use super::record::Record;
-use super::scratch::Scratch;
-use super::tables::Tables;
 
-/// What a workspace's launches use, besides the operands of each call.
-pub(super) struct Held {
-    pub(super) tables: Arc<Tables>,
-    pub(super) scratch: Scratch,
-    /// Where something is checked.
-    pub(super) record: Option<Record>,
-    pub(super) stream: Arc<CudaStream>,
-    /// Is recorded behind the last launch.
-    pub(super) event: CudaEvent,
-}
-
-/// Something that was dropped.
-struct Entry {
-    held: Held,
-    /// Whether its event is recorded. A stream that records a CUDA graph would put the event into the graph, so it has to
-    /// wait for the end of that; launches of the workspace are not in graphs, so they lie before.
-    recorded: bool,
+/// An event behind the last use on a stream.
+pub(super) struct Mark {
+    event: CudaEvent,
+    stream: Arc<CudaStream>,
+    /// Whether the event is recorded. A stream that records a CUDA graph would put it into the graph, so it has to wait for the
+    /// end of that; launches of the safe tier are not in graphs, so they lie before.
+    is_recorded: bool,
 }
 
 // Not by the methods of `CudaEvent`: they fail with whatever error an earlier call has left in the context.
-impl Entry {
+impl Mark {
+    pub(super) fn new(event: CudaEvent, stream: Arc<CudaStream>) -> Self {
+        Self { event, stream, is_recorded: false }
+    }
+
     fn record(&mut self) {
-        let Held { stream, event, .. } = &self.held;
-        if !self.recorded && not_capturing(stream, "").is_ok() {
+        if !self.is_recorded && not_capturing(&self.stream, "").is_ok() {
             // SAFETY: event and stream are alive, and of the same context.
-            let recorded = unsafe { result::event::record(event.cu_event(), stream.cu_stream()) };
-            self.recorded = recorded.is_ok();
+            let recorded = unsafe { result::event::record(self.event.cu_event(), self.stream.cu_stream()) };
+            self.is_recorded = recorded.is_ok();
         }
     }
 
-    fn is_over(&self) -> bool {
+    fn is_passed(&self) -> bool {
         // SAFETY: the event is alive.
-        self.recorded && unsafe { result::event::query(self.held.event.cu_event()) }.is_ok()
+        self.is_recorded && unsafe { result::event::query(self.event.cu_event()) }.is_ok()
     }
 
     fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: the event is alive.
-        unsafe { result::event::synchronize(self.held.event.cu_event()) }
+        unsafe { result::event::synchronize(self.event.cu_event()) }
     }
+}
+
+/// Something that was dropped.
+struct Entry {
+    _kept: Box<dyn Any + Send>,
+    marks: Vec<Mark>,
 }
 
 /// The list of one device. Its methods need the context to be current.
@@ -57,18 +54,18 @@ impl Entry {
 pub(super) struct Retired(Mutex<Vec<Entry>>);
 
 impl Retired {
-    /// Keeps `held` until the work that is on its stream now has ended.
-    pub(super) fn push(&self, held: Held) {
-        let mut entry = Entry { held, recorded: false };
-        entry.record();
-        self.lock().push(entry);
+    /// Keeps something until the work that is on the streams of its uses now has ended.
+    pub(super) fn push(&self, kept: Box<dyn Any + Send>, mut marks: Vec<Mark>) {
+        marks.iter_mut().for_each(Mark::record);
+        self.lock().push(Entry { _kept: kept, marks });
     }
 
     /// Lets go of what is no longer in use, without waiting.
     pub(super) fn sweep(&self) {
         let mut entries = self.lock();
-        entries.iter_mut().for_each(Entry::record);
-        let finished: Vec<_> = entries.extract_if(.., |entry| entry.is_over()).collect();
+        entries.iter_mut().flat_map(|entry| &mut entry.marks).for_each(Mark::record);
+        let finished: Vec<_> =
+            entries.extract_if(.., |entry| entry.marks.iter().all(Mark::is_passed)).collect();
         // Freed with the lock released.
         drop(entries);
         drop(finished);
@@ -77,8 +74,8 @@ impl Retired {
     /// Waits until nothing is in use, and lets go of everything.
     pub(super) fn finish(&self) {
         for mut entry in self.lock().drain(..) {
-            entry.record();
-            if !entry.recorded || entry.wait().is_err() {
+            entry.marks.iter_mut().for_each(Mark::record);
+            if !entry.marks.iter().all(|mark| mark.is_recorded && mark.wait().is_ok()) {
                 // Nothing is known about the work on this stream: rather lose the memory than take it from a kernel.
                 std::mem::forget(entry);
             }

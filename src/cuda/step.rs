@@ -9,20 +9,23 @@
 
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, SyncOnDrop, sys};
 
-use super::DeviceElement;
 use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather};
 use super::kernels::ScaleArgs;
 use super::operands::{
-    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, reading, same_context,
-    same_context_out, same_context_weights, shape, write_out, write_values,
+    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
+    same_context_weights, shape, write_out, write_values,
 };
+use super::ranges::Range;
 use super::tables::Orientation;
-use super::window_table::{DeviceWindows, Reading};
+use super::window_table::DeviceWindows;
 use super::windows::Gradient;
 use super::workspace::Workspace;
+use super::{DeviceElement, Operator};
 use crate::batch::Axis;
 use crate::conv::Reduce;
 use crate::direction::Direction;
@@ -113,6 +116,7 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<CudaView<'_, T>>,
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedge);
         self.step(Direction::VERTEX_TO_HYPEREDGE, step, x, z)
     }
 
@@ -133,6 +137,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_z: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::VertexToHyperedgeBackward);
         self.step_backward(Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
     }
 
@@ -152,6 +157,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<CudaView<'_, T>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertex);
         self.step(Direction::HYPEREDGE_TO_VERTEX, step, z, y)
     }
 
@@ -172,6 +178,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
+        let _range = Range::enter(Operator::HyperedgeToVertexBackward);
         self.step_backward(Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
     }
 
@@ -188,13 +195,10 @@ impl<T: DeviceElement> Workspace<T> {
         same_context_out(device, direction.output, &y)?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        // Dropped behind the operands' guards, whose events then do not wait for other readers of a table.
-        let _tables;
         let (raw_step, _scales) = read_scales(&step, stream);
         let (x, _x) = read(&x, stream);
         let (y, _y) = write_out(&mut y, stream);
         self.guarded(CALL)?;
-        _tables = read_tables(&raw_step, stream);
         // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use (see
         // `retired`); scratch memory and record are this workspace's, on its one stream. The guards order other users of the
         // operands behind or before, and `cudarc` frees those behind.
@@ -221,8 +225,6 @@ impl<T: DeviceElement> Workspace<T> {
         }
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        // Dropped behind the operands' guards, whose events then do not wait for other readers of a table.
-        let _tables;
         let (raw_step, _scales) = read_scales(&step, stream);
         let (x, _x) = read(&x, stream);
         let (grad_y, _grad_y) = read(&grad_y, stream);
@@ -230,7 +232,6 @@ impl<T: DeviceElement> Workspace<T> {
         let (vertex_scale, _vertex_scale) = write_values(&mut gradients.vertex_scale, stream);
         let (hyperedge_scale, _hyperedge_scale) = write_values(&mut gradients.hyperedge_scale, stream);
         self.guarded(CALL)?;
-        _tables = read_tables(&raw_step, stream);
         let gradients = StepGradients { rows, vertex_scale, hyperedge_scale };
         // SAFETY: as in `step`.
         unsafe { self.queue_step_backward(stream.cu_stream(), direction, raw_step, x, grad_y, gradients) }
@@ -425,20 +426,15 @@ fn same_context_scales<A>(device: &super::Device, step: &Step<'_, CudaView<'_, A
 }
 
 /// The scales as addresses, and their guards.
-fn read_scales<'a, 'w, A>(
+fn read_scales<'a, 'w: 'a, A>(
     step: &'a Step<'w, CudaView<'_, A>>,
-    stream: &'a CudaStream,
+    stream: &'a Arc<CudaStream>,
 ) -> (Step<'w, DevicePointer<A>>, [Option<SyncOnDrop<'a>>; 2]) {
-    let (vertex_scale, vertex_guard) =
+    let (vertex_scale, vertex_guards) =
         step.vertex_scale.as_ref().map(|scale| read_weights(scale, stream)).unzip();
-    let (hyperedge_scale, hyperedge_guard) =
+    let (hyperedge_scale, hyperedge_guards) =
         step.hyperedge_scale.as_ref().map(|scale| read_weights(scale, stream)).unzip();
-    (Step { reduce: step.reduce, vertex_scale, hyperedge_scale }, [vertex_guard, hyperedge_guard])
-}
-
-/// What a call holds of the window tables of its scales until its launches are queued.
-fn read_tables<'a, A>(step: &Step<'a, DevicePointer<A>>, stream: &'a CudaStream) -> [Option<Reading<'a>>; 2] {
-    [&step.vertex_scale, &step.hyperedge_scale].map(|scale| reading(scale.as_ref()?, stream))
+    (Step { reduce: step.reduce, vertex_scale, hyperedge_scale }, [vertex_guards, hyperedge_guards])
 }
 
 /// The gradient of a scale, whether it is added, and the scale's windows; `None` if there is no such gradient.

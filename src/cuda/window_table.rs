@@ -1,19 +1,16 @@
 //! A window table on a device.
-//!
-//! Calls on any number of streams read it. A `CudaSlice` would remember the last of them only, so this has memory and an event
-//! of its own: each stream that reads waits, behind its launches, for the event as the stream before it left it, and then
-//! records it. So the event is behind all launches that read the table.
 
 #![allow(unsafe_code)]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaStream, result, sys};
 
 use super::batch::DeviceBatch;
 use super::buffer::Buffer;
 use super::device::Device;
-use super::driver::{Current, failed};
+use super::driver::{Current, failed, not_capturing};
+use super::retired::Mark;
 use super::tables::{ChunkCounts, HostChunks, Orientation, Table, window_name};
 use crate::batch::Axis;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
@@ -24,28 +21,15 @@ use crate::windows::WindowTable;
 pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
-    address: sys::CUdeviceptr,
-    /// Taken when the table is dropped.
-    held: Option<Held>,
+    /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
+    /// `kernels/windows.cu` read them. Taken when the table is dropped.
+    words: Option<Buffer<u64>>,
+    /// The streams of the calls of the safe tier that read it: any number at once, which a `CudaSlice`, whose one event is that
+    /// of its last reader, would not do for.
+    readers: Mutex<Vec<Arc<CudaStream>>>,
     overwritten: bool,
     // Dropped last: the words are freed in its context.
     device: Device,
-}
-
-/// What the launches use, and what they leave.
-struct Held {
-    /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
-    /// `kernels/windows.cu` read them.
-    words: Buffer<u64>,
-    readers: Mutex<Readers>,
-}
-
-/// The launches that read the table.
-struct Readers {
-    /// Behind all of them.
-    event: CudaEvent,
-    /// Whether there are some that it is not behind, since the driver failed.
-    unknown: bool,
 }
 
 /// A part of a window table on a device, all in 64-bit words.
@@ -84,54 +68,17 @@ impl DeviceBatch {
         let parts = [table.offsets(), &chunks, &members, &classes];
         let mut words = try_with_capacity(what, parts.iter().map(|part| part.len()).sum())?;
         parts.into_iter().for_each(|part| words.extend_from_slice(part));
-        let words = Buffer::from_slice(what, &device.context().default_stream(), &words)?;
-        let event = device.context().new_event(None).map_err(|e| failed("making an event", e))?;
+        device.retired().sweep();
+        let stream = device.context().default_stream();
         Ok(DeviceWindows {
             table: table.clone(),
             counts,
-            address: words.address(),
-            held: Some(Held { words, readers: Mutex::new(Readers { event, unknown: false }) }),
+            words: Some(Buffer::from_slice(what, &stream, &words)?),
+            // Room for the first few, so that calls allocate nothing.
+            readers: Mutex::new(Vec::with_capacity(4)),
             overwritten: false,
             device: device.clone(),
         })
-    }
-}
-
-impl Readers {
-    /// Adds what `stream` has been given so far.
-    fn add(&mut self, stream: &CudaStream) -> Result<(), DriverError> {
-        // SAFETY: event and stream are alive, and of the same context.
-        let added = unsafe {
-            let wait = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-            result::stream::wait_event(stream.cu_stream(), self.event.cu_event(), wait)
-                .and_then(|()| result::event::record(self.event.cu_event(), stream.cu_stream()))
-        };
-        if added.is_err() {
-            // What has ended needs no event.
-            // SAFETY: the stream is alive.
-            self.unknown |= unsafe { result::stream::synchronize(stream.cu_stream()) }.is_err();
-        }
-        added
-    }
-
-    /// Makes the table's own stream, which is the default stream, wait for all of them.
-    fn wait(&self, stream: &CudaStream) -> Result<(), DriverError> {
-        let wait = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: event and stream are alive.
-        unsafe { result::stream::wait_event(stream.cu_stream(), self.event.cu_event(), wait) }
-    }
-}
-
-/// A call that reads a table: when this is dropped, behind the launches, the table's event is behind them.
-pub(super) struct Reading<'a> {
-    windows: &'a DeviceWindows,
-    stream: &'a CudaStream,
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        let added = self.windows.readers().add(self.stream);
-        self.stream.context().record_err(added);
     }
 }
 
@@ -154,17 +101,19 @@ impl DeviceWindows {
         let _current = self.device.enter()?;
         let range = self.range(part);
         let mut words = try_zeroed("a copy of a window table", range.len())?;
-        self.held().words.read(range.start, &mut words)?;
+        self.words().read(range.start, &mut words)?;
         Ok(words)
     }
 
     /// Overwrites a part of the table on the device, from `position` of a part on, and waits for it. Offsets that were not
     /// validated may only meet checked kernels: from now on, calls with this table need a plan with
     /// [`Checks::On`](super::Checks::On), and a window that ends out of bounds is [`Error::IndexOutOfBounds`] from the calls
-    /// that follow. The gradient goes where the chunks say, which are not derived anew.
+    /// that follow. The gradient goes where the chunks say, which are not derived anew. Calls of the safe tier that read the table
+    /// are waited for.
     ///
     /// # Errors
-    /// [`Error::TableAccess`] for a range outside the part; nothing is written then. [`Error::Driver`].
+    /// [`Error::TableAccess`] for a range outside the part, [`Error::Capturing`] while a stream that has read it records a CUDA
+    /// graph; nothing is written then. [`Error::Driver`].
     pub fn overwrite(&mut self, part: WindowPart, position: usize, values: &[u64]) -> Result<()> {
         let range = self.range(part);
         let room = range.len().checked_sub(position);
@@ -177,11 +126,18 @@ impl DeviceWindows {
             return Ok(());
         }
         let _current = self.device.enter()?;
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in readers.iter() {
+            not_capturing(stream, "overwriting a window table")?;
+            // SAFETY: the stream is alive.
+            unsafe { result::stream::synchronize(stream.cu_stream()) }
+                .map_err(|e| failed("waiting for the readers of a window table", e))?;
+        }
+        readers.clear();
+        drop(readers);
         // Before the copy: it may fail half-way.
         self.overwritten = true;
-        let stream = self.device.context().default_stream();
-        self.readers().wait(&stream).map_err(|e| failed("waiting for a window table", e))?;
-        self.held().words.write(self.range(part).start + position, values)
+        self.words().write(range.start + position, values)
     }
 
     /// The name of a part in [`Error::IndexOutOfBounds`].
@@ -207,18 +163,16 @@ impl DeviceWindows {
         start..start + lens[part as usize]
     }
 
-    fn held(&self) -> &Held {
-        self.held.as_ref().expect("only `drop` takes it")
+    fn words(&self) -> &Buffer<u64> {
+        self.words.as_ref().expect("only `drop` takes them")
     }
 
-    fn readers(&self) -> MutexGuard<'_, Readers> {
-        self.held().readers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// To be held by a call until its launches are queued; `None` in a context with a single stream, which orders everything.
-    pub(super) fn reading<'a>(&'a self, stream: &'a CudaStream) -> Option<Reading<'a>> {
-        let is_ordered = !stream.context().is_managing_stream_synchronization();
-        (!is_ordered).then(|| Reading { windows: self, stream })
+    /// Notes that work on a stream is going to read it.
+    pub(super) fn read_on(&self, stream: &Arc<CudaStream>) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !readers.iter().any(|reader| reader.cu_stream() == stream.cu_stream()) {
+            readers.push(stream.clone());
+        }
     }
 
     pub(super) fn counts(&self) -> ChunkCounts {
@@ -231,34 +185,37 @@ impl DeviceWindows {
 
     /// Where the offsets start.
     pub(super) fn offsets(&self) -> sys::CUdeviceptr {
-        self.address
+        self.words().address()
     }
 
     /// Where chunks, members and classes start.
     pub(super) fn addresses(&self) -> [sys::CUdeviceptr; 3] {
         [WindowPart::Chunks, WindowPart::Members, WindowPart::Classes]
-            .map(|part| self.address + (self.range(part).start * size_of::<u64>()) as u64)
+            .map(|part| self.words().address() + (self.range(part).start * size_of::<u64>()) as u64)
     }
 }
 
 impl Drop for DeviceWindows {
     fn drop(&mut self) {
-        let Some(Held { words, readers }) = self.held.take() else { return };
-        let context = self.device.context();
-        let readers = readers.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Freeing and destroying need the context to be current.
-        let Ok(_current) = Current::enter(context) else {
-            std::mem::forget((words, readers));
-            return;
-        };
-        // SAFETY: the event is alive.
-        let ended = || unsafe { result::event::synchronize(readers.event.cu_event()) };
-        let waits = readers.wait(&context.default_stream()).or_else(|_| ended());
-        if readers.unknown || waits.is_err() {
-            // Nothing is known about the work that reads: rather lose the memory than take it from a kernel.
-            std::mem::forget(words);
+        let Some(words) = self.words.take() else { return };
+        let readers = std::mem::take(self.readers.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let Ok(_current) = Current::enter(self.device.context()) else { return std::mem::forget(words) };
+        let mut marks = Vec::with_capacity(readers.len());
+        for stream in readers {
+            // SAFETY: the stream is alive.
+            let wait = || unsafe { result::stream::synchronize(stream.cu_stream()) };
+            match self.device.context().new_event(None) {
+                Ok(event) => marks.push(Mark::new(event, stream)),
+                // Waiting takes the event's place.
+                Err(_) if not_capturing(&stream, "").is_ok() && wait().is_ok() => {}
+                // Nothing would tell when this reader is done: rather lose the memory than take it from a kernel.
+                Err(_) => return std::mem::forget(words),
+            }
         }
-        drop(readers);
+        match marks.is_empty() {
+            true => drop(words),
+            false => self.device.retired().push(Box::new(words), marks),
+        }
     }
 }
 

@@ -4,15 +4,27 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, result};
+use cudarc::driver::{CudaEvent, CudaStream, result};
 
 use super::driver::{Current, failed, not_capturing, pending_error};
 use super::plan::Plan;
 use super::record::Record;
-use super::retired::Held;
+use super::retired::Mark;
 use super::scratch::{Scratch, Uses};
+use super::tables::Tables;
 use super::{Checks, DeviceElement};
 use crate::error::{Error, Result, fits_u32};
+
+/// What a workspace's launches use, besides the operands of each call.
+pub(super) struct Held {
+    pub(super) tables: Arc<Tables>,
+    pub(super) scratch: Scratch,
+    /// Where something is checked.
+    pub(super) record: Option<Record>,
+    pub(super) stream: Arc<CudaStream>,
+    /// Is recorded behind the last launch, when the workspace is dropped.
+    event: CudaEvent,
+}
 
 /// The scratch memory of a plan for one stream, and the operators. It may be dropped while its work is in flight.
 pub struct Workspace<T: DeviceElement> {
@@ -145,7 +157,10 @@ impl<T: DeviceElement> Drop for Workspace<T> {
         let Some(held) = self.held.take() else { return };
         let device = self.plan.batch().device();
         match Current::enter(device.context()) {
-            Ok(_current) => device.retired().push(held),
+            Ok(_current) => {
+                let Held { tables, scratch, record, stream, event } = held;
+                device.retired().push(Box::new((tables, scratch, record)), vec![Mark::new(event, stream)]);
+            }
             Err(_) => std::mem::forget(held),
         }
     }

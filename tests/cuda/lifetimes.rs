@@ -442,17 +442,21 @@ fn each_failed_allocation_is_an_error_and_everything_is_usable_afterwards() {
     failing.run().unwrap();
     let creations = control.creations() - before;
     assert!(creations > 50, "{creations} allocations and creations");
+    let mut silent = 0;
     for nth in 1..=creations {
         control.fail_creation(Some(nth));
         let result = failing.run();
         control.fail_creation(None);
-        match &result {
-            Err(Error::OutOfMemory { what, bytes }) => assert!(!what.is_empty() && *bytes > 0),
+        match result {
+            Err(Error::OutOfMemory { what, bytes }) => assert!(!what.is_empty() && bytes > 0),
             Err(Error::Driver { code: 2, .. }) => {}
+            Ok(()) => silent += 1,
             other => panic!("creation {nth}: {other:?}"),
         }
         failing.assert_usable(&format!("creation {nth}"));
     }
+    // A window table that is dropped is waited for where there is no event behind it: nobody has to be told.
+    assert_eq!(silent, 2);
 }
 
 /// Everything that the driver is asked for, once each.
@@ -468,12 +472,16 @@ fn each_failed_call_of_the_driver_is_an_error_and_everything_is_usable_afterward
         control.reset_calls();
         failing.run().unwrap();
         let calls = control.calls();
-        // Memory that cannot be freed, and a thread whose context cannot be known, are beyond repair.
-        let beyond = ["cuMemFreeAsync", "cuMemFreeHost", "cuEventDestroy_v2", "cuCtxGetCurrent"];
+        // Creations have a test of their own. Memory that cannot be freed, and a thread whose context cannot be known, are
+        // beyond repair.
+        let beyond =
+            ["cuMemFreeAsync", "cuMemFree_v2", "cuMemFreeHost", "cuEventDestroy_v2", "cuCtxGetCurrent"];
+        let creations = ["cuMemAllocAsync", "cuMemAlloc_v2", "cuMemHostAlloc", "cuEventCreate"];
         let mut silent = vec![];
-        for (name, n) in calls.into_iter().filter(|(name, _)| !beyond.contains(&&**name)) {
+        let is_tried = |name: &str| !beyond.contains(&name) && !creations.contains(&name);
+        for (name, n) in calls.into_iter().filter(|(name, _)| is_tried(name)) {
             // The operators' own calls are many and alike.
-            let step = if n > 40 { 3 } else { 1 };
+            let step = if n > 20 { 5 } else { 1 };
             for nth in (1..=n as u32).step_by(step) {
                 control.fail_call(&name, nth);
                 let result = failing.run();
@@ -488,12 +496,11 @@ fn each_failed_call_of_the_driver_is_an_error_and_everything_is_usable_afterward
                 failing.assert_usable(&what);
             }
         }
-        // Where something is dropped, the event behind three workspaces is recorded later, and the one of two window tables
-        // is waited for at once: nobody has to be told.
+        // The events behind three workspaces and two window tables that are dropped are recorded later, and asked again: nobody
+        // has to be told.
         let of = |name: &str| silent.iter().filter(|silent| *silent == name).count();
-        assert!(of("cuEventRecord") <= 3 && of("cuStreamIsCapturing") <= 3, "{silent:?}");
-        assert!(of("cuStreamWaitEvent") <= 2, "{silent:?}");
-        let known = ["cuEventQuery", "cuEventRecord", "cuStreamIsCapturing", "cuStreamWaitEvent"];
+        assert!(of("cuEventRecord") <= 5 && of("cuStreamIsCapturing") <= 5, "{silent:?}");
+        let known = ["cuEventQuery", "cuEventRecord", "cuStreamIsCapturing"];
         assert!(silent.iter().all(|name| known.contains(&&**name)), "{silent:?}");
     }
 }

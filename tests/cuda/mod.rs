@@ -2,6 +2,7 @@
 
 mod calls;
 mod corrupted;
+mod determinism;
 mod errors;
 pub mod gpu;
 mod graphs;
@@ -11,3 +12,4 @@ mod operators;
 mod raw;
 mod shipping;
 mod unvalidated;
+mod window_tables;

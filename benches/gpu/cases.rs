@@ -1,0 +1,119 @@
+//! What is measured: topologies, how many copies of them, and at which widths.
+
+use hyperscatter::cuda::Checks;
+use hyperscatter::{Incidence, Repeats};
+
+/// A topology, `copies` times, at several widths.
+pub struct Case {
+    pub name: &'static str,
+    pub topology: Box<dyn Fn() -> Incidence>,
+    pub copies: usize,
+    pub runs: Vec<Run>,
+}
+
+/// A width, and a type of features.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub features: usize,
+    pub element: Element,
+    pub checks: Checks,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Element {
+    F32,
+    Bf16,
+}
+
+/// How large the cases are.
+#[derive(Clone, Copy)]
+pub enum Size {
+    /// For a rehearsal.
+    Tiny,
+    /// D has 2·10⁷ incidences.
+    Short,
+    /// D has 10⁸ incidences.
+    Full,
+}
+
+pub fn cases(size: Size) -> Vec<Case> {
+    let copies = |copies: usize| if matches!(size, Size::Tiny) { copies.min(2) } else { copies };
+    let cora = match size {
+        Size::Tiny => (200, 100, 400),
+        _ => (2_708, 1_579, 4_786),
+    };
+    let (n, n_incidences) = match size {
+        Size::Tiny => (100, 6_000),
+        Size::Short => (1_000_000, 20_000_000),
+        Size::Full => (1_000_000, 100_000_000),
+    };
+    vec![
+        Case {
+            name: "A: (8, 28 pairs)",
+            topology: Box::new(|| Incidence::subsets(8, 2).unwrap()),
+            copies: copies(24_576),
+            runs: runs(&[32, 64, 128, 256], Some(256)),
+        },
+        Case {
+            name: "B: (16, 560 triples)",
+            topology: Box::new(|| Incidence::subsets(16, 3).unwrap()),
+            copies: copies(24_576),
+            runs: runs(&[32, 64, 128, 256], None),
+        },
+        Case {
+            name: "C: Cora-like",
+            topology: Box::new(move || power_law(cora.0, cora.1, cora.2)),
+            copies: 1,
+            runs: runs(&[64, 256], None),
+        },
+        Case {
+            name: "D: power law",
+            topology: Box::new(move || power_law(n, n, n_incidences)),
+            copies: 1,
+            runs: runs(&[64, 256], Some(64)),
+        },
+    ]
+}
+
+/// Each width in both types, and one of them with checks, too.
+fn runs(widths: &[usize], checked: Option<usize>) -> Vec<Run> {
+    let unchecked = widths.iter().flat_map(|&features| {
+        [Element::F32, Element::Bf16].map(|element| Run { features, element, checks: Checks::Off })
+    });
+    let checked = checked.map(|features| Run { features, element: Element::F32, checks: Checks::On });
+    unchecked.chain(checked).collect()
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let element = if self.element == Element::F32 { "f32" } else { "bf16" };
+        let checks = if self.checks == Checks::On { ", checked" } else { "" };
+        write!(f, "F = {}, {element}{checks}", self.features)
+    }
+}
+
+/// Hyperedge sizes fall as rank^(−3/4), and vertex v of a ranking has a share ∝ v^(−2/3) of the incidences. Neighbours in
+/// rank are far from each other in memory.
+fn power_law(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> Incidence {
+    const PRIME: usize = 611_953;
+    let weight = |e: usize| ((e * PRIME % n_hyperedges + 1) as f64).powf(-0.75);
+    let whole: f64 = (0..n_hyperedges).map(weight).sum();
+    let mut sum = 0.0;
+    let mut pointers = vec![0; n_hyperedges + 1];
+    for (e, end) in pointers[1..].iter_mut().enumerate() {
+        sum += weight(e);
+        *end = (n_incidences as f64 * (sum / whole)) as u32;
+    }
+    // Whatever rounding left over.
+    pointers[n_hyperedges] = n_incidences as u32;
+    let mut state = 1u64;
+    let vertices: Vec<u32> = (0..n_incidences)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let u = (state >> 11) as f64 / (1u64 << 53) as f64;
+            let rank = (n_vertices as f64 * (u * u * u)) as usize;
+            (rank.min(n_vertices - 1) * PRIME % n_vertices) as u32
+        })
+        .collect();
+    Incidence::from_csr(n_vertices, &pointers, &vertices, Repeats::Keep).unwrap()
+}

@@ -1,0 +1,250 @@
+//! A case on the device, and the calls that are timed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use hyperscatter::cuda::{
+    Checks, DeviceBatch, DeviceElement, Explanation, Operator, Plan, Step, Uses, Workspace,
+};
+use hyperscatter::{Conv, Out, Rows, Weights};
+
+use crate::clock::Clock;
+
+/// What the sets of operands of a run have in bytes, together, at least: three times the largest L2 cache (60 MB) of the
+/// devices that this was written for.
+const ROTATED_BYTES: u128 = 3 * 60_000_000;
+
+/// What a run takes of the device's memory at most.
+const MOST_BYTES: u128 = 70_000_000_000;
+
+/// What is left to the driver of the memory that is free.
+const RESERVED_BYTES: u128 = 1_000_000_000;
+
+/// Features that are measured: their sums and weights are `f32`.
+pub trait Feature: DeviceElement<Acc = f32> + DeviceRepr + ValidAsZeroBits {}
+
+impl<T: DeviceElement<Acc = f32> + DeviceRepr + ValidAsZeroBits> Feature for T {}
+
+/// A timed call.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Call {
+    /// Of x to y.
+    Copy,
+    VertexToHyperedge,
+    HyperedgeToVertex,
+    Conv,
+    ConvKeepingZ,
+    ConvBackward,
+    ConvBackwardFromZ,
+}
+
+impl Call {
+    pub const ALL: [Self; 7] = [
+        Self::Copy,
+        Self::VertexToHyperedge,
+        Self::HyperedgeToVertex,
+        Self::Conv,
+        Self::ConvKeepingZ,
+        Self::ConvBackward,
+        Self::ConvBackwardFromZ,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy of x",
+            Self::VertexToHyperedge => Operator::VertexToHyperedge.name(),
+            Self::HyperedgeToVertex => Operator::HyperedgeToVertex.name(),
+            Self::Conv => Operator::Conv.name(),
+            Self::ConvKeepingZ => "conv_keeping_z",
+            Self::ConvBackward => Operator::ConvBackward.name(),
+            Self::ConvBackwardFromZ => "conv_backward_from_z",
+        }
+    }
+}
+
+/// What a call moves, of all instances.
+#[derive(Clone, Copy)]
+pub struct Bytes {
+    /// Each operand once.
+    pub compulsory: u128,
+    /// Without any cache.
+    pub gathered: u128,
+}
+
+/// The operands of a call.
+struct Set<T> {
+    x: CudaSlice<T>,
+    y: CudaSlice<T>,
+    grad_x: CudaSlice<T>,
+    z: CudaSlice<T>,
+    kept: CudaSlice<f32>,
+}
+
+pub struct Loaded<T: Feature> {
+    stream: Arc<CudaStream>,
+    clock: Clock,
+    /// Calls take turns on them.
+    sets: Vec<Set<T>>,
+    weights: CudaSlice<f32>,
+    grad_weights: CudaSlice<f32>,
+    workspace: Workspace<T>,
+    explanation: Explanation,
+    pub copies: usize,
+}
+
+impl<T: Feature> Loaded<T> {
+    /// As many of the `copies` as the memory has room for; 2 sets of operands at least where `rotate` says no more.
+    pub fn new(
+        batch: &DeviceBatch,
+        features: usize,
+        checks: Checks,
+        mut copies: usize,
+        rotate: bool,
+    ) -> Self {
+        let device = batch.device();
+        let stream = device.context().default_stream();
+        let plan = Plan::<T>::new(batch, features, Conv::default(), checks).unwrap();
+        let topology = &batch.batch().topologies()[0];
+        let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
+        let len = |rows: usize, copies: usize| rows * copies * features;
+        let sets = |copies| {
+            let copied = 2 * len(n, copies) * size_of::<T>();
+            if rotate { ROTATED_BYTES.div_ceil(copied as u128) as usize } else { 2 }
+        };
+        let bytes = |copies| {
+            let features = (3 * len(n, copies) + len(m, copies)) * size_of::<T>();
+            let set = features + len(m, copies) * size_of::<f32>();
+            (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Uses::All).unwrap()
+        };
+        let (free, _) = device.context().mem_get_info().unwrap();
+        let room = (free as u128).saturating_sub(RESERVED_BYTES).min(MOST_BYTES);
+        while copies > 1 && bytes(copies) > room {
+            copies /= 2;
+        }
+
+        let weights: Vec<f32> = (0..m).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
+        let set = |_| Set {
+            x: numbers(&stream, len(n, copies)),
+            y: stream.alloc_zeros(len(n, copies)).unwrap(),
+            grad_x: stream.alloc_zeros(len(n, copies)).unwrap(),
+            z: stream.alloc_zeros(len(m, copies)).unwrap(),
+            kept: stream.alloc_zeros(len(m, copies)).unwrap(),
+        };
+        let mut loaded = Self {
+            clock: Clock::new(device),
+            sets: (0..sets(copies)).map(set).collect(),
+            weights: stream.clone_htod(&weights).unwrap(),
+            grad_weights: stream.alloc_zeros(m).unwrap(),
+            workspace: plan.workspace(&stream, copies).unwrap(),
+            explanation: plan.explain(),
+            copies,
+            stream,
+        };
+        // What the command line leaves out is not computed, but read by others: y as ∂loss/∂y, and both z.
+        for set in 0..loaded.sets.len() {
+            [Call::VertexToHyperedge, Call::ConvKeepingZ].into_iter().for_each(|call| loaded.call(call, set));
+        }
+        loaded.check();
+        loaded
+    }
+
+    /// Waits, and fails if a kernel reported something.
+    pub fn check(&mut self) {
+        self.workspace.check().unwrap();
+    }
+
+    /// Queues a call, the `number`-th.
+    fn call(&mut self, call: Call, number: usize) {
+        let features = self.explanation.features;
+        let set = number % self.sets.len();
+        let Set { x, y, grad_x, z, kept } = &mut self.sets[set];
+        let (workspace, weights) = (&mut self.workspace, Weights::shared(self.weights.as_view()));
+        let x_rows = Rows::contiguous(x.as_view(), features);
+        let done = match call {
+            Call::Copy => {
+                self.stream.memcpy_dtod(x, y).unwrap();
+                Ok(())
+            }
+            Call::VertexToHyperedge => {
+                let z = Out::Overwrite(Rows::contiguous(z.as_view_mut(), features));
+                workspace.vertex_to_hyperedge(Step::sum(), x_rows, z)
+            }
+            Call::HyperedgeToVertex => {
+                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                workspace.hyperedge_to_vertex(Step::sum(), Rows::contiguous(z.as_view(), features), y)
+            }
+            Call::Conv => {
+                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                workspace.conv(x_rows, weights, y)
+            }
+            Call::ConvKeepingZ => {
+                let kept = Rows::contiguous(kept.as_view_mut(), features);
+                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                workspace.conv_keeping_z(x_rows, weights, kept, y)
+            }
+            Call::ConvBackward | Call::ConvBackwardFromZ => {
+                let grad_y = Rows::contiguous(y.as_view(), features);
+                let grad_x = Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), features));
+                let grad_weights = Out::Overwrite(self.grad_weights.as_view_mut());
+                if call == Call::ConvBackward {
+                    workspace.conv_backward(x_rows, weights, grad_y, grad_x, grad_weights)
+                } else {
+                    let kept = Rows::contiguous(kept.as_view(), features);
+                    workspace.conv_backward_from_z(x_rows, kept, weights, grad_y, grad_x, grad_weights)
+                }
+            }
+        };
+        done.unwrap();
+    }
+
+    /// The time of the device for `calls` calls.
+    pub fn time(&mut self, call: Call, calls: u64) -> Duration {
+        self.clock.start(&self.stream);
+        (0..calls as usize).for_each(|number| self.call(call, number));
+        self.clock.stop(&self.stream)
+    }
+
+    /// What a call moves, as the plan explains it. A z that is kept is an operand, and spares the backward the gather that
+    /// it comes from.
+    pub fn bytes(&self, call: Call) -> Bytes {
+        let explained = |operator| {
+            let explained = self.explanation.of(operator);
+            Bytes { compulsory: explained.compulsory_bytes, gathered: explained.gathered_bytes }
+        };
+        let topology = &self.workspace.plan().batch().batch().topologies()[0];
+        let bytes = |rows: usize, element: usize| (rows * self.explanation.features * element) as u128;
+        let kept = bytes(topology.n_hyperedges(), size_of::<f32>());
+        let copied = 2 * bytes(topology.n_vertices(), size_of::<T>());
+        let Bytes { compulsory, gathered } = match call {
+            Call::Copy => Bytes { compulsory: copied, gathered: copied },
+            Call::VertexToHyperedge => explained(Operator::VertexToHyperedge),
+            Call::HyperedgeToVertex => explained(Operator::HyperedgeToVertex),
+            Call::Conv => explained(Operator::Conv),
+            Call::ConvKeepingZ => {
+                let Bytes { compulsory, gathered } = explained(Operator::Conv);
+                Bytes { compulsory: compulsory + kept, gathered }
+            }
+            Call::ConvBackward => explained(Operator::ConvBackward),
+            Call::ConvBackwardFromZ => {
+                let Bytes { compulsory, gathered } = explained(Operator::ConvBackward);
+                let spared = bytes(topology.n_incidences(), size_of::<T>()) + kept;
+                Bytes { compulsory: compulsory + kept, gathered: gathered - spared }
+            }
+        };
+        let copies = self.copies as u128;
+        Bytes { compulsory: compulsory * copies, gathered: gathered * copies }
+    }
+}
+
+/// Numbers on the device; no zeros, which it computes with less power, and so at a higher clock.
+fn numbers<T: Feature>(stream: &Arc<CudaStream>, len: usize) -> CudaSlice<T> {
+    const PIECE: usize = 1 << 22;
+    let piece: Vec<T> = (0..len.min(PIECE)).map(|i| T::narrow((i % 1013) as f32 / 500.0 - 1.0)).collect();
+    let mut to = stream.alloc_zeros(len).unwrap();
+    for start in (0..len).step_by(PIECE) {
+        let end = len.min(start + PIECE);
+        stream.memcpy_htod(&piece[..end - start], &mut to.slice_mut(start..end)).unwrap();
+    }
+    to
+}

@@ -1,0 +1,206 @@
+//! The operators on the device against a copy of their features in the same run.
+//!
+//! | case | topology | instances | F |
+//! |---|---|---|---|
+//! | A | 8 vertices, all 28 pairs | 24,576 | 32, 64, 128, 256 |
+//! | B | 16 vertices, all 560 triples | 24,576 | 32, 64, 128, 256 |
+//! | C | of the size of Cora's co-citations: 2,708 × 1,579, 4,786 incidences | 1 | 64, 256 |
+//! | D | 10⁶ × 10⁶, 10⁸ incidences, or 2·10⁷ where memory is short | 1 | 64, 256 |
+//!
+//! Each in `f32` and `bf16`, and A at F = 256 and D at F = 64 with checks too, in `f32`. C and D are synthetic: sizes of
+//! hyperedges and degrees of vertices fall by power laws. Sums in the steps; the convolution is normalized by rows, with
+//! documented weights, shared by all instances. B takes the most memory, 58 GB at F = 256: rows of hyperedges are 14 GB, and
+//! there are two sets of them in the workspace, z and the kept z. Where that is not free, instances are halved until there is room.
+//!
+//! Time is that of the device, between two events around a batch of calls: the median of 10 batches, 0.2 seconds together
+//! behind 0.05 of warming up, or a call each where calls are long. The calls of a batch take turns on several sets of
+//! operands, together larger than any cache. Calls are queued one by one, not as a graph, so that the shortest take what
+//! queueing their launches takes (C). All of it is meant to take less than 110 seconds on an H100; no run is begun after
+//! that, and what is left out is said.
+//!
+//! `floor` is the time that the copy would take for the compulsory bytes, and `% of copy` is floor / time. Compulsory bytes (`MB`)
+//! are each feature row that is an operand once, gathered bytes a row for each incidence of each gather; rows that are used often
+//! come from caches, which may give more than the memory's bandwidth. Both are those of `Plan::explain`.
+//!
+//! The command line chooses, as criterion has it: `cargo bench --bench gpu -- 'B.*256, bf16/conv'`. `HYPERSCATTER_BENCH_SMALL=1`,
+//! or `--test`: tiny sizes, for a rehearsal. Without a driver or a device nothing is measured, which is said; with
+//! `HYPERSCATTER_GPU=real` it is a failure.
+
+mod cases;
+mod clock;
+mod loaded;
+mod table;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, measurement::WallTime};
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, Plan};
+use hyperscatter::half::bf16;
+use hyperscatter::{Batch, Conv, Incidence};
+
+use cases::{Case, Element, Run, Size, cases};
+use loaded::{Call, Feature, Loaded};
+use table::{Measured, Row, print};
+
+/// The batches of calls that are timed; criterion takes no fewer.
+const SAMPLES: usize = 10;
+
+/// Behind this no run is begun.
+const LONGEST: Duration = Duration::from_secs(105);
+
+/// What has to be free on the host and on the device for 10⁸ incidences: 3 GB while the tables are made, and 6 GB with the
+/// operands; others may want some.
+const BYTES_OF_LARGEST: u64 = 10_000_000_000;
+
+/// A case whose tables are uploaded when it is first measured: what the command line leaves out is never loaded.
+struct Tables<'a> {
+    device: &'a Device,
+    case: &'a Case,
+    batch: Option<DeviceBatch>,
+}
+
+impl Tables<'_> {
+    fn load<T: Feature>(&mut self, run: Run, rotate: bool) -> Loaded<T> {
+        let batch = self
+            .batch
+            .get_or_insert_with(|| self.device.upload(&Batch::replicate((self.case.topology)())).unwrap());
+        let loaded = Loaded::new(batch, run.features, run.checks, self.case.copies, rotate);
+        if loaded.copies < self.case.copies {
+            println!("{}, {run}: {} instances, since memory is short", self.case.name, loaded.copies);
+        }
+        loaded
+    }
+}
+
+/// Times the calls of a run.
+fn measure<T: Feature>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    mut load: impl FnMut() -> Loaded<T>,
+) -> Vec<Row> {
+    let mut loaded = None;
+    let rows = Call::ALL.into_iter().filter_map(|call| {
+        let mut means = Vec::new();
+        group.bench_function(call.name(), |b| {
+            b.iter_custom(|calls| {
+                let time = loaded.get_or_insert_with(&mut load).time(call, calls);
+                means.push(time.as_secs_f64() / calls as f64);
+                time
+            });
+        });
+        // The samples come last, behind the batches that warm up. There are none of what the command line leaves out.
+        let mut samples = means.split_off(means.len().saturating_sub(SAMPLES));
+        samples.sort_by(f64::total_cmp);
+        let seconds = *samples.get(samples.len() / 2)?;
+        let loaded = loaded.as_mut()?;
+        loaded.check();
+        Some(Row { call, seconds, bytes: loaded.bytes(call) })
+    });
+    rows.collect()
+}
+
+/// How long the driver takes for the kernels: to load them, and to run each once.
+fn print_loading_time(device: &Device) {
+    let is_cached = std::env::var_os("CUDA_CACHE_DISABLE").is_none_or(|disabled| disabled != "1");
+    let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
+    let begin = Instant::now();
+    let plan = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
+    let loaded = begin.elapsed();
+    drop(plan);
+    let mut calls = Loaded::<f32>::new(&batch, 4, Checks::Off, 1, false);
+    for call in Call::ALL {
+        calls.time(call, 1);
+    }
+    println!(
+        "loading the kernels took {:.0} ms, and {:.0} ms with a first call of each operator ({})",
+        loaded.as_secs_f64() * 1e3,
+        begin.elapsed().as_secs_f64() * 1e3,
+        match is_cached {
+            true => "compiled from PTX, or from the driver's cache: CUDA_CACHE_DISABLE=1 tells them apart",
+            false => "compiled from PTX, without the driver's cache",
+        }
+    );
+}
+
+/// The memory that the host has left, where it can be known.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+fn main() -> ExitCode {
+    let begin = Instant::now();
+    if std::env::var_os("HYPERSCATTER_EMULATED").is_some() {
+        // A rehearsal, so that the benchmark is known to run where it is needed.
+        let emulator = hyperscatter_emulator::control::install().unwrap();
+        emulator.device(0).set_build(hyperscatter_emulator::interface::Build::Fast);
+        println!("on the emulated driver, whose times mean nothing");
+    }
+
+    let device = match Device::open(0) {
+        Ok(device) => device,
+        Err(error) => {
+            println!("nothing was measured: {error}");
+            let real = std::env::var_os("HYPERSCATTER_GPU").is_some_and(|gpu| gpu == "real");
+            return if real { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    // As criterion has it: benchmarks are tried, not timed, unless cargo says `--bench`.
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let tried = has("--test") || !has("--bench");
+    let small = tried || std::env::var_os("HYPERSCATTER_BENCH_SMALL").is_some_and(|small| small == "1");
+    let (free, _) = device.context().mem_get_info().unwrap();
+    let largest =
+        free as u64 >= BYTES_OF_LARGEST && host_memory().is_some_and(|free| free >= BYTES_OF_LARGEST);
+    let size = match (small, largest) {
+        (true, _) => Size::Tiny,
+        (false, true) => Size::Full,
+        (false, false) => Size::Short,
+    };
+
+    println!("{}, {:.1} GB free", device.context().name().unwrap(), free as f64 / 1e9);
+    print_loading_time(&device);
+    if !small {
+        let short = if largest { "10^8" } else { "2 * 10^7, since memory is short" };
+        println!("D has 10^6 x 10^6 and {short} incidences");
+    }
+    let mut criterion = Criterion::default()
+        .without_plots()
+        .sample_size(SAMPLES)
+        .warm_up_time(Duration::from_millis(50))
+        .measurement_time(Duration::from_millis(200))
+        .nresamples(2_000)
+        .configure_from_args();
+    let mut table = Vec::new();
+    for case in &cases(size) {
+        let mut tables = Tables { device: &device, case, batch: None };
+        for &run in &case.runs {
+            let name = format!("{} x {}, {run}", case.name, case.copies);
+            if begin.elapsed() > LONGEST {
+                println!("LEFT OUT, since {} s are over: {name}", LONGEST.as_secs());
+                continue;
+            }
+            let mut group = criterion.benchmark_group(&name);
+            group.sampling_mode(SamplingMode::Flat);
+            let rows = match run.element {
+                Element::F32 => measure(&mut group, || tables.load::<f32>(run, !small)),
+                Element::Bf16 => measure(&mut group, || tables.load::<bf16>(run, !small)),
+            };
+            group.finish();
+            table.push(Measured { run: name, rows });
+        }
+    }
+    criterion.final_summary();
+    table.retain(|measured| !measured.rows.is_empty());
+    if !table.is_empty() {
+        if small {
+            println!("\nA rehearsal with tiny sizes: the times below mean nothing.");
+        }
+        println!();
+        print(&table);
+    }
+    println!("\n{} s", begin.elapsed().as_secs());
+    ExitCode::SUCCESS
+}
