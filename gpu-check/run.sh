@@ -23,7 +23,7 @@ declare -A BUDGET=(
 # The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend itself, which
 # call every operator in both tiers. Not cuda::shipping, which starts processes with the emulated driver, and not the random
 # layouts and the many changes of cuda::unvalidated.
-SANITIZED=(cuda::calls:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes:: cuda::raw::)
+SANITIZED=(cuda::calls:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes:: cuda::raw:: cuda::window_tables::)
 
 # What has a step of its own: fifty calls of each operator, whose results are compared bit for bit.
 REPEATED=cuda::determinism::
