@@ -20,10 +20,10 @@ declare -A BUDGET=(
     [benches]=120
 )
 
-# The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend itself, and two
-# that call every operator. Not cuda::shipping, which starts processes with the emulated driver, and not the random layouts
-# and the many changes of cuda::unvalidated.
-SANITIZED=(cuda::calls:: cuda::corrupted:: cuda::errors:: cuda::lifetimes:: kept_z::suite_on_the_gpu orders::)
+# The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend itself, which
+# call every operator in both tiers. Not cuda::shipping, which starts processes with the emulated driver, and not the random
+# layouts and the many changes of cuda::unvalidated.
+SANITIZED=(cuda::calls:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes:: cuda::raw::)
 
 # What has a step of its own: fifty calls of each operator, whose results are compared bit for bit.
 REPEATED=cuda::determinism::

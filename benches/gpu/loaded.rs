@@ -117,6 +117,11 @@ impl<T: Feature> Loaded<T> {
             let set = features + len(m, copies) * size_of::<f32>();
             (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Uses::All).unwrap()
         };
+        // What the run before took is free then: a workspace that is made lets go of the scratch memory of others, and the
+        // driver takes back what was freed when somebody waits.
+        stream.synchronize().unwrap();
+        drop(plan.workspace_for(&stream, 1, Uses::Steps).unwrap());
+        stream.synchronize().unwrap();
         let (free, _) = device.context().mem_get_info().unwrap();
         let room = (free as u128).saturating_sub(RESERVED_BYTES).min(MOST_BYTES);
         while copies > 1 && bytes(copies) > room {

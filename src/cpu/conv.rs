@@ -238,7 +238,7 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// Refuses the first negative degree under symmetric normalization.
     fn check_degrees(&self) -> Result<()> {
-        if !(self.is_symmetric() && self.plan.conv().weight_use.in_degree()) {
+        if !self.plan.conv().checks_degrees() {
             return Ok(());
         }
         let negative = |c| {

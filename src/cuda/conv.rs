@@ -18,12 +18,12 @@ use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather, Operand};
 use super::kernels::ScaleArgs;
 use super::operands::{
-    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
-    same_context_weights, shape, write, write_out, write_values,
+    DevicePointer, Memory, RawWeights, check_gradient, check_memory, destination, into_parts, read,
+    read_weights, same_context, same_context_out, same_context_weights, shape, write, write_out,
+    write_values,
 };
 use super::ranges::Range;
 use super::scratch::Uses;
-use super::step::{check_gradient, destination, into_parts};
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use super::windows::Gradient;
@@ -217,7 +217,7 @@ impl<T: DeviceElement> Workspace<T> {
         ])?;
         let targets = destination(&call, y_shape, y)?;
         if kept.is_none() && targets.is_some() {
-            call.needs(Uses::KeptZ, "conv")?;
+            call.needs(Uses::Conv, "conv")?;
         }
         let is_wanted = call.features() > 0 && (kept.is_some() || targets.is_some());
         if call.instances() == 0 || !(is_wanted || factors.conv.checks_degrees()) {
@@ -296,7 +296,7 @@ impl<T: DeviceElement> Workspace<T> {
         if needs_z && kept.is_none() {
             call.needs(Uses::All, "conv_backward")?;
         } else if needs_q || through_degree {
-            call.needs(Uses::KeptZ, "conv_backward")?;
+            call.needs(Uses::Conv, "conv_backward")?;
         }
         let scratch = call.scratch();
         // SAFETY: the caller's promise; the placements and windows were checked against the buffers, and scratch memory has

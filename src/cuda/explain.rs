@@ -71,7 +71,7 @@ impl Operator {
     /// What a workspace has to be made for.
     pub fn uses(self) -> Uses {
         match self {
-            Self::Conv => Uses::KeptZ,
+            Self::Conv => Uses::Conv,
             Self::ConvBackward => Uses::All,
             _ => Uses::Steps,
         }

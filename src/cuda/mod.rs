@@ -32,16 +32,17 @@
 //! # Calls
 //! An operator call queues its work and returns. It allocates nothing, waits for nothing, and does no work on the host that
 //! grows with the number of instances. Shapes, strides, overlaps, contexts and alignment are checked before any kernel is
-//! queued. In a context with a single stream a call makes 3 calls of the driver, or 4 where a row has more than
-//! 512 incidences: the current context and the capture status are read, and 1 or 2 kernels launched. Two more make the context
-//! current and restore the one before, where it is not current. In a context with several streams, `cudarc`'s event guards
-//! of the operands add 3 waits and 2 records, a look-up of the context for each, and the capture status is read
-//! again, since a wait can take a stream into a capture: 11 more. The host's part of a call, without the driver's, took 0.3 µs on
-//! an AMD EPYC virtual machine (`cargo test -- the_host_cost --nocapture` measures it). The thread's
-//! current context is what it was before.
+//! queued. [`Operator::max_launches`] is the most kernels that a call launches, [`Plan::explain`] says how many it
+//! does for a batch. Besides, the driver is asked for the current context and for the capture status; two more calls make the
+//! context current and restore the one before, where it is not current. In a context with several streams, `cudarc`'s event
+//! guards add 4 calls for each operand that is read and 6 for each that is written (waits, a record, and a look at
+//! the context for each of these), and the capture status is read again, since a wait can take a stream into a capture. Window
+//! tables take none. `cargo test -- the_host_cost --nocapture` measures the host's part of a call, without the
+//! driver's: see [HOST_COST]. The thread's current context is what it was before.
 //!
 //! Buffers are `cudarc`'s views, and streams and buffers must be of the device's very context. Work of several streams
-//! needs a workspace for each; the guards then order reads and writes of the same buffers.
+//! needs a workspace for each; the guards then order reads and writes of the same buffers. (Of several streams that read a slice,
+//! `cudarc` 0.19 remembers the last: wait for the others before it is dropped or written.)
 //!
 //! Batches, plans, workspaces and buffers may be dropped while their work is in flight: the memory that it uses is kept until
 //! an event behind it has passed, and let go at the next upload, workspace or check after that. The last holder of a device

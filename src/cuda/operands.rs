@@ -9,8 +9,10 @@ use cudarc::driver::{
     CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop, sys,
 };
 
-use super::Device;
+use super::call::Call;
+use super::gather::Destination;
 use super::window_table::DeviceWindows;
+use super::{Device, DeviceElement};
 use crate::batch::Axis;
 use crate::error::{Error, Result};
 use crate::rows::{self, Out, Rows};
@@ -219,4 +221,38 @@ pub(super) fn check_memory(operands: &[Option<Memory>]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An output's buffer, and whether results are added; `None` if it is not wanted.
+pub(super) fn into_parts<B>(out: Out<B>) -> Option<(B, bool)> {
+    match out {
+        Out::Overwrite(buffer) => Some((buffer, false)),
+        Out::Add(buffer) => Some((buffer, true)),
+        Out::Skip => None,
+    }
+}
+
+/// Where an output's rows lie, checked; `None` if it is not wanted.
+pub(super) fn destination<T: DeviceElement, D>(
+    call: &Call<'_, T>,
+    shape: Option<rows::Operand>,
+    out: Out<Rows<DevicePointer<D>>>,
+) -> Result<Option<Destination>> {
+    let Some((shape, (rows, add))) = shape.zip(into_parts(out)) else { return Ok(None) };
+    Ok(Some(Destination { rows: call.place(shape, rows.buffer.address, true)?, add }))
+}
+
+/// Checks that a wanted gradient has as many elements as what it is the gradient of.
+pub(super) fn check_gradient<A>(
+    operand: &'static str,
+    values: &Out<DevicePointer<A>>,
+    len: usize,
+) -> Result<()> {
+    match values.as_ref() {
+        Some(values) if values.len != len => {
+            let relation = "are those that it is the gradient of";
+            Err(Error::Shape { operand, what: "elements", value: values.len, bound: len, relation })
+        }
+        _ => Ok(()),
+    }
 }

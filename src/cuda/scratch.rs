@@ -21,8 +21,8 @@ pub enum Uses {
     /// Both steps and their gradients, and [`conv_keeping_z`](super::Workspace::conv_keeping_z).
     Steps,
     /// Also what needs one set of rows of hyperedges: [`conv`](super::Workspace::conv), and
-    /// [`conv_backward_from_z`](super::Workspace::conv_backward_from_z).
-    KeptZ,
+    /// [`conv_backward_from_z`](super::Workspace::conv_backward_from_z), whose other set is the caller's.
+    Conv,
     /// Everything: two sets of rows of hyperedges, for [`conv_backward`](super::Workspace::conv_backward), which computes
     /// z again.
     #[default]
@@ -33,7 +33,7 @@ impl Uses {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Steps => "Uses::Steps",
-            Self::KeptZ => "Uses::KeptZ",
+            Self::Conv => "Uses::Conv",
             Self::All => "Uses::All",
         }
     }
@@ -97,7 +97,7 @@ impl Sizes {
         Self {
             partial_bytes: segments[0].max(segments[1]) * (features * accumulator).max(8),
             rows_of_sums: [
-                with(uses >= Uses::KeptZ, m * features * accumulator),
+                with(uses >= Uses::Conv, m * features * accumulator),
                 with(uses == Uses::All, m * features * accumulator),
             ],
             degrees: with(is_normalized, n * accumulator),

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, SyncOnDrop, sys};
 
 use super::call::Call;
-use super::gather::{Destination, Dots, Elements, Gather};
+use super::gather::{Dots, Elements, Gather};
 use super::kernels::ScaleArgs;
 use super::operands::{
-    DevicePointer, Memory, RawWeights, check_memory, read, read_weights, same_context, same_context_out,
-    same_context_weights, shape, write_out, write_values,
+    DevicePointer, Memory, RawWeights, check_gradient, check_memory, destination, into_parts, read,
+    read_weights, same_context, same_context_out, same_context_weights, shape, write_out, write_values,
 };
 use super::ranges::Range;
 use super::tables::Orientation;
@@ -29,7 +29,7 @@ use super::{DeviceElement, Operator};
 use crate::batch::Axis;
 use crate::conv::Reduce;
 use crate::direction::Direction;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rows::{Out, Rows};
 use crate::windows::{Weights, Windows};
 
@@ -444,38 +444,4 @@ fn wanted<'w, A>(
 ) -> Option<(DevicePointer<A>, bool, Windows<&'w DeviceWindows>)> {
     let (values, add) = into_parts(out)?;
     Some((values, add, scale.as_ref()?.windows))
-}
-
-/// An output's buffer, and whether results are added; `None` if it is not wanted.
-pub(super) fn into_parts<B>(out: Out<B>) -> Option<(B, bool)> {
-    match out {
-        Out::Overwrite(buffer) => Some((buffer, false)),
-        Out::Add(buffer) => Some((buffer, true)),
-        Out::Skip => None,
-    }
-}
-
-/// Where an output's rows lie, checked; `None` if it is not wanted.
-pub(super) fn destination<T: DeviceElement, D>(
-    call: &Call<'_, T>,
-    shape: Option<crate::rows::Operand>,
-    out: Out<Rows<DevicePointer<D>>>,
-) -> Result<Option<Destination>> {
-    let Some((shape, (rows, add))) = shape.zip(into_parts(out)) else { return Ok(None) };
-    Ok(Some(Destination { rows: call.place(shape, rows.buffer.address, true)?, add }))
-}
-
-/// Checks that a wanted gradient has as many elements as what it is the gradient of.
-pub(super) fn check_gradient<A>(
-    operand: &'static str,
-    values: &Out<DevicePointer<A>>,
-    len: usize,
-) -> Result<()> {
-    match values.as_ref() {
-        Some(values) if values.len != len => {
-            let relation = "are those that it is the gradient of";
-            Err(Error::Shape { operand, what: "elements", value: values.len, bound: len, relation })
-        }
-        _ => Ok(()),
-    }
 }

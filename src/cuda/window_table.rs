@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaStream, result, sys};
+use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
 use super::batch::DeviceBatch;
 use super::buffer::Buffer;
@@ -24,6 +24,8 @@ pub struct DeviceWindows {
     /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
     /// `kernels/windows.cu` read them. Taken when the table is dropped.
     words: Option<Buffer<u64>>,
+    /// For the first reader, so that dropping needs nothing new where there is one.
+    event: Option<CudaEvent>,
     /// The streams of the calls of the safe tier that read it: any number at once, which a `CudaSlice`, whose one event is that
     /// of its last reader, would not do for.
     readers: Mutex<Vec<Arc<CudaStream>>>,
@@ -74,6 +76,7 @@ impl DeviceBatch {
             table: table.clone(),
             counts,
             words: Some(Buffer::from_slice(what, &stream, &words)?),
+            event: Some(device.context().new_event(None).map_err(|e| failed("making an event", e))?),
             // Room for the first few, so that calls allocate nothing.
             readers: Mutex::new(Vec::with_capacity(4)),
             overwritten: false,
@@ -202,19 +205,21 @@ impl Drop for DeviceWindows {
         let Ok(_current) = Current::enter(self.device.context()) else { return std::mem::forget(words) };
         let mut marks = Vec::with_capacity(readers.len());
         for stream in readers {
-            // SAFETY: the stream is alive.
-            let wait = || unsafe { result::stream::synchronize(stream.cu_stream()) };
-            match self.device.context().new_event(None) {
+            match self.event.take().map_or_else(|| self.device.context().new_event(None), Ok) {
                 Ok(event) => marks.push(Mark::new(event, stream)),
-                // Waiting takes the event's place.
-                Err(_) if not_capturing(&stream, "").is_ok() && wait().is_ok() => {}
-                // Nothing would tell when this reader is done: rather lose the memory than take it from a kernel.
-                Err(_) => return std::mem::forget(words),
+                Err(_) => {
+                    let is_over = not_capturing(&stream, "").is_ok()
+                        // SAFETY: the stream is alive.
+                        && unsafe { result::stream::synchronize(stream.cu_stream()) }.is_ok();
+                    if !is_over {
+                        // Nothing tells when this reader is done: rather lose the memory than take it from a kernel.
+                        return std::mem::forget(words);
+                    }
+                }
             }
         }
-        match marks.is_empty() {
-            true => drop(words),
-            false => self.device.retired().push(Box::new(words), marks),
+        if !marks.is_empty() {
+            self.device.retired().push(Box::new(words), marks);
         }
     }
 }

@@ -13,9 +13,9 @@ use crate::calls::allocations;
 use crate::common::{bits, features};
 
 /// What cannot be fewer: a look at the current context and one at the capture, and the launches. In a context with several
-/// streams, of `r` operands that are read and `w` that are written: a wait for each that is read, two for each that is written,
-/// a record for each, and a look at the context for each of these; and another look at the capture. That is 4r + 6w + 1 more.
-/// Window tables cost nothing.
+/// streams, of `r` operands that are read and `w` that are written: a wait for each that is read, two for each that is
+/// written, a record for each, and a look at the context for each of these; and another look at the capture. That is
+/// 4r + 6w + 1 more. Window tables take none.
 #[test]
 fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
     let long = Batch::replicate(long_rows());

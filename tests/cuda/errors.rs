@@ -273,7 +273,7 @@ fn workspaces_for_some_operators() {
             Case::<f32>::new(gpu.device(), (&table_batch(), 5), conv, Checks::On, WindowKind::Consecutive);
         let [mut all, mut some] = [(); 2].map(|()| Slices::upload(&stream, &case.host));
         let mut with_all = case.workspace(&stream);
-        let names = [(Uses::Steps, "Uses::Steps"), (Uses::KeptZ, "Uses::KeptZ"), (Uses::All, "Uses::All")];
+        let names = [(Uses::Steps, "Uses::Steps"), (Uses::Conv, "Uses::Conv"), (Uses::All, "Uses::All")];
         let name = |uses| names.iter().find(|(known, _)| *known == uses).unwrap().1;
         for (uses, value) in names {
             let mut workspace = case.plan.workspace_for(&stream, 5, uses).unwrap();
@@ -336,7 +336,7 @@ fn gradients_that_a_workspace_has_no_memory_for() {
         for (with_rows, with_weights) in [(true, true), (true, false), (false, true), (false, false)] {
             for from_z in [false, true] {
                 let expected = gradients(Uses::All, from_z, with_rows, with_weights).unwrap();
-                for uses in [Uses::Steps, Uses::KeptZ] {
+                for uses in [Uses::Steps, Uses::Conv] {
                     match gradients(uses, from_z, with_rows, with_weights) {
                         Ok(found) => assert_eq!(found, expected, "{conv:?}, {uses:?}"),
                         Err(Error::NoScratch { .. }) => {

@@ -338,7 +338,7 @@ fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Re
     look("upload_windows");
     let plan = Plan::<f32>::new(&batch, F, symmetric(), Checks::On)?;
     look("plan");
-    for uses in [Uses::Steps, Uses::KeptZ, Uses::All] {
+    for uses in [Uses::Steps, Uses::Conv, Uses::All] {
         let mut workspace = plan.workspace_for(&buffers.stream, copies, uses)?;
         look("workspace_for");
         for call in Call::ALL.into_iter().filter(|call| call.needs() <= uses) {
@@ -445,21 +445,17 @@ fn each_failed_allocation_is_an_error_and_everything_is_usable_afterwards() {
     failing.run().unwrap();
     let creations = control.creations() - before;
     assert!(creations > 50, "{creations} allocations and creations");
-    let mut silent = 0;
     for nth in 1..=creations {
         control.fail_creation(Some(nth));
         let result = failing.run();
         control.fail_creation(None);
-        match result {
-            Err(Error::OutOfMemory { what, bytes }) => assert!(!what.is_empty() && bytes > 0),
+        match &result {
+            Err(Error::OutOfMemory { what, bytes }) => assert!(!what.is_empty() && *bytes > 0),
             Err(Error::Driver { code: 2, .. }) => {}
-            Ok(()) => silent += 1,
             other => panic!("creation {nth}: {other:?}"),
         }
         failing.assert_usable(&format!("creation {nth}"));
     }
-    // A window table that is dropped is waited for where there is no event behind it: nobody has to be told.
-    assert_eq!(silent, 2);
 }
 
 /// Everything that the driver is asked for, once each.
@@ -480,8 +476,8 @@ fn each_failed_call_of_the_driver_is_an_error_and_everything_is_usable_afterward
         let beyond =
             ["cuMemFreeAsync", "cuMemFree_v2", "cuMemFreeHost", "cuEventDestroy_v2", "cuCtxGetCurrent"];
         let creations = ["cuMemAllocAsync", "cuMemAlloc_v2", "cuMemHostAlloc", "cuEventCreate"];
-        let mut silent = vec![];
         let is_tried = |name: &str| !beyond.contains(&name) && !creations.contains(&name);
+        let mut silent = vec![];
         for (name, n) in calls.into_iter().filter(|(name, _)| is_tried(name)) {
             // The operators' own calls are many and alike.
             let step = if n > 20 { 5 } else { 1 };
@@ -499,7 +495,7 @@ fn each_failed_call_of_the_driver_is_an_error_and_everything_is_usable_afterward
                 failing.assert_usable(&what);
             }
         }
-        // The events behind three workspaces and two window tables that are dropped are recorded later, and asked again: nobody
+        // Where something is dropped, the events behind three workspaces and two window tables are recorded later: nobody
         // has to be told.
         let of = |name: &str| silent.iter().filter(|silent| *silent == name).count();
         assert!(of("cuEventRecord") <= 5 && of("cuStreamIsCapturing") <= 5, "{silent:?}");

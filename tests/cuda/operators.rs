@@ -122,7 +122,7 @@ impl Call {
     /// The least that a workspace must have been made for.
     pub fn needs(self) -> Uses {
         match self {
-            Self::Conv | Self::ConvBackwardFromZ => Uses::KeptZ,
+            Self::Conv | Self::ConvBackwardFromZ => Uses::Conv,
             Self::ConvBackward => Uses::All,
             _ => Uses::Steps,
         }
