@@ -219,7 +219,7 @@ fn two_workspaces_work_at_once() {
         gpu.set(Mode::PLAIN);
         let context = gpu.device().context();
         let case = Case::<f32>::new(gpu.device(), (&table_batch(), 5), symmetric(), Checks::On, kind);
-        let inputs = Slices::<f32>::upload(&context.default_stream(), &case.host);
+        let upload = || Slices::<f32>::upload(&context.default_stream(), &case.host);
         let streams = [context.new_stream().unwrap(), context.new_stream().unwrap()];
         let mut workspaces = streams.each_ref().map(|stream| case.workspace(stream));
         let mut outputs = streams.each_ref().map(|stream| Outputs::new(stream, &case.host));
@@ -227,10 +227,13 @@ fn two_workspaces_work_at_once() {
             let stream = context.default_stream();
             let mut quiet = Outputs::new(&stream, &case.host);
             let mut workspace = case.workspace(&stream);
+            let inputs = upload();
             quiet.forward(&mut workspace, &inputs, &case.windows);
             quiet.backward(&mut workspace, &inputs, &case.windows);
             quiet.bits(&stream)
         };
+        // Both streams have to wait for the copies, which are still queued.
+        let inputs = upload();
         for _ in 0..2 {
             for (workspace, outputs) in workspaces.iter_mut().zip(&mut outputs) {
                 outputs.forward(workspace, &inputs, &case.windows);

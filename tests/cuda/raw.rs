@@ -16,7 +16,7 @@ fn assert_same_bits<T: GpuElement>(batch: &Batch, instances: usize, kind: Window
     gpu.set(Mode::PLAIN);
     let stream = gpu.device().context().default_stream();
     let case = Case::<T>::new(gpu.device(), (batch, instances), symmetric(), checks, kind);
-    let mut workspace = case.workspace(&stream);
+    let mut workspace = case.workspace(&gpu.device().context().new_stream().unwrap());
     let raw_stream = RawStream::new(gpu.device());
     let [mut safe, raw] = [(); 2].map(|()| Slices::upload(&stream, &case.host));
     stream.synchronize().unwrap();
@@ -25,14 +25,15 @@ fn assert_same_bits<T: GpuElement>(batch: &Batch, instances: usize, kind: Window
         for call in Call::ALL {
             let how = How { add, ..case.how() };
             safe.call(call, &mut workspace, how).unwrap();
-            stream.synchronize().unwrap();
+            workspace.check().unwrap();
             // SAFETY: the buffers live, nobody else uses them or the workspace, and the stream is waited for.
             unsafe { pointers.call(call, &mut workspace, raw_stream.get(), how) }.unwrap();
             raw_stream.synchronize();
             assert_eq!(raw.results(&stream), safe.results(&stream), "{call:?}, {kind:?}, add: {add}");
         }
     }
-    workspace.check().unwrap();
+    // SAFETY: the stream is alive, and no other has work of the workspace.
+    unsafe { workspace.check_raw(raw_stream.get()) }.unwrap();
 }
 
 #[test]
