@@ -32,14 +32,15 @@
 //! # Calls
 //! An operator call queues its work and returns. It allocates nothing, waits for nothing, and does no work on the host that
 //! grows with the number of instances. Shapes, strides, overlaps, contexts and alignment are checked before any kernel is
-//! queued. [`Operator::max_launches`] is the most kernels that a call launches, [`Plan::explain`] says how many it
-//! does for a batch. Besides, the driver is asked for the current context and for the capture status; two more calls make the
+//! queued. [`Operator::max_launches`] is the most kernels that a call launches, [`Plan::explain`] says how many it does for
+//! a batch. Besides, the driver is asked for the current context and for the capture status; two more calls make the
 //! context current and restore the one before, where it is not current. In a context with several streams, `cudarc`'s event
-//! guards add 4 calls for each operand that is read and 6 for each that is written (waits, a record, and a look at
-//! the context for each of these), and the capture status is read again, since a wait can take a stream into a capture. Window
-//! tables take none. The host's part of a call, without the driver's, took 0.36 µs for a step of one launch, 0.55 µs for a convolution of 3
-//! and 1.2 µs for a backward of 10, on an AMD EPYC virtual machine (2026-11-25, `cargo test -- the_host_cost --nocapture`, a driver that
-//! does nothing, debug assertions on). The thread's current context is what it was before.
+//! guards add 4 calls for each operand that is read and 6 for each that is written (waits, a record, and a look at the
+//! context for each of these), and the capture status is read again, since a wait can take a stream into a capture. Window
+//! tables take none. The host's part of a call, without the driver's, took 0.36 µs for a step of one launch, 0.55 µs for a
+//! convolution of 3 and 1.2 µs for a backward of 10, on an AMD EPYC virtual machine (2026-11-25, `cargo test --
+//! the_host_cost --nocapture`, a driver that does nothing, debug assertions on). The thread's current context is what it
+//! was before.
 //!
 //! Buffers are `cudarc`'s views, and streams and buffers must be of the device's very context. Work of several streams
 //! needs a workspace for each; the guards then order reads and writes of the same buffers. (Of several streams that read a slice,
@@ -49,19 +50,21 @@
 //! an event behind it has passed, and let go at the next upload, workspace or check after that. The last holder of a device
 //! waits for it.
 //!
-//! These calls cannot be captured into a CUDA graph ([`Error::Capturing`](crate::Error::Capturing)): a graph would use buffers
-//! beyond the borrow that the call has of them. The [raw tier](raw) has the same operators as `unsafe` methods on device
-//! pointers and foreign streams, without events, and those can. An operand that was written on a stream that is being captured takes the
-//! workspace's stream into the graph before the call is refused; that capture then has to be ended or joined as usual.
+//! These calls cannot be captured into a CUDA graph ([`Error::Capturing`](crate::Error::Capturing)): a graph would use
+//! buffers beyond the borrow that the call has of them. The [raw tier](raw) has the same operators as `unsafe` methods on
+//! device pointers and foreign streams, without events, and those can. An operand that was written on a stream that is
+//! being captured takes the workspace's stream into the graph before the call is refused; that capture then has to be ended
+//! or joined as usual.
 //!
 //! # Memory
-//! Gathers are two launches' worth of traffic, a step each, so the convolution has rows of hyperedges in between: z = B⁻¹Hᵀ R x, in the
-//! accumulation type, since a rounded z spoils the gradient of the weights where vertices are alike. [`conv`](Workspace::conv) has
-//! them in the workspace, M · F numbers; [`conv_backward`](Workspace::conv_backward) computes them again, and needs as
-//! many for the gradient's way back. [`conv_keeping_z`](Workspace::conv_keeping_z) and
-//! [`conv_backward_from_z`](Workspace::conv_backward_from_z) leave them with the caller instead, and save a gather. [`Uses`] says what a
-//! workspace has memory for, [`Plan::workspace_bytes`] how much that is. The rest are sums of segments of rows of more than 512
-//! incidences, and for each vertex and hyperedge a few numbers and a dot product for each 32 vectors of 16 bytes of features. The gradient of weights needs no table of all slots: a number for each hyperedge of the
+//! Gathers are two launches' worth of traffic, a step each, so the convolution has rows of hyperedges in between: z = B⁻¹Hᵀ
+//! R x, in the accumulation type, since a rounded z spoils the gradient of the weights where vertices are alike.
+//! [`conv`](Workspace::conv) has them in the workspace, M · F numbers; [`conv_backward`](Workspace::conv_backward) computes
+//! them again, and needs as many for the gradient's way back. [`conv_keeping_z`](Workspace::conv_keeping_z) and
+//! [`conv_backward_from_z`](Workspace::conv_backward_from_z) leave them with the caller instead, and save a gather.
+//! [`Uses`] says what a workspace has memory for, [`Plan::workspace_bytes`] how much that is. The rest are sums of segments
+//! of rows of more than 512 incidences, and for each vertex and hyperedge a few numbers and a dot product for each 32
+//! vectors of 16 bytes of features. The gradient of weights needs no table of all slots: a number for each hyperedge of the
 //! batch, whatever the windows.
 //!
 //! # Windows
@@ -78,9 +81,10 @@
 //! by element where not; the bits are the same. Less than an element's alignment is [`Error::Misaligned`](crate::Error::Misaligned).
 //!
 //! # Checks
-//! See [`Checks`]. A negative degree under symmetric normalization is reported with checks or without. A wrong index is a value, [`Error::IndexOutOfBounds`](crate::Error::IndexOutOfBounds); there is no device
-//! assert, and the context lives on. The first violation is written to host memory that each call looks at without calling the
-//! driver: calls return it until [`Workspace::check`] has cleared it. With several violations the error names one of them.
+//! See [`Checks`]. A negative degree under symmetric normalization is reported with checks or without. A wrong index is a
+//! value, [`Error::IndexOutOfBounds`](crate::Error::IndexOutOfBounds); there is no device assert, and the context lives on.
+//! The first violation is written to host memory that each call looks at without calling the driver: calls return it until
+//! [`Workspace::check`] has cleared it. With several violations the error names one of them.
 //!
 //! # Features
 //! Building needs no CUDA. The driver's library is looked for when a device is opened; a missing driver, too old a driver, a

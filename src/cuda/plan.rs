@@ -48,7 +48,8 @@ impl<T: DeviceElement> Plan<T> {
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of another context,
-    /// [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA graph, [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA graph, [`Error::TooLarge`],
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn workspace(&self, stream: &Arc<CudaStream>, max_instances: usize) -> Result<Workspace<T>> {
         self.workspace_for(stream, max_instances, Uses::All)
     }

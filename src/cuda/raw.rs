@@ -21,10 +21,11 @@
 //!    is read by anything else or seen through a reference of any kind. Between replays, new data may be written.
 //!
 //! # Graphs
-//! A captured call keeps the addresses, the strides and the number of instances that it was given. For a replicated batch those
-//! are all that ties it to the data; window tables and tables of instances are read anew at each replay. Memory of a workspace is
-//! fixed when that is made, so nothing is allocated during capture. Kernels are loaded when the plan is made; a driver that puts that off
-//! until the first launch (`CUDA_MODULE_LOADING=LAZY`, the default of newer ones) wants a call of each operator before it is captured.
+//! A captured call keeps the addresses, the strides and the number of instances that it was given. For a replicated batch
+//! those are all that ties it to the data; window tables and tables of instances are read anew at each replay. Memory of a
+//! workspace is fixed when that is made, so nothing is allocated during capture. Kernels are loaded when the plan is made;
+//! a driver that puts that off until the first launch (`CUDA_MODULE_LOADING=LAZY`, the default of newer ones) wants a call
+//! of each operator before it is captured.
 //!
 //! Reports of wrong indices and negative degrees are written to host memory at each replay, and [`Workspace::check_raw`] reads them
 //! once the stream is done. Until they are cleared, new calls return them, captured or not; replays go on.

@@ -110,6 +110,23 @@ impl<T: DeviceElement> Workspace<T> {
     /// [`check`](Self::check) has cleared it; [`Error::Driver`].
     /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
     /// waits for it may be.
+    ///
+    /// [`Error::Shape`]: crate::Error::Shape
+    /// [`Error::Stride`]: crate::Error::Stride
+    /// [`Error::Overlap`]: crate::Error::Overlap
+    /// [`Error::WindowOutOfRange`]: crate::Error::WindowOutOfRange
+    /// [`Error::WindowTableMismatch`]: crate::Error::WindowTableMismatch
+    /// [`Error::LengthMismatch`]: crate::Error::LengthMismatch
+    /// [`Error::TooManyInstances`]: crate::Error::TooManyInstances
+    /// [`Error::TooLarge`]: crate::Error::TooLarge
+    /// [`Error::WrongContext`]: crate::Error::WrongContext
+    /// [`Error::Misaligned`]: crate::Error::Misaligned
+    /// [`Error::SharedMemory`]: crate::Error::SharedMemory
+    /// [`Error::UncheckedTables`]: crate::Error::UncheckedTables
+    /// [`Error::Capturing`]: crate::Error::Capturing
+    /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
+    /// [`Error::NegativeDegree`]: crate::Error::NegativeDegree
+    /// [`Error::Driver`]: crate::Error::Driver
     pub fn vertex_to_hyperedge(
         &mut self,
         step: Step<'_, CudaView<'_, T::Acc>>,

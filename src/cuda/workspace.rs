@@ -96,14 +96,14 @@ impl<T: DeviceElement> Workspace<T> {
     }
 
     /// Waits until all work on the stream has ended, and reports a wrong index that a checked kernel found since the last
-    /// check, or a negative degree under symmetric normalization. The report is cleared: the workspace, its plan and its stream can be used on. Where there is nothing to
-    /// check it only waits.
+    /// check, or a negative degree under symmetric normalization. The report is cleared: the workspace, its plan and its
+    /// stream can be used on. Where there is nothing to check it only waits.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`]: then all outputs of this workspace since the last clean check are unspecified. Rows that
-    /// the wrong value was for are NaN; where the value is what tells the place of a row, that row is left as it was.
-    /// [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for errors of earlier calls of
-    /// the context that nobody was told of.
+    /// [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`]: then all outputs of this workspace since the last clean
+    /// check are unspecified. Rows that the wrong value was for are NaN; where the value is what tells the place of a row,
+    /// that row is left as it was. [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for
+    /// errors of earlier calls of the context that nobody was told of.
     pub fn check(&mut self) -> Result<()> {
         let device = self.plan.batch().device();
         let _current = Current::enter(device.context())?;
