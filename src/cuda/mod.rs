@@ -38,7 +38,7 @@
 //! guards add 4 calls for each operand that is read and 6 for each that is written (waits, a record, and a look at the
 //! context for each of these), and the capture status is read again, since a wait can take a stream into a capture. Window
 //! tables take none. The host's part of a call, without the driver's, took 0.36 µs for a step of one launch, 0.55 µs for a
-//! convolution of 3 and 1.2 µs for a backward of 10, on an AMD EPYC virtual machine (2026-11-25, `cargo test --
+//! convolution of 3 and 1.2 µs for a backward of 10, on an Intel Xeon virtual machine (2026-11-25, `cargo test --
 //! the_host_cost --nocapture`, a driver that does nothing, debug assertions on). The thread's current context is what it
 //! was before.
 //!
