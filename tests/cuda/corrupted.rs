@@ -29,8 +29,9 @@ enum Which {
     First,
 }
 
+/// What a value becomes.
 #[derive(Debug, Clone, Copy)]
-enum Value {
+pub enum Value {
     Small(u64),
     Plus(i64),
     Largest,
@@ -38,15 +39,30 @@ enum Value {
     Of(prop::sample::Index),
 }
 
+impl Value {
+    pub fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![
+            2 => (0u64..12).prop_map(Self::Small),
+            3 => (-3i64..4).prop_map(Self::Plus),
+            1 => prop_oneof![Just(1i64 << 31), Just(512), Just(-512), Just(600)].prop_map(Self::Plus),
+            1 => Just(Self::Largest),
+            2 => any::<prop::sample::Index>().prop_map(Self::Of),
+        ]
+    }
+
+    /// The value at `position`, in a table whose values may be as large as `largest`.
+    pub fn instead_of(self, values: &[u64], position: usize, largest: u64) -> u64 {
+        match self {
+            Self::Small(value) => value,
+            Self::Plus(difference) => values[position].wrapping_add_signed(difference) & largest,
+            Self::Largest => largest,
+            Self::Of(other) => values[other.index(values.len())],
+        }
+    }
+}
+
 fn corruption() -> impl Strategy<Value = Corruption> {
-    let value = prop_oneof![
-        2 => (0u64..12).prop_map(Value::Small),
-        3 => (-3i64..4).prop_map(Value::Plus),
-        1 => prop_oneof![Just(1i64 << 31), Just(512), Just(-512), Just(600)].prop_map(Value::Plus),
-        1 => Just(Value::Largest),
-        2 => any::<prop::sample::Index>().prop_map(Value::Of),
-    ];
-    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), value)
+    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), Value::any())
         .prop_map(|(table, position, value)| Corruption { table: Which::Any(table), position, value })
 }
 
@@ -68,8 +84,12 @@ fn corruptions() -> impl Strategy<Value = Vec<Corruption>> {
     prop_oneof![3 => prop::collection::vec(corruption(), 0..4), 1 => related()]
 }
 
-pub fn is_wide(table: Table) -> bool {
-    !matches!(table, Table::Pointers(_) | Table::Indices(_) | Table::Work(_) | Table::TopologyIds)
+/// The largest value that fits into a table.
+pub fn largest(table: Table) -> u64 {
+    match table {
+        Table::Pointers(_) | Table::Indices(_) | Table::Work(_) | Table::TopologyIds => u64::from(u32::MAX),
+        _ => u64::MAX,
+    }
 }
 
 /// The tables that a step in this orientation reads.
@@ -95,13 +115,7 @@ fn corrupt(batch: &mut DeviceBatch, orientation: Orientation, corruptions: &[Cor
             continue;
         }
         let position = corruption.position.index(values.len());
-        let (old, largest) = (values[position], if is_wide(table) { u64::MAX } else { u64::from(u32::MAX) });
-        let new = match corruption.value {
-            Value::Small(value) => value,
-            Value::Plus(difference) => old.wrapping_add_signed(difference) & largest,
-            Value::Largest => largest,
-            Value::Of(other) => values[other.index(values.len())],
-        };
+        let new = corruption.value.instead_of(&values, position, largest(table));
         batch.overwrite_table(table, position, &[new]).unwrap();
     }
 }
@@ -279,8 +293,7 @@ fn a_wrong_value_is_reported(batch: &Batch, o: Orientation, table: Table, positi
     let gpu = Gpu::take();
     let stream = gpu.device().context().default_stream();
     let mut on_device = gpu.device().upload(batch).unwrap();
-    let value = if is_wide(table) { u64::MAX } else { u64::from(u32::MAX) };
-    on_device.overwrite_table(table, position, &[value]).unwrap();
+    on_device.overwrite_table(table, position, &[largest(table)]).unwrap();
     let plan = Plan::<f32>::new(&on_device, 4, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 3).unwrap();
     let kind = StepKind { to_hyperedges: o == Orientation::ByEdge, reduce: Reduce::Sum };

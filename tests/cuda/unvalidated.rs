@@ -19,7 +19,7 @@ use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::corrupted::is_wide;
+use super::corrupted::{self, Value};
 use super::gpu::{Gpu, GpuElement, Mode, mode, stream, to_device, to_host};
 use crate::common::{bits, element_types, features, sums, weights, with_element};
 use crate::layouts::{Layout, Place, WindowKind, layout};
@@ -70,8 +70,8 @@ impl Uploaded {
 
 fn largest(part: Part) -> u64 {
     match part {
-        Part::Batch(table) if !is_wide(table) => u64::from(u32::MAX),
-        _ => u64::MAX,
+        Part::Batch(table) => corrupted::largest(table),
+        Part::Windows(..) => u64::MAX,
     }
 }
 
@@ -343,24 +343,8 @@ struct Change {
     value: Value,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Value {
-    Small(u64),
-    Plus(i64),
-    Largest,
-    /// That of another position.
-    Of(prop::sample::Index),
-}
-
 fn change() -> impl Strategy<Value = Change> {
-    let value = prop_oneof![
-        2 => (0u64..12).prop_map(Value::Small),
-        3 => (-3i64..4).prop_map(Value::Plus),
-        1 => prop_oneof![Just(1i64 << 31), Just(512), Just(-512), Just(1i64 << 60)].prop_map(Value::Plus),
-        1 => Just(Value::Largest),
-        2 => any::<prop::sample::Index>().prop_map(Value::Of),
-    ];
-    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), value)
+    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), Value::any())
         .prop_map(|(part, position, value)| Change { part, position, value })
 }
 
@@ -379,12 +363,7 @@ fn survived<T: GpuElement>(which: Which, layout: &Layout, kinds: Kinds, mode: Mo
             continue;
         }
         let position = change.position.index(values.len());
-        let value = match change.value {
-            Value::Small(value) => value,
-            Value::Plus(difference) => values[position].wrapping_add_signed(difference) & largest(part),
-            Value::Largest => largest(part),
-            Value::Of(other) => values[other.index(values.len())],
-        };
+        let value = change.value.instead_of(&values, position, largest(part));
         uploaded.write(part, position, value);
     }
     let spare = if mode.deferred { 0 } else { 3 };
