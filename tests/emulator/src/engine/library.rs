@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::process::Command;
 use std::ptr;
 use std::slice;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::failure::Site;
 use crate::interface::{Build, KernelInfo, ParamInfo};
@@ -75,6 +75,9 @@ pub(super) fn entry(build: Build, name: &str) -> Option<&'static Entry> {
 }
 
 fn load(paths: impl Iterator<Item = &'static str>) -> HashMap<&'static str, Entry> {
+    // One build after the other.
+    static LOADING: Mutex<()> = Mutex::new(());
+    let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     paths.flat_map(Library::open).map(|entry| (entry.info.name, entry)).collect()
 }
 
@@ -92,8 +95,14 @@ impl Library {
             let kernels = *library
                 .get::<*const exported::Kernel>(b"emulator_kernels\0")
                 .unwrap_or_else(|e| panic!("{path}: {e}"));
-            let anchor_address = anchor() as usize;
-            let module = Module::of(kernels as usize);
+            // The loader does not know this thread's segment for a moment where another thread loads a library meanwhile.
+            let (anchor_address, module) = loop {
+                let (anchor_address, module) = (anchor() as usize, Module::of(kernels as usize));
+                if module.segment.start != 0 {
+                    break (anchor_address, module);
+                }
+                std::thread::yield_now();
+            };
             let dynamic = library.get::<*mut c_void>(b"emulator_dynamic_shared\0").ok();
             let dynamic = dynamic.map_or(0..0, |symbol| {
                 let start = *symbol as usize - module.segment.start;
