@@ -4,23 +4,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Normalization, Out, Rows, WeightUse, WindowTable};
+use hyperscatter::{Batch, Conv, Error, Incidence, Normalization, Out, WeightUse, WindowTable};
 
 use crate::common::{features, weights};
-
-const F: usize = 5;
-
-fn rows<T>(data: &[T]) -> Rows<&[T]> {
-    Rows::contiguous(data, F)
-}
-
-fn out<T>(data: &mut [T]) -> Rows<&mut [T]> {
-    Rows::contiguous(data, F)
-}
-
-fn pairs() -> Batch {
-    Batch::replicate(Incidence::subsets(4, 2).unwrap())
-}
+use crate::operands::{F, out, pairs, rows};
 
 /// A call of every operator for `copies` copies of the pairs of four.
 fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {

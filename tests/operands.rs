@@ -18,17 +18,17 @@ use crate::common::{
 use crate::cuda::gpu::{Cuda, GpuElement, mode, modes};
 use crate::layouts::{Layout, empty_batches, layout};
 
-const F: usize = 5;
+pub const F: usize = 5;
 
-fn rows<T>(data: &[T]) -> Rows<&[T]> {
+pub fn rows<T>(data: &[T]) -> Rows<&[T]> {
     Rows::contiguous(data, F)
 }
 
-fn out<T>(data: &mut [T]) -> Rows<&mut [T]> {
+pub fn out<T>(data: &mut [T]) -> Rows<&mut [T]> {
     Rows::contiguous(data, F)
 }
 
-fn pairs() -> Batch {
+pub fn pairs() -> Batch {
     Batch::replicate(Incidence::subsets(4, 2).unwrap())
 }
 

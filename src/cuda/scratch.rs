@@ -75,7 +75,6 @@ pub(super) struct Sizes {
     vertex_dots: u128,
     degree_gradients: u128,
     weight_gradients: u128,
-    accumulator: u128,
 }
 
 impl Sizes {
@@ -106,7 +105,6 @@ impl Sizes {
             vertex_dots: with(through_degree, n * blocks),
             degree_gradients: with(through_degree, n),
             weight_gradients: with(through_degree, m),
-            accumulator,
         }
     }
 
