@@ -253,6 +253,56 @@ __device__ __forceinline__ double fused_multiply_add(double a, double b, double 
 __device__ __forceinline__ float square_root(float value) { return __fsqrt_rn(value); }
 __device__ __forceinline__ double square_root(double value) { return __dsqrt_rn(value); }
 
+// What powers of two are in a type. `exponent` and `times_power_of_two` have the bits of those in src/element.rs.
+template <typename A>
+struct Powers;
+
+template <>
+struct Powers<float> {
+    static constexpr int LEAST = -126;  // the exponents of normal powers
+    static constexpr int MOST = 127;
+    static __device__ __forceinline__ float of(int n) { return __uint_as_float(static_cast<u32>(n + MOST) << 23); }
+    static __device__ __forceinline__ int exponent_of_normal(float value) {
+        return static_cast<int>(__float_as_uint(value) >> 23 & 0xffu) - MOST;
+    }
+};
+
+template <>
+struct Powers<double> {
+    static constexpr int LEAST = -1022;
+    static constexpr int MOST = 1023;
+    static __device__ __forceinline__ double of(int n) {
+        return __longlong_as_double(static_cast<long long>(static_cast<u64>(n + MOST) << 52));
+    }
+    static __device__ __forceinline__ int exponent_of_normal(double value) {
+        return static_cast<int>(static_cast<u64>(__double_as_longlong(value)) >> 52 & 0x7ffu) - MOST;
+    }
+};
+
+__device__ __forceinline__ int clamp(int value, int least, int most) {
+    return value < least ? least : value > most ? most : value;
+}
+
+// The power of two below |value|, which is neither 0, infinite nor NaN.
+template <typename A>
+__device__ __forceinline__ int exponent(A value) {
+    int of_normal = Powers<A>::exponent_of_normal(value);
+    // 2^64 makes every subnormal number a normal one.
+    return of_normal >= Powers<A>::LEAST ? of_normal
+                                         : Powers<A>::exponent_of_normal(value * Powers<A>::of(64)) - 64;
+}
+
+// value 2^n, rounded once.
+template <typename A>
+__device__ __forceinline__ A times_power_of_two(A value, int n) {
+    // Three powers take any number to any other. Each product is exact, or so small (or large) that the next ones make it 0
+    // (or infinite) in any case.
+    int last = clamp(n, Powers<A>::LEAST, Powers<A>::MOST);
+    int second = clamp(n - last, Powers<A>::LEAST, Powers<A>::MOST);
+    int first = clamp(n - last - second, Powers<A>::LEAST, Powers<A>::MOST);
+    return value * Powers<A>::of(first) * Powers<A>::of(second) * Powers<A>::of(last);
+}
+
 // 1 / `count`, and 0 for a count of 0.
 template <typename A>
 __device__ __forceinline__ A inverse_count(u32 count) {
@@ -265,6 +315,10 @@ __device__ __forceinline__ u64 shuffle(u64 value, u32 lane) {
     return static_cast<u64>(high) << 32 | low;
 }
 
+__device__ __forceinline__ int shuffle(int value, u32 lane) {
+    return __shfl_sync(ALL_LANES, value, static_cast<int>(lane));
+}
+
 __device__ __forceinline__ float shuffle(float value, u32 lane) {
     return __shfl_sync(ALL_LANES, value, static_cast<int>(lane));
 }
@@ -273,13 +327,24 @@ __device__ __forceinline__ double shuffle(double value, u32 lane) {
     return __longlong_as_double(static_cast<long long>(shuffle(static_cast<u64>(__double_as_longlong(value)), lane)));
 }
 
-// The sum over each group of `lanes` lanes, in halves; all of them get it.
-template <typename A>
-__device__ __forceinline__ A sum_of_group(A value, u32 lanes) {
+struct Plus {
+    template <typename A>
+    __device__ __forceinline__ A operator()(A a, A b) const {
+        return a + b;
+    }
+};
+
+struct Larger {
+    __device__ __forceinline__ int operator()(int a, int b) const { return a > b ? a : b; }
+};
+
+// The sum (or what `add` makes of two) over each group of `lanes` lanes, in halves; all of them get it.
+template <typename A, typename Add = Plus>
+__device__ __forceinline__ A sum_of_group(A value, u32 lanes, Add add = {}) {
     u32 lane = threadIdx.x % WARP;
 #pragma unroll 1
     for (u32 half = lanes / 2; half > 0; half /= 2) {
-        value += shuffle(value, lane ^ half);
+        value = add(value, shuffle(value, lane ^ half));
     }
     return value;
 }

@@ -4,10 +4,12 @@
 //     degree      D_v = sum of w_e over the hyperedges of v (or their number)     L_v = 1/D_v or 1/sqrt(D_v), and 0 for D_v = 0
 //     degree_gradient   dloss/dD_v = -L_v <g_v, s_v> / D_v                                 row
 //                                  = -(L_v <g_v, s_v> + L_v <x_v, r_v>) / (2 D_v)          symmetric, and 0 for D_v = 0
+//     edge_shift        t_e = -(the largest shift s_v of the vertices of e)
 //     weight_gradient   dloss/dw_e = <q_e, z_e> + sum of dloss/dD_v over the vertices of e
 //
 // where y_v = L_v s_v, dloss/dx_v = L_v r_v, and the dot products come from src/cuda/gather.rs. Degrees are of the accumulation
-// type, the gradients double.
+// type, the gradients double. Where weights are part of the degrees, L, dloss/dD and q are multiplied by powers of two, so that
+// weights may have any scale: see `Conv::shift` in src/conv.rs, which has the formulas.
 //
 // A row's sum runs in 32 interleaved lanes, which are then added in halves; a row of more than SEGMENT incidences is cut into
 // segments of that length, counted from its start, whose sums are stored in scratch memory (overwritten), and `add_*` adds them
@@ -17,6 +19,10 @@
 
 #include "tables.cuh"
 
+// Of a vertex that takes no part: below all shifts, and far from overflowing where it is added to one. As `NO_SHIFT` in
+// src/conv.rs.
+constexpr int NO_SHIFT = -(1 << 20);
+
 // src/cuda/degree.rs holds the same structure.
 struct SumArgs {
     Tables tables;
@@ -24,39 +30,58 @@ struct SumArgs {
     Scale values;  // of the sources; NO_SCALE: the degree is the number of incidences
     void* partials;
     Record record;
-    void* degree;  // of the accumulation type, as `left`
+    void* degree;  // of the accumulation type, as the next two
     void* left;
+    void* weight_left;  // L, and 0 for single incidences; null where those count like others
+    int* vertex_shifts;  // null: degrees are not shifted
+    int* edge_shifts;
     const double* dots;  // of each row `dot_blocks`; null: none
     double* gradient;
     u32 dot_blocks;
     u32 symmetric;
+    int least_exponent;  // that degrees are taken to have
+    u32 shifts_of_degree;
 };
 
 struct DegreeGradientArgs {
     const void* degree;
     const void* left;
+    const void* weight_left;  // where it is 0, there is no gradient
+    const int* shifts;
     const double* dots_y;
     const double* dots_x;  // null unless symmetric
     double* gradient;
     u64 n_vertices;  // of all instances
     u32 dot_blocks;
-    u32 padding;
+    u32 shifts_of_degree;
 };
 
-static_assert(sizeof(SumArgs) == 296 && sizeof(DegreeGradientArgs) == 56, "sizes");
+static_assert(sizeof(SumArgs) == 328 && sizeof(DegreeGradientArgs) == 72, "sizes");
 #if !defined(__CUDACC_RTC__)
 static_assert(__builtin_offsetof(SumArgs, values) == 200 && __builtin_offsetof(SumArgs, partials) == 232 &&
                   __builtin_offsetof(SumArgs, record) == 240 && __builtin_offsetof(SumArgs, degree) == 256 &&
-                  __builtin_offsetof(SumArgs, gradient) == 280 && __builtin_offsetof(SumArgs, symmetric) == 292,
+                  __builtin_offsetof(SumArgs, vertex_shifts) == 280 && __builtin_offsetof(SumArgs, gradient) == 304 &&
+                  __builtin_offsetof(SumArgs, symmetric) == 316 && __builtin_offsetof(SumArgs, least_exponent) == 320 &&
+                  __builtin_offsetof(DegreeGradientArgs, shifts) == 24,
               "offsets");
 #endif
 
-// Stores a degree and its inverse.
+// What is summed over the incidences of a row: `value` of source `source` of the row's instance, read at `at`, from 0 on.
+
+// Stores a degree, its inverse and its shift.
 template <typename A>
 struct Degrees {
     using Value = A;
+    using Add = Plus;
     static constexpr u32 SUM = DEGREE;
     static constexpr u32 ADD = ADD_DEGREE;
+
+    static __device__ __forceinline__ A zero() { return 0; }
+    static __device__ __forceinline__ A poison() { return not_a_number<A>(); }
+
+    static __device__ __forceinline__ A value(const SumArgs& args, const Row&, u64 at) {
+        return reinterpret_cast<const A*>(args.values.values)[at];
+    }
 
     static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool poisoned, A sum) {
         bool weighted = args.values.windows != NO_SCALE;
@@ -64,10 +89,27 @@ struct Degrees {
         if (poisoned) {
             degree = not_a_number<A>();
         }
-        A left = args.symmetric != 0 ? A(1) / square_root(degree) : A(1) / degree;
+        bool finite = degree - degree == A(0);
+        A shifted = degree;
         u64 at = row.first_target + row.row;
+        if (args.vertex_shifts != nullptr) {
+            int shift = NO_SHIFT;
+            if (finite && degree != A(0)) {
+                int least = exponent(degree);
+                least = least < args.least_exponent ? args.least_exponent : least;
+                // Rounded down: the last bit of the exponent stays with the degree.
+                shift = -(args.symmetric != 0 ? least >> 1 : least);
+                shifted = times_power_of_two(degree, static_cast<int>(args.shifts_of_degree) * shift);
+            }
+            args.vertex_shifts[at] = shift;
+        }
+        A left = args.symmetric != 0 ? A(1) / square_root(shifted) : A(1) / shifted;
+        left = degree == A(0) ? A(0) : finite ? left : not_a_number<A>();
         static_cast<A*>(args.degree)[at] = degree;
-        static_cast<A*>(args.left)[at] = degree == A(0) ? A(0) : left;
+        static_cast<A*>(args.left)[at] = left;
+        if (args.weight_left != nullptr) {
+            static_cast<A*>(args.weight_left)[at] = row.length == 1 ? A(0) : left;
+        }
         if (args.symmetric != 0 && weighted && degree < A(0)) {
             u64 value = static_cast<u64>(__double_as_longlong(static_cast<double>(degree)));
             publish_first(args.record, {0, DEGREE, NEGATIVE_DEGREE, args.tables.orientation, row.instance, row.row, value, 0});
@@ -75,16 +117,47 @@ struct Degrees {
     }
 };
 
+// Stores a hyperedge's shift, from those of its vertices.
+struct EdgeShifts {
+    using Value = int;
+    using Add = Larger;
+    static constexpr u32 SUM = EDGE_SHIFT;
+    static constexpr u32 ADD = ADD_EDGE_SHIFT;
+
+    static __device__ __forceinline__ int zero() { return NO_SHIFT; }
+    static __device__ __forceinline__ int poison() { return NO_SHIFT; }
+
+    static __device__ __forceinline__ int value(const SumArgs& args, const Row&, u64 at) { return args.vertex_shifts[at]; }
+
+    static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool, int largest) {
+        args.edge_shifts[row.first_target + row.row] = largest == NO_SHIFT ? 0 : -largest;
+    }
+};
+
 // Stores a hyperedge's gradient.
 struct WeightGradients {
     using Value = double;
+    using Add = Plus;
     static constexpr u32 SUM = WEIGHT_GRADIENT;
     static constexpr u32 ADD = ADD_WEIGHT_GRADIENT;
 
+    static __device__ __forceinline__ double zero() { return 0; }
+    static __device__ __forceinline__ double poison() { return not_a_number<double>(); }
+
+    static __device__ __forceinline__ double value(const SumArgs& args, const Row& row, u64 at) {
+        double gradient = reinterpret_cast<const double*>(args.values.values)[at];
+        int shift = args.edge_shifts[row.first_target + row.row] + args.vertex_shifts[at];
+        return times_power_of_two(gradient, static_cast<int>(args.shifts_of_degree) * shift);
+    }
+
     static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool poisoned, double sum) {
         u64 at = row.first_target + row.row;
+        int shift = args.edge_shifts[at];
+        int shifts_of_degree = static_cast<int>(args.shifts_of_degree);
         double gradient = args.dots != nullptr ? sum_of_blocks(args.dots, at, args.dot_blocks) : 0;
-        args.gradient[at] = poisoned ? not_a_number<double>() : gradient + sum;
+        gradient = times_power_of_two(gradient, (shifts_of_degree - 1) * shift) + sum;
+        gradient = times_power_of_two(gradient, -shifts_of_degree * shift);
+        args.gradient[at] = poisoned ? not_a_number<double>() : gradient;
     }
 };
 
@@ -99,19 +172,19 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         Row row = find_row(args.tables, check, item.work_class, item.number);
         u32 width = item.work_class == SHORT ? SHORT_ROW : WARP;
         u32 lane = lane_of_warp % width;
-        V sum = 0;
+        typename Of::Add add;
+        V sum = Of::zero();
         u64 start = 0;
         if (args.values.windows != NO_SCALE && row.count != 0 &&
             window_of(check, SOURCE_WINDOWS, args.values, row.instance, row.first_source, row.n_sources, start)) {
-            const V* values = reinterpret_cast<const V*>(args.values.values) + start;
             for (u32 i = lane; i < row.count; i += width) {
                 u32 source = source_of(args.tables, check, row, i);
                 if (source != NO_SOURCE) {
-                    sum += values[source];
+                    sum = add(sum, Of::value(args, row, start + source));
                 }
             }
         }
-        sum = sum_of_group(sum, width);
+        sum = sum_of_group(sum, width, add);
         bool poisoned = false;
         if (Checked) {
             u32 lanes = width == WARP ? ALL_LANES : ((1u << width) - 1) << lane_of_warp / width * width;
@@ -121,7 +194,7 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
             if (item.work_class == PARTIAL) {
                 // Also where no row could be found: somebody adds what is here.
                 if (item.number < args.tables.items.partial) {
-                    static_cast<V*>(args.partials)[item.number] = poisoned ? not_a_number<V>() : sum;
+                    static_cast<V*>(args.partials)[item.number] = poisoned ? Of::poison() : sum;
                 }
             } else if (row.exists) {
                 Of::finish(args, row, poisoned, sum);
@@ -140,11 +213,12 @@ __device__ __forceinline__ void add_sums(const SumArgs& args) {
         Check<Checked> check;
         Row row = find_row(args.tables, check, LONG, tile);
         const V* partials = static_cast<const V*>(args.partials) + row.partials;
-        V sum = 0;
+        typename Of::Add add;
+        V sum = Of::zero();
         for (u32 first = 0; first < row.n_partials; first += WARP) {
-            V mine = first + lane < row.n_partials ? partials[first + lane] : V(0);
+            V mine = first + lane < row.n_partials ? partials[first + lane] : Of::zero();
             for (u32 k = 0; k < WARP && first + k < row.n_partials; k++) {
-                sum += shuffle(mine, k);
+                sum = add(sum, shuffle(mine, k));
             }
         }
         if (row.exists && lane == 0) {
@@ -159,10 +233,11 @@ template <typename A>
 __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) {
     u64 step = u64(gridDim.x) * THREADS;
     for (u64 v = u64(blockIdx.x) * THREADS + threadIdx.x; v < args.n_vertices; v += step) {
-        double degree = static_cast<const A*>(args.degree)[v];
         double left = static_cast<const A*>(args.left)[v];
         double gradient = 0;
-        if (left != 0) {
+        if (static_cast<const A*>(args.weight_left)[v] != A(0)) {
+            int shift = static_cast<int>(args.shifts_of_degree) * args.shifts[v];
+            double degree = times_power_of_two(static_cast<const A*>(args.degree)[v], shift);
             double through_y = left * sum_of_blocks(args.dots_y, v, args.dot_blocks);
             if (args.dots_x == nullptr) {
                 gradient = -(through_y / degree);
@@ -189,8 +264,14 @@ ENTRIES(float, f32_checked, true)
 ENTRIES(double, f64, false)
 ENTRIES(double, f64_checked, true)
 
-// Gradients are double for all types.
-#define ENTRIES_OF_GRADIENTS(NAME, CHECKED)                                                                     \
+// Shifts are integers and gradients double for all types.
+#define ENTRIES_FOR_ALL_TYPES(NAME, CHECKED)                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift##NAME(const SumArgs args) {                \
+        sum_rows<EdgeShifts, CHECKED>(args);                                                                    \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift##NAME(const SumArgs args) {            \
+        add_sums<EdgeShifts, CHECKED>(args);                                                                    \
+    }                                                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_gradient##NAME(const SumArgs args) {           \
         sum_rows<WeightGradients, CHECKED>(args);                                                               \
     }                                                                                                           \
@@ -198,8 +279,8 @@ ENTRIES(double, f64_checked, true)
         add_sums<WeightGradients, CHECKED>(args);                                                               \
     }
 
-ENTRIES_OF_GRADIENTS(, false)
-ENTRIES_OF_GRADIENTS(_checked, true)
+ENTRIES_FOR_ALL_TYPES(, false)
+ENTRIES_FOR_ALL_TYPES(_checked, true)
 
 extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_gradient_f32(const DegreeGradientArgs args) {
     degree_gradient<float>(args);

@@ -5,7 +5,8 @@
 //     y_d = t_d mean_d * sum over the incidences s of d, in their order, of p_s x_s      mean_d = 1, or 1/count for a mean
 //     dot_d = <o_d, mean_d * the same sum>, in double
 //
-// p and t are factors that the instances read through windows, or 1. Both results are optional; o are rows like y's.
+// p and t are factors that the instances read through windows, or 1. Both results are optional; o are rows like y's. Where
+// there are shifts, p_s is multiplied by 2^(shift of s + shift of d), which the sum does not round: see `Conv::shift`.
 //
 // A row is owned: one group of lanes computes it and stores it once (overwritten, or added to what was there), so
 // there are no atomics and the bits depend on nothing but the row. A lane owns 16 bytes of features; all lanes of a group
@@ -51,6 +52,8 @@ struct GatherArgs {
     Rows others;   // no data: no dot products
     Scale source_scale;
     Scale target_scale;
+    const int* source_shifts;  // of each source row of the batch; null: zeros
+    const int* target_shifts;
     double* dots;  // for each target row of the batch one for each block of features
     u64 partials;  // scratch: items[PARTIAL] rows of sums, without gaps
     Record record;
@@ -66,11 +69,12 @@ struct GatherArgs {
 
 // src/cuda/gather.rs asserts the same: neither side may move a field alone. NVRTC has no offsetof; the compilers of the tests
 // and of native code have it.
-static_assert(sizeof(Rows) == 32 && sizeof(GatherArgs) == 424, "sizes");
+static_assert(sizeof(Rows) == 32 && sizeof(GatherArgs) == 440, "sizes");
 #if !defined(__CUDACC_RTC__)
 static_assert(__builtin_offsetof(GatherArgs, tiles) == 168 && __builtin_offsetof(GatherArgs, sources) == 200 &&
-                  __builtin_offsetof(GatherArgs, source_scale) == 296 && __builtin_offsetof(GatherArgs, dots) == 360 &&
-                  __builtin_offsetof(GatherArgs, record) == 376 && __builtin_offsetof(GatherArgs, features) == 392,
+                  __builtin_offsetof(GatherArgs, source_scale) == 296 && __builtin_offsetof(GatherArgs, dots) == 376 &&
+                  __builtin_offsetof(GatherArgs, source_shifts) == 360 && __builtin_offsetof(GatherArgs, record) == 392 &&
+                  __builtin_offsetof(GatherArgs, features) == 408,
               "offsets");
 #endif
 
@@ -290,19 +294,26 @@ struct Sources {
     const S* rows;
     u64 stride;
     const A* factors;  // null: all are 1
-    bool skip_zero;
 
-    // The factor of a source; one that is left out becomes none.
-    __device__ __forceinline__ A factor(u32& source) const {
-        if (factors == nullptr || source == NO_SOURCE) {
+    // The factor of a source of `row`; one that is left out becomes none. What is there to find the shifts is found again for
+    // each source: registers are scarcer than loads from the first-level cache.
+    __device__ __forceinline__ A factor(const GatherArgs& args, const Row& row, u32& source) const {
+        if (source == NO_SOURCE) {
             return 1;
         }
-        A factor = factors[source];
-        if (skip_zero && factor == A(0)) {
+        A factor = factors == nullptr ? A(1) : factors[source];
+        if (args.source_scale.skip_zero != 0 && factor == A(0)) {
             source = NO_SOURCE;
             return 1;
         }
-        return factor;
+        int shift = 0;
+        if (args.source_shifts != nullptr) {
+            shift += args.source_shifts[row.first_source + source];
+        }
+        if (args.target_shifts != nullptr) {
+            shift += args.target_shifts[row.first_target + row.row];
+        }
+        return shift == 0 ? factor : times_power_of_two(factor, shift);
     }
 };
 
@@ -318,7 +329,7 @@ __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Chec
         }
         factors = reinterpret_cast<const A*>(args.source_scale.values) + start;
     }
-    return {rows, args.sources.row_stride, factors, args.source_scale.skip_zero != 0};
+    return {rows, args.sources.row_stride, factors};
 }
 
 // A tile. In the classes PARTIAL and MEDIUM each group of lanes has a row (or segment) to itself. In the class SHORT each 8
@@ -334,7 +345,8 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
 
     Sources<S, Acc> sources = sources_of<S, Acc>(args, check, row);
     Acc factor = item.work_class == PARTIAL ? Acc(1) : target_factor<Acc>(args, check, row);
-    bool has_factors = args.source_scale.windows != NO_SCALE;
+    bool has_factors = args.source_scale.windows != NO_SCALE || args.source_shifts != nullptr ||
+                       args.target_shifts != nullptr;
     u32 exist = __ballot_sync(ALL_LANES, row.exists);
     u32 longest = warp_max(row.count);
     Lane lane = features_of<T>(args, block, group.lane);
@@ -347,7 +359,7 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
         for (u32 first = 0; first < longest; first += width) {
             if (r == 0) {
                 mine = source_of(args.tables, check, row, first + group.lane_of_warp % width);
-                my_factor = sources.factor(mine);
+                my_factor = sources.factor(args, row, mine);
             }
             for (u32 k = 0; k < width && first + k < longest; k += IN_FLIGHT) {
                 add_rows<S, IN_FLIGHT>(sums, args.aligned, lane.len, [&](u32 j) -> Source<S, Acc> {
@@ -434,14 +446,14 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
     }
 
 ENTRIES(float, f32, false, 7)
-ENTRIES(float, f32_checked, true, 6)
-ENTRIES(double, f64, false, 7)
-ENTRIES(double, f64_checked, true, 6)
-ENTRIES(F16, f16, false, 6)
+ENTRIES(float, f32_checked, true, 5)
+ENTRIES(double, f64, false, 5)
+ENTRIES(double, f64_checked, true, 5)
+ENTRIES(F16, f16, false, 5)
 ENTRIES(F16, f16_checked, true, 5)
 ENTRIES(Bf16, bf16, false, 5)
 ENTRIES(Bf16, bf16_checked, true, 4)
 ENTRIES_OF_SUMS(F16, f16, false, 5)
-ENTRIES_OF_SUMS(F16, f16_checked, true, 5)
+ENTRIES_OF_SUMS(F16, f16_checked, true, 4)
 ENTRIES_OF_SUMS(Bf16, bf16, false, 5)
 ENTRIES_OF_SUMS(Bf16, bf16_checked, true, 4)

@@ -36,6 +36,8 @@ enum Kernel : u32 {
     PULL = 7,
     SUM_CHUNKS = 8,
     SUM_WINDOWS = 9,
+    EDGE_SHIFT = 10,
+    ADD_EDGE_SHIFT = 11,
 };
 enum Table : u32 {
     TOPOLOGIES = 0,

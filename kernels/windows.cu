@@ -1,7 +1,7 @@
 // What has to do with windows: the factors that rows pull their gradients with, and the gradients of weights (and scales), of
 // which each is the sum over all instances whose windows cover it.
 //
-//     pull         p_d = t_d mean_d          mean_d = 1, or 1/count for a mean
+//     pull         p_d = (2^-hs t_d) mean_d  mean_d = 1, or 1/count for a mean; s is the shift of d, h how often it counts
 //     sum_chunks   s_ci = sum over the instances g of chunk c, ascending, of v_gi
 //     sum_windows  dloss/dw_j (+)= sum over the chunks c whose windows cover j, in their order, of s_c(j - offset of c)
 //
@@ -17,10 +17,11 @@
 struct PullArgs {
     Tables tables;
     Scale scale;  // of the targets
+    const int* shifts;  // of each target row of the batch; null: zeros
     void* pull;   // one for each target row of the batch, of the accumulation type
     Record record;
     u32 mean;
-    u32 padding;
+    u32 shifts_of_degree;
 };
 
 // Chunk c is the words 4c ... of `chunks`: its offset, its topology, its first member in `members`, its first tile. A last
@@ -49,9 +50,9 @@ struct GradientArgs {
     u32 lanes;   // of `sum_windows_*`: a thread or a warp has a slot, 1 or 32
 };
 
-static_assert(sizeof(PullArgs) == 232 && sizeof(GradientArgs) == 304, "sizes");
+static_assert(sizeof(PullArgs) == 240 && sizeof(GradientArgs) == 304, "sizes");
 #if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(PullArgs, pull) == 200 && __builtin_offsetof(PullArgs, mean) == 224 &&
+static_assert(__builtin_offsetof(PullArgs, pull) == 208 && __builtin_offsetof(PullArgs, mean) == 232 &&
                   __builtin_offsetof(GradientArgs, n_chunks) == 192 && __builtin_offsetof(GradientArgs, values) == 240 &&
                   __builtin_offsetof(GradientArgs, n_slots) == 264 && __builtin_offsetof(GradientArgs, blocks) == 288,
               "offsets");
@@ -103,6 +104,9 @@ __device__ __forceinline__ bool pull_of(const PullArgs& args, Check<Checked>& ch
             return false;
         }
         factor = reinterpret_cast<const A*>(args.scale.values)[window + row];
+    }
+    if (args.shifts != nullptr) {
+        factor = times_power_of_two(factor, -static_cast<int>(args.shifts_of_degree) * args.shifts[i]);
     }
     pull = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
     return true;

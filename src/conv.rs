@@ -4,6 +4,8 @@
 //! The convolution is `y = L H U B⁻¹ Hᵀ R x` (Bai, Zhang, Torr: *Hypergraph convolution and hypergraph attention*,
 //! 2021, eq. 6, for `Row`; Feng et al.: *Hypergraph neural networks*, 2019, eq. 10, for `Symmetric`).
 
+use crate::element::Accumulator;
+
 /// Where the hyperedge weights enter the convolution. Models trained under one convention and evaluated under another
 /// lose accuracy, so this must match where weights come from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -69,7 +71,51 @@ impl Conv {
     pub(crate) fn weights_in_degree(self) -> bool {
         self.normalization != Normalization::None && self.weight_use.in_degree()
     }
+
+    /// Whether a vertex of a single incidence has y_v = z_e whatever the weight, which then gets no gradient from it.
+    pub(crate) fn single_incidences_cancel_out(self) -> bool {
+        self.normalization == Normalization::Row && self.weight_use == WeightUse::Documented
+    }
+
+    /// How many shifts of a vertex its degree has, see [`shift`](Self::shift).
+    pub(crate) fn shifts_of_degree(self) -> i32 {
+        if self.normalization == Normalization::Symmetric { 2 } else { 1 }
+    }
+
+    /// The least exponent that degrees are taken to have, see [`shift`](Self::shift).
+    pub(crate) fn least_exponent<A: Accumulator>(self) -> i32 {
+        // Where there is no weight in the message to go with it, the power of two alone has to be a finite factor.
+        if self.weight_use.in_message() { i32::MIN } else { A::LEAST_EXPONENT }
+    }
+
+    /// The shift of a vertex: the power of two that brings L_v (and so D_v, once or twice) to about 1; [`NO_SHIFT`] where
+    /// the degree is 0 or not finite.
+    ///
+    /// Weights may have any scale: w and 2^k w have the same normalized convolution, but for w = 10⁻³⁹ neither 1/D nor
+    /// the sums Σ L_v g_v are `f32`. So where weights are part of degrees, all factors are multiplied by powers of two,
+    /// which changes no bit of a result that could be computed without: with s_v the shift of a vertex, D'_v = 2^s D_v
+    /// (`Row`) or 2^2s D_v (`Symmetric`), L'_v that of D'_v, h shifts to a degree, and t_e = −max s_v over the vertices of
+    /// a hyperedge:
+    ///
+    /// ```text
+    /// y_v    = L'_v Σ_{e∋v} (2^s_v U_e) z_e                R_v = 2^s_v L'_v                            symmetric
+    /// q'_e   = Σ_{v∈e} (2^(t_e + s_v) L'_v) g_v            the exponents are at most 0
+    /// p'_e   = (2^(−h t_e) U_e) / B_e
+    /// ∂x_v   = Σ_{e∋v} p'_e q'_e                           row
+    ///        = R'_v Σ_{e∋v} (2^(t_e + s_v) p'_e) q'_e      symmetric
+    /// ∂D'_v  = 2^(−h s_v) ∂D_v, from D'_v and L'_v as ∂D_v is from D_v and L_v
+    /// ∂w_e   = 2^(−h t_e) (2^((h−1) t_e) ⟨q'_e, z_e⟩ + Σ_{v∈e} 2^(h (t_e + s_v)) ∂D'_v)
+    /// ```
+    pub(crate) fn shift<A: Accumulator>(self, degree: A) -> i32 {
+        if degree == A::ZERO || !degree.is_finite() {
+            return NO_SHIFT;
+        }
+        -degree.exponent().max(self.least_exponent::<A>()).div_euclid(self.shifts_of_degree())
+    }
 }
+
+/// The shift of a vertex that takes no part: below all others, and far from overflowing where it is added to one.
+pub(crate) const NO_SHIFT: i32 = -(1 << 20);
 
 /// How a step reduces the rows that it gathers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

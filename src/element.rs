@@ -40,12 +40,25 @@ pub trait Accumulator:
     const ZERO: Self;
     /// 1.
     const ONE: Self;
+    /// Not a number.
+    const NAN: Self;
+    /// The exponent of the smallest power of two that is a normal number.
+    const LEAST_EXPONENT: i32;
 
     /// `self · factor + addend`, rounded once.
     fn fused_multiply_add(self, factor: Self, addend: Self) -> Self;
 
     /// The square root.
     fn square_root(self) -> Self;
+
+    /// Whether this is neither infinite nor NaN.
+    fn is_finite(self) -> bool;
+
+    /// ⌊log₂|self|⌋, for numbers that are neither 0, infinite nor NaN; subnormal ones have theirs, too.
+    fn exponent(self) -> i32;
+
+    /// `self · 2^n`, rounded once.
+    fn times_power_of_two(self, n: i32) -> Self;
 
     /// The nearest value to `count`.
     fn from_count(count: usize) -> Self;
@@ -62,7 +75,7 @@ mod sealed {
 }
 
 macro_rules! accumulator {
-    ($t:ty, $name:literal) => {
+    ($t:ty, $name:literal, $bits:ty) => {
         impl sealed::Sealed for $t {}
 
         impl Element for $t {
@@ -83,6 +96,8 @@ macro_rules! accumulator {
         impl Accumulator for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+            const NAN: Self = <$t>::NAN;
+            const LEAST_EXPONENT: i32 = <$t>::MIN_EXP - 1;
 
             #[inline(always)]
             fn fused_multiply_add(self, factor: Self, addend: Self) -> Self {
@@ -92,6 +107,36 @@ macro_rules! accumulator {
             #[inline(always)]
             fn square_root(self) -> Self {
                 self.sqrt()
+            }
+
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                <$t>::is_finite(self)
+            }
+
+            #[inline(always)]
+            fn exponent(self) -> i32 {
+                const DIGITS: i32 = <$t>::MANTISSA_DIGITS as i32;
+                let of_normal = |x: $t| ((x.abs().to_bits() >> (DIGITS - 1)) as i32) - (<$t>::MAX_EXP - 1);
+                if self.abs() < <$t>::MIN_POSITIVE {
+                    // 2^64 makes every subnormal number a normal one.
+                    of_normal(self * (1u128 << 64) as $t) - 64
+                } else {
+                    of_normal(self)
+                }
+            }
+
+            #[inline(always)]
+            fn times_power_of_two(self, n: i32) -> Self {
+                // The exponents of normal powers of two. Three of them take any number to any other.
+                const LEAST: i32 = <$t>::LEAST_EXPONENT;
+                const MOST: i32 = <$t>::MAX_EXP - 1;
+                let power = |n: i32| <$t>::from_bits(((n + MOST) as $bits) << (<$t>::MANTISSA_DIGITS - 1));
+                let last = n.clamp(LEAST, MOST);
+                let second = (n - last).clamp(LEAST, MOST);
+                let first = (n - last - second).clamp(LEAST, MOST);
+                // Each product is exact, or so small (or large) that the next ones make it 0 (or infinite) in any case.
+                self * power(first) * power(second) * power(last)
             }
 
             #[inline(always)]
@@ -111,8 +156,8 @@ macro_rules! accumulator {
         }
     };
 }
-accumulator!(f32, "f32");
-accumulator!(f64, "f64");
+accumulator!(f32, "f32", u32);
+accumulator!(f64, "f64", u64);
 
 impl sealed::Sealed for bf16 {}
 impl sealed::Sealed for f16 {}
@@ -178,6 +223,42 @@ impl Element for f16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exponents_are_those_of_the_next_power_of_two_below() {
+        for n in -1074..1024 {
+            let power = 2f64.powi(n / 2) * 2f64.powi(n - n / 2);
+            let below = f64::from_bits(power.to_bits() - 1);
+            assert_eq!((power.exponent(), (-power).exponent()), (n, n));
+            assert!(below == 0.0 || below.exponent() == n - 1, "{n}");
+            if (-149..128).contains(&n) {
+                let power = power as f32;
+                let below = f32::from_bits(power.to_bits() - 1);
+                assert_eq!((power.exponent(), (-power).exponent()), (n, n));
+                assert!(below == 0.0 || below.exponent() == n - 1, "{n}");
+            }
+        }
+    }
+
+    /// In `f64` the product of an `f32` with any power of two that matters is exact.
+    #[test]
+    fn products_with_powers_of_two_are_rounded_once() {
+        let values = (0..1u32 << 14).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b1)));
+        for (i, x) in values.filter(|x| !x.is_nan()).enumerate() {
+            for n in [i as i32 % 700 - 350, i as i32 % 60 - 30, -150, -126, -127, 127, 128, 0] {
+                let exact = f64::from(x) * 2f64.powi(n);
+                let product = x.times_power_of_two(n);
+                assert_eq!(product.to_bits(), (exact as f32).to_bits(), "{x:e} · 2^{n}");
+            }
+        }
+        for n in [-2100, -1100, -1074, -1023, -1022, 1023, 1024, 2047, 2100] {
+            let expected = 2f64.powi(n / 2) * 2f64.powi(n - n / 2);
+            assert_eq!(1f64.times_power_of_two(n), expected, "{n}");
+        }
+        assert_eq!(f64::from_bits(3).times_power_of_two(1074), 3.0);
+        assert_eq!(f64::MAX.times_power_of_two(-2098), f64::from_bits(1));
+        assert_eq!(f64::from_bits(1).times_power_of_two(2097), 2f64.powi(1023));
+    }
 
     #[test]
     fn every_16_bit_value_widens_as_in_half() {

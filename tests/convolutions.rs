@@ -20,16 +20,16 @@ use crate::reference;
 
 /// What a convolution and its backward are asked for.
 #[derive(Debug, Clone, Copy)]
-struct Asked {
-    y: Write,
-    grad_x: Write,
-    grad_weights: Write,
+pub struct Asked {
+    pub y: Write,
+    pub grad_x: Write,
+    pub grad_weights: Write,
     /// Whether z is kept for the backward.
-    keep_z: bool,
+    pub keep_z: bool,
 }
 
 impl Asked {
-    const ALL: Self =
+    pub const ALL: Self =
         Self { y: Write::Overwrite, grad_x: Write::Overwrite, grad_weights: Write::Overwrite, keep_z: false };
 }
 
@@ -40,14 +40,14 @@ fn asked() -> impl Strategy<Value = Asked> {
 
 /// The operands of a convolution, in contiguous rows.
 #[derive(Clone)]
-struct Operands<T: TestElement> {
-    x: Vec<T>,
-    g: Vec<T>,
-    weights: Vec<T::Acc>,
+pub struct Operands<T: TestElement> {
+    pub x: Vec<T>,
+    pub g: Vec<T>,
+    pub weights: Vec<T::Acc>,
 }
 
 impl<T: TestElement> Operands<T> {
-    fn of(layout: &Layout) -> Self {
+    pub fn of(layout: &Layout) -> Self {
         let len = layout.n_rows(false) * layout.features;
         let Conv { normalization, weight_use, .. } = layout.conv;
         let signed = normalization != Normalization::Symmetric || weight_use == WeightUse::MessageOnly;
@@ -75,28 +75,28 @@ impl<T: TestElement> Operands<T> {
 }
 
 /// Everything that a convolution and its backward give, in contiguous rows; empty where it is not asked for.
-struct Results<T: TestElement> {
-    z: Vec<T::Acc>,
-    y: Vec<T>,
-    grad_x: Vec<T>,
-    grad_weights: Vec<T::Acc>,
+pub struct Results<T: TestElement> {
+    pub z: Vec<T::Acc>,
+    pub y: Vec<T>,
+    pub grad_x: Vec<T>,
+    pub grad_weights: Vec<T::Acc>,
 }
 
 impl<T: TestElement> Results<T> {
     /// By name.
-    fn bits(&self) -> [(&'static str, Vec<u64>); 4] {
+    pub fn bits(&self) -> [(&'static str, Vec<u64>); 4] {
         let Self { z, y, grad_x, grad_weights } = self;
         [("z", bits(z)), ("y", bits(y)), ("grad_x", bits(grad_x)), ("grad_weights", bits(grad_weights))]
     }
 }
 
-fn operators<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout) -> Box<dyn Operators<T>> {
+pub fn operators<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout) -> Box<dyn Operators<T>> {
     backend.operators(&layout.batch, layout.features, layout.conv, layout.max_instances()).unwrap()
 }
 
 /// The batch in one call, at the layout's places and through its windows. What lies between the rows is neither read nor
 /// written.
-fn run<T: TestElement>(
+pub fn run<T: TestElement>(
     operators: &mut dyn Operators<T>,
     layout: &Layout,
     operands: &Operands<T>,

@@ -18,3 +18,4 @@ mod operands;
 mod orders;
 mod reference;
 mod steps;
+mod weight_scale;

@@ -121,13 +121,18 @@ fn conv<T: Element>(
         d => one / d,
     };
     let right = |v: usize| if symmetric { left(v) } else { one };
+    // Of a vertex with a single incidence y is z, whatever the weight.
+    let cancels_out =
+        |v: usize| by_vertex.row(v).len() == 1 && normalized && !symmetric && in_message && in_degree;
+    let weight_left = |v: usize| if cancels_out(v) { T::Acc::ZERO } else { left(v) };
     let message = |e: usize| if in_message { w[e] } else { one };
     let pull = |e: usize| message(e) * inverse(by_edge.row(e).len());
 
-    let (mut z, mut q) = (vec![], vec![]);
+    let (mut z, mut q, mut weight_q) = (vec![], vec![], vec![]);
     for members in by_edge.rows() {
         z.extend(gather(x, f, members, right, true).iter().map(|&z| z * inverse(members.len())));
         q.extend(gather(g, f, members, left, true));
+        weight_q.extend(gather(g, f, members, weight_left, true));
     }
     let (mut y, mut grad_x, mut grad_degrees) = (vec![], vec![], vec![]);
     for (v, edges) in by_vertex.rows().enumerate() {
@@ -143,6 +148,7 @@ fn conv<T: Element>(
         let degree = degrees[v].to_f64();
         grad_degrees.push(match no_degree {
             true => 0.0,
+            false if cancels_out(v) => 0.0,
             false if symmetric => -((of_y + of_x) / (2.0 * degree)),
             false => -(of_y / degree),
         });
@@ -150,7 +156,8 @@ fn conv<T: Element>(
     let through_degree = normalized && in_degree;
     let grad_weight = |(e, members): (usize, &[u32])| {
         let row = e * f..(e + 1) * f;
-        let of_message = if in_message { dot::<T, T::Acc>(&q[row.clone()], &z[row], one) } else { 0.0 };
+        let of_message =
+            if in_message { dot::<T, T::Acc>(&weight_q[row.clone()], &z[row], one) } else { 0.0 };
         let of_degree: Vec<f64> = members.iter().map(|&v| grad_degrees[v as usize]).collect();
         T::Acc::from_f64(if through_degree { of_message + scalar_sum(&of_degree) } else { of_message })
     };

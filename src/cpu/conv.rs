@@ -12,7 +12,10 @@
 //!
 //! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z (unless the
 //! caller kept it) and y are recomputed in the accumulation type and never rounded to a narrower one, and the scalars of
-//! ∂w are formed in `f64`.
+//! ∂w are formed in `f64`. A vertex of a single incidence is left out of both terms where they cancel out whatever the
+//! weight.
+//!
+//! Where weights are part of the degrees, all factors are shifted by powers of two, see [`Conv::shift`].
 
 #![allow(unsafe_code)]
 
@@ -24,7 +27,7 @@ use super::schedule::{Schedule, Task, each, each_row, each_value};
 use super::workspace::{Scratch, Workspace};
 use super::{Plan, Weights, inverse_count};
 use crate::batch::Axis;
-use crate::conv::Normalization;
+use crate::conv::{NO_SHIFT, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
 use crate::incidence::Incidence;
@@ -256,7 +259,12 @@ impl<'a, T: Element> Call<'a, T> {
         }
     }
 
-    /// D and L of all vertices, where the normalization uses them.
+    /// Whether factors are shifted.
+    fn is_shifted(&self) -> bool {
+        self.plan.conv().weights_in_degree()
+    }
+
+    /// D, L and the shift of all vertices, where the normalization uses them.
     fn degrees(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
         if !self.is_normalized() {
             return;
@@ -266,15 +274,35 @@ impl<'a, T: Element> Call<'a, T> {
         each_value(task.parallel, &mut scratch.degree[..n], |v, degree| {
             *degree = self.degree(topology, weights, v);
         });
-        for (left, &degree) in scratch.left[..n].iter_mut().zip(&scratch.degree) {
-            *left = if degree == T::Acc::ZERO {
-                T::Acc::ZERO
-            } else if self.is_symmetric() {
-                T::Acc::ONE / degree.square_root()
-            } else {
-                T::Acc::ONE / degree
-            };
+        for (v, &degree) in scratch.degree[..n].iter().enumerate() {
+            let left = &mut scratch.left[v];
+            (*left, scratch.vertex_shift[v]) = self.left(degree);
+            let is_single = topology.by_vertex().row(v).len() == 1;
+            let is_left_out = is_single && self.plan.conv().single_incidences_cancel_out();
+            scratch.weight_left[v] = if is_left_out { T::Acc::ZERO } else { *left };
         }
+    }
+
+    /// L of a vertex of this degree, and its shift.
+    fn left(&self, degree: T::Acc) -> (T::Acc, i32) {
+        let conv = self.plan.conv();
+        let (shift, shifted) = match self.is_shifted() {
+            true => {
+                let shift = conv.shift(degree);
+                (shift, degree.times_power_of_two(conv.shifts_of_degree() * shift))
+            }
+            false => (0, degree),
+        };
+        let left = if degree == T::Acc::ZERO {
+            T::Acc::ZERO
+        } else if !degree.is_finite() {
+            T::Acc::NAN
+        } else if self.is_symmetric() {
+            T::Acc::ONE / shifted.square_root()
+        } else {
+            T::Acc::ONE / shifted
+        };
+        (left, shift)
     }
 
     /// z of one instance: B⁻¹ Hᵀ R x. It is also stored in `kept`.
@@ -283,14 +311,15 @@ impl<'a, T: Element> Call<'a, T> {
         task: &Task<'_>,
         x: Input<'_, T>,
         instance: usize,
-        left: &[T::Acc],
+        (left, shifts): (&[T::Acc], &[i32]),
         z: &mut [T::Acc],
         kept: Option<&Output<'_, T::Acc>>,
     ) {
         let (topology, features) = (task.topology, self.plan.features());
         let batch = self.plan.batch();
         let right = self.is_symmetric().then_some(left);
-        let x = x.source(batch, instance, right, true);
+        let shifts = right.filter(|_| self.is_shifted()).map(|_| shifts);
+        let x = x.source(batch, instance, right, true).shifted(shifts, 0);
         each_row(task.parallel, &mut z[..topology.n_hyperedges() * features], features, |e, row| {
             let members = topology.by_edge().row(e);
             let scale = inverse_count(members.len());
@@ -316,7 +345,8 @@ impl<T: Element> Forward<'_, T> {
         let (batch, features) = (call.plan.batch(), call.plan.features());
         call.degrees(task, scratch);
         for instance in task.instances() {
-            call.hyperedges(task, self.x, instance, &scratch.left, &mut scratch.z, self.z.as_ref());
+            let Scratch { left, vertex_shift, z, .. } = &mut *scratch;
+            call.hyperedges(task, self.x, instance, (left, vertex_shift), z, self.z.as_ref());
             let Some(y) = &self.y else { continue };
             let z = edge_rows(&scratch.z, features, call.message(weights));
             let left = call.is_normalized().then_some(&scratch.left[..]);
@@ -326,7 +356,8 @@ impl<T: Element> Forward<'_, T> {
                 let edges = if scale == T::Acc::ZERO { &[] } else { topology.by_vertex().row(v) };
                 // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
                 let mut store = unsafe { y.store(batch, instance, v, scale) };
-                gather(z, edges, &mut store);
+                let shift = if call.is_shifted() { scratch.vertex_shift[v] } else { 0 };
+                gather(z.shifted(None, shift), edges, &mut store);
             });
         }
     }
@@ -334,7 +365,7 @@ impl<T: Element> Forward<'_, T> {
 
 /// Rows of hyperedges in scratch memory, to gather from.
 fn edge_rows<'a, A: Accumulator>(rows: &'a [A], features: usize, scale: Option<&'a [A]>) -> Source<'a, A> {
-    Source { rows, row_stride: features, features, scale, skip_zero: false }
+    Source { rows, row_stride: features, features, scale, shifts: None, shift: 0, skip_zero: false }
 }
 
 /// A checked call of the backward, and its operands.
@@ -363,37 +394,67 @@ impl<T: Element> Backward<'_, T> {
         let batch = call.plan.batch();
 
         call.degrees(task, scratch);
+        let is_shifted = call.is_shifted();
+        let shifts_of_degree = call.plan.conv().shifts_of_degree();
+        if is_shifted {
+            let vertex_shift = &scratch.vertex_shift[..];
+            each_value(parallel, &mut scratch.edge_shift[..m], |e, shift| {
+                let shifts = topology.by_edge().row(e).iter().map(|&v| vertex_shift[v as usize]);
+                *shift = -shifts.max().filter(|&most| most != NO_SHIFT).unwrap_or(0);
+            });
+        }
         for (e, pull) in scratch.pull[..m].iter_mut().enumerate() {
             let message = call.message(weights).map_or(T::Acc::ONE, |w| w[e]);
-            *pull = message * inverse_count(topology.by_edge().row(e).len());
+            let shift = if is_shifted { -shifts_of_degree * scratch.edge_shift[e] } else { 0 };
+            *pull = message.times_power_of_two(shift) * inverse_count(topology.by_edge().row(e).len());
         }
         for instance in task.instances() {
-            let Scratch { z, q, degree, left, degree_gradient, pull } = &mut *scratch;
-            let (degree, left, pull) = (&degree[..], &left[..], &pull[..]);
+            let Scratch {
+                z,
+                q,
+                degree,
+                left,
+                weight_left,
+                vertex_shift,
+                degree_gradient,
+                edge_shift,
+                pull,
+                ..
+            } = &mut *scratch;
+            let (degree, left, weight_left, pull) = (&degree[..], &left[..], &weight_left[..], &pull[..]);
+            let (vertex_shift, edge_shift) = (&vertex_shift[..], &edge_shift[..]);
+            let shift_of = |shifts: &[i32], i: usize| if is_shifted { shifts[i] } else { 0 };
             if self.weights_wanted() && self.z.is_none() {
-                call.hyperedges(task, self.x, instance, left, z, None);
+                call.hyperedges(task, self.x, instance, (left, vertex_shift), z, None);
             }
             let z = match self.z {
                 Some(z) => z.source(batch, instance, None, false),
                 None => edge_rows(z, features, None),
             };
             let scale = call.is_normalized().then_some(left);
+            let shifts = is_shifted.then_some(vertex_shift);
             let grad_y = self.grad_y.source(batch, instance, scale, true);
             each_row(parallel, &mut q[..m * features], features, |e, row| {
                 let mut store = Store { row, scale: T::Acc::ONE, add: false };
-                gather(grad_y, topology.by_edge().row(e), &mut store);
+                let shift = shift_of(edge_shift, e);
+                gather(grad_y.shifted(shifts, shift), topology.by_edge().row(e), &mut store);
             });
 
             let x = self.x.source(batch, instance, None, false);
-            let y_rows = Source { scale: call.message(weights), ..z };
+            let y_rows = z.scaled(call.message(weights));
             let grad_x_rows = edge_rows(q, features, Some(pull));
             each_value(parallel, &mut degree_gradient[..n], |v, grad_degree| {
                 let edges = topology.by_vertex().row(v);
                 let no_degree = call.is_normalized() && left[v] == T::Acc::ZERO;
                 let right = if call.is_symmetric() { left[v] } else { T::Acc::ONE };
+                let shift = shift_of(vertex_shift, v);
                 // A degree of zero has no gradient, and makes the right factor of the symmetric normalization zero.
-                let through_degree = through_degree && !no_degree;
+                let through_degree = through_degree && weight_left[v] != T::Acc::ZERO;
                 let edges_of_x = if no_degree && call.is_symmetric() { &[] } else { edges };
+                let grad_x_rows = match call.is_symmetric() && is_shifted {
+                    true => grad_x_rows.shifted(Some(edge_shift), shift),
+                    false => grad_x_rows,
+                };
 
                 let dot_x =
                     (through_degree && call.is_symmetric()).then(|| Dot::<T, _>::new(x.row(v), T::Acc::ONE));
@@ -408,9 +469,9 @@ impl<T: Element> Backward<'_, T> {
                     return;
                 }
                 let mut dot_y = Dot::<T, _>::new(grad_y.row(v), T::Acc::ONE);
-                gather(y_rows, edges, &mut dot_y);
+                gather(y_rows.shifted(None, shift), edges, &mut dot_y);
                 let both = left[v].to_f64() * dot_y.value();
-                let degree = degree[v].to_f64();
+                let degree = degree[v].times_power_of_two(shifts_of_degree * shift).to_f64();
                 *grad_degree = -match sink.1 {
                     None => both / degree,
                     Some(dot_x) => (both + right.to_f64() * dot_x.value()) / (2.0 * degree),
@@ -422,16 +483,30 @@ impl<T: Element> Backward<'_, T> {
             }
             let (q, degree_gradient) = (&q[..], &degree_gradient[..]);
             each_value(parallel, &mut sums[..m], |e, sum_of_chunk| {
+                let members = topology.by_edge().row(e);
+                let shift = shift_of(edge_shift, e);
                 let mut grad = 0.0;
                 if through_message {
-                    let mut dot = Dot::<T, _>::new(&q[e * features..][..features], T::Acc::ONE);
-                    gather(z, &[e as u32], &mut dot);
-                    grad = dot.value();
+                    grad = if members.iter().any(|&v| weight_left[v as usize] != left[v as usize]) {
+                        // The same sum without the vertices of a single incidence.
+                        let grad_y = grad_y.scaled(Some(weight_left)).shifted(shifts, shift);
+                        let mut dot = Dot::<T, _>::new(z.row(e), T::Acc::ONE);
+                        gather(grad_y, members, &mut dot);
+                        dot.value()
+                    } else {
+                        let mut dot = Dot::<T, _>::new(&q[e * features..][..features], T::Acc::ONE);
+                        gather(z, &[e as u32], &mut dot);
+                        dot.value()
+                    };
+                    grad = grad.times_power_of_two((shifts_of_degree - 1) * shift);
                 }
                 if through_degree {
-                    grad += sum(topology.by_edge().row(e), |v| degree_gradient[v]);
+                    grad += sum(members, |v| {
+                        let shift = shifts_of_degree * (shift + vertex_shift[v]);
+                        degree_gradient[v].times_power_of_two(shift)
+                    });
                 }
-                *sum_of_chunk += T::Acc::from_f64(grad);
+                *sum_of_chunk += T::Acc::from_f64(grad.times_power_of_two(-shifts_of_degree * shift));
             });
         }
     }

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use crate::element::{Accumulator, Element};
 
@@ -20,7 +21,7 @@ const SEGMENT: usize = 512;
 /// four AVX2 registers of `f32` or eight of `f64`, and half of the sixteen is left for what is loaded.
 const LANES: usize = 32;
 
-/// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, scaled by `scale[i]`.
+/// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, times `scale[i] · 2^(shifts[i] + shift)`.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a, S: Element> {
     pub(super) rows: &'a [S],
@@ -28,6 +29,9 @@ pub(super) struct Source<'a, S: Element> {
     pub(super) features: usize,
     /// `None` for a scale of 1.
     pub(super) scale: Option<&'a [S::Acc]>,
+    /// `None` for zeros.
+    pub(super) shifts: Option<&'a [i32]>,
+    pub(super) shift: i32,
     /// Whether rows with a scale of 0 are left out instead of multiplied, so that infinities and NaN stay in rows that
     /// have no part in the sum.
     pub(super) skip_zero: bool,
@@ -36,6 +40,58 @@ pub(super) struct Source<'a, S: Element> {
 impl<'a, S: Element> Source<'a, S> {
     pub(super) fn row(&self, i: usize) -> &'a [S] {
         &self.rows[i * self.row_stride..][..self.features]
+    }
+
+    /// The same rows, times other scales.
+    pub(super) fn scaled(self, scale: Option<&'a [S::Acc]>) -> Self {
+        Self { scale, ..self }
+    }
+
+    /// The same rows, times `2^(shifts[i] + shift)`.
+    pub(super) fn shifted(self, shifts: Option<&'a [i32]>, shift: i32) -> Self {
+        Self { shifts, shift, ..self }
+    }
+
+    /// Row `i` of what an incidence adds, and its factor; `None` if it is left out.
+    #[inline(always)]
+    fn term(&self, i: u32) -> Option<(u32, S::Acc)> {
+        let scale = self.scale.map_or(S::Acc::ONE, |scale| scale[i as usize]);
+        if self.skip_zero && scale == S::Acc::ZERO {
+            return None;
+        }
+        let shift = self.shift + self.shifts.map_or(0, |shifts| shifts[i as usize]);
+        Some((i, if shift == 0 { scale } else { scale.times_power_of_two(shift) }))
+    }
+}
+
+/// The terms of a segment: rows and their factors. They are formed once for all blocks of features.
+struct Terms<A> {
+    terms: [MaybeUninit<(u32, A)>; SEGMENT],
+    len: usize,
+}
+
+impl<A: Accumulator> Terms<A> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { terms: [const { MaybeUninit::uninit() }; SEGMENT], len: 0 }
+    }
+
+    /// Those of up to [`SEGMENT`] incidences.
+    #[inline(always)]
+    fn of<S: Element<Acc = A>>(&mut self, source: &Source<'_, S>, segment: &[u32]) -> &[(u32, A)] {
+        self.len = 0;
+        for term in segment.iter().filter_map(|&i| source.term(i)) {
+            self.terms[self.len].write(term);
+            self.len += 1;
+        }
+        self.last()
+    }
+
+    /// Those that were formed last.
+    #[inline(always)]
+    fn last(&self) -> &[(u32, A)] {
+        // SAFETY: so many have been written.
+        unsafe { self.terms[..self.len].assume_init_ref() }
     }
 }
 
@@ -190,34 +246,39 @@ pub(super) fn gather<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &
 /// [`gather`] for whatever processor the caller is compiled for; the bits are the same on all.
 #[inline(always)]
 fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
+    let mut terms = Terms::new();
+    if indices.len() <= SEGMENT {
+        terms.of(&source, indices);
+    }
     let mut start = 0;
     while start + LANES <= source.features {
-        sink.put(start, &sum_block::<S, LANES>(&source, indices, start));
+        sink.put(start, &sum_block::<S, LANES>(&source, indices, &mut terms, start));
         start += LANES;
     }
     while start + 8 <= source.features {
-        sink.put(start, &sum_block::<S, 8>(&source, indices, start));
+        sink.put(start, &sum_block::<S, 8>(&source, indices, &mut terms, start));
         start += 8;
     }
     while start < source.features {
-        sink.put(start, &sum_block::<S, 1>(&source, indices, start));
+        sink.put(start, &sum_block::<S, 1>(&source, indices, &mut terms, start));
         start += 1;
     }
 }
 
-/// The sums of the `W` features from `start` on.
+/// The sums of the `W` features from `start` on. The terms of a single segment have been formed.
 #[inline(always)]
 fn sum_block<S: Element, const W: usize>(
     source: &Source<'_, S>,
     indices: &[u32],
+    terms: &mut Terms<S::Acc>,
     start: usize,
 ) -> [S::Acc; W] {
     if indices.len() <= SEGMENT {
-        return sum_segment(source, indices, start);
+        return sum_terms(source, terms.last(), start);
     }
     let mut total = [S::Acc::ZERO; W];
     for segment in indices.chunks(SEGMENT) {
-        let sums: [_; W] = sum_segment(source, segment, start);
+        let sums: [_; W] = sum_terms(source, terms.of(source, segment), start);
         for (total, sum) in total.iter_mut().zip(sums) {
             *total += sum;
         }
@@ -226,21 +287,16 @@ fn sum_block<S: Element, const W: usize>(
 }
 
 #[inline(always)]
-fn sum_segment<S: Element, const W: usize>(
+fn sum_terms<S: Element, const W: usize>(
     source: &Source<'_, S>,
-    indices: &[u32],
+    terms: &[(u32, S::Acc)],
     start: usize,
 ) -> [S::Acc; W] {
     let mut sums = [S::Acc::ZERO; W];
-    for &i in indices {
-        let i = i as usize;
-        let scale = source.scale.map_or(S::Acc::ONE, |scale| scale[i]);
-        if source.skip_zero && scale == S::Acc::ZERO {
-            continue;
-        }
-        let row = &source.rows[i * source.row_stride + start..][..W];
+    for &(i, factor) in terms {
+        let row = &source.rows[i as usize * source.row_stride + start..][..W];
         for (sum, &x) in sums.iter_mut().zip(row) {
-            *sum = scale.fused_multiply_add(x.widen(), *sum);
+            *sum = factor.fused_multiply_add(x.widen(), *sum);
         }
     }
     sums
@@ -251,6 +307,16 @@ mod tests {
     use super::*;
     use half::f16;
 
+    /// Contiguous rows.
+    fn source<'a, S: Element>(
+        rows: &'a [S],
+        features: usize,
+        scale: Option<&'a [S::Acc]>,
+        skip_zero: bool,
+    ) -> Source<'a, S> {
+        Source { rows, row_stride: features, features, scale, shifts: None, shift: 0, skip_zero }
+    }
+
     fn bits_agree<S: Element>(narrow: impl Fn(f64) -> S) {
         let (rows, features) = (600, 43);
         let data: Vec<S> =
@@ -260,8 +326,7 @@ mod tests {
         // Two segments, out of order, with repeats.
         let indices: Vec<u32> = (0..1100).map(|i| (i * 389 % rows) as u32).collect();
         for skip_zero in [false, true] {
-            let source =
-                Source { rows: &data, row_stride: features, features, scale: Some(&scale), skip_zero };
+            let source = source(&data, features, Some(&scale), skip_zero);
             let mut sums = [vec![S::Acc::ZERO; features], vec![S::Acc::ZERO; features]];
             let [detected, portable] = &mut sums;
             gather(source, &indices, &mut Store { row: detected, scale: S::Acc::ONE, add: false });
@@ -286,8 +351,7 @@ mod tests {
             let row: Vec<f64> = (0..len).map(|i| i as f64).collect();
             let ones = vec![1.0; len];
             let mut dot = Dot::<f64, _>::new(&row, 1.0);
-            let source =
-                Source { rows: &ones, row_stride: len, features: len, scale: None, skip_zero: false };
+            let source = source(&ones, len, None, false);
             gather(source, &[0], &mut dot);
             assert_eq!(dot.value(), (len * len.saturating_sub(1) / 2) as f64, "{len}");
         }
@@ -320,8 +384,7 @@ mod tests {
         for features in (1..70).chain([127, 128, 129, 256, 257, 300, 520]) {
             let (with, rows) = (values(1, features), values(500, 2 * features));
             let scale = [S::Acc::ONE / S::Acc::from_count(7), S::Acc::ONE];
-            let source =
-                Source { rows: &rows, row_stride: features, features, scale: Some(&scale), skip_zero: false };
+            let source = source(&rows, features, Some(&scale), false);
             let mut sums = vec![S::Acc::ZERO; features];
             gather(source, &[1, 0], &mut Store { row: &mut sums[..], scale: S::Acc::ONE, add: false });
             let mut dot = Dot::<T, S>::new(&with, factor);

@@ -50,6 +50,8 @@ impl<'a, T: Element> Input<'a, T> {
             row_stride: self.placement.row_stride(),
             features: self.placement.features,
             scale,
+            shifts: None,
+            shift: 0,
             skip_zero,
         }
     }

@@ -59,10 +59,14 @@ pub(super) struct Scratch<A> {
     /// Rows of F sums for each hyperedge: z = B⁻¹ Hᵀ R x, and q = Hᵀ L g.
     pub(super) z: Vec<A>,
     pub(super) q: Vec<A>,
-    /// For each vertex: D, L, and the gradient of D.
+    /// For each vertex: D, L, L as the gradients of weights see it, the shift, and the gradient of D.
     pub(super) degree: Vec<A>,
     pub(super) left: Vec<A>,
+    pub(super) weight_left: Vec<A>,
+    pub(super) vertex_shift: Vec<i32>,
     pub(super) degree_gradient: Vec<f64>,
+    /// For each hyperedge: its shift.
+    pub(super) edge_shift: Vec<i32>,
     /// For each hyperedge: U B⁻¹. In a step, for each row of its result: the scale and mean.
     pub(super) pull: Vec<A>,
 }
@@ -82,6 +86,9 @@ impl<A: Accumulator> Scratch<A> {
             q: try_zeroed(what, rows)?,
             degree: try_zeroed(what, n)?,
             left: try_zeroed(what, n)?,
+            weight_left: try_zeroed(what, n)?,
+            vertex_shift: try_zeroed(what, n)?,
+            edge_shift: try_zeroed(what, m)?,
             degree_gradient: try_zeroed(what, n)?,
             pull: try_zeroed(what, n.max(m))?,
         })

@@ -6,14 +6,18 @@
 //!
 //! ```text
 //! forward     degree → gather z → gather y
-//! backward    degree → pull U/B → gather z → gather q, ⟨q, z⟩ → gather ∂x, ⟨x, ∂x⟩ → gather ⟨g, y⟩
-//!             → degree gradient → weight gradient of each instance → sums over the instances
+//! backward    degree → shifts of hyperedges → gather z → gather q, ⟨q, z⟩ → pull U/B → gather ∂x, ⟨x, ∂x⟩
+//!             → gather ⟨g, y⟩ → degree gradient → weight gradient of each instance → sums over the instances
 //! ```
+//!
+//! Vertices of a single incidence have no part in ∂w under `Row` and `Documented`; where there are some, ⟨q, z⟩ is a gather of
+//! its own.
 
 #![allow(unsafe_code)]
 
 use cudarc::driver::{CudaView, CudaViewMut, sys};
 
+use super::buffer::Buffer;
 use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather, Operand};
 use super::kernels::ScaleArgs;
@@ -99,7 +103,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped: for each, the sum
     ///   over all instances whose windows cover it, 0 where there are none.
     ///
-    /// In at most 16 launches.
+    /// In at most 20 launches.
     ///
     /// # Errors
     /// As [`conv`](Self::conv).
@@ -242,6 +246,7 @@ impl<T: DeviceElement> Workspace<T> {
                 sources: z_rows,
                 source_scale: factors.message,
                 target_scale: factors.left,
+                shifts: [None, factors.vertex_shifts],
                 reduce: Reduce::Sum,
                 targets: Some(targets),
                 dots: None,
@@ -317,23 +322,32 @@ impl<T: DeviceElement> Workspace<T> {
             if needs_z && kept.is_none() {
                 factors.hyperedges(&call, x_rows, z_rows)?;
             }
+            if factors.is_shifted() {
+                call.edge_shifts()?;
+            }
             let q_rows = call.scratch_rows(Axis::Hyperedge, scratch.q.address())?;
-            if needs_q || through_message {
-                let gather = Gather {
-                    orientation: Orientation::ByEdge,
-                    elements: Elements::ToSums,
-                    sources: grad_y_rows,
-                    source_scale: factors.left,
-                    target_scale: ScaleArgs::none(),
-                    reduce: Reduce::Sum,
-                    targets: needs_q.then_some(Destination { rows: q_rows, add: false }),
-                    dots: through_message.then(|| Dots { others: z_rows, to: scratch.dots.address() }),
-                };
-                gather.launch(&call)?;
+            let gather_q = |left: ScaleArgs, targets: bool, dots: bool| Gather {
+                orientation: Orientation::ByEdge,
+                elements: Elements::ToSums,
+                sources: grad_y_rows,
+                source_scale: left,
+                target_scale: ScaleArgs::none(),
+                shifts: [factors.vertex_shifts, factors.edge_shifts],
+                reduce: Reduce::Sum,
+                targets: targets.then_some(Destination { rows: q_rows, add: false }),
+                dots: dots.then(|| Dots { others: z_rows, to: scratch.dots.address() }),
+            };
+            let has_own_dots = through_message && call.plan().leaves_out_single_incidences();
+            if needs_q || (through_message && !has_own_dots) {
+                gather_q(factors.left, needs_q, through_message && !has_own_dots).launch(&call)?;
+            }
+            if has_own_dots {
+                let left = call.scratch_scale(Axis::Vertex, call.weight_left())?.skipping_zeros();
+                gather_q(left, false, true).launch(&call)?;
             }
             if needs_q {
                 // A hyperedge passes its gradient on by U B⁻¹.
-                call.pull(Orientation::ByEdge, factors.message, Reduce::Mean)?;
+                call.pull(Orientation::ByEdge, factors.message, Reduce::Mean, factors.edge_shifts)?;
                 let to = scratch.dots_x.address();
                 let gather = Gather {
                     orientation: Orientation::ByVertex,
@@ -341,6 +355,10 @@ impl<T: DeviceElement> Workspace<T> {
                     sources: q_rows,
                     source_scale: call.scratch_scale(Axis::Hyperedge, scratch.pull.address())?,
                     target_scale: factors.right(),
+                    shifts: match factors.is_symmetric() {
+                        true => [factors.edge_shifts, factors.vertex_shifts],
+                        false => [None; 2],
+                    },
                     reduce: Reduce::Sum,
                     targets,
                     dots: needs_products_with_x.then_some(Dots { others: x_rows, to }),
@@ -354,6 +372,7 @@ impl<T: DeviceElement> Workspace<T> {
                     sources: z_rows,
                     source_scale: factors.message,
                     target_scale: ScaleArgs::none(),
+                    shifts: [None, factors.vertex_shifts],
                     reduce: Reduce::Sum,
                     targets: None,
                     dots: Some(Dots { others: grad_y_rows, to: scratch.dots_y.address() }),
@@ -392,6 +411,9 @@ struct Factors {
     message: ScaleArgs,
     /// L.
     left: ScaleArgs,
+    /// Where weights are part of the degrees.
+    vertex_shifts: Option<sys::CUdeviceptr>,
+    edge_shifts: Option<sys::CUdeviceptr>,
 }
 
 impl Factors {
@@ -406,7 +428,14 @@ impl Factors {
             }
         };
         let message = if conv.weight_use.in_message() { weights } else { ScaleArgs::none() };
-        Ok(Self { conv, weights, message, left })
+        let scratch = call.scratch();
+        let shifts = |shifts: &Buffer<i32>| conv.weights_in_degree().then(|| shifts.address());
+        let (vertex_shifts, edge_shifts) = (shifts(&scratch.vertex_shifts), shifts(&scratch.edge_shifts));
+        Ok(Self { conv, weights, message, left, vertex_shifts, edge_shifts })
+    }
+
+    fn is_shifted(&self) -> bool {
+        self.conv.weights_in_degree()
     }
 
     fn is_symmetric(&self) -> bool {
@@ -442,6 +471,7 @@ impl Factors {
             sources: x,
             source_scale: self.right(),
             target_scale: ScaleArgs::none(),
+            shifts: [self.vertex_shifts.filter(|_| self.is_symmetric()), None],
             reduce: Reduce::Mean,
             targets: Some(Destination { rows: z, add: false }),
             dots: None,

@@ -25,10 +25,15 @@ struct SumArgs {
     record: RecordArgs,
     degree: sys::CUdeviceptr,
     left: sys::CUdeviceptr,
+    weight_left: sys::CUdeviceptr,
+    vertex_shifts: sys::CUdeviceptr,
+    edge_shifts: sys::CUdeviceptr,
     dots: sys::CUdeviceptr,
     gradient: sys::CUdeviceptr,
     dot_blocks: u32,
     symmetric: u32,
+    least_exponent: i32,
+    shifts_of_degree: u32,
 }
 
 /// As `DegreeGradientArgs` in the kernel file.
@@ -37,38 +42,63 @@ struct SumArgs {
 struct DegreeGradientArgs {
     degree: sys::CUdeviceptr,
     left: sys::CUdeviceptr,
+    weight_left: sys::CUdeviceptr,
+    shifts: sys::CUdeviceptr,
     dots_y: sys::CUdeviceptr,
     dots_x: sys::CUdeviceptr,
     gradient: sys::CUdeviceptr,
     n_vertices: u64,
     dot_blocks: u32,
-    padding: u32,
+    shifts_of_degree: u32,
 }
 
 // As the kernel file asserts it.
 const _: () = {
-    assert!(size_of::<SumArgs>() == 296 && size_of::<DegreeGradientArgs>() == 56);
+    assert!(size_of::<SumArgs>() == 328 && size_of::<DegreeGradientArgs>() == 72);
     assert!(offset_of!(SumArgs, values) == 200 && offset_of!(SumArgs, partials) == 232);
     assert!(offset_of!(SumArgs, record) == 240 && offset_of!(SumArgs, degree) == 256);
-    assert!(offset_of!(SumArgs, gradient) == 280 && offset_of!(SumArgs, symmetric) == 292);
+    assert!(offset_of!(SumArgs, vertex_shifts) == 280 && offset_of!(SumArgs, gradient) == 304);
+    assert!(offset_of!(SumArgs, symmetric) == 316 && offset_of!(SumArgs, least_exponent) == 320);
+    assert!(offset_of!(DegreeGradientArgs, shifts) == 24);
 };
 
 impl<T: DeviceElement> Call<'_, T> {
-    /// Queues the degrees of all vertices and their inverses, into `degree` and `left` of the scratch memory. `weights` are
-    /// those of the hyperedges, or none where degrees are numbers of incidences.
+    /// Queues the degrees of all vertices and their inverses, into `degree` and `left` of the scratch memory, and their shifts
+    /// where weights are part of the degrees. `weights` are those of the hyperedges, or none where degrees are numbers of
+    /// incidences.
     ///
     /// # Safety
     /// As [`Call`] says; `weights` has a weight where its windows say.
     pub(super) unsafe fn degrees(&self, weights: ScaleArgs, symmetric: bool) -> Result<()> {
         let tables = self.tables(Orientation::ByVertex)?;
+        let conv = self.plan().conv();
+        let scratch = self.scratch();
         let args = SumArgs {
-            degree: self.scratch().degree.address(),
-            left: self.scratch().left.address(),
+            degree: scratch.degree.address(),
+            left: scratch.left.address(),
+            weight_left: match scratch.weight_left.len() {
+                0 => 0,
+                _ => scratch.weight_left.address(),
+            },
+            vertex_shifts: if conv.weights_in_degree() { scratch.vertex_shifts.address() } else { 0 },
             symmetric: symmetric.into(),
+            least_exponent: conv.least_exponent::<T::Acc>(),
             ..self.sums(tables, weights)
         };
         // SAFETY: the caller's promise.
         unsafe { self.sum([Kernel::Degree, Kernel::AddDegree], &args) }
+    }
+
+    /// Queues the shifts of all hyperedges, from those of the vertices.
+    ///
+    /// # Safety
+    /// As [`Call`] says.
+    pub(super) unsafe fn edge_shifts(&self) -> Result<()> {
+        let shifts = &self.scratch().vertex_shifts;
+        let values = ScaleArgs::consecutive(shifts.address(), shifts.len());
+        let args = self.sums(self.tables(Orientation::ByEdge)?, values);
+        // SAFETY: the caller's promise.
+        unsafe { self.sum([Kernel::EdgeShift, Kernel::AddEdgeShift], &args) }
     }
 
     /// Queues the gradients of all degrees, from the dot products in `dots_y` and, if `symmetric`, `dots_x`.
@@ -81,12 +111,14 @@ impl<T: DeviceElement> Call<'_, T> {
         let args = DegreeGradientArgs {
             degree: scratch.degree.address(),
             left: scratch.left.address(),
+            weight_left: self.weight_left(),
+            shifts: scratch.vertex_shifts.address(),
             dots_y: scratch.dots_y.address(),
             dots_x: if symmetric { scratch.dots_x.address() } else { 0 },
             gradient: scratch.degree_gradient.address(),
             n_vertices,
             dot_blocks: self.feature_blocks() as u32,
-            padding: 0,
+            shifts_of_degree: self.plan().conv().shifts_of_degree() as u32,
         };
         // SAFETY: a thread for each vertex; the caller promises the rest.
         unsafe { self.launch(Kernel::DegreeGradient, n_vertices.div_ceil(u64::from(WARP)), 1, &args) }
@@ -111,7 +143,15 @@ impl<T: DeviceElement> Call<'_, T> {
         unsafe { self.sum([Kernel::WeightGradient, Kernel::AddWeightGradient], &args) }
     }
 
-    /// The part that both sums have.
+    /// L as the gradients of weights see it.
+    pub(super) fn weight_left(&self) -> sys::CUdeviceptr {
+        match self.plan().leaves_out_single_incidences() {
+            true => self.scratch().weight_left.address(),
+            false => self.scratch().left.address(),
+        }
+    }
+
+    /// The part that all sums have.
     fn sums(&self, tables: TablesArgs, values: ScaleArgs) -> SumArgs {
         SumArgs {
             tables,
@@ -119,6 +159,9 @@ impl<T: DeviceElement> Call<'_, T> {
             values,
             partials: self.scratch().partials.address(),
             record: self.record(),
+            vertex_shifts: self.scratch().vertex_shifts.address(),
+            edge_shifts: self.scratch().edge_shifts.address(),
+            shifts_of_degree: self.plan().conv().shifts_of_degree() as u32,
             ..SumArgs::zeroed()
         }
     }

@@ -62,9 +62,9 @@ impl Operator {
             Self::VertexToHyperedgeBackward | Self::HyperedgeToVertexBackward => 9,
             // Degrees, z and y, 2 each.
             Self::Conv => 6,
-            // Degrees (2), the factors to pull with, z, q, ∂x and the products with y (2 each), the gradients of the degrees,
-            // those of the weights (2), and their sums over the instances (2).
-            Self::ConvBackward => 16,
+            // Degrees and shifts (2 each), the factors to pull with, z, q, ⟨q, z⟩, ∂x and the products with y (2 each), the
+            // gradients of the degrees, those of the weights (2), and their sums over the instances (2).
+            Self::ConvBackward => 20,
         }
     }
 
@@ -244,8 +244,15 @@ impl<T: DeviceElement> Plan<T> {
                     cost.gather(Kernel::Gather, to_edges);
                     gathered += incidences * row + m * sums;
                 }
+                if through_degree {
+                    cost.sum([Kernel::EdgeShift, Kernel::AddEdgeShift], to_edges);
+                }
                 cost.gather(Kernel::Gather, to_edges);
                 gathered += if through_message { m * sums } else { 0 };
+                if self.leaves_out_single_incidences() {
+                    cost.gather(Kernel::Gather, to_edges);
+                    gathered += incidences * row;
+                }
                 cost.launch(Kernel::Pull);
                 cost.gather(Kernel::GatherSums, to_vertices);
                 if through_degree {

@@ -41,6 +41,8 @@ struct GatherArgs {
     others: RowsArgs,
     source_scale: ScaleArgs,
     target_scale: ScaleArgs,
+    source_shifts: sys::CUdeviceptr,
+    target_shifts: sys::CUdeviceptr,
     dots: sys::CUdeviceptr,
     partials: sys::CUdeviceptr,
     record: RecordArgs,
@@ -56,10 +58,11 @@ struct GatherArgs {
 
 // As the kernel file asserts it: neither side may move a field alone.
 const _: () = {
-    assert!(size_of::<RowsArgs>() == 32 && size_of::<GatherArgs>() == 424);
+    assert!(size_of::<RowsArgs>() == 32 && size_of::<GatherArgs>() == 440);
     assert!(offset_of!(GatherArgs, tiles) == 168 && offset_of!(GatherArgs, sources) == 200);
-    assert!(offset_of!(GatherArgs, source_scale) == 296 && offset_of!(GatherArgs, dots) == 360);
-    assert!(offset_of!(GatherArgs, record) == 376 && offset_of!(GatherArgs, features) == 392);
+    assert!(offset_of!(GatherArgs, source_scale) == 296 && offset_of!(GatherArgs, dots) == 376);
+    assert!(offset_of!(GatherArgs, source_shifts) == 360);
+    assert!(offset_of!(GatherArgs, record) == 392 && offset_of!(GatherArgs, features) == 408);
 };
 
 /// A feature operand on the device: where it starts, and where its rows lie.
@@ -140,6 +143,8 @@ pub(super) struct Gather {
     pub(super) sources: Operand,
     pub(super) source_scale: ScaleArgs,
     pub(super) target_scale: ScaleArgs,
+    /// The shifts of the sources and of the targets, in scratch memory.
+    pub(super) shifts: [Option<sys::CUdeviceptr>; 2],
     pub(super) reduce: Reduce,
     pub(super) targets: Option<Destination>,
     pub(super) dots: Option<Dots>,
@@ -172,6 +177,8 @@ impl Gather {
             others: rows(outputs[1]),
             source_scale: self.source_scale,
             target_scale: self.target_scale,
+            source_shifts: self.shifts[0].unwrap_or(0),
+            target_shifts: self.shifts[1].unwrap_or(0),
             dots: self.dots.map_or(0, |d| d.to),
             partials: call.scratch().partials.address(),
             record: call.record(),

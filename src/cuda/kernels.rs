@@ -41,12 +41,14 @@ pub(super) enum Kernel {
     Pull,
     SumChunks,
     SumWindows,
+    EdgeShift,
+    AddEdgeShift,
     /// Reads no table, and so reports nothing.
     DegreeGradient,
 }
 
 impl Kernel {
-    const COUNT: usize = 11;
+    const COUNT: usize = 13;
 
     const ALL: [Self; Self::COUNT] = [
         Self::Gather,
@@ -59,6 +61,8 @@ impl Kernel {
         Self::Pull,
         Self::SumChunks,
         Self::SumWindows,
+        Self::EdgeShift,
+        Self::AddEdgeShift,
         Self::DegreeGradient,
     ];
 
@@ -69,6 +73,8 @@ impl Kernel {
             | Self::AddDegree
             | Self::WeightGradient
             | Self::AddWeightGradient
+            | Self::EdgeShift
+            | Self::AddEdgeShift
             | Self::DegreeGradient => File::Degree,
             Self::Pull | Self::SumChunks | Self::SumWindows => File::Windows,
         }
@@ -93,6 +99,8 @@ macro_rules! names {
                 concat!("pull_", $acc),
                 concat!("sum_chunks_", $acc),
                 concat!("sum_windows_", $acc),
+                "edge_shift",
+                "add_edge_shift",
                 concat!("degree_gradient_", $acc),
             ],
             &[
@@ -106,6 +114,8 @@ macro_rules! names {
                 concat!("pull_", $acc, "_checked"),
                 concat!("sum_chunks_", $acc, "_checked"),
                 concat!("sum_windows_", $acc, "_checked"),
+                "edge_shift_checked",
+                "add_edge_shift_checked",
                 concat!("degree_gradient_", $acc),
             ],
         ]

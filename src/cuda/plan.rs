@@ -96,6 +96,12 @@ impl<T: DeviceElement> Plan<T> {
         self.0.checks
     }
 
+    /// Whether there are vertices whose part in the gradients of weights is 0 whatever the weights: those of a single incidence,
+    /// where that makes y_v = z_e. To leave them out takes a gather of its own.
+    pub(super) fn leaves_out_single_incidences(&self) -> bool {
+        self.conv().single_incidences_cancel_out() && self.0.batch.tables().has_single_incidences
+    }
+
     pub(super) fn kernels(&self) -> &Kernels {
         &self.0.kernels
     }

@@ -47,9 +47,13 @@ pub(super) struct Scratch {
     /// Rows of sums of hyperedges.
     pub(super) q: Buffer<u8>,
     pub(super) z: Buffer<u8>,
-    /// For each vertex: D and L, of the accumulation type.
+    /// For each vertex: D and L, and L as the gradients of weights see it where that differs, of the accumulation type.
     pub(super) degree: Buffer<u8>,
     pub(super) left: Buffer<u8>,
+    pub(super) weight_left: Buffer<u8>,
+    /// For each vertex, and for each hyperedge, where weights are part of the degrees.
+    pub(super) vertex_shifts: Buffer<i32>,
+    pub(super) edge_shifts: Buffer<i32>,
     /// For each row to pull from, of the accumulation type.
     pub(super) pull: Buffer<u8>,
     /// For each row and block of features a dot product: of hyperedges, or of the targets of a step's gradient.
@@ -70,6 +74,9 @@ pub(super) struct Sizes {
     partial_bytes: u128,
     rows_of_sums: [u128; 2],
     degrees: u128,
+    weight_lefts: u128,
+    vertex_shifts: u128,
+    edge_shifts: u128,
     rows: u128,
     dots: u128,
     vertex_dots: u128,
@@ -100,6 +107,9 @@ impl Sizes {
                 with(uses == Uses::All, m * features * accumulator),
             ],
             degrees: with(is_normalized, n * accumulator),
+            weight_lefts: with(through_degree && plan.leaves_out_single_incidences(), n * accumulator),
+            vertex_shifts: with(plan.conv().weights_in_degree(), n),
+            edge_shifts: with(through_degree, m),
             rows: n.max(m) * accumulator,
             dots: n.max(m) * blocks,
             vertex_dots: with(through_degree, n * blocks),
@@ -115,6 +125,8 @@ impl Sizes {
             + self.rows_of_sums[0]
             + self.rows_of_sums[1]
             + 2 * self.degrees
+            + self.weight_lefts
+            + 4 * (self.vertex_shifts + self.edge_shifts)
             + 2 * self.rows
             + 8 * doubles
     }
@@ -146,6 +158,9 @@ impl Scratch {
             z: buffer(rows, stream, sizes.rows_of_sums[1])?,
             degree: buffer(numbers, stream, sizes.degrees)?,
             left: buffer(numbers, stream, sizes.degrees)?,
+            weight_left: buffer(numbers, stream, sizes.weight_lefts)?,
+            vertex_shifts: buffer(numbers, stream, sizes.vertex_shifts)?,
+            edge_shifts: buffer(numbers, stream, sizes.edge_shifts)?,
             pull: buffer(numbers, stream, sizes.rows)?,
             dots: buffer(dots, stream, sizes.dots)?,
             dots_y: buffer(dots, stream, sizes.vertex_dots)?,

@@ -285,6 +285,7 @@ impl<T: DeviceElement> Workspace<T> {
             sources,
             source_scale: scales.source,
             target_scale: scales.target,
+            shifts: [None; 2],
             reduce: step.reduce,
             targets,
             dots: None,
@@ -365,6 +366,7 @@ impl<T: DeviceElement> Workspace<T> {
                 sources: grad_y_rows,
                 source_scale,
                 target_scale: scales.source,
+                shifts: [None; 2],
                 reduce: Reduce::Sum,
                 targets,
                 dots: of_sources.map(|_| Dots { others: x_rows, to }),
@@ -373,7 +375,7 @@ impl<T: DeviceElement> Workspace<T> {
             // `dots` room for each row of either kind.
             unsafe {
                 if is_pulled {
-                    call.pull(by_target, scales.target, step.reduce)?;
+                    call.pull(by_target, scales.target, step.reduce, None)?;
                 }
                 gather.launch(&call)?;
                 of_sources.map_or(Ok(()), |wanted| call.gradient(sum(by_source, wanted)))?;
@@ -386,6 +388,7 @@ impl<T: DeviceElement> Workspace<T> {
             sources: x_rows,
             source_scale: scales.source,
             target_scale: ScaleArgs::none(),
+            shifts: [None; 2],
             reduce: step.reduce,
             targets: None,
             dots: Some(Dots { others: grad_y_rows, to }),

@@ -438,6 +438,8 @@ pub(super) struct Tables {
     pub(super) by_vertex: Side,
     /// `None` for a replicated batch.
     pub(super) instances: Option<InstanceTables>,
+    /// Whether a vertex had a single incidence when they were uploaded.
+    pub(super) has_single_incidences: bool,
     /// Whether they were overwritten after they had been validated.
     pub(super) overwritten: bool,
 }
@@ -501,7 +503,9 @@ impl Tables {
                 })
             }
         };
+        let has_single = |t: &Incidence| t.by_vertex().rows().any(|edges| edges.len() == 1);
         Ok(Self {
+            has_single_incidences: batch.topologies().iter().any(has_single),
             by_edge: Side::new(batch, Orientation::ByEdge, stream)?,
             by_vertex: Side::new(batch, Orientation::ByVertex, stream)?,
             instances,

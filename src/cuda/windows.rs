@@ -24,10 +24,11 @@ use crate::windows::Windows;
 struct PullArgs {
     tables: TablesArgs,
     scale: ScaleArgs,
+    shifts: sys::CUdeviceptr,
     pull: sys::CUdeviceptr,
     record: RecordArgs,
     mean: u32,
-    padding: u32,
+    shifts_of_degree: u32,
 }
 
 /// As `GradientArgs` in the kernel file.
@@ -57,8 +58,8 @@ struct GradientArgs {
 
 // As the kernel file asserts it.
 const _: () = {
-    assert!(size_of::<PullArgs>() == 232 && size_of::<GradientArgs>() == 304);
-    assert!(offset_of!(PullArgs, pull) == 200 && offset_of!(PullArgs, mean) == 224);
+    assert!(size_of::<PullArgs>() == 240 && size_of::<GradientArgs>() == 304);
+    assert!(offset_of!(PullArgs, pull) == 208 && offset_of!(PullArgs, mean) == 232);
     assert!(offset_of!(GradientArgs, n_chunks) == 192 && offset_of!(GradientArgs, values) == 240);
     assert!(offset_of!(GradientArgs, n_slots) == 264 && offset_of!(GradientArgs, blocks) == 288);
 };
@@ -80,7 +81,8 @@ pub(super) struct Gradient<'a> {
 }
 
 impl<T: DeviceElement> Call<'_, T> {
-    /// Queues the factors that the targets of `orientation` are pulled with, into `pull` of the scratch memory.
+    /// Queues the factors that the targets of `orientation` are pulled with, into `pull` of the scratch memory: the scale,
+    /// shifted down as often as a degree is up if there are `shifts` of the targets.
     ///
     /// # Safety
     /// As [`Call`] says; `scale` has a factor where its windows say.
@@ -89,15 +91,17 @@ impl<T: DeviceElement> Call<'_, T> {
         orientation: Orientation,
         scale: ScaleArgs,
         reduce: Reduce,
+        shifts: Option<sys::CUdeviceptr>,
     ) -> Result<()> {
         let tables = self.tables(orientation)?;
         let args = PullArgs {
             tables,
             scale,
+            shifts: shifts.unwrap_or(0),
             pull: self.scratch().pull.address(),
             record: self.record(),
             mean: (reduce == Reduce::Mean).into(),
-            padding: 0,
+            shifts_of_degree: self.plan().conv().shifts_of_degree() as u32,
         };
         // SAFETY: a thread for each row; the caller promises the rest.
         unsafe { self.launch(Kernel::Pull, tables.n_targets.div_ceil(u64::from(WARP)), 1, &args) }

@@ -1,0 +1,350 @@
+//! The scale of the weights: where it cancels out it must not matter, however large or small it is, and where a degree is
+//! not finite nobody may take the result for a healthy one.
+
+use hyperscatter::{Accumulator, Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, cpu};
+use proptest::prelude::*;
+
+use crate::backend::{Backend, Cpu};
+use crate::common::{
+    TestElement, bits, element_types, numbers, relative_error, rounding, widen, with_element,
+};
+use crate::convolutions::{Asked, Operands, Results, operators, run};
+use crate::layouts::{Layout, WindowKind, layout};
+#[cfg(feature = "cuda")]
+use crate::{
+    common::cases,
+    cuda::gpu::{Cuda, Mode, mode},
+};
+
+/// 2^`n`, also where that is a subnormal number.
+fn power_of_two(n: i32) -> f64 {
+    let half = n / 2;
+    2f64.powi(half) * 2f64.powi(n - half)
+}
+
+/// What the accumulation type of an element type holds: the exponents of its smallest and of its largest power of two.
+fn exponents<T: TestElement>() -> (i32, i32) {
+    if size_of::<T::Acc>() == 4 { (-149, 127) } else { (-1074, 1023) }
+}
+
+/// The convolution of one instance with rows of one feature: y, ∂x and ∂w.
+fn one_feature<T: TestElement>(
+    backend: &dyn Backend<T>,
+    conv: Conv,
+    (n, edges): (usize, &[&[u32]]),
+    w: &[f64],
+    x: &[f64],
+    g: &[f64],
+) -> [Vec<f64>; 3] {
+    let batch = Batch::replicate(Incidence::from_edges(n, edges, Repeats::Keep).unwrap());
+    let narrow = |values: &[f64]| values.iter().map(|&value| T::of(value)).collect::<Vec<T>>();
+    let (x, g) = (narrow(x), narrow(g));
+    let w: Vec<T::Acc> = w.iter().map(|&w| T::acc(w)).collect();
+    let (mut y, mut grad_x, mut grad_w) = (x.clone(), x.clone(), w.clone());
+    let mut operators = backend.operators(&batch, 1, conv, 1).unwrap();
+    let weights = || cpu::Weights::shared(&w[..]);
+    let rows = |values| Rows::contiguous(values, 1);
+    let y_rows = Out::Overwrite(Rows::contiguous(&mut y[..], 1));
+    operators.conv(rows(&x[..]), weights(), None, y_rows).unwrap();
+    let grad_rows = Out::Overwrite(Rows::contiguous(&mut grad_x[..], 1));
+    let grads = Out::Overwrite(&mut grad_w[..]);
+    operators.conv_backward(rows(&x[..]), None, weights(), rows(&g[..]), grad_rows, grads).unwrap();
+    [widen(&y), widen(&grad_x), grad_w.iter().map(|w| w.to_f64()).collect()]
+}
+
+/// Weights at both ends of what the type holds.
+fn the_ends_of_the_range<T: TestElement>(backend: &dyn Backend<T>) {
+    let pair: &[&[u32]] = &[&[0, 1]];
+    let (smallest, largest) = exponents::<T>();
+    for w in [smallest, smallest + 17, largest - 1, largest].map(power_of_two) {
+        let [y, grad_x, grad_w] =
+            one_feature(backend, Conv::default(), (2, pair), &[w], &[1.0, 3.0], &[1.0, 2.0]);
+        assert_eq!((y, grad_x, grad_w), (vec![2.0; 2], vec![1.5; 2], vec![0.0]), "w = {w:e} in {}", T::NAME);
+        // Nothing is lost under loss scaling.
+        let g = [65536.0, 0.0].map(|g| if T::NAME == "f16" { g / 2.0 } else { g });
+        let [_, grad_x, grad_w] = one_feature(backend, Conv::default(), (2, pair), &[w], &[1.0, 3.0], &g);
+        assert_eq!((grad_x, grad_w), (vec![g[0] / 2.0; 2], vec![0.0]), "w = {w:e} in {}", T::NAME);
+    }
+    // w = 1e38 and 2e38 in f32: their sum is finite, w z is not.
+    let large = power_of_two(largest - 1);
+    let twice: &[&[u32]] = &[&[0, 1], &[0, 1]];
+    let [y, grad_x, _] =
+        one_feature(backend, Conv::default(), (2, twice), &[large, large * 1.5], &[1.0, 3.0], &[1.0, 2.0]);
+    for (value, right) in y.into_iter().zip([2.0; 2]).chain(grad_x.into_iter().zip([1.5; 2])) {
+        let bound = 8.0 * (rounding::<T>() + rounding::<T::Acc>());
+        assert!((value - right).abs() <= bound, "{value} in {}", T::NAME);
+    }
+    // A vertex whose only hyperedges are masked by tiny weights, beside others that are not; and one that is masked by 0.
+    let edges: &[&[u32]] = &[&[0, 1], &[0, 2], &[1, 2], &[0, 3]];
+    let tiny = power_of_two(smallest + 4);
+    let w = [tiny, tiny * 3.0, 0.75, 0.0];
+    let (x, g) = ([1.0, 3.0, 5.0, 7.0], [1.0, 2.0, 4.0, 8.0]);
+    let [y, grad_x, grad_w] = one_feature(backend, Conv::default(), (4, edges), &w, &x, &g);
+    // Vertex 0: (2 + 3 · 3) / 4. Vertices 1 and 2: the pair of both. Vertex 3 has no degree.
+    assert_eq!(y, [2.75, 4.0, 4.0, 0.0], "in {}", T::NAME);
+    // Of vertex 0's g half of a quarter to 1, half of three quarters to 2, and half of all to itself; 1 and 2 share theirs.
+    assert_eq!(grad_x, [0.5, 3.125, 3.375, 0.0], "in {}", T::NAME);
+    // ∂w = Σ g_u (z_e − y_u) / D_u: without bound for those of vertex 0, and nothing but rounding for that of 1 and 2.
+    assert_eq!(grad_w[..2], [f64::NEG_INFINITY, f64::INFINITY], "in {}", T::NAME);
+    assert!(grad_w[2].abs() <= 64.0 * rounding::<T::Acc>(), "{:e} in {}", grad_w[2], T::NAME);
+    assert_eq!(grad_w[3], f64::INFINITY, "in {}", T::NAME);
+}
+
+/// A degree that is not finite makes its rows, and what is differentiated through them, NaN; a degree of zero makes zeros.
+fn degrees_that_are_not_finite<T: TestElement>(backend: &dyn Backend<T>) {
+    let (x, g) = ([1.0, 3.0, 5.0, 7.0], [1.0, 2.0, 4.0, 8.0]);
+    let edges: &[&[u32]] = &[&[0, 1], &[1, 2], &[2, 3]];
+    let largest = power_of_two(exponents::<T>().1);
+    let all = [Normalization::Row, Normalization::Symmetric].into_iter().flat_map(|normalization| {
+        [WeightUse::Documented, WeightUse::DegreeOnly].map(|weight_use| Conv::new(normalization, weight_use))
+    });
+    for conv in all {
+        // An infinite weight, NaN, and finite weights whose sum is not.
+        for w in [[f64::INFINITY, 1.0, 1.0], [f64::NAN, 1.0, 1.0]] {
+            let [y, grad_x, grad_w] = one_feature(backend, conv, (4, edges), &w, &x, &g);
+            assert!(y[0].is_nan() && y[1].is_nan(), "{conv:?} {w:?} in {}: {y:?}", T::NAME);
+            assert!(grad_x[0].is_nan() && grad_x[1].is_nan(), "{conv:?} {w:?} in {}: {grad_x:?}", T::NAME);
+            assert!(grad_w[0].is_nan(), "{conv:?} {w:?} in {}: {grad_w:?}", T::NAME);
+            assert!(y[3].is_finite(), "{conv:?} {w:?} in {}: {y:?}", T::NAME);
+        }
+        let [y, grad_x, grad_w] = one_feature(backend, conv, (4, edges), &[1.0, largest, largest], &x, &g);
+        assert!(y[2].is_nan() && !y[0].is_nan(), "{conv:?} in {}: {y:?}", T::NAME);
+        assert!(grad_x[2].is_nan() && grad_w[1].is_nan(), "{conv:?} in {}: {grad_x:?} {grad_w:?}", T::NAME);
+
+        let [y, grad_x, grad_w] = one_feature(backend, conv, (4, edges), &[0.0, 1.0, 0.0], &x, &g);
+        assert_eq!((y[0], y[3]), (0.0, 0.0), "{conv:?} in {}", T::NAME);
+        assert!(grad_x.iter().chain(&grad_w).all(|value| value.is_finite()), "{conv:?} in {}", T::NAME);
+    }
+}
+
+/// A degree of only the degree's convention divides by as much as it says, down to the smallest.
+fn weights_in_the_degree_alone<T: TestElement>(backend: &dyn Backend<T>) {
+    let edges: &[&[u32]] = &[&[0, 1]];
+    let conv = Conv::new(Normalization::Row, WeightUse::DegreeOnly);
+    let (smallest, largest) = exponents::<T>();
+    // x, y and everything between are representable, if only just.
+    let room = if T::NAME == "f16" { 14 } else { largest - 4 };
+    for exponent in [smallest, smallest + 20, -room, 0, room] {
+        let (w, x) = (power_of_two(exponent), power_of_two(exponent.clamp(-room, room)));
+        let [y, grad_x, _] = one_feature(backend, conv, (2, edges), &[w], &[x, 3.0 * x], &[x, 2.0 * x]);
+        let scale = power_of_two(exponent.clamp(-room, room) - exponent);
+        let bounded = |value: f64| T::of(value * scale).widen().to_f64();
+        assert_eq!((y, grad_x), (vec![bounded(2.0); 2], vec![bounded(1.5); 2]), "w = {w:e} in {}", T::NAME);
+    }
+}
+
+/// Weights of few bits, some of them zero, and up to 2^±20 apart: they stay exact far down.
+fn short_weights<T: TestElement>(layout: &Layout) -> Vec<T::Acc> {
+    let draw = |seed, high| numbers(layout.seed ^ seed, layout.n_weights(), 0.0, high);
+    let (digits, shifts) = (draw(21, 36.0), draw(22, 41.0));
+    let weight = |(digits, shift): (f64, f64)| {
+        let digits = if digits >= 32.0 { 0.0 } else { 1.0 + digits.floor() };
+        T::acc(digits * power_of_two(shift as i32 - 25))
+    };
+    digits.into_iter().zip(shifts).map(weight).collect()
+}
+
+/// How far such weights can be scaled, down and up.
+fn range_of_scale<T: TestElement>() -> std::ops::RangeInclusive<i32> {
+    let (smallest, largest) = exponents::<T>();
+    // Up to 2600 incidences of a vertex, of 32 · 2^15 each, sum to a finite degree.
+    smallest + 25..=largest - 33
+}
+
+fn operands<T: TestElement>(layout: &Layout) -> Operands<T> {
+    Operands { weights: short_weights::<T>(layout), ..Operands::of(layout) }
+}
+
+/// What they give with weights times 2^k and g times `g`.
+fn scaled<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    operands: &Operands<T>,
+    k: i32,
+    g: f64,
+) -> Results<T> {
+    let mut operands = operands.clone();
+    for w in &mut operands.weights {
+        *w = T::acc(w.to_f64() * power_of_two(k));
+    }
+    for value in &mut operands.g {
+        *value = T::of(value.widen().to_f64() * g);
+    }
+    run(&mut *operators(backend, layout), layout, &operands, Asked::ALL)
+}
+
+/// y(w · 2^k) and ∂x have the bits of y(w) and ∂x; ∂w is 2^-k times what it was.
+fn a_power_of_two_cancels_out<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    k: i32,
+    symmetric: bool,
+) {
+    let normalization = if symmetric { Normalization::Symmetric } else { Normalization::Row };
+    let layout = Layout { conv: Conv::new(normalization, WeightUse::Documented), ..layout.clone() };
+    let k = if symmetric { k & !1 } else { k };
+    let operands = operands::<T>(&layout);
+    let scaled = |k, g| scaled(backend, &layout, &operands, k, g);
+    let (plain, other) = (scaled(0, 1.0), scaled(k, 1.0));
+    assert_eq!(bits(&other.y), bits(&plain.y), "y at 2^{k} in {}", T::NAME);
+    assert_eq!(bits(&other.grad_x), bits(&plain.grad_x), "grad_x at 2^{k} in {}", T::NAME);
+    // Sums of gradients round alike while none of them is a subnormal number or infinite.
+    let smallest = power_of_two(exponents::<T>().0 + 60);
+    for (i, (a, b)) in widen(&plain.grad_weights).into_iter().zip(widen(&other.grad_weights)).enumerate() {
+        let expected = a * power_of_two(-k);
+        if expected == 0.0 || (expected.abs() > smallest && b.is_finite()) {
+            assert_eq!(b, expected, "the gradient of weight {i} at 2^{k} in {}", T::NAME);
+        }
+    }
+    // Loss scaling.
+    let loss = if T::NAME == "f16" { 128.0 } else { 65536.0 };
+    let under_loss = scaled(k, loss);
+    let expected: Vec<T> = plain.grad_x.iter().map(|x| T::of(x.widen().to_f64() * loss)).collect();
+    if T::NAME != "f16" {
+        assert_eq!(bits(&under_loss.grad_x), bits(&expected), "grad_x under loss scaling in {}", T::NAME);
+    }
+}
+
+/// An odd power of two goes through a square root, and is right to the rounding of the sums: half a unit in the last place
+/// of the accumulation type for each term of two rows and eight more, and the rounding of the result.
+fn an_odd_power_of_two_cancels_out_nearly<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout, k: i32) {
+    let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+    let layout = Layout { conv, ..layout.clone() };
+    let mut operands = operands::<T>(&layout);
+    // All terms positive: none of them cancel out.
+    for value in operands.x.iter_mut().chain(&mut operands.g) {
+        *value = T::of(value.widen().to_f64().abs());
+    }
+    let (k, scaled) = (k | 1, |k| scaled(backend, &layout, &operands, k, 1.0));
+    let (plain, other) = (scaled(0), scaled(k));
+    let longest = |hyperedges: bool| {
+        let rows = layout.batch.topologies().iter().flat_map(|t| match hyperedges {
+            true => t.by_edge().rows().map(<[u32]>::len).collect::<Vec<_>>(),
+            false => t.by_vertex().rows().map(<[u32]>::len).collect(),
+        });
+        rows.max().unwrap_or(0) as f64
+    };
+    let terms = longest(true) + longest(false) + 8.0;
+    let bound = terms * rounding::<T::Acc>() + 2.0 * rounding::<T>();
+    for (what, a, b) in [("y", &other.y, &plain.y), ("grad_x", &other.grad_x, &plain.grad_x)] {
+        for (a, b) in widen(a).into_iter().zip(widen(b)) {
+            let tiny = if T::NAME == "f16" { 6e-8 } else { 0.0 };
+            assert!((a - b).abs() <= bound * b + tiny, "{what} at 2^{k}: {a} instead of {b} in {}", T::NAME);
+        }
+    }
+}
+
+/// Weights of any size side by side: in `f32` what `f64` gives.
+fn any_weights_side_by_side(backend: &dyn Backend<f32>, layout: &Layout) {
+    let layout = Layout { conv: Conv::default(), features: layout.features.min(5), ..layout.clone() };
+    let exponents = numbers(layout.seed ^ 31, layout.n_weights(), -149.0, 100.0);
+    let weights: Vec<f32> = exponents.into_iter().map(|e| power_of_two(e as i32) as f32).collect();
+    let single = Operands::<f32> { weights: weights.clone(), ..Operands::of(&layout) };
+    let double = Operands::<f64> {
+        x: single.x.iter().map(|&x| f64::from(x)).collect(),
+        g: single.g.iter().map(|&g| f64::from(g)).collect(),
+        weights: weights.iter().map(|&w| f64::from(w)).collect(),
+    };
+    let results = run(&mut *operators(backend, &layout), &layout, &single, Asked::ALL);
+    let expected = run(&mut *operators(&Cpu as &dyn Backend<f64>, &layout), &layout, &double, Asked::ALL);
+    for (what, a, b) in [("y", &results.y, &expected.y), ("grad_x", &results.grad_x, &expected.grad_x)] {
+        let error = relative_error(&widen(a), b);
+        assert!(error <= 1e-4, "{what}: {error:.1e}");
+    }
+    // Of several instances both infinities may come together.
+    if layout.instances == 1 || layout.windows == WindowKind::Consecutive {
+        assert!(results.grad_weights.iter().all(|grad| !grad.is_nan()), "{:?}", results.grad_weights);
+    }
+}
+
+macro_rules! fixed_cases {
+    ($($test:ident: $on_cpu:ident, $on_gpu:ident;)*) => {$(
+        #[test]
+        fn $on_cpu() {
+            $test::<f32>(&Cpu);
+            $test::<f64>(&Cpu);
+            $test::<hyperscatter::half::f16>(&Cpu);
+            $test::<hyperscatter::half::bf16>(&Cpu);
+        }
+
+        #[cfg(feature = "cuda")]
+        #[test]
+        fn $on_gpu() {
+            let gpu = Cuda::new(Mode::PLAIN);
+            $test::<f32>(&gpu);
+            $test::<f64>(&gpu);
+            $test::<hyperscatter::half::f16>(&gpu);
+            $test::<hyperscatter::half::bf16>(&gpu);
+        }
+    )*};
+}
+fixed_cases! {
+    the_ends_of_the_range:
+        weights_at_the_ends_of_the_range_cancel_out_on_the_cpu,
+        weights_at_the_ends_of_the_range_cancel_out_on_the_gpu;
+    degrees_that_are_not_finite:
+        a_degree_that_is_not_finite_is_seen_on_the_cpu,
+        a_degree_that_is_not_finite_is_seen_on_the_gpu;
+    weights_in_the_degree_alone:
+        the_smallest_degree_divides_as_it_says_on_the_cpu,
+        the_smallest_degree_divides_as_it_says_on_the_gpu;
+}
+
+proptest! {
+    #[test]
+    fn a_power_of_two_of_the_weights_cancels_out_on_the_cpu(
+        layout in layout(),
+        element in element_types(),
+        k in any::<prop::sample::Index>(),
+        symmetric in any::<bool>(),
+    ) {
+        with_element!(element, on_the_cpu(&layout, k, symmetric));
+    }
+
+    #[test]
+    fn weights_of_any_size_side_by_side_are_right_on_the_cpu(layout in layout()) {
+        any_weights_side_by_side(&Cpu, &layout);
+    }
+}
+
+/// The `k` that an index draws.
+fn drawn<T: TestElement>(k: prop::sample::Index) -> i32 {
+    let range = range_of_scale::<T>();
+    range.start() + k.index((range.end() - range.start()) as usize + 1) as i32
+}
+
+fn on_the_cpu<T: TestElement>(layout: &Layout, k: prop::sample::Index, symmetric: bool) {
+    a_power_of_two_cancels_out::<T>(&Cpu, layout, drawn::<T>(k), symmetric);
+    an_odd_power_of_two_cancels_out_nearly::<T>(&Cpu, layout, drawn::<T>(k));
+}
+
+#[cfg(feature = "cuda")]
+fn on_the_gpu<T: crate::cuda::gpu::GpuElement>(
+    layout: &Layout,
+    k: prop::sample::Index,
+    symmetric: bool,
+    mode: Mode,
+) {
+    a_power_of_two_cancels_out::<T>(&Cuda::new(mode), layout, drawn::<T>(k), symmetric);
+}
+
+#[cfg(feature = "cuda")]
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn a_power_of_two_of_the_weights_cancels_out_on_the_gpu(
+        layout in layout(),
+        element in element_types(),
+        k in any::<prop::sample::Index>(),
+        symmetric in any::<bool>(),
+        mode in mode(),
+    ) {
+        with_element!(element, on_the_gpu(&layout, k, symmetric, mode));
+    }
+
+    #[test]
+    fn weights_of_any_size_side_by_side_are_right_on_the_gpu(layout in layout(), mode in mode()) {
+        any_weights_side_by_side(&Cuda::new(mode), &layout);
+    }
+}
