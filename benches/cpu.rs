@@ -38,7 +38,7 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
     });
     group.throughput(bytes(2)).bench_function("forward", |b| {
         b.iter(|| {
-            let out = Out::Overwrite(Rows::contiguous(&mut y[..], FEATURES));
+            let out = Out::Overwrite(Rows::contiguous(&mut y, FEATURES));
             workspace.conv(Rows::contiguous(black_box(&x), FEATURES), weights, out).unwrap();
         });
     });

@@ -2,6 +2,12 @@
 
 use crate::batch::Axis;
 
+/// The scales of a step and their gradients, in errors.
+pub(crate) const VERTEX_SCALE: &str = "vertex_scale";
+pub(crate) const HYPEREDGE_SCALE: &str = "hyperedge_scale";
+pub(crate) const VERTEX_GRADIENT: &str = "gradients.vertex_scale";
+pub(crate) const HYPEREDGE_GRADIENT: &str = "gradients.hyperedge_scale";
+
 /// Which of the two steps, and the names of its operands in errors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Direction {

@@ -78,7 +78,7 @@ pub enum Error {
         value: i128,
     },
     /// Two arrays that belong together differ in length.
-    #[error("{table} has length {value}, but {bound} is needed by {bound_of}")]
+    #[error("{table} has length {value}, but must have length {bound} to go with {bound_of}")]
     LengthMismatch {
         /// The array.
         table: &'static str,
@@ -175,8 +175,9 @@ pub enum Error {
     },
     /// An instance's weight window ends past the last weight (or scale).
     #[error(
-        "instance {instance} reads {table}[{value} .. {value} + {width}], past the end at {bound}: its window does \
-         not fit"
+        "instance {instance} reads {table}[{value} .. {}], but {table} has {}: give it more values, or windows that \
+         end within them",
+        value.saturating_add(*width as u64), count(*bound, "value")
     )]
     WindowOutOfRange {
         /// The operand that is read through windows.
@@ -190,28 +191,72 @@ pub enum Error {
         /// The length of the operand.
         bound: usize,
     },
-    /// An offset of a window table is negative.
-    #[error("{table}[{instance}] = {value}: an offset is at least 0")]
-    NegativeOffset {
+    /// Shared or consecutive windows do not read all weights (or scales), so they are not the windows that were meant.
+    #[error("{table} has {}, but {}", count(*value, "value"), read_by(windows, what, *bound))]
+    UnreadWeights {
+        /// The operand that is read through windows.
+        table: &'static str,
+        /// Its length.
+        value: usize,
+        /// The number of values that the windows read.
+        bound: usize,
+        /// The windows: `"shared"` or `"consecutive"`.
+        windows: &'static str,
+        /// What has a value each: `"vertices"` or `"hyperedges"`.
+        what: &'static str,
+    },
+    /// An offset of a window table is negative, or so large that the window ends past the largest array that there can
+    /// be.
+    #[error(
+        "{table}[{instance}] = {value}, but the offset of a window is at least 0 and here at most {bound}"
+    )]
+    OffsetOutOfRange {
         /// The argument that holds the offset.
         table: &'static str,
         /// The instance.
         instance: usize,
         /// The offset.
         value: i128,
+        /// The largest offset of a window of this length.
+        bound: u64,
     },
-    /// A window table was validated for another batch, or for the other axis.
-    #[error("the window table of {table} was validated for {value}, but {bound} is needed")]
+    /// A window table was made for another batch.
+    #[error(
+        "{table}: this window table was made for another batch; make it from the very batch of the plan (clones of a \
+         batch are the same batch, equal ones are not)"
+    )]
     WindowTableMismatch {
+        /// The operand that is read through windows, or the argument that is the table.
+        table: &'static str,
+    },
+    /// A window table of vertex scales was given for values of hyperedges, or the other way round.
+    #[error(
+        "{table}: this window table is for {value}, but {bound} are needed; WindowTable::new makes windows of \
+         hyperedges, WindowTable::for_vertices those of vertices"
+    )]
+    WindowTableAxis {
         /// The operand that is read through windows.
         table: &'static str,
-        /// What the table was made for.
+        /// What the table was made for: `"vertices"` or `"hyperedges"`.
         value: &'static str,
-        /// What the call needs.
+        /// The other.
         bound: &'static str,
     },
+    /// A window table of a replicated batch has fewer offsets than a call has instances.
+    #[error(
+        "{table}: this window table has {}, but the call has {}: make it with an offset for each",
+        count(*value, "offset"), count(*bound, "instance")
+    )]
+    WindowTableLength {
+        /// The operand that is read through windows.
+        table: &'static str,
+        /// The number of offsets.
+        value: usize,
+        /// The number of instances.
+        bound: usize,
+    },
     /// A number that does not fit its type: the indices of a topology are 32-bit, element offsets are 64-bit.
-    #[error("{what} is {value}, but at most {bound} fits")]
+    #[error("{what} is {value}, but at most {bound} can be dealt with at once: split it up")]
     TooLarge {
         /// What is counted.
         what: &'static str,
@@ -228,24 +273,108 @@ pub enum Error {
         /// The size that was asked for.
         bytes: u128,
     },
-    /// An operand has the wrong size.
-    #[error("{operand} has {value} {what}, but {bound} {relation}")]
-    Shape {
+    /// The rows of an operand have another number of features than the plan.
+    #[error(
+        "{operand} has rows of {}, but the plan is for {bound}: state the plan's number, or make a plan for {value}",
+        count(*value, "feature")
+    )]
+    FeaturesMismatch {
         /// The operand.
         operand: &'static str,
-        /// What is counted: features, rows, elements, instances.
-        what: &'static str,
-        /// The count found.
+        /// The features of its rows, as its layout states them.
         value: usize,
-        /// The count that would be right.
+        /// The features of the plan.
         bound: usize,
-        /// How the two must be related.
-        relation: &'static str,
+    },
+    /// The length of a contiguous operand is no whole number of rows.
+    #[error(
+        "{operand} has {}, which is no whole number of rows of {}: check its length, and which of its sizes is the \
+         number of features",
+        count(*value, "element"), count(*bound, "feature")
+    )]
+    PartialRow {
+        /// The operand.
+        operand: &'static str,
+        /// Its length.
+        value: usize,
+        /// The features of a row.
+        bound: usize,
+    },
+    /// The rows of an operand are no whole number of instances of a replicated batch.
+    #[error(
+        "{operand} has {}, which is no whole number of instances: each has {bound} {what}, and a row for each",
+        count(*value, "row")
+    )]
+    PartialInstance {
+        /// The operand.
+        operand: &'static str,
+        /// The rows that its length has room for.
+        value: usize,
+        /// The rows of an instance.
+        bound: usize,
+        /// What its rows are of: `"vertices"` or `"hyperedges"`.
+        what: &'static str,
+    },
+    /// A contiguous operand has another number of rows than the batch.
+    #[error(
+        "{operand} has {}, but must have {bound}, one for each of the {what}, and no more",
+        count(*value, "row")
+    )]
+    RowsMismatch {
+        /// The operand.
+        operand: &'static str,
+        /// The rows that it has.
+        value: usize,
+        /// The rows that it must have.
+        bound: usize,
+        /// What its rows are of: `"vertices"` or `"hyperedges"`.
+        what: &'static str,
+    },
+    /// Operands of one call differ in their number of instances.
+    #[error(
+        "{operand} has {}, but {bound_of} has {bound}: all operands of a call have the same",
+        count(*value, "instance")
+    )]
+    InstancesMismatch {
+        /// The operand.
+        operand: &'static str,
+        /// Its number of instances, as its layout states it or its length tells it.
+        value: usize,
+        /// The number that it must have.
+        bound: usize,
+        /// What sets that number: `"the batch"`, or the first operand that tells it.
+        bound_of: &'static str,
+    },
+    /// The number of copies of a replicated batch is open.
+    #[error(
+        "no operand tells the number of copies, and {operand} has elements: its layout has an instance stride, or its \
+         rows are empty; state the number of copies by RowLayout::instances"
+    )]
+    UnknownInstances {
+        /// The first operand that has elements.
+        operand: &'static str,
+    },
+    /// The gradient of weights or scales has not an element for each of their values.
+    #[error(
+        "{operand} has {}, but {bound_of} has {}, and a gradient for each{}",
+        count(*value, "element"), count(*bound, "value"),
+        if *bound == 0 { ": give Out::Skip where there is nothing to have a gradient" } else { "" }
+    )]
+    GradientMismatch {
+        /// The gradient.
+        operand: &'static str,
+        /// Its length.
+        value: usize,
+        /// The length it must have.
+        bound: usize,
+        /// What it is the gradient of.
+        bound_of: &'static str,
     },
     /// Rows placed by their strides end past the operand's last element.
     #[error(
-        "{operand}: {instances} instances of {rows} rows at row stride {row_stride} and instance stride \
-         {instance_stride} need {value} elements, but there are {bound}"
+        "{operand} has {}, but {} end at element {value}: make it longer, or its strides or the number of instances \
+         smaller",
+        count(*bound, "element"), placed(*instances, *rows, *row_stride, *instance_stride)
     )]
     Stride {
         /// The operand.
@@ -256,8 +385,8 @@ pub enum Error {
         rows: usize,
         /// The row stride, in elements.
         row_stride: usize,
-        /// The instance stride, in elements; 0 where rows are packed over all instances.
-        instance_stride: usize,
+        /// The instance stride, in elements; `None` where rows are packed over all instances.
+        instance_stride: Option<usize>,
         /// The elements that the strides span.
         value: u128,
         /// The operand's length.
@@ -265,8 +394,8 @@ pub enum Error {
     },
     /// Rows of an output overlap: two results would be written to one place.
     #[error(
-        "rows of the output {operand} overlap: its {what} stride is {value}, but {bound} elements lie between \
-         one and the next"
+        "rows of the output {operand} overlap: its {what} stride is {value}, but must be at least {bound} elements for \
+         each row to have a place of its own"
     )]
     Overlap {
         /// The operand.
@@ -279,7 +408,10 @@ pub enum Error {
         bound: u128,
     },
     /// A call has more instances than its workspace was made for.
-    #[error("{value} instances, but the workspace was made for at most {bound}")]
+    #[error(
+        "there are {}, but the workspace is for at most {bound}: make one for as many as there will be",
+        count(*value, "instance")
+    )]
     TooManyInstances {
         /// The number of instances of the call.
         value: usize,
@@ -292,7 +424,7 @@ pub enum Error {
     /// [`Normalization::Symmetric`]: crate::Normalization::Symmetric
     #[error(
         "instance {instance}: vertex {vertex} has degree {value}, but symmetric normalization needs degrees of at \
-         least 0"
+         least 0: keep the weights positive, or use another normalization"
     )]
     NegativeDegree {
         /// The first instance with a negative degree; on a GPU, any of them.
@@ -364,7 +496,11 @@ pub enum Error {
     },
     /// A checked kernel found a wrong value in a table. Every output since the last clean check is unspecified; the
     /// context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
-    #[error("{kernel}, instance {instance}: {table}[{position}] is {value}, but must be below {bound}")]
+    #[error(
+        "{kernel}, instance {instance}: {table}[{position}] on the device is {value}, but {}: upload the table again, \
+         and look for who writes into it",
+        below(*bound)
+    )]
     IndexOutOfBounds {
         /// The kernel.
         kernel: &'static str,
@@ -381,7 +517,8 @@ pub enum Error {
     },
     /// An operand or a stream belongs to another CUDA context than the device.
     #[error(
-        "{operand} belongs to another CUDA context than the plan's device (ordinal {value} instead of {bound})"
+        "{operand} belongs to another CUDA context than the plan's device: {}",
+        other_context(*value, *bound)
     )]
     WrongContext {
         /// The operand, or `"the stream"`.
@@ -392,7 +529,10 @@ pub enum Error {
         bound: usize,
     },
     /// An operand's address is not a multiple of its element's size.
-    #[error("{operand} starts at address {value:#x}, which is not a multiple of {bound}")]
+    #[error(
+        "{operand} starts at address {value:#x}, which is not a multiple of {bound}, the size of its elements: start \
+         it at a whole element"
+    )]
     Misaligned {
         /// The operand.
         operand: &'static str,
@@ -401,15 +541,15 @@ pub enum Error {
         /// The size of an element in bytes.
         bound: u64,
     },
-    /// An output shares memory with an operand that is read.
+    /// An output shares memory with another operand.
     #[error(
         "the output {operand} shares memory with {other}: it starts at address {value:#x}, and {other} ends at \
-         {bound:#x}"
+         {bound:#x}; give it memory of its own"
     )]
     SharedMemory {
         /// The output.
         operand: &'static str,
-        /// The operand that is read.
+        /// The other operand.
         other: &'static str,
         /// Where the output starts.
         value: u64,
@@ -417,7 +557,10 @@ pub enum Error {
         bound: u64,
     },
     /// A call that cannot be part of a CUDA graph was made while its stream was being captured.
-    #[error("{call} cannot be captured: the stream is recording a CUDA graph")]
+    #[error(
+        "{call} cannot be captured, and the stream is recording a CUDA graph: do it before or behind the capture; calls \
+         of the raw tier (hyperscatter::cuda::raw) can be captured"
+    )]
     Capturing {
         /// The call.
         call: &'static str,
@@ -425,11 +568,15 @@ pub enum Error {
     /// The per-thread default stream, which is another stream on each thread, was given to a workspace, which may move to
     /// another thread.
     #[error(
-        "a workspace needs a stream of its own, or the default stream: the per-thread default stream is another on each thread"
+        "the per-thread default stream is another one on each thread, and a workspace may move: make it on a stream of \
+         its own, or on the default stream"
     )]
     PerThreadStream,
     /// A workspace has no scratch memory for an operator.
-    #[error("{call} needs a workspace that was made for {bound}, but this one was made for {value}")]
+    #[error(
+        "{call} needs a workspace for {bound}, but this one was made for {value}: make it by Plan::workspace, or by \
+         Plan::workspace_for with {bound}"
+    )]
     NoScratch {
         /// The operator.
         call: &'static str,
@@ -440,26 +587,39 @@ pub enum Error {
     },
     /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may read them.
     #[error(
-        "tables of this batch or its windows were overwritten on the device: plans on it need Checks::On"
+        "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
+         them: make such a plan, or upload the tables again"
     )]
     UncheckedTables,
     /// The tables of a batch cannot be overwritten while plans or clones hold it.
     #[error(
-        "the batch has {value} holders besides this one: drop its plans and clones before its tables are overwritten"
+        "the batch is held in {} besides this one: drop its plans, workspaces and clones before its tables are \
+         overwritten",
+        count(*value, "place")
     )]
     BatchInUse {
         /// The other holders.
         value: usize,
     },
-    /// A range of a device table that does not lie within it, or a value that does not fit its type.
-    #[error("{table}[{position}]: {what} is {value}, but must be below {bound}")]
-    TableAccess {
+    /// A range of a device table does not lie within it.
+    #[error("{table}[{position} .. {value}] is not a part of the table, which has {}", count(*bound, "word"))]
+    TableRange {
         /// The table.
         table: &'static str,
-        /// The position of the access.
+        /// The start of the range.
         position: usize,
-        /// What is wrong: `"the end of the range"` or `"the value"`.
-        what: &'static str,
+        /// Its end.
+        value: usize,
+        /// The length of the table.
+        bound: usize,
+    },
+    /// A value does not fit into a device table of 32-bit words.
+    #[error("{table}[{position}] cannot become {value}: its words hold values below {bound}")]
+    TableValue {
+        /// The table.
+        table: &'static str,
+        /// The position.
+        position: usize,
         /// The value.
         value: u64,
         /// What it must be below.
@@ -476,6 +636,53 @@ fn owner(graph: Option<usize>) -> String {
 
 fn cause(misbatching: Option<Misbatching>) -> String {
     misbatching.map_or_else(String::new, |m| format!(". It looks like this: {m}"))
+}
+
+/// A number of things, in the singular or plural.
+fn count(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
+/// What windows read, and which others read more.
+fn read_by(windows: &str, what: &str, bound: usize) -> String {
+    let (of, others) = match windows {
+        "shared" => (
+            "the largest topology",
+            "where each instance has values of its own, say Weights::consecutive or Weights::table",
+        ),
+        _ => ("all instances", "where all instances have the same values, say Weights::shared"),
+    };
+    format!("{windows} windows read {bound}, one for each of the {what} of {of}; {others}")
+}
+
+/// Which rows their strides place.
+fn placed(instances: usize, rows: usize, row_stride: usize, instance_stride: Option<usize>) -> String {
+    let (instances, rows) = (count(instances, "instance"), count(rows, "row"));
+    match instance_stride {
+        None => format!("the {rows} of {instances} in all, at a row stride of {row_stride},"),
+        Some(stride) => format!(
+            "{instances} at an instance stride of {stride}, of up to {rows} each at a row stride of {row_stride},"
+        ),
+    }
+}
+
+fn below(bound: u64) -> String {
+    match bound {
+        0 => "no value would be right in front of the one behind it".into(),
+        bound => format!("must be below {bound}"),
+    }
+}
+
+fn other_context(value: usize, bound: usize) -> String {
+    let where_it_is = match value == bound {
+        true => {
+            format!("both are on device {bound}, but a context counts as the same only as the same `Arc`")
+        }
+        false => format!("it is on device {value}, the plan on device {bound}"),
+    };
+    format!(
+        "{where_it_is}; make the device from the context of its buffers and streams, by Device::from_context"
+    )
 }
 
 /// `value` as a `u32`, or [`Error::TooLarge`].

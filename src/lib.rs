@@ -3,6 +3,7 @@
 
 mod batch;
 mod batched_coo;
+mod buffer;
 mod conv;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -18,6 +19,7 @@ mod windows;
 
 pub use batch::Batch;
 pub use batched_coo::Owners;
+pub use buffer::Buffer;
 pub use conv::{Conv, Normalization, Reduce, WeightUse};
 pub use element::{Accumulator, Element};
 pub use error::{Error, Misbatching, Result};

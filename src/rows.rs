@@ -1,6 +1,7 @@
 //! Feature operands: where in a buffer the rows of a batch lie.
 //!
-//! Only the F elements of one row are contiguous. A row stride places the rows of an instance, an instance stride the
+//! Only the F elements of one row are contiguous. What lies between rows is neither read nor written: an output keeps it
+//! as it is, whatever [`Out`] says. A row stride places the rows of an instance, an instance stride the
 //! instances, so that expert-major `[E, T, F]` and multi-head `[T, E, H, d]` tensors are read and written in place:
 //!
 //! | tensor | layout of `E` vertices and `T` instances |
@@ -11,9 +12,13 @@
 //! | `[T, E_max, F]`, padded | `RowLayout::contiguous(F).instance_stride(E_max * F).instances(T)` |
 
 use crate::batch::{Axis, Batch};
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 
 /// Where the rows of an operand lie; strides are in elements.
+///
+/// Elements that no row is placed on (gaps between rows, the padding of `[T, E_max, F]`, what follows the last row) are
+/// not read, and in an output they stay as they are, also under [`Out::Overwrite`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowLayout {
     features: usize,
@@ -52,7 +57,14 @@ impl RowLayout {
     }
 }
 
-/// A feature operand: a buffer and the layout of its rows. `B` is `&[T]` or `&mut [T]` for the CPU operators.
+/// A feature operand: a buffer and the layout of its rows. `B` is `&[T]` or `&mut [T]` for the CPU operators, and a
+/// `CudaView` or `CudaViewMut` for those on a GPU; the constructors make it of whatever is a [`Buffer`]:
+///
+/// ```
+/// # use hyperscatter::Rows;
+/// let (x, mut y) = (vec![1.0f32; 12], [0.0f32; 12]);
+/// let (x, y): (Rows<&[f32]>, Rows<&mut [f32]>) = (Rows::contiguous(&x, 4), Rows::contiguous(&mut y, 4));
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<B> {
     /// The elements.
@@ -63,22 +75,24 @@ pub struct Rows<B> {
 
 impl<B> Rows<B> {
     /// Rows at the places that `layout` gives.
-    pub fn new(buffer: B, layout: RowLayout) -> Self {
-        Self { buffer, layout }
+    pub fn new(buffer: impl Buffer<View = B>, layout: RowLayout) -> Self {
+        Self { buffer: buffer.view(), layout }
     }
 
     /// Rows of `features` elements without gaps: `[rows, F]`.
-    pub fn contiguous(buffer: B, features: usize) -> Self {
+    pub fn contiguous(buffer: impl Buffer<View = B>, features: usize) -> Self {
         Self::new(buffer, RowLayout::contiguous(features))
     }
 }
 
-/// What happens to an output.
+/// What happens to an output. Both ways of writing touch the rows of the call's instances and nothing else: elements that
+/// the [`RowLayout`] places no row on stay as they are, so padding that must be zero has to be made so by the caller. A
+/// gradient of weights or scales has no such gaps: what no window covers becomes 0 under `Overwrite`.
 #[derive(Debug)]
 pub enum Out<B> {
-    /// The result replaces what the buffer held; nothing of that is read.
+    /// The result replaces what the rows held; nothing of that is read.
     Overwrite(B),
-    /// The result is added to what the buffer holds.
+    /// The result is added to what the rows hold.
     Add(B),
     /// The result is not wanted; what only it needs is not computed.
     Skip,
@@ -154,27 +168,18 @@ impl Operand {
         if instance_stride.is_some() || features == 0 || row_stride == 0 || per_instance == 0 {
             return Ok(None);
         }
-        if row_stride == features && !self.len.is_multiple_of(features) {
-            return Err(self.shape(
-                "elements",
-                self.len,
-                self.len - self.len % features,
-                "would be whole rows",
-            ));
-        }
-        let rows = if self.len < features { 0 } else { (self.len - features) / row_stride + 1 };
-        if rows == 0 && self.len > 0 {
-            return Err(self.shape("elements", self.len, features, "make one row"));
-        }
+        let operand = self.name;
+        let rows = match self.len {
+            len if row_stride == features && !len.is_multiple_of(features) => None,
+            0 => Some(0),
+            len => len.checked_sub(features).map(|rest| rest / row_stride + 1),
+        };
+        let rows = rows.ok_or(Error::PartialRow { operand, value: self.len, bound: features })?;
         if !rows.is_multiple_of(per_instance) {
-            let whole = rows - rows % per_instance;
-            return Err(self.shape("rows", rows, whole, "would be whole instances"));
+            let what = self.axis.plural();
+            return Err(Error::PartialInstance { operand, value: rows, bound: per_instance, what });
         }
         Ok(Some(rows / per_instance))
-    }
-
-    fn shape(&self, what: &'static str, value: usize, bound: usize, relation: &'static str) -> Error {
-        Error::Shape { operand: self.name, what, value, bound, relation }
     }
 
     /// Checks that all rows of `instances` instances lie within the operand, and, where `written`, that they are
@@ -192,20 +197,19 @@ impl Operand {
         let span =
             last(rows, row_stride).saturating_add(last(outer.0, outer.1)).saturating_add(features as u128);
         let span = if used { span } else { 0 };
+        if instance_stride.is_none() && row_stride == features && given.is_none() {
+            self.check_contiguous(rows)?;
+        }
         if span > self.len as u128 {
             return Err(Error::Stride {
                 operand: self.name,
                 instances,
                 rows,
                 row_stride,
-                instance_stride: outer.1,
+                instance_stride,
                 value: span,
                 bound: self.len,
             });
-        }
-        let plain = instance_stride.is_none() && row_stride == features && given.is_none();
-        if plain && span != self.len as u128 {
-            return Err(self.shape("elements", self.len, span as usize, "are all rows of the batch"));
         }
         if written && used {
             self.check_disjoint((rows, row_stride), outer)?;
@@ -218,6 +222,21 @@ impl Operand {
         let stride =
             instance_stride.or(batch.is_replicated().then(|| batch.largest(axis).saturating_mul(row_stride)));
         Ok(Placement { features, row_stride, instance_stride: stride, axis })
+    }
+
+    /// Checks that the operand is `bound` rows without gaps, and nothing else.
+    fn check_contiguous(&self, bound: usize) -> Result<()> {
+        let (operand, features) = (self.name, self.layout.features);
+        if (self.len as u128) == bound as u128 * features as u128 {
+            return Ok(());
+        }
+        match self.len.checked_rem(features) {
+            Some(0) => {
+                let (value, what) = (self.len / features, self.axis.plural());
+                Err(Error::RowsMismatch { operand, value, bound, what })
+            }
+            _ => Err(Error::PartialRow { operand, value: self.len, bound: features }),
+        }
     }
 
     /// Rows are disjoint where the smaller stride steps over a row and the larger over all that the smaller spans.
@@ -245,35 +264,46 @@ pub(crate) fn agree_on_instances(
     features: usize,
     operands: &[Option<Operand>],
 ) -> Result<usize> {
-    let mut agreed = batch.n_instances();
+    let mut agreed = batch.n_instances().map(|instances| (instances, "the batch"));
     for operand in operands.iter().flatten() {
-        if operand.layout.features != features {
-            return Err(operand.shape(
-                "features",
-                operand.layout.features,
-                features,
-                "are the plan's features",
-            ));
+        let name = operand.name;
+        let found = operand.layout.features;
+        if found != features {
+            return Err(Error::FeaturesMismatch { operand: name, value: found, bound: features });
         }
         match (agreed, operand.instances(batch)?) {
-            (Some(bound), Some(value)) if value != bound => {
-                return Err(operand.shape(
-                    "instances",
-                    value,
-                    bound,
-                    "are those of the batch or the first operand",
-                ));
+            (Some((bound, bound_of)), Some(value)) if value != bound => {
+                return Err(Error::InstancesMismatch { operand: name, value, bound, bound_of });
             }
-            (None, told) => agreed = told,
+            (None, Some(told)) => agreed = Some((told, name)),
             _ => {}
         }
     }
     match (agreed, operands.iter().flatten().find(|o| o.len > 0)) {
-        (Some(instances), _) => Ok(instances),
-        (None, Some(x)) => {
-            Err(x.shape("stated instances", 0, 1, "is needed where strides leave the number of copies open"))
-        }
+        (Some((instances, _)), _) => Ok(instances),
+        (None, Some(x)) => Err(Error::UnknownInstances { operand: x.name }),
         // Nothing tells the number and nothing has elements: there is nothing to do.
         (None, None) => Ok(0),
+    }
+}
+
+impl Axis {
+    /// What its rows are of, in errors.
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::Vertex => "vertices",
+            Self::Hyperedge => "hyperedges",
+        }
+    }
+}
+
+/// Checks that a wanted gradient of `len` elements has one for each of the `bound` values that it is the gradient of.
+pub(crate) fn check_gradient(
+    (operand, len): (&'static str, Option<usize>),
+    (bound_of, bound): (&'static str, usize),
+) -> Result<()> {
+    match len {
+        Some(value) if value != bound => Err(Error::GradientMismatch { operand, value, bound, bound_of }),
+        _ => Ok(()),
     }
 }

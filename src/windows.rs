@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::batch::{Axis, Batch};
+use crate::buffer::Buffer;
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::groups::Groups;
 use crate::index::Index;
@@ -28,9 +29,9 @@ impl WindowTable {
     /// the table has as many offsets as a call may have copies; a call with fewer reads the first ones.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] where a table batch has another number of instances, [`Error::NegativeOffset`],
-    /// [`Error::TooLarge`] where a window would end past the largest array that there can be or there are 2³² offsets
-    /// and more, [`Error::OutOfMemory`].
+    /// [`Error::LengthMismatch`] where a table batch has another number of instances, [`Error::OffsetOutOfRange`] where
+    /// an offset is negative or its window would end past the largest array that there can be, [`Error::TooLarge`] for
+    /// 2³² offsets and more, [`Error::OutOfMemory`].
     pub fn new<I: Index>(batch: &Batch, offsets: &[I]) -> Result<Self> {
         Self::along(batch, Axis::Hyperedge, offsets)
     }
@@ -57,13 +58,8 @@ impl WindowTable {
             let end = offset + width as i128;
             // No array has more elements than isize::MAX bytes.
             if offset < 0 || end > isize::MAX as i128 {
-                let what = "a window's offset (and its end)";
-                return match u128::try_from(offset) {
-                    Ok(value) => {
-                        Err(Error::TooLarge { what, value, bound: isize::MAX as u128 - width as u128 })
-                    }
-                    Err(_) => Err(Error::NegativeOffset { table: "offsets", instance, value: offset }),
-                };
+                let bound = isize::MAX as u64 - width as u64;
+                return Err(Error::OffsetOutOfRange { table: "offsets", instance, value: offset, bound });
             }
             most = most.max(end as u64);
             checked.push(offset as u64);
@@ -114,23 +110,16 @@ impl WindowTable {
         instances: usize,
         len: usize,
     ) -> Result<()> {
-        let mismatch = |value, bound| Err(Error::WindowTableMismatch { table: name, value, bound });
+        let table = name;
         if !self.batch().is(batch) {
-            return mismatch("another batch", "the batch of this call's plan");
+            return Err(Error::WindowTableMismatch { table });
         }
-        match (self.axis(), axis) {
-            (Axis::Vertex, Axis::Hyperedge) => return mismatch("vertices", "one for hyperedges"),
-            (Axis::Hyperedge, Axis::Vertex) => return mismatch("hyperedges", "one for vertices"),
-            _ => {}
+        if self.axis() != axis {
+            let (value, bound) = (self.axis().plural(), axis.plural());
+            return Err(Error::WindowTableAxis { table, value, bound });
         }
         if instances > self.len() {
-            let bound_of = "the instances of the call";
-            return Err(Error::LengthMismatch {
-                table: "the window table",
-                value: self.len(),
-                bound: instances,
-                bound_of,
-            });
+            return Err(Error::WindowTableLength { table, value: self.len(), bound: instances });
         }
         if instances == 0 || self.0.needed[instances - 1] <= len as u64 {
             return Ok(());
@@ -138,7 +127,7 @@ impl WindowTable {
         let ends_past = |g: &usize| self.offsets()[*g] + self.width(*g) as u64 > len as u64;
         let instance = (0..instances).find(ends_past).unwrap_or(instances - 1);
         let (value, width) = (self.offsets()[instance], self.width(instance));
-        Err(Error::WindowOutOfRange { table: name, instance, value, width, bound: len })
+        Err(Error::WindowOutOfRange { table, instance, value, width, bound: len })
     }
 
     fn width(&self, instance: usize) -> usize {
@@ -171,7 +160,8 @@ impl<W: std::ops::Deref> Windows<W> {
 }
 
 /// Hyperedge weights (or scales of vertices or hyperedges) of a call: values, and the windows through which the
-/// instances read them. `B` is `&[A]` for the CPU operators, of the accumulation type.
+/// instances read them. `B` is `&[A]` for the CPU operators and a `CudaView` for those on a GPU, of the accumulation type;
+/// the constructors make it of whatever is a [`Buffer`], such as `&vec`.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<B, W> {
     /// The values.
@@ -182,18 +172,18 @@ pub struct Weights<B, W> {
 
 impl<B, W> Weights<B, W> {
     /// One set of values, shared by all instances.
-    pub fn shared(values: B) -> Self {
-        Self { values, windows: Windows::Shared }
+    pub fn shared(values: impl Buffer<View = B>) -> Self {
+        Self { values: values.view(), windows: Windows::Shared }
     }
 
     /// Values of their own for each instance, one behind the other.
-    pub fn consecutive(values: B) -> Self {
-        Self { values, windows: Windows::Consecutive }
+    pub fn consecutive(values: impl Buffer<View = B>) -> Self {
+        Self { values: values.view(), windows: Windows::Consecutive }
     }
 
     /// Values read at each instance's offset in `table`.
-    pub fn table(values: B, table: W) -> Self {
-        Self { values, windows: Windows::Table(table) }
+    pub fn table(values: impl Buffer<View = B>, table: W) -> Self {
+        Self { values: values.view(), windows: Windows::Table(table) }
     }
 }
 
@@ -213,13 +203,14 @@ impl Windows<&WindowTable> {
         if instances == 0 {
             return Ok(());
         }
-        let (needed, bound_of) = match self {
-            Self::Shared => (batch.largest(axis), "the largest instance (shared windows)"),
-            _ => (batch.total(axis, instances)?, "all instances (consecutive windows)"),
+        let (needed, windows) = match self {
+            Self::Shared => (batch.largest(axis), "shared"),
+            _ => (batch.total(axis, instances)?, "consecutive"),
         };
         if needed < len {
             // More values than are read mean that the windows are not what the caller thinks they are.
-            return Err(Error::LengthMismatch { table: name, value: len, bound: needed, bound_of });
+            let (table, what) = (name, axis.plural());
+            return Err(Error::UnreadWeights { table, value: len, bound: needed, windows, what });
         }
         if needed == len {
             return Ok(());

@@ -99,8 +99,8 @@ impl<T: TestElement> Operators<T> for OnCpu<T> {
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
         match to_hyperedges {
-            true => self.0.vertex_to_hyperedge(step, x, y),
-            false => self.0.hyperedge_to_vertex(step, x, y),
+            true => self.0.vertex_to_hyperedge(&step, x, y),
+            false => self.0.hyperedge_to_vertex(&step, x, y),
         }
     }
 
@@ -113,8 +113,8 @@ impl<T: TestElement> Operators<T> for OnCpu<T> {
         gradients: cpu::StepGradients<'_, T>,
     ) -> Result<()> {
         match to_hyperedges {
-            true => self.0.vertex_to_hyperedge_backward(step, x, grad_y, gradients),
-            false => self.0.hyperedge_to_vertex_backward(step, x, grad_y, gradients),
+            true => self.0.vertex_to_hyperedge_backward(&step, x, grad_y, gradients),
+            false => self.0.hyperedge_to_vertex_backward(&step, x, grad_y, gradients),
         }
     }
 

@@ -22,15 +22,15 @@ fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
     let grad_rows = Out::Overwrite(out(&mut grad_x[..n]));
     workspace.conv_backward_from_z(x, rows(kept), weights, x, grad_rows, Out::Add(grad_w)).unwrap();
     let step =
-        Step { vertex_scale: Some(Weights::shared(scale)), hyperedge_scale: Some(weights), ..Step::mean() };
-    workspace.vertex_to_hyperedge(step, x, Out::Overwrite(out(&mut z_out[..m]))).unwrap();
-    workspace.hyperedge_to_vertex(step, z, Out::Add(out(&mut y[..n]))).unwrap();
+        Step { vertex_scale: Some(Weights::shared(&*scale)), hyperedge_scale: Some(weights), ..Step::mean() };
+    workspace.vertex_to_hyperedge(&step, x, Out::Overwrite(out(&mut z_out[..m]))).unwrap();
+    workspace.hyperedge_to_vertex(&step, z, Out::Add(out(&mut y[..n]))).unwrap();
     let gradients = StepGradients {
         rows: Out::Add(out(&mut grad_x[..n])),
         vertex_scale: Out::Add(grad_scale),
         hyperedge_scale: Out::Add(grad_w),
     };
-    workspace.vertex_to_hyperedge_backward(step, x, rows(&z_out[..m]), gradients).unwrap();
+    workspace.vertex_to_hyperedge_backward(&step, x, rows(&z_out[..m]), gradients).unwrap();
 }
 
 struct Data {
@@ -138,7 +138,7 @@ fn no_call_allocates() {
                 vertex_scale: Out::Skip,
                 hyperedge_scale: Out::Add(grad_w),
             };
-            workspace.hyperedge_to_vertex_backward(step, rows(&z), rows(&x), gradients).unwrap();
+            workspace.hyperedge_to_vertex_backward(&step, rows(&z), rows(&x), gradients).unwrap();
         }
         assert_eq!(allocations(), before);
     });

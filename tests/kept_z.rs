@@ -130,20 +130,21 @@ fn the_shape_of_z_is_checked_before_anything_is_written(backend: &dyn Backend<f3
     let (x, w) = (features::<f32>(1, 2 * 4 * F), weights::<f32>(2, 6, false));
     let weights = cpu::Weights::shared(&w[..]);
     let contiguous = RowLayout::contiguous(F);
-    let shape = |what, value, bound, relation| Error::Shape { operand: "z", what, value, bound, relation };
+    let operand = "z";
+    let instances = |value| Error::InstancesMismatch { operand, value, bound: 2, bound_of: "x" };
     let too_short = Error::Stride {
-        operand: "z",
+        operand,
         instances: 2,
         rows: 12,
         row_stride: F + 1,
-        instance_stride: 0,
+        instance_stride: None,
         value: 11 * (F as u128 + 1) + F as u128,
         bound: 70,
     };
     let cases = [
-        (60, RowLayout::contiguous(F - 1), shape("features", F - 1, F, "are the plan's features")),
-        (30, contiguous, shape("instances", 1, 2, "are those of the batch or the first operand")),
-        (0, contiguous, shape("instances", 0, 2, "are those of the batch or the first operand")),
+        (60, RowLayout::contiguous(F - 1), Error::FeaturesMismatch { operand, value: F - 1, bound: F }),
+        (30, contiguous, instances(1)),
+        (0, contiguous, instances(0)),
         (70, contiguous.row_stride(F + 1).instances(2), too_short),
     ];
     let mut operators = operators(backend, Conv::default());

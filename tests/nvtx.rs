@@ -105,25 +105,25 @@ fn call_in_this_process() {
         let read = || Rows::contiguous(x.as_view(), F);
         let tell = |result: hyperscatter::Result<()>| match result {
             Ok(()) => assert!(succeeds),
-            Err(error) => assert!(!succeeds && matches!(error, Error::Shape { .. }), "{error}"),
+            Err(error) => assert!(!succeeds && matches!(error, Error::PartialInstance { .. }), "{error}"),
         };
         let weights = || Weights::shared(w.as_view());
         called(Operator::VertexToHyperedge);
         tell(all.vertex_to_hyperedge(
-            Step::sum(),
+            &Step::sum(),
             read(),
             Out::Overwrite(Rows::contiguous(y.as_view_mut(), F)),
         ));
         called(Operator::HyperedgeToVertex);
         tell(all.hyperedge_to_vertex(
-            Step::sum(),
+            &Step::sum(),
             read(),
             Out::Overwrite(Rows::contiguous(y.as_view_mut(), F)),
         ));
         called(Operator::VertexToHyperedgeBackward);
-        tell(all.vertex_to_hyperedge_backward(Step::sum(), read(), read(), StepGradients::default()));
+        tell(all.vertex_to_hyperedge_backward(&Step::sum(), read(), read(), StepGradients::default()));
         called(Operator::HyperedgeToVertexBackward);
-        tell(all.hyperedge_to_vertex_backward(Step::sum(), read(), read(), StepGradients::default()));
+        tell(all.hyperedge_to_vertex_backward(&Step::sum(), read(), read(), StepGradients::default()));
         called(Operator::Conv);
         tell(all.conv(read(), weights(), Out::Overwrite(Rows::contiguous(y.as_view_mut(), F))));
         called(Operator::Conv);
@@ -152,13 +152,13 @@ fn call_in_this_process() {
         // SAFETY: the buffers live until the end of this function, which waits, and only this stream uses them.
         let done = unsafe {
             match operator {
-                Operator::VertexToHyperedge => all.vertex_to_hyperedge_raw(queue, Step::sum(), x, y),
-                Operator::HyperedgeToVertex => all.hyperedge_to_vertex_raw(queue, Step::sum(), x, y),
+                Operator::VertexToHyperedge => all.vertex_to_hyperedge_raw(queue, &Step::sum(), x, y),
+                Operator::HyperedgeToVertex => all.hyperedge_to_vertex_raw(queue, &Step::sum(), x, y),
                 Operator::VertexToHyperedgeBackward => {
-                    all.vertex_to_hyperedge_backward_raw(queue, Step::sum(), x, x, StepGradients::default())
+                    all.vertex_to_hyperedge_backward_raw(queue, &Step::sum(), x, x, StepGradients::default())
                 }
                 Operator::HyperedgeToVertexBackward => {
-                    all.hyperedge_to_vertex_backward_raw(queue, Step::sum(), x, x, StepGradients::default())
+                    all.hyperedge_to_vertex_backward_raw(queue, &Step::sum(), x, x, StepGradients::default())
                 }
                 Operator::Conv => all.conv_raw(queue, x, w, None, y),
                 Operator::ConvBackward => all.conv_backward_raw(queue, x, None, w, x, y, Out::Skip),

@@ -365,11 +365,10 @@ fn shapes_are_checked<T: TestElement>(backend: &dyn Backend<T>) {
     let overlap = |what, value, bound| Error::Overlap { operand: "z", what, value, bound };
     let cases: [(_, _, _, Error); 4] = [
         (Rows::contiguous(&x[..24], 3), contiguous, 24, {
-            let relation = "are the plan's features";
-            Error::Shape { operand: "x", what: "features", value: 3, bound: 4, relation }
+            Error::FeaturesMismatch { operand: "x", value: 3, bound: 4 }
         }),
         (good, contiguous.instances(2), 23, {
-            let (row_stride, instance_stride) = (4, 0);
+            let (row_stride, instance_stride) = (4, None);
             let (operand, instances, rows) = ("z", 2, 6);
             Error::Stride { operand, instances, rows, row_stride, instance_stride, value: 24, bound: 23 }
         }),
@@ -391,11 +390,141 @@ fn shapes_are_checked<T: TestElement>(backend: &dyn Backend<T>) {
             operators.conv_backward(good, None, w, good, out_x, Out::Overwrite(&mut grad_w)).unwrap_err();
         let named = match values {
             2 => matches!(error, Error::WindowOutOfRange { table: "weights", instance: 0, .. }),
-            3 => matches!(error, Error::Shape { operand: "grad_weights", value: 2, bound: 3, .. }),
-            _ => matches!(error, Error::LengthMismatch { table: "weights", value: 4, bound: 3, .. }),
+            3 => matches!(error, Error::GradientMismatch { operand: "grad_weights", value: 2, bound: 3, .. }),
+            _ => matches!(error, Error::UnreadWeights { table: "weights", value: 4, bound: 3, .. }),
         };
         assert!(named, "{error:?}");
         assert!(grad_x.iter().all(|&g| g == filler) && widen(&grad_w).iter().all(|&g| g == 7.0));
+    }
+}
+
+/// The same mistake is the same error of every backend, of the step and of the convolution, and of the backward of each.
+fn the_same_mistake_is_the_same_error<T: TestElement>(backend: &dyn Backend<T>) {
+    let pairs = || Incidence::subsets(3, 2).unwrap();
+    let copies = Batch::replicate(pairs());
+    let table = Batch::from_table(vec![pairs()], &[0, 0]).unwrap();
+    let data: Vec<T> = features(1, 100);
+    let layout = RowLayout::contiguous(4);
+    let operand = "x";
+    let what = "vertices";
+    let stride = |rows, row_stride, instance_stride, value, bound| {
+        let instances = 2;
+        Error::Stride { operand, instances, rows, row_stride, instance_stride, value, bound }
+    };
+    let cases = [
+        (&copies, 24, RowLayout::contiguous(3), Error::FeaturesMismatch { operand, value: 3, bound: 4 }),
+        (&copies, 25, layout, Error::PartialRow { operand, value: 25, bound: 4 }),
+        (&copies, 8, layout, Error::PartialInstance { operand, value: 2, bound: 3, what }),
+        (&copies, 24, layout.instance_stride(12), Error::UnknownInstances { operand }),
+        (&copies, 20, layout.instances(2), stride(6, 4, None, 24, 20)),
+        (&copies, 28, layout.row_stride(5).instance_stride(16).instances(2), stride(3, 5, Some(16), 30, 28)),
+        (&copies, 36, layout, Error::TooManyInstances { value: 3, bound: 2 }),
+        (&table, 20, layout, Error::RowsMismatch { operand, value: 5, bound: 6, what }),
+        (&table, 28, layout, Error::RowsMismatch { operand, value: 7, bound: 6, what }),
+        (&table, 22, layout, Error::PartialRow { operand, value: 22, bound: 4 }),
+        (
+            &table,
+            24,
+            layout.instances(3),
+            Error::InstancesMismatch { operand, value: 3, bound: 2, bound_of: "the batch" },
+        ),
+    ];
+    for (batch, len, layout, expected) in cases {
+        let mut operators = backend.operators(batch, 4, Conv::default(), 2).unwrap();
+        let x = Rows::new(&data[..len], layout);
+        let w = [T::acc(1.0); 3];
+        let w = cpu::Weights::shared(&w);
+        let none = cpu::StepGradients::default;
+        assert_eq!(operators.conv(x, w, None, Out::Skip).as_ref(), Err(&expected));
+        let backward = operators.conv_backward(x, None, w, x, Out::Skip, Out::Skip);
+        assert_eq!(backward.as_ref(), Err(&expected));
+        assert_eq!(operators.step(true, cpu::Step::sum(), x, Out::Skip).as_ref(), Err(&expected));
+        let backward = operators.step_backward(true, cpu::Step::sum(), x, x, none());
+        assert_eq!(backward.as_ref(), Err(&expected));
+    }
+    // With several mistakes, too.
+    let mut operators = backend.operators(&copies, 4, Conv::default(), 2).unwrap();
+    let (good, short) = (Rows::contiguous(&data[..24], 4), Rows::new(&data[..20], layout.instances(2)));
+    let w = [T::acc(1.0); 4];
+    let (few, many, right) =
+        (cpu::Weights::shared(&w[..2]), cpu::Weights::shared(&w), cpu::Weights::shared(&w[..3]));
+    let mut gradient = w;
+    let mut backward = |w, x| {
+        operators.conv_backward(x, None, w, good, Out::Skip, Out::Overwrite(&mut gradient)).unwrap_err()
+    };
+    let (table, windows) = ("weights", "shared");
+    let narrow = Error::WindowOutOfRange { table, instance: 0, value: 0, width: 3, bound: 2 };
+    let unread = Error::UnreadWeights { table, value: 4, bound: 3, windows, what: "hyperedges" };
+    assert_eq!([backward(few, short), backward(many, short)], [narrow, unread]);
+    let operand = "grad_weights";
+    let gradient = Error::GradientMismatch { operand, value: 4, bound: 3, bound_of: table };
+    assert_eq!(backward(right, short), gradient);
+    assert_eq!(backward(right, good), gradient);
+    // Of scales that are there and that are not.
+    for (vertex_scale, bound) in [(Some(right), 3), (None, 0)] {
+        let mut gradient = w;
+        let gradients =
+            cpu::StepGradients { vertex_scale: Out::Add(&mut gradient), ..cpu::StepGradients::default() };
+        let step = cpu::Step { vertex_scale, ..cpu::Step::sum() };
+        let error = operators.step_backward(true, step, good, good, gradients).unwrap_err();
+        let (operand, bound_of) = ("gradients.vertex_scale", "vertex_scale");
+        assert_eq!(error, Error::GradientMismatch { operand, value: 4, bound, bound_of });
+    }
+}
+
+/// What no layout places a row on stays as it is: gaps between rows, the padding of smaller instances, what follows.
+fn elements_between_rows_stay_as_they_are<T: TestElement>(backend: &dyn Backend<T>) {
+    let topologies = [4, 2, 3].map(|n| Incidence::subsets(n, 2).unwrap()).to_vec();
+    let batch = Batch::concat(topologies).unwrap();
+    let mut operators = backend.operators(&batch, F, Conv::default(), 3).unwrap();
+    // `[T, E_max, F + 1]`: up to 4 vertices and 6 hyperedges.
+    let padded = |most: usize| {
+        let stride = F + 1;
+        RowLayout::contiguous(F).row_stride(stride).instance_stride(most * stride).instances(3)
+    };
+    let len = |most: usize| 3 * most * (F + 1);
+    let is_row = |n_rows: &dyn Fn(usize) -> usize, most: usize, at: usize| {
+        let (row, feature) = (at / (F + 1), at % (F + 1));
+        feature < F && row % most < n_rows(row / most)
+    };
+    let vertices = |g: usize| batch.topology(g).n_vertices();
+    let hyperedges = |g: usize| batch.topology(g).n_hyperedges();
+    let (x, z): (Vec<T>, Vec<T>) = (features(1, len(4)), features(2, len(6)));
+    let (x, z) = (Rows::new(&x, padded(4)), Rows::new(&z, padded(6)));
+    let w = weights::<T>(3, 6, false);
+    let w = cpu::Weights::shared(&w);
+    let filler = T::of(7.0);
+    for write in [Write::Overwrite, Write::Add] {
+        let (mut y, mut grad_x, mut to_n, mut of_n) = {
+            let fresh = || vec![filler; len(4)];
+            (fresh(), fresh(), fresh(), fresh())
+        };
+        let (mut to_m, mut of_m) = (vec![filler; len(6)], vec![filler; len(6)]);
+        let mut kept = vec![T::acc(7.0); len(6)];
+        let rows_4 = |buffer| write.to(Rows { buffer, layout: padded(4) });
+        let rows_6 = |buffer| write.to(Rows { buffer, layout: padded(6) });
+        operators.conv(x, w, Some(Rows::new(&mut kept, padded(6))), rows_4(&mut y[..])).unwrap();
+        operators.conv_backward(x, None, w, x, rows_4(&mut grad_x[..]), Out::Skip).unwrap();
+        let step = cpu::Step::mean();
+        operators.step(true, step, x, rows_6(&mut to_m[..])).unwrap();
+        operators.step(false, step, z, rows_4(&mut to_n[..])).unwrap();
+        let gradients = |rows| cpu::StepGradients { rows, ..cpu::StepGradients::default() };
+        operators.step_backward(true, step, x, z, gradients(rows_4(&mut of_n[..]))).unwrap();
+        operators.step_backward(false, step, z, x, gradients(rows_6(&mut of_m[..]))).unwrap();
+        let assert_kept = |values: Vec<f64>, n_rows: &dyn Fn(usize) -> usize, most: usize| {
+            for (at, value) in values.into_iter().enumerate() {
+                // What is added may be rounded away.
+                let is_written = is_row(n_rows, most, at) && (write == Write::Overwrite || value != 7.0);
+                assert_eq!(value != 7.0, is_written, "{write:?}, element {at}: {value}");
+            }
+        };
+        for values in [&y, &grad_x, &to_n, &of_n] {
+            assert_kept(widen(values), &vertices, 4);
+        }
+        for values in [&to_m, &of_m] {
+            assert_kept(widen(values), &hyperedges, 6);
+        }
+        assert_kept(widen(&kept), &hyperedges, 6);
     }
 }
 
@@ -407,6 +536,8 @@ fn suite<T: TestElement>(backend: &dyn Backend<T>, copies: usize) {
     expert_major_and_multi_head_tensors_stay_in_place(backend);
     zero_of_everything_is_legal(backend);
     shapes_are_checked(backend);
+    the_same_mistake_is_the_same_error(backend);
+    elements_between_rows_stay_as_they_are(backend);
 }
 
 #[test]

@@ -331,11 +331,11 @@ fn step_is_the_model<T: TestElement>(layout: &Layout, case: StepCase) {
     if to_hyperedges {
         let step = Step { reduce, vertex_scale: p, hyperedge_scale: t };
         let gradients = StepGradients { rows, vertex_scale: source_out, hyperedge_scale: target_out };
-        workspace.vertex_to_hyperedge_backward(step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
+        workspace.vertex_to_hyperedge_backward(&step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
     } else {
         let step = Step { reduce, vertex_scale: t, hyperedge_scale: p };
         let gradients = StepGradients { rows, vertex_scale: target_out, hyperedge_scale: source_out };
-        workspace.hyperedge_to_vertex_backward(step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
+        workspace.hyperedge_to_vertex_backward(&step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
     }
     let [source_grad, target_grad] = grads;
 

@@ -173,11 +173,11 @@ impl<T: Feature> Loaded<T> {
             }
             Call::VertexToHyperedge => {
                 let z = Out::Overwrite(Rows::contiguous(z.as_view_mut(), features));
-                workspace.vertex_to_hyperedge(Step::sum(), x_rows, z)
+                workspace.vertex_to_hyperedge(&Step::sum(), x_rows, z)
             }
             Call::HyperedgeToVertex => {
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
-                workspace.hyperedge_to_vertex(Step::sum(), Rows::contiguous(z.as_view(), features), y)
+                workspace.hyperedge_to_vertex(&Step::sum(), Rows::contiguous(z.as_view(), features), y)
             }
             Call::Conv => {
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));

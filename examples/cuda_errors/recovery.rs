@@ -30,8 +30,8 @@ fn conv(
 ) -> Result<hyperscatter::Result<()>, Box<dyn StdError>> {
     let stream = workspace.stream().clone();
     let (x, weights) = (stream.clone_htod(&inputs.x)?, stream.clone_htod(&inputs.weights)?);
-    let to = Out::Overwrite(Rows::contiguous(y.as_view_mut(), FEATURES));
-    workspace.conv(Rows::contiguous(x.as_view(), FEATURES), Weights::shared(weights.as_view()), to)?;
+    let to = Out::Overwrite(Rows::contiguous(y, FEATURES));
+    workspace.conv(Rows::contiguous(&x, FEATURES), Weights::shared(&weights), to)?;
     Ok(workspace.check())
 }
 
@@ -39,8 +39,8 @@ fn conv(
 fn expected(batch: &Batch, Inputs { x, weights }: &Inputs) -> hyperscatter::Result<Vec<f32>> {
     let mut y = vec![0.0; x.len()];
     let plan = cpu::Plan::<f32>::new(batch, FEATURES, Conv::default())?;
-    let to = Out::Overwrite(Rows::contiguous(&mut y[..], FEATURES));
-    plan.workspace(TOKENS)?.conv(Rows::contiguous(&x[..], FEATURES), Weights::shared(&weights[..]), to)?;
+    let to = Out::Overwrite(Rows::contiguous(&mut y, FEATURES));
+    plan.workspace(TOKENS)?.conv(Rows::contiguous(x, FEATURES), Weights::shared(weights), to)?;
     Ok(y)
 }
 

@@ -135,8 +135,8 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
         let step = cpu::Step { hyperedge_scale: Some(weights), ..cpu::Step::mean() };
         let out = Out::Overwrite(Rows::new(&mut y[..], layout(&input.strides[2..])));
         let _ = match input.to_hyperedges {
-            true => workspace.vertex_to_hyperedge(step, x, out),
-            false => workspace.hyperedge_to_vertex(step, x, out),
+            true => workspace.vertex_to_hyperedge(&step, x, out),
+            false => workspace.hyperedge_to_vertex(&step, x, out),
         };
         let gradients = cpu::StepGradients {
             rows: Out::Add(Rows::new(&mut y[..], layout(&input.strides[2..]))),
@@ -144,8 +144,8 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
             hyperedge_scale: Out::Overwrite(&mut grads[..]),
         };
         let _ = match input.to_hyperedges {
-            true => workspace.vertex_to_hyperedge_backward(step, x, x, gradients),
-            false => workspace.hyperedge_to_vertex_backward(step, x, x, gradients),
+            true => workspace.vertex_to_hyperedge_backward(&step, x, x, gradients),
+            false => workspace.hyperedge_to_vertex_backward(&step, x, x, gradients),
         };
     }
 }

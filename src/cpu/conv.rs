@@ -22,7 +22,7 @@
 use rayon::prelude::*;
 
 use super::gather::{Dot, Source, Store, gather, sum};
-use super::operands::{Input, Output, check_gradient, operand, output, started};
+use super::operands::{Input, Output, operand, output, started};
 use super::schedule::{Schedule, Task, each, each_row, each_value};
 use super::workspace::{Scratch, Workspace};
 use super::{Plan, Weights, inverse_count};
@@ -31,20 +31,18 @@ use crate::conv::{NO_SHIFT, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
 use crate::incidence::Incidence;
-use crate::rows::{Operand, Out, Rows};
+use crate::rows::{Operand, Out, Rows, check_gradient};
 
 impl<T: Element> Workspace<T> {
     /// y = L H U B⁻¹ Hᵀ R x with the plan's conventions.
     ///
     /// * `x`: `N` rows of vertices;
     /// * `weights`: one for each hyperedge, read through windows;
-    /// * `y`: `N` rows of vertices, overwritten or added to. A vertex of degree 0 gets zeros, unless the normalization
-    ///   is `None`.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0 gets
+    ///   zeros, unless the normalization is `None`.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::WindowOutOfRange`],
-    /// [`Error::WindowTableMismatch`], [`Error::LengthMismatch`], [`Error::TooManyInstances`],
-    /// [`Error::NegativeDegree`], [`Error::TooLarge`]. Nothing is written then.
+    /// Those [of operands](super#errors-of-operands), and [`Error::NegativeDegree`]. Nothing is written then.
     pub fn conv(
         &mut self,
         x: Rows<&[T]>,
@@ -158,6 +156,8 @@ impl<T: Element> Workspace<T> {
         let operands = [Some(x_operand), z_operand, Some(grad_y_operand), grad_x_operand];
         let call = Call::new(&self.plan, self.max_instances, &operands, weights)?;
         let (batch, instances) = (call.plan.batch(), call.instances);
+        let len = grad_weights.as_ref().map(|values| values.len());
+        check_gradient(("grad_weights", len), ("weights", weights.values.len()))?;
         let wanted = grad_weights.is_wanted();
         let backward = Backward {
             x: Input::new(x, x_operand, batch, instances)?,
@@ -168,7 +168,6 @@ impl<T: Element> Workspace<T> {
             through_message: wanted && call.plan.conv().weight_use.in_message(),
             call,
         };
-        check_gradient("grad_weights", &grad_weights, weights.values.len())?;
         backward.call.check_degrees()?;
         // Where the weights have no part in y, nothing is added, not even zeros.
         let grad_weights = started(grad_weights).filter(|_| backward.weights_wanted());

@@ -23,6 +23,21 @@
 //! With `N` vertices and `M` hyperedges in all instances, features of vertices are `N` rows and features of hyperedges
 //! are `M` rows, of `F` elements of type `T` each, wherever their [`RowLayout`](crate::RowLayout) places them. Weights,
 //! scales and their gradients are of type `T::Acc`.
+//!
+//! An output's rows are overwritten or added to, and nothing else of its buffer: elements that its layout places no
+//! row on stay as they are.
+//!
+//! # Errors of operands
+//! The operators of both backends check their operands in this order, before anything is written:
+//!
+//! * features, and the number of instances, operand by operand: [`Error::FeaturesMismatch`]; [`Error::PartialRow`] and
+//!   [`Error::PartialInstance`] where a length is no whole number of them; [`Error::InstancesMismatch`],
+//!   [`Error::UnknownInstances`]; [`Error::TooManyInstances`] for the workspace, [`Error::TooLarge`] for the batch;
+//! * windows: [`Error::WindowOutOfRange`], [`Error::UnreadWeights`]; [`Error::WindowTableMismatch`],
+//!   [`Error::WindowTableAxis`], [`Error::WindowTableLength`];
+//! * gradients of weights and scales: [`Error::GradientMismatch`];
+//! * places of rows: [`Error::RowsMismatch`], or [`Error::Stride`] where strides or instances are given;
+//!   [`Error::Overlap`] of an output's rows.
 
 mod conv;
 mod disjoint;

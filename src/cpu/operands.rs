@@ -6,7 +6,7 @@ use super::disjoint::Disjoint;
 use super::gather::{Source, Store};
 use crate::batch::{Axis, Batch};
 use crate::element::{Accumulator, Element};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rows::{Operand, Out, Placement, Rows};
 
 pub(super) fn operand<T>(name: &'static str, axis: Axis, rows: &Rows<&[T]>) -> Operand {
@@ -97,21 +97,6 @@ impl<'a, T: Element> Output<'a, T> {
         // SAFETY: rows of the placement do not overlap, and this one is the caller's.
         let row = unsafe { self.buffer.part(start..start + self.placement.features) };
         Store { row, scale, add: self.add }
-    }
-}
-
-/// Checks that a wanted gradient has as many elements as what it is the gradient of.
-pub(super) fn check_gradient<A: Accumulator>(
-    name: &'static str,
-    values: &Out<&mut [A]>,
-    len: usize,
-) -> Result<()> {
-    match values.as_ref() {
-        Some(values) if values.len() != len => {
-            let relation = "are those that it is the gradient of";
-            Err(Error::Shape { operand: name, what: "elements", value: values.len(), bound: len, relation })
-        }
-        _ => Ok(()),
     }
 }
 

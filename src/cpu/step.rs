@@ -11,22 +11,22 @@
 #![allow(unsafe_code)]
 
 use super::gather::{Dot, gather};
-use super::operands::{Input, Output, check_gradient, operand, output, started};
+use super::operands::{Input, Output, operand, output, started};
 use super::schedule::{Schedule, Task, each, each_value, for_each};
 use super::workspace::{Scratch, Workspace};
 use super::{Path, Plan, Weights, inverse_count};
 use crate::batch::Axis;
 use crate::conv::Reduce;
-use crate::direction::Direction;
+use crate::direction::{Direction, HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, VERTEX_GRADIENT, VERTEX_SCALE};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::incidence::{Csr, Incidence};
-use crate::rows::{Operand, Out, Rows};
+use crate::rows::{Operand, Out, Rows, check_gradient};
 use crate::windows::Windows;
 
 /// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which the
-/// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. Window tables of vertex scales are made by
-/// [`WindowTable::for_vertices`](crate::WindowTable::for_vertices).
+/// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. Window tables of vertex scales
+/// are made by [`WindowTable::for_vertices`](crate::WindowTable::for_vertices). A step and its backward can share one.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a, A> {
     /// Sum or mean.
@@ -78,24 +78,13 @@ impl<T: Element> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
     ///
     /// * `x`: `N` rows of vertices;
-    /// * `z`: `M` rows of hyperedges, overwritten or added to. An empty hyperedge gets zeros.
+    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge gets zeros.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::WindowOutOfRange`],
-    /// [`Error::WindowTableMismatch`], [`Error::LengthMismatch`], [`Error::TooManyInstances`], [`Error::TooLarge`].
-    /// Nothing is written then.
-    ///
-    /// [`Error::Shape`]: crate::Error::Shape
-    /// [`Error::Stride`]: crate::Error::Stride
-    /// [`Error::Overlap`]: crate::Error::Overlap
-    /// [`Error::WindowOutOfRange`]: crate::Error::WindowOutOfRange
-    /// [`Error::WindowTableMismatch`]: crate::Error::WindowTableMismatch
-    /// [`Error::LengthMismatch`]: crate::Error::LengthMismatch
-    /// [`Error::TooManyInstances`]: crate::Error::TooManyInstances
-    /// [`Error::TooLarge`]: crate::Error::TooLarge
+    /// Those [of operands](super#errors-of-operands). Nothing is written then.
     pub fn vertex_to_hyperedge(
         &mut self,
-        step: Step<'_, T::Acc>,
+        step: &Step<'_, T::Acc>,
         x: Rows<&[T]>,
         z: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
@@ -112,7 +101,7 @@ impl<T: Element> Workspace<T> {
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
     pub fn vertex_to_hyperedge_backward(
         &mut self,
-        step: Step<'_, T::Acc>,
+        step: &Step<'_, T::Acc>,
         x: Rows<&[T]>,
         grad_z: Rows<&[T]>,
         gradients: StepGradients<'_, T>,
@@ -124,13 +113,13 @@ impl<T: Element> Workspace<T> {
     /// the vertex scale of `step`.
     ///
     /// * `z`: `M` rows of hyperedges;
-    /// * `y`: `N` rows of vertices, overwritten or added to. An isolated vertex gets zeros.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex gets zeros.
     ///
     /// # Errors
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
     pub fn hyperedge_to_vertex(
         &mut self,
-        step: Step<'_, T::Acc>,
+        step: &Step<'_, T::Acc>,
         z: Rows<&[T]>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
@@ -147,7 +136,7 @@ impl<T: Element> Workspace<T> {
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
     pub fn hyperedge_to_vertex_backward(
         &mut self,
-        step: Step<'_, T::Acc>,
+        step: &Step<'_, T::Acc>,
         z: Rows<&[T]>,
         grad_y: Rows<&[T]>,
         gradients: StepGradients<'_, T>,
@@ -158,7 +147,7 @@ impl<T: Element> Workspace<T> {
     fn step(
         &mut self,
         direction: Direction,
-        step: Step<'_, T::Acc>,
+        step: &Step<'_, T::Acc>,
         x: Rows<&[T]>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
@@ -181,7 +170,7 @@ impl<T: Element> Workspace<T> {
     fn step_backward(
         &mut self,
         direction: Direction,
-        step: Step<'_, T::Acc>,
+        step: &Step<'_, T::Acc>,
         x: Rows<&[T]>,
         grad_y: Rows<&[T]>,
         gradients: StepGradients<'_, T>,
@@ -193,12 +182,11 @@ impl<T: Element> Workspace<T> {
         let call = Call::new(&self.plan, self.max_instances, direction, &operands, step)?;
         let batch = call.plan.batch();
         let len = |scale: Option<Weights<'_, T::Acc>>| scale.map_or(0, |s| s.values.len());
-        check_gradient("the vertex scale's gradient", &gradients.vertex_scale, len(step.vertex_scale))?;
-        check_gradient(
-            "the hyperedge scale's gradient",
-            &gradients.hyperedge_scale,
-            len(step.hyperedge_scale),
-        )?;
+        let of = |gradient: &Out<&mut [T::Acc]>| gradient.as_ref().map(|values| values.len());
+        let vertices = (VERTEX_GRADIENT, of(&gradients.vertex_scale));
+        check_gradient(vertices, (VERTEX_SCALE, len(step.vertex_scale)))?;
+        let hyperedges = (HYPEREDGE_GRADIENT, of(&gradients.hyperedge_scale));
+        check_gradient(hyperedges, (HYPEREDGE_SCALE, len(step.hyperedge_scale)))?;
         let x = Input::new(x, x_operand, batch, call.instances)?;
         let grad_y = Input::new(grad_y, grad_y_operand, batch, call.instances)?;
         let grad_x = Output::new(gradients.rows, grad_x_operand, batch, call.instances)?;
@@ -245,14 +233,12 @@ impl<'a, T: Element> Call<'a, T> {
         max_instances: usize,
         direction: Direction,
         operands: &[Option<Operand>],
-        step: Step<'a, T::Acc>,
+        step: &Step<'a, T::Acc>,
     ) -> Result<Self> {
         let instances = plan.instances(operands, max_instances)?;
-        let Step { reduce, vertex_scale, hyperedge_scale } = step;
-        let scales = [
-            ("vertex_scale", Axis::Vertex, vertex_scale),
-            ("hyperedge_scale", Axis::Hyperedge, hyperedge_scale),
-        ];
+        let Step { reduce, vertex_scale, hyperedge_scale } = *step;
+        let scales =
+            [(VERTEX_SCALE, Axis::Vertex, vertex_scale), (HYPEREDGE_SCALE, Axis::Hyperedge, hyperedge_scale)];
         for (name, axis, scale) in scales {
             if let Some(scale) = scale {
                 scale.windows.check(name, plan.batch(), axis, instances, scale.values.len())?;

@@ -59,7 +59,8 @@ impl DeviceBatch {
     ///
     /// # Errors
     /// [`Error::BatchInUse`] while a plan, a workspace or a clone holds the batch, or work of a dropped workspace is in
-    /// flight; [`Error::TableAccess`] for a range outside the table and for values that do not fit. Nothing is written then.
+    /// flight; [`Error::TableRange`] for a range outside the table, [`Error::TableValue`] for values that do not fit. Nothing
+    /// is written then.
     /// [`Error::OutOfMemory`], [`Error::Driver`]: then the table may have been written, and counts as overwritten.
     pub fn overwrite_table(&mut self, table: Table, position: usize, values: &[u64]) -> Result<()> {
         let _current = self.device.enter()?;

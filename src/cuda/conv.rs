@@ -22,9 +22,8 @@ use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather, Operand};
 use super::kernels::ScaleArgs;
 use super::operands::{
-    DevicePointer, Memory, RawWeights, check_gradient, check_memory, destination, into_parts, read,
-    read_weights, same_context, same_context_out, same_context_weights, shape, write, write_out,
-    write_values,
+    DevicePointer, Memory, RawWeights, check_memory, destination, into_parts, read, read_weights,
+    same_context, same_context_out, same_context_weights, shape, write, write_out, write_values,
 };
 use super::ranges::Range;
 use super::scratch::Uses;
@@ -36,7 +35,7 @@ use super::{DeviceElement, Operator};
 use crate::batch::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::error::{Error, Result};
-use crate::rows::{Out, Rows};
+use crate::rows::{Out, Rows, check_gradient};
 use crate::windows::Weights;
 
 /// What cannot be captured.
@@ -50,17 +49,16 @@ impl<T: DeviceElement> Workspace<T> {
     ///
     /// * `x`: `N` rows of vertices;
     /// * `weights`: one for each hyperedge, read through windows;
-    /// * `y`: `N` rows of vertices, overwritten or added to. A vertex of degree 0 gets zeros, unless the normalization
-    ///   is `None`.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0 gets
+    ///   zeros, unless the normalization is `None`.
     ///
     /// The work is queued on the workspace's stream, in at most 6 launches; the call does not wait for it, and allocates nothing.
     /// A negative degree under symmetric normalization is found by a kernel, with checks or without, and
     /// reported as a wrong index is: by a later call, or by [`check`](Self::check).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::WindowOutOfRange`], [`Error::WindowTableMismatch`],
-    /// [`Error::LengthMismatch`], [`Error::TooManyInstances`], [`Error::TooLarge`]; [`Error::NoScratch`] if the workspace was made for
-    /// less; [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
+    /// Those [of operands](crate::cpu#errors-of-operands); [`Error::NoScratch`] if the workspace was made for less;
+    /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
     /// [`Error::Capturing`]; [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`] of an earlier call until
     /// [`check`](Self::check) has cleared it; [`Error::Driver`].
     /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
@@ -276,7 +274,8 @@ impl<T: DeviceElement> Workspace<T> {
         let grad_x_shape = grad_x.as_ref().map(|rows| shape("grad_x", Axis::Vertex, rows));
         let call = Call::new(self, stream, &[Some(x_shape), z_shape, Some(grad_y_shape), grad_x_shape])?;
         let factors = Factors::new(&call, &weights)?;
-        check_gradient(GRAD_WEIGHTS, &grad_weights, weights.values.len)?;
+        let len = grad_weights.as_ref().map(|values| values.len);
+        check_gradient((GRAD_WEIGHTS, len), (WEIGHTS, weights.values.len))?;
         let x_rows = call.place(x_shape, x.buffer.address, false)?;
         let kept = z_shape.zip(z).map(|(shape, z)| call.place(shape, z.buffer.address, false)).transpose()?;
         let grad_y_rows = call.place(grad_y_shape, grad_y.buffer.address, false)?;

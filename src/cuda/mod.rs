@@ -20,11 +20,10 @@
 //! let x = stream.clone_htod(&vec![1.0; TOKENS * 8 * FEATURES]).unwrap();
 //! let w = stream.clone_htod(&[0.5; 28]).unwrap();
 //! let (mut y, mut grad_w) = (stream.alloc_zeros(x.len()).unwrap(), stream.alloc_zeros(w.len()).unwrap());
-//! let rows = || Rows::contiguous(x.as_view(), FEATURES);
-//! let weights = || Weights::shared(w.as_view());
-//! workspace.conv(rows(), weights(), Out::Overwrite(Rows::contiguous(y.as_view_mut(), FEATURES)))?;
-//! let g = Rows::contiguous(y.as_view(), FEATURES);
-//! workspace.conv_backward(rows(), weights(), g, Out::Skip, Out::Overwrite(grad_w.as_view_mut()))?;
+//! let out = Out::Overwrite(Rows::contiguous(&mut y, FEATURES));
+//! workspace.conv(Rows::contiguous(&x, FEATURES), Weights::shared(&w), out)?;
+//! let (x, g) = (Rows::contiguous(&x, FEATURES), Rows::contiguous(&y, FEATURES));
+//! workspace.conv_backward(x, Weights::shared(&w), g, Out::Skip, Out::Overwrite(grad_w.as_view_mut()))?;
 //! workspace.check()?; // waits, and reports a wrong index
 //! # Ok::<(), hyperscatter::Error>(())
 //! ```
@@ -42,7 +41,11 @@
 //! the_host_cost --nocapture`, a driver that does nothing, debug assertions on). The thread's current context is what it
 //! was before.
 //!
-//! Buffers are `cudarc`'s views, and streams and buffers must be of the device's very context. Work of several streams
+//! Buffers are `cudarc`'s: `&slice` or a view for [`Rows`](crate::Rows) and [`Weights`](crate::Weights). Views are not `Clone`,
+//! so neither are operands that are made of them: make one for each call, from `&slice` or `&view`. What can be wrong with
+//! operands is listed with the [CPU backend](crate::cpu#errors-of-operands).
+//!
+//! Streams and buffers must be of the device's very context. Work of several streams
 //! needs a workspace for each; the guards then order reads and writes of the same buffers. (Of several streams that read a slice,
 //! `cudarc` 0.19 remembers the last: wait for the others before it is dropped or written.)
 //!

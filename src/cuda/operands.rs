@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop, sys,
+    CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop, sys,
 };
 
 use super::call::Call;
@@ -14,6 +14,7 @@ use super::gather::Destination;
 use super::window_table::DeviceWindows;
 use super::{Device, DeviceElement};
 use crate::batch::Axis;
+use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
 use crate::rows::{self, Out, Rows};
 use crate::windows::{Weights, Windows};
@@ -54,6 +55,72 @@ pub(super) type RawWeights<'a, A> = Weights<DevicePointer<A>, &'a DeviceWindows>
 /// The shape of a feature operand.
 pub(super) fn shape<T>(name: &'static str, axis: Axis, rows: &Rows<DevicePointer<T>>) -> rows::Operand {
     rows::Operand { name, axis, layout: rows.layout, len: rows.buffer.len }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What the constructors of `Rows` and `Weights` take. A view of a view lasts as long as the first.
+
+impl<T> Sealed for DevicePointer<T> {}
+impl<T> Buffer for DevicePointer<T> {
+    type View = Self;
+
+    fn view(self) -> Self {
+        self
+    }
+}
+
+impl<T> Sealed for CudaView<'_, T> {}
+impl<T> Buffer for CudaView<'_, T> {
+    type View = Self;
+
+    fn view(self) -> Self {
+        self
+    }
+}
+
+impl<T> Sealed for CudaViewMut<'_, T> {}
+impl<T> Buffer for CudaViewMut<'_, T> {
+    type View = Self;
+
+    fn view(self) -> Self {
+        self
+    }
+}
+
+impl<T> Sealed for &CudaSlice<T> {}
+impl<'a, T> Buffer for &'a CudaSlice<T> {
+    type View = CudaView<'a, T>;
+
+    fn view(self) -> CudaView<'a, T> {
+        self.as_view()
+    }
+}
+
+impl<T> Sealed for &mut CudaSlice<T> {}
+impl<'a, T> Buffer for &'a mut CudaSlice<T> {
+    type View = CudaViewMut<'a, T>;
+
+    fn view(self) -> CudaViewMut<'a, T> {
+        self.as_view_mut()
+    }
+}
+
+impl<T> Sealed for &CudaView<'_, T> {}
+impl<'a, T> Buffer for &CudaView<'a, T> {
+    type View = CudaView<'a, T>;
+
+    fn view(self) -> CudaView<'a, T> {
+        self.slice(..)
+    }
+}
+
+impl<T> Sealed for &mut CudaViewMut<'_, T> {}
+impl<'a, T> Buffer for &'a mut CudaViewMut<'_, T> {
+    type View = CudaViewMut<'a, T>;
+
+    fn view(self) -> CudaViewMut<'a, T> {
+        self.slice_mut(..)
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -240,19 +307,4 @@ pub(super) fn destination<T: DeviceElement, D>(
 ) -> Result<Option<Destination>> {
     let Some((shape, (rows, add))) = shape.zip(into_parts(out)) else { return Ok(None) };
     Ok(Some(Destination { rows: call.place(shape, rows.buffer.address, true)?, add }))
-}
-
-/// Checks that a wanted gradient has as many elements as what it is the gradient of.
-pub(super) fn check_gradient<A>(
-    operand: &'static str,
-    values: &Out<DevicePointer<A>>,
-    len: usize,
-) -> Result<()> {
-    match values.as_ref() {
-        Some(values) if values.len != len => {
-            let relation = "are those that it is the gradient of";
-            Err(Error::Shape { operand, what: "elements", value: values.len, bound: len, relation })
-        }
-        _ => Ok(()),
-    }
 }

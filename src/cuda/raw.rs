@@ -58,7 +58,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn vertex_to_hyperedge_raw(
         &mut self,
         stream: sys::CUstream,
-        step: Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, DevicePointer<T::Acc>>,
         x: Rows<DevicePointer<T>>,
         z: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
@@ -78,7 +78,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn vertex_to_hyperedge_backward_raw(
         &mut self,
         stream: sys::CUstream,
-        step: Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, DevicePointer<T::Acc>>,
         x: Rows<DevicePointer<T>>,
         grad_z: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
@@ -101,7 +101,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn hyperedge_to_vertex_raw(
         &mut self,
         stream: sys::CUstream,
-        step: Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, DevicePointer<T::Acc>>,
         z: Rows<DevicePointer<T>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
@@ -121,7 +121,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn hyperedge_to_vertex_backward_raw(
         &mut self,
         stream: sys::CUstream,
-        step: Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, DevicePointer<T::Acc>>,
         z: Rows<DevicePointer<T>>,
         grad_y: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,

@@ -17,8 +17,8 @@ use super::call::Call;
 use super::gather::{Dots, Elements, Gather};
 use super::kernels::ScaleArgs;
 use super::operands::{
-    DevicePointer, Memory, RawWeights, check_gradient, check_memory, destination, into_parts, read,
-    read_weights, same_context, same_context_out, same_context_weights, shape, write_out, write_values,
+    DevicePointer, Memory, RawWeights, check_memory, destination, into_parts, read, read_weights,
+    same_context, same_context_out, same_context_weights, shape, write_out, write_values,
 };
 use super::ranges::Range;
 use super::tables::Orientation;
@@ -28,9 +28,9 @@ use super::workspace::Workspace;
 use super::{DeviceElement, Operator};
 use crate::batch::Axis;
 use crate::conv::Reduce;
-use crate::direction::Direction;
+use crate::direction::{Direction, HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, VERTEX_GRADIENT, VERTEX_SCALE};
 use crate::error::Result;
-use crate::rows::{Out, Rows};
+use crate::rows::{Out, Rows, check_gradient};
 use crate::windows::{Weights, Windows};
 
 /// What cannot be captured.
@@ -38,8 +38,9 @@ const CALL: &str = "a step";
 
 /// What a step computes: the reduction, and factors of vertices and hyperedges (1 where there are none), which the
 /// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. `B` is a `CudaView` of elements of
-/// the accumulation type, or a [`DevicePointer`] in the raw tier.
-#[derive(Debug)]
+/// the accumulation type, or a [`DevicePointer`] in the raw tier. Operators take it by reference, so that a step and its
+/// backward can share one; with `CudaView`s, which are not `Clone`, it is not either.
+#[derive(Debug, Clone, Copy)]
 pub struct Step<'a, B> {
     /// Sum or mean.
     pub reduce: Reduce,
@@ -47,13 +48,6 @@ pub struct Step<'a, B> {
     pub vertex_scale: Option<Weights<B, &'a DeviceWindows>>,
     /// One factor for each hyperedge.
     pub hyperedge_scale: Option<Weights<B, &'a DeviceWindows>>,
-}
-
-impl<B: Clone> Clone for Step<'_, B> {
-    fn clone(&self) -> Self {
-        let Self { reduce, vertex_scale, hyperedge_scale } = self;
-        Self { reduce: *reduce, vertex_scale: vertex_scale.clone(), hyperedge_scale: hyperedge_scale.clone() }
-    }
 }
 
 impl<B> Default for Step<'_, B> {
@@ -98,27 +92,18 @@ impl<T: DeviceElement> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
     ///
     /// * `x`: `N` rows of vertices;
-    /// * `z`: `M` rows of hyperedges, overwritten or added to. An empty hyperedge gets zeros.
+    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge gets zeros.
     ///
     /// The work is queued on the workspace's stream, in at most 2 launches; the call does not wait for it, and allocates nothing.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Stride`], [`Error::Overlap`], [`Error::WindowOutOfRange`], [`Error::WindowTableMismatch`],
-    /// [`Error::LengthMismatch`], [`Error::TooManyInstances`], [`Error::TooLarge`];
+    /// Those [of operands](crate::cpu#errors-of-operands);
     /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
     /// [`Error::Capturing`]; [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`] of an earlier call until
     /// [`check`](Self::check) has cleared it; [`Error::Driver`].
     /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
     /// waits for it may be.
     ///
-    /// [`Error::Shape`]: crate::Error::Shape
-    /// [`Error::Stride`]: crate::Error::Stride
-    /// [`Error::Overlap`]: crate::Error::Overlap
-    /// [`Error::WindowOutOfRange`]: crate::Error::WindowOutOfRange
-    /// [`Error::WindowTableMismatch`]: crate::Error::WindowTableMismatch
-    /// [`Error::LengthMismatch`]: crate::Error::LengthMismatch
-    /// [`Error::TooManyInstances`]: crate::Error::TooManyInstances
-    /// [`Error::TooLarge`]: crate::Error::TooLarge
     /// [`Error::WrongContext`]: crate::Error::WrongContext
     /// [`Error::Misaligned`]: crate::Error::Misaligned
     /// [`Error::SharedMemory`]: crate::Error::SharedMemory
@@ -129,7 +114,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// [`Error::Driver`]: crate::Error::Driver
     pub fn vertex_to_hyperedge(
         &mut self,
-        step: Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, CudaView<'_, T::Acc>>,
         x: Rows<CudaView<'_, T>>,
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
@@ -149,7 +134,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
     pub fn vertex_to_hyperedge_backward(
         &mut self,
-        step: Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, CudaView<'_, T::Acc>>,
         x: Rows<CudaView<'_, T>>,
         grad_z: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
@@ -162,7 +147,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// the vertex scale of `step`.
     ///
     /// * `z`: `M` rows of hyperedges;
-    /// * `y`: `N` rows of vertices, overwritten or added to. An isolated vertex gets zeros.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex gets zeros.
     ///
     /// In at most 2 launches.
     ///
@@ -170,7 +155,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
     pub fn hyperedge_to_vertex(
         &mut self,
-        step: Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, CudaView<'_, T::Acc>>,
         z: Rows<CudaView<'_, T>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
@@ -190,7 +175,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
     pub fn hyperedge_to_vertex_backward(
         &mut self,
-        step: Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, CudaView<'_, T::Acc>>,
         z: Rows<CudaView<'_, T>>,
         grad_y: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
@@ -202,36 +187,36 @@ impl<T: DeviceElement> Workspace<T> {
     fn step(
         &mut self,
         direction: Direction,
-        step: Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, CudaView<'_, T::Acc>>,
         x: Rows<CudaView<'_, T>>,
         mut y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         let device = self.plan.batch().device();
-        same_context_scales(device, &step)?;
+        same_context_scales(device, step)?;
         same_context(device, direction.input, &x.buffer)?;
         same_context_out(device, direction.output, &y)?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        let (raw_step, _scales) = read_scales(&step, stream);
+        let (raw_step, _scales) = read_scales(step, stream);
         let (x, _x) = read(&x, stream);
         let (y, _y) = write_out(&mut y, stream);
         self.guarded(CALL)?;
         // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use (see
         // `retired`); scratch memory and record are this workspace's, on its one stream. The guards order other users of the
         // operands behind or before, and `cudarc` frees those behind.
-        unsafe { self.queue_step(stream.cu_stream(), direction, raw_step, x, y) }
+        unsafe { self.queue_step(stream.cu_stream(), direction, &raw_step, x, y) }
     }
 
     fn step_backward(
         &mut self,
         direction: Direction,
-        step: Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, CudaView<'_, T::Acc>>,
         x: Rows<CudaView<'_, T>>,
         grad_y: Rows<CudaView<'_, T>>,
         mut gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
         let device = self.plan.batch().device();
-        same_context_scales(device, &step)?;
+        same_context_scales(device, step)?;
         same_context(device, direction.input, &x.buffer)?;
         same_context(device, direction.grad_output, &grad_y.buffer)?;
         same_context_out(device, direction.grad_input, &gradients.rows)?;
@@ -242,7 +227,7 @@ impl<T: DeviceElement> Workspace<T> {
         }
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        let (raw_step, _scales) = read_scales(&step, stream);
+        let (raw_step, _scales) = read_scales(step, stream);
         let (x, _x) = read(&x, stream);
         let (grad_y, _grad_y) = read(&grad_y, stream);
         let (rows, _rows) = write_out(&mut gradients.rows, stream);
@@ -251,7 +236,7 @@ impl<T: DeviceElement> Workspace<T> {
         self.guarded(CALL)?;
         let gradients = StepGradients { rows, vertex_scale, hyperedge_scale };
         // SAFETY: as in `step`.
-        unsafe { self.queue_step_backward(stream.cu_stream(), direction, raw_step, x, grad_y, gradients) }
+        unsafe { self.queue_step_backward(stream.cu_stream(), direction, &raw_step, x, grad_y, gradients) }
     }
 
     /// Queues a step.
@@ -263,14 +248,14 @@ impl<T: DeviceElement> Workspace<T> {
         &self,
         stream: sys::CUstream,
         direction: Direction,
-        step: Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, DevicePointer<T::Acc>>,
         x: Rows<DevicePointer<T>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         let x_shape = shape(direction.input, direction.source, &x);
         let y_shape = y.as_ref().map(|y| shape(direction.output, direction.target, y));
         let call = Call::new(self, stream, &[Some(x_shape), y_shape])?;
-        let scales = Scales::new(&call, direction, &step)?;
+        let scales = Scales::new(&call, direction, step)?;
         let sources = call.place(x_shape, x.buffer.address, false)?;
         let y_memory = y.as_ref().map(|y| Memory::written(direction.output, y.buffer));
         let x_memory = Some(Memory::read(direction.input, x.buffer));
@@ -302,7 +287,7 @@ impl<T: DeviceElement> Workspace<T> {
         &self,
         stream: sys::CUstream,
         direction: Direction,
-        step: Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, DevicePointer<T::Acc>>,
         x: Rows<DevicePointer<T>>,
         grad_y: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
@@ -312,10 +297,12 @@ impl<T: DeviceElement> Workspace<T> {
         let grad_y_shape = shape(direction.grad_output, direction.target, &grad_y);
         let grad_x_shape = grad_x.as_ref().map(|rows| shape(direction.grad_input, direction.source, rows));
         let call = Call::new(self, stream, &[Some(x_shape), Some(grad_y_shape), grad_x_shape])?;
-        let scales = Scales::new(&call, direction, &step)?;
+        let scales = Scales::new(&call, direction, step)?;
         let len = |scale: &Option<RawWeights<'_, T::Acc>>| scale.as_ref().map_or(0, |s| s.values.len);
-        check_gradient(VERTEX_GRADIENT, &vertex_scale, len(&step.vertex_scale))?;
-        check_gradient(HYPEREDGE_GRADIENT, &hyperedge_scale, len(&step.hyperedge_scale))?;
+        let of = |gradient: &Out<DevicePointer<T::Acc>>| gradient.as_ref().map(|values| values.len);
+        check_gradient((VERTEX_GRADIENT, of(&vertex_scale)), (VERTEX_SCALE, len(&step.vertex_scale)))?;
+        let hyperedges = (HYPEREDGE_GRADIENT, of(&hyperedge_scale));
+        check_gradient(hyperedges, (HYPEREDGE_SCALE, len(&step.hyperedge_scale)))?;
         let x_rows = call.place(x_shape, x.buffer.address, false)?;
         let grad_y_rows = call.place(grad_y_shape, grad_y.buffer.address, false)?;
         check_memory(&[
@@ -400,11 +387,6 @@ impl<T: DeviceElement> Workspace<T> {
         }
     }
 }
-
-const VERTEX_SCALE: &str = "vertex_scale";
-const HYPEREDGE_SCALE: &str = "hyperedge_scale";
-const VERTEX_GRADIENT: &str = "the vertex scale's gradient";
-const HYPEREDGE_GRADIENT: &str = "the hyperedge scale's gradient";
 
 /// The scales of a step, checked, by their place in its direction.
 struct Scales {

@@ -565,14 +565,11 @@ impl Tables {
 
     /// Overwrites a part of a table. The context must be current, and nothing may be using the tables.
     pub(super) fn write(&mut self, table: Table, position: usize, values: &[u64]) -> Result<()> {
-        let words = self.words(table);
-        let out = |position, what, value, bound| {
-            Err(Error::TableAccess { table: table.name(), position, what, value, bound })
-        };
+        let (words, name) = (self.words(table), table.name());
         let room = words.len().checked_sub(position);
         if room.is_none_or(|room| values.len() > room) {
-            let end = position.saturating_add(values.len());
-            return out(position, "the end of the range", end as u64, words.len() as u64 + 1);
+            let value = position.saturating_add(values.len());
+            return Err(Error::TableRange { table: name, position, value, bound: words.len() });
         }
         let mut narrow: Vec<u32> = Vec::new();
         if let Words::U32(_) = words {
@@ -580,7 +577,10 @@ impl Tables {
             for (i, &value) in values.iter().enumerate() {
                 match u32::try_from(value) {
                     Ok(value) => narrow.push(value),
-                    Err(_) => return out(position + i, "the value", value, 1 << 32),
+                    Err(_) => {
+                        let (table, position) = (name, position + i);
+                        return Err(Error::TableValue { table, position, value, bound: 1 << 32 });
+                    }
                 }
             }
         }

@@ -59,8 +59,7 @@ impl DeviceBatch {
     /// [`Error::WindowTableMismatch`] for a table of another batch, [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn upload_windows(&self, table: &WindowTable) -> Result<DeviceWindows> {
         if !table.batch().is(self.batch()) {
-            let (value, bound) = ("another batch", "the batch that it is uploaded for");
-            return Err(Error::WindowTableMismatch { table: "windows", value, bound });
+            return Err(Error::WindowTableMismatch { table: "table" });
         }
         let device = self.device();
         let _current = device.enter()?;
@@ -115,15 +114,14 @@ impl DeviceWindows {
     /// are waited for.
     ///
     /// # Errors
-    /// [`Error::TableAccess`] for a range outside the part, [`Error::Capturing`] while a stream that has read it records a CUDA
+    /// [`Error::TableRange`] for a range outside the part, [`Error::Capturing`] while a stream that has read it records a CUDA
     /// graph; nothing is written then. [`Error::Driver`].
     pub fn overwrite(&mut self, part: WindowPart, position: usize, values: &[u64]) -> Result<()> {
         let range = self.range(part);
         let room = range.len().checked_sub(position);
         if room.is_none_or(|room| values.len() > room) {
-            let (what, end) = ("the end of the range", position.saturating_add(values.len()) as u64);
-            let (table, bound) = (self.part_name(part), range.len() as u64 + 1);
-            return Err(Error::TableAccess { table, position, what, value: end, bound });
+            let (table, value) = (self.part_name(part), position.saturating_add(values.len()));
+            return Err(Error::TableRange { table, position, value, bound: range.len() });
         }
         if values.is_empty() {
             return Ok(());

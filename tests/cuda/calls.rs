@@ -214,7 +214,7 @@ fn any_alignment_of_elements_has_the_same_bits() {
         stream.memcpy_htod(&values, &mut x.slice_mut(x_offset..x_offset + values.len())).unwrap();
         let out = Out::Overwrite(Rows::contiguous(z.slice_mut(z_offset..z_offset + 2 * 6 * F), F));
         let from = Rows::contiguous(x.slice(x_offset..x_offset + values.len()), F);
-        workspace.vertex_to_hyperedge(Step::mean(), from, out).unwrap();
+        workspace.vertex_to_hyperedge(&Step::mean(), from, out).unwrap();
         let z = stream.clone_dtoh(&z).unwrap();
         results.push(bits(&z[z_offset..z_offset + 2 * 6 * F]));
     }
@@ -250,14 +250,14 @@ fn offsets_have_64_bits() {
     let layout = RowLayout::contiguous(F).row_stride(stride).instance_stride(F).instances(2);
     let mut z = stream.alloc_zeros::<f32>(2 * 3 * F).unwrap();
     let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-    workspace.vertex_to_hyperedge(Step::mean(), Rows::new(x.as_view(), layout), out).unwrap();
+    workspace.vertex_to_hyperedge(&Step::mean(), Rows::new(x.as_view(), layout), out).unwrap();
     workspace.check().unwrap();
     let mean = |i: usize| (rows[i] + rows[2 * F + i]) / 2.0;
     let expected: Vec<f32> = (0..2).flat_map(|g| (0..3 * F).map(move |i| mean(g * F + i % F))).collect();
     assert_eq!(stream.clone_dtoh(&z).unwrap(), expected);
     // And written: a vertex is in each hyperedge, and the mean of equal rows is that row.
     let out = Out::Overwrite(Rows::new(x.as_view_mut(), layout));
-    workspace.hyperedge_to_vertex(Step::mean(), Rows::contiguous(z.as_view(), F), out).unwrap();
+    workspace.hyperedge_to_vertex(&Step::mean(), Rows::contiguous(z.as_view(), F), out).unwrap();
     workspace.check().unwrap();
     let expected: Vec<f32> = (0..2 * F).map(mean).collect();
     assert_eq!(stream.clone_dtoh(&x.slice(stride..)).unwrap(), expected);

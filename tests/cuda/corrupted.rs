@@ -409,18 +409,14 @@ fn later_calls_give_the_report_until_it_is_cleared() {
     let mut write =
         |position, value| batch.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[value]);
     let table = "by_edge.indices";
-    let what = "the end of the range";
-    assert_eq!(write(12, 0), Err(Error::TableAccess { table, position: 12, what, value: 13, bound: 13 }));
-    let (position, value) = (usize::MAX, usize::MAX as u64);
+    assert_eq!(write(12, 0), Err(Error::TableRange { table, position: 12, value: 13, bound: 12 }));
+    let (position, value) = (usize::MAX, usize::MAX);
     let error = batch.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[0, 0]).unwrap_err();
-    assert_eq!(error, Error::TableAccess { table, position, what, value, bound: 13 });
+    assert_eq!(error, Error::TableRange { table, position, value, bound: 12 });
     let mut write =
         |position, value| batch.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[value]);
-    let what = "the value";
-    assert_eq!(
-        write(3, 1 << 32),
-        Err(Error::TableAccess { table, position: 3, what, value: 1 << 32, bound: 1 << 32 })
-    );
+    let expected = Error::TableValue { table, position: 3, value: 1 << 32, bound: 1 << 32 };
+    assert_eq!(write(3, 1 << 32), Err(expected));
     write(3, 2).unwrap();
     let plan = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 10).unwrap();

@@ -359,8 +359,8 @@ impl<T: GpuElement> Operators<T> for OnCuda<T> {
         let x = Input::new(&self.stream, x);
         let mut y = OutputRows::new(&self.stream, y);
         let result = match to_hyperedges {
-            true => self.workspace.vertex_to_hyperedge(step, x.rows(), y.out()),
-            false => self.workspace.hyperedge_to_vertex(step, x.rows(), y.out()),
+            true => self.workspace.vertex_to_hyperedge(&step, x.rows(), y.out()),
+            false => self.workspace.hyperedge_to_vertex(&step, x.rows(), y.out()),
         };
         let checked = self.workspace.check();
         y.fetch(&self.stream);
@@ -388,8 +388,8 @@ impl<T: GpuElement> Operators<T> for OnCuda<T> {
         };
         let (x, grad_y) = (x.rows(), grad_y.rows());
         let result = match to_hyperedges {
-            true => self.workspace.vertex_to_hyperedge_backward(step, x, grad_y, gradients),
-            false => self.workspace.hyperedge_to_vertex_backward(step, x, grad_y, gradients),
+            true => self.workspace.vertex_to_hyperedge_backward(&step, x, grad_y, gradients),
+            false => self.workspace.hyperedge_to_vertex_backward(&step, x, grad_y, gradients),
         };
         let checked = self.workspace.check();
         rows.fetch(&self.stream);
@@ -460,7 +460,7 @@ pub fn step<T: GpuElement>(
 ) -> Result<()> {
     let step = Step { reduce: kind.reduce, ..Step::sum() };
     match kind.to_hyperedges {
-        true => workspace.vertex_to_hyperedge(step, x, y),
-        false => workspace.hyperedge_to_vertex(step, x, y),
+        true => workspace.vertex_to_hyperedge(&step, x, y),
+        false => workspace.hyperedge_to_vertex(&step, x, y),
     }
 }

@@ -57,7 +57,7 @@ fn everything_may_be_dropped_while_work_is_in_flight() {
             let mut workspace = workspace(gpu.device(), &stream, checks).unwrap();
             let x = stream.clone_htod(&x()).unwrap();
             let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-            workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+            workspace.vertex_to_hyperedge(&Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
             if let Some(control) = gpu.control("that the work is still queued") {
                 assert!(control.pending() > 0, "nothing is in flight: this test shows nothing");
             }
@@ -147,7 +147,7 @@ fn a_device_may_be_dropped_while_its_work_is_in_flight() {
     let mut workspace = workspace(&device, &stream, Checks::On).unwrap();
     drop(device);
     let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-    workspace.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+    workspace.vertex_to_hyperedge(&Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
     // The last holder.
     drop(workspace);
     assert_eq!(bits(&stream.clone_dtoh(&z).unwrap()), bits(&expected().0));
@@ -168,16 +168,16 @@ fn streams_wait_for_each_other_where_they_share_buffers() {
     for _ in 0..3 {
         let [first, second] = &mut workspaces;
         let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-        first.vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+        first.vertex_to_hyperedge(&Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
         let out = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
-        second.hyperedge_to_vertex(Step::mean(), Rows::contiguous(z.as_view(), F), out).unwrap();
+        second.hyperedge_to_vertex(&Step::mean(), Rows::contiguous(z.as_view(), F), out).unwrap();
         // Overwrites what the second stream reads, once that has been read.
         streams[0].memset_zeros(&mut z).unwrap();
         streams[0].synchronize().unwrap();
         assert_eq!(bits(&streams[1].clone_dtoh(&y).unwrap()), bits(&y_expected));
     }
     let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), F));
-    workspaces[0].vertex_to_hyperedge(Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
+    workspaces[0].vertex_to_hyperedge(&Step::mean(), Rows::contiguous(x.as_view(), F), out).unwrap();
     assert_eq!(bits(&streams[0].clone_dtoh(&z).unwrap()), bits(&z_expected));
     for workspace in &mut workspaces {
         workspace.check().unwrap();

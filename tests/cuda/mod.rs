@@ -11,5 +11,6 @@ mod model;
 mod operators;
 mod raw;
 mod shipping;
+mod spelling;
 mod unvalidated;
 mod window_tables;

@@ -92,8 +92,8 @@ const fn written(slot: Slot, name: &'static str) -> Operand {
 const SCALES: [Operand; 2] =
     [read(Slot::VertexScale, "vertex_scale"), read(Slot::Weights, "hyperedge_scale")];
 const SCALE_GRADIENTS: [Operand; 2] = [
-    written(Slot::GradVertexScale, "the vertex scale's gradient"),
-    written(Slot::GradWeights, "the hyperedge scale's gradient"),
+    written(Slot::GradVertexScale, "gradients.vertex_scale"),
+    written(Slot::GradWeights, "gradients.hyperedge_scale"),
 ];
 
 impl Call {
@@ -378,7 +378,7 @@ impl<'a> How<'a> {
     }
 
     fn rows<B>(self, buffer: B) -> Rows<B> {
-        Rows::new(buffer, self.layout)
+        Rows { buffer, layout: self.layout }
     }
 
     fn out_rows<B>(self, buffer: B) -> Out<Rows<B>> {
@@ -435,16 +435,16 @@ impl<T: GpuElement> Slices<T> {
         let (x, z) = (how.rows(x.as_view()), how.rows(z.as_view()));
         match call {
             Call::VertexToHyperedge => {
-                workspace.vertex_to_hyperedge(step, x, how.out_rows(new_z.as_view_mut()))
+                workspace.vertex_to_hyperedge(&step, x, how.out_rows(new_z.as_view_mut()))
             }
             Call::VertexToHyperedgeBackward => {
                 let gradients = how.gradients(grad_x, grad_vertex_scale, grad_weights);
-                workspace.vertex_to_hyperedge_backward(step, x, how.rows(grad_z.as_view()), gradients)
+                workspace.vertex_to_hyperedge_backward(&step, x, how.rows(grad_z.as_view()), gradients)
             }
-            Call::HyperedgeToVertex => workspace.hyperedge_to_vertex(step, z, how.out_rows(y.as_view_mut())),
+            Call::HyperedgeToVertex => workspace.hyperedge_to_vertex(&step, z, how.out_rows(y.as_view_mut())),
             Call::HyperedgeToVertexBackward => {
                 let gradients = how.gradients(new_grad_z, grad_vertex_scale, grad_weights);
-                workspace.hyperedge_to_vertex_backward(step, z, how.rows(grad_y.as_view()), gradients)
+                workspace.hyperedge_to_vertex_backward(&step, z, how.rows(grad_y.as_view()), gradients)
             }
             Call::Conv => workspace.conv(x, weights, how.out_rows(y.as_view_mut())),
             Call::ConvKeepingZ => workspace.conv_keeping_z(
@@ -519,16 +519,16 @@ impl<T: GpuElement> Pointers<T> {
         unsafe {
             match call {
                 Call::VertexToHyperedge => {
-                    workspace.vertex_to_hyperedge_raw(stream, step, x, how.out_rows(self.new_z))
+                    workspace.vertex_to_hyperedge_raw(stream, &step, x, how.out_rows(self.new_z))
                 }
                 Call::VertexToHyperedgeBackward => {
                     let gradients = gradients(self.grad_x);
-                    workspace.vertex_to_hyperedge_backward_raw(stream, step, x, grad_z, gradients)
+                    workspace.vertex_to_hyperedge_backward_raw(stream, &step, x, grad_z, gradients)
                 }
-                Call::HyperedgeToVertex => workspace.hyperedge_to_vertex_raw(stream, step, z, y),
+                Call::HyperedgeToVertex => workspace.hyperedge_to_vertex_raw(stream, &step, z, y),
                 Call::HyperedgeToVertexBackward => {
                     let gradients = gradients(self.new_grad_z);
-                    workspace.hyperedge_to_vertex_backward_raw(stream, step, z, grad_y, gradients)
+                    workspace.hyperedge_to_vertex_backward_raw(stream, &step, z, grad_y, gradients)
                 }
                 Call::Conv => workspace.conv_raw(stream, x, weights, None, y),
                 Call::ConvKeepingZ => workspace.conv_raw(stream, x, weights, Some(how.rows(self.kept)), y),

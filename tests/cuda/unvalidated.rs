@@ -183,8 +183,8 @@ impl<'a, T: GpuElement> Run<'a, T> {
 
         let to = Out::Overwrite(Rows::new(y.slice_mut(..g.len()), at));
         let queued = match to_hyperedges {
-            true => self.workspace.vertex_to_hyperedge(step(), rows(), to),
-            false => self.workspace.hyperedge_to_vertex(step(), rows(), to),
+            true => self.workspace.vertex_to_hyperedge(&step(), rows(), to),
+            false => self.workspace.hyperedge_to_vertex(&step(), rows(), to),
         };
         self.check(queued);
         let [of_vertices, of_hyperedges] = &mut grads;
@@ -195,8 +195,8 @@ impl<'a, T: GpuElement> Run<'a, T> {
         };
         let grad_y = Rows::new(g_device.slice(..g.len()), at);
         let queued = match to_hyperedges {
-            true => self.workspace.vertex_to_hyperedge_backward(step(), rows(), grad_y, gradients),
-            false => self.workspace.hyperedge_to_vertex_backward(step(), rows(), grad_y, gradients),
+            true => self.workspace.vertex_to_hyperedge_backward(&step(), rows(), grad_y, gradients),
+            false => self.workspace.hyperedge_to_vertex_backward(&step(), rows(), grad_y, gradients),
         };
         self.check(queued);
         self.results.push(bits(&to_host(&stream, &y, g.len())));

@@ -37,7 +37,7 @@ impl Reader {
         let scale = Weights::table(self.scale.as_view(), windows);
         let step = Step { vertex_scale: Some(scale), ..Step::sum() };
         let to = Out::Overwrite(Rows::contiguous(self.z.as_view_mut(), F));
-        self.workspace.vertex_to_hyperedge(step, Rows::contiguous(self.x.as_view(), F), to)
+        self.workspace.vertex_to_hyperedge(&step, Rows::contiguous(self.x.as_view(), F), to)
     }
 
     /// Each copy's pairs of 1, 2, 3, 4, with the copy's offset added to both.

@@ -37,7 +37,7 @@ impl std::error::Error for Wrapped {
 /// let five_vertices = Tensor::zeros((2, 5, 3), DType::F32, &Device::Cpu)?;
 /// let weights = Tensor::ones(6, DType::F32, &Device::Cpu)?;
 /// let error = operators.conv(&five_vertices, Weights::shared(&weights)).unwrap_err();
-/// assert!(matches!(core_error(&error), Some(Error::Shape { operand: "x", value: 5, bound: 4, .. })));
+/// assert!(matches!(core_error(&error), Some(Error::RowsMismatch { operand: "x", value: 5, bound: 4, .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn core_error(error: &Error) -> Option<&hyperscatter::Error> {

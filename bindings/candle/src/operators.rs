@@ -17,7 +17,30 @@ pub type Windows = hyperscatter::Windows<Arc<WindowTable>>;
 
 /// Hyperedge weights (or scales of vertices or hyperedges): a tensor of any shape, whose elements are read in row-major
 /// order through windows. The gradient has the tensor's shape.
-pub type Weights<'a> = hyperscatter::Weights<&'a Tensor, Arc<WindowTable>>;
+#[derive(Debug, Clone)]
+pub struct Weights<'a> {
+    /// The values.
+    pub values: &'a Tensor,
+    /// Which part of them each instance reads.
+    pub windows: Windows,
+}
+
+impl<'a> Weights<'a> {
+    /// One set of values, shared by all instances.
+    pub fn shared(values: &'a Tensor) -> Self {
+        Self { values, windows: Windows::Shared }
+    }
+
+    /// Values of their own for each instance, one behind the other.
+    pub fn consecutive(values: &'a Tensor) -> Self {
+        Self { values, windows: Windows::Consecutive }
+    }
+
+    /// Values read at each instance's offset in `table`.
+    pub fn table(values: &'a Tensor, table: Arc<WindowTable>) -> Self {
+        Self { values, windows: Windows::Table(table) }
+    }
+}
 
 /// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none). Window tables of
 /// vertex scales are made by [`WindowTable::for_vertices`].

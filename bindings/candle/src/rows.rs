@@ -62,11 +62,8 @@ pub(crate) fn check_features(
         }
     };
     if value != bound {
-        let relation = if batch.is_replicated() { "are in the topology" } else { "are in the batch" };
-        return Err(from_core(
-            op,
-            hyperscatter::Error::Shape { operand, what: name, value, bound, relation },
-        ));
+        let error = hyperscatter::Error::RowsMismatch { operand, value, bound, what: name };
+        return Err(from_core(op, error));
     }
     placeable(batch, tensor)
 }
@@ -135,7 +132,7 @@ impl Size {
 
     /// The rows of a result.
     pub(crate) fn rows<B>(self, batch: &Batch, buffer: B) -> Rows<B> {
-        Rows::new(buffer, packed(batch, self.features, self.instances))
+        Rows { buffer, layout: packed(batch, self.features, self.instances) }
     }
 }
 

@@ -86,8 +86,8 @@ impl StepOp {
         self.operators.call::<T, _>(self.direction.name(), size, |workspace| {
             let y = Out::Overwrite(size.rows(batch, &mut y[..]));
             match self.direction {
-                Direction::VertexToHyperedge => workspace.vertex_to_hyperedge(step, x, y),
-                Direction::HyperedgeToVertex => workspace.hyperedge_to_vertex(step, x, y),
+                Direction::VertexToHyperedge => workspace.vertex_to_hyperedge(&step, x, y),
+                Direction::HyperedgeToVertex => workspace.hyperedge_to_vertex(&step, x, y),
             }
         })?;
         Ok((T::to_cpu_storage_owned(y), shape))
@@ -125,10 +125,10 @@ impl StepOp {
                 };
                 self.operators.call::<T, _>(self.direction.name(), size, |workspace| match self.direction {
                     Direction::VertexToHyperedge => {
-                        workspace.vertex_to_hyperedge_backward(step, x, grad_y, gradients)
+                        workspace.vertex_to_hyperedge_backward(&step, x, grad_y, gradients)
                     }
                     Direction::HyperedgeToVertex => {
-                        workspace.hyperedge_to_vertex_backward(step, x, grad_y, gradients)
+                        workspace.hyperedge_to_vertex_backward(&step, x, grad_y, gradients)
                     }
                 })
             })

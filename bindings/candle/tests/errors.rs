@@ -27,7 +27,7 @@ fn a_wrong_number_of_vertices_or_hyperedges_is_an_error_of_the_core() {
     let weights = zeros(&[6], DType::F32);
     let error = conv_error(&pairs(4), &zeros(&[2, 5, 3], DType::F32), &weights);
     assert_says(&error, &["x has 5 vertices, but 4 are in the topology", "hypergraph_conv"]);
-    assert!(matches!(core_error(&error), Some(Error::Shape { operand: "x", value: 5, bound: 4, .. })));
+    assert!(matches!(core_error(&error), Some(Error::RowsMismatch { operand: "x", value: 5, bound: 4, .. })));
 
     let operators = Operators::new(&pairs(4), Conv::default());
     let error = operators.hyperedge_to_vertex(&zeros(&[2, 4, 3], DType::F32), Step::sum()).unwrap_err();
@@ -93,7 +93,7 @@ fn a_window_table_of_another_batch_or_too_few_offsets_is_refused() {
     let other = error(WindowTable::new(&pairs(4), &[0, 0, 0]).unwrap());
     assert!(matches!(core_error(&other), Some(Error::WindowTableMismatch { .. })), "{other}");
     let few = error(WindowTable::new(&batch, &[0, 0]).unwrap());
-    assert!(matches!(core_error(&few), Some(Error::LengthMismatch { value: 2, bound: 3, .. })), "{few}");
+    assert!(matches!(core_error(&few), Some(Error::WindowTableLength { value: 2, bound: 3, .. })), "{few}");
 }
 
 #[test]

@@ -254,5 +254,5 @@ fn degrees_of_copies_with_windows_of_their_own() {
     assert_eq!(degrees.to_vec2::<f32>().unwrap(), [[24., 40., 48.], [3., 5., 6.], [6., 10., 12.]]);
     // Weights of all copies, read as if they were shared: refused, not read from the first on.
     let error = operators.degrees(Weights::shared(&w)).unwrap_err();
-    assert!(matches!(core_error(&error), Some(Error::LengthMismatch { value: 6, bound: 3, .. })));
+    assert!(matches!(core_error(&error), Some(Error::UnreadWeights { value: 6, bound: 3, .. })));
 }

@@ -1,0 +1,325 @@
+//! The words of every error: what is wrong, where, value and bound, and what to do about it.
+
+use std::collections::HashSet;
+use std::mem::discriminant;
+
+use hyperscatter::{Error, Misbatching};
+
+/// One of each kind, and where the words depend on the facts one for each.
+fn messages() -> Vec<(Error, &'static str)> {
+    let (table, operand) = ("weights", "x");
+    vec![
+        (
+            Error::VertexOutOfRange { table: "vertices", position: 3, value: -1, bound: 3 },
+            "vertices[3] is vertex -1, but there are 3 vertices",
+        ),
+        (
+            Error::HyperedgeOutOfRange { table: "hyperedges", position: 1, value: 2, bound: 2 },
+            "hyperedges[1] is hyperedge 2, but there are 2 hyperedges",
+        ),
+        (
+            Error::PointersNotMonotone { table: "edge_ptr", position: 2, value: 1, previous: 2 },
+            "edge_ptr[2] = 1 is smaller than the pointer before it, 2",
+        ),
+        (
+            Error::FirstPointerNotZero { table: "edge_ptr", value: 1 },
+            "edge_ptr[0] = 1, but the first pointer must be 0",
+        ),
+        (
+            Error::LengthMismatch { table: "hyperedges", value: 1, bound: 2, bound_of: "vertices" },
+            "hyperedges has length 1, but must have length 2 to go with vertices",
+        ),
+        (
+            Error::RepeatedIncidence { table: "edges", position: 4, vertex: 2, hyperedge: 1 },
+            "edges[4] repeats vertex 2 in hyperedge 1: choose Repeats::Keep or Repeats::Merge if this is meant",
+        ),
+        (
+            Error::TopologyOutOfRange { table: "topology_ids", instance: 1, value: 1, bound: 1 },
+            "topology_ids[1] is topology 1, but there are 1 topologies",
+        ),
+        (
+            Error::GraphOutOfRange { table: "vertex_owners", position: 1, value: 2, bound: 2 },
+            "vertex_owners[1] is graph 2, but there are 2 graphs",
+        ),
+        (
+            Error::NegativeCount { table: "vertex_owners", graph: 1, value: -2 },
+            "vertex_owners[1] = -2 is not a number of vertices or hyperedges",
+        ),
+        (
+            Error::GraphIdsNotSorted { table: "vertex_owners", position: 2, value: 0, previous: 1 },
+            "vertex_owners[2] = 0 is smaller than the graph id before it, 1",
+        ),
+        (
+            Error::CrossGraphIncidence {
+                position: 12,
+                vertex: 4,
+                vertex_graph: 1,
+                hyperedge: 5,
+                hyperedge_graph: Some(0),
+                bound: 6..12,
+                looks_like: None,
+            },
+            "incidence 12 joins vertex 4 of graph 1 with hyperedge 5, which belongs to graph 0; graph 1 owns the \
+             hyperedges 6 .. 12",
+        ),
+        (
+            Error::CrossGraphIncidence {
+                position: 2,
+                vertex: 2,
+                vertex_graph: 1,
+                hyperedge: 2,
+                hyperedge_graph: None,
+                bound: 1..2,
+                looks_like: Some(Misbatching::ShiftedByVertices),
+            },
+            "incidence 2 joins vertex 2 of graph 1 with hyperedge 2, which is past the hyperedges of the last graph; \
+             graph 1 owns the hyperedges 1 .. 2. It looks like this: the hyperedge row is shifted by the number of \
+             vertices of the graphs before it, which is what PyTorch Geometric's plain `Data` batching does to \
+             `hyperedge_index`; it must be shifted by their number of hyperedges",
+        ),
+        (
+            Error::WindowOutOfRange { table, instance: 2, value: 6, width: 3, bound: 8 },
+            "instance 2 reads weights[6 .. 9], but weights has 8 values: give it more values, or windows that end within \
+             them",
+        ),
+        (
+            Error::UnreadWeights { table, value: 9, bound: 3, windows: "shared", what: "hyperedges" },
+            "weights has 9 values, but shared windows read 3, one for each of the hyperedges of the largest topology; \
+             where each instance has values of its own, say Weights::consecutive or Weights::table",
+        ),
+        (
+            Error::UnreadWeights {
+                table: "vertex_scale",
+                value: 1,
+                bound: 0,
+                windows: "consecutive",
+                what: "vertices",
+            },
+            "vertex_scale has 1 value, but consecutive windows read 0, one for each of the vertices of all instances; \
+             where all instances have the same values, say Weights::shared",
+        ),
+        (
+            Error::OffsetOutOfRange { table: "offsets", instance: 1, value: -5, bound: 100 },
+            "offsets[1] = -5, but the offset of a window is at least 0 and here at most 100",
+        ),
+        (
+            Error::WindowTableMismatch { table },
+            "weights: this window table was made for another batch; make it from the very batch of the plan (clones of \
+             a batch are the same batch, equal ones are not)",
+        ),
+        (
+            Error::WindowTableAxis { table, value: "vertices", bound: "hyperedges" },
+            "weights: this window table is for vertices, but hyperedges are needed; WindowTable::new makes windows of \
+             hyperedges, WindowTable::for_vertices those of vertices",
+        ),
+        (
+            Error::WindowTableLength { table, value: 1, bound: 3 },
+            "weights: this window table has 1 offset, but the call has 3 instances: make it with an offset for each",
+        ),
+        (
+            Error::TooLarge { what: "the number of vertices", value: 1 << 32, bound: (1 << 32) - 1 },
+            "the number of vertices is 4294967296, but at most 4294967295 can be dealt with at once: split it up",
+        ),
+        (
+            Error::OutOfMemory { what: "the workspace", bytes: 1 << 60 },
+            "no memory for the workspace: 1152921504606846976 bytes",
+        ),
+        (
+            Error::FeaturesMismatch { operand, value: 3, bound: 4 },
+            "x has rows of 3 features, but the plan is for 4: state the plan's number, or make a plan for 3",
+        ),
+        (
+            Error::PartialRow { operand, value: 25, bound: 4 },
+            "x has 25 elements, which is no whole number of rows of 4 features: check its length, and which of its sizes \
+             is the number of features",
+        ),
+        (
+            Error::PartialInstance { operand, value: 2, bound: 3, what: "vertices" },
+            "x has 2 rows, which is no whole number of instances: each has 3 vertices, and a row for each",
+        ),
+        (
+            Error::RowsMismatch { operand, value: 5, bound: 6, what: "vertices" },
+            "x has 5 rows, but must have 6, one for each of the vertices, and no more",
+        ),
+        (
+            Error::InstancesMismatch { operand: "y", value: 1, bound: 2, bound_of: operand },
+            "y has 1 instance, but x has 2: all operands of a call have the same",
+        ),
+        (
+            Error::UnknownInstances { operand },
+            "no operand tells the number of copies, and x has elements: its layout has an instance stride, or its rows \
+             are empty; state the number of copies by RowLayout::instances",
+        ),
+        (
+            Error::GradientMismatch { operand: "grad_weights", value: 27, bound: 28, bound_of: table },
+            "grad_weights has 27 elements, but weights has 28 values, and a gradient for each",
+        ),
+        (
+            Error::GradientMismatch {
+                operand: "gradients.vertex_scale",
+                value: 4,
+                bound: 0,
+                bound_of: "vertex_scale",
+            },
+            "gradients.vertex_scale has 4 elements, but vertex_scale has 0 values, and a gradient for each: give \
+             Out::Skip where there is nothing to have a gradient",
+        ),
+        (
+            Error::Stride {
+                operand,
+                instances: 2,
+                rows: 7,
+                row_stride: 8,
+                instance_stride: None,
+                value: 52,
+                bound: 48,
+            },
+            "x has 48 elements, but the 7 rows of 2 instances in all, at a row stride of 8, end at element 52: make it \
+             longer, or its strides or the number of instances smaller",
+        ),
+        (
+            Error::Stride {
+                operand,
+                instances: 2,
+                rows: 3,
+                row_stride: 8,
+                instance_stride: Some(4),
+                value: 24,
+                bound: 23,
+            },
+            "x has 23 elements, but 2 instances at an instance stride of 4, of up to 3 rows each at a row stride of 8, \
+             end at element 24: make it longer, or its strides or the number of instances smaller",
+        ),
+        (
+            Error::Overlap { operand: "y", what: "row", value: 3, bound: 4 },
+            "rows of the output y overlap: its row stride is 3, but must be at least 4 elements for each row to have a \
+             place of its own",
+        ),
+        (
+            Error::TooManyInstances { value: 5, bound: 4 },
+            "there are 5 instances, but the workspace is for at most 4: make one for as many as there will be",
+        ),
+        (
+            Error::NegativeDegree { instance: 1, vertex: 0, value: -1.5 },
+            "instance 1: vertex 0 has degree -1.5, but symmetric normalization needs degrees of at least 0: keep the \
+             weights positive, or use another normalization",
+        ),
+        (
+            Error::DriverUnavailable { library: "libcuda.so", reason: "it is not there".into() },
+            "the CUDA driver is not available: it is not there. Install the NVIDIA driver (it brings libcuda.so; a CUDA \
+             toolkit is not needed), and in a container start it with GPU support",
+        ),
+        (
+            Error::DriverTooOld { found: (11, 8), needed: (12, 0) },
+            "the CUDA driver supports CUDA 11.8, but the kernels need 12.0: install NVIDIA driver R525 or newer",
+        ),
+        (
+            Error::NoDevice { ordinal: 1, count: 1 },
+            "there is no CUDA device 1: the driver shows 1. See `nvidia-smi` for what is installed and \
+             CUDA_VISIBLE_DEVICES for what is visible",
+        ),
+        (
+            Error::UnsupportedArchitecture { ordinal: 0, found: (7, 0), needed: (7, 5) },
+            "CUDA device 0 has compute capability 7.0, but the kernels need 7.5 or newer: use a Turing or later GPU, or \
+             the CPU backend",
+        ),
+        (
+            Error::Driver {
+                call: "opening the device",
+                code: 2,
+                name: "CUDA_ERROR_OUT_OF_MEMORY".into(),
+                message: "out of memory".into(),
+            },
+            "opening the device failed: CUDA_ERROR_OUT_OF_MEMORY (2): out of memory",
+        ),
+        (
+            Error::IndexOutOfBounds {
+                kernel: "gather_f32_checked",
+                table: "by_edge.indices",
+                instance: 3,
+                position: 7,
+                value: 9,
+                bound: 4,
+            },
+            "gather_f32_checked, instance 3: by_edge.indices[7] on the device is 9, but must be below 4: upload the \
+             table again, and look for who writes into it",
+        ),
+        (
+            Error::IndexOutOfBounds {
+                kernel: "gather_f32_checked",
+                table: "by_edge.pointers",
+                instance: 0,
+                position: 1,
+                value: 5,
+                bound: 0,
+            },
+            "gather_f32_checked, instance 0: by_edge.pointers[1] on the device is 5, but no value would be right in \
+             front of the one behind it: upload the table again, and look for who writes into it",
+        ),
+        (
+            Error::WrongContext { operand, value: 0, bound: 0 },
+            "x belongs to another CUDA context than the plan's device: both are on device 0, but a context counts as the \
+             same only as the same `Arc`; make the device from the context of its buffers and streams, by \
+             Device::from_context",
+        ),
+        (
+            Error::WrongContext { operand: "the stream", value: 1, bound: 0 },
+            "the stream belongs to another CUDA context than the plan's device: it is on device 1, the plan on device \
+             0; make the device from the context of its buffers and streams, by Device::from_context",
+        ),
+        (
+            Error::Misaligned { operand, value: 0x1002, bound: 4 },
+            "x starts at address 0x1002, which is not a multiple of 4, the size of its elements: start it at a whole \
+             element",
+        ),
+        (
+            Error::SharedMemory { operand: "y", other: operand, value: 0x1000, bound: 0x2000 },
+            "the output y shares memory with x: it starts at address 0x1000, and x ends at 0x2000; give it memory of \
+             its own",
+        ),
+        (
+            Error::Capturing { call: "a step" },
+            "a step cannot be captured, and the stream is recording a CUDA graph: do it before or behind the capture; \
+             calls of the raw tier (hyperscatter::cuda::raw) can be captured",
+        ),
+        (
+            Error::PerThreadStream,
+            "the per-thread default stream is another one on each thread, and a workspace may move: make it on a stream \
+             of its own, or on the default stream",
+        ),
+        (
+            Error::NoScratch { call: "conv", value: "Uses::Steps", bound: "Uses::Conv" },
+            "conv needs a workspace for Uses::Conv, but this one was made for Uses::Steps: make it by Plan::workspace, \
+             or by Plan::workspace_for with Uses::Conv",
+        ),
+        (
+            Error::UncheckedTables,
+            "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
+             them: make such a plan, or upload the tables again",
+        ),
+        (
+            Error::BatchInUse { value: 1 },
+            "the batch is held in 1 place besides this one: drop its plans, workspaces and clones before its tables are \
+             overwritten",
+        ),
+        (
+            Error::TableRange { table: "by_edge.indices", position: 12, value: 13, bound: 12 },
+            "by_edge.indices[12 .. 13] is not a part of the table, which has 12 words",
+        ),
+        (
+            Error::TableValue { table: "by_edge.indices", position: 3, value: 1 << 32, bound: 1 << 32 },
+            "by_edge.indices[3] cannot become 4294967296: its words hold values below 4294967296",
+        ),
+    ]
+}
+
+#[test]
+fn every_error_says_what_is_wrong_and_what_to_do() {
+    let messages = messages();
+    for (error, expected) in &messages {
+        assert_eq!(error.to_string(), *expected);
+    }
+    let kinds: HashSet<_> = messages.iter().map(|(error, _)| discriminant(error)).collect();
+    let all = include_str!("../src/error.rs").matches("\n    #[error(").count();
+    assert_eq!(kinds.len(), all, "a kind of error has no message here");
+}
