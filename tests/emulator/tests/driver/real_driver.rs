@@ -99,7 +99,8 @@ fn round(out: &mut String, round: u32, [p, q]: [sys::CUdeviceptr; 2]) {
                 status(out, "a", a);
             }
             _ => {
-                let what = "the other stream joined, and is waited for by an event recorded in it, then ended";
+                let what =
+                    "the other stream joined, and is waited for by an event recorded in it, then ended";
                 writeln!(out, " {what}").unwrap();
                 tell!(out, "cuStreamWaitEvent(b,inA,0)", sys::cuStreamWaitEvent(b, in_a, 0));
                 tell!(out, "cuMemsetD8Async(q,1,64,b)", sys::cuMemsetD8Async(q, 1, 64, b));
