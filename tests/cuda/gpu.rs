@@ -1,6 +1,7 @@
 //! The device that a test runs on: one of the emulated driver's, to itself, or the real one, in turn.
 //!
-//! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same.
+//! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same. Tests that need what
+//! only the emulated driver has print SKIPPED and why.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,6 +23,11 @@ use crate::common::TestElement;
 /// Whether tests run on the real driver.
 pub fn is_real() -> bool {
     std::env::var_os("HYPERSCATTER_GPU").is_some_and(|gpu| gpu == "real")
+}
+
+/// Whether the emulated driver is in the real one's place, to which everything is the same but for the time it takes.
+pub fn is_stand_in() -> bool {
+    std::env::var_os("HYPERSCATTER_STAND_IN").is_some_and(|stands_in| stands_in == "1")
 }
 
 /// Whether a tool is under way, as `HYPERSCATTER_TOOL` names it: it makes calls and allocations of its own, and may take a call

@@ -307,6 +307,11 @@ fn each_word_is_checked_or_not_needed(layout: &Layout, kinds: Kinds, reduce: Red
     let right = run(&uploaded);
     assert!(right.reports.iter().all(Result::is_ok), "{:?}", right.reports);
     let results = right.results;
+    // What was dropped is let go of, with its tables, once its stream is done.
+    let drop = |workspace: Workspace<f32>| {
+        drop(workspace);
+        stream.synchronize().unwrap();
+    };
     drop(right.workspace);
     let mut reported = 0;
     for part in parts() {
