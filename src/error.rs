@@ -295,7 +295,7 @@ pub enum Error {
          least 0"
     )]
     NegativeDegree {
-        /// The first instance with a negative degree; on a GPU, any of them.
+        /// The first instance with a negative degree; on a GPU any of them, as it is scheduled.
         instance: usize,
         /// Its first vertex with a negative degree (on a GPU, any), as numbered in its topology.
         vertex: usize,
@@ -363,7 +363,8 @@ pub enum Error {
         message: String,
     },
     /// A checked kernel found a wrong value in a table. Every output since the last clean check is unspecified; the
-    /// context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
+    /// context, the stream and the workspace can be used on, see `cuda::Workspace::check`. Of several wrong values that one
+    /// kernel found, which is named depends on scheduling.
     #[error("{kernel}, instance {instance}: {table}[{position}] is {value}, but must be below {bound}")]
     IndexOutOfBounds {
         /// The kernel.

@@ -102,7 +102,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// # Errors
     /// [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`]: then all outputs of this workspace since the last clean
     /// check are unspecified. Rows that the wrong value was for are NaN; where the value is what tells the place of a row,
-    /// that row is left as it was. [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for
+    /// that row is left as it was. The report is that of the first kernel on the stream that found something; which of several
+    /// that it found depends on scheduling. [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for
     /// errors of earlier calls of the context that nobody was told of.
     pub fn check(&mut self) -> Result<()> {
         let device = self.plan.batch().device();

@@ -21,6 +21,8 @@ const FLAGS: CUgraphInstantiate_flags = CUgraphInstantiate_flags(0);
 
 /// Two copies of the pairs of four, and operands on the default stream.
 fn case(device: &Device) -> (Case<f32>, Slices<f32>) {
+    // Of no other test, whose streams would make events be recorded from the start.
+    settle(device, []);
     let case = Case::new(device, (&pairs(), COPIES), symmetric(), Checks::Off, WindowKind::Shared);
     let slices = Slices::upload(&device.context().default_stream(), &case.host);
     device.context().synchronize().unwrap();
@@ -242,7 +244,7 @@ fn memory_that_is_out_of_use_is_not_freed_into_a_graph() {
     let graph = stream.end_capture(FLAGS);
     assert_eq!(uploaded, [(); 3].map(Ok));
     assert_eq!(status, Ok(CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE));
-    assert!(graph.unwrap().is_some_and(|graph| graph.launch().is_ok()));
+    drop(graph.unwrap());
     assert_eq!(gpu.device().context().check_err(), Ok(()));
     // Once the capture is over, it goes.
     if let Some(control) = gpu.control("counting what lives") {

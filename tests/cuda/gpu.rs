@@ -136,7 +136,12 @@ impl Drop for Gpu {
         if !self.is_second {
             HELD.set(false);
         }
-        drop(self.device.take());
+        let device = self.device.take();
+        let error = device.as_ref().map_or(Ok(()), |device| device.context().check_err());
+        drop(device);
+        if !std::thread::panicking() {
+            assert_eq!(error, Ok(()), "an error is left in the context");
+        }
         let Place::Emulated(lease) = &self.place else { return };
         let (reports, live) = (lease.take_reports(), lease.live());
         if std::thread::panicking() {
