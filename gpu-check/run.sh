@@ -178,7 +178,7 @@ step tests backend_tests_ran "$root/dev/tests" --show-output --skip "$REPEATED"
 step tests-release backend_tests_ran "$root/release/tests" --show-output --skip "$REPEATED"
 step determinism repeats_ran "$root/release/tests" --show-output "$REPEATED"
 for tool in memcheck racecheck initcheck synccheck; do
-    # The tests are told of the tool: it allocates on its own, and memcheck counts calls that the driver refuses.
+    # The tests are told of the tool: memcheck counts calls that the driver refuses.
     environment=(HYPERSCATTER_TOOL=$tool)
     tested=("${BACKEND[@]}" "${SUITES[@]}")
     if [ $tool = racecheck ]; then

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hyperscatter::cuda::{Checks, Operator, Plan, Step};
 use hyperscatter::{Batch, Conv, Incidence, Out, Repeats, RowLayout, Rows};
 
-use super::gpu::{Gpu, Mode, under_tool};
+use super::gpu::{Gpu, Mode};
 use super::operators::{
     Call, Case, F, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric, table_batch,
 };
@@ -108,9 +108,6 @@ fn assert_launches(call: Call, launches: usize, plan: &Plan<f32>, kind: WindowKi
 
 #[test]
 fn no_call_allocates_on_the_host_or_on_the_device() {
-    if under_tool("its own allocations count, too") {
-        return;
-    }
     for (batch, instances) in [(pairs(), 20), (table_batch(), 5)] {
         for kind in WindowKind::ALL {
             let gpu = Gpu::take();
@@ -122,7 +119,11 @@ fn no_call_allocates_on_the_host_or_on_the_device() {
             let control = gpu.control("counting allocations of the device");
             let creations = || control.map(|control| control.creations());
             for several_streams in [false, true] {
-                let _second = several_streams.then(|| gpu.device().context().new_stream().unwrap());
+                let second = several_streams.then(|| gpu.device().context().new_stream().unwrap());
+                if let Some(second) = &second {
+                    // `cudarc` looks a function of the driver up, and allocates for that, when a process first calls it.
+                    second.join(&stream).unwrap();
+                }
                 let (on_device, on_host) = (creations(), allocations());
                 for call in Call::ALL.into_iter().cycle().take(3 * Call::ALL.len()) {
                     slices.call(call, &mut workspace, case.how()).unwrap();

@@ -30,8 +30,8 @@ pub fn is_stand_in() -> bool {
     std::env::var_os("HYPERSCATTER_STAND_IN").is_some_and(|stands_in| stands_in == "1")
 }
 
-/// Whether a tool is under way, as `HYPERSCATTER_TOOL` names it: it makes calls and allocations of its own, and may take a call
-/// that the driver refuses for an error. Says so where it is.
+/// Whether a tool is under way, as `HYPERSCATTER_TOOL` names it: memcheck takes a call that the driver refuses for an error, also
+/// where a test wants it refused. Says so where it is.
 pub fn under_tool(what_for: &str) -> bool {
     let Ok(tool) = std::env::var("HYPERSCATTER_TOOL") else { return false };
     println!("SKIPPED under {tool}: {what_for}");
