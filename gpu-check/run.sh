@@ -69,11 +69,8 @@ export RUST_BACKTRACE=0
 unset HYPERSCATTER_EMULATED HYPERSCATTER_BENCH_SMALL HYPERSCATTER_TOOL PROPTEST_CASES
 
 if [ "${HYPERSCATTER_STAND_IN:-}" = 1 ]; then
-    # Found by the driver's name, as the driver is. Without its checks: nobody tells it which tests are meant to read what was
-    # never written, and it would give the one context up, as a device does that has failed.
-    ln -s "$root/release/libhyperscatter_emulator.so" "$scratch/libcuda.so"
-    export LD_LIBRARY_PATH=$scratch HYPERSCATTER_EMULATOR_CHECKED=0 HYPERSCATTER_EMULATOR_DEVICES=1
-    export HYPERSCATTER_BENCH_SMALL=1
+    . "$root/stand-in.sh"
+    stand_in "$root/release/libhyperscatter_emulator.so" "$scratch"
     for name in "${!BUDGET[@]}"; do
         BUDGET[$name]=$((10 * BUDGET[$name]))
     done
