@@ -53,7 +53,7 @@ pack "$bench" release/gpu
 
 mkdir -p "$folder/tests/fixtures"
 cp tests/fixtures/*.safetensors "$folder/tests/fixtures/"
-cp gpu-check/run.sh "$folder/"
+cp gpu-check/run.sh gpu-check/stand-in.sh "$folder/"
 commit=$(git rev-parse --short=12 HEAD)
 if [ -n "$(git status --porcelain)" ]; then
     commit+="-with-changes"
@@ -62,7 +62,7 @@ echo "$commit" >"$folder/COMMIT"
 
 size=$(du --summarize --apparent-size --block-size=1 "$folder" | cut -f 1)
 # The oldest C library that has all symbols that the executables ask for.
-library=$(strings "$folder"/*/tests "$folder/release/gpu" | grep -o '^GLIBC_2\.[0-9]*' | sort -Vu | tail -n 1)
+library=$(strings "$folder"/*/tests "$folder/release/gpu" "$folder"/*/*.so | grep -o '^GLIBC_2\.[0-9]*' | sort -Vu | tail -n 1)
 echo "$folder: commit $commit, $size of $LIMIT bytes, needs ${library:-an unknown C library}"
 if [ "$size" -gt "$LIMIT" ]; then
     echo "$folder is over its size limit" >&2

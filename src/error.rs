@@ -427,7 +427,7 @@ pub enum Error {
          least 0: keep the weights positive, or use another normalization"
     )]
     NegativeDegree {
-        /// The first instance with a negative degree; on a GPU, any of them.
+        /// The first instance with a negative degree; on a GPU any of them, as it is scheduled.
         instance: usize,
         /// Its first vertex with a negative degree (on a GPU, any), as numbered in its topology.
         vertex: usize,
@@ -495,7 +495,8 @@ pub enum Error {
         message: String,
     },
     /// A checked kernel found a wrong value in a table. Every output since the last clean check is unspecified; the
-    /// context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
+    /// context, the stream and the workspace can be used on, see `cuda::Workspace::check`. Of several wrong values that one
+    /// kernel found, which is named depends on scheduling.
     #[error(
         "{kernel}, instance {instance}: {table}[{position}] on the device is {value}, but {}: upload the table again, \
          and look for who writes into it",

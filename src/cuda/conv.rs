@@ -151,11 +151,11 @@ impl<T: DeviceElement> Workspace<T> {
         same_context_out(device, "y", &y)?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        let (x, _x) = read(&x, stream);
-        let (weights, _weights) = read_weights(&weights, stream);
-        let (z, _z) = z.as_mut().map(|z| write(z, stream)).unzip();
-        let (y, _y) = write_out(&mut y, stream);
-        self.guarded(CALL)?;
+        let (x, x_guard) = read(&x, stream);
+        let (weights, weights_guard) = read_weights(&weights, stream);
+        let (z, z_guard) = z.as_mut().map(|z| write(z, stream)).unzip();
+        let (y, y_guard) = write_out(&mut y, stream);
+        let _guards = self.guarded(CALL, (x_guard, weights_guard, z_guard, y_guard))?;
         // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use (see
         // `retired`); scratch memory and record are this workspace's, on its one stream. The guards order other users of the
         // operands behind or before, and `cudarc` frees those behind.
@@ -180,13 +180,15 @@ impl<T: DeviceElement> Workspace<T> {
         grad_weights.as_ref().map_or(Ok(()), |values| same_context(device, GRAD_WEIGHTS, values))?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        let (x, _x) = read(&x, stream);
-        let (z, _z) = z.as_ref().map(|z| read(z, stream)).unzip();
-        let (weights, _weights) = read_weights(&weights, stream);
-        let (grad_y, _grad_y) = read(&grad_y, stream);
-        let (grad_x, _grad_x) = write_out(&mut grad_x, stream);
-        let (grad_weights, _grad_weights) = write_values(&mut grad_weights, stream);
-        self.guarded(CALL)?;
+        let (x, x_guard) = read(&x, stream);
+        let (z, z_guard) = z.as_ref().map(|z| read(z, stream)).unzip();
+        let (weights, weights_guard) = read_weights(&weights, stream);
+        let (grad_y, grad_y_guard) = read(&grad_y, stream);
+        let (grad_x, grad_x_guard) = write_out(&mut grad_x, stream);
+        let (grad_weights, grad_weights_guard) = write_values(&mut grad_weights, stream);
+        let (inputs, outputs) =
+            ((x_guard, z_guard, weights_guard, grad_y_guard), (grad_x_guard, grad_weights_guard));
+        let _guards = self.guarded(CALL, (inputs, outputs))?;
         // SAFETY: as in `forward`.
         unsafe { self.queue_conv_backward(stream.cu_stream(), x, z, weights, grad_y, grad_x, grad_weights) }
     }

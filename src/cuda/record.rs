@@ -2,7 +2,8 @@
 //! the host hears of it.
 //!
 //! The first thread that finds something claims the record in device memory, and publishes the facts to mapped host
-//! memory, its `ready` word last. The host looks at that word at each call, without calling the driver.
+//! memory, its `ready` word last. Of several violations of one kernel, which is reported depends on scheduling: to find the smallest,
+//! kernels would have to compare. The host looks at that word at each call, without calling the driver.
 
 #![allow(unsafe_code)]
 

@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
+use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::driver::not_capturing;
 
@@ -32,9 +32,22 @@ impl Mark {
         }
     }
 
-    fn is_passed(&self) -> bool {
+    /// Whether the work before the event has ended, and nothing that is let go on the stream would end up in a graph.
+    fn is_passed(&mut self) -> bool {
+        if !self.is_recorded || not_capturing(&self.stream, "").is_err() {
+            return false;
+        }
         // SAFETY: the event is alive.
-        self.is_recorded && unsafe { result::event::query(self.event.cu_event()) }.is_ok()
+        match unsafe { result::event::query(self.event.cu_event()) } {
+            Ok(()) => true,
+            // It may have been recorded in a capture that another thread began at that moment: from the capture's end on it stands
+            // for nothing. It is recorded again.
+            Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE)) => {
+                self.is_recorded = false;
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     fn wait(&self) -> Result<(), DriverError> {
@@ -65,7 +78,7 @@ impl Retired {
         let mut entries = self.lock();
         entries.iter_mut().flat_map(|entry| &mut entry.marks).for_each(Mark::record);
         let finished: Vec<_> =
-            entries.extract_if(.., |entry| entry.marks.iter().all(Mark::is_passed)).collect();
+            entries.extract_if(.., |entry| entry.marks.iter_mut().all(Mark::is_passed)).collect();
         // Freed with the lock released.
         drop(entries);
         drop(finished);

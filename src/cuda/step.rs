@@ -197,10 +197,10 @@ impl<T: DeviceElement> Workspace<T> {
         same_context_out(device, direction.output, &y)?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        let (raw_step, _scales) = read_scales(step, stream);
-        let (x, _x) = read(&x, stream);
-        let (y, _y) = write_out(&mut y, stream);
-        self.guarded(CALL)?;
+        let (raw_step, scales) = read_scales(step, stream);
+        let (x, x_guard) = read(&x, stream);
+        let (y, y_guard) = write_out(&mut y, stream);
+        let _guards = self.guarded(CALL, (scales, x_guard, y_guard))?;
         // SAFETY: the context is current. Tables, scratch memory and record are held until an event behind their last use (see
         // `retired`); scratch memory and record are this workspace's, on its one stream. The guards order other users of the
         // operands behind or before, and `cudarc` frees those behind.
@@ -227,13 +227,14 @@ impl<T: DeviceElement> Workspace<T> {
         }
         let stream = self.stream();
         let _current = self.begin(CALL)?;
-        let (raw_step, _scales) = read_scales(step, stream);
-        let (x, _x) = read(&x, stream);
-        let (grad_y, _grad_y) = read(&grad_y, stream);
-        let (rows, _rows) = write_out(&mut gradients.rows, stream);
-        let (vertex_scale, _vertex_scale) = write_values(&mut gradients.vertex_scale, stream);
-        let (hyperedge_scale, _hyperedge_scale) = write_values(&mut gradients.hyperedge_scale, stream);
-        self.guarded(CALL)?;
+        let (raw_step, scales) = read_scales(step, stream);
+        let (x, x_guard) = read(&x, stream);
+        let (grad_y, grad_y_guard) = read(&grad_y, stream);
+        let (rows, rows_guard) = write_out(&mut gradients.rows, stream);
+        let (vertex_scale, vertex_guard) = write_values(&mut gradients.vertex_scale, stream);
+        let (hyperedge_scale, hyperedge_guard) = write_values(&mut gradients.hyperedge_scale, stream);
+        let outputs = (rows_guard, vertex_guard, hyperedge_guard);
+        let _guards = self.guarded(CALL, (scales, x_guard, grad_y_guard, outputs))?;
         let gradients = StepGradients { rows, vertex_scale, hyperedge_scale };
         // SAFETY: as in `step`.
         unsafe { self.queue_step_backward(stream.cu_stream(), direction, &raw_step, x, grad_y, gradients) }

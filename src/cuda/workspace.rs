@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaStream, result};
+use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::driver::{Current, failed, not_capturing, pending_error};
 use super::plan::Plan;
@@ -102,7 +102,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// # Errors
     /// [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`]: then all outputs of this workspace since the last clean
     /// check are unspecified. Rows that the wrong value was for are NaN; where the value is what tells the place of a row,
-    /// that row is left as it was. [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for
+    /// that row is left as it was. The report is that of the first kernel on the stream that found something; which of several
+    /// that it found depends on scheduling. [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for
     /// errors of earlier calls of the context that nobody was told of.
     pub fn check(&mut self) -> Result<()> {
         let device = self.plan.batch().device();
@@ -128,16 +129,26 @@ impl<T: DeviceElement> Workspace<T> {
         Ok(current)
     }
 
-    /// What comes behind the guards of the operands.
-    pub(super) fn guarded(&self, call: &'static str) -> Result<()> {
+    /// What comes behind the guards of the operands: gives them back where the call may queue its work. Where it may not, the
+    /// operands' events stay as they are: nothing has used them, and events recorded in a capture could not be waited for any
+    /// more.
+    pub(super) fn guarded<G>(&self, call: &'static str, guards: G) -> Result<G> {
         let context = self.plan.batch().device().context();
         // A wait that failed is remembered by the context.
-        pending_error(context, "waiting for an operand")?;
-        if context.is_managing_stream_synchronization() {
-            // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph.
-            not_capturing(self.stream(), call)?;
+        let waited = context.check_err().map_err(waiting_failed);
+        // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph. What was used
+        // outside cannot be waited for then: that is why the wait failed.
+        let capturing = match context.is_managing_stream_synchronization() {
+            true => not_capturing(self.stream(), call),
+            false => Ok(()),
+        };
+        match capturing.and(waited) {
+            Ok(()) => Ok(guards),
+            Err(error) => {
+                std::mem::forget(guards);
+                Err(error)
+            }
         }
-        Ok(())
     }
 
     /// A report that a kernel has published, without a call of the driver.
@@ -150,6 +161,15 @@ impl<T: DeviceElement> Workspace<T> {
     pub(super) fn held(&self) -> &Held {
         self.held.as_ref().expect("only `drop` takes it")
     }
+}
+
+/// Why an operand could not be waited for. Its events are alive, so an invalid one was recorded in a capture that has ended.
+fn waiting_failed(error: DriverError) -> Error {
+    let call = match error.0 {
+        sys::CUresult::CUDA_ERROR_INVALID_VALUE => "waiting for an operand that a stream capture used last",
+        _ => "waiting for an operand",
+    };
+    failed(call, error)
 }
 
 impl<T: DeviceElement> Drop for Workspace<T> {

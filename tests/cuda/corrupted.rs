@@ -8,7 +8,7 @@ use hyperscatter::{Batch, Conv, Error, Incidence, Out, Reduce, Repeats, Rows};
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 
-use super::gpu::{Gpu, Mode, mode, step, stream, to_device, to_host};
+use super::gpu::{Gpu, Mode, in_any_order, mode, step, stream, to_device, to_host};
 use super::model::{Call, Outcome, Tables};
 use crate::backend::StepKind;
 use crate::common::{bits, features};
@@ -283,14 +283,13 @@ fn each_table_is_checked() {
                 _ => &[1],
             };
             for &position in positions {
-                a_wrong_value_is_reported(&batch, o, table, position);
+                in_any_order(|gpu| a_wrong_value_is_reported(gpu, &batch, o, table, position));
             }
         }
     }
 }
 
-fn a_wrong_value_is_reported(batch: &Batch, o: Orientation, table: Table, position: usize) {
-    let gpu = Gpu::take();
+fn a_wrong_value_is_reported(gpu: &Gpu, batch: &Batch, o: Orientation, table: Table, position: usize) {
     let stream = gpu.device().context().default_stream();
     let mut on_device = gpu.device().upload(batch).unwrap();
     on_device.overwrite_table(table, position, &[largest(table)]).unwrap();
@@ -315,9 +314,12 @@ fn a_wrong_value_is_reported(batch: &Batch, o: Orientation, table: Table, positi
 /// Counts of one topology that fit each other, and the work lists, but not the scratch memory.
 #[test]
 fn counts_that_agree_with_each_other_are_checked_against_the_call() {
+    in_any_order(counts_are_checked_against_the_call);
+}
+
+fn counts_are_checked_against_the_call(gpu: &Gpu) {
     let edges = [vec![0u32; 1024], vec![0], vec![1]];
     let batch = Batch::replicate(Incidence::from_edges(2, &edges, Repeats::Keep).unwrap());
-    let gpu = Gpu::take();
     let stream = gpu.device().context().default_stream();
     let mut on_device = gpu.device().upload(&batch).unwrap();
     let o = Orientation::ByEdge;
@@ -367,7 +369,10 @@ fn the_whole_row_of_a_wrong_index_is_nan() {
 /// A report stays until `check` clears it, and calls give it without waiting.
 #[test]
 fn later_calls_give_the_report_until_it_is_cleared() {
-    let gpu = Gpu::take();
+    in_any_order(reported_until_it_is_cleared);
+}
+
+fn reported_until_it_is_cleared(gpu: &Gpu) {
     let stream = gpu.device().context().default_stream();
     let mut batch = gpu.device().upload(&Batch::replicate(Incidence::subsets(4, 2).unwrap())).unwrap();
     batch.overwrite_table(Table::Indices(Orientation::ByEdge), 3, &[4]).unwrap();

@@ -1,7 +1,9 @@
 //! The device that a test runs on: one of the emulated driver's, to itself, or the real one, in turn.
 //!
-//! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same.
+//! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same. Tests that need what
+//! only the emulated driver has print SKIPPED and why.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hyperscatter::cuda::cudarc::driver::{
@@ -23,10 +25,24 @@ pub fn is_real() -> bool {
     std::env::var_os("HYPERSCATTER_GPU").is_some_and(|gpu| gpu == "real")
 }
 
-/// A device, and the right to use it.
+/// Whether the emulated driver is in the real one's place, to which everything is the same but for the time it takes.
+pub fn is_stand_in() -> bool {
+    std::env::var_os("HYPERSCATTER_STAND_IN").is_some_and(|stands_in| stands_in == "1")
+}
+
+/// Whether a tool is under way, as `HYPERSCATTER_TOOL` names it: memcheck takes a call that the driver refuses for an error, also
+/// where a test wants it refused. Says so where it is.
+pub fn under_tool(what_for: &str) -> bool {
+    let Ok(tool) = std::env::var("HYPERSCATTER_TOOL") else { return false };
+    println!("SKIPPED under {tool}: {what_for}");
+    true
+}
+
+/// A device, and the right to use it. A thread has one at a time, but for a [`second`](Gpu::second).
 pub struct Gpu {
     device: Option<Device>,
     place: Place,
+    is_second: bool,
 }
 
 enum Place {
@@ -42,18 +58,47 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Kept open: a context takes long to make, and property tests take a device for each case.
 static REAL: OnceLock<Device> = OnceLock::new();
 
+thread_local! {
+    /// Whether this thread has a device.
+    static HELD: Cell<bool> = const { Cell::new(false) };
+}
+
 impl Gpu {
+    /// Waits for a device.
+    ///
+    /// # Panics
+    /// If this thread has one: on the real driver it would wait for itself for ever.
     pub fn take() -> Self {
-        if is_real() {
+        assert!(
+            !HELD.get(),
+            "this thread holds a Gpu, and would wait for itself on a real driver: drop it first, or ask for Gpu::second"
+        );
+        let gpu = if is_real() {
             let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
             let open = || Device::open(0).unwrap_or_else(|e| panic!("HYPERSCATTER_GPU=real: {e}"));
             let device = REAL.get_or_init(open).clone();
-            return Self { device: Some(device), place: Place::Real { _turn: turn } };
+            Self { device: Some(device), place: Place::Real { _turn: turn }, is_second: false }
+        } else {
+            Self::emulated(false)
+        };
+        HELD.set(true);
+        gpu
+    }
+
+    /// Another device beside the one that this thread has; on the real driver `None`, and says so.
+    pub fn second() -> Option<Self> {
+        if is_real() {
+            println!("SKIPPED on a real GPU: a second device");
+            return None;
         }
+        Some(Self::emulated(true))
+    }
+
+    fn emulated(is_second: bool) -> Self {
         let emulator = install().unwrap_or_else(|e| panic!("no emulated driver: {e}"));
         let lease = emulator.lease();
         let device = Device::open(lease.ordinal()).unwrap();
-        Self { device: Some(device), place: Place::Emulated(lease) }
+        Self { device: Some(device), place: Place::Emulated(lease), is_second }
     }
 
     pub fn device(&self) -> &Device {
@@ -88,7 +133,15 @@ impl Gpu {
 impl Drop for Gpu {
     /// A test leaves nothing behind, and nothing went wrong unheard.
     fn drop(&mut self) {
-        drop(self.device.take());
+        if !self.is_second {
+            HELD.set(false);
+        }
+        let device = self.device.take();
+        let error = device.as_ref().map_or(Ok(()), |device| device.context().check_err());
+        drop(device);
+        if !std::thread::panicking() {
+            assert_eq!(error, Ok(()), "an error is left in the context");
+        }
         let Place::Emulated(lease) = &self.place else { return };
         let (reports, live) = (lease.take_reports(), lease.live());
         if std::thread::panicking() {
@@ -98,6 +151,13 @@ impl Drop for Gpu {
             assert!(live.is_empty(), "left behind: {live:#?}");
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "this thread holds a Gpu")]
+fn a_test_that_would_wait_for_itself_on_a_real_gpu_fails() {
+    let _first = Gpu::take();
+    let _second = Gpu::take();
 }
 
 /// How a case runs: drawn inside property cases.
@@ -142,6 +202,18 @@ pub fn modes(orders: &[Order]) -> impl Iterator<Item = Mode> {
             Mode { build, order, checks, ..Mode::PLAIN }
         })
     })
+}
+
+/// Runs a test under several orders of blocks and threads, each on a device to itself: which of several violations of one kernel
+/// is reported depends on the order. A real GPU has its own.
+pub fn in_any_order(test: impl Fn(&Gpu)) {
+    let orders =
+        [Order::Forward, Order::Reverse, Order::Shuffled(1), Order::Shuffled(2), Order::Preempting(3)];
+    for order in orders.into_iter().take(if is_real() { 1 } else { orders.len() }) {
+        let gpu = Gpu::take();
+        gpu.set(Mode { order, ..Mode::PLAIN });
+        test(&gpu);
+    }
 }
 
 /// The CUDA backend for the generic suite.

@@ -8,7 +8,7 @@ use hyperscatter_emulator::interface::Build;
 use std::any::Any;
 use std::sync::Arc;
 
-use super::gpu::{Gpu, Mode, is_real, to_device};
+use super::gpu::{Gpu, Mode, to_device};
 use super::operators::{
     AllWindows, Buffer, Call, Case, F, How, OnHost, Slices, Slot, WindowKind, pairs, symmetric, table_batch,
 };
@@ -362,8 +362,8 @@ fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Re
 fn the_threads_current_context_stays_as_it_was() {
     let gpu = Gpu::take();
     let ordinal = gpu.ordinal();
-    // A second emulated device; a real machine has none, and no context is current.
-    let other = (!is_real()).then(Gpu::take);
+    // On a real machine, which has no second device, no context is current.
+    let other = Gpu::second();
     let test = || {
         let look = || result::ctx::get_current().unwrap();
         if let Some(other) = &other {

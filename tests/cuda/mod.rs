@@ -1,6 +1,7 @@
 //! The CUDA backend, on the emulated driver or on a real GPU.
 
 mod calls;
+mod captures;
 mod corrupted;
 mod determinism;
 mod errors;

@@ -21,7 +21,7 @@ use proptest::test_runner::TestRunner;
 
 use super::corrupted::{self, Value};
 use super::gpu::{Gpu, GpuElement, Mode, mode, stream, to_device, to_host};
-use crate::common::{bits, element_types, features, sums, weights, with_element};
+use crate::common::{bits, cases, element_types, features, sums, weights, with_element};
 use crate::layouts::{Layout, Place, WindowKind, layout};
 
 /// The tables of a batch, and those of windows of vertices and of hyperedges.
@@ -307,6 +307,11 @@ fn each_word_is_checked_or_not_needed(layout: &Layout, kinds: Kinds, reduce: Red
     let right = run(&uploaded);
     assert!(right.reports.iter().all(Result::is_ok), "{:?}", right.reports);
     let results = right.results;
+    // What was dropped is let go of, with its tables, once its stream is done.
+    let drop = |workspace: Workspace<f32>| {
+        drop(workspace);
+        stream.synchronize().unwrap();
+    };
     drop(right.workspace);
     let mut reported = 0;
     for part in parts() {
@@ -369,19 +374,23 @@ fn survived<T: GpuElement>(which: Which, layout: &Layout, kinds: Kinds, mode: Mo
     let spare = if mode.deferred { 0 } else { 3 };
     let run = Run::<T>::new(which, layout, &uploaded, kinds, reduce, &stream, spare);
     run.assert_reports();
-    drop(run);
+    drop((run, uploaded));
     // Right tables in the same context and on the same stream give right results.
-    let right = Run::<T>::new(which, layout, &Uploaded::new(&gpu, layout), kinds, reduce, &stream, 0);
-    assert!(right.reports.iter().all(Result::is_ok), "{:?}", right.reports);
+    let right = |gpu: &Gpu, stream: &Arc<CudaStream>| {
+        let run = Run::<T>::new(which, layout, &Uploaded::new(gpu, layout), kinds, reduce, stream, 0);
+        assert!(run.reports.iter().all(Result::is_ok), "{:?}", run.reports);
+        run.results
+    };
+    let results = right(&gpu, &stream);
     if !layout.seed.is_multiple_of(4) {
         // Twice the cost for what one case in a few shows as well.
         return;
     }
-    let elsewhere = Gpu::take();
-    elsewhere.set(mode);
-    let stream = super::gpu::stream(elsewhere.device(), mode.own_stream);
-    let alone = Run::<T>::new(which, layout, &Uploaded::new(&elsewhere, layout), kinds, reduce, &stream, 0);
-    assert_eq!(right.results, alone.results, "in {}", T::NAME);
+    drop((stream, gpu));
+    let gpu = Gpu::take();
+    gpu.set(mode);
+    let alone = right(&gpu, &super::gpu::stream(gpu.device(), mode.own_stream));
+    assert_eq!(results, alone, "in {}", T::NAME);
 }
 
 /// Layouts with few features, and with no more than `most` incidences, or else one instance: what is to be found is in the
@@ -432,7 +441,7 @@ fn soak_of_unvalidated_tables() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(cases(100))]
 
     #[test]
     fn unvalidated_tables_are_survived(

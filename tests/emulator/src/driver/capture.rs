@@ -179,8 +179,8 @@ impl State {
     /// Makes a stream wait for a captured event: it joins the capture.
     pub(crate) fn wait_captured(&mut self, stream: u64, point: &CapturedPoint) -> Outcome {
         match self.captures.get(&point.capture) {
-            // The capture has ended: the event stands for no work that will ever run.
-            None => return Err(Status::CAPTURED_EVENT),
+            // The capture has ended: the event stands for no work that will ever run, until it is recorded again.
+            None => return Err(Status::INVALID_VALUE),
             Some(capture) if capture.invalid => return Err(Status::CAPTURE_INVALIDATED),
             Some(_) if stream == LEGACY => return self.refuse(vec![point.capture], Status::CAPTURE_IMPLICIT),
             Some(_) => {}
@@ -204,8 +204,11 @@ impl State {
         Ok(())
     }
 
-    /// Refuses to wait for a captured event.
+    /// Refuses to wait for a captured event, or to tell of it.
     pub(crate) fn refuse_captured(&mut self, point: &CapturedPoint) -> Outcome {
+        if !self.captures.contains_key(&point.capture) {
+            return Err(Status::INVALID_VALUE);
+        }
         self.invalidate(point.capture);
         Err(Status::CAPTURED_EVENT)
     }

@@ -4,6 +4,8 @@ use std::env;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use crate::interface::Build;
+
 /// Settings of the whole driver.
 pub(crate) struct Settings {
     /// What `cuDriverGetVersion` gives: 1000 · major + 10 · minor.
@@ -12,6 +14,8 @@ pub(crate) struct Settings {
     pub(crate) devices: usize,
     /// Whether the devices say that they have memory pools; without them, bindings allocate synchronously.
     pub(crate) async_alloc: bool,
+    /// Which compilation of the kernels runs where no test sets another.
+    pub(crate) build: Build,
 }
 
 impl Settings {
@@ -32,6 +36,7 @@ pub(crate) fn settings() -> &'static Settings {
         // A test takes a device to itself, so that tests may run side by side.
         devices: variable("HYPERSCATTER_EMULATOR_DEVICES", 64),
         async_alloc: variable("HYPERSCATTER_EMULATOR_ASYNC_ALLOC", 1u8) != 0,
+        build: if variable("HYPERSCATTER_EMULATOR_CHECKED", 1u8) != 0 { Build::Checked } else { Build::Fast },
     })
 }
 

@@ -8,6 +8,7 @@ use super::event::Event;
 use super::graph::Graph;
 use super::handle::{Handle, Kind};
 use super::module::{Function, Module};
+use super::settings::settings;
 use super::status::{Outcome, Status};
 use super::stream::{LEGACY, PER_THREAD, Stream};
 use crate::interface::{Build, Order, Space};
@@ -33,7 +34,7 @@ pub(crate) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            build: Build::Checked,
+            build: settings().build,
             order: Order::Forward,
             deferred: true,
             detect_races: true,

@@ -5,9 +5,9 @@ use std::env;
 use std::process::Command;
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, DriverError};
+use cudarc::driver::{CudaContext, DriverError, PushKernelArg};
 
-use super::fixture::{code, control, device, ptx};
+use super::fixture::{code, control, device, ptx, threads};
 use hyperscatter_emulator::control::install;
 
 /// The functions that `cuda.h` of CUDA 12.0 declares, by the names that the driver exports.
@@ -60,6 +60,26 @@ fn child_without_devices() {
     assert_eq!(install().unwrap().n_devices(), 0);
     assert_eq!(code(CudaContext::new(0)), CUresult::CUDA_ERROR_NO_DEVICE);
     assert_eq!(code(CudaContext::device_count()), CUresult::CUDA_ERROR_NO_DEVICE);
+}
+
+#[test]
+fn kernels_can_run_unchecked_from_the_start() {
+    passes_with("environment::child_without_checks", &[("HYPERSCATTER_EMULATOR_CHECKED", "0")]);
+}
+
+#[test]
+#[ignore = "runs in a process of its own, with its environment"]
+fn child_without_checks() {
+    let device = device();
+    let stream = device.stream();
+    // SAFETY: one element, which the kernel reads although nobody has written it: the checked build would stop there.
+    let mut data = unsafe { stream.alloc::<f32>(1) }.unwrap();
+    let kernel = device.kernel("driver_increment");
+    // SAFETY: as many elements.
+    unsafe { stream.launch_builder(&kernel).arg(&mut data).arg(&1u32).launch(threads(1)) }.unwrap();
+    stream.synchronize().unwrap();
+    drop((data, kernel, stream));
+    device.close();
 }
 
 #[test]

@@ -6,4 +6,5 @@ mod fixture;
 mod launch;
 mod memory;
 mod module;
+mod real_driver;
 mod stream;
