@@ -1,6 +1,6 @@
 //! Results and gradients against dense references and finite differences.
 
-use hyperscatter_candle::{Operators, Step, Weights};
+use hyperscatter_candle::{Operators, TensorStep, TensorWeights};
 
 use crate::candle_core::{DType, Tensor, Var};
 use crate::hyperscatter::{Batch, Conv, Reduce};
@@ -22,7 +22,7 @@ fn the_convolution_and_its_gradients_are_those_of_the_dense_matrix() {
             let conv = Conv::new(normalization, weight_use);
             let (x, w) = (var(&signed(&[3, 5, 7], 1, dtype)), var(&positive(&[4], 2, dtype)));
             let g = signed(&[3, 5, 7], 3, dtype);
-            let y = Operators::new(&batch, conv).conv(&x, Weights::shared(&w)).unwrap();
+            let y = Operators::new(&batch, conv).conv(&x, TensorWeights::shared(&w)).unwrap();
             let expected = dense_conv(&topology, conv, &w).unwrap().broadcast_matmul(&x).unwrap();
             assert_close(&y, &expected, tolerance(dtype), &what);
             let found = gradients(&y, &g, &[&x]);
@@ -67,10 +67,10 @@ impl StepCase {
     }
 
     fn run(&self, operators: &Operators, features: &Tensor, r: &Tensor, s: &Tensor) -> Tensor {
-        let step = Step {
+        let step = TensorStep {
             reduce: self.reduce,
-            vertex_scale: self.scaled[0].then(|| Weights::shared(r)),
-            hyperedge_scale: self.scaled[1].then(|| Weights::shared(s)),
+            vertex_scale: self.scaled[0].then(|| TensorWeights::shared(r)),
+            hyperedge_scale: self.scaled[1].then(|| TensorWeights::shared(s)),
         };
         match self.to_hyperedges {
             true => operators.vertex_to_hyperedge(features, step).unwrap(),
@@ -150,7 +150,7 @@ fn the_gradients_of_the_convolution_are_finite_differences() {
         let operators = Operators::new(&batch, Conv::new(normalization, weight_use));
         let (x, w) = (var(&signed(&[2, 5, 3], 1, DType::F64)), var(&positive(&[4], 2, DType::F64)));
         let g = signed(&[2, 5, 3], 3, DType::F64);
-        let run = || operators.conv(&x, Weights::shared(&w)).unwrap();
+        let run = || operators.conv(&x, TensorWeights::shared(&w)).unwrap();
         for (variable, gradient) in [&x, &w].iter().zip(gradients(&run(), &g, &[&x, &w])) {
             let differences = finite_differences(variable, || run().mul(&g).unwrap());
             assert_close(&gradient, &differences, 1e-7, &format!("{normalization:?} {weight_use:?}"));
@@ -165,14 +165,14 @@ fn features_of_16_bits_are_the_rounded_results_of_f32() {
     for dtype in [DType::F16, DType::BF16] {
         let (x, g) = (var(&signed(&[3, 5, 8], 1, dtype)), signed(&[3, 5, 8], 3, dtype));
         let (wide_x, wide_g) = (var(&x.to_dtype(DType::F32).unwrap()), g.to_dtype(DType::F32).unwrap());
-        let y = operators.conv(&x, Weights::shared(&w)).unwrap();
-        let wide_y = operators.conv(&wide_x, Weights::shared(&w)).unwrap();
+        let y = operators.conv(&x, TensorWeights::shared(&w)).unwrap();
+        let wide_y = operators.conv(&wide_x, TensorWeights::shared(&w)).unwrap();
         assert_same(&y, &wide_y.to_dtype(dtype).unwrap(), "y");
         let (found, wide) = (gradients(&y, &g, &[&x, &w]), gradients(&wide_y, &wide_g, &[&wide_x, &w]));
         assert_same(&found[0], &wide[0].to_dtype(dtype).unwrap(), "the gradient of x");
         assert_same(&found[1], &wide[1], "the gradient of the weights");
 
-        let step = || Step { hyperedge_scale: Some(Weights::shared(&w)), ..Step::mean() };
+        let step = || TensorStep { hyperedge_scale: Some(TensorWeights::shared(&w)), ..TensorStep::mean() };
         let z = operators.vertex_to_hyperedge(&x, step()).unwrap();
         let wide_z = operators.vertex_to_hyperedge(&wide_x, step()).unwrap();
         assert_same(&z, &wide_z.to_dtype(dtype).unwrap(), "z");
@@ -185,23 +185,23 @@ fn tensors_that_no_variable_leads_to_get_no_gradient_and_do_not_disturb_the_othe
     let operators = Operators::new(&pairs(4), Conv::default());
     let (x, w) = (var(&signed(&[3, 4, 2], 1, DType::F32)), var(&positive(&[6], 2, DType::F32)));
     let g = signed(&[3, 4, 2], 3, DType::F32);
-    let both = gradients(&operators.conv(&x, Weights::shared(&w)).unwrap(), &g, &[&x, &w]);
+    let both = gradients(&operators.conv(&x, TensorWeights::shared(&w)).unwrap(), &g, &[&x, &w]);
     let (fixed_x, fixed_w) = (x.as_detached_tensor(), w.as_detached_tensor());
     let loss = |y: Tensor| y.mul(&g).unwrap().sum_all().unwrap().backward().unwrap();
-    let only_x = loss(operators.conv(&x, Weights::shared(&fixed_w)).unwrap());
+    let only_x = loss(operators.conv(&x, TensorWeights::shared(&fixed_w)).unwrap());
     assert_same(only_x.get(&x).unwrap(), &both[0], "x");
     assert!(only_x.get(&fixed_w).is_none());
-    let only_w = loss(operators.conv(&fixed_x, Weights::shared(&w)).unwrap());
+    let only_w = loss(operators.conv(&fixed_x, TensorWeights::shared(&w)).unwrap());
     assert_same(only_w.get(&w).unwrap(), &both[1], "w");
     assert!(only_w.get(&fixed_x).is_none());
-    assert!(!operators.conv(&fixed_x, Weights::shared(&fixed_w)).unwrap().track_op());
+    assert!(!operators.conv(&fixed_x, TensorWeights::shared(&fixed_w)).unwrap().track_op());
 }
 
 #[test]
 fn degrees_are_sums_of_weights_with_gradients() {
     let operators = Operators::new(&Batch::replicate(odd_topology()), Conv::default());
     let w = var(&Tensor::new(&[1f32, 2., 4., 8.], &crate::candle_core::Device::Cpu).unwrap());
-    let degrees = operators.degrees(Weights::shared(&w)).unwrap();
+    let degrees = operators.degrees(TensorWeights::shared(&w)).unwrap();
     assert_eq!(degrees.to_vec1::<f32>().unwrap(), [9., 3., 2., 18., 0.]);
     let gradient = &gradients(&degrees, &degrees.ones_like().unwrap(), &[&w])[0];
     assert_eq!(gradient.to_vec1::<f32>().unwrap(), [2., 3., 0., 3.]);
