@@ -2,8 +2,9 @@
 
 use hyperscatter_candle::{Operators, TensorStep, TensorWeights};
 
-use crate::candle_core::{DType, Tensor, Var};
-use crate::hyperscatter::{Batch, Conv, Reduce};
+use crate::candle_core::{DType, Tensor, Var, WithDType};
+use crate::hyperscatter::half::bf16;
+use crate::hyperscatter::{Batch, Conv, Element, Out, Reduce, RowLayout, Rows, cpu};
 use crate::reference::*;
 
 fn tolerance(dtype: DType) -> f64 {
@@ -205,4 +206,64 @@ fn degrees_are_sums_of_weights_with_gradients() {
     assert_eq!(degrees.to_vec1::<f32>().unwrap(), [9., 3., 2., 18., 0.]);
     let gradient = &gradients(&degrees, &degrees.ones_like().unwrap(), &[&w])[0];
     assert_eq!(gradient.to_vec1::<f32>().unwrap(), [2., 3., 0., 3.]);
+}
+
+/// The gradients of the core itself, of the convolution and of a plain sum.
+fn gradients_of_the_core<T: Element<Acc = f32> + WithDType>(
+    batch: &Batch,
+    conv: Conv,
+    x: &Tensor,
+    w: &Tensor,
+    g: &Tensor,
+) -> [Tensor; 3] {
+    let (copies, _, features) = x.dims3().unwrap();
+    let plan = cpu::Plan::<T>::new(batch, features, conv).unwrap();
+    let mut workspace = plan.workspace(copies).unwrap();
+    let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<T>().unwrap();
+    let (x_values, g_values, w_values) = (flat(x), flat(g), w.to_vec1::<f32>().unwrap());
+    let (mut grad_x, mut grad_w) = (x_values.clone(), w_values.clone());
+    let rows = |values| Rows::new(values, RowLayout::contiguous(features).instances(copies));
+    let out = Out::Overwrite(Rows::new(&mut grad_x[..], RowLayout::contiguous(features).instances(copies)));
+    let weights = cpu::Weights::shared(&w_values[..]);
+    workspace
+        .conv_backward(
+            rows(&x_values[..]),
+            weights,
+            rows(&g_values[..]),
+            out,
+            Out::Overwrite(&mut grad_w[..]),
+        )
+        .unwrap();
+    // The gradient of a sum into hyperedges, for a gradient that is 1 everywhere.
+    let ones = vec![T::one(); copies * batch.max_hyperedges() * features];
+    let mut grad_of_sum = x_values.clone();
+    let out =
+        Out::Overwrite(Rows::new(&mut grad_of_sum[..], RowLayout::contiguous(features).instances(copies)));
+    let step = cpu::Step { reduce: Reduce::Sum, vertex_scale: None, hyperedge_scale: None };
+    workspace.hyperedge_to_vertex(step, rows(&ones[..]), out).unwrap();
+    let tensor = |values: Vec<T>| Tensor::from_vec(values, x.shape(), x.device()).unwrap();
+    [tensor(grad_x), Tensor::from_vec(grad_w, w.shape(), w.device()).unwrap(), tensor(grad_of_sum)]
+}
+
+/// Also in the process that keeps the graph, where expressions stand behind the gradients.
+#[test]
+fn gradients_have_the_bits_of_the_core() {
+    fn check<T: Element<Acc = f32> + WithDType>() {
+        let batch = Batch::replicate(odd_topology());
+        for conv in NORMALIZATIONS.into_iter().flat_map(|n| WEIGHT_USES.map(|u| Conv::new(n, u))) {
+            let operators = Operators::new(&batch, conv);
+            let (x, g) = (var(&signed(&[9, 5, 6], 1, T::DTYPE)), signed(&[9, 5, 6], 2, T::DTYPE));
+            let w = var(&positive(&[4], 3, DType::F32));
+            let expected = gradients_of_the_core::<T>(&batch, conv, &x, &w, &g);
+            let y = operators.conv(&x, TensorWeights::shared(&w)).unwrap();
+            let found = gradients(&y, &g, &[&x, &w]);
+            let z = operators.vertex_to_hyperedge(&x, TensorStep::sum()).unwrap();
+            let of_sum = z.sum_all().unwrap().backward().unwrap().remove(&x).unwrap();
+            for (i, (found, expected)) in found.iter().chain([&of_sum]).zip(&expected).enumerate() {
+                assert_same(found, expected, &format!("{:?}, {conv:?}, gradient {i}", T::DTYPE));
+            }
+        }
+    }
+    check::<f32>();
+    check::<bf16>();
 }

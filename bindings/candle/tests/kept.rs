@@ -30,6 +30,27 @@ fn all_tests_pass_where_candle_keeps_the_graph_and_then_second_derivatives_too()
     assert!(said.contains("test result: ok"), "{said}");
 }
 
+#[test]
+fn variables_lead_to_gradients_where_the_graph_is_kept_and_nowhere_else() {
+    let operators = Operators::new(&Batch::replicate(odd_topology()), Conv::default());
+    let (x, w) = (random(&[2, 5, 2], 1), var(&positive(&[4], 2, DType::F64)));
+    let scale = || Some(TensorWeights::shared(&w));
+    let mean = TensorStep { hyperedge_scale: scale(), ..TensorStep::mean() };
+    let results = [
+        operators.conv(&x, TensorWeights::shared(&w)).unwrap(),
+        operators.vertex_to_hyperedge(&x, mean).unwrap(),
+    ];
+    for result in results {
+        // Also where another thread computes the gradients.
+        let there = std::thread::scope(|s| s.spawn(|| result.sum_all().unwrap().backward().unwrap()).join());
+        for gradients in [result.sum_all().unwrap().backward().unwrap(), there.unwrap()] {
+            for var in [&x, &w] {
+                assert_eq!(gradients.get(var).unwrap().track_op(), graph_is_kept());
+            }
+        }
+    }
+}
+
 /// The first gradients of a loss, weighted and summed to a number.
 fn weighted_gradients(loss: &Tensor, of: &[&Var]) -> Result<Tensor> {
     let gradients = loss.backward()?;
