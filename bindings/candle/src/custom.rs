@@ -69,11 +69,11 @@ pub(crate) fn on_cpu<const N: usize, R>(
     f(storages)
 }
 
-/// Whether candle keeps the graph of the gradients that it computes on this thread (`CANDLE_GRAD_DO_NOT_DETACH`), so
-/// that they can be differentiated again.
+/// Whether candle keeps the graph of the gradients that it computes on this thread
+/// (`CANDLE_GRAD_DO_NOT_DETACH`), so that they can be differentiated again.
 ///
-/// Candle asks the environment once in a thread and does not tell, so this asks candle: the gradient of a variable
-/// behind two operations is in a graph only if the gradient between them was not detached.
+/// Candle asks the environment once in a thread and does not tell, so this asks candle: the gradient of a
+/// variable behind two operations is in a graph only if the gradient between them was not detached.
 pub(crate) fn keeps_graph() -> Result<bool> {
     thread_local! {
         static ANSWER: Cell<Option<bool>> = const { Cell::new(None) };
@@ -88,8 +88,9 @@ pub(crate) fn keeps_graph() -> Result<bool> {
     Ok(answer)
 }
 
-/// A tensor of these values in candle's graph: its gradient goes on to `expression`, a tensor of the same shape and type
-/// that stands for the same function of its variables, and each of `operands` has at least a gradient of zeros.
+/// A tensor of these values in candle's graph: its gradient goes on to `expression`, a tensor of the same
+/// shape and type that stands for the same function of its variables, and each of `operands` has at least a
+/// gradient of zeros.
 pub(crate) fn in_graph<T: WithDType>(
     values: Vec<T>,
     shape: &Shape,

@@ -28,17 +28,17 @@ impl std::error::Error for Wrapped {
     }
 }
 
-/// The operator and the tensors of a call, as the caller knows them: what an error of the core, which sees slices, is
-/// told with.
-#[derive(Clone)]
+/// The operator and the tensors of a call, as the caller knows them: what an error of the core, which sees
+/// slices, is told with.
 pub(crate) struct Operands {
     pub(crate) op: &'static str,
     shapes: Vec<(&'static str, Shape)>,
+    more_weights: Option<&'static str>,
 }
 
 impl Operands {
     pub(crate) fn new(op: &'static str, operand: &'static str, tensor: &Tensor) -> Self {
-        Self { op, shapes: vec![(operand, tensor.shape().clone())] }
+        Self { op, shapes: vec![(operand, tensor.shape().clone())], more_weights: None }
     }
 
     pub(crate) fn and(mut self, operand: &'static str, tensor: &Tensor) -> Self {
@@ -46,10 +46,18 @@ impl Operands {
         self
     }
 
+    /// How the caller gets more weights, for an error about too few.
+    pub(crate) fn more_weights(self, how: &'static str) -> Self {
+        Self { more_weights: Some(how), ..self }
+    }
+
     /// An error of the core in a call with these tensors.
     pub(crate) fn error(&self, error: hyperscatter::Error) -> Error {
         let shapes = self.shapes.iter().map(|(operand, shape)| format!("{operand} of shape {shape:?}"));
-        let operands = format!("called with {}", shapes.collect::<Vec<_>>().join(", "));
+        let mut operands = format!("called with {}", shapes.collect::<Vec<_>>().join(", "));
+        if let (Some(how), hyperscatter::Error::WindowOutOfRange { .. }) = (self.more_weights, &error) {
+            operands = format!("{operands} ({how})");
+        }
         from_core(self.op, error, operands)
     }
 }
@@ -123,8 +131,8 @@ pub(crate) fn check_weights(
         return Ok(());
     }
     Err(Error::msg(format!(
-        "{op}: {operand} have dtype {dtype:?}, but {needed:?} is needed with features of {features:?}: convert \
-         them with to_dtype"
+        "{op}: {operand} have dtype {dtype:?}, but {needed:?} is needed with features of {features:?}: \
+         convert them with to_dtype"
     )))
 }
 

@@ -1,9 +1,10 @@
-//! The gradients of the operators once more, as expressions of differentiable operations: what candle follows where it
-//! keeps the graph of gradients. The values of the first gradients come from the core all the same.
+//! The gradients of the operators once more, as expressions of differentiable operations: what candle follows
+//! where it keeps the graph of gradients. The values of the first gradients come from the core all the same.
 //!
-//! Everything here is a plain sum over incidences, whose gradient is the plain sum in the other direction, and candle's
-//! own operations between them; so derivatives of any order come out of it. It computes in `f64`: products of small
-//! weights and large inverse degrees stay in range, and 16-bit features lose nothing on the way.
+//! Everything here is a plain sum over incidences, whose gradient is the plain sum in the other direction,
+//! and candle's own operations between them; so derivatives of any order come out of it. It computes in
+//! `f64`: products of small weights and large inverse degrees stay in range, and 16-bit features lose nothing
+//! on the way.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use hyperscatter::{Batch, Conv, Normalization, Reduce, WeightUse};

@@ -15,11 +15,13 @@ use crate::softplus::{inverse_softplus_of_one, scaled_softplus, softplus};
 pub enum WeightParametrization {
     /// w = log(1 + exp(parameter)): positive, so that no degree is 0 or negative.
     ///
-    /// Where the common scale of the weights cancels (`Documented` weights under `Row` or `Symmetric` normalization) that
-    /// holds for every finite parameter, however negative: the convolution computes with w times a power of two, so that
-    /// the weights of parameters down to −105 (−709 in `F64`) are exact to the type's precision and those below are taken
-    /// for as large as at −105, and gradients stay finite. −∞ makes a weight of 0, and a gradient of 0. Under other
-    /// conventions weights below the type's smallest number (parameters below −104, or −745) are 0.
+    /// Where the common scale of the weights cancels (`Documented` weights under `Row` or `Symmetric`
+    /// normalization) that holds for every finite parameter, however negative: the convolution computes with
+    /// w times a power of two, so that weights of parameters down to −105 (−709 in `F64`) have all bits of
+    /// the type, and their gradients stay finite. Parameters below count as −105 in the result. (Where one is
+    /// above 2³², these bounds rise with the largest.) −∞ makes a weight of 0, with a gradient of 0. Under
+    /// other conventions, weights that are smaller than all numbers of the type (of parameters below −104, or
+    /// −745 in `F64`) are 0.
     #[default]
     Softplus,
     /// w = parameter, of any sign. Under symmetric normalization a negative degree is an error.
@@ -39,8 +41,8 @@ pub struct HypergraphConvConfig {
     pub weights: WeightParametrization,
     /// How the parameter `hyperedge_weight` is initialised where it is new. `None`, the default, makes all weights 1.
     pub weight_init: Option<Init>,
-    /// The number of hyperedge weights. `None`, the default, makes as many as the largest topology of the batch has
-    /// hyperedges; more are for windows that read further, and for other batches.
+    /// The number of hyperedge weights. `None`, the default, makes as many as the largest topology of the
+    /// batch has hyperedges; more are for windows that read further, and for other batches.
     pub n_weights: Option<usize>,
 }
 
@@ -80,9 +82,9 @@ pub enum HyperedgeWeight {
 /// | `hyperedge_weight` | `[m]` | of the weights' type: `F64` for `F64`, else `F32`, also in a model of 16-bit types |
 ///
 /// # Other batches
-/// Another number of copies of a replicated batch is another shape of `x`, and nothing else. For another batch, such as
-/// the next table of instances, [`over`](Self::over) makes a layer of the same variables; it copies and computes nothing,
-/// and can be called in every step.
+/// Another number of copies of a replicated batch is another shape of `x`, and nothing else. For another
+/// batch, such as the next table of instances, [`over`](Self::over) makes a layer of the same variables, in
+/// every step if need be.
 #[derive(Debug, Clone)]
 pub struct HypergraphConv {
     operators: Operators,
@@ -90,16 +92,17 @@ pub struct HypergraphConv {
     bias: Option<Tensor>,
     hyperedge_weight: HyperedgeWeight,
     windows: TensorWindows,
-    /// How many weights shared windows may leave unread, all in all, for the sake of batches that need more.
+    /// Of a layer with as many weights as this, shared windows may leave some unread: other batches need
+    /// them.
     n_weights: usize,
 }
 
 /// A layer over `batch` with the parameters of `vb`, whose dtype is that of the features.
 ///
-/// New parameters start as in PyTorch Geometric: Θ uniform as Glorot and Bengio, the bias zero. All weights start at 1,
-/// unless `config` says otherwise. Over a table of several topologies there are as many weights as the largest has
-/// hyperedges, and each instance reads the first ones; [`HypergraphConv::with_windows`] places them elsewhere, and
-/// [`HypergraphConvConfig::n_weights`] makes more of them.
+/// New parameters start as in PyTorch Geometric: Θ uniform as Glorot and Bengio, the bias zero. All weights
+/// start at 1, unless `config` says otherwise. Over a table of several topologies there are as many weights
+/// as the largest has hyperedges, and each instance reads the first ones; [`HypergraphConv::with_windows`]
+/// places them elsewhere, and [`HypergraphConvConfig::n_weights`] makes more of them.
 ///
 /// ```
 /// use hyperscatter_candle::candle_core::{DType, Device, Module, Tensor};
@@ -144,8 +147,8 @@ pub fn hypergraph_conv(
         let parameter = vb.get_with_hints_dtype(n_weights, "hyperedge_weight", init, accumulator(vb.dtype()));
         parameter.map_err(|error| {
             error.context(format!(
-                "the layer has {n_weights} hyperedge weights: as many as the largest topology of its batch has \
-                 hyperedges, where HypergraphConvConfig::n_weights does not say otherwise"
+                "the layer has {n_weights} hyperedge weights: as many as the largest topology of its batch \
+                 has hyperedges, where HypergraphConvConfig::n_weights does not say otherwise"
             ))
         })
     };
@@ -184,7 +187,8 @@ impl HypergraphConv {
             };
             if !needed.is_empty() {
                 return Err(Error::msg(format!(
-                    "bias has {needed} is needed with lin.weight of shape [{out_dim}, {in_dim}] and dtype {:?}",
+                    "bias has {needed} is needed with lin.weight of shape [{out_dim}, {in_dim}] and dtype \
+                     {:?}",
                     lin.dtype()
                 )));
             }
@@ -199,11 +203,13 @@ impl HypergraphConv {
         Self { windows, ..self }
     }
 
-    /// The layer over another batch: the same variables, windows and conventions. It is made in no time, from this batch's
-    /// operators; layers over one batch share scratch memory through [`with_operators`](Self::with_operators).
+    /// The layer over another batch: the same variables, windows and conventions. That copies and computes
+    /// nothing; the first call makes the batch's scratch memory, as over any batch. Layers over one batch
+    /// share it where they are made by [`with_operators`](Self::with_operators) from clones of the same
+    /// operators.
     ///
-    /// Shared windows read the first weights, as many as the batch needs. A window table belongs to one batch, so another
-    /// needs a table of its own: [`with_windows`](Self::with_windows).
+    /// Shared windows read the first weights, as many as the batch needs. A window table belongs to one
+    /// batch, so another needs a table of its own: [`with_windows`](Self::with_windows).
     ///
     /// ```
     /// use hyperscatter_candle::candle_core::{DType, Device, Module, Tensor};
@@ -230,7 +236,8 @@ impl HypergraphConv {
         self.with_operators(Operators::new(batch, self.operators.conventions()))
     }
 
-    /// The layer over the batch, and with the conventions, of other operators: the same variables and windows.
+    /// The layer over the batch, and with the conventions, of other operators: the same variables and
+    /// windows.
     pub fn with_operators(&self, operators: Operators) -> Self {
         Self { operators, ..self.clone() }
     }
@@ -255,8 +262,9 @@ impl HypergraphConv {
         &self.hyperedge_weight
     }
 
-    /// The hyperedge weights w themselves, in the type in which the layer computes with features of Θ's dtype;
-    /// differentiable. Of a softplus, those that the type has no number for are rounded, at the small end to 0.
+    /// The hyperedge weights w themselves, in the type in which the layer computes with features of Θ's
+    /// dtype; differentiable. Of a softplus, those that the type has no number for are rounded, at the small
+    /// end to 0.
     ///
     /// # Errors
     /// Those of candle, for weights of a type that it cannot convert.
@@ -296,7 +304,7 @@ impl HypergraphConv {
     }
 
     /// The degrees D of all vertices by which the convolution divides (whatever the normalization), in the shape of
-    /// [`Operators::degrees`]; differentiable.
+    /// [`Operators::degrees`]; differentiable. They are those of [`weights`](Self::weights).
     ///
     /// # Errors
     /// As [`Operators::degrees`].
@@ -354,15 +362,16 @@ impl Module for HypergraphConv {
         if x.dtype() != self.lin.dtype() {
             let (found, needed) = (x.dtype(), self.lin.dtype());
             return Err(Error::msg(format!(
-                "{CONV}: x has dtype {found:?}, but lin.weight has {needed:?}: convert one of them with to_dtype"
+                "{CONV}: x has dtype {found:?}, but lin.weight has {needed:?}: convert one of them with \
+                 to_dtype"
             )));
         }
         let weights = self.in_use(self.weights_of_conv()?)?;
         let operands = Operands::new(CONV, "x", x);
         let operands = match &self.hyperedge_weight {
-            HyperedgeWeight::Softplus(parameter) | HyperedgeWeight::Raw(parameter) => {
-                operands.and("hyperedge_weight", parameter)
-            }
+            HyperedgeWeight::Softplus(parameter) | HyperedgeWeight::Raw(parameter) => operands
+                .and("hyperedge_weight", parameter)
+                .more_weights("HypergraphConvConfig::n_weights makes more"),
             HyperedgeWeight::Ones => operands,
         };
         let weights = TensorWeights { values: &weights, windows: self.windows() };

@@ -74,14 +74,15 @@ impl TensorStep<'_> {
 /// Results and gradients of features have the type of the features.
 ///
 /// # Gradients
-/// Every operator can be differentiated with respect to each of its tensors: features, weights, scales. The backward is
-/// one call of the core, which skips the gradients of tensors that no variable leads to. Every tensor that one leads to
-/// has a gradient, be it zeros: over an empty batch, too, and of weights that the conventions do not use.
+/// Every operator can be differentiated with respect to each of its tensors: features, weights, scales. The
+/// backward is one call of the core, which skips the gradients of tensors that no variable leads to. Every
+/// tensor that one leads to has a gradient, be it zeros: over an empty batch, too, and of weights that the
+/// conventions do not use.
 ///
-/// Gradients can be differentiated again, any number of times, where candle keeps their graph: that is where the
-/// environment variable `CANDLE_GRAD_DO_NOT_DETACH` is 1 when a thread computes its first gradients. They have the same
-/// bits, and cost more: the graph behind them is made of sums over incidences and of candle's operations, in `f64`.
-/// Without it they are plain values, and no variable leads to them.
+/// Gradients can be differentiated again, any number of times, where candle keeps their graph: that is where
+/// the environment variable `CANDLE_GRAD_DO_NOT_DETACH` is 1 when a thread computes its first gradients. They
+/// have the same bits, and cost more: the graph behind them is made of sums over incidences and of candle's
+/// operations, in `f64`. Without it they are plain values, and no variable leads to them.
 ///
 /// | operator | candle operation |
 /// |---|---|
@@ -178,8 +179,8 @@ impl Operators {
     /// assert_eq!(z.to_vec2::<f32>()?, [[2.], [3.]]);
     ///
     /// let scale = Tensor::new(&[10f32, 0., 1.], &Device::Cpu)?;
-    /// let z = operators
-    ///     .vertex_to_hyperedge(&x, TensorStep { vertex_scale: Some(TensorWeights::shared(&scale)), ..TensorStep::sum() })?;
+    /// let scaled = TensorStep { vertex_scale: Some(TensorWeights::shared(&scale)), ..TensorStep::sum() };
+    /// let z = operators.vertex_to_hyperedge(&x, scaled)?;
     /// assert_eq!(z.to_vec2::<f32>()?, [[13.], [3.]]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

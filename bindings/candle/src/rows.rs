@@ -34,8 +34,8 @@ pub(crate) fn rows_of(batch: &Batch, axis: Axis) -> usize {
     }
 }
 
-/// Checks the device, the dtype and the shape of a feature tensor. `features`, where they are given, are the only right
-/// number.
+/// Checks the device, the dtype and the shape of a feature tensor. `features`, where they are given, are the
+/// only right number.
 pub(crate) fn check_features(
     op: &'static str,
     operand: &'static str,

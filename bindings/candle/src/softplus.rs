@@ -1,9 +1,9 @@
 //! log(1 + exp(x)), without overflow and without cancellation; built from candle's operations, it would be 0 (with
 //! a degree of 0 behind it) for every x below −17 in f32, and its gradient, by candle's sigmoid, below −89.
 //!
-//! Where the common scale of the weights cancels out of a convolution, the layer computes with softplus times a power
-//! of two: weights of very negative parameters are then ordinary numbers, and so are the gradients of weights, which
-//! grow like 1/w. No bit of a result depends on that power.
+//! Where the common scale of the weights cancels out of a convolution, the layer computes with softplus times
+//! a power of two: weights of very negative parameters are then ordinary numbers, and so are the gradients of
+//! weights, which grow like 1/w. No bit of a result depends on that power.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
@@ -15,11 +15,11 @@ pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Softplus { exponent: 0, least: 0.0 })
 }
 
-/// log(1 + exp(x)) · 2^k, for an even k that depends on the largest x only and leaves room for sums at both ends of the
-/// type: 64 where no x is above 2³².
+/// log(1 + exp(x)) · 2^k, for an even k that depends on the largest x only and leaves room for sums at both
+/// ends of the type: 64 where no x is above 2³².
 ///
-/// Finite x never give 0: values are at least 2^−88 (2^−960 in `F64`), which at k = 64 is below all numbers of the type
-/// without the factor. x = −∞ does give 0.
+/// Finite x never give 0: values are at least 2^−88 (2^−960 in `F64`), which at k = 64 is below all numbers
+/// of the type without the factor. x = −∞ does give 0.
 pub(crate) fn scaled_softplus(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
     let largest = match x.elem_count() {
@@ -86,8 +86,8 @@ impl CustomOp1 for Softplus {
 
     no_accelerators!(CustomOp1: s1);
 
-    /// The gradient is 0 where the derivative is, whatever arrives: a weight that is masked out may get an infinite
-    /// one.
+    /// The gradient is 0 where the derivative is, whatever arrives: a weight that is masked out may get an
+    /// infinite one.
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad_y: &Tensor) -> Result<Option<Tensor>> {
         let x = if keeps_graph()? { x.clone() } else { x.detach() };
         let slope = x.apply_op1(Sigmoid { exponent: self.exponent })?;

@@ -1,5 +1,5 @@
-//! Second derivatives, in a process where candle keeps the graph of gradients. Candle asks the environment once in a
-//! thread, so the process has to be another one: one test starts it.
+//! Second derivatives, in a process where candle keeps the graph of gradients. Candle asks the environment
+//! once in a thread, so the process has to be another one: one test starts it.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use hyperscatter_candle::{
 };
 
 use crate::candle_core::{DType, Module, Result, Tensor, Var};
-use crate::hyperscatter::{Batch, Conv, Incidence, Reduce, WindowTable};
+use crate::hyperscatter::{Batch, Conv, Incidence, Normalization, Reduce, WeightUse, WindowTable};
 use crate::reference::*;
 
 const SWITCH: &str = "CANDLE_GRAD_DO_NOT_DETACH";
@@ -235,7 +235,6 @@ fn weights_that_play_no_part_have_second_derivatives_of_zero() {
     if !graph_is_kept() {
         return;
     }
-    use crate::hyperscatter::{Normalization, WeightUse};
     let operators = Operators::new(&pairs(3), Conv::new(Normalization::None, WeightUse::DegreeOnly));
     for copies in [0, 2] {
         let (x, w) = (random(&[copies, 3, 2], 1), var(&positive(&[3], 2, DType::F64)));
@@ -244,5 +243,35 @@ fn weights_that_play_no_part_have_second_derivatives_of_zero() {
         let second = second.backward().unwrap();
         assert_eq!(second.get(&w).expect("zeros").to_vec1::<f64>().unwrap(), [0.0; 3]);
         assert_eq!(second.get(&x).expect("a derivative").dims(), x.dims());
+    }
+}
+
+#[test]
+fn second_derivatives_of_masked_weights_are_those_of_f64() {
+    if !graph_is_kept() {
+        return;
+    }
+    for conv in [Normalization::Row, Normalization::Symmetric].map(|n| Conv::new(n, WeightUse::Documented)) {
+        let second = |dtype: DType| {
+            let x = signed(&[2, 3, 2], 1, DType::F32).to_dtype(dtype).unwrap();
+            let logits = var(&Tensor::new(&[0f32, -90., -91.], x.device()).unwrap().to_dtype(dtype).unwrap());
+            let layer = HypergraphConv::new(
+                Operators::new(&pairs(3), conv),
+                Tensor::eye(2, dtype, x.device()).unwrap(),
+                None,
+                HyperedgeWeight::Softplus(logits.as_tensor().clone()),
+            )
+            .unwrap();
+            let loss = layer.forward(&x).unwrap().sqr().unwrap().sum_all().unwrap();
+            let first = loss.backward().unwrap().get(&logits).unwrap().clone();
+            let weighting = signed(&[3], 2, dtype);
+            let second = (first * weighting).unwrap().sum_all().unwrap().backward().unwrap();
+            second.get(&logits).unwrap().to_dtype(DType::F64).unwrap()
+        };
+        let (found, expected) = (second(DType::F32), second(DType::F64));
+        assert!(
+            values(&expected).iter().all(|x| x.is_finite()) && values(&found).iter().all(|x| x.is_finite())
+        );
+        assert_close(&found, &expected, 1e-5, &format!("{conv:?}"));
     }
 }

@@ -189,7 +189,7 @@ fn wrong_features_and_shapes_say_what_is_needed() {
     );
     // Weights by the name of the parameter.
     let more = layer.over(&pairs(5)).forward(&signed(&[2, 5, 5], 1, DType::F32)).unwrap_err().to_string();
-    says(more, &["x of shape [2, 5, 5], hyperedge_weight of shape [6]", "past the end at 6"]);
+    says(more, &["x of shape [2, 5, 5], hyperedge_weight of shape [6]", "past the end at 6", "n_weights"]);
     let bias = Some(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
     let new = HypergraphConv::new(
         layer.operators().clone(),

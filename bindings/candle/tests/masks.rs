@@ -1,4 +1,5 @@
-//! Hyperedge weights of very negative and very large parameters: what the layer makes of them, and what is learned.
+//! Hyperedge weights of very negative and very large parameters: what the layer makes of them, and what is
+//! learned.
 
 use hyperscatter_candle::{HyperedgeWeight, HypergraphConv, Operators, TensorWeights};
 

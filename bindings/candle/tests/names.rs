@@ -1,5 +1,5 @@
-//! Public names: those of this crate and of the core fit in one scope. A name that both have for two things does not
-//! compile here.
+//! Public names: those of this crate and of the core fit in one scope. A name that both have for two things
+//! does not compile here.
 #![deny(ambiguous_glob_imports)]
 
 mod both {
