@@ -9,4 +9,5 @@ mod kept;
 mod layer;
 mod layouts;
 mod masks;
+mod names;
 mod reference;
