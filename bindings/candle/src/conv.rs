@@ -4,15 +4,17 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use hyperscatter::Out;
 
-use crate::custom::{dispatch, no_accelerators, on_cpu, wanted};
-use crate::operators::{Operators, Windows};
+use crate::custom::{dispatch, in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
+use crate::error::Operands;
+use crate::expression::Expression;
+use crate::operators::{Operators, TensorWindows};
 use crate::pool::Feature;
 use crate::rows::{Size, placeable, rows, weights};
 
 pub(crate) struct ConvOp {
-    pub(crate) name: &'static str,
+    pub(crate) operands: Operands,
     pub(crate) operators: Operators,
-    pub(crate) windows: Windows,
+    pub(crate) windows: TensorWindows,
 }
 
 impl ConvOp {
@@ -26,7 +28,7 @@ impl ConvOp {
         let x = rows::<T>(batch, x, x_layout)?;
         let weights = weights(w, w_layout, &self.windows)?;
         let mut y = vec![T::default(); x_layout.shape().elem_count()];
-        self.operators.call::<T, _>(self.name, size, |workspace| {
+        self.operators.call::<T, _>(&self.operands, size, |workspace| {
             workspace.conv(x, weights, Out::Overwrite(size.rows(batch, &mut y)))
         })?;
         Ok((T::to_cpu_storage_owned(y), x_layout.shape().clone()))
@@ -44,10 +46,16 @@ impl ConvOp {
             let grad_y = rows::<T>(batch, grad_y, grad_y_layout)?;
             let out_x = grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, &mut g[..])));
             let out_w = grad_w.as_mut().map_or(Out::Skip, |g| Out::Overwrite(&mut g[..]));
-            self.operators.call::<T, _>(self.name, size, |workspace| {
+            self.operators.call::<T, _>(&self.operands, size, |workspace| {
                 workspace.conv_backward(x, weights, grad_y, out_x, out_w)
             })
         })?;
+        if keeps_graph()? {
+            let [by_x, by_w] = Expression::new(&self.operators, size).conv(&self.windows, x, w, &grad_y)?;
+            let tensor_x = grad_x.map(|g| in_graph(g, x.shape(), Some(&by_x), &[x, w])).transpose()?;
+            let tensor_w = grad_w.map(|g| in_graph(g, w.shape(), Some(&by_w), &[x, w])).transpose()?;
+            return Ok([tensor_x, tensor_w]);
+        }
         let tensor_x = grad_x.map(|g| Tensor::from_vec(g, x.shape(), x.device())).transpose()?;
         let tensor_w = grad_w.map(|g| Tensor::from_vec(g, w.shape(), w.device())).transpose()?;
         Ok([tensor_x, tensor_w])
@@ -56,7 +64,7 @@ impl ConvOp {
 
 impl CustomOp2 for ConvOp {
     fn name(&self) -> &'static str {
-        self.name
+        self.operands.op
     }
 
     fn cpu_fwd(
@@ -66,7 +74,7 @@ impl CustomOp2 for ConvOp {
         w: &CpuStorage,
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        dispatch!(self.name, x.dtype(), T => self.forward::<T>((x, lx), (w, lw)))
+        dispatch!(self.operands.op, x.dtype(), T => self.forward::<T>((x, lx), (w, lw)))
     }
 
     no_accelerators!(CustomOp2: s1, s2);
@@ -78,6 +86,6 @@ impl CustomOp2 for ConvOp {
         _y: &Tensor,
         grad_y: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        dispatch!(self.name, x.dtype(), T => self.backward::<T>(x, w, grad_y)).map(|[x, w]| (x, w))
+        dispatch!(self.operands.op, x.dtype(), T => self.backward::<T>(x, w, grad_y)).map(|[x, w]| (x, w))
     }
 }

@@ -1,27 +1,64 @@
 //! How errors reach a caller of candle.
 
-use candle_core::{DType, Error, Tensor};
+use candle_core::{DType, Error, Shape, Tensor};
 
-/// An error of `hyperscatter` inside a candle error.
+/// An error of `hyperscatter` inside a candle error, with what the tensors of the call were.
 ///
 /// Candle shows a wrapped error through its `Debug`, so this one's is the sentence.
-struct Wrapped(hyperscatter::Error);
+struct Wrapped {
+    error: hyperscatter::Error,
+    operands: String,
+}
 
 impl std::fmt::Debug for Wrapped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.0, f)
+        std::fmt::Display::fmt(self, f)
     }
 }
 
 impl std::fmt::Display for Wrapped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.0, f)
+        write!(f, "{}: {}", self.error, self.operands)
     }
 }
 
 impl std::error::Error for Wrapped {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
+        Some(&self.error)
+    }
+}
+
+/// The operator and the tensors of a call, as the caller knows them: what an error of the core, which sees
+/// slices, is told with.
+pub(crate) struct Operands {
+    pub(crate) op: &'static str,
+    shapes: Vec<(&'static str, Shape)>,
+    more_weights: Option<&'static str>,
+}
+
+impl Operands {
+    pub(crate) fn new(op: &'static str, operand: &'static str, tensor: &Tensor) -> Self {
+        Self { op, shapes: vec![(operand, tensor.shape().clone())], more_weights: None }
+    }
+
+    pub(crate) fn and(mut self, operand: &'static str, tensor: &Tensor) -> Self {
+        self.shapes.push((operand, tensor.shape().clone()));
+        self
+    }
+
+    /// How the caller gets more weights, for an error about too few.
+    pub(crate) fn more_weights(self, how: &'static str) -> Self {
+        Self { more_weights: Some(how), ..self }
+    }
+
+    /// An error of the core in a call with these tensors.
+    pub(crate) fn error(&self, error: hyperscatter::Error) -> Error {
+        let shapes = self.shapes.iter().map(|(operand, shape)| format!("{operand} of shape {shape:?}"));
+        let mut operands = format!("called with {}", shapes.collect::<Vec<_>>().join(", "));
+        if let (Some(how), hyperscatter::Error::WindowOutOfRange { .. }) = (self.more_weights, &error) {
+            operands = format!("{operands} ({how})");
+        }
+        from_core(self.op, error, operands)
     }
 }
 
@@ -31,12 +68,12 @@ impl std::error::Error for Wrapped {
 /// ```
 /// use hyperscatter_candle::candle_core::{Device, DType, Tensor};
 /// use hyperscatter_candle::hyperscatter::{Batch, Conv, Error, Incidence};
-/// use hyperscatter_candle::{Operators, Weights, core_error};
+/// use hyperscatter_candle::{Operators, TensorWeights, core_error};
 ///
 /// let operators = Operators::new(&Batch::replicate(Incidence::subsets(4, 2)?), Conv::default());
 /// let five_vertices = Tensor::zeros((2, 5, 3), DType::F32, &Device::Cpu)?;
 /// let weights = Tensor::ones(6, DType::F32, &Device::Cpu)?;
-/// let error = operators.conv(&five_vertices, Weights::shared(&weights)).unwrap_err();
+/// let error = operators.conv(&five_vertices, TensorWeights::shared(&weights)).unwrap_err();
 /// assert!(matches!(core_error(&error), Some(Error::RowsMismatch { operand: "x", value: 5, bound: 4, .. })));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -44,7 +81,7 @@ pub fn core_error(error: &Error) -> Option<&hyperscatter::Error> {
     match error {
         Error::WrappedContext { wrapped, .. } => {
             let wrapped = wrapped.as_ref();
-            (wrapped.downcast_ref::<Wrapped>().map(|w| &w.0))
+            (wrapped.downcast_ref::<Wrapped>().map(|w| &w.error))
                 .or_else(|| wrapped.downcast_ref())
                 .or_else(|| wrapped.downcast_ref().and_then(core_error))
         }
@@ -57,13 +94,14 @@ pub fn core_error(error: &Error) -> Option<&hyperscatter::Error> {
 
 /// An error of `hyperscatter` as candle's. Its `Wrapped` would be the obvious variant, but holds a `dyn Display`,
 /// which cannot be downcast.
-pub(crate) fn from_core(op: &'static str, error: hyperscatter::Error) -> Error {
-    Error::WrappedContext { wrapped: Box::new(Wrapped(error)), context: format!("in {op}") }.bt()
+pub(crate) fn from_core(op: &'static str, error: hyperscatter::Error, operands: String) -> Error {
+    let wrapped = Box::new(Wrapped { error, operands });
+    Error::WrappedContext { wrapped, context: format!("in {op}") }.bt()
 }
 
 /// What a tensor on another device gets.
 pub(crate) fn not_on_cpu(op: &'static str) -> String {
-    format!("{op} runs on the CPU only so far: CUDA and Metal come later; move tensors to the CPU")
+    format!("{op} runs on the CPU only so far: move its tensors there with to_device(&Device::Cpu)")
 }
 
 pub(crate) fn check_device(
@@ -74,7 +112,7 @@ pub(crate) fn check_device(
     if tensor.device().is_cpu() {
         return Ok(());
     }
-    Err(Error::msg(format!("{operand} is on {:?}; {}", tensor.device().location(), not_on_cpu(op))))
+    Err(Error::msg(format!("{operand} is on {:?}, but {}", tensor.device().location(), not_on_cpu(op))))
 }
 
 pub(crate) fn unsupported_features(op: &'static str, operand: &'static str, dtype: DType) -> Error {
@@ -93,7 +131,8 @@ pub(crate) fn check_weights(
         return Ok(());
     }
     Err(Error::msg(format!(
-        "{op}: {operand} have dtype {dtype:?}, but {needed:?} is needed with features of {features:?}"
+        "{op}: {operand} have dtype {dtype:?}, but {needed:?} is needed with features of {features:?}: \
+         convert them with to_dtype"
     )))
 }
 

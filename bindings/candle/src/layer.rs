@@ -1,17 +1,27 @@
 //! The layer: Θ, the convolution, a bias.
 
-use candle_core::{D, Error, Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
-use hyperscatter::{Batch, Conv, WeightUse};
+use hyperscatter::{Batch, Conv, Normalization, WeightUse};
 
-use crate::error::accumulator;
-use crate::operators::{Operators, Weights, Windows};
-use crate::softplus::{inverse_softplus_of_one, softplus};
+use crate::custom::{dispatch, in_graph};
+use crate::error::{Operands, accumulator};
+use crate::operators::{CONV, Operators, TensorWeights, TensorWindows};
+use crate::rows::{Axis, check_features};
+use crate::softplus::{inverse_softplus_of_one, scaled_softplus, softplus};
 
 /// How the parameter `hyperedge_weight` becomes the hyperedge weights w.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WeightParametrization {
-    /// w = log(1 + exp(parameter)): always positive, so that no degree is 0 or negative.
+    /// w = log(1 + exp(parameter)): positive, so that no degree is 0 or negative.
+    ///
+    /// Where the common scale of the weights cancels (`Documented` weights under `Row` or `Symmetric`
+    /// normalization) that holds for every finite parameter, however negative: the convolution computes with
+    /// w times a power of two, so that weights of parameters down to −105 (−709 in `F64`) have all bits of
+    /// the type, and their gradients stay finite. Parameters below count as −105 in the result. (Where one is
+    /// above 2³², these bounds rise with the largest.) −∞ makes a weight of 0, with a gradient of 0. Under
+    /// other conventions, weights that are smaller than all numbers of the type (of parameters below −104, or
+    /// −745 in `F64`) are 0.
     #[default]
     Softplus,
     /// w = parameter, of any sign. Under symmetric normalization a negative degree is an error.
@@ -31,6 +41,9 @@ pub struct HypergraphConvConfig {
     pub weights: WeightParametrization,
     /// How the parameter `hyperedge_weight` is initialised where it is new. `None`, the default, makes all weights 1.
     pub weight_init: Option<Init>,
+    /// The number of hyperedge weights. `None`, the default, makes as many as the largest topology of the
+    /// batch has hyperedges; more are for windows that read further, and for other batches.
+    pub n_weights: Option<usize>,
 }
 
 impl Default for HypergraphConvConfig {
@@ -40,6 +53,7 @@ impl Default for HypergraphConvConfig {
             bias: true,
             weights: WeightParametrization::default(),
             weight_init: None,
+            n_weights: None,
         }
     }
 }
@@ -66,20 +80,29 @@ pub enum HyperedgeWeight {
 /// | `lin.weight` | `[out, in]` | Θ, as in PyTorch Geometric |
 /// | `bias` | `[out]` | as in PyTorch Geometric |
 /// | `hyperedge_weight` | `[m]` | of the weights' type: `F64` for `F64`, else `F32`, also in a model of 16-bit types |
+///
+/// # Other batches
+/// Another number of copies of a replicated batch is another shape of `x`, and nothing else. For another
+/// batch, such as the next table of instances, [`over`](Self::over) makes a layer of the same variables, in
+/// every step if need be.
 #[derive(Debug, Clone)]
 pub struct HypergraphConv {
     operators: Operators,
     lin: Tensor,
     bias: Option<Tensor>,
     hyperedge_weight: HyperedgeWeight,
-    windows: Windows,
+    windows: TensorWindows,
+    /// Of a layer with as many weights as this, shared windows may leave some unread: other batches need
+    /// them.
+    n_weights: usize,
 }
 
 /// A layer over `batch` with the parameters of `vb`, whose dtype is that of the features.
 ///
-/// New parameters start as in PyTorch Geometric: Θ uniform as Glorot and Bengio, the bias zero. All weights start at 1,
-/// unless `config` says otherwise. Over a table of several topologies there are as many weights as the largest has
-/// hyperedges, and each instance reads the first ones; [`HypergraphConv::with_windows`] places them elsewhere.
+/// New parameters start as in PyTorch Geometric: Θ uniform as Glorot and Bengio, the bias zero. All weights
+/// start at 1, unless `config` says otherwise. Over a table of several topologies there are as many weights
+/// as the largest has hyperedges, and each instance reads the first ones; [`HypergraphConv::with_windows`]
+/// places them elsewhere, and [`HypergraphConvConfig::n_weights`] makes more of them.
 ///
 /// ```
 /// use hyperscatter_candle::candle_core::{DType, Device, Module, Tensor};
@@ -118,16 +141,24 @@ pub fn hypergraph_conv(
     let bound = (6.0 / (in_dim + out_dim).max(1) as f64).sqrt();
     let lin = vb.get_with_hints((out_dim, in_dim), "lin.weight", Init::Uniform { lo: -bound, up: bound })?;
     let bias = config.bias.then(|| vb.get_with_hints(out_dim, "bias", Init::Const(0.0))).transpose()?;
+    let n_weights = config.n_weights.unwrap_or(batch.max_hyperedges());
     let parameter = |all_ones: f64| {
         let init = config.weight_init.unwrap_or(Init::Const(all_ones));
-        vb.get_with_hints_dtype(batch.max_hyperedges(), "hyperedge_weight", init, accumulator(vb.dtype()))
+        let parameter = vb.get_with_hints_dtype(n_weights, "hyperedge_weight", init, accumulator(vb.dtype()));
+        parameter.map_err(|error| {
+            error.context(format!(
+                "the layer has {n_weights} hyperedge weights: as many as the largest topology of its batch \
+                 has hyperedges, where HypergraphConvConfig::n_weights does not say otherwise"
+            ))
+        })
     };
     let hyperedge_weight = match config.weights {
         WeightParametrization::Softplus => HyperedgeWeight::Softplus(parameter(inverse_softplus_of_one())?),
         WeightParametrization::Raw => HyperedgeWeight::Raw(parameter(1.0)?),
         WeightParametrization::Ones => HyperedgeWeight::Ones,
     };
-    HypergraphConv::new(Operators::new(batch, config.conv), lin, bias, hyperedge_weight)
+    let layer = HypergraphConv::new(Operators::new(batch, config.conv), lin, bias, hyperedge_weight)?;
+    Ok(HypergraphConv { n_weights, ..layer })
 }
 
 impl HypergraphConv {
@@ -135,27 +166,80 @@ impl HypergraphConv {
     /// floating-point type; they are converted where the features need another.
     ///
     /// # Errors
-    /// Where the shapes of `lin` and `bias` are not these.
+    /// Where the shapes of `lin` and `bias` are not these, or their types differ.
     pub fn new(
         operators: Operators,
         lin: Tensor,
         bias: Option<Tensor>,
         hyperedge_weight: HyperedgeWeight,
     ) -> Result<Self> {
-        let (out_dim, in_dim) = lin.dims2()?;
-        if let Some(bias) = bias.as_ref().filter(|bias| bias.dims() != [out_dim]) {
-            return Err(Error::msg(format!(
-                "bias has shape {:?}, but [{out_dim}] is needed with lin.weight of [{out_dim}, {in_dim}]",
-                bias.shape()
-            )));
+        let [out_dim, in_dim] = *lin.dims() else {
+            let shape = lin.shape();
+            return Err(Error::msg(format!("lin.weight has shape {shape:?}, but [out, in] is needed")));
+        };
+        if let Some(bias) = &bias {
+            let needed = if bias.dims() != [out_dim] {
+                format!("shape {:?}, but [{out_dim}]", bias.shape())
+            } else if bias.dtype() != lin.dtype() {
+                format!("dtype {:?}, but {:?}", bias.dtype(), lin.dtype())
+            } else {
+                String::new()
+            };
+            if !needed.is_empty() {
+                return Err(Error::msg(format!(
+                    "bias has {needed} is needed with lin.weight of shape [{out_dim}, {in_dim}] and dtype \
+                     {:?}",
+                    lin.dtype()
+                )));
+            }
         }
-        Ok(Self { operators, lin, bias, hyperedge_weight, windows: Windows::Shared })
+        let n_weights = operators.batch().max_hyperedges();
+        Ok(Self { operators, lin, bias, hyperedge_weight, windows: TensorWindows::Shared, n_weights })
     }
 
     /// The same layer, whose instances read their weights through `windows`. Without this, all read from the first on.
     /// Weights of one have no windows.
-    pub fn with_windows(self, windows: Windows) -> Self {
+    pub fn with_windows(self, windows: TensorWindows) -> Self {
         Self { windows, ..self }
+    }
+
+    /// The layer over another batch: the same variables, windows and conventions. That copies and computes
+    /// nothing; the first call makes the batch's scratch memory, as over any batch. Layers over one batch
+    /// share it where they are made by [`with_operators`](Self::with_operators) from clones of the same
+    /// operators.
+    ///
+    /// Shared windows read the first weights, as many as the batch needs. A window table belongs to one
+    /// batch, so another needs a table of its own: [`with_windows`](Self::with_windows).
+    ///
+    /// ```
+    /// use hyperscatter_candle::candle_core::{DType, Device, Module, Tensor};
+    /// use hyperscatter_candle::candle_nn::{VarBuilder, VarMap};
+    /// use hyperscatter_candle::hyperscatter::{Batch, Incidence};
+    /// use hyperscatter_candle::{HypergraphConvConfig, hypergraph_conv};
+    ///
+    /// let topologies = vec![Incidence::subsets(3, 2)?, Incidence::subsets(4, 2)?]; // 3 and 6 pairs
+    /// let vars = VarMap::new();
+    /// let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    /// let first = Batch::from_table(topologies.clone(), &[0])?;
+    /// let config = HypergraphConvConfig { n_weights: Some(6), ..Default::default() };
+    /// let layer = hypergraph_conv(&first, 8, 2, config, vb)?;
+    /// for ids in [&[0, 1][..], &[1, 1, 0], &[0, 0]] {
+    ///     let batch = Batch::from_table(topologies.clone(), ids)?;
+    ///     let x = Tensor::ones((batch.vertex_start(ids.len()), 8), DType::F32, &Device::Cpu)?;
+    ///     let gradients = layer.over(&batch).forward(&x)?.sqr()?.sum_all()?.backward()?;
+    ///     let weights = &vars.data().lock().unwrap()["hyperedge_weight"];
+    ///     assert_eq!(gradients.get(weights).unwrap().dims(), [6]);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn over(&self, batch: &Batch) -> Self {
+        self.with_operators(Operators::new(batch, self.operators.conventions()))
+    }
+
+    /// The layer over the batch, and with the conventions, of other operators: the same variables and
+    /// windows.
+    pub fn with_operators(&self, operators: Operators) -> Self {
+        Self { operators, ..self.clone() }
     }
 
     /// The operators, and with them the batch and the conventions.
@@ -178,12 +262,26 @@ impl HypergraphConv {
         &self.hyperedge_weight
     }
 
-    /// The hyperedge weights w themselves, in the type in which the layer computes with features of Θ's dtype;
-    /// differentiable.
+    /// The hyperedge weights w themselves, in the type in which the layer computes with features of Θ's
+    /// dtype; differentiable. Of a softplus, those that the type has no number for are rounded, at the small
+    /// end to 0.
     ///
     /// # Errors
     /// Those of candle, for weights of a type that it cannot convert.
     pub fn weights(&self) -> Result<Tensor> {
+        self.weights_through(softplus)
+    }
+
+    /// The weights up to a common scale that cancels.
+    fn weights_of_conv(&self) -> Result<Tensor> {
+        let Conv { normalization, weight_use, .. } = self.operators.conventions();
+        match weight_use == WeightUse::Documented && normalization != Normalization::None {
+            true => self.weights_through(scaled_softplus),
+            false => self.weights(),
+        }
+    }
+
+    fn weights_through(&self, softplus: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let dtype = accumulator(self.lin.dtype());
         match &self.hyperedge_weight {
             HyperedgeWeight::Softplus(raw) => softplus(&raw.to_dtype(dtype)?),
@@ -194,22 +292,40 @@ impl HypergraphConv {
         }
     }
 
+    /// Those that the batch reads: shared windows need exactly as many as its largest topology has.
+    fn in_use(&self, weights: Tensor) -> Result<Tensor> {
+        let (needed, all) = (self.operators.batch().max_hyperedges(), weights.elem_count());
+        match self.windows() {
+            TensorWindows::Shared if needed < all && all == self.n_weights => {
+                weights.flatten_all()?.narrow(0, 0, needed)
+            }
+            _ => Ok(weights),
+        }
+    }
+
     /// The degrees D of all vertices by which the convolution divides (whatever the normalization), in the shape of
-    /// [`Operators::degrees`]; differentiable.
+    /// [`Operators::degrees`]; differentiable. They are those of [`weights`](Self::weights).
     ///
     /// # Errors
     /// As [`Operators::degrees`].
     pub fn degrees(&self) -> Result<Tensor> {
-        let weights = match self.operators.conventions().weight_use {
-            WeightUse::MessageOnly => self.weights()?.ones_like()?,
-            WeightUse::Documented | WeightUse::DegreeOnly => self.weights()?,
+        let weights = self.weights()?;
+        let of = |weights: &Tensor| {
+            let weights = self.in_use(weights.clone())?;
+            self.operators.degrees(TensorWeights { values: &weights, windows: self.windows() })
         };
-        self.operators.degrees(Weights { values: &weights, windows: self.windows() })
+        if self.operators.conventions().weight_use != WeightUse::MessageOnly {
+            return of(&weights);
+        }
+        let degrees = of(&weights.detach().ones_like()?)?;
+        dispatch!("degrees", degrees.dtype(), T => {
+            in_graph(degrees.flatten_all()?.to_vec1::<T>()?, degrees.shape(), None, &[&weights])
+        })
     }
 
-    fn windows(&self) -> Windows {
+    fn windows(&self) -> TensorWindows {
         match self.hyperedge_weight {
-            HyperedgeWeight::Ones => Windows::Shared,
+            HyperedgeWeight::Ones => TensorWindows::Shared,
             _ => self.windows.clone(),
         }
     }
@@ -241,23 +357,30 @@ impl Module for HypergraphConv {
     /// # Errors
     /// See [`Operators`](Operators#errors); also where the features are not as many as Θ maps, or not of its dtype.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let in_dim = self.lin.dim(1)?;
-        if x.rank() < 2 || x.dim(D::Minus1)? != in_dim {
-            return Err(Error::msg(format!(
-                "hypergraph_conv: x has shape {:?}, but […, vertices, {in_dim}] is needed",
-                x.shape()
-            )));
-        }
+        // Before Θ, so that errors are about the features that the caller passed.
+        check_features(CONV, "x", self.operators.batch(), Axis::Vertex, Some(self.lin.dim(1)?), x)?;
         if x.dtype() != self.lin.dtype() {
-            let (x, lin) = (x.dtype(), self.lin.dtype());
+            let (found, needed) = (x.dtype(), self.lin.dtype());
             return Err(Error::msg(format!(
-                "hypergraph_conv: x has dtype {x:?}, but lin.weight has {lin:?}"
+                "{CONV}: x has dtype {found:?}, but lin.weight has {needed:?}: convert one of them with \
+                 to_dtype"
             )));
         }
-        let weights = self.weights()?;
-        let y =
-            self.operators.conv(&self.linear(x)?, Weights { values: &weights, windows: self.windows() })?;
+        let weights = self.in_use(self.weights_of_conv()?)?;
+        let operands = Operands::new(CONV, "x", x);
+        let operands = match &self.hyperedge_weight {
+            HyperedgeWeight::Softplus(parameter) | HyperedgeWeight::Raw(parameter) => operands
+                .and("hyperedge_weight", parameter)
+                .more_weights("HypergraphConvConfig::n_weights makes more"),
+            HyperedgeWeight::Ones => operands,
+        };
+        let weights = TensorWeights { values: &weights, windows: self.windows() };
+        let y = self.operators.conv_of(operands, &self.linear(x)?, weights)?;
         match &self.bias {
+            // Candle's sum of nothing forgets its second operand.
+            Some(bias) if y.elem_count() == 0 => dispatch!(CONV, y.dtype(), T => {
+                in_graph::<T>(Vec::new(), y.shape(), Some(&y), &[bias])
+            }),
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
         }

@@ -4,6 +4,7 @@
 mod conv;
 mod custom;
 mod error;
+mod expression;
 mod layer;
 mod operators;
 mod pool;
@@ -15,7 +16,7 @@ pub use error::core_error;
 pub use layer::{
     HyperedgeWeight, HypergraphConv, HypergraphConvConfig, WeightParametrization, hypergraph_conv,
 };
-pub use operators::{Operators, Step, Weights, Windows};
+pub use operators::{Operators, TensorStep, TensorWeights, TensorWindows};
 
 pub use candle_core;
 pub use candle_nn;

@@ -7,54 +7,59 @@ use hyperscatter::cpu::Workspace;
 use hyperscatter::{Batch, Conv, Reduce, WindowTable};
 
 use crate::conv::ConvOp;
-use crate::error::{accumulator, check_device, check_weights, from_core};
+use crate::error::{Operands, accumulator, check_device, check_weights};
 use crate::pool::{Feature, Pools};
-use crate::rows::{Axis, Size, check_features, rows_of};
+use crate::rows::{Axis, Size, check_features, placeable, rows_of};
 use crate::step::{Direction, StepOp};
 
+/// The name of the convolution in messages.
+pub(crate) const CONV: &str = "hypergraph_conv";
+const VERTEX_SCALES: &str = "vertex scales";
+const HYPEREDGE_SCALES: &str = "hyperedge scales";
+
 /// Which part of a weight (or scale) tensor each instance reads.
-pub type Windows = hyperscatter::Windows<Arc<WindowTable>>;
+pub type TensorWindows = hyperscatter::Windows<Arc<WindowTable>>;
 
 /// Hyperedge weights (or scales of vertices or hyperedges): a tensor of any shape, whose elements are read in row-major
 /// order through windows. The gradient has the tensor's shape.
 #[derive(Debug, Clone)]
-pub struct Weights<'a> {
+pub struct TensorWeights<'a> {
     /// The values.
     pub values: &'a Tensor,
     /// Which part of them each instance reads.
-    pub windows: Windows,
+    pub windows: TensorWindows,
 }
 
-impl<'a> Weights<'a> {
+impl<'a> TensorWeights<'a> {
     /// One set of values, shared by all instances.
     pub fn shared(values: &'a Tensor) -> Self {
-        Self { values, windows: Windows::Shared }
+        Self { values, windows: TensorWindows::Shared }
     }
 
     /// Values of their own for each instance, one behind the other.
     pub fn consecutive(values: &'a Tensor) -> Self {
-        Self { values, windows: Windows::Consecutive }
+        Self { values, windows: TensorWindows::Consecutive }
     }
 
     /// Values read at each instance's offset in `table`.
     pub fn table(values: &'a Tensor, table: Arc<WindowTable>) -> Self {
-        Self { values, windows: Windows::Table(table) }
+        Self { values, windows: TensorWindows::Table(table) }
     }
 }
 
 /// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none). Window tables of
 /// vertex scales are made by [`WindowTable::for_vertices`].
 #[derive(Debug, Clone, Default)]
-pub struct Step<'a> {
+pub struct TensorStep<'a> {
     /// Sum or mean.
     pub reduce: Reduce,
     /// One factor for each vertex.
-    pub vertex_scale: Option<Weights<'a>>,
+    pub vertex_scale: Option<TensorWeights<'a>>,
     /// One factor for each hyperedge.
-    pub hyperedge_scale: Option<Weights<'a>>,
+    pub hyperedge_scale: Option<TensorWeights<'a>>,
 }
 
-impl Step<'_> {
+impl TensorStep<'_> {
     /// The plain sum.
     pub fn sum() -> Self {
         Self::default()
@@ -92,8 +97,15 @@ impl Step<'_> {
 /// Results and gradients of features have the type of the features.
 ///
 /// # Gradients
-/// Every operator can be differentiated with respect to each of its tensors: features, weights, scales. The backward is
-/// one call of the core, which skips the gradients of tensors that no variable leads to.
+/// Every operator can be differentiated with respect to each of its tensors: features, weights, scales. The
+/// backward is one call of the core, which skips the gradients of tensors that no variable leads to. Every
+/// tensor that one leads to has a gradient, be it zeros: over an empty batch, too, and of weights that the
+/// conventions do not use.
+///
+/// Gradients can be differentiated again, any number of times, where candle keeps their graph: that is where
+/// the environment variable `CANDLE_GRAD_DO_NOT_DETACH` is 1 when a thread computes its first gradients. They
+/// have the same bits, and cost more: the graph behind them is made of sums over incidences and of candle's
+/// operations, in `f64`. Without it they are plain values, and no variable leads to them.
 ///
 /// | operator | candle operation |
 /// |---|---|
@@ -141,13 +153,13 @@ impl Operators {
     /// ```
     /// use hyperscatter_candle::candle_core::{Device, Tensor, Var};
     /// use hyperscatter_candle::hyperscatter::{Batch, Conv, Incidence};
-    /// use hyperscatter_candle::{Operators, Weights};
+    /// use hyperscatter_candle::{Operators, TensorWeights};
     ///
     /// // Three vertices and all their pairs: {0,1} {0,2} {1,2}.
     /// let operators = Operators::new(&Batch::replicate(Incidence::subsets(3, 2)?), Conv::default());
     /// let weights = Var::new(&[1f32, 1., 2.], &Device::Cpu)?;
     /// let x = Tensor::new(&[[[3f32], [0.], [0.]], [[0.], [3.], [6.]]], &Device::Cpu)?; // two copies
-    /// let y = operators.conv(&x, Weights::shared(&weights))?;
+    /// let y = operators.conv(&x, TensorWeights::shared(&weights))?;
     /// assert_eq!(y.to_vec3::<f32>()?, [[[1.5], [0.5], [0.5]], [[2.25], [3.5], [4.]]]);
     ///
     /// let gradients = y.sqr()?.sum_all()?.backward()?;
@@ -157,12 +169,22 @@ impl Operators {
     ///
     /// # Errors
     /// See [above](Self#errors).
-    pub fn conv(&self, x: &Tensor, weights: Weights<'_>) -> Result<Tensor> {
-        const NAME: &str = "hypergraph_conv";
-        let Weights { values, windows } = weights;
-        let x = check_features(NAME, "x", self.batch(), Axis::Vertex, x)?;
-        let values = check_values(NAME, "weights", values, x.dtype())?;
-        x.apply_op2(&values, ConvOp { name: NAME, operators: self.clone(), windows })
+    pub fn conv(&self, x: &Tensor, weights: TensorWeights<'_>) -> Result<Tensor> {
+        check_features(CONV, "x", self.batch(), Axis::Vertex, None, x)?;
+        self.conv_of(Operands::new(CONV, "x", x).and("weights", weights.values), x, weights)
+    }
+
+    /// The convolution of features that were checked, with the operands as the caller passed them.
+    pub(crate) fn conv_of(
+        &self,
+        operands: Operands,
+        x: &Tensor,
+        weights: TensorWeights<'_>,
+    ) -> Result<Tensor> {
+        let TensorWeights { values, windows } = weights;
+        let x = placeable(self.batch(), x)?;
+        let values = check_values(CONV, "weights", values, x.dtype())?;
+        x.apply_op2(&values, ConvOp { operands, operators: self.clone(), windows })
     }
 
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean: features of vertices to features of hyperedges. r is the
@@ -171,24 +193,24 @@ impl Operators {
     /// ```
     /// use hyperscatter_candle::candle_core::{Device, Tensor};
     /// use hyperscatter_candle::hyperscatter::{Batch, Conv, Incidence, Repeats};
-    /// use hyperscatter_candle::{Operators, Step, Weights};
+    /// use hyperscatter_candle::{Operators, TensorStep, TensorWeights};
     ///
     /// let topology = Incidence::from_edges(3, &[vec![0, 1, 2], vec![2]], Repeats::Reject)?;
     /// let operators = Operators::new(&Batch::replicate(topology), Conv::default());
     /// let x = Tensor::new(&[[1f32], [2.], [3.]], &Device::Cpu)?;
-    /// let z = operators.vertex_to_hyperedge(&x, Step::mean())?;
+    /// let z = operators.vertex_to_hyperedge(&x, TensorStep::mean())?;
     /// assert_eq!(z.to_vec2::<f32>()?, [[2.], [3.]]);
     ///
     /// let scale = Tensor::new(&[10f32, 0., 1.], &Device::Cpu)?;
-    /// let z = operators
-    ///     .vertex_to_hyperedge(&x, Step { vertex_scale: Some(Weights::shared(&scale)), ..Step::sum() })?;
+    /// let scaled = TensorStep { vertex_scale: Some(TensorWeights::shared(&scale)), ..TensorStep::sum() };
+    /// let z = operators.vertex_to_hyperedge(&x, scaled)?;
     /// assert_eq!(z.to_vec2::<f32>()?, [[13.], [3.]]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// See [above](Self#errors).
-    pub fn vertex_to_hyperedge(&self, x: &Tensor, step: Step<'_>) -> Result<Tensor> {
+    pub fn vertex_to_hyperedge(&self, x: &Tensor, step: TensorStep<'_>) -> Result<Tensor> {
         self.step(Direction::VertexToHyperedge, x, step)
     }
 
@@ -197,7 +219,7 @@ impl Operators {
     ///
     /// # Errors
     /// See [above](Self#errors).
-    pub fn hyperedge_to_vertex(&self, z: &Tensor, step: Step<'_>) -> Result<Tensor> {
+    pub fn hyperedge_to_vertex(&self, z: &Tensor, step: TensorStep<'_>) -> Result<Tensor> {
         self.step(Direction::HyperedgeToVertex, z, step)
     }
 
@@ -206,32 +228,47 @@ impl Operators {
     ///
     /// # Errors
     /// See [above](Self#errors).
-    pub fn degrees(&self, weights: Weights<'_>) -> Result<Tensor> {
+    pub fn degrees(&self, weights: TensorWeights<'_>) -> Result<Tensor> {
         let (values, hyperedges) = (weights.values, rows_of(self.batch(), Axis::Hyperedge));
         let copies = match &weights.windows {
-            Windows::Consecutive if self.batch().is_replicated() => {
+            TensorWindows::Consecutive if self.batch().is_replicated() => {
                 Some(values.elem_count().checked_div(hyperedges).unwrap_or(0))
             }
-            Windows::Table(table) if self.batch().is_replicated() => Some(table.len()),
+            TensorWindows::Table(table) if self.batch().is_replicated() => Some(table.len()),
             _ => None,
         };
         let dims: Vec<usize> = copies.into_iter().chain([hyperedges, 1]).collect();
         let ones = Tensor::ones(dims, accumulator(values.dtype()), values.device())?;
-        let step = Step { hyperedge_scale: Some(weights), ..Step::sum() };
+        let step = TensorStep { hyperedge_scale: Some(weights), ..TensorStep::sum() };
         self.hyperedge_to_vertex(&ones, step)?.squeeze(D::Minus1)
     }
 
-    fn step(&self, direction: Direction, rows: &Tensor, step: Step<'_>) -> Result<Tensor> {
-        let Step { reduce, vertex_scale, hyperedge_scale } = step;
+    fn step(&self, direction: Direction, rows: &Tensor, step: TensorStep<'_>) -> Result<Tensor> {
+        let TensorStep { reduce, vertex_scale, hyperedge_scale } = step;
         let name = direction.name();
-        let rows = check_features(name, direction.input(), self.batch(), direction.source(), rows)?;
-        let checked = |operand, scale: Option<Weights<'_>>| -> Result<(Option<Tensor>, Option<Windows>)> {
-            let Some(Weights { values, windows }) = scale else { return Ok((None, None)) };
-            Ok((Some(check_values(name, operand, values, rows.dtype())?), Some(windows)))
+        check_features(name, direction.input(), self.batch(), direction.source(), None, rows)?;
+        let mut operands = Operands::new(name, direction.input(), rows);
+        let rows = placeable(self.batch(), rows)?;
+        for (operand, scale) in [(VERTEX_SCALES, &vertex_scale), (HYPEREDGE_SCALES, &hyperedge_scale)] {
+            if let Some(TensorWeights { values, .. }) = scale {
+                operands = operands.and(operand, values);
+            }
+        }
+        let checked =
+            |operand, scale: Option<TensorWeights<'_>>| -> Result<(Option<Tensor>, Option<TensorWindows>)> {
+                let Some(TensorWeights { values, windows }) = scale else { return Ok((None, None)) };
+                Ok((Some(check_values(name, operand, values, rows.dtype())?), Some(windows)))
+            };
+        let (vertex_scale, vertex_windows) = checked(VERTEX_SCALES, vertex_scale)?;
+        let (hyperedge_scale, hyperedge_windows) = checked(HYPEREDGE_SCALES, hyperedge_scale)?;
+        let op = StepOp {
+            operands,
+            operators: self.clone(),
+            direction,
+            reduce,
+            vertex_windows,
+            hyperedge_windows,
         };
-        let (vertex_scale, vertex_windows) = checked("vertex scales", vertex_scale)?;
-        let (hyperedge_scale, hyperedge_windows) = checked("hyperedge scales", hyperedge_scale)?;
-        let op = StepOp { operators: self.clone(), direction, reduce, vertex_windows, hyperedge_windows };
         match (vertex_scale, hyperedge_scale) {
             (None, None) => rows.apply_op1(op),
             (Some(scale), None) | (None, Some(scale)) => rows.apply_op2(&scale, op),
@@ -241,19 +278,24 @@ impl Operators {
         }
     }
 
+    /// The sum over incidences, without scales.
+    pub(crate) fn plain(&self, direction: Direction, rows: &Tensor) -> Result<Tensor> {
+        self.step(direction, rows, TensorStep::sum())
+    }
+
     /// Calls the core with a workspace for a call of this size.
     pub(crate) fn call<T: Feature, R>(
         &self,
-        name: &'static str,
+        operands: &Operands,
         size: Size,
         f: impl FnOnce(&mut Workspace<T>) -> hyperscatter::Result<R>,
     ) -> Result<R> {
         let Inner { batch, conv, pools } = &*self.0;
-        T::pool(pools).with(batch, *conv, size, f).map_err(|error| from_core(name, error))
+        T::pool(pools).with(batch, *conv, size, f).map_err(|error| operands.error(error))
     }
 }
 
-/// Weights or scales, checked (device and dtype), contiguous.
+/// TensorWeights or scales, checked (device and dtype), contiguous.
 fn check_values(op: &'static str, operand: &'static str, values: &Tensor, features: DType) -> Result<Tensor> {
     check_device(op, operand, values)?;
     check_weights(op, operand, values, features)?;

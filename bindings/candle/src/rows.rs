@@ -5,13 +5,13 @@ use std::ops::Range;
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType};
 use hyperscatter::{Batch, RowLayout, Rows, cpu};
 
-use crate::Windows;
+use crate::TensorWindows;
 use crate::error::{check_device, from_core, unsupported_features};
 
 /// The two kinds of rows of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Axis {
-    Vertex,
+    Vertex = 0,
     Hyperedge,
 }
 
@@ -34,38 +34,50 @@ pub(crate) fn rows_of(batch: &Batch, axis: Axis) -> usize {
     }
 }
 
-/// A feature tensor, checked (device, dtype, rank and rows), in a layout that [`place`] finds rows in.
+/// Checks the device, the dtype and the shape of a feature tensor. `features`, where they are given, are the
+/// only right number.
 pub(crate) fn check_features(
     op: &'static str,
     operand: &'static str,
     batch: &Batch,
     axis: Axis,
+    features: Option<usize>,
     tensor: &Tensor,
-) -> Result<Tensor> {
+) -> Result<()> {
     check_device(op, operand, tensor)?;
     if !matches!(tensor.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
         return Err(unsupported_features(op, operand, tensor.dtype()));
     }
-    let name = axis.rows_name();
-    let (value, bound) = match *tensor.dims() {
-        [.., rows, _] if batch.is_replicated() => (rows, rows_of(batch, axis)),
-        [rows, _] => (rows, rows_of(batch, axis)),
+    let (rows, name, shape) = (rows_of(batch, axis), axis.rows_name(), tensor.shape());
+    let needed = || {
+        let features = features.map_or("features".to_owned(), |features| format!("{features} features"));
+        match batch.is_replicated() {
+            true => format!("[…, {rows} {name}, {features}] is needed for copies of one topology"),
+            false => format!("[{rows} {name}, {features}] is needed for the instances of a table"),
+        }
+    };
+    let (value, found) = match *tensor.dims() {
+        [.., value, found] if batch.is_replicated() => (value, found),
+        [value, found] => (value, found),
         _ => {
-            let shape = tensor.shape();
-            let (needed, batch) = match batch.is_replicated() {
-                true => ("[…, ", "copies of one topology"),
-                false => ("[all ", "a table of instances"),
-            };
             return Err(candle_core::Error::msg(format!(
-                "{op}: {operand} has shape {shape:?}, but {needed}{name}, features] is needed for {batch}"
+                "{op}: {operand} has shape {shape:?}, but {}",
+                needed()
             )));
         }
     };
-    if value != bound {
-        let error = hyperscatter::Error::RowsMismatch { operand, value, bound, what: name };
-        return Err(from_core(op, error));
+    let error = |error| Err(from_core(op, error, format!("{operand} has shape {shape:?}, but {}", needed())));
+    if value != rows {
+        return error(hyperscatter::Error::RowsMismatch { operand, value, bound: rows, what: name });
     }
-    placeable(batch, tensor)
+    if let Some(features) = features.filter(|&features| features != found) {
+        return Err(candle_core::Error::msg(format!(
+            "{op}: {operand} has {found} features, but lin.weight takes {features}: {operand} has shape {shape:?}, \
+             but {}",
+            needed()
+        )));
+    }
+    Ok(())
 }
 
 /// The tensor itself where its rows can be read in place, and else a contiguous copy.
@@ -151,7 +163,7 @@ pub(crate) fn rows<'a, T: WithDType>(
 pub(crate) fn weights<'a, A: WithDType>(
     storage: &'a CpuStorage,
     layout: &Layout,
-    windows: &'a Windows,
+    windows: &'a TensorWindows,
 ) -> Result<cpu::Weights<'a, A>> {
     let not_contiguous = || candle_core::Error::RequiresContiguous { op: "hyperscatter" };
     let (start, end) = layout.contiguous_offsets().ok_or_else(not_contiguous)?;

@@ -5,8 +5,10 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use hyperscatter::cpu::{self, StepGradients};
 use hyperscatter::{Out, Reduce};
 
-use crate::custom::{dispatch, no_accelerators, on_cpu, wanted};
-use crate::operators::{Operators, Windows};
+use crate::custom::{dispatch, in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
+use crate::error::Operands;
+use crate::expression::Expression;
+use crate::operators::{Operators, TensorWindows};
 use crate::pool::Feature;
 use crate::rows::{Axis, Size, placeable, rows, rows_of, weights};
 
@@ -38,28 +40,33 @@ impl Direction {
         }
     }
 
-    fn target(self) -> Axis {
+    pub(crate) fn target(self) -> Axis {
+        self.reversed().source()
+    }
+
+    pub(crate) fn reversed(self) -> Self {
         match self {
-            Self::VertexToHyperedge => Axis::Hyperedge,
-            Self::HyperedgeToVertex => Axis::Vertex,
+            Self::VertexToHyperedge => Self::HyperedgeToVertex,
+            Self::HyperedgeToVertex => Self::VertexToHyperedge,
         }
     }
 }
 
 /// A step. Its tensors are the features, then the scales for which there are windows, vertices first.
 pub(crate) struct StepOp {
+    pub(crate) operands: Operands,
     pub(crate) operators: Operators,
     pub(crate) direction: Direction,
     pub(crate) reduce: Reduce,
-    pub(crate) vertex_windows: Option<Windows>,
-    pub(crate) hyperedge_windows: Option<Windows>,
+    pub(crate) vertex_windows: Option<TensorWindows>,
+    pub(crate) hyperedge_windows: Option<TensorWindows>,
 }
 
 impl StepOp {
     /// The step of the core, with scales in the order of the tensors.
     fn step<'a, T: Feature>(&'a self, scales: &[(&'a CpuStorage, &Layout)]) -> Result<cpu::Step<'a, T::Acc>> {
         let mut scales = scales.iter();
-        let mut scale = |windows: &'a Option<Windows>| -> Result<Option<cpu::Weights<'a, T::Acc>>> {
+        let mut scale = |windows: &'a Option<TensorWindows>| -> Result<Option<cpu::Weights<'a, T::Acc>>> {
             let Some(windows) = windows else { return Ok(None) };
             scales.next().map(|(storage, layout)| weights(storage, layout, windows)).transpose()
         };
@@ -83,7 +90,7 @@ impl StepOp {
         }
         let shape = Shape::from(dims);
         let mut y = vec![T::default(); shape.elem_count()];
-        self.operators.call::<T, _>(self.direction.name(), size, |workspace| {
+        self.operators.call::<T, _>(&self.operands, size, |workspace| {
             let y = Out::Overwrite(size.rows(batch, &mut y[..]));
             match self.direction {
                 Direction::VertexToHyperedge => workspace.vertex_to_hyperedge(&step, x, y),
@@ -100,6 +107,11 @@ impl StepOp {
         scales: [&Tensor; N],
         grad_y: &Tensor,
     ) -> Result<(Option<Tensor>, [Option<Tensor>; N])> {
+        let keeps_graph = keeps_graph()?;
+        if keeps_graph && N == 0 && self.reduce == Reduce::Sum {
+            // A plain sum is its own expression, in the other direction.
+            return Ok((Some(self.operators.plain(self.direction.reversed(), grad_y)?), [const { None }; N]));
+        }
         let batch = self.operators.batch();
         let size = Size::of(batch, x.dims());
         let grad_y = placeable(batch, grad_y)?;
@@ -111,7 +123,7 @@ impl StepOp {
                 let grad_y = rows::<T>(batch, grad_y, grad_y_layout)?;
                 let step = self.step::<T>(&scale_storages)?;
                 let mut scales = grad_scales.iter_mut();
-                let mut scale = |windows: &Option<Windows>| match windows {
+                let mut scale = |windows: &Option<TensorWindows>| match windows {
                     None => Out::Skip,
                     Some(_) => match scales.next() {
                         Some(Some(gradient)) => Out::Overwrite(&mut gradient[..]),
@@ -123,7 +135,7 @@ impl StepOp {
                     vertex_scale: scale(&self.vertex_windows),
                     hyperedge_scale: scale(&self.hyperedge_windows),
                 };
-                self.operators.call::<T, _>(self.direction.name(), size, |workspace| match self.direction {
+                self.operators.call::<T, _>(&self.operands, size, |workspace| match self.direction {
                     Direction::VertexToHyperedge => {
                         workspace.vertex_to_hyperedge_backward(&step, x, grad_y, gradients)
                     }
@@ -133,12 +145,38 @@ impl StepOp {
                 })
             })
         })?;
+        if keeps_graph {
+            let (by_x, by_scales) = self.expression(size, x, scales, &grad_y)?;
+            let operands: Vec<&Tensor> = [x].into_iter().chain(scales).collect();
+            let tensor_x = grad_x.map(|g| in_graph(g, x.shape(), Some(&by_x), &operands)).transpose()?;
+            let mut tensors = [const { None }; N];
+            let found = grad_scales.into_iter().zip(scales).zip(by_scales.iter().flatten());
+            for (tensor, ((gradient, scale), by_scale)) in tensors.iter_mut().zip(found) {
+                let gradient = gradient.map(|g| in_graph(g, scale.shape(), Some(by_scale), &operands));
+                *tensor = gradient.transpose()?;
+            }
+            return Ok((tensor_x, tensors));
+        }
         let tensor_x = grad_x.map(|g| Tensor::from_vec(g, x.shape(), x.device())).transpose()?;
         let mut tensors = [const { None }; N];
         for ((tensor, gradient), scale) in tensors.iter_mut().zip(grad_scales).zip(scales) {
             *tensor = gradient.map(|g| Tensor::from_vec(g, scale.shape(), scale.device())).transpose()?;
         }
         Ok((tensor_x, tensors))
+    }
+
+    /// The gradients as expressions, those of scales where there are windows.
+    fn expression<const N: usize>(
+        &self,
+        size: Size,
+        x: &Tensor,
+        scales: [&Tensor; N],
+        grad_y: &Tensor,
+    ) -> Result<(Tensor, [Option<Tensor>; 2])> {
+        let mut scales = scales.into_iter();
+        let of = [&self.vertex_windows, &self.hyperedge_windows]
+            .map(|windows| windows.as_ref().and_then(|windows| Some((scales.next()?, windows))));
+        Expression::new(&self.operators, size).step(self.direction, self.reduce, x, of, grad_y)
     }
 }
 

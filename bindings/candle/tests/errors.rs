@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyperscatter_candle::{Operators, Step, Weights, core_error};
+use hyperscatter_candle::{Operators, TensorStep, TensorWeights, core_error};
 
 use crate::candle_core::{self, Context, DType, Device, Tensor};
 use crate::hyperscatter::{Batch, Conv, Error, Incidence, Normalization, WeightUse, WindowTable};
@@ -13,7 +13,7 @@ fn zeros(shape: &[usize], dtype: DType) -> Tensor {
 }
 
 fn conv_error(batch: &Batch, x: &Tensor, weights: &Tensor) -> candle_core::Error {
-    Operators::new(batch, Conv::default()).conv(x, Weights::shared(weights)).unwrap_err()
+    Operators::new(batch, Conv::default()).conv(x, TensorWeights::shared(weights)).unwrap_err()
 }
 
 #[track_caller]
@@ -26,12 +26,19 @@ fn assert_says(error: &candle_core::Error, facts: &[&str]) {
 fn a_wrong_number_of_vertices_or_hyperedges_is_an_error_of_the_core() {
     let weights = zeros(&[6], DType::F32);
     let error = conv_error(&pairs(4), &zeros(&[2, 5, 3], DType::F32), &weights);
-    assert_says(&error, &["x has 5 vertices, but 4 are in the topology", "hypergraph_conv"]);
+    let shapes = "x has shape [2, 5, 3], but […, 4 vertices, features] is needed";
+    assert_says(
+        &error,
+        &["x has 5 rows, but must have 4, one for each of the vertices", shapes, "hypergraph_conv"],
+    );
     assert!(matches!(core_error(&error), Some(Error::RowsMismatch { operand: "x", value: 5, bound: 4, .. })));
 
     let operators = Operators::new(&pairs(4), Conv::default());
-    let error = operators.hyperedge_to_vertex(&zeros(&[2, 4, 3], DType::F32), Step::sum()).unwrap_err();
-    assert_says(&error, &["z has 4 hyperedges, but 6 are in the topology", "hyperedge_to_vertex"]);
+    let error = operators.hyperedge_to_vertex(&zeros(&[2, 4, 3], DType::F32), TensorStep::sum()).unwrap_err();
+    assert_says(
+        &error,
+        &["z has 4 rows, but must have 6, one for each of the hyperedges", "hyperedge_to_vertex"],
+    );
 
     let table =
         Batch::concat(vec![Incidence::subsets(3, 2).unwrap(), Incidence::subsets(4, 2).unwrap()]).unwrap();
@@ -46,7 +53,7 @@ fn errors_of_the_core_are_found_through_context() {
         matches!(core_error(error), Some(Error::WindowOutOfRange { table: "weights", bound: 5, .. }))
     };
     assert!(is_window(&error), "{error}");
-    assert_says(&error, &["instance 0 reads weights[0 ..", "past the end at 5"]);
+    assert_says(&error, &["instance 0 reads weights[0 ..", "past the end at 5", "weights of shape [5]"]);
     let error = error.context("outer").with_path("model");
     assert!(is_window(&error), "{error}");
     let error = Err::<(), _>(error).context("further out").unwrap_err();
@@ -69,7 +76,7 @@ fn wrong_types_name_the_operand_and_what_is_needed() {
     }
     let operators = Operators::new(&batch, Conv::default());
     let scale = zeros(&[4], DType::F16);
-    let step = Step { vertex_scale: Some(Weights::shared(&scale)), ..Step::sum() };
+    let step = TensorStep { vertex_scale: Some(TensorWeights::shared(&scale)), ..TensorStep::sum() };
     let error = operators.vertex_to_hyperedge(&zeros(&[2, 4, 3], DType::F16), step).unwrap_err();
     assert_says(&error, &["vertex scales have dtype F16, but F32 is needed"]);
 }
@@ -78,10 +85,16 @@ fn wrong_types_name_the_operand_and_what_is_needed() {
 fn wrong_ranks_name_the_shape_that_is_needed() {
     let weights = zeros(&[6], DType::F32);
     let error = conv_error(&pairs(4), &zeros(&[4], DType::F32), &weights);
-    assert_says(&error, &["x has shape [4]", "[…, vertices, features] is needed"]);
+    assert_says(
+        &error,
+        &["x has shape [4]", "[…, 4 vertices, features] is needed for copies of one topology"],
+    );
     let table = Batch::concat(vec![Incidence::subsets(4, 2).unwrap()]).unwrap();
     let error = conv_error(&table, &zeros(&[1, 4, 2], DType::F32), &weights);
-    assert_says(&error, &["x has shape [1, 4, 2]", "[all vertices, features] is needed"]);
+    assert_says(
+        &error,
+        &["x has shape [1, 4, 2]", "[4 vertices, features] is needed for the instances of a table"],
+    );
 }
 
 #[test]
@@ -89,7 +102,7 @@ fn a_window_table_of_another_batch_or_too_few_offsets_is_refused() {
     let (batch, weights) = (pairs(4), zeros(&[6], DType::F32));
     let operators = Operators::new(&batch, Conv::default());
     let x = zeros(&[3, 4, 2], DType::F32);
-    let error = |table| operators.conv(&x, Weights::table(&weights, Arc::new(table))).unwrap_err();
+    let error = |table| operators.conv(&x, TensorWeights::table(&weights, Arc::new(table))).unwrap_err();
     let other = error(WindowTable::new(&pairs(4), &[0, 0, 0]).unwrap());
     assert!(matches!(core_error(&other), Some(Error::WindowTableMismatch { .. })), "{other}");
     let few = error(WindowTable::new(&batch, &[0, 0]).unwrap());
@@ -100,7 +113,7 @@ fn a_window_table_of_another_batch_or_too_few_offsets_is_refused() {
 fn a_negative_degree_under_symmetric_normalization_is_reported() {
     let operators = Operators::new(&pairs(3), Conv::new(Normalization::Symmetric, WeightUse::Documented));
     let weights = Tensor::new(&[1f32, -2., 1.], &Device::Cpu).unwrap();
-    let error = operators.conv(&zeros(&[2, 3, 1], DType::F32), Weights::shared(&weights)).unwrap_err();
+    let error = operators.conv(&zeros(&[2, 3, 1], DType::F32), TensorWeights::shared(&weights)).unwrap_err();
     let expected = Error::NegativeDegree { instance: 0, vertex: 0, value: -1.0 };
     assert_eq!(core_error(&error), Some(&expected));
     assert_says(&error, &[&expected.to_string()]);

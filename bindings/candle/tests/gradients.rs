@@ -1,9 +1,10 @@
 //! Results and gradients against dense references and finite differences.
 
-use hyperscatter_candle::{Operators, Step, Weights};
+use hyperscatter_candle::{Operators, TensorStep, TensorWeights};
 
-use crate::candle_core::{DType, Tensor, Var};
-use crate::hyperscatter::{Batch, Conv, Reduce};
+use crate::candle_core::{DType, Tensor, Var, WithDType};
+use crate::hyperscatter::half::bf16;
+use crate::hyperscatter::{Batch, Conv, Element, Out, Reduce, RowLayout, Rows, cpu};
 use crate::reference::*;
 
 fn tolerance(dtype: DType) -> f64 {
@@ -22,7 +23,7 @@ fn the_convolution_and_its_gradients_are_those_of_the_dense_matrix() {
             let conv = Conv::new(normalization, weight_use);
             let (x, w) = (var(&signed(&[3, 5, 7], 1, dtype)), var(&positive(&[4], 2, dtype)));
             let g = signed(&[3, 5, 7], 3, dtype);
-            let y = Operators::new(&batch, conv).conv(&x, Weights::shared(&w)).unwrap();
+            let y = Operators::new(&batch, conv).conv(&x, TensorWeights::shared(&w)).unwrap();
             let expected = dense_conv(&topology, conv, &w).unwrap().broadcast_matmul(&x).unwrap();
             assert_close(&y, &expected, tolerance(dtype), &what);
             let found = gradients(&y, &g, &[&x]);
@@ -67,10 +68,10 @@ impl StepCase {
     }
 
     fn run(&self, operators: &Operators, features: &Tensor, r: &Tensor, s: &Tensor) -> Tensor {
-        let step = Step {
+        let step = TensorStep {
             reduce: self.reduce,
-            vertex_scale: self.scaled[0].then(|| Weights::shared(r)),
-            hyperedge_scale: self.scaled[1].then(|| Weights::shared(s)),
+            vertex_scale: self.scaled[0].then(|| TensorWeights::shared(r)),
+            hyperedge_scale: self.scaled[1].then(|| TensorWeights::shared(s)),
         };
         match self.to_hyperedges {
             true => operators.vertex_to_hyperedge(features, step).unwrap(),
@@ -150,7 +151,7 @@ fn the_gradients_of_the_convolution_are_finite_differences() {
         let operators = Operators::new(&batch, Conv::new(normalization, weight_use));
         let (x, w) = (var(&signed(&[2, 5, 3], 1, DType::F64)), var(&positive(&[4], 2, DType::F64)));
         let g = signed(&[2, 5, 3], 3, DType::F64);
-        let run = || operators.conv(&x, Weights::shared(&w)).unwrap();
+        let run = || operators.conv(&x, TensorWeights::shared(&w)).unwrap();
         for (variable, gradient) in [&x, &w].iter().zip(gradients(&run(), &g, &[&x, &w])) {
             let differences = finite_differences(variable, || run().mul(&g).unwrap());
             assert_close(&gradient, &differences, 1e-7, &format!("{normalization:?} {weight_use:?}"));
@@ -165,14 +166,14 @@ fn features_of_16_bits_are_the_rounded_results_of_f32() {
     for dtype in [DType::F16, DType::BF16] {
         let (x, g) = (var(&signed(&[3, 5, 8], 1, dtype)), signed(&[3, 5, 8], 3, dtype));
         let (wide_x, wide_g) = (var(&x.to_dtype(DType::F32).unwrap()), g.to_dtype(DType::F32).unwrap());
-        let y = operators.conv(&x, Weights::shared(&w)).unwrap();
-        let wide_y = operators.conv(&wide_x, Weights::shared(&w)).unwrap();
+        let y = operators.conv(&x, TensorWeights::shared(&w)).unwrap();
+        let wide_y = operators.conv(&wide_x, TensorWeights::shared(&w)).unwrap();
         assert_same(&y, &wide_y.to_dtype(dtype).unwrap(), "y");
         let (found, wide) = (gradients(&y, &g, &[&x, &w]), gradients(&wide_y, &wide_g, &[&wide_x, &w]));
         assert_same(&found[0], &wide[0].to_dtype(dtype).unwrap(), "the gradient of x");
         assert_same(&found[1], &wide[1], "the gradient of the weights");
 
-        let step = || Step { hyperedge_scale: Some(Weights::shared(&w)), ..Step::mean() };
+        let step = || TensorStep { hyperedge_scale: Some(TensorWeights::shared(&w)), ..TensorStep::mean() };
         let z = operators.vertex_to_hyperedge(&x, step()).unwrap();
         let wide_z = operators.vertex_to_hyperedge(&wide_x, step()).unwrap();
         assert_same(&z, &wide_z.to_dtype(dtype).unwrap(), "z");
@@ -185,24 +186,84 @@ fn tensors_that_no_variable_leads_to_get_no_gradient_and_do_not_disturb_the_othe
     let operators = Operators::new(&pairs(4), Conv::default());
     let (x, w) = (var(&signed(&[3, 4, 2], 1, DType::F32)), var(&positive(&[6], 2, DType::F32)));
     let g = signed(&[3, 4, 2], 3, DType::F32);
-    let both = gradients(&operators.conv(&x, Weights::shared(&w)).unwrap(), &g, &[&x, &w]);
+    let both = gradients(&operators.conv(&x, TensorWeights::shared(&w)).unwrap(), &g, &[&x, &w]);
     let (fixed_x, fixed_w) = (x.as_detached_tensor(), w.as_detached_tensor());
     let loss = |y: Tensor| y.mul(&g).unwrap().sum_all().unwrap().backward().unwrap();
-    let only_x = loss(operators.conv(&x, Weights::shared(&fixed_w)).unwrap());
+    let only_x = loss(operators.conv(&x, TensorWeights::shared(&fixed_w)).unwrap());
     assert_same(only_x.get(&x).unwrap(), &both[0], "x");
     assert!(only_x.get(&fixed_w).is_none());
-    let only_w = loss(operators.conv(&fixed_x, Weights::shared(&w)).unwrap());
+    let only_w = loss(operators.conv(&fixed_x, TensorWeights::shared(&w)).unwrap());
     assert_same(only_w.get(&w).unwrap(), &both[1], "w");
     assert!(only_w.get(&fixed_x).is_none());
-    assert!(!operators.conv(&fixed_x, Weights::shared(&fixed_w)).unwrap().track_op());
+    assert!(!operators.conv(&fixed_x, TensorWeights::shared(&fixed_w)).unwrap().track_op());
 }
 
 #[test]
 fn degrees_are_sums_of_weights_with_gradients() {
     let operators = Operators::new(&Batch::replicate(odd_topology()), Conv::default());
     let w = var(&Tensor::new(&[1f32, 2., 4., 8.], &crate::candle_core::Device::Cpu).unwrap());
-    let degrees = operators.degrees(Weights::shared(&w)).unwrap();
+    let degrees = operators.degrees(TensorWeights::shared(&w)).unwrap();
     assert_eq!(degrees.to_vec1::<f32>().unwrap(), [9., 3., 2., 18., 0.]);
     let gradient = &gradients(&degrees, &degrees.ones_like().unwrap(), &[&w])[0];
     assert_eq!(gradient.to_vec1::<f32>().unwrap(), [2., 3., 0., 3.]);
+}
+
+/// The gradients of the core itself, of the convolution and of a plain sum.
+fn gradients_of_the_core<T: Element<Acc = f32> + WithDType>(
+    batch: &Batch,
+    conv: Conv,
+    x: &Tensor,
+    w: &Tensor,
+    g: &Tensor,
+) -> [Tensor; 3] {
+    let (copies, _, features) = x.dims3().unwrap();
+    let plan = cpu::Plan::<T>::new(batch, features, conv).unwrap();
+    let mut workspace = plan.workspace(copies).unwrap();
+    let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<T>().unwrap();
+    let (x_values, g_values, w_values) = (flat(x), flat(g), w.to_vec1::<f32>().unwrap());
+    let (mut grad_x, mut grad_w) = (x_values.clone(), w_values.clone());
+    let rows = |values| Rows::new(values, RowLayout::contiguous(features).instances(copies));
+    let out = Out::Overwrite(Rows::new(&mut grad_x[..], RowLayout::contiguous(features).instances(copies)));
+    let weights = cpu::Weights::shared(&w_values[..]);
+    workspace
+        .conv_backward(
+            rows(&x_values[..]),
+            weights,
+            rows(&g_values[..]),
+            out,
+            Out::Overwrite(&mut grad_w[..]),
+        )
+        .unwrap();
+    // The gradient of a sum into hyperedges, for a gradient that is 1 everywhere.
+    let ones = vec![T::one(); copies * batch.max_hyperedges() * features];
+    let mut grad_of_sum = x_values.clone();
+    let out =
+        Out::Overwrite(Rows::new(&mut grad_of_sum[..], RowLayout::contiguous(features).instances(copies)));
+    let step = cpu::Step { reduce: Reduce::Sum, vertex_scale: None, hyperedge_scale: None };
+    workspace.hyperedge_to_vertex(&step, rows(&ones[..]), out).unwrap();
+    let tensor = |values: Vec<T>| Tensor::from_vec(values, x.shape(), x.device()).unwrap();
+    [tensor(grad_x), Tensor::from_vec(grad_w, w.shape(), w.device()).unwrap(), tensor(grad_of_sum)]
+}
+
+/// Also in the process that keeps the graph, where expressions stand behind the gradients.
+#[test]
+fn gradients_have_the_bits_of_the_core() {
+    fn check<T: Element<Acc = f32> + WithDType>() {
+        let batch = Batch::replicate(odd_topology());
+        for conv in NORMALIZATIONS.into_iter().flat_map(|n| WEIGHT_USES.map(|u| Conv::new(n, u))) {
+            let operators = Operators::new(&batch, conv);
+            let (x, g) = (var(&signed(&[9, 5, 6], 1, T::DTYPE)), signed(&[9, 5, 6], 2, T::DTYPE));
+            let w = var(&positive(&[4], 3, DType::F32));
+            let expected = gradients_of_the_core::<T>(&batch, conv, &x, &w, &g);
+            let y = operators.conv(&x, TensorWeights::shared(&w)).unwrap();
+            let found = gradients(&y, &g, &[&x, &w]);
+            let z = operators.vertex_to_hyperedge(&x, TensorStep::sum()).unwrap();
+            let of_sum = z.sum_all().unwrap().backward().unwrap().remove(&x).unwrap();
+            for (i, (found, expected)) in found.iter().chain([&of_sum]).zip(&expected).enumerate() {
+                assert_same(found, expected, &format!("{:?}, {conv:?}, gradient {i}", T::DTYPE));
+            }
+        }
+    }
+    check::<f32>();
+    check::<bf16>();
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use hyperscatter_candle::{
-    HyperedgeWeight, HypergraphConv, HypergraphConvConfig, Operators, WeightParametrization, Weights,
-    Windows, hypergraph_conv,
+    HyperedgeWeight, HypergraphConv, HypergraphConvConfig, Operators, TensorWeights, TensorWindows,
+    WeightParametrization, core_error, hypergraph_conv,
 };
 
 use crate::candle_core::{DType, Device, Module, Tensor};
 use crate::candle_nn::{AdamW, Init, Optimizer, ParamsAdamW, VarBuilder, VarMap};
-use crate::hyperscatter::{Batch, Conv, Incidence, Normalization, WeightUse, WindowTable};
+use crate::hyperscatter::{Batch, Conv, Error, Incidence, Normalization, WeightUse, WindowTable};
 use crate::reference::*;
 
 fn layer(config: HypergraphConvConfig, dtype: DType) -> (HypergraphConv, VarMap) {
@@ -47,6 +47,7 @@ fn parameters_are_named_as_in_pytorch_geometric_and_weights_start_at_one() {
             weights: WeightParametrization::Raw,
             weight_init: init,
             conv: Conv::new(Normalization::Row, WeightUse::MessageOnly),
+            ..Default::default()
         },
         DType::F32,
     );
@@ -139,14 +140,14 @@ fn weights_of_several_topologies_stand_where_the_windows_say() {
     let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(3, 2).unwrap()];
     let batch = Batch::from_table(topologies, &[0, 1, 0]).unwrap();
     let w = positive(&[9], 1, DType::F32);
-    let table = || Windows::Table(Arc::new(WindowTable::new(&batch, &[0, 6, 0]).unwrap()));
+    let table = || TensorWindows::Table(Arc::new(WindowTable::new(&batch, &[0, 6, 0]).unwrap()));
     let operators = Operators::new(&batch, Conv::default());
     let identity = Tensor::eye(2, DType::F32, &Device::Cpu).unwrap();
     let layer =
         HypergraphConv::new(operators.clone(), identity, None, HyperedgeWeight::Raw(w.clone())).unwrap();
     let layer = layer.with_windows(table());
     let x = signed(&[11, 2], 2, DType::F32);
-    let expected = operators.conv(&x, Weights { values: &w, windows: table() }).unwrap();
+    let expected = operators.conv(&x, TensorWeights { values: &w, windows: table() }).unwrap();
     assert_close(&layer.forward(&x).unwrap(), &expected, 1e-6, "y");
     assert_eq!(layer.degrees().unwrap().dims(), [11]);
 }
@@ -167,12 +168,31 @@ fn wrong_features_and_shapes_say_what_is_needed() {
     let error = |shape: &[usize], dtype| {
         layer.forward(&Tensor::zeros(shape, dtype, &Device::Cpu).unwrap()).unwrap_err().to_string()
     };
-    let features = error(&[2, 4, 6], DType::F32);
-    assert!(features.contains("x has shape [2, 4, 6], but […, vertices, 5] is needed"), "{features}");
-    assert!(error(&[5], DType::F32).contains("[…, vertices, 5] is needed"));
-    let dtype = error(&[2, 4, 5], DType::F64);
-    assert!(dtype.contains("x has dtype F64, but lin.weight has F32"), "{dtype}");
-    assert!(error(&[2, 3, 5], DType::F32).contains("x has 3 vertices, but 4 are in the topology"));
+    let says = |message: String, facts: &[&str]| {
+        assert!(facts.iter().all(|fact| message.contains(fact)), "{message}");
+    };
+    // The features as they were passed, not those behind Θ.
+    let needed = "[…, 4 vertices, 5 features] is needed";
+    says(
+        error(&[2, 4, 6], DType::F32),
+        &["x has 6 features, but lin.weight takes 5", "x has shape [2, 4, 6]", needed],
+    );
+    says(
+        error(&[2, 3, 5], DType::F32),
+        &["x has 3 rows, but must have 4, one for each of the vertices", "[2, 3, 5]", needed],
+    );
+    says(error(&[5], DType::F32), &["x has shape [5]", needed]);
+    says(error(&[2, 4, 5], DType::F64), &["x has dtype F64, but lin.weight has F32"]);
+    let table = Batch::concat(vec![Incidence::subsets(3, 2).unwrap(), Incidence::subsets(4, 2).unwrap()]);
+    let over_table = layer.over(&table.unwrap());
+    let message = over_table.forward(&signed(&[1, 7, 5], 1, DType::F32)).unwrap_err().to_string();
+    says(
+        message,
+        &["x has shape [1, 7, 5]", "[7 vertices, 5 features] is needed for the instances of a table"],
+    );
+    // Weights by the name of the parameter.
+    let more = layer.over(&pairs(5)).forward(&signed(&[2, 5, 5], 1, DType::F32)).unwrap_err().to_string();
+    says(more, &["x of shape [2, 5, 5], hyperedge_weight of shape [6]", "past the end at 6", "n_weights"]);
     let bias = Some(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
     let new = HypergraphConv::new(
         layer.operators().clone(),
@@ -180,8 +200,90 @@ fn wrong_features_and_shapes_say_what_is_needed() {
         bias,
         layer.hyperedge_weight().clone(),
     );
-    let message = new.unwrap_err().to_string();
-    assert!(message.contains("bias has shape [2], but [3] is needed"), "{message}");
+    says(
+        new.unwrap_err().to_string(),
+        &["bias has shape [2], but [3] is needed", "lin.weight of shape [3, 5]"],
+    );
+    let new = |lin: &[usize], bias| {
+        let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
+        let bias = Some(zeros(&[3], bias));
+        let lin = zeros(lin, DType::F32);
+        let operators = layer.operators().clone();
+        HypergraphConv::new(operators, lin, bias, HyperedgeWeight::Ones).unwrap_err().to_string()
+    };
+    says(new(&[3, 5], DType::F64), &["bias has dtype F64, but F32 is needed"]);
+    says(new(&[15], DType::F32), &["lin.weight has shape [15], but [out, in] is needed"]);
+}
+
+#[test]
+fn a_layer_takes_other_batches_and_keeps_its_variables() {
+    let topologies =
+        vec![Incidence::subsets(3, 2).unwrap(), odd_topology(), Incidence::subsets(4, 2).unwrap()];
+    let ids: [&[usize]; 4] = [&[0], &[1, 0], &[2, 1, 2, 0], &[]];
+    for weights in [WeightParametrization::Softplus, WeightParametrization::Raw, WeightParametrization::Ones]
+    {
+        let batch = |ids: &[usize]| Batch::from_table(topologies.clone(), ids).unwrap();
+        let vars = VarMap::new();
+        let vb = VarBuilder::from_varmap(&vars, DType::F64, &Device::Cpu);
+        let config = HypergraphConvConfig { weights, n_weights: Some(6), ..Default::default() };
+        let layer = hypergraph_conv(&batch(ids[0]), 3, 2, config, vb.clone()).unwrap();
+        for ids in ids {
+            let batch = batch(ids);
+            let x = signed(&[batch.vertex_start(ids.len()), 3], 1, DType::F64);
+            let other = layer.over(&batch);
+            let y = other.forward(&x).unwrap();
+            assert_eq!(other.degrees().unwrap().dims(), [x.dim(0).unwrap()]);
+            // As a layer of the same variables that was made for this batch.
+            let mut one_by_one = Vec::new();
+            for (i, &id) in ids.iter().enumerate() {
+                let single = layer.over(&Batch::replicate(topologies[id].clone()));
+                let rows = batch.vertex_start(i + 1) - batch.vertex_start(i);
+                one_by_one.push(single.forward(&x.narrow(0, batch.vertex_start(i), rows).unwrap()).unwrap());
+            }
+            if !ids.is_empty() {
+                assert_same(&y, &Tensor::cat(&one_by_one, 0).unwrap(), &format!("{weights:?} {ids:?}"));
+            }
+            let found = y.sum_all().unwrap().backward().unwrap();
+            for (name, var) in vars.data().lock().unwrap().iter() {
+                let gradient = found.get(var).unwrap_or_else(|| panic!("{name}: {weights:?} {ids:?}"));
+                assert_eq!(gradient.dims(), var.dims());
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_may_read_more_weights_than_one_topology_has() {
+    let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(3, 2).unwrap()];
+    let batch = Batch::from_table(topologies.clone(), &[0, 1, 0]).unwrap();
+    let windows =
+        |batch, offsets: &[usize]| TensorWindows::Table(Arc::new(WindowTable::new(batch, offsets).unwrap()));
+    // Parameters as they come from a file: a weight for each hyperedge of each topology.
+    let stored = positive(&[9], 1, DType::F32);
+    let vb = VarBuilder::from_tensors(
+        [
+            ("lin.weight".to_owned(), signed(&[2, 3], 2, DType::F32)),
+            ("bias".to_owned(), signed(&[2], 3, DType::F32)),
+            ("hyperedge_weight".to_owned(), stored.clone()),
+        ]
+        .into(),
+        DType::F32,
+        &Device::Cpu,
+    );
+    let config = HypergraphConvConfig { weights: WeightParametrization::Raw, ..Default::default() };
+    let message = hypergraph_conv(&batch, 3, 2, config, vb.clone()).unwrap_err().to_string();
+    assert!(message.contains("hyperedge_weight") && message.contains("n_weights"), "{message}");
+    let config = HypergraphConvConfig { n_weights: Some(9), ..config };
+    let layer = hypergraph_conv(&batch, 3, 2, config, vb).unwrap().with_windows(windows(&batch, &[0, 6, 0]));
+    let x = signed(&[11, 3], 4, DType::F32);
+    let y = layer.forward(&x).unwrap();
+    let next = Batch::from_table(topologies, &[1]).unwrap();
+    let z =
+        layer.over(&next).with_windows(windows(&next, &[6])).forward(&x.narrow(0, 4, 3).unwrap()).unwrap();
+    assert_same(&y.narrow(0, 4, 3).unwrap(), &z, "the instance in the middle");
+    // A table of the old batch is not quietly used for the new one.
+    let error = layer.over(&next).forward(&x.narrow(0, 4, 3).unwrap()).unwrap_err();
+    assert!(matches!(core_error(&error), Some(Error::WindowTableMismatch { .. })), "{error}");
 }
 
 #[test]

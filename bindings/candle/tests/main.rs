@@ -2,8 +2,12 @@
 
 use hyperscatter_candle::{candle_core, candle_nn, hyperscatter};
 
+mod empty;
 mod errors;
 mod gradients;
+mod kept;
 mod layer;
 mod layouts;
+mod masks;
+mod names;
 mod reference;

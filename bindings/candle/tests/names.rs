@@ -1,0 +1,41 @@
+//! Public names: those of this crate and of the core fit in one scope. A name that both have for two things
+//! does not compile here.
+#![deny(ambiguous_glob_imports)]
+
+mod both {
+    pub(super) use hyperscatter::*;
+    pub(super) use hyperscatter_candle::*;
+
+    /// The crates themselves, by their names and as they are re-exported.
+    pub(super) fn same(batch: hyperscatter::Batch) -> Batch {
+        batch
+    }
+}
+
+mod both_on_slices {
+    pub(super) use hyperscatter::cpu::*;
+    pub(super) use hyperscatter_candle::*;
+}
+
+#[test]
+fn a_batch_of_one_crate_is_one_of_the_other() {
+    assert!(both::same(crate::reference::pairs(3)).is_replicated());
+}
+
+mod named {
+    #[expect(unused_imports, reason = "that they can be named is the test")]
+    use super::both::{
+        Accumulator, Batch, Conv, Csr, Element, Error, HyperedgeWeight, HypergraphConv, HypergraphConvConfig,
+        Incidence, Index, Misbatching, Normalization, Operators, Out, Owners, Reduce, Repeats, Result,
+        RowLayout, Rows, SelfLoops, TensorStep, TensorWeights, TensorWindows, WeightParametrization,
+        WeightUse, Weights, WindowTable, Windows, core_error, cpu, half, hypergraph_conv,
+    };
+}
+
+mod named_on_slices {
+    #[expect(unused_imports, reason = "that they can be named is the test")]
+    use super::both_on_slices::{
+        HyperedgeWeight, HypergraphConv, Operators, Plan, Step, StepGradients, TensorStep, TensorWeights,
+        TensorWindows, Weights, Workspace,
+    };
+}
