@@ -59,15 +59,20 @@
 //! being captured takes the workspace's stream into the graph before the call is refused; that capture then has to be ended
 //! or joined as usual. (If other operands were used outside of the capture, waiting for those makes it invalid, as CUDA has it.)
 //!
-//! `cudarc` orders streams by two events in each slice, and CUDA takes an event that was recorded in a capture for invalid
-//! once that has ended. So a slice that was last read or written *through `cudarc`* on a stream in capture cannot be waited for
-//! any more, in a context with several streams: calls with it are [`Error::Driver`](crate::Error::Driver), `"waiting for an
-//! operand that a stream capture used last"`, each time; nothing is queued, and nothing else is hindered. `cudarc` itself cannot record the
-//! event again. Slices that are made while event tracking is off (`CudaContext::disable_event_tracking`) have no events, and their order is up
-//! to their owner, as that of graphs is anyway; and a slice gets new ones by `leak`, `CudaContext::check_err`, which takes away the error that
-//! giving up the old ones leaves, and `upgrade_device_ptr`. When such a slice is dropped, the context remembers the failed wait, and the next call
-//! that asks it, of this crate or of `cudarc`, returns that once, as an error of `"an earlier call of this context"`, unless `check_err` was
-//! called before.
+//! `cudarc` orders streams by two events in each slice, and CUDA takes an event that was recorded in a capture for
+//! invalid once that has ended. So a slice that was last written through `cudarc` in a capture (or last read in one,
+//! for a call that writes it) cannot be waited for any more, in a context with several streams. Each call with it is
+//! [`Error::Driver`](crate::Error::Driver), `"waiting for an operand that a stream capture used last"`; nothing is
+//! queued, and nothing else is hindered. What helps:
+//!
+//! * to make the slices of captures while event tracking is off (`CudaContext::disable_event_tracking`): they have no
+//!   events, and their order is up to their owner, as that of replays is anyway;
+//! * to give a slice new events: `leak` it, take away the error that this leaves with `CudaContext::check_err`, and make
+//!   a slice of the address again with `upgrade_device_ptr`. (`cudarc` itself never records the old ones again.)
+//!
+//! When such a slice is dropped, the context remembers the failed wait. The next call that asks it, of this crate or
+//! of `cudarc`, returns it once, this crate's as an error of `"an earlier call of this context"`, unless `check_err`
+//! was called before.
 //!
 //! # Memory
 //! Gathers are two launches' worth of traffic, a step each, so the convolution has rows of hyperedges in between: z = B⁻¹Hᵀ
