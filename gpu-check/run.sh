@@ -31,11 +31,12 @@ BACKEND=(
     cuda::calls:: cuda::captures:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes:: cuda::raw::
     cuda::window_tables::
 )
-SUITES=(golden:: kept_z:: operands:: steps:: convolutions:: gradients:: misalignment::)
+SUITES=(golden:: kept_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale::)
 # Racecheck follows every access to shared memory: fewer suites, and few cases of each property.
 FEWER_SUITES=(
     golden::golden_f32_on_the_gpu kept_z::suite_on_the_gpu steps::steps_have_the_same_bits
     convolutions::convolutions_have_the_same_bits gradients::zeros_and_infinities_on_the_gpu
+    weight_scale::weights_at_the_ends_of_the_range_cancel_out_on_the_gpu
 )
 FEWER_CASES=8
 
