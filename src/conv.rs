@@ -33,11 +33,16 @@ impl WeightUse {
 }
 
 /// How the convolution divides by the vertex degree. 1/0 counts as 0, with a zero gradient: a vertex of degree zero
-/// gets a row of zeros.
+/// gets a row of zeros. A degree that is not finite makes NaN of its rows and of the gradients that pass through it.
+///
+/// Under `Row` and `Symmetric` the scale of [`WeightUse::Documented`] weights cancels out, also where 1/D or a sum of
+/// weighted rows would be no number of the type: with weights 2^k w (those being exact, and degrees finite) y and ∂x have
+/// the bits that they have with w, and ∂w is multiplied by 2^−k, for every k under `Row` and every even k under
+/// `Symmetric`. An odd k differs by the rounding of √2: half a unit in the last place for each term of its sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Normalization {
-    /// L = D⁻¹, R = 1. With [`WeightUse::Documented`] the weights' common scale cancels out, and a vertex in a single
-    /// hyperedge gives that hyperedge's weight a zero gradient.
+    /// L = D⁻¹, R = 1. With [`WeightUse::Documented`] a vertex of a single incidence gives that hyperedge's weight a
+    /// gradient of exactly zero.
     #[default]
     Row,
     /// L = R = D^(−1/2), as 1/√D. A negative degree is [`Error::NegativeDegree`](crate::Error::NegativeDegree).

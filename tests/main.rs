@@ -10,6 +10,7 @@ mod cuda;
 mod errors;
 mod golden;
 mod gradients;
+mod hashes;
 mod invariants;
 mod kept_z;
 mod layouts;

@@ -337,6 +337,18 @@ fn the_same_bits_on_any_number_of_threads<T: TestElement>(step: &StepLayout, ask
     assert_eq!(all[0], all[2]);
 }
 
+/// The bits of a step and of all its gradients, by name.
+pub fn step_bits<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    kind: StepKind,
+    windows: WindowKind,
+) -> [(&'static str, Vec<u64>); 4] {
+    let layout = layout.clone();
+    let step = StepLayout { layout, kind, vertex_scale: Some(windows), hyperedge_scale: Some(windows) };
+    step.run(&mut *step.operators(backend), &step.operands(), Asked::ALL).bits()
+}
+
 proptest! {
     #[test]
     fn steps_are_their_definition_on_the_cpu(step in step_layout(layout()), element in element_types()) {

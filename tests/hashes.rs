@@ -1,0 +1,176 @@
+//! The bits of all results for a set of layouts, as hashes in a committed file, so that a change of the code that must not
+//! change a bit can show that it has not.
+//!
+//! `HYPERSCATTER_WRITE_HASHES=1 cargo test hashes` writes the file anew, from the CPU backend. That takes a reason, which
+//! the commit states: another order of summation, another formula.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use hyperscatter::half::{bf16, f16};
+use hyperscatter::{Batch, Conv, Incidence, Normalization, Reduce, Repeats, WeightUse};
+
+use crate::backend::{Backend, Cpu, StepKind};
+use crate::common::TestElement;
+use crate::convolutions::{Asked, Operands, operators, run};
+use crate::layouts::{Layout, Place, WindowKind};
+use crate::steps::step_bits;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hashes.txt");
+
+/// What is hashed in, for the tests that run where there is no repository.
+const COMMITTED: &str = include_str!("hashes.txt");
+
+const HEADER: &str = "\
+# FNV-1a hashes of the bits of all results, per layout, windows, type and convention: see tests/hashes.rs, which writes this
+# file with `HYPERSCATTER_WRITE_HASHES=1 cargo test hashes`. Do not edit it.
+";
+
+/// FNV-1a of 64 bits.
+fn hash(parts: &[(&'static str, Vec<u64>)]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let bytes = parts.iter().flat_map(|(_, bits)| bits).flat_map(|bits| bits.to_le_bytes());
+    for byte in bytes {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash
+}
+
+/// Small hypergraphs that dense paths are for, and ones that they are not: long rows, single incidences, empty hyperedges,
+/// isolated vertices, several topologies, more instances than a chunk.
+fn layouts() -> Vec<(&'static str, Layout)> {
+    let subsets = |n, k| Incidence::subsets(n, k).unwrap();
+    let odd = |n: usize, edges: &[&[u32]]| Incidence::from_edges(n, edges, Repeats::Keep).unwrap();
+    let long: Vec<Vec<usize>> = std::iter::once((0..1300).map(|i| i * 7919 % 5).collect())
+        .chain((0..600).map(|e| vec![2, e % 5]))
+        .chain([vec![5]])
+        .collect();
+    let table = |topologies: Vec<Incidence>, instances: usize| {
+        let ids: Vec<usize> = (0..instances).map(|g| g * g % topologies.len()).collect();
+        (Batch::from_table(topologies, &ids).unwrap(), instances)
+    };
+    let irregular = odd(6, &[&[0, 1, 2], &[2], &[], &[3, 3, 1], &[4, 0]]);
+    let packed = [Place::Contiguous; 5];
+    let mixed = [Place::VertexMajor, Place::RowGap(3), Place::Padded(1), Place::Contiguous, Place::Padded(2)];
+    let cases = [
+        ("pairs of 8, F = 64", (Batch::replicate(subsets(8, 2)), 70), 64, packed),
+        ("pairs of 2, F = 8", (Batch::replicate(subsets(2, 2)), 5), 8, packed),
+        ("triples of 6, F = 20", (Batch::replicate(subsets(6, 3)), 9), 20, mixed),
+        ("triples of 16, F = 16", (Batch::replicate(subsets(16, 3)), 2), 16, packed),
+        ("irregular, F = 33", (Batch::replicate(irregular.clone()), 7), 33, mixed),
+        (
+            "several, F = 40",
+            table(vec![irregular, subsets(5, 2), subsets(4, 3), subsets(9, 2)], 40),
+            40,
+            packed,
+        ),
+        (
+            "long rows, F = 12",
+            (Batch::replicate(Incidence::from_edges(6, &long, Repeats::Keep).unwrap()), 2),
+            12,
+            packed,
+        ),
+    ];
+    let layout = |(i, (name, (batch, instances), features, places)): (usize, _)| {
+        let offsets = (0..instances).map(|g| g * 5 % 7).collect();
+        let (windows, conv, seed) = (WindowKind::Shared, Conv::default(), 100 + i as u64);
+        (name, Layout { batch, instances, features, windows, offsets, places, conv, seed })
+    };
+    cases.into_iter().enumerate().map(layout).collect()
+}
+
+/// The hashes of a layout in one type, by what they are of.
+fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout) -> BTreeMap<String, u64> {
+    let mut hashes = BTreeMap::new();
+    for windows in [WindowKind::Shared, WindowKind::Consecutive, WindowKind::Table] {
+        let layout = Layout { windows, ..layout.clone() };
+        for normalization in [Normalization::Row, Normalization::Symmetric, Normalization::None] {
+            for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly] {
+                let layout = Layout { conv: Conv::new(normalization, weight_use), ..layout.clone() };
+                let asked = Asked { keep_z: true, ..Asked::ALL };
+                let operands = Operands::<T>::of(&layout);
+                let results = run(&mut *operators(backend, &layout), &layout, &operands, asked);
+                let what = format!("{normalization:?} {weight_use:?}");
+                hashes
+                    .insert(format!("{name}, {}, {windows:?}: conv {what}", T::NAME), hash(&results.bits()));
+            }
+        }
+        for to_hyperedges in [true, false] {
+            for reduce in [Reduce::Sum, Reduce::Mean] {
+                let bits = step_bits::<T>(backend, &layout, StepKind { to_hyperedges, reduce }, windows);
+                let what = if to_hyperedges { "v2e" } else { "e2v" };
+                hashes.insert(format!("{name}, {}, {windows:?}: {what} {reduce:?}", T::NAME), hash(&bits));
+            }
+        }
+    }
+    hashes
+}
+
+/// The committed hashes.
+fn committed() -> BTreeMap<String, u64> {
+    let lines = COMMITTED.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (hash, what) = line.split_once(' ').unwrap();
+            (what.to_owned(), u64::from_str_radix(hash, 16).unwrap())
+        })
+        .collect()
+}
+
+/// Fails with the names of all hashes that differ.
+fn compare(hashes: BTreeMap<String, u64>) {
+    let committed = committed();
+    let differ: Vec<_> = hashes.iter().filter(|(what, hash)| committed.get(*what) != Some(hash)).collect();
+    let names: Vec<_> = differ.iter().take(10).map(|(what, _)| what.as_str()).collect();
+    assert!(names.is_empty(), "{} hashes differ: {names:#?}", differ.len());
+}
+
+fn all_on_the_cpu() -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for (name, layout) in layouts() {
+        all.extend(hashes::<f32>(&Cpu, name, &layout));
+        all.extend(hashes::<f64>(&Cpu, name, &layout));
+        all.extend(hashes::<f16>(&Cpu, name, &layout));
+        all.extend(hashes::<bf16>(&Cpu, name, &layout));
+    }
+    all
+}
+
+#[test]
+fn results_have_the_committed_hashes_on_the_cpu() {
+    let hashes = all_on_the_cpu();
+    if std::env::var_os("HYPERSCATTER_WRITE_HASHES").is_some() {
+        let mut text = HEADER.to_owned();
+        hashes.iter().for_each(|(what, hash)| writeln!(text, "{hash:016x} {what}").unwrap());
+        std::fs::write(FILE, text).unwrap();
+        return;
+    }
+    assert_eq!(hashes.len(), committed().len(), "of no more and no fewer");
+    compare(hashes);
+}
+
+#[cfg(feature = "cuda")]
+fn on_the_gpu<T: crate::cuda::gpu::GpuElement>() {
+    use crate::cuda::gpu::{Cuda, Mode, is_real};
+    use hyperscatter::cuda::Checks;
+    use hyperscatter_emulator::interface::Build;
+
+    // What the emulated driver does not check here, other tests have it check.
+    let mode = Mode { build: Build::Fast, checks: Checks::Off, ..Mode::PLAIN };
+    for (i, (name, layout)) in layouts().into_iter().enumerate() {
+        // It takes a core 1 us an incidence and feature: the small layouts in all types, the others in one of them each.
+        let types = ["f32", "f64", "f16", "bf16"];
+        if is_real() || layout.features * layout.instances < 1000 || types[i % 4] == T::NAME {
+            compare(hashes::<T>(&Cuda::new(mode), name, &layout));
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn results_have_the_committed_hashes_on_the_gpu() {
+    on_the_gpu::<f32>();
+    on_the_gpu::<f64>();
+    on_the_gpu::<f16>();
+    on_the_gpu::<bf16>();
+}
