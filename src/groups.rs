@@ -110,9 +110,12 @@ impl Groups {
         };
         let mut order = try_with_capacity("the order of the instances", topology_ids.len())?;
         order.extend(0..topology_ids.len() as u32);
-        order.sort_by_key(|&g| key(g));
-        let (mut groups, mut start, mut n_chunks) = (Vec::new(), 0, 0);
-        for same in order.chunk_by(|&a, &b| key(a) == key(b)) {
+        // Not a stable sort, which would allocate: ties are broken by the instance.
+        order.sort_unstable_by_key(|&g| (key(g), g));
+        let same = || order.chunk_by(|&a, &b| key(a) == key(b));
+        let mut groups = try_with_capacity("the groups of the instances", same().count())?;
+        let (mut start, mut n_chunks) = (0, 0);
+        for same in same() {
             let (_, offset, topology) = key(same[0]);
             let chunk_len = topologies[topology as usize].chunk_len();
             groups.push(Group { topology, chunk_len: chunk_len as u32, offset, start, chunk: n_chunks });
@@ -145,7 +148,7 @@ impl Groups {
         })
     }
 
-    /// The classes of chunks, in order.
+    /// The classes of chunks, in order. There are at most 64: a rank is whether a topology is large, and a power of two.
     #[cfg(feature = "cuda")]
     pub(crate) fn classes(&self, topologies: &[Incidence], axis: Axis) -> Vec<Class> {
         let topology = |group: &Group| &topologies[group.topology as usize];
