@@ -5,9 +5,7 @@ use std::ops::Range;
 use crate::batch::Batch;
 use crate::distinct::Distinct;
 use crate::error::{Error, Result, fits_u32, try_with_capacity, try_zeroed};
-use crate::incidence::{
-    ByEdge, Incidence, Repeats, accumulate, check_coo_lengths, drop_repeats, locate_repeat, scatter,
-};
+use crate::incidence::{Graphs, Parts, Repeats, check_coo_lengths, graph_of, locate_repeat};
 use crate::index::{Index, below};
 use crate::misbatching::{self, Misbatching, Suspect, owner_of, total};
 
@@ -89,38 +87,18 @@ impl Batch {
             vertex_owners,
             hyperedge_owners,
         };
-        let mut pointers = index.check()?;
+        let mut graphs = Graphs::new(&vertex_starts, &hyperedge_starts, vertices.len())?;
+        let Parts { edge_pointers, vertex_pointers, .. } = graphs.parts();
+        index.count(edge_pointers, vertex_pointers)?;
         if all_in_first == AllInFirst::Reject {
-            index.check_later_graphs(&pointers)?;
+            index.check_later_graphs(edge_pointers)?;
         }
-        let mut members = try_zeroed("the members of the hyperedges", vertices.len())?;
-        scatter(&mut pointers, &mut members, vertices, hyperedges);
-        // From here on vertices are numbered within their graphs.
-        for graph in 0..n_graphs {
-            let start = vertex_starts[graph] as u32;
-            let incidences = &pointers[hyperedge_starts[graph]..=hyperedge_starts[graph + 1]];
-            for vertex in &mut members[incidences[0] as usize..incidences[incidences.len() - 1] as usize] {
-                *vertex -= start;
-            }
-        }
-        if repeats != Repeats::Keep {
-            let largest = vertex_starts.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
-            let mut last_seen = try_zeroed("the search for repeats", largest)?;
-            let kept = drop_repeats("vertices", &mut pointers, &mut members, &mut last_seen, repeats);
-            members.truncate(kept.map_err(|error| index.locate_repeat(error))?);
-        }
+        graphs.fill(vertices, hyperedges, repeats).map_err(|error| index.locate_repeat(error))?;
 
-        let by_edge = |graph: usize| {
-            let pointers = &pointers[hyperedge_starts[graph]..=hyperedge_starts[graph + 1]];
-            let members = &members[pointers[0] as usize..pointers[pointers.len() - 1] as usize];
-            ByEdge { n_vertices: vertex_starts[graph + 1] - vertex_starts[graph], pointers, members }
-        };
         let mut distinct = Distinct::with_capacity(n_graphs)?;
         let mut ids = try_with_capacity("topology_ids", n_graphs)?;
-        ids.extend((0..n_graphs).map(|graph| distinct.id(graph, by_edge)));
-        let firsts = distinct.into_firsts();
-        let topologies = Incidence::of_rows(firsts.iter().map(|&graph| by_edge(graph)))?;
-        drop((pointers, members, firsts));
+        ids.extend((0..n_graphs).map(|graph| distinct.id(graph, |graph| graphs.rows(graph))));
+        let topologies = graphs.topologies(&distinct.into_firsts())?;
         Self::with_starts(topologies, ids, [vertex_starts, hyperedge_starts])
     }
 }
@@ -134,35 +112,32 @@ struct BatchedIndex<'a, V, E, N, M> {
 }
 
 impl<V: Index, E: Index, N: Index, M: Index> BatchedIndex<'_, V, E, N, M> {
-    /// Where the members of each hyperedge start, if every incidence joins a vertex and a hyperedge of the same graph.
-    fn check(&self) -> Result<Vec<u32>> {
+    /// Counts the incidences of each hyperedge and vertex, each behind it as in [`Parts`], if every incidence joins a vertex and
+    /// a hyperedge of the same graph.
+    fn count(&self, edge_pointers: &mut [u32], vertex_pointers: &mut [u32]) -> Result<()> {
         let Suspect { vertices, hyperedges, vertex_starts, hyperedge_starts } = self.suspect;
-        let mut pointers = try_zeroed("the pointers of the hyperedges", total(hyperedge_starts) + 1)?;
         let bound = total(vertex_starts);
-        let of_graph = |graph| (range(vertex_starts, graph), range(hyperedge_starts, graph));
-        // Incidences mostly come graph after graph: that of the last one is tried first, then the next.
-        let mut graph = 0;
-        let (mut own_vertices, mut own_hyperedges) = of_graph(graph);
+        let (mut graph, mut own_vertices, mut own_hyperedges) = (0, 0..0, 0..0);
         for (position, (&vertex, &edge)) in vertices.iter().zip(hyperedges).enumerate() {
             let Some(vertex) = below(vertex, bound) else { return Err(self.refuse(position)) };
             if !own_vertices.contains(&vertex) {
-                graph = match range(vertex_starts, graph + 1).contains(&vertex) {
-                    true => graph + 1,
-                    false => vertex_starts.partition_point(|&start| start <= vertex) - 1,
-                };
-                (own_vertices, own_hyperedges) = of_graph(graph);
+                graph = graph_of(vertex_starts, graph, vertex);
+                own_vertices = range(vertex_starts, graph);
+                own_hyperedges = range(hyperedge_starts, graph);
             }
             match below(edge, own_hyperedges.end) {
-                Some(edge) if edge >= own_hyperedges.start => pointers[edge + 1] += 1,
+                Some(edge) if edge >= own_hyperedges.start => {
+                    edge_pointers[edge + graph + 1] += 1;
+                    vertex_pointers[vertex + graph + 1] += 1;
+                }
                 _ => return Err(self.refuse(position)),
             }
         }
-        accumulate(&mut pointers);
-        Ok(pointers)
+        Ok(())
     }
 
     /// Whether a graph that owns vertices and hyperedges has incidences besides the first one.
-    fn check_later_graphs(&self, pointers: &[u32]) -> Result<()> {
+    fn check_later_graphs(&self, edge_pointers: &[u32]) -> Result<()> {
         let Suspect { vertices, vertex_starts, hyperedge_starts, .. } = self.suspect;
         let of_graph = |graph| (range(vertex_starts, graph), range(hyperedge_starts, graph));
         let mut owners_of_both = (0..self.n_graphs).filter(|&graph| {
@@ -173,7 +148,8 @@ impl<V: Index, E: Index, N: Index, M: Index> BatchedIndex<'_, V, E, N, M> {
             return Ok(());
         };
         let (_, hyperedges) = of_graph(graph);
-        let incidences = (pointers[hyperedges.end] - pointers[hyperedges.start]) as usize;
+        let counts = &edge_pointers[hyperedges.start + graph..=hyperedges.end + graph];
+        let incidences = counts.iter().sum::<u32>() as usize;
         if incidences == 0 || incidences < vertices.len() {
             return Ok(());
         }

@@ -70,21 +70,17 @@ impl Distinct {
             let product = u128::from(low ^ key) * u128::from(high ^ state);
             product as u64 ^ (product >> 64) as u64
         };
-        let start = rows.pointers[0];
         let sizes = word(rows.n_vertices as u32, rows.pointers.len() as u32);
         let mut state = mix(seed, sizes, rows.members.len() as u64);
-        let of = |words: &[u32], start: u32, mut state: u64| {
+        for words in [rows.pointers, rows.members] {
             let mut fours = words.chunks_exact(4);
             for w in &mut fours {
-                state = mix(state, word(w[0] - start, w[1] - start), word(w[2] - start, w[3] - start));
+                state = mix(state, word(w[0], w[1]), word(w[2], w[3]));
             }
             let mut last = [0; 4];
-            for (last, w) in last.iter_mut().zip(fours.remainder()) {
-                *last = w - start;
-            }
-            mix(state, word(last[0], last[1]), word(last[2], last[3]))
-        };
-        state = of(rows.pointers, start, state);
-        of(rows.members, 0, state)
+            last[..fours.remainder().len()].copy_from_slice(fours.remainder());
+            state = mix(state, word(last[0], last[1]), word(last[2], last[3]));
+        }
+        state
     }
 }

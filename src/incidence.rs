@@ -1,6 +1,10 @@
 //! One hypergraph's topology: which vertices stand in which hyperedge. Structure without values, validated once.
 
+mod graphs;
+
 use std::sync::Arc;
+
+pub(crate) use graphs::{Graphs, Parts, graph_of};
 
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::index::{Index, below};
@@ -81,14 +85,21 @@ impl<'a> Csr<'a> {
 /// * `n`, `m` and the number of incidences fit in a `u32`.
 #[derive(Clone)]
 pub struct Incidence {
-    /// The pointers and indices by hyperedge, then those by vertex: of this topology, and of others that were made
-    /// together with it, so that a batch of many small graphs is one allocation.
+    /// All pointers and indices: of this topology, and of others that were made together with it, so that a batch of many
+    /// small graphs is one allocation.
     words: Arc<Vec<u32>>,
-    /// Where those of this topology start.
-    start: usize,
+    by_edge: Place,
+    by_vertex: Place,
     n_vertices: u32,
     n_hyperedges: u32,
     n_incidences: u32,
+}
+
+/// Where the pointers and indices of one direction start.
+#[derive(Clone, Copy)]
+struct Place {
+    pointers: usize,
+    indices: usize,
 }
 
 impl PartialEq for Incidence {
@@ -222,7 +233,7 @@ impl Incidence {
                 }
             }
         }
-        accumulate(pointers);
+        starts_of_rows(pointers);
         words.fill_members(vertices, hyperedges);
         words.finish("vertices", repeats).map_err(|error| locate_repeat(error, vertices, hyperedges))
     }
@@ -304,19 +315,19 @@ impl Incidence {
     /// The vertices of each hyperedge, in the order of summation.
     #[inline]
     pub fn by_edge(&self) -> Csr<'_> {
-        self.csr(self.start, self.n_hyperedges())
+        self.csr(self.by_edge, self.n_hyperedges())
     }
 
     /// The hyperedges of each vertex, ascending.
     #[inline]
     pub fn by_vertex(&self) -> Csr<'_> {
-        self.csr(self.start + self.n_hyperedges() + 1 + self.n_incidences(), self.n_vertices())
+        self.csr(self.by_vertex, self.n_vertices())
     }
 
     #[inline]
-    fn csr(&self, start: usize, n_rows: usize) -> Csr<'_> {
-        let (pointers, indices) = self.words[start..].split_at(n_rows + 1);
-        Csr { pointers, indices: &indices[..self.n_incidences()] }
+    fn csr(&self, place: Place, n_rows: usize) -> Csr<'_> {
+        let pointers = &self.words[place.pointers..][..n_rows + 1];
+        Csr { pointers, indices: &self.words[place.indices..][..self.n_incidences()] }
     }
 
     /// The incidences as pairs (vertex, hyperedge), hyperedge after hyperedge.
@@ -356,30 +367,43 @@ impl Words {
         self.words.push(vertex);
     }
 
-    /// Writes the members of coordinates that were checked and counted into the pointers.
+    /// Writes the members of coordinates that were checked, whose rows start where the pointers say.
     fn fill_members<V: Index, E: Index>(&mut self, vertices: &[V], hyperedges: &[E]) {
         self.words.resize(self.n_hyperedges + 1 + vertices.len(), 0);
         let (pointers, members) = self.words.split_at_mut(self.n_hyperedges + 1);
-        scatter(pointers, members, vertices, hyperedges);
+        for (vertex, edge) in vertices.iter().zip(hyperedges) {
+            let place = &mut pointers[edge.value() as usize + 1];
+            members[*place as usize] = vertex.value() as u32;
+            *place += 1;
+        }
     }
 
     /// Applies `repeats` and adds the transpose.
     fn finish(self, table: &'static str, repeats: Repeats) -> Result<Incidence> {
         let Self { mut words, n_vertices, n_hyperedges } = self;
+        let first_member = n_hyperedges + 1;
         if repeats != Repeats::Keep {
             // In the room of the transpose.
             let end = words.len();
             words.resize(end + n_vertices, 0);
             let (by_edge, last_seen) = words.split_at_mut(end);
-            let (pointers, members) = by_edge.split_at_mut(n_hyperedges + 1);
-            let kept = drop_repeats(table, pointers, members, last_seen, repeats)?;
-            words.truncate(n_hyperedges + 1 + kept);
+            let (pointers, members) = by_edge.split_at_mut(first_member);
+            let kept = drop_repeats(table, 0, pointers, members, last_seen, repeats)?;
+            words.truncate(first_member + kept);
         }
-        let n_incidences = words.len() - (n_hyperedges + 1);
-        push_transpose(&mut words, 0, n_vertices, n_hyperedges);
+        let by_vertex = words.len();
+        let n_incidences = by_vertex - first_member;
+        words.resize(by_vertex + n_vertices + 1 + n_incidences, 0);
+        let (by_edge, transposed) = words.split_at_mut(by_vertex);
+        let (pointers, members) = by_edge.split_at(first_member);
+        let (starts, edges) = transposed.split_at_mut(n_vertices + 1);
+        count_rows(starts, members);
+        starts_of_rows(starts);
+        transpose(pointers, members, starts, edges);
         Ok(Incidence {
             words: Arc::new(words),
-            start: 0,
+            by_edge: Place { pointers: 0, indices: first_member },
+            by_vertex: Place { pointers: by_vertex, indices: by_vertex + n_vertices + 1 },
             n_vertices: n_vertices as u32,
             n_hyperedges: n_hyperedges as u32,
             n_incidences: n_incidences as u32,
@@ -392,29 +416,12 @@ fn n_words(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> usize
     n_vertices + n_hyperedges + 2 + 2 * n_incidences
 }
 
-/// The rows of one topology by hyperedge, cut out of something larger.
-#[derive(Clone, Copy)]
+/// The rows of one topology by hyperedge.
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) struct ByEdge<'a> {
     pub(crate) n_vertices: usize,
-    /// Hyperedges + 1 pointers, whose first is not always 0.
     pub(crate) pointers: &'a [u32],
     pub(crate) members: &'a [u32],
-}
-
-impl PartialEq for ByEdge<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        let ends = |rows: &Self| {
-            let start = rows.pointers[0];
-            rows.pointers.iter().map(move |p| p - start)
-        };
-        self.n_vertices == other.n_vertices && self.members == other.members && ends(self).eq(ends(other))
-    }
-}
-
-impl ByEdge<'_> {
-    fn n_words(&self) -> usize {
-        n_words(self.n_vertices, self.pointers.len() - 1, self.members.len())
-    }
 }
 
 impl Incidence {
@@ -423,84 +430,34 @@ impl Incidence {
         let Csr { pointers, indices } = self.by_edge();
         ByEdge { n_vertices: self.n_vertices(), pointers, members: indices }
     }
+}
 
-    /// The topologies of rows that satisfy the invariants, in one allocation.
-    pub(crate) fn of_rows<'a>(rows: impl ExactSizeIterator<Item = ByEdge<'a>> + Clone) -> Result<Vec<Self>> {
-        let mut topologies = try_with_capacity("the topologies", rows.len())?;
-        let mut words = try_with_capacity("the topologies", rows.clone().map(|rows| rows.n_words()).sum())?;
-        for ByEdge { n_vertices, pointers, members } in rows.clone() {
-            let start = words.len();
-            words.extend(pointers.iter().map(|p| p - pointers[0]));
-            words.extend_from_slice(members);
-            push_transpose(&mut words, start, n_vertices, pointers.len() - 1);
-        }
-        let words = Arc::new(words);
-        let mut start = 0;
-        for rows in rows {
-            topologies.push(Self {
-                words: words.clone(),
-                start,
-                n_vertices: rows.n_vertices as u32,
-                n_hyperedges: (rows.pointers.len() - 1) as u32,
-                n_incidences: rows.members.len() as u32,
-            });
-            start += rows.n_words();
-        }
-        Ok(topologies)
+/// Counts the entries of row `i` into `pointers[i + 1]`.
+fn count_rows(pointers: &mut [u32], rows: &[u32]) {
+    for &row in rows {
+        pointers[row as usize + 1] += 1;
     }
 }
 
-/// Appends the pointers and indices by vertex to those by hyperedge, which are `words[start ..]`. There is room for them.
-fn push_transpose(words: &mut Vec<u32>, start: usize, n_vertices: usize, n_hyperedges: usize) {
-    let by_edge = words.len() - start;
-    let n_incidences = by_edge - (n_hyperedges + 1);
-    words.resize(words.len() + n_vertices + 1 + n_incidences, 0);
-    let (by_edge, by_vertex) = words[start..].split_at_mut(by_edge);
-    let (pointers, members) = by_edge.split_at(n_hyperedges + 1);
-    let (starts, edges) = by_vertex.split_at_mut(n_vertices + 1);
-    for &vertex in members {
-        starts[vertex as usize + 1] += 1;
+/// The number of entries of row `i`, at `i + 1`, becomes the start of row `i`; returns the number of all. Whoever writes a
+/// row's entries moves its start along, and then the pointers are right: it is its end.
+fn starts_of_rows(pointers: &mut [u32]) -> usize {
+    let mut start = 0;
+    for pointer in &mut pointers[1..] {
+        start += std::mem::replace(pointer, start);
     }
-    accumulate(starts);
+    start as usize
+}
+
+/// Writes the hyperedges of each vertex, whose rows start where `by_vertex` says at one behind it.
+fn transpose(pointers: &[u32], members: &[u32], by_vertex: &mut [u32], edges: &mut [u32]) {
     for (edge, row) in pointers.windows(2).enumerate() {
         for &vertex in &members[row[0] as usize..row[1] as usize] {
-            let place = &mut starts[vertex as usize];
+            let place = &mut by_vertex[vertex as usize + 1];
             edges[*place as usize] = edge as u32;
             *place += 1;
         }
     }
-    undo_moves(starts);
-}
-
-/// Sums of what is before: the number of entries of row `i`, at `i + 1`, becomes the end of row `i`.
-pub(crate) fn accumulate(pointers: &mut [u32]) {
-    let mut end = 0;
-    for pointer in pointers {
-        end += *pointer;
-        *pointer = end;
-    }
-}
-
-/// Each start of a row has moved to its end, which is the start of the row behind it.
-fn undo_moves(pointers: &mut [u32]) {
-    pointers.copy_within(..pointers.len() - 1, 1);
-    pointers[0] = 0;
-}
-
-/// Writes the vertices of each hyperedge into its row, in the order of the incidences. All ids were checked, and the pointers
-/// say how many there are.
-pub(crate) fn scatter<V: Index, E: Index>(
-    pointers: &mut [u32],
-    members: &mut [u32],
-    vertices: &[V],
-    hyperedges: &[E],
-) {
-    for (vertex, edge) in vertices.iter().zip(hyperedges) {
-        let place = &mut pointers[edge.value() as usize];
-        members[*place as usize] = vertex.value() as u32;
-        *place += 1;
-    }
-    undo_moves(pointers);
 }
 
 /// The error of a repeated incidence with its position in the index, of the second occurrence.
@@ -569,9 +526,10 @@ fn count_subsets(n: usize, k: usize) -> Result<(usize, usize)> {
 }
 
 /// Removes the second and later occurrences of a vertex in a hyperedge, or refuses them; returns how many are left.
-/// `last_seen` is zero, a word for each vertex.
-pub(crate) fn drop_repeats(
+/// Hyperedges are numbered from `first` on. `last_seen`, a word for each vertex, is zero or has seen smaller numbers only.
+fn drop_repeats(
     table: &'static str,
+    first: usize,
     pointers: &mut [u32],
     members: &mut [u32],
     last_seen: &mut [u32],
@@ -580,28 +538,24 @@ pub(crate) fn drop_repeats(
     // last_seen[v] = 1 + the last hyperedge that was seen to hold v. There are fewer than 2³² hyperedges.
     let mut kept = 0;
     let mut start = 0;
-    for hyperedge in 0..pointers.len() - 1 {
-        let end = pointers[hyperedge + 1] as usize;
+    for row in 0..pointers.len() - 1 {
+        let end = pointers[row + 1] as usize;
+        let hyperedge = first + row;
         for position in start..end {
-            let vertex = members[position] as usize;
-            if last_seen[vertex] == hyperedge as u32 + 1 {
+            let vertex = members[position];
+            let seen = std::mem::replace(&mut last_seen[vertex as usize], hyperedge as u32 + 1);
+            if seen == hyperedge as u32 + 1 {
                 if repeats == Repeats::Reject {
-                    return Err(Error::RepeatedIncidence {
-                        table,
-                        position,
-                        vertex,
-                        hyperedge,
-                        looks_like: None,
-                    });
+                    let (vertex, looks_like) = (vertex as usize, None);
+                    return Err(Error::RepeatedIncidence { table, position, vertex, hyperedge, looks_like });
                 }
                 continue;
             }
-            last_seen[vertex] = hyperedge as u32 + 1;
-            members[kept] = members[position];
+            members[kept] = vertex;
             kept += 1;
         }
         start = end;
-        pointers[hyperedge + 1] = kept as u32;
+        pointers[row + 1] = kept as u32;
     }
     Ok(kept)
 }

@@ -100,6 +100,29 @@ const CASES: [Case; 12] = [
     }),
 ];
 
+/// Uploads to the emulated device, whose memory is this process's own.
+#[cfg(feature = "cuda")]
+const ON_A_DEVICE: [Case; 2] = [
+    ("cuda::Device::upload", || {
+        let batch = Batch::concat(distinct(LARGE / 16)).unwrap();
+        case((device(), batch), |(device, batch)| device.upload(batch))
+    }),
+    ("cuda::DeviceBatch::upload_windows", || {
+        let batch = Batch::replicate(Incidence::subsets(3, 2).unwrap());
+        let offsets: Vec<usize> = (0..LARGE).map(|g| g * 7919 % 1009).collect();
+        let windows = WindowTable::new(&batch, &offsets).unwrap();
+        case((device().upload(&batch).unwrap(), windows), |(batch, windows)| batch.upload_windows(windows))
+    }),
+];
+#[cfg(not(feature = "cuda"))]
+const ON_A_DEVICE: [Case; 0] = [];
+
+#[cfg(feature = "cuda")]
+fn device() -> hyperscatter::cuda::Device {
+    hyperscatter_emulator::control::install().unwrap();
+    hyperscatter::cuda::Device::open(0).unwrap()
+}
+
 const GIANT: Case = ("20,000,000 incidences", || {
     let ids = |multiplier: u32| {
         (0..20_000_000u32).map(|i| i.wrapping_mul(multiplier) % 1_000_000).collect::<Vec<_>>()
@@ -115,7 +138,7 @@ fn construct_in_this_process() {
     let (Ok(name), Ok(limit)) = (std::env::var(CHILD), std::env::var(LIMIT)) else { return };
     // Its threads take address space of their own.
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().unwrap();
-    let (_, make) = CASES.iter().chain([&GIANT]).find(|(case, _)| *case == name).unwrap();
+    let (_, make) = CASES.iter().chain(&ON_A_DEVICE).chain([&GIANT]).find(|(case, _)| *case == name).unwrap();
     let construct = make();
     let bytes = match limit.strip_prefix('+') {
         Some(more) => address_space() + more.parse::<u64>().unwrap(),
@@ -147,7 +170,7 @@ fn address_space() -> u64 {
 fn run(name: &str, limit: &str) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "memory::construct_in_this_process", "--nocapture", "--test-threads=1"]);
-    child.envs([(CHILD, name), (LIMIT, limit)]);
+    child.env_remove("HYPERSCATTER_GPU").envs([(CHILD, name), (LIMIT, limit)]);
     // Large allocations are mapped one by one: otherwise glibc serves some from address space that it has reserved.
     child.envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536")]);
     let output = child.output().unwrap();
@@ -161,7 +184,7 @@ fn run(name: &str, limit: &str) -> String {
 
 #[test]
 fn no_constructor_aborts_where_memory_is_short() {
-    for (name, _) in CASES {
+    for (name, _) in CASES.iter().chain(&ON_A_DEVICE) {
         let mut refusals = 0;
         // Small steps, so that each table is once the one that there is no memory for.
         let mut limit = 1u64 << 20;
