@@ -1,4 +1,5 @@
-//! A batch from an index that is batched already, with every incidence checked against the graph that owns it.
+//! A batch from an index that is batched already, with every incidence checked against the graph that owns
+//! it.
 
 use std::ops::Range;
 
@@ -9,8 +10,8 @@ use crate::incidence::{Graphs, Parts, Repeats, check_coo_lengths, graph_of, loca
 use crate::index::{Index, below};
 use crate::misbatching::{self, Misbatching, Suspect, owner_of, total};
 
-/// Which graph owns each vertex (or hyperedge) of an already batched index. Those of one graph stand together, graph
-/// after graph.
+/// Which graph owns each vertex (or hyperedge) of an already batched index. Those of one graph stand
+/// together, graph after graph.
 #[derive(Debug, Clone, Copy)]
 pub enum Owners<'a, I> {
     /// The graph of each vertex (or hyperedge), not decreasing: PyTorch Geometric's `batch` vector.
@@ -19,12 +20,13 @@ pub enum Owners<'a, I> {
     Counts(&'a [I]),
 }
 
-/// What to do with an already batched index all of whose incidences are in one graph, the first that owns both vertices and
-/// hyperedges, although later graphs own both, too. Local ids that nobody shifted look like this where the graphs have the
-/// same size.
+/// What to do with an already batched index all of whose incidences are in one graph, the first that owns
+/// both vertices and hyperedges, although later graphs own both, too. Local ids that nobody shifted look like
+/// this where the graphs have the same size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AllInFirst {
-    /// Refuse it with [`Error::AllInFirstGraph`]: the choice for batches where every graph may have incidences.
+    /// Refuse it with [`Error::AllInFirstGraph`]: the choice for batches where every graph may have
+    /// incidences.
     Reject,
     /// It is meant: the vertices of later graphs are isolated, and their hyperedges empty.
     Accept,
@@ -32,36 +34,40 @@ pub enum AllInFirst {
 
 impl Batch {
     /// From an already batched `hyperedge_index`: incidence `i` puts vertex `vertices[i]` into hyperedge
-    /// `hyperedges[i]`, both numbered over the whole batch, in any order. The result is a table of `n_graphs` instances;
-    /// graphs with equal incidences share one stored topology, and all topologies share one allocation. Owners state every vertex and every hyperedge, so empty
-    /// hyperedges (trailing ones too), isolated vertices and empty graphs keep their places. The four arrays may have
-    /// different integer types.
+    /// `hyperedges[i]`, both numbered over the whole batch, in any order. The result is a table of `n_graphs`
+    /// instances; graphs with equal incidences share one stored topology, and all topologies share one
+    /// allocation. Owners state every vertex and every hyperedge, so empty hyperedges (trailing ones too),
+    /// isolated vertices and empty graphs keep their places. The four arrays may have different integer
+    /// types.
     ///
     /// # What is refused, and what cannot be told
-    /// An index is refused if an incidence joins a vertex and a hyperedge of different graphs, or one that does not exist;
-    /// and, by [`AllInFirst::Reject`], if later graphs that own vertices and hyperedges have no incidences at all. The
-    /// error says which mistake of a loader the index looks like, see [`Misbatching`], if the whole index is what that
-    /// mistake leaves.
+    /// An index is refused if an incidence joins a vertex and a hyperedge of different graphs, or one that
+    /// does not exist; and, by [`AllInFirst::Reject`], if later graphs that own vertices and hyperedges have
+    /// no incidences at all. The error says which mistake of a loader the index looks like, see
+    /// [`Misbatching`], if the whole index is what that mistake leaves.
     ///
-    /// A wrong index that keeps every incidence within one graph is a right index of other graphs, and passes:
+    /// A wrong index that keeps every incidence within one graph is a right index of other graphs, and
+    /// passes:
     ///
-    /// * where the wrong shift is equal to the right one: by vertices instead of hyperedges, or rows exchanged, where each
-    ///   graph has as many of one as of the other; by the largest id + 1 where only the last graphs end with isolated
-    ///   vertices or empty hyperedges; a forgotten shift of a row whose owners are all in one graph. These are right;
-    /// * where ids are off by no more than the empty hyperedges (or isolated vertices) at the ends of the graphs, so that
-    ///   each stays in its graph: ids that start at 1 and never reach the last vertex and hyperedge of a graph, or a wrong
-    ///   shift between graphs that begin with empty hyperedges;
-    /// * where nothing was shifted, and the graphs differ in size so that local ids fall into several of the first graphs
-    ///   without ever joining two. [`Repeats::Reject`] notices most of that;
-    /// * where the owners of both rows make the same mistake: graph ids that start at 1 while the last graph owns nothing;
-    ///   numbers of vertices and of hyperedges that are legal graph ids (or the reverse) and fit the index by chance.
+    /// * where the wrong shift is equal to the right one: by vertices instead of hyperedges, or rows
+    ///   exchanged, where each graph has as many of one as of the other; by the largest id + 1 where only the
+    ///   last graphs end with isolated vertices or empty hyperedges; a forgotten shift of a row whose owners
+    ///   are all in one graph. These are right;
+    /// * where ids are off by no more than the empty hyperedges (or isolated vertices) at the ends of the
+    ///   graphs, so that each stays in its graph: ids that start at 1 and never reach the last vertex and
+    ///   hyperedge of a graph, or a wrong shift between graphs that begin with empty hyperedges;
+    /// * where nothing was shifted, and the graphs differ in size so that local ids fall into several of the
+    ///   first graphs without ever joining two. [`Repeats::Reject`] notices most of that;
+    /// * where the owners of both rows make the same mistake: graph ids that start at 1 while the last graph
+    ///   owns nothing; numbers of vertices and of hyperedges that are legal graph ids (or the reverse) and
+    ///   fit the index by chance.
     ///
     /// # Errors
     /// [`Error::CrossGraphIncidence`] where an incidence joins a vertex and a hyperedge of different graphs,
     /// [`Error::VertexOutOfRange`], [`Error::HyperedgeOutOfRange`], [`Error::AllInFirstGraph`],
     /// [`Error::RepeatedIncidence`] (as numbered in the batch), [`Error::LengthMismatch`]. For owners
-    /// [`Error::GraphIdsNotSorted`], [`Error::GraphOutOfRange`], [`Error::CountsLength`], [`Error::NegativeCount`].
-    /// [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// [`Error::GraphIdsNotSorted`], [`Error::GraphOutOfRange`], [`Error::CountsLength`],
+    /// [`Error::NegativeCount`]. [`Error::TooLarge`], [`Error::OutOfMemory`].
     pub fn from_batched_coo<V: Index, E: Index, N: Index, M: Index>(
         n_graphs: usize,
         vertices: &[V],
@@ -112,8 +118,8 @@ struct BatchedIndex<'a, V, E, N, M> {
 }
 
 impl<V: Index, E: Index, N: Index, M: Index> BatchedIndex<'_, V, E, N, M> {
-    /// Counts the incidences of each hyperedge and vertex, each behind it as in [`Parts`], if every incidence joins a vertex and
-    /// a hyperedge of the same graph.
+    /// Counts the incidences of each hyperedge and vertex, each behind it as in [`Parts`], if every incidence
+    /// joins a vertex and a hyperedge of the same graph.
     fn count(&self, edge_pointers: &mut [u32], vertex_pointers: &mut [u32]) -> Result<()> {
         let Suspect { vertices, hyperedges, vertex_starts, hyperedge_starts } = self.suspect;
         let bound = total(vertex_starts);

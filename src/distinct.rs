@@ -31,8 +31,8 @@ impl Distinct {
         })
     }
 
-    /// The id of an item's topology. `rows` gives the topology of this and of earlier items; there may be no more items than
-    /// there is room for.
+    /// The id of an item's topology. `rows` gives the topology of this and of earlier items; there may be no
+    /// more items than there is room for.
     pub(crate) fn id<'a>(&mut self, item: usize, rows: impl Fn(usize) -> ByEdge<'a>) -> u32 {
         let topology = rows(item);
         let hash = self.hash(&topology);
@@ -61,8 +61,8 @@ impl Distinct {
         self.firsts
     }
 
-    /// By products of 64 bits, both halves of which are kept: several times faster than the hash of the standard library,
-    /// which would take most of the time that a small topology takes.
+    /// By products of 64 bits, both halves of which are kept: several times faster than the hash of the
+    /// standard library, which would take most of the time that a small topology takes.
     fn hash(&self, rows: &ByEdge<'_>) -> u64 {
         let [key, seed] = self.seed;
         let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;

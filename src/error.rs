@@ -18,7 +18,8 @@ pub enum Error {
     /// A vertex id is negative, or not below the number of vertices.
     #[error(
         "{table}[{position}] is vertex {value}, but {}{}",
-        numbers(*bound, "vertex", "vertices"), cause_or(*looks_like, ": correct the id, or the number of vertices")
+        numbers(*bound, "vertex", "vertices"),
+        cause_or(*looks_like, ": correct the id, or the number of vertices")
     )]
     VertexOutOfRange {
         /// The argument that holds the id.
@@ -35,7 +36,8 @@ pub enum Error {
     /// A hyperedge id is negative, or not below the number of hyperedges.
     #[error(
         "{table}[{position}] is hyperedge {value}, but {}{}",
-        numbers(*bound, "hyperedge", "hyperedges"), cause_or(*looks_like, ": correct the id, or the number of hyperedges")
+        numbers(*bound, "hyperedge", "hyperedges"),
+        cause_or(*looks_like, ": correct the id, or the number of hyperedges")
     )]
     HyperedgeOutOfRange {
         /// The argument that holds the id.
@@ -136,7 +138,11 @@ pub enum Error {
         bound: usize,
     },
     /// A graph id is negative, or not below the number of graphs.
-    #[error("{table}[{position}] is graph {value}, but {}{}", numbers(*bound, "graph", "graphs"), cause_or(*looks_like, ": correct the id, or the number of graphs"))]
+    #[error(
+        "{table}[{position}] is graph {value}, but {}{}",
+        numbers(*bound, "graph", "graphs"),
+        cause_or(*looks_like, ": correct the id, or the number of graphs")
+    )]
     GraphOutOfRange {
         /// The argument that holds the id.
         table: &'static str,

@@ -1,4 +1,5 @@
-//! One hypergraph's topology: which vertices stand in which hyperedge. Structure without values, validated once.
+//! One hypergraph's topology: which vertices stand in which hyperedge. Structure without values, validated
+//! once.
 
 mod graphs;
 
@@ -71,22 +72,22 @@ impl<'a> Csr<'a> {
     }
 }
 
-/// The incidences of one hypergraph with `n` vertices and `m` hyperedges: CSR by hyperedge, and its transpose by
-/// vertex. A clone is cheap and shares them.
+/// The incidences of one hypergraph with `n` vertices and `m` hyperedges: CSR by hyperedge, and its transpose
+/// by vertex. A clone is cheap and shares them.
 ///
-/// Vertices and hyperedges are never renumbered, and the members of a hyperedge keep the order in which they were
-/// given: it is the order of summation. Empty hyperedges and isolated vertices keep their places.
+/// Vertices and hyperedges are never renumbered, and the members of a hyperedge keep the order in which they
+/// were given: it is the order of summation. Empty hyperedges and isolated vertices keep their places.
 ///
 /// Invariants, always checked by the constructors:
-/// * `by_edge().pointers` has `m + 1` entries, starts at 0, does not decrease, ends at the number of incidences;
-///   `by_vertex().pointers` likewise, with `n + 1`;
+/// * `by_edge().pointers` has `m + 1` entries, starts at 0, does not decrease, ends at the number of
+///   incidences; `by_vertex().pointers` likewise, with `n + 1`;
 /// * every entry of `by_edge().indices` is below `n`, every entry of `by_vertex().indices` below `m`;
 /// * `by_vertex()` holds the same incidences as `by_edge()`, each vertex's hyperedges ascending;
 /// * `n`, `m` and the number of incidences fit in a `u32`.
 #[derive(Clone)]
 pub struct Incidence {
-    /// All pointers and indices: of this topology, and of others that were made together with it, so that a batch of many
-    /// small graphs is one allocation.
+    /// All pointers and indices: of this topology, and of others that were made together with it, so that a
+    /// batch of many small graphs is one allocation.
     words: Arc<Vec<u32>>,
     by_edge: Place,
     by_vertex: Place,
@@ -159,13 +160,14 @@ impl Incidence {
         words.finish("edges", repeats)
     }
 
-    /// From compressed sparse rows by hyperedge: hyperedge `e` holds `edge_vertices[edge_ptr[e] .. edge_ptr[e + 1]]`.
-    /// The number of hyperedges is `edge_ptr.len() - 1`.
+    /// From compressed sparse rows by hyperedge: hyperedge `e` holds `edge_vertices[edge_ptr[e] .. edge_ptr[e
+    /// + 1]]`. The number of hyperedges is `edge_ptr.len() - 1`.
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] where `edge_ptr` is empty, [`Error::FirstPointerNotZero`],
     /// [`Error::PointersNotMonotone`], [`Error::LastPointer`] where it does not end at `edge_vertices.len()`,
-    /// [`Error::VertexOutOfRange`], [`Error::RepeatedIncidence`], [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// [`Error::VertexOutOfRange`], [`Error::RepeatedIncidence`], [`Error::TooLarge`],
+    /// [`Error::OutOfMemory`].
     pub fn from_csr<P: Index, I: Index>(
         n_vertices: usize,
         edge_ptr: &[P],
@@ -199,14 +201,14 @@ impl Incidence {
         words.finish("edge_vertices", repeats)
     }
 
-    /// From coordinates, in any order: incidence `i` puts vertex `vertices[i]` into hyperedge `hyperedges[i]`. These
-    /// are the two rows of PyTorch Geometric's `hyperedge_index`. The members of a hyperedge keep the order of the
-    /// incidences.
+    /// From coordinates, in any order: incidence `i` puts vertex `vertices[i]` into hyperedge
+    /// `hyperedges[i]`. These are the two rows of PyTorch Geometric's `hyperedge_index`. The members of a
+    /// hyperedge keep the order of the incidences.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`]; [`Error::VertexOutOfRange`] and [`Error::HyperedgeOutOfRange`], which say so where the
-    /// whole index looks as exchanged rows, ids that start at 1 or padding leave it; [`Error::RepeatedIncidence`],
-    /// [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// [`Error::LengthMismatch`]; [`Error::VertexOutOfRange`] and [`Error::HyperedgeOutOfRange`], which say
+    /// so where the whole index looks as exchanged rows, ids that start at 1 or padding leave it;
+    /// [`Error::RepeatedIncidence`], [`Error::TooLarge`], [`Error::OutOfMemory`].
     pub fn from_coo<V: Index, E: Index>(
         n_vertices: usize,
         n_hyperedges: usize,
@@ -239,8 +241,8 @@ impl Incidence {
     }
 
     /// All `k`-subsets of `n` vertices as hyperedges, in lexicographic order (that of Python's
-    /// `itertools.combinations(range(n), k)`): `subsets(3, 2)` is `{0,1} {0,2} {1,2}`. For `k > n` there are none, for
-    /// `k = 0` there is one empty hyperedge.
+    /// `itertools.combinations(range(n), k)`): `subsets(3, 2)` is `{0,1} {0,2} {1,2}`. For `k > n` there are
+    /// none, for `k = 0` there is one empty hyperedge.
     ///
     /// # Errors
     /// [`Error::TooLarge`], before anything is enumerated, and [`Error::OutOfMemory`].
@@ -255,7 +257,8 @@ impl Incidence {
             (0..k as u32).for_each(|vertex| words.push_member(vertex));
         }
         for _ in 1..n_hyperedges {
-            // The last place that is not yet at its largest value moves on; those behind it follow it closely.
+            // The last place that is not yet at its largest value moves on; those behind it follow it
+            // closely.
             let subset = words.words.len() - k;
             let largest = |i: usize| (n - k + i) as u32;
             let Some(i) = (0..k).rev().find(|&i| words.words[subset + i] < largest(i)) else { break };
@@ -266,8 +269,8 @@ impl Incidence {
         words.finish("edge_vertices", Repeats::Keep)
     }
 
-    /// This hypergraph with further hyperedges `{v}` at the end, in ascending order of `v`, so that they have weights
-    /// of their own behind those of the other hyperedges.
+    /// This hypergraph with further hyperedges `{v}` at the end, in ascending order of `v`, so that they have
+    /// weights of their own behind those of the other hyperedges.
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::OutOfMemory`].
@@ -439,8 +442,8 @@ fn count_rows(pointers: &mut [u32], rows: &[u32]) {
     }
 }
 
-/// The number of entries of row `i`, at `i + 1`, becomes the start of row `i`; returns the number of all. Whoever writes a
-/// row's entries moves its start along, and then the pointers are right: it is its end.
+/// The number of entries of row `i`, at `i + 1`, becomes the start of row `i`; returns the number of all.
+/// Whoever writes a row's entries moves its start along, and then the pointers are right: it is its end.
 fn starts_of_rows(pointers: &mut [u32]) -> usize {
     let mut start = 0;
     for pointer in &mut pointers[1..] {
@@ -525,8 +528,9 @@ fn count_subsets(n: usize, k: usize) -> Result<(usize, usize)> {
     }
 }
 
-/// Removes the second and later occurrences of a vertex in a hyperedge, or refuses them; returns how many are left.
-/// Hyperedges are numbered from `first` on. `last_seen`, a word for each vertex, is zero or has seen smaller numbers only.
+/// Removes the second and later occurrences of a vertex in a hyperedge, or refuses them; returns how many are
+/// left. Hyperedges are numbered from `first` on. `last_seen`, a word for each vertex, is zero or has seen
+/// smaller numbers only.
 fn drop_repeats(
     table: &'static str,
     first: usize,

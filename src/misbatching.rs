@@ -1,4 +1,5 @@
-//! What a wrong index looks like: the mistakes that loaders make, and whether a whole index is what one of them leaves.
+//! What a wrong index looks like: the mistakes that loaders make, and whether a whole index is what one of
+//! them leaves.
 
 use std::ops::Range;
 
@@ -6,15 +7,15 @@ use crate::batched_coo::Owners;
 use crate::error::{Error, try_zeroed};
 use crate::index::Index;
 
-/// How a wrong index came about, where the whole index is just what this mistake leaves. It is a likely cause, no proof:
-/// several mistakes may leave the same index.
+/// How a wrong index came about, where the whole index is just what this mistake leaves. It is a likely
+/// cause, no proof: several mistakes may leave the same index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Misbatching {
     /// The ids of all graphs are local: neither row was shifted.
     NotShifted,
-    /// Both rows were shifted by the number of *vertices* of the graphs before: what PyTorch Geometric's plain `Data`
-    /// does with `hyperedge_index` when it collates.
+    /// Both rows were shifted by the number of *vertices* of the graphs before: what PyTorch Geometric's
+    /// plain `Data` does with `hyperedge_index` when it collates.
     ShiftedByVertices,
     /// Both rows were shifted by the number of *hyperedges* of the graphs before.
     ShiftedByHyperedges,
@@ -24,11 +25,11 @@ pub enum Misbatching {
     VerticesNotShifted,
     /// The vertex row was shifted by numbers of hyperedges, and the hyperedge row by numbers of vertices.
     ExchangedShifts,
-    /// The hyperedge row was shifted by the largest hyperedge id + 1 of each graph before, which leaves out empty
-    /// hyperedges behind the last that has a vertex: what PyTorch Geometric's `HyperGraphData` does.
+    /// The hyperedge row was shifted by the largest hyperedge id + 1 of each graph before, which leaves out
+    /// empty hyperedges behind the last that has a vertex: what PyTorch Geometric's `HyperGraphData` does.
     HyperedgesShiftedByLargestId,
-    /// The vertex row was shifted by the largest vertex id + 1 of each graph before, which leaves out isolated vertices
-    /// behind the last that stands in a hyperedge.
+    /// The vertex row was shifted by the largest vertex id + 1 of each graph before, which leaves out
+    /// isolated vertices behind the last that stands in a hyperedge.
     VerticesShiftedByLargestId,
     /// Both rows were shifted by the size of the largest graph for each graph before: ids of a padded batch.
     PaddedToLargest,
@@ -48,8 +49,8 @@ pub enum Misbatching {
     CountsAsGraphIds,
     /// The graph ids of the vertices (or hyperedges) were given as [`Owners::Counts`].
     GraphIdsAsCounts,
-    /// Where the vertices (or hyperedges) of each graph start, and their total, were given as owners: PyTorch Geometric's
-    /// `ptr`.
+    /// Where the vertices (or hyperedges) of each graph start, and their total, were given as owners: PyTorch
+    /// Geometric's `ptr`.
     StartsAsOwners,
     /// Graph ids start at 1.
     OneBasedGraphIds,
@@ -267,8 +268,9 @@ impl<V: Index, E: Index> Suspect<'_, V, E> {
         graph.is_some() && graph == owner_of(self.hyperedge_starts, hyperedge)
     }
 
-    /// Whether there is a graph for each incidence whose vertex is one of that graph once `vertex_shift` of the graph is
-    /// taken off, and its hyperedge once `hyperedge_shift` is. Where neither id tells the graph, graphs come in order.
+    /// Whether there is a graph for each incidence whose vertex is one of that graph once `vertex_shift` of
+    /// the graph is taken off, and its hyperedge once `hyperedge_shift` is. Where neither id tells the graph,
+    /// graphs come in order.
     fn is_shifted(
         &self,
         vertex_shift: impl Fn(usize) -> i128,
@@ -311,8 +313,9 @@ impl<V: Index, E: Index> Suspect<'_, V, E> {
         })
     }
 
-    /// For each graph the largest id + 1 of all graphs before, where the first of each pair tells the graph and the second
-    /// is the id; 0 for the first graph. `None` if an id tells no graph, or there is no memory to look for it.
+    /// For each graph the largest id + 1 of all graphs before, where the first of each pair tells the graph
+    /// and the second is the id; 0 for the first graph. `None` if an id tells no graph, or there is no memory
+    /// to look for it.
     fn largest_ids(&self, starts: &[usize], pairs: impl Iterator<Item = (i128, i128)>) -> Option<Vec<i128>> {
         let mut ends: Vec<i128> = try_zeroed("a search for the cause of an error", starts.len()).ok()?;
         for (of_graph, id) in pairs {

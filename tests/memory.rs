@@ -1,7 +1,7 @@
 //! No constructor aborts where memory is short: it returns [`Error::OutOfMemory`].
 //!
-//! A limit of address space counts for a whole process, so each case runs in processes of its own: this test binary, which
-//! then runs only `construct_in_this_process`.
+//! A limit of address space counts for a whole process, so each case runs in processes of its own: this test
+//! binary, which then runs only `construct_in_this_process`.
 
 #![cfg(target_os = "linux")]
 
@@ -17,7 +17,8 @@ const LIMIT: &str = "HYPERSCATTER_TEST_LIMIT";
 /// Something to construct: what it is made of is made first, and not counted.
 type Case = (&'static str, fn() -> Box<dyn FnOnce() -> Result<()>>);
 
-/// Large enough for each table to be mapped by itself, so that memory taken is seen, and small enough for a quick test.
+/// Large enough for each table to be mapped by itself, so that memory taken is seen, and small enough for a
+/// quick test.
 const LARGE: usize = 1 << 20;
 
 /// A case from its input and a constructor.
@@ -100,29 +101,6 @@ const CASES: [Case; 12] = [
     }),
 ];
 
-/// Uploads to the emulated device, whose memory is this process's own.
-#[cfg(feature = "cuda")]
-const ON_A_DEVICE: [Case; 2] = [
-    ("cuda::Device::upload", || {
-        let batch = Batch::concat(distinct(LARGE / 16)).unwrap();
-        case((device(), batch), |(device, batch)| device.upload(batch))
-    }),
-    ("cuda::DeviceBatch::upload_windows", || {
-        let batch = Batch::replicate(Incidence::subsets(3, 2).unwrap());
-        let offsets: Vec<usize> = (0..LARGE).map(|g| g * 7919 % 1009).collect();
-        let windows = WindowTable::new(&batch, &offsets).unwrap();
-        case((device().upload(&batch).unwrap(), windows), |(batch, windows)| batch.upload_windows(windows))
-    }),
-];
-#[cfg(not(feature = "cuda"))]
-const ON_A_DEVICE: [Case; 0] = [];
-
-#[cfg(feature = "cuda")]
-fn device() -> hyperscatter::cuda::Device {
-    hyperscatter_emulator::control::install().unwrap();
-    hyperscatter::cuda::Device::open(0).unwrap()
-}
-
 const GIANT: Case = ("20,000,000 incidences", || {
     let ids = |multiplier: u32| {
         (0..20_000_000u32).map(|i| i.wrapping_mul(multiplier) % 1_000_000).collect::<Vec<_>>()
@@ -138,7 +116,7 @@ fn construct_in_this_process() {
     let (Ok(name), Ok(limit)) = (std::env::var(CHILD), std::env::var(LIMIT)) else { return };
     // Its threads take address space of their own.
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().unwrap();
-    let (_, make) = CASES.iter().chain(&ON_A_DEVICE).chain([&GIANT]).find(|(case, _)| *case == name).unwrap();
+    let (_, make) = CASES.iter().chain([&GIANT]).find(|(case, _)| *case == name).unwrap();
     let construct = make();
     let bytes = match limit.strip_prefix('+') {
         Some(more) => address_space() + more.parse::<u64>().unwrap(),
@@ -170,8 +148,9 @@ fn address_space() -> u64 {
 fn run(name: &str, limit: &str) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "memory::construct_in_this_process", "--nocapture", "--test-threads=1"]);
-    child.env_remove("HYPERSCATTER_GPU").envs([(CHILD, name), (LIMIT, limit)]);
-    // Large allocations are mapped one by one: otherwise glibc serves some from address space that it has reserved.
+    child.envs([(CHILD, name), (LIMIT, limit)]);
+    // Large allocations are mapped one by one: otherwise glibc serves some from address space that it has
+    // reserved.
     child.envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536")]);
     let output = child.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -184,7 +163,7 @@ fn run(name: &str, limit: &str) -> String {
 
 #[test]
 fn no_constructor_aborts_where_memory_is_short() {
-    for (name, _) in CASES.iter().chain(&ON_A_DEVICE) {
+    for (name, _) in &CASES {
         let mut refusals = 0;
         // Small steps, so that each table is once the one that there is no memory for.
         let mut limit = 1u64 << 20;

@@ -1,4 +1,5 @@
-//! Every way in which loaders get a batched index wrong, if it can be told from a right one, is an error that names it.
+//! Every way in which loaders get a batched index wrong, if it can be told from a right one, is an error that
+//! names it.
 
 use hyperscatter::{AllInFirst, Batch, Error, Incidence, Misbatching, Owners, Repeats};
 use proptest::prelude::*;
@@ -147,7 +148,8 @@ fn a_forgotten_shift_is_refused_unless_all_in_first_is_meant() {
     assert_eq!((meant.topology(1).n_incidences(), meant.topology(2).n_hyperedges()), (0, 3));
 }
 
-/// What proves nothing: no incidences at all; later graphs that could not have any; a later graph that has some.
+/// What proves nothing: no incidences at all; later graphs that could not have any; a later graph that has
+/// some.
 #[test]
 fn empty_hyperedges_and_graphs_are_legal() {
     let pair = || (2, vec![vec![0u32, 1], vec![]]);
@@ -245,8 +247,9 @@ fn mistakes_of_a_single_index_are_named() {
 }
 
 proptest! {
-    /// Whatever a loader did: an index passes only if each incidence joins a vertex and a hyperedge of one graph, and not all
-    /// are in the first of several that could have some. What is refused is named: this mistake, or one that leaves the same.
+    /// Whatever a loader did: an index passes only if each incidence joins a vertex and a hyperedge of one
+    /// graph, and not all are in the first of several that could have some. What is refused is named: this
+    /// mistake, or one that leaves the same.
     #[test]
     fn a_mistaken_index_is_named_or_a_right_index_of_other_graphs(
         graphs in prop::collection::vec(edges(), 0..5),

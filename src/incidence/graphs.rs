@@ -8,8 +8,9 @@ use super::{
 use crate::error::{Result, try_with_capacity, try_zeroed};
 use crate::index::Index;
 
-/// The topologies of many graphs on the way, in one allocation: the pointers by hyperedge of all graphs, then the members of
-/// all their hyperedges, the pointers by vertex, and the hyperedges of all vertices. Each graph's pointers start at 0.
+/// The topologies of many graphs on the way, in one allocation: the pointers by hyperedge of all graphs, then
+/// the members of all their hyperedges, the pointers by vertex, and the hyperedges of all vertices. Each
+/// graph's pointers start at 0.
 pub(crate) struct Graphs<'a> {
     words: Vec<u32>,
     /// Graphs + 1 starts, the last of which is the total.
@@ -30,8 +31,8 @@ pub(crate) struct Parts<'a> {
 }
 
 impl<'a> Graphs<'a> {
-    /// Graphs that have these ranges of vertices and hyperedges, and room for the incidences of all together. All pointers are
-    /// zero.
+    /// Graphs that have these ranges of vertices and hyperedges, and room for the incidences of all together.
+    /// All pointers are zero.
     pub(crate) fn new(
         vertex_starts: &'a [usize],
         hyperedge_starts: &'a [usize],
@@ -64,8 +65,9 @@ impl<'a> Graphs<'a> {
         Parts { edge_pointers, members, vertex_pointers, edges }
     }
 
-    /// Writes the incidences of an index that was checked, and whose sizes of rows were counted into the pointers, each where its
-    /// row ends. A repeat is an error as [`drop_repeats`] finds it, with a vertex that is numbered in its graph.
+    /// Writes the incidences of an index that was checked, and whose sizes of rows were counted into the
+    /// pointers, each where its row ends. A repeat is an error as [`drop_repeats`] finds it, with a vertex
+    /// that is numbered in its graph.
     pub(crate) fn fill<V: Index, E: Index>(
         &mut self,
         vertices: &[V],
@@ -194,8 +196,8 @@ fn compact(topologies: &mut [Incidence]) -> Result<()> {
     Ok(())
 }
 
-/// The graph that owns `id`, which is below the total; the one behind `last` is tried first, since graphs mostly come in
-/// order.
+/// The graph that owns `id`, which is below the total; the one behind `last` is tried first, since graphs
+/// mostly come in order.
 #[inline]
 pub(crate) fn graph_of(starts: &[usize], last: usize, id: usize) -> usize {
     match starts.get(last + 1..last + 3) {
@@ -204,7 +206,8 @@ pub(crate) fn graph_of(starts: &[usize], last: usize, id: usize) -> usize {
     }
 }
 
-/// As [`starts_of_rows`], for entries that are in their places already: the number of entries of row `i` becomes its end.
+/// As [`starts_of_rows`], for entries that are in their places already: the number of entries of row `i`
+/// becomes its end.
 fn ends_of_rows(pointers: &mut [u32]) -> usize {
     let mut end = 0;
     for pointer in &mut pointers[1..] {
