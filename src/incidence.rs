@@ -160,8 +160,8 @@ impl Incidence {
         words.finish("edges", repeats)
     }
 
-    /// From compressed sparse rows by hyperedge: hyperedge `e` holds `edge_vertices[edge_ptr[e] .. edge_ptr[e
-    /// + 1]]`. The number of hyperedges is `edge_ptr.len() - 1`.
+    /// From compressed sparse rows by hyperedge: hyperedge `e` holds
+    /// `edge_vertices[edge_ptr[e] .. edge_ptr[e + 1]]`. The number of hyperedges is `edge_ptr.len() - 1`.
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] where `edge_ptr` is empty, [`Error::FirstPointerNotZero`],
