@@ -1,9 +1,9 @@
 //! A batch of hypergraphs: topologies, and which instance uses which. Starts of vertices and hyperedges are derived
 //! here and never given by a caller, so they cannot fall out of step.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::distinct::Distinct;
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::groups::Groups;
 use crate::incidence::Incidence;
@@ -79,16 +79,7 @@ impl Batch {
                 bound,
             })? as u32);
         }
-        fits_u32("the number of topologies", bound)?;
-        fits_u32("the number of instances", ids.len())?;
-        let starts = [starts(&topologies, &ids, Axis::Vertex)?, starts(&topologies, &ids, Axis::Hyperedge)?];
-        let grouped = |axis| Groups::new(&topologies, axis, &ids, |_| 0);
-        let by_topology = [grouped(Axis::Vertex)?, grouped(Axis::Hyperedge)?];
-        let used = || ids.iter().map(|&id| &topologies[id as usize]);
-        let largest =
-            [Axis::Vertex, Axis::Hyperedge].map(|axis| used().map(|t| t.size(axis)).max().unwrap_or(0));
-        let table = Some(Table { topology_ids: ids, starts, by_topology });
-        Ok(Self(Arc::new(Inner { topologies, largest, table })))
+        Self::of(topologies, ids)
     }
 
     /// One instance of each topology, in order. Equal topologies are stored once.
@@ -96,15 +87,42 @@ impl Batch {
     /// # Errors
     /// [`Error::TooLarge`], [`Error::OutOfMemory`].
     pub fn concat(topologies: Vec<Incidence>) -> Result<Self> {
-        let mut ids: Vec<u32> = try_with_capacity("topology_ids", topologies.len())?;
-        let mut distinct: HashMap<Incidence, u32> = HashMap::new();
-        for topology in topologies {
-            let next = fits_u32("the number of topologies", distinct.len())?;
-            ids.push(*distinct.entry(topology).or_insert(next));
+        let mut distinct = Distinct::with_capacity(topologies.len())?;
+        let mut ids = try_with_capacity("topology_ids", topologies.len())?;
+        for i in 0..topologies.len() {
+            ids.push(distinct.id(i, |i| topologies[i].rows()));
         }
-        let mut by_id: Vec<_> = distinct.into_iter().collect();
-        by_id.sort_unstable_by_key(|&(_, id)| id);
-        Self::from_table(by_id.into_iter().map(|(topology, _)| topology).collect(), &ids)
+        let mut firsts = distinct.into_firsts().into_iter().peekable();
+        let mut kept = topologies;
+        let mut i = 0;
+        kept.retain(|_| {
+            i += 1;
+            firsts.next_if_eq(&(i - 1)).is_some()
+        });
+        Self::of(kept, ids)
+    }
+
+    /// A table of instances whose ids are below the number of topologies.
+    fn of(topologies: Vec<Incidence>, ids: Vec<u32>) -> Result<Self> {
+        let starts = [starts(&topologies, &ids, Axis::Vertex)?, starts(&topologies, &ids, Axis::Hyperedge)?];
+        Self::with_starts(topologies, ids, starts)
+    }
+
+    /// The same where the starts along both axes are known already.
+    pub(crate) fn with_starts(
+        topologies: Vec<Incidence>,
+        ids: Vec<u32>,
+        starts: [Vec<usize>; 2],
+    ) -> Result<Self> {
+        fits_u32("the number of topologies", topologies.len())?;
+        fits_u32("the number of instances", ids.len())?;
+        let grouped = |axis| Groups::new(&topologies, axis, &ids, |_| 0);
+        let by_topology = [grouped(Axis::Vertex)?, grouped(Axis::Hyperedge)?];
+        let used = || ids.iter().map(|&id| &topologies[id as usize]);
+        let largest =
+            [Axis::Vertex, Axis::Hyperedge].map(|axis| used().map(|t| t.size(axis)).max().unwrap_or(0));
+        let table = Some(Table { topology_ids: ids, starts, by_topology });
+        Ok(Self(Arc::new(Inner { topologies, largest, table })))
     }
 
     /// The distinct topologies, by topology id.

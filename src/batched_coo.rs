@@ -1,14 +1,17 @@
-//! A batch from an index that is batched already, with every incidence checked against the graph that owns it.
+//! A batch from an index that is batched already, with every incidence checked against the graph that owns
+//! it.
 
 use std::ops::Range;
 
 use crate::batch::Batch;
-use crate::error::{Error, Misbatching, Result, fits_u32, try_with_capacity, try_zeroed};
-use crate::incidence::{Incidence, Repeats, check_coo_lengths, sort_by_key};
+use crate::distinct::Distinct;
+use crate::error::{Error, Result, fits_u32, try_with_capacity, try_zeroed};
+use crate::incidence::{Graphs, Parts, Repeats, check_coo_lengths, graph_of, locate_repeat};
 use crate::index::{Index, below};
+use crate::misbatching::{self, Misbatching, Suspect, owner_of, total};
 
-/// Which graph owns each vertex (or hyperedge) of an already batched index. Those of one graph stand together, graph
-/// after graph.
+/// Which graph owns each vertex (or hyperedge) of an already batched index. Those of one graph stand
+/// together, graph after graph.
 #[derive(Debug, Clone, Copy)]
 pub enum Owners<'a, I> {
     /// The graph of each vertex (or hyperedge), not decreasing: PyTorch Geometric's `batch` vector.
@@ -17,137 +20,208 @@ pub enum Owners<'a, I> {
     Counts(&'a [I]),
 }
 
+/// What to do with an already batched index all of whose incidences are in one graph, the first that owns
+/// both vertices and hyperedges, although later graphs own both, too. Local ids that nobody shifted look like
+/// this where the graphs have the same size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AllInFirst {
+    /// Refuse it with [`Error::AllInFirstGraph`]: the choice for batches where every graph may have
+    /// incidences.
+    Reject,
+    /// It is meant: the vertices of later graphs are isolated, and their hyperedges empty.
+    Accept,
+}
+
 impl Batch {
     /// From an already batched `hyperedge_index`: incidence `i` puts vertex `vertices[i]` into hyperedge
-    /// `hyperedges[i]`, both numbered over the whole batch, in any order. The result is a table of `n_graphs` instances;
-    /// graphs with equal incidences share one stored topology. Owners state every vertex and every hyperedge, so empty
-    /// hyperedges (trailing ones too), isolated vertices and empty graphs keep their places.
+    /// `hyperedges[i]`, both numbered over the whole batch, in any order. The result is a table of `n_graphs`
+    /// instances; graphs with equal incidences share one stored topology, and all topologies share one
+    /// allocation. Owners state every vertex and every hyperedge, so empty hyperedges (trailing ones too),
+    /// isolated vertices and empty graphs keep their places. The four arrays may have different integer
+    /// types.
+    ///
+    /// # What is refused, and what cannot be told
+    /// An index is refused if an incidence joins a vertex and a hyperedge of different graphs, or one that
+    /// does not exist; and, by [`AllInFirst::Reject`], if later graphs that own vertices and hyperedges have
+    /// no incidences at all. The error says which mistake of a loader the index looks like, see
+    /// [`Misbatching`], if the whole index is what that mistake leaves.
+    ///
+    /// A wrong index that keeps every incidence within one graph is a right index of other graphs, and
+    /// passes:
+    ///
+    /// * where the wrong shift is equal to the right one: by vertices instead of hyperedges, or rows
+    ///   exchanged, where each graph has as many of one as of the other; by the largest id + 1 where only the
+    ///   last graphs end with isolated vertices or empty hyperedges; a forgotten shift of a row whose owners
+    ///   are all in one graph. These are right;
+    /// * where ids are off by no more than the empty hyperedges (or isolated vertices) at the ends of the
+    ///   graphs, so that each stays in its graph: ids that start at 1 and never reach the last vertex and
+    ///   hyperedge of a graph, or a wrong shift between graphs that begin with empty hyperedges;
+    /// * where nothing was shifted, and the graphs differ in size so that local ids fall into several of the
+    ///   first graphs without ever joining two. [`Repeats::Reject`] notices most of that;
+    /// * where the owners of both rows make the same mistake: graph ids that start at 1 while the last graph
+    ///   owns nothing; numbers of vertices and of hyperedges that are legal graph ids (or the reverse) and
+    ///   fit the index by chance.
     ///
     /// # Errors
-    /// [`Error::CrossGraphIncidence`] where an incidence joins a vertex and a hyperedge of different graphs. It says so
-    /// where the whole index looks as plain `Data` batching leaves it, also where that shifted ids past the last
-    /// hyperedge. Else [`Error::VertexOutOfRange`], [`Error::HyperedgeOutOfRange`], [`Error::GraphIdsNotSorted`],
-    /// [`Error::GraphOutOfRange`], [`Error::LengthMismatch`], [`Error::NegativeCount`], [`Error::RepeatedIncidence`]
-    /// (as numbered in the batch), [`Error::TooLarge`], [`Error::OutOfMemory`].
-    pub fn from_batched_coo<I: Index>(
+    /// [`Error::CrossGraphIncidence`] where an incidence joins a vertex and a hyperedge of different graphs,
+    /// [`Error::VertexOutOfRange`], [`Error::HyperedgeOutOfRange`], [`Error::AllInFirstGraph`],
+    /// [`Error::RepeatedIncidence`] (as numbered in the batch), [`Error::LengthMismatch`]. For owners
+    /// [`Error::GraphIdsNotSorted`], [`Error::GraphOutOfRange`], [`Error::CountsLength`],
+    /// [`Error::NegativeCount`]. [`Error::TooLarge`], [`Error::OutOfMemory`].
+    pub fn from_batched_coo<V: Index, E: Index, N: Index, M: Index>(
         n_graphs: usize,
-        vertices: &[I],
-        hyperedges: &[I],
-        vertex_owners: Owners<'_, I>,
-        hyperedge_owners: Owners<'_, I>,
+        vertices: &[V],
+        hyperedges: &[E],
+        vertex_owners: Owners<'_, N>,
+        hyperedge_owners: Owners<'_, M>,
         repeats: Repeats,
+        all_in_first: AllInFirst,
     ) -> Result<Self> {
         check_coo_lengths(vertices.len(), hyperedges.len())?;
         fits_u32("the number of graphs", n_graphs)?;
         fits_u32("the number of incidences", vertices.len())?;
+        let vertex_starts = starts("vertex_owners", n_graphs, vertex_owners)?;
+        let hyperedge_starts = starts("hyperedge_owners", n_graphs, hyperedge_owners)?;
         let index = BatchedIndex {
-            vertices,
-            hyperedges,
-            vertex_starts: starts("vertex_owners", n_graphs, vertex_owners)?,
-            hyperedge_starts: starts("hyperedge_owners", n_graphs, hyperedge_owners)?,
+            suspect: Suspect {
+                vertices,
+                hyperedges,
+                vertex_starts: &vertex_starts,
+                hyperedge_starts: &hyperedge_starts,
+            },
+            n_graphs,
+            vertex_owners,
+            hyperedge_owners,
         };
-        let (vertex_ids, edge_ids) = index.check()?;
-        let BatchedIndex { vertex_starts, hyperedge_starts, .. } = index;
-
-        let n_hyperedges = hyperedge_starts[n_graphs];
-        let (edge_ptr, order) = sort_by_key("hyperedges", n_hyperedges, &edge_ids)?;
-        let mut topologies = try_with_capacity("topologies", n_graphs)?;
-        for graph in 0..n_graphs {
-            let vertices = vertex_starts[graph]..vertex_starts[graph + 1];
-            let pointers = &edge_ptr[hyperedge_starts[graph]..=hyperedge_starts[graph + 1]];
-            let edges: Vec<Vec<u32>> = pointers
-                .windows(2)
-                .map(|p| &order[p[0] as usize..p[1] as usize])
-                .map(|edge| edge.iter().map(|&i| vertex_ids[i as usize] - vertices.start as u32).collect())
-                .collect();
-            let topology = Incidence::from_edges(vertices.len(), &edges, repeats);
-            topologies.push(topology.map_err(|error| match error {
-                Error::RepeatedIncidence { position, vertex, hyperedge, .. } => Error::RepeatedIncidence {
-                    table: "vertices",
-                    position: order[pointers[0] as usize + position] as usize,
-                    vertex: vertices.start + vertex,
-                    hyperedge: hyperedge_starts[graph] + hyperedge,
-                },
-                other => other,
-            })?);
+        let mut graphs = Graphs::new(&vertex_starts, &hyperedge_starts, vertices.len())?;
+        let Parts { edge_pointers, vertex_pointers, .. } = graphs.parts();
+        index.count(edge_pointers, vertex_pointers)?;
+        if all_in_first == AllInFirst::Reject {
+            index.check_later_graphs(edge_pointers)?;
         }
-        Self::concat(topologies)
+        graphs.fill(vertices, hyperedges, repeats).map_err(|error| index.locate_repeat(error))?;
+
+        let mut distinct = Distinct::with_capacity(n_graphs)?;
+        let mut ids = try_with_capacity("topology_ids", n_graphs)?;
+        ids.extend((0..n_graphs).map(|graph| distinct.id(graph, |graph| graphs.rows(graph))));
+        let topologies = graphs.topologies(&distinct.into_firsts())?;
+        Self::with_starts(topologies, ids, [vertex_starts, hyperedge_starts])
     }
 }
 
-/// A batched index and the ranges of vertices and hyperedges of its graphs.
-struct BatchedIndex<'a, I> {
-    vertices: &'a [I],
-    hyperedges: &'a [I],
-    vertex_starts: Vec<usize>,
-    hyperedge_starts: Vec<usize>,
+/// A batched index and the graphs of its vertices and hyperedges.
+struct BatchedIndex<'a, V, E, N, M> {
+    suspect: Suspect<'a, V, E>,
+    n_graphs: usize,
+    vertex_owners: Owners<'a, N>,
+    hyperedge_owners: Owners<'a, M>,
 }
 
-impl<I: Index> BatchedIndex<'_, I> {
-    /// The ids as `u32`, if every incidence joins a vertex and a hyperedge of the same graph.
-    fn check(&self) -> Result<(Vec<u32>, Vec<u32>)> {
-        let mut vertex_ids = try_with_capacity("vertices", self.vertices.len())?;
-        let mut edge_ids = try_with_capacity("hyperedges", self.hyperedges.len())?;
-        // Incidences mostly come graph after graph: the last one's graph is tried first.
-        let mut graph = 0;
-        for (position, (&vertex, &edge)) in self.vertices.iter().zip(self.hyperedges).enumerate() {
-            let bound = total(&self.vertex_starts);
-            let (table, value) = ("vertices", vertex.value());
-            let out_of_range = Error::VertexOutOfRange { table, position, value, bound };
-            let vertex = below(vertex, bound).ok_or(out_of_range)?;
-            if !range(&self.vertex_starts, graph).contains(&vertex) {
-                graph = owner(&self.vertex_starts, vertex);
+impl<V: Index, E: Index, N: Index, M: Index> BatchedIndex<'_, V, E, N, M> {
+    /// Counts the incidences of each hyperedge and vertex, each behind it as in [`Parts`], if every incidence
+    /// joins a vertex and a hyperedge of the same graph.
+    fn count(&self, edge_pointers: &mut [u32], vertex_pointers: &mut [u32]) -> Result<()> {
+        let Suspect { vertices, hyperedges, vertex_starts, hyperedge_starts } = self.suspect;
+        let bound = total(vertex_starts);
+        let (mut graph, mut own_vertices, mut own_hyperedges) = (0, 0..0, 0..0);
+        for (position, (&vertex, &edge)) in vertices.iter().zip(hyperedges).enumerate() {
+            let Some(vertex) = below(vertex, bound) else { return Err(self.refuse(position)) };
+            if !own_vertices.contains(&vertex) {
+                graph = graph_of(vertex_starts, graph, vertex);
+                own_vertices = range(vertex_starts, graph);
+                own_hyperedges = range(hyperedge_starts, graph);
             }
-            match below(edge, total(&self.hyperedge_starts)) {
-                Some(edge) if range(&self.hyperedge_starts, graph).contains(&edge) => {
-                    vertex_ids.push(vertex as u32);
-                    edge_ids.push(edge as u32);
+            match below(edge, own_hyperedges.end) {
+                Some(edge) if edge >= own_hyperedges.start => {
+                    edge_pointers[edge + graph + 1] += 1;
+                    vertex_pointers[vertex + graph + 1] += 1;
                 }
-                _ => return Err(self.refuse(position, vertex, graph, edge)),
+                _ => return Err(self.refuse(position)),
             }
         }
-        Ok((vertex_ids, edge_ids))
+        Ok(())
     }
 
-    /// The error for the incidence at `position`, whose hyperedge is not one of its vertex's graph.
-    fn refuse(&self, position: usize, vertex: usize, vertex_graph: usize, edge: I) -> Error {
-        let total = total(&self.hyperedge_starts);
-        let looks_like = self.is_shifted_by_vertices().then_some(Misbatching::ShiftedByVertices);
-        let hyperedge_graph = below(edge, total).map(|e| owner(&self.hyperedge_starts, e));
-        match usize::try_from(edge.value()) {
-            Ok(hyperedge) if hyperedge_graph.is_some() || looks_like.is_some() => {
-                Error::CrossGraphIncidence {
-                    position,
-                    vertex,
-                    vertex_graph,
-                    hyperedge,
-                    hyperedge_graph,
-                    bound: range(&self.hyperedge_starts, vertex_graph),
-                    looks_like,
-                }
-            }
-            _ => Error::HyperedgeOutOfRange {
-                table: "hyperedges",
+    /// Whether a graph that owns vertices and hyperedges has incidences besides the first one.
+    fn check_later_graphs(&self, edge_pointers: &[u32]) -> Result<()> {
+        let Suspect { vertices, vertex_starts, hyperedge_starts, .. } = self.suspect;
+        let of_graph = |graph| (range(vertex_starts, graph), range(hyperedge_starts, graph));
+        let mut owners_of_both = (0..self.n_graphs).filter(|&graph| {
+            let (vertices, hyperedges) = of_graph(graph);
+            !vertices.is_empty() && !hyperedges.is_empty()
+        });
+        let (Some(graph), Some(later)) = (owners_of_both.next(), owners_of_both.next()) else {
+            return Ok(());
+        };
+        let (_, hyperedges) = of_graph(graph);
+        let counts = &edge_pointers[hyperedges.start + graph..=hyperedges.end + graph];
+        let incidences = counts.iter().sum::<u32>() as usize;
+        if incidences == 0 || incidences < vertices.len() {
+            return Ok(());
+        }
+        let (vertices, hyperedges) = of_graph(later);
+        let looks_like = Misbatching::NotShifted;
+        Err(Error::AllInFirstGraph { incidences, graph, later, vertices, hyperedges, looks_like })
+    }
+
+    /// The error for the incidence at `position`, which joins no vertex and hyperedge of one graph.
+    fn refuse(&self, position: usize) -> Error {
+        let Suspect { vertices, hyperedges, vertex_starts, hyperedge_starts } = self.suspect;
+        let looks_like = self.looks_like();
+        let (vertex, hyperedge) = (vertices[position].value(), hyperedges[position].value());
+        match (owner_of(vertex_starts, vertex), owner_of(hyperedge_starts, hyperedge)) {
+            (None, _) => self.suspect.out_of_range(position, true, looks_like),
+            (_, None) => self.suspect.out_of_range(position, false, looks_like),
+            (Some(vertex_graph), Some(hyperedge_graph)) => Error::CrossGraphIncidence {
                 position,
-                value: edge.value(),
-                bound: total,
+                // Both are below a total.
+                vertex: vertex as usize,
+                vertex_graph,
+                hyperedge: hyperedge as usize,
+                hyperedge_graph,
+                bound: range(hyperedge_starts, vertex_graph),
+                looks_like,
             },
         }
     }
 
-    /// Whether every hyperedge id would be one of its vertex's graph if the ids had been shifted by numbers of vertices.
-    fn is_shifted_by_vertices(&self) -> bool {
-        self.vertices.iter().zip(self.hyperedges).all(|(&vertex, &edge)| {
-            let Some(vertex) = below(vertex, total(&self.vertex_starts)) else { return false };
-            let graph = owner(&self.vertex_starts, vertex);
-            let local = edge.value() - self.vertex_starts[graph] as i128;
-            (0..range(&self.hyperedge_starts, graph).len() as i128).contains(&local)
+    /// What the index, or with it the owners, look like.
+    fn looks_like(&self) -> Option<Misbatching> {
+        self.suspect.looks_like().or_else(|| {
+            let Suspect { vertices, hyperedges, vertex_starts, hyperedge_starts } = self.suspect;
+            let (of_vertices, of_hyperedges) =
+                (self.other_starts(self.vertex_owners), self.other_starts(self.hyperedge_owners));
+            let is_right = |vertex_starts: &[usize], hyperedge_starts: &[usize]| {
+                Suspect { vertices, hyperedges, vertex_starts, hyperedge_starts }.is_right()
+            };
+            match (&of_vertices, &of_hyperedges) {
+                (Some((v, mistake)), _) if is_right(v, hyperedge_starts) => Some(*mistake),
+                (_, Some((e, mistake))) if is_right(vertex_starts, e) => Some(*mistake),
+                (Some((v, mistake)), Some((e, same))) if mistake == same && is_right(v, e) => Some(*mistake),
+                _ => None,
+            }
         })
     }
-}
 
-fn total(starts: &[usize]) -> usize {
-    starts.last().copied().unwrap_or(0)
+    /// The starts if ids had been meant by counts, or counts by ids.
+    fn other_starts<I: Index>(&self, owners: Owners<'_, I>) -> Option<(Vec<usize>, Misbatching)> {
+        let (other, mistake) = match owners {
+            Owners::GraphIds(values) => (Owners::Counts(values), Misbatching::CountsAsGraphIds),
+            Owners::Counts(values) => (Owners::GraphIds(values), Misbatching::GraphIdsAsCounts),
+        };
+        starts("", self.n_graphs, other).ok().map(|starts| (starts, mistake))
+    }
+
+    /// A repeat that was found in a graph, as numbered in the batch.
+    fn locate_repeat(&self, error: Error) -> Error {
+        let Suspect { vertices, hyperedges, vertex_starts, hyperedge_starts } = self.suspect;
+        let mut error = error;
+        if let Error::RepeatedIncidence { vertex, hyperedge, looks_like, .. } = &mut error {
+            *vertex += owner_of(hyperedge_starts, *hyperedge as i128).map_or(0, |graph| vertex_starts[graph]);
+            *looks_like = self.suspect.is_not_shifted().then_some(Misbatching::NotShifted);
+        }
+        locate_repeat(error, vertices, hyperedges)
+    }
 }
 
 fn range(starts: &[usize], graph: usize) -> Range<usize> {
@@ -157,47 +231,49 @@ fn range(starts: &[usize], graph: usize) -> Range<usize> {
     }
 }
 
-/// The graph that owns `item`, which is below the total.
-fn owner(starts: &[usize], item: usize) -> usize {
-    starts.partition_point(|&start| start <= item) - 1
-}
-
 /// Graphs + 1 starts, the last of which is the total, within `u32`.
 fn starts<I: Index>(table: &'static str, n_graphs: usize, owners: Owners<'_, I>) -> Result<Vec<usize>> {
+    let looks_like = || misbatching::of_owners(n_graphs, owners);
+    let what = match table {
+        "vertex_owners" => "the number of vertices of the batch",
+        _ => "the number of hyperedges of the batch",
+    };
     if let Owners::Counts(counts) = owners
         && counts.len() != n_graphs
     {
-        let bound_of = "n_graphs";
-        return Err(Error::LengthMismatch { table, value: counts.len(), bound: n_graphs, bound_of });
+        let value = counts.len();
+        return Err(Error::CountsLength { table, value, bound: n_graphs, looks_like: looks_like() });
     }
     let mut starts: Vec<usize> = try_zeroed(table, n_graphs + 1)?;
     match owners {
         Owners::Counts(counts) => {
             for (graph, count) in counts.iter().map(|c| c.value()).enumerate() {
-                let count = usize::try_from(count).map_err(|_| Error::NegativeCount {
-                    table,
-                    graph,
-                    value: count,
-                })?;
-                starts[graph + 1] =
-                    fits_u32("the rows of the batch", starts[graph].saturating_add(count))? as usize;
+                let end = match usize::try_from(count) {
+                    Ok(count) => starts[graph].saturating_add(count),
+                    Err(_) if count < 0 => return Err(Error::NegativeCount { table, graph, value: count }),
+                    Err(_) => usize::MAX,
+                };
+                starts[graph + 1] = fits_u32(what, end)? as usize;
             }
         }
         Owners::GraphIds(ids) => {
-            fits_u32("the rows of the batch", ids.len())?;
+            fits_u32(what, ids.len())?;
             let mut previous = 0;
             for (position, &id) in ids.iter().enumerate() {
                 let value = id.value();
-                let graph = below(id, n_graphs);
-                let graph =
-                    graph.ok_or(Error::GraphOutOfRange { table, position, value, bound: n_graphs })?;
-                if graph < previous {
-                    return Err(Error::GraphIdsNotSorted {
+                let Some(graph) = below(id, n_graphs) else {
+                    let looks_like = looks_like();
+                    return Err(Error::GraphOutOfRange {
                         table,
                         position,
                         value,
-                        previous: previous as i128,
+                        bound: n_graphs,
+                        looks_like,
                     });
+                };
+                if graph < previous {
+                    let (previous, looks_like) = (previous as i128, looks_like());
+                    return Err(Error::GraphIdsNotSorted { table, position, value, previous, looks_like });
                 }
                 previous = graph;
                 starts[graph + 1] += 1;

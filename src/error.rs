@@ -4,37 +4,23 @@
 //! fields that a caller can read. No constructor and no operator panics on bad input (accessors that say so do, as
 //! slices do), and an operator call that returns an error has written nothing.
 
+use std::ops::Range;
+
+use crate::misbatching::Misbatching;
+
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// How an already batched index that joins vertices and hyperedges of different graphs came about, where the
-/// index itself shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Misbatching {
-    /// Every hyperedge id was shifted by the number of *vertices* of the graphs before it: what PyTorch
-    /// Geometric's plain `Data` does with `hyperedge_index` when it collates.
-    ShiftedByVertices,
-}
-
-impl std::fmt::Display for Misbatching {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::ShiftedByVertices => f.write_str(
-                "the hyperedge row is shifted by the number of vertices of the graphs before it, which is what \
-                 PyTorch Geometric's plain `Data` batching does to `hyperedge_index`; it must be shifted by \
-                 their number of hyperedges",
-            ),
-        }
-    }
-}
 
 /// An index layout, an operand or a call that cannot be carried out.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A vertex id is negative, or not below the number of vertices.
-    #[error("{table}[{position}] is vertex {value}, but there are {bound} vertices")]
+    #[error(
+        "{table}[{position}] is vertex {value}, but {}{}",
+        numbers(*bound, "vertex", "vertices"),
+        cause_or(*looks_like, ": correct the id, or the number of vertices")
+    )]
     VertexOutOfRange {
         /// The argument that holds the id.
         table: &'static str,
@@ -44,9 +30,15 @@ pub enum Error {
         value: i128,
         /// The number of vertices.
         bound: usize,
+        /// What the whole index looks like, if that is known.
+        looks_like: Option<Misbatching>,
     },
     /// A hyperedge id is negative, or not below the number of hyperedges.
-    #[error("{table}[{position}] is hyperedge {value}, but there are {bound} hyperedges")]
+    #[error(
+        "{table}[{position}] is hyperedge {value}, but {}{}",
+        numbers(*bound, "hyperedge", "hyperedges"),
+        cause_or(*looks_like, ": correct the id, or the number of hyperedges")
+    )]
     HyperedgeOutOfRange {
         /// The argument that holds the id.
         table: &'static str,
@@ -56,9 +48,14 @@ pub enum Error {
         value: i128,
         /// The number of hyperedges.
         bound: usize,
+        /// What the whole index looks like, if that is known.
+        looks_like: Option<Misbatching>,
     },
     /// A CSR pointer is smaller than the one before it.
-    #[error("{table}[{position}] = {value} is smaller than the pointer before it, {previous}")]
+    #[error(
+        "{table}[{position}] = {value} is smaller than the pointer before it, {previous}: pointers must not decrease; if \
+         these are the sizes of the hyperedges, give their running sums, from 0 on"
+    )]
     PointersNotMonotone {
         /// The pointer array.
         table: &'static str,
@@ -70,19 +67,37 @@ pub enum Error {
         previous: i128,
     },
     /// The first CSR pointer is not 0.
-    #[error("{table}[0] = {value}, but the first pointer must be 0")]
+    #[error(
+        "{table}[0] = {value}, but the first pointer must be 0: for a part of a larger table, subtract the first pointer \
+         from all"
+    )]
     FirstPointerNotZero {
         /// The pointer array.
         table: &'static str,
         /// Its first value.
         value: i128,
     },
+    /// The last CSR pointer is not the length of the array that the pointers point into.
+    #[error(
+        "{table} ends at {value}, but {bound_of} has length {bound}: the last pointer must be that length, so there is one \
+         pointer more than there are rows"
+    )]
+    LastPointer {
+        /// The pointer array.
+        table: &'static str,
+        /// Its last value.
+        value: i128,
+        /// The length of the other array.
+        bound: usize,
+        /// The other array.
+        bound_of: &'static str,
+    },
     /// Two arrays that belong together differ in length.
     #[error("{table} has length {value}, but must have length {bound} to go with {bound_of}")]
     LengthMismatch {
         /// The array.
         table: &'static str,
-        /// Its length; for a CSR pointer array, its last value.
+        /// Its length.
         value: usize,
         /// The length it must have.
         bound: usize,
@@ -92,7 +107,8 @@ pub enum Error {
     /// A vertex stands twice in one hyperedge, and the caller chose to reject that.
     #[error(
         "{table}[{position}] repeats vertex {vertex} in hyperedge {hyperedge}: choose Repeats::Keep or \
-         Repeats::Merge if this is meant"
+         Repeats::Merge if this is meant{}",
+        cause(*looks_like)
     )]
     RepeatedIncidence {
         /// The argument that holds the vertex ids.
@@ -103,9 +119,14 @@ pub enum Error {
         vertex: usize,
         /// The hyperedge.
         hyperedge: usize,
+        /// What the whole index looks like, if that is known.
+        looks_like: Option<Misbatching>,
     },
     /// A topology id of an instance table is out of range.
-    #[error("{table}[{instance}] is topology {value}, but there are {bound} topologies")]
+    #[error(
+        "{table}[{instance}] is topology {value}, but {}",
+        numbers(*bound, "topology", "topologies")
+    )]
     TopologyOutOfRange {
         /// The argument that holds the id.
         table: &'static str,
@@ -117,7 +138,11 @@ pub enum Error {
         bound: usize,
     },
     /// A graph id is negative, or not below the number of graphs.
-    #[error("{table}[{position}] is graph {value}, but there are {bound} graphs")]
+    #[error(
+        "{table}[{position}] is graph {value}, but {}{}",
+        numbers(*bound, "graph", "graphs"),
+        cause_or(*looks_like, ": correct the id, or the number of graphs")
+    )]
     GraphOutOfRange {
         /// The argument that holds the id.
         table: &'static str,
@@ -127,9 +152,28 @@ pub enum Error {
         value: i128,
         /// The number of graphs.
         bound: usize,
+        /// What the whole array looks like, if that is known.
+        looks_like: Option<Misbatching>,
     },
-    /// A number of vertices or hyperedges of a graph is negative (or larger than any array).
-    #[error("{table}[{graph}] = {value} is not a number of vertices or hyperedges")]
+    /// There is not one number of vertices (or hyperedges) for each graph.
+    #[error(
+        "{table} has {value} counts, but there are {bound} graphs: give one for each graph, 0 for a graph without any{}",
+        cause(*looks_like)
+    )]
+    CountsLength {
+        /// The argument that holds the counts.
+        table: &'static str,
+        /// Its length.
+        value: usize,
+        /// The number of graphs.
+        bound: usize,
+        /// What the whole array looks like, if that is known.
+        looks_like: Option<Misbatching>,
+    },
+    /// A number of vertices or hyperedges of a graph is negative.
+    #[error(
+        "{table}[{graph}] = {value}, but a graph has at least 0 of them: give a count for each graph, without padding"
+    )]
     NegativeCount {
         /// The argument that holds the counts.
         table: &'static str,
@@ -139,7 +183,11 @@ pub enum Error {
         value: i128,
     },
     /// Graph ids decrease: vertices and hyperedges of one graph must stand together, graph after graph.
-    #[error("{table}[{position}] = {value} is smaller than the graph id before it, {previous}")]
+    #[error(
+        "{table}[{position}] = {value} is smaller than the graph id before it, {previous}: number vertices and hyperedges \
+         graph after graph{}",
+        cause(*looks_like)
+    )]
     GraphIdsNotSorted {
         /// The argument that holds the ids.
         table: &'static str,
@@ -149,13 +197,14 @@ pub enum Error {
         value: i128,
         /// The id before it, which is the least it may be.
         previous: i128,
+        /// What the whole array looks like, if that is known.
+        looks_like: Option<Misbatching>,
     },
-    /// An incidence of an already batched index joins a vertex of one graph with a hyperedge of another, or
-    /// with one past the last graph's.
+    /// An incidence of an already batched index joins a vertex of one graph with a hyperedge of another.
     #[error(
-        "incidence {position} joins vertex {vertex} of graph {vertex_graph} with hyperedge {hyperedge}, which {}; \
-         graph {vertex_graph} owns the hyperedges {} .. {}{}",
-        owner(*hyperedge_graph), bound.start, bound.end, cause(*looks_like)
+        "incidence {position} joins vertex {vertex} of graph {vertex_graph} with hyperedge {hyperedge} of graph \
+         {hyperedge_graph}, but graph {vertex_graph} owns {}{}",
+        owned("hyperedge", bound), cause_or(*looks_like, SHIFT_BOTH)
     )]
     CrossGraphIncidence {
         /// The position in the batched index.
@@ -166,12 +215,34 @@ pub enum Error {
         vertex_graph: usize,
         /// The hyperedge, as numbered in the batch.
         hyperedge: usize,
-        /// The graph that owns the hyperedge; `None` past the last graph's hyperedges.
-        hyperedge_graph: Option<usize>,
+        /// The graph that owns the hyperedge.
+        hyperedge_graph: usize,
         /// The hyperedges of the vertex's graph, as numbered in the batch.
-        bound: std::ops::Range<usize>,
+        bound: Range<usize>,
         /// What the whole index looks like, if that is known.
         looks_like: Option<Misbatching>,
+    },
+    /// All incidences of an already batched index are in one graph, though later graphs own vertices and hyperedges, and the
+    /// caller did not say that this is meant.
+    #[error(
+        "all {incidences} incidences are in graph {graph}, though graph {later} owns {} and {}, too. It looks like this: \
+         {looks_like}. If it is meant, choose AllInFirst::Accept",
+        owned("vertex", vertices),
+        owned("hyperedge", hyperedges)
+    )]
+    AllInFirstGraph {
+        /// The number of incidences.
+        incidences: usize,
+        /// The graph that has them all: the first that owns both vertices and hyperedges.
+        graph: usize,
+        /// The next graph that owns both.
+        later: usize,
+        /// Its vertices, as numbered in the batch.
+        vertices: Range<usize>,
+        /// Its hyperedges, as numbered in the batch.
+        hyperedges: Range<usize>,
+        /// What the index looks like: [`Misbatching::NotShifted`].
+        looks_like: Misbatching,
     },
     /// An instance's weight window ends past the last weight (or scale).
     #[error(
@@ -266,7 +337,7 @@ pub enum Error {
         bound: u128,
     },
     /// Memory for a table or a workspace could not be had.
-    #[error("no memory for {what}: {bytes} bytes")]
+    #[error("no memory for {what}: {bytes} bytes could not be allocated")]
     OutOfMemory {
         /// What the memory was for.
         what: &'static str,
@@ -628,15 +699,35 @@ pub enum Error {
     },
 }
 
-fn owner(graph: Option<usize>) -> String {
-    match graph {
-        Some(graph) => format!("belongs to graph {graph}"),
-        None => "is past the hyperedges of the last graph".into(),
+/// What ids there are.
+fn numbers(bound: usize, one: &str, many: &str) -> String {
+    match bound {
+        0 => format!("there are no {many}"),
+        1 => format!("there is one {one}, 0"),
+        _ => format!("there are {bound} {many}, 0 to {}", bound - 1),
     }
 }
 
-fn cause(misbatching: Option<Misbatching>) -> String {
-    misbatching.map_or_else(String::new, |m| format!(". It looks like this: {m}"))
+/// What vertices or hyperedges a graph has.
+fn owned(one: &str, range: &Range<usize>) -> String {
+    let many = if one == "vertex" { "vertices" } else { "hyperedges" };
+    match range.len() {
+        0 => format!("no {many}"),
+        1 => format!("{one} {} alone", range.start),
+        _ => format!("{many} {} to {}", range.start, range.end - 1),
+    }
+}
+
+/// What to do where nothing is known of the cause.
+const SHIFT_BOTH: &str = ": the vertex row must be shifted by the number of vertices of all graphs before, the hyperedge row \
+                          by their number of hyperedges";
+
+fn cause(looks_like: Option<Misbatching>) -> String {
+    cause_or(looks_like, "")
+}
+
+fn cause_or(looks_like: Option<Misbatching>, other: &str) -> String {
+    looks_like.map_or_else(|| other.into(), |mistake| format!(". It looks like this: {mistake}"))
 }
 
 /// A number of things, in the singular or plural.

@@ -1,5 +1,6 @@
-//! Instances grouped by what they share, and cut into chunks: what is the same for all instances of a chunk is
-//! computed once for it, and the gradients of weights and scales are summed chunk by chunk, in the order of the chunks.
+//! Instances grouped by what they share, and cut into chunks: what is the same for all instances of a chunk
+//! is computed once for it, and the gradients of weights and scales are summed chunk by chunk, in the order
+//! of the chunks.
 
 use std::ops::Range;
 
@@ -7,12 +8,12 @@ use crate::batch::Axis;
 use crate::error::{Result, try_with_capacity};
 use crate::incidence::Incidence;
 
-/// The work of one chunk, in incidences (both directions) and rows of its instances: large enough to make a parallel
-/// task worth its start, small enough that a batch makes many tasks.
+/// The work of one chunk, in incidences (both directions) and rows of its instances: large enough to make a
+/// parallel task worth its start, small enough that a batch makes many tasks.
 const CHUNK_WORK: usize = 8192;
 
-/// The most instances in a chunk. Gradients are summed chunk by chunk, so this bounds the length of the chains
-/// of rounding errors.
+/// The most instances in a chunk. Gradients are summed chunk by chunk, so this bounds the length of the
+/// chains of rounding errors.
 const CHUNK_INSTANCES: usize = 64;
 
 impl Incidence {
@@ -21,19 +22,21 @@ impl Incidence {
         2 * self.n_incidences() + self.n_vertices() + self.n_hyperedges()
     }
 
-    /// Whether one instance is more than a chunk's work, so that its own rows are worth computing in parallel.
+    /// Whether one instance is more than a chunk's work, so that its own rows are worth computing in
+    /// parallel.
     pub(crate) fn is_large(&self) -> bool {
         self.work() > CHUNK_WORK
     }
 
-    /// The number of instances of a chunk: a function of the topology alone, since it decides an order of summation.
+    /// The number of instances of a chunk: a function of the topology alone, since it decides an order of
+    /// summation.
     pub(crate) fn chunk_len(&self) -> usize {
         (CHUNK_WORK / self.work().max(1)).clamp(1, CHUNK_INSTANCES)
     }
 }
 
-/// Which topologies come first: small ones before large ones, and then by the class of their window's width, a power of
-/// two. So chunks that need the same room for their sums stand together.
+/// Which topologies come first: small ones before large ones, and then by the class of their window's width,
+/// a power of two. So chunks that need the same room for their sums stand together.
 fn rank(topology: &Incidence, axis: Axis) -> (bool, u32) {
     (topology.is_large(), topology.size(axis).max(1).ilog2())
 }
@@ -94,8 +97,8 @@ impl Members<'_> {
 }
 
 impl Groups {
-    /// Groups instances whose topologies are `topology_ids` (fewer than 2³²) and whose windows along `axis` start at
-    /// `offset(instance)`.
+    /// Groups instances whose topologies are `topology_ids` (fewer than 2³²) and whose windows along `axis`
+    /// start at `offset(instance)`.
     pub(crate) fn new(
         topologies: &[Incidence],
         axis: Axis,
@@ -110,9 +113,12 @@ impl Groups {
         };
         let mut order = try_with_capacity("the order of the instances", topology_ids.len())?;
         order.extend(0..topology_ids.len() as u32);
-        order.sort_by_key(|&g| key(g));
-        let (mut groups, mut start, mut n_chunks) = (Vec::new(), 0, 0);
-        for same in order.chunk_by(|&a, &b| key(a) == key(b)) {
+        // Not a stable sort, which would allocate: ties are broken by the instance.
+        order.sort_unstable_by_key(|&g| (key(g), g));
+        let same = || order.chunk_by(|&a, &b| key(a) == key(b));
+        let mut groups = try_with_capacity("the groups of the instances", same().count())?;
+        let (mut start, mut n_chunks) = (0, 0);
+        for same in same() {
             let (_, offset, topology) = key(same[0]);
             let chunk_len = topologies[topology as usize].chunk_len();
             groups.push(Group { topology, chunk_len: chunk_len as u32, offset, start, chunk: n_chunks });
@@ -145,7 +151,8 @@ impl Groups {
         })
     }
 
-    /// The classes of chunks, in order.
+    /// The classes of chunks, in order. There are at most 64: a rank is whether a topology is large, and a
+    /// power of two.
     #[cfg(feature = "cuda")]
     pub(crate) fn classes(&self, topologies: &[Incidence], axis: Axis) -> Vec<Class> {
         let topology = |group: &Group| &topologies[group.topology as usize];

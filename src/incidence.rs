@@ -1,7 +1,15 @@
-//! One hypergraph's topology: which vertices stand in which hyperedge. Structure without values, validated once.
+//! One hypergraph's topology: which vertices stand in which hyperedge. Structure without values, validated
+//! once.
 
-use crate::error::{Error, Result, fits_u32, try_with_capacity, try_zeroed};
+mod graphs;
+
+use std::sync::Arc;
+
+pub(crate) use graphs::{Graphs, Parts, graph_of};
+
+use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::index::{Index, below};
+use crate::misbatching::{self, Suspect};
 
 /// What to do with a vertex that a hyperedge lists more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,41 +72,57 @@ impl<'a> Csr<'a> {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct OwnedCsr {
-    pointers: Vec<u32>,
-    indices: Vec<u32>,
-}
-
-impl OwnedCsr {
-    fn view(&self) -> Csr<'_> {
-        Csr { pointers: &self.pointers, indices: &self.indices }
-    }
-}
-
-/// The incidences of one hypergraph with `n` vertices and `m` hyperedges: CSR by hyperedge, and its transpose by
-/// vertex.
+/// The incidences of one hypergraph with `n` vertices and `m` hyperedges: CSR by hyperedge, and its transpose
+/// by vertex. A clone is cheap and shares them.
 ///
-/// Vertices and hyperedges are never renumbered, and the members of a hyperedge keep the order in which they were
-/// given: it is the order of summation. Empty hyperedges and isolated vertices keep their places.
+/// Vertices and hyperedges are never renumbered, and the members of a hyperedge keep the order in which they
+/// were given: it is the order of summation. Empty hyperedges and isolated vertices keep their places.
 ///
 /// Invariants, always checked by the constructors:
-/// * `by_edge().pointers` has `m + 1` entries, starts at 0, does not decrease, ends at the number of incidences;
-///   `by_vertex().pointers` likewise, with `n + 1`;
+/// * `by_edge().pointers` has `m + 1` entries, starts at 0, does not decrease, ends at the number of
+///   incidences; `by_vertex().pointers` likewise, with `n + 1`;
 /// * every entry of `by_edge().indices` is below `n`, every entry of `by_vertex().indices` below `m`;
 /// * `by_vertex()` holds the same incidences as `by_edge()`, each vertex's hyperedges ascending;
 /// * `n`, `m` and the number of incidences fit in a `u32`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Incidence {
-    by_edge: OwnedCsr,
-    by_vertex: OwnedCsr,
+    /// All pointers and indices: of this topology, and of others that were made together with it, so that a
+    /// batch of many small graphs is one allocation.
+    words: Arc<Vec<u32>>,
+    by_edge: Place,
+    by_vertex: Place,
+    n_vertices: u32,
+    n_hyperedges: u32,
+    n_incidences: u32,
 }
+
+/// Where the pointers and indices of one direction start.
+#[derive(Clone, Copy)]
+struct Place {
+    pointers: usize,
+    indices: usize,
+}
+
+impl PartialEq for Incidence {
+    fn eq(&self, other: &Self) -> bool {
+        // The transpose follows from these two.
+        (self.n_vertices, self.by_edge()) == (other.n_vertices, other.by_edge())
+    }
+}
+
+impl Eq for Incidence {}
 
 impl std::hash::Hash for Incidence {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        // The transpose follows from these two.
-        self.n_vertices().hash(state);
-        self.by_edge.hash(state);
+        let Csr { pointers, indices } = self.by_edge();
+        (self.n_vertices, pointers, indices).hash(state);
+    }
+}
+
+impl std::fmt::Debug for Incidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Incidence");
+        shown.field("by_edge", &self.by_edge()).field("by_vertex", &self.by_vertex()).finish()
     }
 }
 
@@ -113,28 +137,37 @@ impl Incidence {
         edges: &[E],
         repeats: Repeats,
     ) -> Result<Self> {
-        let n_incidences = edges.iter().map(|e| e.as_ref().len()).sum();
-        let mut pointers = try_with_capacity("edge_ptr", edges.len().saturating_add(1))?;
-        let mut indices = try_with_capacity("edge_vertices", n_incidences)?;
-        fits_u32("the number of vertices", n_vertices)?;
-        fits_u32("the number of incidences", n_incidences)?;
-        pointers.push(0);
-        for edge in edges {
-            for &vertex in edge.as_ref() {
-                indices.push(vertex_id("edges", indices.len(), vertex, n_vertices)?);
+        let n_incidences = edges.iter().fold(0usize, |sum, edge| sum.saturating_add(edge.as_ref().len()));
+        let mut words = Words::new(n_vertices, edges.len(), n_incidences)?;
+        for (e, edge) in edges.iter().enumerate() {
+            let edge = edge.as_ref();
+            // Nothing says that `as_ref` gives the same members twice.
+            if edge.len() > n_incidences - words.n_incidences() {
+                let (what, value) = ("the members of an edge", edge.len() as u128);
+                return Err(Error::TooLarge {
+                    what,
+                    value,
+                    bound: (n_incidences - words.n_incidences()) as u128,
+                });
             }
-            pointers.push(indices.len() as u32);
+            for &vertex in edge {
+                let position = words.n_incidences();
+                let all = || edges.iter().flat_map(|edge| edge.as_ref().iter().map(|v| v.value()));
+                words.push_member(vertex_id("edges", position, vertex, n_vertices, all)?);
+            }
+            words.pointers()[e + 1] = words.n_incidences() as u32;
         }
-        Self::finish("edges", n_vertices, pointers, indices, repeats)
+        words.finish("edges", repeats)
     }
 
-    /// From compressed sparse rows by hyperedge: hyperedge `e` holds `edge_vertices[edge_ptr[e] .. edge_ptr[e + 1]]`.
-    /// The number of hyperedges is `edge_ptr.len() - 1`.
+    /// From compressed sparse rows by hyperedge: hyperedge `e` holds
+    /// `edge_vertices[edge_ptr[e] .. edge_ptr[e + 1]]`. The number of hyperedges is `edge_ptr.len() - 1`.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] where `edge_ptr` is empty or does not end at `edge_vertices.len()`,
-    /// [`Error::FirstPointerNotZero`], [`Error::PointersNotMonotone`], [`Error::VertexOutOfRange`],
-    /// [`Error::RepeatedIncidence`], [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// [`Error::LengthMismatch`] where `edge_ptr` is empty, [`Error::FirstPointerNotZero`],
+    /// [`Error::PointersNotMonotone`], [`Error::LastPointer`] where it does not end at `edge_vertices.len()`,
+    /// [`Error::VertexOutOfRange`], [`Error::RepeatedIncidence`], [`Error::TooLarge`],
+    /// [`Error::OutOfMemory`].
     pub fn from_csr<P: Index, I: Index>(
         n_vertices: usize,
         edge_ptr: &[P],
@@ -143,7 +176,7 @@ impl Incidence {
     ) -> Result<Self> {
         let table = "edge_ptr";
         let (Some(first), Some(last)) = (edge_ptr.first(), edge_ptr.last()) else {
-            let bound_of = "the first pointer, 0";
+            let bound_of = "no hyperedges at all, whose only pointer is 0";
             return Err(Error::LengthMismatch { table, value: 0, bound: 1, bound_of });
         };
         if first.value() != 0 {
@@ -154,172 +187,301 @@ impl Incidence {
             return Err(Error::PointersNotMonotone { table, position: i + 1, value, previous });
         }
         if last.value() != edge_vertices.len() as i128 {
-            // Not negative: the pointers start at 0 and do not decrease.
-            let value = usize::try_from(last.value()).unwrap_or(usize::MAX);
-            let bound_of = "edge_vertices";
-            return Err(Error::LengthMismatch { table, value, bound: edge_vertices.len(), bound_of });
+            let (value, bound, bound_of) = (last.value(), edge_vertices.len(), "edge_vertices");
+            return Err(Error::LastPointer { table, value, bound, bound_of });
         }
-        fits_u32("the number of vertices", n_vertices)?;
-        fits_u32("the number of incidences", edge_vertices.len())?;
-        let mut pointers = try_with_capacity(table, edge_ptr.len())?;
-        pointers.extend(edge_ptr.iter().map(|p| p.value() as u32));
-        let mut indices = try_with_capacity("edge_vertices", edge_vertices.len())?;
+        let mut words = Words::new(n_vertices, edge_ptr.len() - 1, edge_vertices.len())?;
+        for (word, pointer) in words.pointers().iter_mut().zip(edge_ptr) {
+            *word = pointer.value() as u32;
+        }
         for (position, &vertex) in edge_vertices.iter().enumerate() {
-            indices.push(vertex_id("edge_vertices", position, vertex, n_vertices)?);
+            let all = || edge_vertices.iter().map(|v| v.value());
+            words.push_member(vertex_id("edge_vertices", position, vertex, n_vertices, all)?);
         }
-        Self::finish("edge_vertices", n_vertices, pointers, indices, repeats)
+        words.finish("edge_vertices", repeats)
     }
 
-    /// From coordinates, in any order: incidence `i` puts vertex `vertices[i]` into hyperedge `hyperedges[i]`. These
-    /// are the two rows of PyTorch Geometric's `hyperedge_index`. The members of a hyperedge keep the order of the
-    /// incidences.
+    /// From coordinates, in any order: incidence `i` puts vertex `vertices[i]` into hyperedge
+    /// `hyperedges[i]`. These are the two rows of PyTorch Geometric's `hyperedge_index`. The members of a
+    /// hyperedge keep the order of the incidences.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`], [`Error::VertexOutOfRange`], [`Error::HyperedgeOutOfRange`],
+    /// [`Error::LengthMismatch`]; [`Error::VertexOutOfRange`] and [`Error::HyperedgeOutOfRange`], which say
+    /// so where the whole index looks as exchanged rows, ids that start at 1 or padding leave it;
     /// [`Error::RepeatedIncidence`], [`Error::TooLarge`], [`Error::OutOfMemory`].
-    pub fn from_coo<I: Index>(
+    pub fn from_coo<V: Index, E: Index>(
         n_vertices: usize,
         n_hyperedges: usize,
-        vertices: &[I],
-        hyperedges: &[I],
+        vertices: &[V],
+        hyperedges: &[E],
         repeats: Repeats,
     ) -> Result<Self> {
         check_coo_lengths(vertices.len(), hyperedges.len())?;
-        fits_u32("the number of vertices", n_vertices)?;
-        fits_u32("the number of hyperedges", n_hyperedges)?;
-        fits_u32("the number of incidences", vertices.len())?;
-        let mut vertex_ids = try_with_capacity("vertices", vertices.len())?;
-        let mut edge_ids = try_with_capacity("hyperedges", hyperedges.len())?;
+        let mut words = Words::new(n_vertices, n_hyperedges, vertices.len())?;
+        let pointers = words.pointers();
         for (position, (&vertex, &edge)) in vertices.iter().zip(hyperedges).enumerate() {
-            vertex_ids.push(vertex_id("vertices", position, vertex, n_vertices)?);
-            edge_ids.push(hyperedge_id("hyperedges", position, edge, n_hyperedges)? as u32);
-        }
-        let (pointers, order) = sort_by_key("edge_ptr", n_hyperedges, &edge_ids)?;
-        let indices = order.iter().map(|&i| vertex_ids[i as usize]).collect();
-        Self::finish("vertices", n_vertices, pointers, indices, repeats).map_err(|error| match error {
-            Error::RepeatedIncidence { table, position, vertex, hyperedge } => {
-                Error::RepeatedIncidence { table, position: order[position] as usize, vertex, hyperedge }
+            match (below(vertex, n_vertices), below(edge, n_hyperedges)) {
+                (Some(_), Some(edge)) => pointers[edge + 1] += 1,
+                (vertex, _) => {
+                    let (vertex_starts, hyperedge_starts) = ([0, n_vertices], [0, n_hyperedges]);
+                    let is_vertex = vertex.is_none();
+                    let suspect = Suspect {
+                        vertices,
+                        hyperedges,
+                        vertex_starts: &vertex_starts,
+                        hyperedge_starts: &hyperedge_starts,
+                    };
+                    return Err(suspect.out_of_range(position, is_vertex, suspect.looks_like()));
+                }
             }
-            other => other,
-        })
+        }
+        starts_of_rows(pointers);
+        words.fill_members(vertices, hyperedges);
+        words.finish("vertices", repeats).map_err(|error| locate_repeat(error, vertices, hyperedges))
     }
 
     /// All `k`-subsets of `n` vertices as hyperedges, in lexicographic order (that of Python's
-    /// `itertools.combinations(range(n), k)`): `subsets(3, 2)` is `{0,1} {0,2} {1,2}`. For `k > n` there are none, for
-    /// `k = 0` there is one empty hyperedge.
+    /// `itertools.combinations(range(n), k)`): `subsets(3, 2)` is `{0,1} {0,2} {1,2}`. For `k > n` there are
+    /// none, for `k = 0` there is one empty hyperedge.
     ///
     /// # Errors
     /// [`Error::TooLarge`], before anything is enumerated, and [`Error::OutOfMemory`].
     pub fn subsets(n: usize, k: usize) -> Result<Self> {
         fits_u32("the number of vertices", n)?;
         let (n_hyperedges, n_incidences) = count_subsets(n, k)?;
-        let mut pointers = try_with_capacity("edge_ptr", n_hyperedges + 1)?;
-        let mut indices: Vec<u32> = try_with_capacity("edge_vertices", n_incidences)?;
-        pointers.extend((0..=n_hyperedges).map(|e| (e * k) as u32));
-        if n_hyperedges > 0 {
-            let mut subset: Vec<u32> = (0..k as u32).collect();
-            loop {
-                indices.extend_from_slice(&subset);
-                // The last place that is not yet at its largest value moves on; those behind it follow it closely.
-                let Some(i) = (0..k).rev().find(|&i| (subset[i] as usize) < n - k + i) else { break };
-                let next = subset[i] + 1;
-                for (place, vertex) in subset[i..].iter_mut().zip(next..) {
-                    *place = vertex;
-                }
-            }
+        let mut words = Words::new(n, n_hyperedges, n_incidences)?;
+        for (e, pointer) in words.pointers().iter_mut().enumerate() {
+            *pointer = (e * k) as u32;
         }
-        Self::finish("edge_vertices", n, pointers, indices, Repeats::Keep)
+        if n_hyperedges > 0 {
+            (0..k as u32).for_each(|vertex| words.push_member(vertex));
+        }
+        for _ in 1..n_hyperedges {
+            // The last place that is not yet at its largest value moves on; those behind it follow it
+            // closely.
+            let subset = words.words.len() - k;
+            let largest = |i: usize| (n - k + i) as u32;
+            let Some(i) = (0..k).rev().find(|&i| words.words[subset + i] < largest(i)) else { break };
+            let next = words.words[subset + i] + 1;
+            words.words.extend_from_within(subset..subset + i);
+            words.words.extend((next..).take(k - i));
+        }
+        words.finish("edge_vertices", Repeats::Keep)
     }
 
-    /// This hypergraph with further hyperedges `{v}` at the end, in ascending order of `v`, so that they have weights
-    /// of their own behind those of the other hyperedges.
+    /// This hypergraph with further hyperedges `{v}` at the end, in ascending order of `v`, so that they have
+    /// weights of their own behind those of the other hyperedges.
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::OutOfMemory`].
     pub fn with_self_loops(self, loops: SelfLoops) -> Result<Self> {
-        let chosen: Vec<u32> = match loops {
-            SelfLoops::None => return Ok(self),
-            SelfLoops::All => (0..self.n_vertices() as u32).collect(),
-            SelfLoops::Isolated => {
-                let isolated = self.by_vertex().rows().zip(0u32..).filter(|(edges, _)| edges.is_empty());
-                isolated.map(|(_, v)| v).collect()
-            }
+        let by_vertex = self.by_vertex();
+        let chosen = || {
+            let rows = by_vertex.rows().zip(0u32..);
+            rows.filter(|(edges, _)| loops == SelfLoops::All || edges.is_empty()).map(|(_, v)| v)
         };
-        let n_vertices = self.n_vertices();
-        fits_u32("the number of hyperedges", self.n_hyperedges() + chosen.len())?;
-        fits_u32("the number of incidences", self.n_incidences() + chosen.len())?;
-        let OwnedCsr { mut pointers, mut indices } = self.by_edge;
-        let end = indices.len() as u32;
-        pointers.extend((1..=chosen.len() as u32).map(|i| end + i));
-        indices.extend_from_slice(&chosen);
-        Self::finish("edge_vertices", n_vertices, pointers, indices, Repeats::Keep)
+        let n_chosen = match loops {
+            SelfLoops::None => return Ok(self),
+            _ => chosen().count(),
+        };
+        let Csr { pointers, indices } = self.by_edge();
+        let n_hyperedges = self.n_hyperedges() + n_chosen;
+        let mut words = Words::new(self.n_vertices(), n_hyperedges, indices.len() + n_chosen)?;
+        let (own, new) = words.pointers().split_at_mut(pointers.len());
+        own.copy_from_slice(pointers);
+        for (pointer, end) in new.iter_mut().zip(indices.len() as u32 + 1..) {
+            *pointer = end;
+        }
+        words.words.extend_from_slice(indices);
+        words.words.extend(chosen());
+        words.finish("edge_vertices", Repeats::Keep)
     }
 
     /// The number of vertices, `n`, isolated ones included.
     #[inline]
     pub fn n_vertices(&self) -> usize {
-        self.by_vertex().len()
+        self.n_vertices as usize
     }
 
     /// The number of hyperedges, `m`, empty ones included.
     #[inline]
     pub fn n_hyperedges(&self) -> usize {
-        self.by_edge().len()
+        self.n_hyperedges as usize
     }
 
     /// The number of incidences, repeated ones included.
     #[inline]
     pub fn n_incidences(&self) -> usize {
-        self.by_edge.indices.len()
+        self.n_incidences as usize
     }
 
     /// The vertices of each hyperedge, in the order of summation.
     #[inline]
     pub fn by_edge(&self) -> Csr<'_> {
-        self.by_edge.view()
+        self.csr(self.by_edge, self.n_hyperedges())
     }
 
     /// The hyperedges of each vertex, ascending.
     #[inline]
     pub fn by_vertex(&self) -> Csr<'_> {
-        self.by_vertex.view()
+        self.csr(self.by_vertex, self.n_vertices())
+    }
+
+    #[inline]
+    fn csr(&self, place: Place, n_rows: usize) -> Csr<'_> {
+        let pointers = &self.words[place.pointers..][..n_rows + 1];
+        Csr { pointers, indices: &self.words[place.indices..][..self.n_incidences()] }
     }
 
     /// The incidences as pairs (vertex, hyperedge), hyperedge after hyperedge.
     pub fn incidences(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.by_edge().rows().zip(0u32..).flat_map(|(members, e)| members.iter().map(move |&v| (v, e)))
     }
+}
 
-    /// Applies `repeats` and adds the transpose. The arguments satisfy the invariants of `by_edge`, but for the number
-    /// of hyperedges, which is checked here.
-    fn finish(
-        table: &'static str,
-        n_vertices: usize,
-        mut pointers: Vec<u32>,
-        mut indices: Vec<u32>,
-        repeats: Repeats,
-    ) -> Result<Self> {
-        fits_u32("the number of hyperedges", pointers.len() - 1)?;
+/// The words of a topology on the way: its pointers and members by hyperedge, with room for the transpose.
+struct Words {
+    words: Vec<u32>,
+    n_vertices: usize,
+    n_hyperedges: usize,
+}
+
+impl Words {
+    /// Pointers that are zero, no members, and room for everything.
+    fn new(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> Result<Self> {
+        fits_u32("the number of vertices", n_vertices)?;
+        fits_u32("the number of hyperedges", n_hyperedges)?;
+        fits_u32("the number of incidences", n_incidences)?;
+        let mut words = try_with_capacity("a topology", n_words(n_vertices, n_hyperedges, n_incidences))?;
+        words.resize(n_hyperedges + 1, 0);
+        Ok(Self { words, n_vertices, n_hyperedges })
+    }
+
+    /// The members that there are.
+    fn n_incidences(&self) -> usize {
+        self.words.len() - (self.n_hyperedges + 1)
+    }
+
+    fn pointers(&mut self) -> &mut [u32] {
+        &mut self.words[..self.n_hyperedges + 1]
+    }
+
+    fn push_member(&mut self, vertex: u32) {
+        self.words.push(vertex);
+    }
+
+    /// Writes the members of coordinates that were checked, whose rows start where the pointers say.
+    fn fill_members<V: Index, E: Index>(&mut self, vertices: &[V], hyperedges: &[E]) {
+        self.words.resize(self.n_hyperedges + 1 + vertices.len(), 0);
+        let (pointers, members) = self.words.split_at_mut(self.n_hyperedges + 1);
+        for (vertex, edge) in vertices.iter().zip(hyperedges) {
+            let place = &mut pointers[edge.value() as usize + 1];
+            members[*place as usize] = vertex.value() as u32;
+            *place += 1;
+        }
+    }
+
+    /// Applies `repeats` and adds the transpose.
+    fn finish(self, table: &'static str, repeats: Repeats) -> Result<Incidence> {
+        let Self { mut words, n_vertices, n_hyperedges } = self;
+        let first_member = n_hyperedges + 1;
         if repeats != Repeats::Keep {
-            drop_repeats(table, n_vertices, &mut pointers, &mut indices, repeats)?;
+            // In the room of the transpose.
+            let end = words.len();
+            words.resize(end + n_vertices, 0);
+            let (by_edge, last_seen) = words.split_at_mut(end);
+            let (pointers, members) = by_edge.split_at_mut(first_member);
+            let kept = drop_repeats(table, 0, pointers, members, last_seen, repeats)?;
+            words.truncate(first_member + kept);
         }
-        let (vertex_pointers, order) = sort_by_key("vertex_ptr", n_vertices, &indices)?;
-        let mut edge_of = try_with_capacity("the hyperedge of each incidence", indices.len())?;
-        for (e, p) in pointers.windows(2).enumerate() {
-            edge_of.resize(edge_of.len() + (p[1] - p[0]) as usize, e as u32);
-        }
-        let vertex_edges = order.iter().map(|&i| edge_of[i as usize]).collect();
-        Ok(Self {
-            by_edge: OwnedCsr { pointers, indices },
-            by_vertex: OwnedCsr { pointers: vertex_pointers, indices: vertex_edges },
+        let by_vertex = words.len();
+        let n_incidences = by_vertex - first_member;
+        words.resize(by_vertex + n_vertices + 1 + n_incidences, 0);
+        let (by_edge, transposed) = words.split_at_mut(by_vertex);
+        let (pointers, members) = by_edge.split_at(first_member);
+        let (starts, edges) = transposed.split_at_mut(n_vertices + 1);
+        count_rows(starts, members);
+        starts_of_rows(starts);
+        transpose(pointers, members, starts, edges);
+        Ok(Incidence {
+            words: Arc::new(words),
+            by_edge: Place { pointers: 0, indices: first_member },
+            by_vertex: Place { pointers: by_vertex, indices: by_vertex + n_vertices + 1 },
+            n_vertices: n_vertices as u32,
+            n_hyperedges: n_hyperedges as u32,
+            n_incidences: n_incidences as u32,
         })
+    }
+}
+
+/// The words of a topology, each of whose numbers fits a `u32`.
+fn n_words(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> usize {
+    n_vertices + n_hyperedges + 2 + 2 * n_incidences
+}
+
+/// The rows of one topology by hyperedge.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct ByEdge<'a> {
+    pub(crate) n_vertices: usize,
+    pub(crate) pointers: &'a [u32],
+    pub(crate) members: &'a [u32],
+}
+
+impl Incidence {
+    /// The rows by hyperedge.
+    pub(crate) fn rows(&self) -> ByEdge<'_> {
+        let Csr { pointers, indices } = self.by_edge();
+        ByEdge { n_vertices: self.n_vertices(), pointers, members: indices }
+    }
+}
+
+/// Counts the entries of row `i` into `pointers[i + 1]`.
+fn count_rows(pointers: &mut [u32], rows: &[u32]) {
+    for &row in rows {
+        pointers[row as usize + 1] += 1;
+    }
+}
+
+/// The number of entries of row `i`, at `i + 1`, becomes the start of row `i`; returns the number of all.
+/// Whoever writes a row's entries moves its start along, and then the pointers are right: it is its end.
+fn starts_of_rows(pointers: &mut [u32]) -> usize {
+    let mut start = 0;
+    for pointer in &mut pointers[1..] {
+        start += std::mem::replace(pointer, start);
+    }
+    start as usize
+}
+
+/// Writes the hyperedges of each vertex, whose rows start where `by_vertex` says at one behind it.
+fn transpose(pointers: &[u32], members: &[u32], by_vertex: &mut [u32], edges: &mut [u32]) {
+    for (edge, row) in pointers.windows(2).enumerate() {
+        for &vertex in &members[row[0] as usize..row[1] as usize] {
+            let place = &mut by_vertex[vertex as usize + 1];
+            edges[*place as usize] = edge as u32;
+            *place += 1;
+        }
+    }
+}
+
+/// The error of a repeated incidence with its position in the index, of the second occurrence.
+pub(crate) fn locate_repeat<V: Index, E: Index>(error: Error, vertices: &[V], hyperedges: &[E]) -> Error {
+    match error {
+        Error::RepeatedIncidence { table, vertex, hyperedge, looks_like, .. } => {
+            let mut pairs = vertices.iter().zip(hyperedges).enumerate();
+            let is_it = |(_, (v, e)): &(usize, (&V, &E))| {
+                (v.value(), e.value()) == (vertex as i128, hyperedge as i128)
+            };
+            let position = pairs.by_ref().filter(is_it).nth(1).map_or(0, |(position, _)| position);
+            Error::RepeatedIncidence { table, position, vertex, hyperedge, looks_like }
+        }
+        other => other,
     }
 }
 
 /// `vertices.len() == hyperedges.len()`, or [`Error::LengthMismatch`].
 pub(crate) fn check_coo_lengths(vertices: usize, hyperedges: usize) -> Result<()> {
     if vertices != hyperedges {
-        let bound_of = "vertices";
+        let bound_of = "vertices, the other row of the index";
         return Err(Error::LengthMismatch {
             table: "hyperedges",
             value: hyperedges,
@@ -330,13 +492,19 @@ pub(crate) fn check_coo_lengths(vertices: usize, hyperedges: usize) -> Result<()
     Ok(())
 }
 
-fn vertex_id<I: Index>(table: &'static str, position: usize, vertex: I, bound: usize) -> Result<u32> {
-    let id = below(vertex, bound).map(|v| v as u32);
-    id.ok_or(Error::VertexOutOfRange { table, position, value: vertex.value(), bound })
-}
-
-fn hyperedge_id<I: Index>(table: &'static str, position: usize, edge: I, bound: usize) -> Result<usize> {
-    below(edge, bound).ok_or(Error::HyperedgeOutOfRange { table, position, value: edge.value(), bound })
+/// A vertex id, or the error where it stands among `all`.
+fn vertex_id<I: Index, A: Iterator<Item = i128> + Clone>(
+    table: &'static str,
+    position: usize,
+    vertex: I,
+    bound: usize,
+    all: impl FnOnce() -> A,
+) -> Result<u32> {
+    let out_of_range = || {
+        let looks_like = misbatching::of_ids(all(), bound);
+        Error::VertexOutOfRange { table, position, value: vertex.value(), bound, looks_like }
+    };
+    below(vertex, bound).map(|v| v as u32).ok_or_else(out_of_range)
 }
 
 /// The number of `k`-subsets of `n` and of their members, both within `u32`.
@@ -360,56 +528,38 @@ fn count_subsets(n: usize, k: usize) -> Result<(usize, usize)> {
     }
 }
 
-/// A stable counting sort of the positions `0 .. keys.len()` by key: (start of each key's positions, positions). Keys
-/// are below `n_keys`, and there are fewer than 2³² of them.
-pub(crate) fn sort_by_key(what: &'static str, n_keys: usize, keys: &[u32]) -> Result<(Vec<u32>, Vec<u32>)> {
-    let mut starts: Vec<u32> = try_zeroed(what, n_keys.saturating_add(1))?;
-    let mut order: Vec<u32> = try_zeroed(what, keys.len())?;
-    for &key in keys {
-        starts[key as usize + 1] += 1;
-    }
-    for i in 0..n_keys {
-        starts[i + 1] += starts[i];
-    }
-    for (position, &key) in keys.iter().enumerate() {
-        order[starts[key as usize] as usize] = position as u32;
-        starts[key as usize] += 1;
-    }
-    // Each start has moved to its end, which is the start of the key behind it.
-    starts.copy_within(..n_keys, 1);
-    starts[0] = 0;
-    Ok((starts, order))
-}
-
-/// Removes the second and later occurrences of a vertex in a hyperedge, or refuses them.
+/// Removes the second and later occurrences of a vertex in a hyperedge, or refuses them; returns how many are
+/// left. Hyperedges are numbered from `first` on. `last_seen`, a word for each vertex, is zero or has seen
+/// smaller numbers only.
 fn drop_repeats(
     table: &'static str,
-    n_vertices: usize,
+    first: usize,
     pointers: &mut [u32],
-    indices: &mut Vec<u32>,
+    members: &mut [u32],
+    last_seen: &mut [u32],
     repeats: Repeats,
-) -> Result<()> {
-    // last_seen[v] = 1 + the last hyperedge that was seen to hold v
-    let mut last_seen: Vec<usize> = try_zeroed("the search for repeats", n_vertices)?;
+) -> Result<usize> {
+    // last_seen[v] = 1 + the last hyperedge that was seen to hold v. There are fewer than 2³² hyperedges.
     let mut kept = 0;
     let mut start = 0;
-    for hyperedge in 0..pointers.len() - 1 {
-        let end = pointers[hyperedge + 1] as usize;
+    for row in 0..pointers.len() - 1 {
+        let end = pointers[row + 1] as usize;
+        let hyperedge = first + row;
         for position in start..end {
-            let vertex = indices[position] as usize;
-            if last_seen[vertex] == hyperedge + 1 {
+            let vertex = members[position];
+            let seen = std::mem::replace(&mut last_seen[vertex as usize], hyperedge as u32 + 1);
+            if seen == hyperedge as u32 + 1 {
                 if repeats == Repeats::Reject {
-                    return Err(Error::RepeatedIncidence { table, position, vertex, hyperedge });
+                    let (vertex, looks_like) = (vertex as usize, None);
+                    return Err(Error::RepeatedIncidence { table, position, vertex, hyperedge, looks_like });
                 }
                 continue;
             }
-            last_seen[vertex] = hyperedge + 1;
-            indices[kept] = indices[position];
+            members[kept] = vertex;
             kept += 1;
         }
         start = end;
-        pointers[hyperedge + 1] = kept as u32;
+        pointers[row + 1] = kept as u32;
     }
-    indices.truncate(kept);
-    Ok(())
+    Ok(kept)
 }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use hyperscatter::{Batch, Csr, Incidence, Owners, Repeats, SelfLoops, WindowTable};
+use hyperscatter::{AllInFirst, Batch, Csr, Error, Incidence, Owners, Repeats, SelfLoops, WindowTable};
 use proptest::prelude::*;
 
-use crate::invariants::{assert_batch, assert_incidence};
+use crate::invariants::{assert_batch, assert_incidence, is_all_in_first};
 use crate::layouts::{edges, topology};
 
 fn lists(csr: Csr<'_>) -> Vec<Vec<u32>> {
@@ -79,7 +79,7 @@ fn concatenating_24576_distinct_topologies_takes_less_than_a_tenth_of_a_second()
 fn a_batched_index_in_any_order_gives_the_graphs_back() {
     // Graph 0 has no vertices, graph 1 an isolated vertex and a trailing empty hyperedge, graph 3 is empty.
     let (vertices, hyperedges) = ([4i64, 0, 3, 1, 2], [3i64, 1, 3, 1, 2]);
-    let (n, m) = ([0i64, 3, 2, 0], [1i64, 2, 1, 0]);
+    let (n, m) = ([0usize, 3, 2, 0], [1u8, 2, 1, 0]);
     let by_counts = Batch::from_batched_coo(
         4,
         &vertices,
@@ -87,6 +87,7 @@ fn a_batched_index_in_any_order_gives_the_graphs_back() {
         Owners::Counts(&n),
         Owners::Counts(&m),
         Repeats::Reject,
+        AllInFirst::Reject,
     );
     let by_counts = by_counts.unwrap();
     assert_eq!(by_counts.n_instances(), Some(4));
@@ -102,6 +103,7 @@ fn a_batched_index_in_any_order_gives_the_graphs_back() {
         Owners::GraphIds(&[1, 1, 1, 2, 2]),
         Owners::GraphIds(&[0, 1, 1, 2]),
         Repeats::Reject,
+        AllInFirst::Reject,
     );
     let by_ids = by_ids.unwrap();
     for g in 0..4 {
@@ -175,8 +177,9 @@ proptest! {
         let ids: Vec<u64> = n.iter().zip(0..).flat_map(|(&n, g)| std::iter::repeat_n(g, n as usize)).collect();
         for owners in [Owners::Counts(&n[..]), Owners::GraphIds(&ids)] {
             let batch = Batch::from_batched_coo(
-                topologies.len(), &vertices, &hyperedges, owners, Owners::Counts(&m), Repeats::Keep,
+                topologies.len(), &vertices, &hyperedges, owners, Owners::Counts(&m), Repeats::Keep, AllInFirst::Accept,
             ).unwrap();
+            assert_batch(&batch);
             for (g, topology) in topologies.iter().enumerate() {
                 prop_assert_eq!(batch.topology(g), topology);
             }
@@ -207,9 +210,18 @@ proptest! {
         let owners = |ids: bool, values| if ids { Owners::GraphIds(values) } else { Owners::Counts(values) };
         for (v, e) in [(true, true), (true, false), (false, true), (false, false)] {
             let n_graphs = if v && e { n.min(1 << 20) } else { n };
-            let batch = Batch::from_batched_coo(n_graphs, &a, &b, owners(v, &c), owners(e, &d), repeats);
-            if let Ok(batch) = batch {
-                assert_batch(&batch);
+            let batch = |all_in_first| {
+                Batch::from_batched_coo(n_graphs, &a, &b, owners(v, &c), owners(e, &d), repeats, all_in_first)
+            };
+            match (batch(AllInFirst::Reject), batch(AllInFirst::Accept)) {
+                (Ok(batch), Ok(_)) => {
+                    assert_batch(&batch);
+                    prop_assert!(!is_all_in_first(&batch));
+                }
+                (Err(Error::AllInFirstGraph { .. }), Ok(batch)) => prop_assert!(is_all_in_first(&batch)),
+                // Before repeats are looked at.
+                (Err(Error::AllInFirstGraph { .. }), Err(Error::RepeatedIncidence { .. })) => {}
+                (rejected, accepted) => prop_assert_eq!(rejected.unwrap_err(), accepted.unwrap_err()),
             }
         }
         let mut batches: Vec<_> = topologies.iter().cloned().map(Batch::replicate).collect();

@@ -2,35 +2,78 @@
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{
-    Batch, Conv, Error, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows, WeightUse,
-    WindowTable,
+    AllInFirst, Batch, Conv, Error, Incidence, Misbatching, Normalization, Out, Owners, Repeats, RowLayout,
+    Rows, WeightUse, WindowTable,
 };
 
 const NONE: [u8; 0] = [];
 
+/// A batch of graphs of these sizes, from an index with these rows.
+fn batched(
+    n: &[i32],
+    m: &[i32],
+    vertices: &[i64],
+    hyperedges: &[i64],
+    repeats: Repeats,
+) -> Result<Batch, Error> {
+    let (v, e) = (Owners::Counts(n), Owners::Counts(m));
+    Batch::from_batched_coo(n.len(), vertices, hyperedges, v, e, repeats, AllInFirst::Reject)
+}
+
 #[test]
 fn vertex_out_of_range() {
+    let out_of_range = |table, position, value, looks_like| Error::VertexOutOfRange {
+        table,
+        position,
+        value,
+        bound: 3,
+        looks_like,
+    };
     let edges = Incidence::from_edges(3, &[&[0, 1][..], &[2, 3]], Repeats::Keep).unwrap_err();
-    assert_eq!(edges, Error::VertexOutOfRange { table: "edges", position: 3, value: 3, bound: 3 });
-    let csr = Incidence::from_csr(3, &[0, 2], &[0i64, -1], Repeats::Keep).unwrap_err();
-    assert_eq!(csr, Error::VertexOutOfRange { table: "edge_vertices", position: 1, value: -1, bound: 3 });
-    let coo = Incidence::from_coo(3, 1, &[u64::MAX], &[0], Repeats::Keep).unwrap_err();
+    assert_eq!(edges, out_of_range("edges", 3, 3, None));
     assert_eq!(
-        coo,
-        Error::VertexOutOfRange { table: "vertices", position: 0, value: u64::MAX.into(), bound: 3 }
+        edges.to_string(),
+        "edges[3] is vertex 3, but there are 3 vertices, 0 to 2: correct the id, or the number of vertices"
     );
-    let owners = Owners::Counts(&[3u8]);
-    let batched = Batch::from_batched_coo(1, &[3u8], &[0], owners, owners, Repeats::Keep).unwrap_err();
-    assert_eq!(batched, Error::VertexOutOfRange { table: "vertices", position: 0, value: 3, bound: 3 });
+    let one_based = Incidence::from_edges(3, &[&[1, 2][..], &[2, 3]], Repeats::Keep).unwrap_err();
+    assert_eq!(one_based, out_of_range("edges", 3, 3, Some(Misbatching::OneBasedVertices)));
+    let csr = Incidence::from_csr(3, &[0, 2], &[0i64, -1], Repeats::Keep).unwrap_err();
+    assert_eq!(csr, out_of_range("edge_vertices", 1, -1, Some(Misbatching::NegativePadding)));
+    assert_eq!(
+        csr.to_string(),
+        "edge_vertices[1] is vertex -1, but there are 3 vertices, 0 to 2. It looks like this: negative ids are padding; \
+         leave them out"
+    );
+    let coo = Incidence::from_coo(3, 1, &[u64::MAX], &[0], Repeats::Keep).unwrap_err();
+    assert_eq!(coo, out_of_range("vertices", 0, u64::MAX.into(), None));
+    let of_batch = batched(&[3], &[3], &[3, 0], &[0, 0], Repeats::Keep).unwrap_err();
+    assert_eq!(of_batch, out_of_range("vertices", 0, 3, None));
 }
 
 #[test]
 fn hyperedge_out_of_range() {
-    let coo = Incidence::from_coo(3, 2, &[0, 1, 2], &[0, 2, 1], Repeats::Keep).unwrap_err();
-    assert_eq!(coo, Error::HyperedgeOutOfRange { table: "hyperedges", position: 1, value: 2, bound: 2 });
-    let (v, e) = (Owners::Counts(&[2i8, 2]), Owners::Counts(&[1i8, 1]));
-    let batched = Batch::from_batched_coo(2, &[0, 1, 2], &[0, -1, 1], v, e, Repeats::Keep).unwrap_err();
-    assert_eq!(batched, Error::HyperedgeOutOfRange { table: "hyperedges", position: 1, value: -1, bound: 2 });
+    let out_of_range = |value, bound, looks_like| Error::HyperedgeOutOfRange {
+        table: "hyperedges",
+        position: 1,
+        value,
+        bound,
+        looks_like,
+    };
+    let coo = Incidence::from_coo(3, 2, &[0, 1, 2], &[0, 3, 1], Repeats::Keep).unwrap_err();
+    assert_eq!(coo, out_of_range(3, 2, None));
+    assert_eq!(
+        coo.to_string(),
+        "hyperedges[1] is hyperedge 3, but there are 2 hyperedges, 0 to 1: correct the id, or the number of hyperedges"
+    );
+    let exchanged = Incidence::from_coo(3, 2, &[0, 1, 0], &[0, 2, 1], Repeats::Keep).unwrap_err();
+    assert_eq!(exchanged, out_of_range(2, 2, Some(Misbatching::RowsExchanged)));
+    let none = Incidence::from_coo(3, 0, &[0, 1], &[0, 0], Repeats::Keep).unwrap_err();
+    assert_eq!(
+        none.to_string(),
+        "hyperedges[0] is hyperedge 0, but there are no hyperedges: correct the id, or the number of hyperedges"
+    );
+    let padded = batched(&[2, 2], &[1, 1], &[0, 1, 2], &[0, -1, 1], Repeats::Keep).unwrap_err();
+    assert_eq!(padded, out_of_range(-1, 2, Some(Misbatching::NegativePadding)));
 }
 
 #[test]
@@ -39,20 +82,26 @@ fn pointers() {
     assert_eq!(falling, Error::PointersNotMonotone { table: "edge_ptr", position: 2, value: 1, previous: 2 });
     let late = Incidence::from_csr(3, &[1, 3], &[0, 1, 2], Repeats::Keep).unwrap_err();
     assert_eq!(late, Error::FirstPointerNotZero { table: "edge_ptr", value: 1 });
+    let short = Incidence::from_csr(3, &[0, 2], &[0, 1, 2], Repeats::Keep).unwrap_err();
+    assert_eq!(
+        short,
+        Error::LastPointer { table: "edge_ptr", value: 2, bound: 3, bound_of: "edge_vertices" }
+    );
+    assert!(short.to_string().starts_with("edge_ptr ends at 2, but edge_vertices has length 3: "), "{short}");
 }
 
 #[test]
 fn lengths_that_disagree() {
     let length = |table, value, bound, bound_of| Error::LengthMismatch { table, value, bound, bound_of };
-    let short = Incidence::from_csr(3, &[0, 2], &[0, 1, 2], Repeats::Keep).unwrap_err();
-    assert_eq!(short, length("edge_ptr", 2, 3, "edge_vertices"));
     let none = Incidence::from_csr(3, &NONE, &NONE, Repeats::Keep).unwrap_err();
-    assert_eq!(none, length("edge_ptr", 0, 1, "the first pointer, 0"));
+    assert_eq!(none, length("edge_ptr", 0, 1, "no hyperedges at all, whose only pointer is 0"));
     let coo = Incidence::from_coo(3, 2, &[0, 1], &[0], Repeats::Keep).unwrap_err();
-    assert_eq!(coo, length("hyperedges", 1, 2, "vertices"));
+    assert_eq!(coo, length("hyperedges", 1, 2, "vertices, the other row of the index"));
     let (v, e) = (Owners::Counts(&[2u8, 2]), Owners::Counts(&[1u8]));
-    let counts = Batch::from_batched_coo(2, &NONE, &NONE, v, e, Repeats::Keep).unwrap_err();
-    assert_eq!(counts, length("hyperedge_owners", 1, 2, "n_graphs"));
+    let counts =
+        Batch::from_batched_coo(2, &NONE, &NONE, v, e, Repeats::Keep, AllInFirst::Reject).unwrap_err();
+    let (table, looks_like) = ("hyperedge_owners", Some(Misbatching::GraphIdsAsCounts));
+    assert_eq!(counts, Error::CountsLength { table, value: 1, bound: 2, looks_like });
     let batch = Batch::from_table(vec![Incidence::subsets(3, 2).unwrap()], &[0; 4]).unwrap();
     let windows = WindowTable::new(&batch, &[0, 0, 0]).unwrap_err();
     assert_eq!(windows, length("offsets", 3, 4, "the instances of the batch"));
@@ -60,20 +109,21 @@ fn lengths_that_disagree() {
 
 #[test]
 fn repeated_incidence() {
+    let repeated = |table, position, vertex, hyperedge| Error::RepeatedIncidence {
+        table,
+        position,
+        vertex,
+        hyperedge,
+        looks_like: None,
+    };
     let error = Incidence::from_edges(3, &[&[0, 1][..], &[2, 1, 2]], Repeats::Reject).unwrap_err();
-    assert_eq!(error, Error::RepeatedIncidence { table: "edges", position: 4, vertex: 2, hyperedge: 1 });
-}
-
-#[test]
-fn repeated_incidence_of_a_coo() {
-    // Incidences 0 and 3 are the same; sorted by hyperedge, they stand elsewhere.
+    assert_eq!(error, repeated("edges", 4, 2, 1));
+    // Of a COO, incidences 0 and 3 are the same; sorted by hyperedge, they stand elsewhere.
     let coo = Incidence::from_coo(3, 2, &[2, 0, 1, 2], &[1, 0, 1, 1], Repeats::Reject).unwrap_err();
-    assert_eq!(coo, Error::RepeatedIncidence { table: "vertices", position: 3, vertex: 2, hyperedge: 1 });
+    assert_eq!(coo, repeated("vertices", 3, 2, 1));
     // In graph 1, as numbered in the batch.
-    let (v, e) = (Owners::Counts(&[2, 2]), Owners::Counts(&[1, 2]));
-    let index = ([3, 0, 2, 3], [2, 0, 1, 2]);
-    let batched = Batch::from_batched_coo(2, &index.0, &index.1, v, e, Repeats::Reject).unwrap_err();
-    assert_eq!(batched, Error::RepeatedIncidence { table: "vertices", position: 3, vertex: 3, hyperedge: 2 });
+    let of_batch = batched(&[2, 2], &[1, 2], &[3, 0, 2, 3], &[2, 0, 1, 2], Repeats::Reject).unwrap_err();
+    assert_eq!(of_batch, repeated("vertices", 3, 3, 2));
 }
 
 /// Strides that nothing bounds, since no row is placed by them, and strides whose span does not fit 128 bits.
@@ -111,18 +161,17 @@ fn topology_and_graph_ids() {
         Error::TopologyOutOfRange { table: "topology_ids", instance: 1, value: 1, bound: 1 }
     );
     let batch = |v: &[i32], e: &[i32]| {
-        Batch::from_batched_coo(2, &[], &[], Owners::GraphIds(v), Owners::GraphIds(e), Repeats::Keep)
+        let (v, e) = (Owners::GraphIds(v), Owners::GraphIds(e));
+        Batch::from_batched_coo(2, &NONE, &NONE, v, e, Repeats::Keep, AllInFirst::Reject)
     };
-    let graph = batch(&[0, 1], &[0, 2]).unwrap_err();
-    assert_eq!(graph, Error::GraphOutOfRange { table: "hyperedge_owners", position: 1, value: 2, bound: 2 });
+    let graph = batch(&[0, 1], &[0, 2, 0]).unwrap_err();
+    let (table, looks_like) = ("hyperedge_owners", None);
+    assert_eq!(graph, Error::GraphOutOfRange { table, position: 1, value: 2, bound: 2, looks_like });
     let unsorted = batch(&[0, 1, 0], &[]).unwrap_err();
-    assert_eq!(
-        unsorted,
-        Error::GraphIdsNotSorted { table: "vertex_owners", position: 2, value: 0, previous: 1 }
-    );
-    let (v, e) = (Owners::Counts(&[2, -2]), Owners::Counts(&[0, 0]));
-    let negative = Batch::from_batched_coo(2, &[], &[], v, e, Repeats::Keep).unwrap_err();
-    assert_eq!(negative, Error::NegativeCount { table: "vertex_owners", graph: 1, value: -2 });
+    let table = "vertex_owners";
+    assert_eq!(unsorted, Error::GraphIdsNotSorted { table, position: 2, value: 0, previous: 1, looks_like });
+    let negative = batched(&[2, -2], &[0, 0], &[], &[], Repeats::Keep).unwrap_err();
+    assert_eq!(negative, Error::NegativeCount { table, graph: 1, value: -2 });
 }
 
 #[test]

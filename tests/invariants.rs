@@ -35,3 +35,13 @@ pub fn assert_batch(batch: &Batch) {
     }
     assert_eq!((batch.vertex_start(instances), batch.hyperedge_start(instances)), (vertices, hyperedges));
 }
+
+/// Whether all incidences of a table batch are in one instance, the first that has vertices and hyperedges, although a
+/// later one has both, too.
+pub fn is_all_in_first(batch: &Batch) -> bool {
+    let topologies = (0..batch.n_instances().unwrap()).map(|g| batch.topology(g));
+    let mut with_both = topologies.filter(|t| t.n_vertices() > 0 && t.n_hyperedges() > 0);
+    let first = with_both.next().map_or(0, Incidence::n_incidences);
+    let later: Vec<_> = with_both.map(Incidence::n_incidences).collect();
+    first > 0 && !later.is_empty() && later.iter().all(|&n| n == 0)
+}

@@ -10,44 +10,86 @@ fn messages() -> Vec<(Error, &'static str)> {
     let (table, operand) = ("weights", "x");
     vec![
         (
-            Error::VertexOutOfRange { table: "vertices", position: 3, value: -1, bound: 3 },
-            "vertices[3] is vertex -1, but there are 3 vertices",
+            Error::VertexOutOfRange {
+                table: "vertices",
+                position: 3,
+                value: -1,
+                bound: 3,
+                looks_like: Some(Misbatching::NegativePadding),
+            },
+            "vertices[3] is vertex -1, but there are 3 vertices, 0 to 2. It looks like this: negative ids are padding; leave \
+             them out",
         ),
         (
-            Error::HyperedgeOutOfRange { table: "hyperedges", position: 1, value: 2, bound: 2 },
-            "hyperedges[1] is hyperedge 2, but there are 2 hyperedges",
+            Error::HyperedgeOutOfRange {
+                table: "hyperedges",
+                position: 1,
+                value: 2,
+                bound: 2,
+                looks_like: None,
+            },
+            "hyperedges[1] is hyperedge 2, but there are 2 hyperedges, 0 to 1: correct the id, or the number of hyperedges",
         ),
         (
             Error::PointersNotMonotone { table: "edge_ptr", position: 2, value: 1, previous: 2 },
-            "edge_ptr[2] = 1 is smaller than the pointer before it, 2",
+            "edge_ptr[2] = 1 is smaller than the pointer before it, 2: pointers must not decrease; if these are the sizes of \
+             the hyperedges, give their running sums, from 0 on",
         ),
         (
             Error::FirstPointerNotZero { table: "edge_ptr", value: 1 },
-            "edge_ptr[0] = 1, but the first pointer must be 0",
+            "edge_ptr[0] = 1, but the first pointer must be 0: for a part of a larger table, subtract the first pointer from \
+             all",
+        ),
+        (
+            Error::LastPointer { table: "edge_ptr", value: 5, bound: 6, bound_of: "edge_vertices" },
+            "edge_ptr ends at 5, but edge_vertices has length 6: the last pointer must be that length, so there is one \
+             pointer more than there are rows",
         ),
         (
             Error::LengthMismatch { table: "hyperedges", value: 1, bound: 2, bound_of: "vertices" },
             "hyperedges has length 1, but must have length 2 to go with vertices",
         ),
         (
-            Error::RepeatedIncidence { table: "edges", position: 4, vertex: 2, hyperedge: 1 },
+            Error::RepeatedIncidence {
+                table: "edges",
+                position: 4,
+                vertex: 2,
+                hyperedge: 1,
+                looks_like: None,
+            },
             "edges[4] repeats vertex 2 in hyperedge 1: choose Repeats::Keep or Repeats::Merge if this is meant",
         ),
         (
             Error::TopologyOutOfRange { table: "topology_ids", instance: 1, value: 1, bound: 1 },
-            "topology_ids[1] is topology 1, but there are 1 topologies",
+            "topology_ids[1] is topology 1, but there is one topology, 0",
         ),
         (
-            Error::GraphOutOfRange { table: "vertex_owners", position: 1, value: 2, bound: 2 },
-            "vertex_owners[1] is graph 2, but there are 2 graphs",
+            Error::GraphOutOfRange {
+                table: "vertex_owners",
+                position: 1,
+                value: 2,
+                bound: 2,
+                looks_like: None,
+            },
+            "vertex_owners[1] is graph 2, but there are 2 graphs, 0 to 1: correct the id, or the number of graphs",
+        ),
+        (
+            Error::CountsLength { table: "vertex_owners", value: 3, bound: 2, looks_like: None },
+            "vertex_owners has 3 counts, but there are 2 graphs: give one for each graph, 0 for a graph without any",
         ),
         (
             Error::NegativeCount { table: "vertex_owners", graph: 1, value: -2 },
-            "vertex_owners[1] = -2 is not a number of vertices or hyperedges",
+            "vertex_owners[1] = -2, but a graph has at least 0 of them: give a count for each graph, without padding",
         ),
         (
-            Error::GraphIdsNotSorted { table: "vertex_owners", position: 2, value: 0, previous: 1 },
-            "vertex_owners[2] = 0 is smaller than the graph id before it, 1",
+            Error::GraphIdsNotSorted {
+                table: "vertex_owners",
+                position: 2,
+                value: 0,
+                previous: 1,
+                looks_like: None,
+            },
+            "vertex_owners[2] = 0 is smaller than the graph id before it, 1: number vertices and hyperedges graph after graph",
         ),
         (
             Error::CrossGraphIncidence {
@@ -55,27 +97,27 @@ fn messages() -> Vec<(Error, &'static str)> {
                 vertex: 4,
                 vertex_graph: 1,
                 hyperedge: 5,
-                hyperedge_graph: Some(0),
+                hyperedge_graph: 0,
                 bound: 6..12,
-                looks_like: None,
-            },
-            "incidence 12 joins vertex 4 of graph 1 with hyperedge 5, which belongs to graph 0; graph 1 owns the \
-             hyperedges 6 .. 12",
-        ),
-        (
-            Error::CrossGraphIncidence {
-                position: 2,
-                vertex: 2,
-                vertex_graph: 1,
-                hyperedge: 2,
-                hyperedge_graph: None,
-                bound: 1..2,
                 looks_like: Some(Misbatching::ShiftedByVertices),
             },
-            "incidence 2 joins vertex 2 of graph 1 with hyperedge 2, which is past the hyperedges of the last graph; \
-             graph 1 owns the hyperedges 1 .. 2. It looks like this: the hyperedge row is shifted by the number of \
-             vertices of the graphs before it, which is what PyTorch Geometric's plain `Data` batching does to \
-             `hyperedge_index`; it must be shifted by their number of hyperedges",
+            "incidence 12 joins vertex 4 of graph 1 with hyperedge 5 of graph 0, but graph 1 owns hyperedges 6 to 11. It looks like \
+             this: the hyperedge row is shifted by the number of vertices of the graphs before it, which is what PyTorch \
+             Geometric's plain `Data` batching does to `hyperedge_index`; it must be shifted by their number of hyperedges",
+        ),
+        (
+            Error::AllInFirstGraph {
+                incidences: 9,
+                graph: 0,
+                later: 1,
+                vertices: 3..6,
+                hyperedges: 3..5,
+                looks_like: Misbatching::NotShifted,
+            },
+            "all 9 incidences are in graph 0, though graph 1 owns vertices 3 to 5 and hyperedges 3 to 4, too. It looks like this: \
+             the ids of every graph start at 0, as they do before graphs are put together; add the number of vertices of \
+             all graphs before to the vertex row, and their number of hyperedges to the hyperedge row. If it is meant, \
+             choose AllInFirst::Accept",
         ),
         (
             Error::WindowOutOfRange { table, instance: 2, value: 6, width: 3, bound: 8 },
@@ -122,7 +164,7 @@ fn messages() -> Vec<(Error, &'static str)> {
         ),
         (
             Error::OutOfMemory { what: "the workspace", bytes: 1 << 60 },
-            "no memory for the workspace: 1152921504606846976 bytes",
+            "no memory for the workspace: 1152921504606846976 bytes could not be allocated",
         ),
         (
             Error::FeaturesMismatch { operand, value: 3, bound: 4 },

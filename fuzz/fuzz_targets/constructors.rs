@@ -5,15 +5,15 @@
 
 use arbitrary::Arbitrary;
 use hyperscatter::{
-    Batch, Conv, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows, SelfLoops, WeightUse,
-    WindowTable, cpu,
+    AllInFirst, Batch, Conv, Error, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows,
+    SelfLoops, WeightUse, WindowTable, cpu,
 };
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/invariants.rs"]
 mod invariants;
 
-use invariants::{assert_batch, assert_incidence};
+use invariants::{assert_batch, assert_incidence, is_all_in_first};
 
 #[derive(Debug, Arbitrary)]
 struct Input {
@@ -82,8 +82,16 @@ fuzz_target!(|input: Input| {
     }
     let owners = |ids: bool, values| if ids { Owners::GraphIds(values) } else { Owners::Counts(values) };
     for (v, e) in [(true, true), (true, false), (false, true), (false, false)] {
-        if let Ok(batch) = Batch::from_batched_coo(n, &a, &b, owners(v, &c), owners(e, &d), repeats) {
+        let batch = |all_in_first| {
+            Batch::from_batched_coo(n, &a, &b, owners(v, &c), owners(e, &d), repeats, all_in_first)
+        };
+        let rejected = batch(AllInFirst::Reject);
+        if let Ok(batch) = batch(AllInFirst::Accept) {
             assert_batch(&batch);
+            let all_in_first = matches!(rejected, Err(Error::AllInFirstGraph { .. }));
+            assert_eq!(is_all_in_first(&batch), all_in_first, "{rejected:?}");
+        } else {
+            assert!(rejected.is_err());
         }
     }
     let mut batches: Vec<_> = incidences.first().cloned().map(Batch::replicate).into_iter().collect();

@@ -276,8 +276,9 @@ impl HostSide {
         let mut rows: Vec<u32> = try_with_capacity(what, csr.len())?;
         rows.extend(0..csr.len() as u32);
         let length = |row: u32| csr.row(row as usize).len();
-        // By falling length, so that the rows that a warp computes together are alike, and long ones come first.
-        rows.sort_by_key(|&row| Reverse(length(row)));
+        // By falling length, so that the rows that a warp computes together are alike, and long ones come first. Not a stable
+        // sort, which would allocate.
+        rows.sort_unstable_by_key(|&row| (Reverse(length(row)), row));
         let (long, rest) = rows.split_at(rows.partition_point(|&row| length(row) > SEGMENT));
         let (medium, short) = rest.split_at(rest.partition_point(|&row| length(row) > SHORT_ROW));
         let segments = |row: u32| length(row).div_ceil(SEGMENT) as u32;
@@ -395,6 +396,7 @@ impl HostChunks {
         members.extend(groups.order().iter().map(|&g| u64::from(g)));
         // The words of the end have to hold what a search compares with.
         chunks.extend([0, 0, members.len() as u64, tiles]);
+        // Of which there are few, however many chunks.
         let mut classes = Vec::new();
         for class in groups.classes(batch.topologies(), axis) {
             classes.extend([class.first_chunk as u64, class.width as u64]);

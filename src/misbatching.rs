@@ -1,0 +1,342 @@
+//! What a wrong index looks like: the mistakes that loaders make, and whether a whole index is what one of
+//! them leaves.
+
+use std::ops::Range;
+
+use crate::batched_coo::Owners;
+use crate::error::{Error, try_zeroed};
+use crate::index::Index;
+
+/// How a wrong index came about, where the whole index is just what this mistake leaves. It is a likely
+/// cause, no proof: several mistakes may leave the same index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Misbatching {
+    /// The ids of all graphs are local: neither row was shifted.
+    NotShifted,
+    /// Both rows were shifted by the number of *vertices* of the graphs before: what PyTorch Geometric's
+    /// plain `Data` does with `hyperedge_index` when it collates.
+    ShiftedByVertices,
+    /// Both rows were shifted by the number of *hyperedges* of the graphs before.
+    ShiftedByHyperedges,
+    /// The vertex row was shifted, the hyperedge row was not.
+    HyperedgesNotShifted,
+    /// The hyperedge row was shifted, the vertex row was not.
+    VerticesNotShifted,
+    /// The vertex row was shifted by numbers of hyperedges, and the hyperedge row by numbers of vertices.
+    ExchangedShifts,
+    /// The hyperedge row was shifted by the largest hyperedge id + 1 of each graph before, which leaves out
+    /// empty hyperedges behind the last that has a vertex: what PyTorch Geometric's `HyperGraphData` does.
+    HyperedgesShiftedByLargestId,
+    /// The vertex row was shifted by the largest vertex id + 1 of each graph before, which leaves out
+    /// isolated vertices behind the last that stands in a hyperedge.
+    VerticesShiftedByLargestId,
+    /// Both rows were shifted by the size of the largest graph for each graph before: ids of a padded batch.
+    PaddedToLargest,
+    /// Both rows were shifted by one graph too many: the sums of the sizes include the graph itself.
+    ShiftedPastOwnGraph,
+    /// The two rows of the index (or the owners of its vertices and of its hyperedges) are exchanged.
+    RowsExchanged,
+    /// Vertex and hyperedge ids start at 1.
+    OneBased,
+    /// Vertex ids start at 1.
+    OneBasedVertices,
+    /// Hyperedge ids start at 1.
+    OneBasedHyperedges,
+    /// Negative ids stand for places that are not used.
+    NegativePadding,
+    /// The numbers of vertices (or hyperedges) of the graphs were given as [`Owners::GraphIds`].
+    CountsAsGraphIds,
+    /// The graph ids of the vertices (or hyperedges) were given as [`Owners::Counts`].
+    GraphIdsAsCounts,
+    /// Where the vertices (or hyperedges) of each graph start, and their total, were given as owners: PyTorch
+    /// Geometric's `ptr`.
+    StartsAsOwners,
+    /// Graph ids start at 1.
+    OneBasedGraphIds,
+}
+
+impl Misbatching {
+    /// What it looks like, and what to do.
+    fn text(self) -> &'static str {
+        match self {
+            Self::NotShifted => {
+                "the ids of every graph start at 0, as they do before graphs are put together; add the number of \
+                 vertices of all graphs before to the vertex row, and their number of hyperedges to the hyperedge row"
+            }
+            Self::ShiftedByVertices => {
+                "the hyperedge row is shifted by the number of vertices of the graphs before it, which is what \
+                 PyTorch Geometric's plain `Data` batching does to `hyperedge_index`; it must be shifted by \
+                 their number of hyperedges"
+            }
+            Self::ShiftedByHyperedges => {
+                "the vertex row is shifted by the number of hyperedges of the graphs before it; it must be shifted by \
+                 their number of vertices"
+            }
+            Self::HyperedgesNotShifted => {
+                "the vertex row is shifted and the hyperedge row is not; add the number of hyperedges of all graphs \
+                 before to the hyperedge row"
+            }
+            Self::VerticesNotShifted => {
+                "the hyperedge row is shifted and the vertex row is not; add the number of vertices of all graphs \
+                 before to the vertex row"
+            }
+            Self::ExchangedShifts => {
+                "the vertex row is shifted by numbers of hyperedges and the hyperedge row by numbers of vertices; \
+                 exchange the two"
+            }
+            Self::HyperedgesShiftedByLargestId => {
+                "the hyperedge row is shifted by the largest hyperedge id + 1 of each graph, which is what PyTorch \
+                 Geometric's `HyperGraphData` does; it must be shifted by the number of hyperedges, empty ones at the \
+                 end included"
+            }
+            Self::VerticesShiftedByLargestId => {
+                "the vertex row is shifted by the largest vertex id + 1 of each graph; it must be shifted by the number \
+                 of vertices, isolated ones at the end included"
+            }
+            Self::PaddedToLargest => {
+                "both rows are shifted by the size of the largest graph, as in a padded batch; shift by the sizes of \
+                 the graphs before, or give every graph the size of the largest in the owners"
+            }
+            Self::ShiftedPastOwnGraph => {
+                "both rows are shifted by one graph too many; shift by the sizes of the graphs before, without that of \
+                 the graph itself"
+            }
+            Self::RowsExchanged => {
+                "the two rows of the index (or the sizes of vertices and of hyperedges) are exchanged; vertices come \
+                 first, then hyperedges"
+            }
+            Self::OneBased => "vertex and hyperedge ids start at 1; subtract 1 from both rows",
+            Self::OneBasedVertices => "vertex ids start at 1; subtract 1 from them",
+            Self::OneBasedHyperedges => "hyperedge ids start at 1; subtract 1 from them",
+            Self::NegativePadding => "negative ids are padding; leave them out",
+            Self::CountsAsGraphIds => "these are numbers of each graph, not graph ids; use Owners::Counts",
+            Self::GraphIdsAsCounts => "these are graph ids, not numbers of each graph; use Owners::GraphIds",
+            Self::StartsAsOwners => {
+                "these are starts, with the total at the end; take the differences of neighbours and use Owners::Counts"
+            }
+            Self::OneBasedGraphIds => "graph ids start at 1; subtract 1 from them",
+        }
+    }
+}
+
+impl std::fmt::Display for Misbatching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// Ids that are one row alone, of which there are `bound`, and of which one is out of range.
+pub(crate) fn of_ids(ids: impl Iterator<Item = i128> + Clone, bound: usize) -> Option<Misbatching> {
+    let bound = bound as i128;
+    if ids.clone().all(|id| (1..=bound).contains(&id)) {
+        return Some(Misbatching::OneBasedVertices);
+    }
+    ids.clone().all(|id| id < bound).then_some(Misbatching::NegativePadding)
+}
+
+/// Owners of `n_graphs` graphs that are refused by themselves.
+pub(crate) fn of_owners<I: Index>(n_graphs: usize, owners: Owners<'_, I>) -> Option<Misbatching> {
+    let (Owners::GraphIds(values) | Owners::Counts(values)) = owners;
+    let n = n_graphs as i128;
+    let is_rising = values.is_sorted_by_key(|v| v.value());
+    let within = |range: Range<i128>| values.iter().all(|v| range.contains(&v.value()));
+    let are_starts = is_rising && values.len() == n_graphs + 1 && values[0].value() == 0;
+    match owners {
+        Owners::GraphIds(_) if within(0..i128::MAX) && values.len() == n_graphs => {
+            Some(Misbatching::CountsAsGraphIds)
+        }
+        Owners::GraphIds(_) if is_rising && within(1..n + 1) => Some(Misbatching::OneBasedGraphIds),
+        Owners::Counts(_) if is_rising && within(0..n) => Some(Misbatching::GraphIdsAsCounts),
+        _ if are_starts => Some(Misbatching::StartsAsOwners),
+        _ => None,
+    }
+}
+
+/// A wrong index of one or more graphs, as it was given.
+pub(crate) struct Suspect<'a, V, E> {
+    pub(crate) vertices: &'a [V],
+    pub(crate) hyperedges: &'a [E],
+    /// Graphs + 1 starts, the last of which is the total.
+    pub(crate) vertex_starts: &'a [usize],
+    pub(crate) hyperedge_starts: &'a [usize],
+}
+
+impl<V: Index, E: Index> Suspect<'_, V, E> {
+    /// The first mistake that leaves this index, the likeliest first.
+    pub(crate) fn looks_like(&self) -> Option<Misbatching> {
+        use Misbatching::*;
+        let shifts = [
+            ShiftedByVertices,
+            HyperedgesNotShifted,
+            VerticesNotShifted,
+            ShiftedByHyperedges,
+            HyperedgesShiftedByLargestId,
+            VerticesShiftedByLargestId,
+            NotShifted,
+            ExchangedShifts,
+            PaddedToLargest,
+        ];
+        // The first graph is right under all of these.
+        let shifts = if self.n_graphs() > 1 { &shifts[..] } else { &[] };
+        let others = [
+            RowsExchanged,
+            OneBased,
+            OneBasedVertices,
+            OneBasedHyperedges,
+            NegativePadding,
+            ShiftedPastOwnGraph,
+        ];
+        shifts.iter().chain(&others).copied().find(|&mistake| self.is(mistake))
+    }
+
+    /// Whether each graph's ids may all be local, graph after graph.
+    pub(crate) fn is_not_shifted(&self) -> bool {
+        self.n_graphs() > 1 && self.is(Misbatching::NotShifted)
+    }
+
+    fn is(&self, mistake: Misbatching) -> bool {
+        use Misbatching::*;
+        let vertices = |graph: usize| self.vertex_starts[graph] as i128;
+        let hyperedges = |graph: usize| self.hyperedge_starts[graph] as i128;
+        let nothing = |_| 0;
+        match mistake {
+            NotShifted => self.is_shifted(nothing, nothing),
+            ShiftedByVertices => self.is_shifted(vertices, vertices),
+            ShiftedByHyperedges => self.is_shifted(hyperedges, hyperedges),
+            HyperedgesNotShifted => self.is_shifted(vertices, nothing),
+            VerticesNotShifted => self.is_shifted(nothing, hyperedges),
+            ExchangedShifts => self.is_shifted(hyperedges, vertices),
+            HyperedgesShiftedByLargestId => {
+                let ends = self.largest_ids(self.vertex_starts, self.pairs());
+                ends.is_some_and(|ends| self.is_shifted(vertices, |graph| ends[graph]))
+            }
+            VerticesShiftedByLargestId => {
+                let ends = self.largest_ids(self.hyperedge_starts, self.pairs().map(|(v, e)| (e, v)));
+                ends.is_some_and(|ends| self.is_shifted(|graph| ends[graph], hyperedges))
+            }
+            PaddedToLargest => {
+                let [n, m] = [self.vertex_starts, self.hyperedge_starts]
+                    .map(|starts| starts.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0) as i128);
+                self.is_shifted(|graph| graph as i128 * n, |graph| graph as i128 * m)
+            }
+            ShiftedPastOwnGraph => {
+                self.is_shifted(|graph| vertices(graph + 1), |graph| hyperedges(graph + 1))
+            }
+            RowsExchanged => self.pairs().all(|(v, e)| self.are_of_one_graph(e, v)),
+            OneBased => self.pairs().all(|(v, e)| self.are_of_one_graph(v - 1, e - 1)),
+            OneBasedVertices => self.pairs().all(|(v, e)| self.are_of_one_graph(v - 1, e)),
+            OneBasedHyperedges => self.pairs().all(|(v, e)| self.are_of_one_graph(v, e - 1)),
+            NegativePadding => self.pairs().all(|(v, e)| v.min(e) < 0 || self.are_of_one_graph(v, e)),
+            // Mistakes of the owners, see `of_owners` and `BatchedIndex::looks_like`.
+            CountsAsGraphIds | GraphIdsAsCounts | StartsAsOwners | OneBasedGraphIds => false,
+        }
+    }
+
+    /// Whether every incidence joins a vertex and a hyperedge of the same graph.
+    pub(crate) fn is_right(&self) -> bool {
+        self.pairs().all(|(v, e)| self.are_of_one_graph(v, e))
+    }
+
+    /// The error for a vertex or hyperedge that is out of range.
+    pub(crate) fn out_of_range(
+        &self,
+        position: usize,
+        is_vertex: bool,
+        looks_like: Option<Misbatching>,
+    ) -> Error {
+        if is_vertex {
+            let (table, value, bound) =
+                ("vertices", self.vertices[position].value(), total(self.vertex_starts));
+            return Error::VertexOutOfRange { table, position, value, bound, looks_like };
+        }
+        let (table, value, bound) =
+            ("hyperedges", self.hyperedges[position].value(), total(self.hyperedge_starts));
+        Error::HyperedgeOutOfRange { table, position, value, bound, looks_like }
+    }
+
+    fn n_graphs(&self) -> usize {
+        self.vertex_starts.len() - 1
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (i128, i128)> + Clone + '_ {
+        self.vertices.iter().zip(self.hyperedges).map(|(v, e)| (v.value(), e.value()))
+    }
+
+    fn are_of_one_graph(&self, vertex: i128, hyperedge: i128) -> bool {
+        let graph = owner_of(self.vertex_starts, vertex);
+        graph.is_some() && graph == owner_of(self.hyperedge_starts, hyperedge)
+    }
+
+    /// Whether there is a graph for each incidence whose vertex is one of that graph once `vertex_shift` of
+    /// the graph is taken off, and its hyperedge once `hyperedge_shift` is. Where neither id tells the graph,
+    /// graphs come in order.
+    fn is_shifted(
+        &self,
+        vertex_shift: impl Fn(usize) -> i128,
+        hyperedge_shift: impl Fn(usize) -> i128,
+    ) -> bool {
+        let n_graphs = self.n_graphs();
+        let size = |starts: &[usize], graph: usize| (starts[graph + 1] - starts[graph]) as i128;
+        let fits = |graph: usize, v: i128, e: i128| {
+            (0..size(self.vertex_starts, graph)).contains(&(v - vertex_shift(graph)))
+                && (0..size(self.hyperedge_starts, graph)).contains(&(e - hyperedge_shift(graph)))
+        };
+        // Shifted ids tell their graph if no graph's reach into the next one's.
+        let tells = |starts: &[usize], shift: &dyn Fn(usize) -> i128| {
+            (1..n_graphs).all(|graph| shift(graph - 1) + size(starts, graph - 1) <= shift(graph))
+        };
+        let last_from = |shift: &dyn Fn(usize) -> i128, id: i128| {
+            let (mut low, mut high) = (0, n_graphs);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if shift(middle) <= id { low = middle + 1 } else { high = middle }
+            }
+            low.checked_sub(1)
+        };
+        if tells(self.vertex_starts, &vertex_shift) {
+            return self
+                .pairs()
+                .all(|(v, e)| last_from(&vertex_shift, v).is_some_and(|graph| fits(graph, v, e)));
+        }
+        if tells(self.hyperedge_starts, &hyperedge_shift) {
+            return self
+                .pairs()
+                .all(|(v, e)| last_from(&hyperedge_shift, e).is_some_and(|graph| fits(graph, v, e)));
+        }
+        let mut graph = 0;
+        self.pairs().all(|(v, e)| {
+            while graph < n_graphs && !fits(graph, v, e) {
+                graph += 1;
+            }
+            graph < n_graphs
+        })
+    }
+
+    /// For each graph the largest id + 1 of all graphs before, where the first of each pair tells the graph
+    /// and the second is the id; 0 for the first graph. `None` if an id tells no graph, or there is no memory
+    /// to look for it.
+    fn largest_ids(&self, starts: &[usize], pairs: impl Iterator<Item = (i128, i128)>) -> Option<Vec<i128>> {
+        let mut ends: Vec<i128> = try_zeroed("a search for the cause of an error", starts.len()).ok()?;
+        for (of_graph, id) in pairs {
+            let end = &mut ends[owner_of(starts, of_graph)? + 1];
+            *end = (*end).max(id.saturating_add(1));
+        }
+        // A graph without incidences moves nothing on.
+        for graph in 1..ends.len() {
+            ends[graph] = ends[graph].max(ends[graph - 1]);
+        }
+        Some(ends)
+    }
+}
+
+/// The number of vertices (or hyperedges) of all graphs.
+pub(crate) fn total(starts: &[usize]) -> usize {
+    starts.last().copied().unwrap_or(0)
+}
+
+/// The graph that owns `id`, if there is one.
+pub(crate) fn owner_of(starts: &[usize], id: i128) -> Option<usize> {
+    let id = usize::try_from(id).ok().filter(|&id| id < total(starts))?;
+    Some(starts.partition_point(|&start| start <= id) - 1)
+}
