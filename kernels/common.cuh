@@ -283,7 +283,7 @@ __device__ __forceinline__ int clamp(int value, int least, int most) {
     return value < least ? least : value > most ? most : value;
 }
 
-// The power of two below |value|, which is neither 0, infinite nor NaN.
+// floor(log2 |value|), of a value that is neither 0, infinite nor NaN.
 template <typename A>
 __device__ __forceinline__ int exponent(A value) {
     int of_normal = Powers<A>::exponent_of_normal(value);
@@ -303,6 +303,12 @@ __device__ __forceinline__ A times_power_of_two(A value, int n) {
     return value * Powers<A>::of(first) * Powers<A>::of(second) * Powers<A>::of(last);
 }
 
+// Of shifts, without overflow whatever an unwritten one may hold.
+__device__ __forceinline__ int add_shifts(int a, int b) { return static_cast<int>(static_cast<u32>(a) + static_cast<u32>(b)); }
+__device__ __forceinline__ int times_shift(int times, int shift) {
+    return static_cast<int>(static_cast<u32>(times) * static_cast<u32>(shift));
+}
+
 // 1 / `count`, and 0 for a count of 0.
 template <typename A>
 __device__ __forceinline__ A inverse_count(u32 count) {
@@ -313,10 +319,6 @@ __device__ __forceinline__ u64 shuffle(u64 value, u32 lane) {
     u32 low = __shfl_sync(ALL_LANES, static_cast<u32>(value), static_cast<int>(lane));
     u32 high = __shfl_sync(ALL_LANES, static_cast<u32>(value >> 32), static_cast<int>(lane));
     return static_cast<u64>(high) << 32 | low;
-}
-
-__device__ __forceinline__ int shuffle(int value, u32 lane) {
-    return __shfl_sync(ALL_LANES, value, static_cast<int>(lane));
 }
 
 __device__ __forceinline__ float shuffle(float value, u32 lane) {
@@ -334,19 +336,21 @@ struct Plus {
     }
 };
 
-struct Larger {
-    __device__ __forceinline__ int operator()(int a, int b) const { return a > b ? a : b; }
-};
-
-// The sum (or what `add` makes of two) over each group of `lanes` lanes, in halves; all of them get it.
-template <typename A, typename Add = Plus>
-__device__ __forceinline__ A sum_of_group(A value, u32 lanes, Add add = {}) {
+// What `combine` makes of the values of each group of `lanes` lanes, in halves; all of them get it.
+template <typename A, typename Combine>
+__device__ __forceinline__ A fold_group(A value, u32 lanes, Combine combine) {
     u32 lane = threadIdx.x % WARP;
 #pragma unroll 1
     for (u32 half = lanes / 2; half > 0; half /= 2) {
-        value = add(value, shuffle(value, lane ^ half));
+        value = combine(value, shuffle(value, lane ^ half));
     }
     return value;
+}
+
+// Their sum.
+template <typename A>
+__device__ __forceinline__ A sum_of_group(A value, u32 lanes) {
+    return fold_group(value, lanes, Plus{});
 }
 
 // What a row has in each of its blocks, in order.

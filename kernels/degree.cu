@@ -4,7 +4,7 @@
 //     degree      D_v = sum of w_e over the hyperedges of v (or their number)     L_v = 1/D_v or 1/sqrt(D_v), and 0 for D_v = 0
 //     degree_gradient   dloss/dD_v = -L_v <g_v, s_v> / D_v                                 row
 //                                  = -(L_v <g_v, s_v> + L_v <x_v, r_v>) / (2 D_v)          symmetric, and 0 for D_v = 0
-//     edge_shift        t_e = -(the largest shift s_v of the vertices of e)
+//     edge_shift        t_e = -(the largest shift s_v of the vertices of e), or more where the smallest is far below
 //     weight_gradient   dloss/dw_e = <q_e, z_e> + sum of dloss/dD_v over the vertices of e
 //
 // where y_v = L_v s_v, dloss/dx_v = L_v r_v, and the dot products come from src/cuda/gather.rs. Degrees are of the accumulation
@@ -19,8 +19,7 @@
 
 #include "tables.cuh"
 
-// Of a vertex that takes no part: below all shifts, and far from overflowing where it is added to one. As `NO_SHIFT` in
-// src/conv.rs.
+// Of a vertex whose degree is 0 or not finite, as in src/conv.rs.
 constexpr int NO_SHIFT = -(1 << 20);
 
 // src/cuda/degree.rs holds the same structure.
@@ -38,9 +37,11 @@ struct SumArgs {
     const double* dots;  // of each row `dot_blocks`; null: none
     double* gradient;
     u32 dot_blocks;
-    u32 symmetric;
-    int least_exponent;  // that degrees are taken to have
-    u32 shifts_of_degree;
+    int least_exponent;   // that degrees are taken to have
+    int plain_exponents;  // up to which, of either sign, degrees are not shifted
+    u32 shifts_of_degree;  // 2 if L is 1/sqrt(D), and else 1
+
+    __device__ __forceinline__ bool symmetric() const { return shifts_of_degree == 2; }
 };
 
 struct DegreeGradientArgs {
@@ -61,18 +62,18 @@ static_assert(sizeof(SumArgs) == 328 && sizeof(DegreeGradientArgs) == 72, "sizes
 static_assert(__builtin_offsetof(SumArgs, values) == 200 && __builtin_offsetof(SumArgs, partials) == 232 &&
                   __builtin_offsetof(SumArgs, record) == 240 && __builtin_offsetof(SumArgs, degree) == 256 &&
                   __builtin_offsetof(SumArgs, vertex_shifts) == 280 && __builtin_offsetof(SumArgs, gradient) == 304 &&
-                  __builtin_offsetof(SumArgs, symmetric) == 316 && __builtin_offsetof(SumArgs, least_exponent) == 320 &&
+                  __builtin_offsetof(SumArgs, least_exponent) == 316 && __builtin_offsetof(SumArgs, shifts_of_degree) == 324 &&
                   __builtin_offsetof(DegreeGradientArgs, shifts) == 24,
               "offsets");
 #endif
 
-// What is summed over the incidences of a row: `value` of source `source` of the row's instance, read at `at`, from 0 on.
+// What is summed over the incidences of a row, from `zero` on: `value` of the source that is number `at` in the values.
 
 // Stores a degree, its inverse and its shift.
 template <typename A>
 struct Degrees {
     using Value = A;
-    using Add = Plus;
+    using Combine = Plus;
     static constexpr u32 SUM = DEGREE;
     static constexpr u32 ADD = ADD_DEGREE;
 
@@ -95,49 +96,70 @@ struct Degrees {
         if (args.vertex_shifts != nullptr) {
             int shift = NO_SHIFT;
             if (finite && degree != A(0)) {
-                int least = exponent(degree);
-                least = least < args.least_exponent ? args.least_exponent : least;
+                int n = exponent(degree);
+                bool plain = (n < 0 ? -n : n) <= args.plain_exponents;
+                n = n < args.least_exponent ? args.least_exponent : n;
                 // Rounded down: the last bit of the exponent stays with the degree.
-                shift = -(args.symmetric != 0 ? least >> 1 : least);
+                shift = plain ? 0 : -(args.symmetric() ? n >> 1 : n);
                 shifted = times_power_of_two(degree, static_cast<int>(args.shifts_of_degree) * shift);
             }
             args.vertex_shifts[at] = shift;
         }
-        A left = args.symmetric != 0 ? A(1) / square_root(shifted) : A(1) / shifted;
+        A left = args.symmetric() ? A(1) / square_root(shifted) : A(1) / shifted;
         left = degree == A(0) ? A(0) : finite ? left : not_a_number<A>();
         static_cast<A*>(args.degree)[at] = degree;
         static_cast<A*>(args.left)[at] = left;
         if (args.weight_left != nullptr) {
-            static_cast<A*>(args.weight_left)[at] = row.length == 1 ? A(0) : left;
+            static_cast<A*>(args.weight_left)[at] = row.length == 1 && finite ? A(0) : left;
         }
-        if (args.symmetric != 0 && weighted && degree < A(0)) {
+        if (args.symmetric() && weighted && degree < A(0)) {
             u64 value = static_cast<u64>(__double_as_longlong(static_cast<double>(degree)));
             publish_first(args.record, {0, DEGREE, NEGATIVE_DEGREE, args.tables.orientation, row.instance, row.row, value, 0});
         }
     }
 };
 
-// Stores a hyperedge's shift, from those of its vertices.
+// Two integers as one number that lanes can exchange: the largest shift, and the largest of those with the other sign.
+struct LargerOfEach {
+    static __device__ __forceinline__ u64 pair(int a, int b) { return u64(static_cast<u32>(a)) << 32 | static_cast<u32>(b); }
+    static __device__ __forceinline__ int first(u64 pair) { return static_cast<int>(static_cast<u32>(pair >> 32)); }
+    static __device__ __forceinline__ int second(u64 pair) { return static_cast<int>(static_cast<u32>(pair)); }
+
+    __device__ __forceinline__ u64 operator()(u64 a, u64 b) const {
+        return pair(first(a) > first(b) ? first(a) : first(b), second(a) > second(b) ? second(a) : second(b));
+    }
+};
+
+// Stores a hyperedge's shift, from those of its vertices. `A` is the accumulation type.
+template <typename A>
 struct EdgeShifts {
-    using Value = int;
-    using Add = Larger;
+    using Value = u64;
+    using Combine = LargerOfEach;
     static constexpr u32 SUM = EDGE_SHIFT;
     static constexpr u32 ADD = ADD_EDGE_SHIFT;
 
-    static __device__ __forceinline__ int zero() { return NO_SHIFT; }
-    static __device__ __forceinline__ int poison() { return NO_SHIFT; }
+    static __device__ __forceinline__ u64 zero() { return LargerOfEach::pair(NO_SHIFT, NO_SHIFT); }
+    static __device__ __forceinline__ u64 poison() { return zero(); }
 
-    static __device__ __forceinline__ int value(const SumArgs& args, const Row&, u64 at) { return args.vertex_shifts[at]; }
+    static __device__ __forceinline__ u64 value(const SumArgs& args, const Row&, u64 at) {
+        int shift = args.vertex_shifts[at];
+        return shift == NO_SHIFT ? zero() : LargerOfEach::pair(shift, times_shift(-1, shift));
+    }
 
-    static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool, int largest) {
-        args.edge_shifts[row.first_target + row.row] = largest == NO_SHIFT ? 0 : -largest;
+    // As `Conv::edge_shift`.
+    static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool, u64 pair) {
+        int largest = LargerOfEach::first(pair);
+        int range = -Powers<A>::LEAST / static_cast<int>(args.shifts_of_degree);
+        int spread = add_shifts(largest, LargerOfEach::second(pair));
+        int more = clamp(add_shifts(spread, -range / 3), 0, range / 2);
+        args.edge_shifts[row.first_target + row.row] = largest == NO_SHIFT ? 0 : add_shifts(times_shift(-1, largest), more);
     }
 };
 
 // Stores a hyperedge's gradient.
 struct WeightGradients {
     using Value = double;
-    using Add = Plus;
+    using Combine = Plus;
     static constexpr u32 SUM = WEIGHT_GRADIENT;
     static constexpr u32 ADD = ADD_WEIGHT_GRADIENT;
 
@@ -146,8 +168,8 @@ struct WeightGradients {
 
     static __device__ __forceinline__ double value(const SumArgs& args, const Row& row, u64 at) {
         double gradient = reinterpret_cast<const double*>(args.values.values)[at];
-        int shift = args.edge_shifts[row.first_target + row.row] + args.vertex_shifts[at];
-        return times_power_of_two(gradient, static_cast<int>(args.shifts_of_degree) * shift);
+        int shift = add_shifts(args.edge_shifts[row.first_target + row.row], args.vertex_shifts[at]);
+        return times_power_of_two(gradient, times_shift(static_cast<int>(args.shifts_of_degree), shift));
     }
 
     static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool poisoned, double sum) {
@@ -155,8 +177,8 @@ struct WeightGradients {
         int shift = args.edge_shifts[at];
         int shifts_of_degree = static_cast<int>(args.shifts_of_degree);
         double gradient = args.dots != nullptr ? sum_of_blocks(args.dots, at, args.dot_blocks) : 0;
-        gradient = times_power_of_two(gradient, (shifts_of_degree - 1) * shift) + sum;
-        gradient = times_power_of_two(gradient, -shifts_of_degree * shift);
+        gradient = times_power_of_two(gradient, times_shift(shifts_of_degree - 1, shift)) + sum;
+        gradient = times_power_of_two(gradient, times_shift(-shifts_of_degree, shift));
         args.gradient[at] = poisoned ? not_a_number<double>() : gradient;
     }
 };
@@ -172,7 +194,7 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         Row row = find_row(args.tables, check, item.work_class, item.number);
         u32 width = item.work_class == SHORT ? SHORT_ROW : WARP;
         u32 lane = lane_of_warp % width;
-        typename Of::Add add;
+        typename Of::Combine combine;
         V sum = Of::zero();
         u64 start = 0;
         if (args.values.windows != NO_SCALE && row.count != 0 &&
@@ -180,11 +202,11 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
             for (u32 i = lane; i < row.count; i += width) {
                 u32 source = source_of(args.tables, check, row, i);
                 if (source != NO_SOURCE) {
-                    sum = add(sum, Of::value(args, row, start + source));
+                    sum = combine(sum, Of::value(args, row, start + source));
                 }
             }
         }
-        sum = sum_of_group(sum, width, add);
+        sum = fold_group(sum, width, combine);
         bool poisoned = false;
         if (Checked) {
             u32 lanes = width == WARP ? ALL_LANES : ((1u << width) - 1) << lane_of_warp / width * width;
@@ -213,12 +235,12 @@ __device__ __forceinline__ void add_sums(const SumArgs& args) {
         Check<Checked> check;
         Row row = find_row(args.tables, check, LONG, tile);
         const V* partials = static_cast<const V*>(args.partials) + row.partials;
-        typename Of::Add add;
+        typename Of::Combine combine;
         V sum = Of::zero();
         for (u32 first = 0; first < row.n_partials; first += WARP) {
             V mine = first + lane < row.n_partials ? partials[first + lane] : Of::zero();
             for (u32 k = 0; k < WARP && first + k < row.n_partials; k++) {
-                sum = add(sum, shuffle(mine, k));
+                sum = combine(sum, shuffle(mine, k));
             }
         }
         if (row.exists && lane == 0) {
@@ -236,7 +258,7 @@ __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) 
         double left = static_cast<const A*>(args.left)[v];
         double gradient = 0;
         if (static_cast<const A*>(args.weight_left)[v] != A(0)) {
-            int shift = static_cast<int>(args.shifts_of_degree) * args.shifts[v];
+            int shift = times_shift(static_cast<int>(args.shifts_of_degree), args.shifts[v]);
             double degree = times_power_of_two(static_cast<const A*>(args.degree)[v], shift);
             double through_y = left * sum_of_blocks(args.dots_y, v, args.dot_blocks);
             if (args.dots_x == nullptr) {
@@ -257,6 +279,12 @@ __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) 
     }                                                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 8) add_degree_##NAME(const SumArgs args) {               \
         add_sums<Degrees<A>, CHECKED>(args);                                                                    \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift_##NAME(const SumArgs args) {               \
+        sum_rows<EdgeShifts<A>, CHECKED>(args);                                                                 \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift_##NAME(const SumArgs args) {           \
+        add_sums<EdgeShifts<A>, CHECKED>(args);                                                                 \
     }
 
 ENTRIES(float, f32, false)
@@ -264,14 +292,8 @@ ENTRIES(float, f32_checked, true)
 ENTRIES(double, f64, false)
 ENTRIES(double, f64_checked, true)
 
-// Shifts are integers and gradients double for all types.
-#define ENTRIES_FOR_ALL_TYPES(NAME, CHECKED)                                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift##NAME(const SumArgs args) {                \
-        sum_rows<EdgeShifts, CHECKED>(args);                                                                    \
-    }                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift##NAME(const SumArgs args) {            \
-        add_sums<EdgeShifts, CHECKED>(args);                                                                    \
-    }                                                                                                           \
+// Gradients are double for all types.
+#define ENTRIES_OF_GRADIENTS(NAME, CHECKED)                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_gradient##NAME(const SumArgs args) {           \
         sum_rows<WeightGradients, CHECKED>(args);                                                               \
     }                                                                                                           \
@@ -279,8 +301,8 @@ ENTRIES(double, f64_checked, true)
         add_sums<WeightGradients, CHECKED>(args);                                                               \
     }
 
-ENTRIES_FOR_ALL_TYPES(, false)
-ENTRIES_FOR_ALL_TYPES(_checked, true)
+ENTRIES_OF_GRADIENTS(, false)
+ENTRIES_OF_GRADIENTS(_checked, true)
 
 extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_gradient_f32(const DegreeGradientArgs args) {
     degree_gradient<float>(args);

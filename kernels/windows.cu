@@ -106,7 +106,7 @@ __device__ __forceinline__ bool pull_of(const PullArgs& args, Check<Checked>& ch
         factor = reinterpret_cast<const A*>(args.scale.values)[window + row];
     }
     if (args.shifts != nullptr) {
-        factor = times_power_of_two(factor, -static_cast<int>(args.shifts_of_degree) * args.shifts[i]);
+        factor = times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));
     }
     pull = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
     return true;

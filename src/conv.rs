@@ -37,8 +37,12 @@ impl WeightUse {
 ///
 /// Under `Row` and `Symmetric` the scale of [`WeightUse::Documented`] weights cancels out, also where 1/D or a sum of
 /// weighted rows would be no number of the type: with weights 2^k w (those being exact, and degrees finite) y and ∂x have
-/// the bits that they have with w, and ∂w is multiplied by 2^−k, for every k under `Row` and every even k under
-/// `Symmetric`. An odd k differs by the rounding of √2: half a unit in the last place for each term of its sums.
+/// the bits that they have with w, and ∂w is multiplied by 2^−k. That holds for every k under `Row`; under `Symmetric` for
+/// every even k with which z, which is multiplied by 2^(−k/2), stays in the type's range. An odd k differs by the
+/// rounding of √2: half a unit in the last place for each term of its sums.
+///
+/// ∂w is as exact as its terms ⟨g, z_e − y_v⟩ / D_v are: the rounding of y_v is divided by D_v as well, and where hyperedges
+/// of equal z should make the difference 0, that is what is left of it, however small D_v is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Normalization {
     /// L = D⁻¹, R = 1. With [`WeightUse::Documented`] a vertex of a single incidence gives that hyperedge's weight a
@@ -93,18 +97,32 @@ impl Conv {
         if self.weight_use.in_message() { i32::MIN } else { A::LEAST_EXPONENT }
     }
 
+    /// Up to which exponent, of either sign, degrees are not shifted; below 0: all are.
+    pub(crate) fn plain_exponents<A: Accumulator>(self) -> i32 {
+        // Without a weight in the message nothing cancels out, and 1/D is a factor like others while it is a normal number.
+        if self.weight_use.in_message() { -1 } else { -A::LEAST_EXPONENT - 6 }
+    }
+
+    /// t_e, from the largest and the smallest shift of the vertices of a hyperedge, see [`shift`](Self::shift).
+    pub(crate) fn edge_shift<A: Accumulator>(self, largest: i32, smallest: i32) -> i32 {
+        let range = -A::LEAST_EXPONENT / self.shifts_of_degree();
+        // Where degrees lie so far apart that the products of the large ones with small gradients would be no normal numbers,
+        // all factors are made larger: by half the range at most, which leaves the other half for large gradients.
+        -largest + (largest - smallest - range / 3).clamp(0, range / 2)
+    }
+
     /// The shift of a vertex: the power of two that brings L_v (and so D_v, once or twice) to about 1; [`NO_SHIFT`] where
     /// the degree is 0 or not finite.
     ///
     /// Weights may have any scale: w and 2^k w have the same normalized convolution, but for w = 10⁻³⁹ neither 1/D nor
     /// the sums Σ L_v g_v are `f32`. So where weights are part of degrees, all factors are multiplied by powers of two,
-    /// which changes no bit of a result that could be computed without: with s_v the shift of a vertex, D'_v = 2^s D_v
+    /// which changes no bit of what is a normal number with and without: with s_v the shift of a vertex, D'_v = 2^s D_v
     /// (`Row`) or 2^2s D_v (`Symmetric`), L'_v that of D'_v, h shifts to a degree, and t_e = −max s_v over the vertices of
-    /// a hyperedge:
+    /// a hyperedge (or more, see [`edge_shift`](Self::edge_shift)):
     ///
     /// ```text
     /// y_v    = L'_v Σ_{e∋v} (2^s_v U_e) z_e                R_v = 2^s_v L'_v                            symmetric
-    /// q'_e   = Σ_{v∈e} (2^(t_e + s_v) L'_v) g_v            the exponents are at most 0
+    /// q'_e   = Σ_{v∈e} (2^(t_e + s_v) L'_v) g_v
     /// p'_e   = (2^(−h t_e) U_e) / B_e
     /// ∂x_v   = Σ_{e∋v} p'_e q'_e                           row
     ///        = R'_v Σ_{e∋v} (2^(t_e + s_v) p'_e) q'_e      symmetric
@@ -115,11 +133,16 @@ impl Conv {
         if degree == A::ZERO || !degree.is_finite() {
             return NO_SHIFT;
         }
-        -degree.exponent().max(self.least_exponent::<A>()).div_euclid(self.shifts_of_degree())
+        let exponent = degree.exponent();
+        if exponent.abs() <= self.plain_exponents::<A>() {
+            return 0;
+        }
+        -exponent.max(self.least_exponent::<A>()).div_euclid(self.shifts_of_degree())
     }
 }
 
-/// The shift of a vertex that takes no part: below all others, and far from overflowing where it is added to one.
+/// The shift of a vertex whose degree is 0 or not finite: below all others, and far from overflowing where it is added to
+/// one. Its L is 0 or NaN whatever the shift.
 pub(crate) const NO_SHIFT: i32 = -(1 << 20);
 
 /// How a step reduces the rows that it gathers.

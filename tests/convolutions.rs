@@ -66,7 +66,7 @@ impl<T: TestElement> Operands<T> {
     }
 
     /// Those of instance `g` alone.
-    fn alone(&self, layout: &Layout, g: usize) -> Self {
+    pub fn alone(&self, layout: &Layout, g: usize) -> Self {
         let rows = layout.elements_of(g, false);
         let window = layout.offset(g)..layout.offset(g) + layout.n_rows_of(g, true);
         let weights = self.weights[window].to_vec();

@@ -277,7 +277,8 @@ impl<'a, T: Element> Call<'a, T> {
             let left = &mut scratch.left[v];
             (*left, scratch.vertex_shift[v]) = self.left(degree);
             let is_single = topology.by_vertex().row(v).len() == 1;
-            let is_left_out = is_single && self.plan.conv().single_incidences_cancel_out();
+            let is_left_out =
+                is_single && degree.is_finite() && self.plan.conv().single_incidences_cancel_out();
             scratch.weight_left[v] = if is_left_out { T::Acc::ZERO } else { *left };
         }
     }
@@ -399,7 +400,11 @@ impl<T: Element> Backward<'_, T> {
             let vertex_shift = &scratch.vertex_shift[..];
             each_value(parallel, &mut scratch.edge_shift[..m], |e, shift| {
                 let shifts = topology.by_edge().row(e).iter().map(|&v| vertex_shift[v as usize]);
-                *shift = -shifts.max().filter(|&most| most != NO_SHIFT).unwrap_or(0);
+                let shifts = shifts.filter(|&shift| shift != NO_SHIFT);
+                *shift = match shifts.clone().max().zip(shifts.min()) {
+                    Some((largest, smallest)) => call.plan.conv().edge_shift::<T::Acc>(largest, smallest),
+                    None => 0,
+                };
             });
         }
         for (e, pull) in scratch.pull[..m].iter_mut().enumerate() {

@@ -458,7 +458,7 @@ impl Factors {
         }
         let weights = if self.conv.weight_use.in_degree() { self.weights } else { ScaleArgs::none() };
         // SAFETY: the caller's promise; the windows were checked.
-        unsafe { call.degrees(weights, self.is_symmetric()) }
+        unsafe { call.degrees(weights) }
     }
 
     /// Queues z = B⁻¹ Hᵀ R x.

@@ -31,8 +31,8 @@ struct SumArgs {
     dots: sys::CUdeviceptr,
     gradient: sys::CUdeviceptr,
     dot_blocks: u32,
-    symmetric: u32,
     least_exponent: i32,
+    plain_exponents: i32,
     shifts_of_degree: u32,
 }
 
@@ -58,7 +58,7 @@ const _: () = {
     assert!(offset_of!(SumArgs, values) == 200 && offset_of!(SumArgs, partials) == 232);
     assert!(offset_of!(SumArgs, record) == 240 && offset_of!(SumArgs, degree) == 256);
     assert!(offset_of!(SumArgs, vertex_shifts) == 280 && offset_of!(SumArgs, gradient) == 304);
-    assert!(offset_of!(SumArgs, symmetric) == 316 && offset_of!(SumArgs, least_exponent) == 320);
+    assert!(offset_of!(SumArgs, least_exponent) == 316 && offset_of!(SumArgs, shifts_of_degree) == 324);
     assert!(offset_of!(DegreeGradientArgs, shifts) == 24);
 };
 
@@ -69,7 +69,7 @@ impl<T: DeviceElement> Call<'_, T> {
     ///
     /// # Safety
     /// As [`Call`] says; `weights` has a weight where its windows say.
-    pub(super) unsafe fn degrees(&self, weights: ScaleArgs, symmetric: bool) -> Result<()> {
+    pub(super) unsafe fn degrees(&self, weights: ScaleArgs) -> Result<()> {
         let tables = self.tables(Orientation::ByVertex)?;
         let conv = self.plan().conv();
         let scratch = self.scratch();
@@ -81,8 +81,8 @@ impl<T: DeviceElement> Call<'_, T> {
                 _ => scratch.weight_left.address(),
             },
             vertex_shifts: if conv.weights_in_degree() { scratch.vertex_shifts.address() } else { 0 },
-            symmetric: symmetric.into(),
             least_exponent: conv.least_exponent::<T::Acc>(),
+            plain_exponents: conv.plain_exponents::<T::Acc>(),
             ..self.sums(tables, weights)
         };
         // SAFETY: the caller's promise.

@@ -99,8 +99,8 @@ macro_rules! names {
                 concat!("pull_", $acc),
                 concat!("sum_chunks_", $acc),
                 concat!("sum_windows_", $acc),
-                "edge_shift",
-                "add_edge_shift",
+                concat!("edge_shift_", $acc),
+                concat!("add_edge_shift_", $acc),
                 concat!("degree_gradient_", $acc),
             ],
             &[
@@ -114,8 +114,8 @@ macro_rules! names {
                 concat!("pull_", $acc, "_checked"),
                 concat!("sum_chunks_", $acc, "_checked"),
                 concat!("sum_windows_", $acc, "_checked"),
-                "edge_shift_checked",
-                "add_edge_shift_checked",
+                concat!("edge_shift_", $acc, "_checked"),
+                concat!("add_edge_shift_", $acc, "_checked"),
                 concat!("degree_gradient_", $acc),
             ],
         ]
