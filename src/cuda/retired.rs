@@ -34,25 +34,30 @@ impl Mark {
 
     /// Whether the work before the event has ended, and nothing that is let go on the stream would end up in a graph.
     fn is_passed(&mut self) -> bool {
-        if !self.is_recorded || not_capturing(&self.stream, "").is_err() {
-            return false;
-        }
         // SAFETY: the event is alive.
-        match unsafe { result::event::query(self.event.cu_event()) } {
-            Ok(()) => true,
-            // It may have been recorded in a capture that another thread began at that moment: from the capture's end on it stands
-            // for nothing. It is recorded again.
-            Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE)) => {
-                self.is_recorded = false;
-                false
-            }
-            Err(_) => false,
+        not_capturing(&self.stream, "").is_ok() && self.asked(|event| unsafe { result::event::query(event) })
+    }
+
+    /// Waits until the work before the event has ended; whether it has.
+    fn wait(&mut self) -> bool {
+        // SAFETY: the event is alive.
+        let wait = |mark: &mut Self| mark.asked(|event| unsafe { result::event::synchronize(event) });
+        wait(self) || {
+            self.record();
+            wait(self)
         }
     }
 
-    fn wait(&self) -> Result<(), DriverError> {
-        // SAFETY: the event is alive.
-        unsafe { result::event::synchronize(self.event.cu_event()) }
+    /// Asks for the event, if it is recorded.
+    fn asked(&mut self, ask: impl Fn(sys::CUevent) -> Result<(), DriverError>) -> bool {
+        if !self.is_recorded {
+            return false;
+        }
+        let answer = ask(self.event.cu_event());
+        // It may have been recorded in a capture that another thread began at that moment: from the capture's end on it stands
+        // for nothing, and has to be recorded again.
+        self.is_recorded = answer != Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE));
+        answer.is_ok()
     }
 }
 
@@ -88,7 +93,7 @@ impl Retired {
     pub(super) fn finish(&self) {
         for mut entry in self.lock().drain(..) {
             entry.marks.iter_mut().for_each(Mark::record);
-            if !entry.marks.iter().all(|mark| mark.is_recorded && mark.wait().is_ok()) {
+            if !entry.marks.iter_mut().all(Mark::wait) {
                 // Nothing is known about the work on this stream: rather lose the memory than take it from a kernel.
                 std::mem::forget(entry);
             }
