@@ -5,9 +5,7 @@ use hyperscatter::{Accumulator, Batch, Conv, Incidence, Normalization, Out, Repe
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu};
-use crate::common::{
-    TestElement, bits, element_types, numbers, relative_error, rounding, widen, with_element,
-};
+use crate::common::{TestElement, bits, element_types, numbers, rounding, widen, with_element};
 use crate::convolutions::{Asked, Operands, Results, operators, run};
 use crate::layouts::{Layout, WindowKind, layout};
 use crate::reference;
