@@ -2,12 +2,13 @@
 
 use candle_core::{DType, Error, Shape, Tensor};
 
-/// An error of `hyperscatter` inside a candle error, with what the tensors of the call were.
+/// An error of `hyperscatter` inside a candle error, with a message that also says what the tensors of the
+/// call were.
 ///
-/// Candle shows a wrapped error through its `Debug`, so this one's is the sentence.
+/// Candle shows a wrapped error through its `Debug`, so this one's is the message.
 struct Wrapped {
     error: hyperscatter::Error,
-    operands: String,
+    message: String,
 }
 
 impl std::fmt::Debug for Wrapped {
@@ -18,7 +19,7 @@ impl std::fmt::Debug for Wrapped {
 
 impl std::fmt::Display for Wrapped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.error, self.operands)
+        f.write_str(&self.message)
     }
 }
 
@@ -33,12 +34,19 @@ impl std::error::Error for Wrapped {
 pub(crate) struct Operands {
     pub(crate) op: &'static str,
     shapes: Vec<(&'static str, Shape)>,
-    more_weights: Option<&'static str>,
+    caller: Caller,
+}
+
+/// What is called, for messages that say what to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Caller {
+    Operators,
+    Layer,
 }
 
 impl Operands {
-    pub(crate) fn new(op: &'static str, operand: &'static str, tensor: &Tensor) -> Self {
-        Self { op, shapes: vec![(operand, tensor.shape().clone())], more_weights: None }
+    pub(crate) fn new(caller: Caller, op: &'static str, operand: &'static str, tensor: &Tensor) -> Self {
+        Self { op, shapes: vec![(operand, tensor.shape().clone())], caller }
     }
 
     pub(crate) fn and(mut self, operand: &'static str, tensor: &Tensor) -> Self {
@@ -46,19 +54,59 @@ impl Operands {
         self
     }
 
-    /// How the caller gets more weights, for an error about too few.
-    pub(crate) fn more_weights(self, how: &'static str) -> Self {
-        Self { more_weights: Some(how), ..self }
-    }
-
     /// An error of the core in a call with these tensors.
     pub(crate) fn error(&self, error: hyperscatter::Error) -> Error {
         let shapes = self.shapes.iter().map(|(operand, shape)| format!("{operand} of shape {shape:?}"));
-        let mut operands = format!("called with {}", shapes.collect::<Vec<_>>().join(", "));
-        if let (Some(how), hyperscatter::Error::WindowOutOfRange { .. }) = (self.more_weights, &error) {
-            operands = format!("{operands} ({how})");
+        let shapes = shapes.collect::<Vec<_>>().join(", ");
+        let message = format!("{}: called with {shapes}", self.sentence(&error));
+        from_core(self.op, error, message)
+    }
+
+    /// The core's own sentence, but where it would send the caller to what there is only on slices.
+    fn sentence(&self, error: &hyperscatter::Error) -> String {
+        use hyperscatter::Error as Core;
+        match (error, self.caller) {
+            (Core::UnreadWeights { table, value, bound, windows, what }, caller) => {
+                let shared = *windows == "shared";
+                let of = if shared { "the largest topology" } else { "all instances" };
+                let remedy = match (caller, shared) {
+                    (Caller::Operators, true) => {
+                        "where each instance has values of its own, say TensorWeights::consecutive or \
+                         TensorWeights::table"
+                    }
+                    (Caller::Operators, false) => {
+                        "where all instances have the same values, say TensorWeights::shared"
+                    }
+                    (Caller::Layer, true) => {
+                        "where each instance has weights of its own, set other windows by \
+                         HypergraphConv::with_windows; where other batches read the rest, state the number \
+                         of weights by HypergraphConv::with_n_weights"
+                    }
+                    (Caller::Layer, false) => "set other windows by HypergraphConv::with_windows",
+                };
+                format!(
+                    "{table} has length {value}, of which {windows} windows read {bound}, one for each of \
+                     the {what} of {of}; {remedy}"
+                )
+            }
+            (Core::WindowTableMismatch { table }, caller) => {
+                let remedy = match caller {
+                    Caller::Operators => "make it from Operators::batch",
+                    Caller::Layer => {
+                        "make one from the batch of HypergraphConv::operators, and set it by \
+                         HypergraphConv::with_windows"
+                    }
+                };
+                format!(
+                    "{table}: this window table was made for another batch; {remedy} (clones of a batch are \
+                     the same batch, equal ones are not)"
+                )
+            }
+            (Core::WindowOutOfRange { .. }, Caller::Layer) => {
+                format!("{error} (HypergraphConvConfig::n_weights makes more)")
+            }
+            _ => error.to_string(),
         }
-        from_core(self.op, error, operands)
     }
 }
 
@@ -92,10 +140,10 @@ pub fn core_error(error: &Error) -> Option<&hyperscatter::Error> {
     }
 }
 
-/// An error of `hyperscatter` as candle's. Its `Wrapped` would be the obvious variant, but holds a `dyn Display`,
-/// which cannot be downcast.
-pub(crate) fn from_core(op: &'static str, error: hyperscatter::Error, operands: String) -> Error {
-    let wrapped = Box::new(Wrapped { error, operands });
+/// An error of `hyperscatter` as candle's, with its message. Candle's `Wrapped` would be the obvious variant,
+/// but holds a `dyn Display`, which cannot be downcast.
+pub(crate) fn from_core(op: &'static str, error: hyperscatter::Error, message: String) -> Error {
+    let wrapped = Box::new(Wrapped { error, message });
     Error::WrappedContext { wrapped, context: format!("in {op}") }.bt()
 }
 

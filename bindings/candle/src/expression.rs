@@ -3,8 +3,9 @@
 //!
 //! Everything here is a plain sum over incidences, whose gradient is the plain sum in the other direction,
 //! and candle's own operations between them; so derivatives of any order come out of it. It computes in
-//! `f64`: products of small weights and large inverse degrees stay in range, and 16-bit features lose nothing
-//! on the way.
+//! `f64`: 16-bit features lose nothing on the way. Powers of a degree are never formed by themselves, but
+//! factor by factor on what they scale, so that a small weight meets a large inverse degree before the next:
+//! `f64` weights may be as small, or as large, as the inverses of their degrees allow.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use hyperscatter::{Batch, Conv, Normalization, Reduce, WeightUse};
@@ -58,8 +59,8 @@ impl<'a> Expression<'a> {
             Some(scale) => rows.broadcast_mul(scale),
             None => Ok(rows.clone()),
         };
-        let q = self.to_hyperedges(&scaled(&grad, left.as_ref())?)?;
-        let z = self.to_hyperedges(&scaled(&features, right)?)?;
+        let (left_grad, right_features) = (scaled(&grad, left.as_ref())?, scaled(&features, right)?);
+        let (q, z) = (self.to_hyperedges(&left_grad)?, self.to_hyperedges(&right_features)?);
         let back = self.to_vertices(&q.broadcast_mul(&message)?)?;
         let grad_x = scaled(&back, right)?;
         let mut grad_w = w.zeros_like()?;
@@ -67,13 +68,13 @@ impl<'a> Expression<'a> {
             grad_w = grad_w.broadcast_add(&dot(&q, &z)?.broadcast_mul(&inverse_sizes)?)?;
         }
         if let Some(left) = left.as_ref().filter(|_| in_degree) {
-            let forth = dot(&grad, &self.to_vertices(&z.broadcast_mul(&message)?)?)?;
+            let forth = dot(&left_grad, &self.to_vertices(&z.broadcast_mul(&message)?)?)?;
             let by_degree = match normalization {
                 Normalization::Symmetric => {
-                    let both = (forth + dot(&features, &back)?)?;
-                    (both.broadcast_mul(&(left.sqr()? * left)?)? * -0.5)?
+                    let both = (forth + dot(&right_features, &back)?)?;
+                    (both.broadcast_mul(left)?.broadcast_mul(left)? * -0.5)?
                 }
-                _ => forth.broadcast_mul(&left.sqr()?)?.neg()?,
+                _ => forth.broadcast_mul(left)?.neg()?,
             };
             grad_w = grad_w.broadcast_add(&self.to_hyperedges(&by_degree)?)?;
         }
@@ -229,8 +230,24 @@ fn zeros_of(x: &Tensor) -> Result<Tensor> {
 
 /// 1/x, and 0 with a gradient of zero where x is 0.
 fn inverse(x: &Tensor) -> Result<Tensor> {
-    let zeros = zeros_of(x)?;
-    (x + &zeros)?.recip()? * (1.0 - zeros)?
+    let (zeros, units) = (zeros_of(x)?, units_of(x)?);
+    // Candle's gradient squares what it inverts, so that is never far from 1.
+    ((x * &units)? + &zeros)?.recip()? * ((1.0 - zeros)? * units)?
+}
+
+/// The powers of two that bring numbers to between 1 and 2 (as near as powers of two go, at both ends of the
+/// type), and 1 for those that are 0 or not finite; constant.
+fn units_of(x: &Tensor) -> Result<Tensor> {
+    let unit = |x: f64| {
+        if x == 0.0 || !x.is_finite() { 1.0 } else { 2f64.powi((-exponent_of(x)).clamp(-1022, 1023)) }
+    };
+    let units: Vec<f64> = x.detach().flatten_all()?.to_vec1::<f64>()?.into_iter().map(unit).collect();
+    Tensor::from_vec(units, x.shape(), x.device())
+}
+
+/// The exponent in the representation of a number, −1023 for subnormal ones.
+fn exponent_of(x: f64) -> i32 {
+    ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023
 }
 
 /// √x, with a gradient of zero where x is 0.

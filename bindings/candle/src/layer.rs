@@ -5,7 +5,7 @@ use candle_nn::{Init, Module, VarBuilder};
 use hyperscatter::{Batch, Conv, Normalization, WeightUse};
 
 use crate::custom::{dispatch, in_graph};
-use crate::error::{Operands, accumulator};
+use crate::error::{Caller, Operands, accumulator};
 use crate::operators::{CONV, Operators, TensorWeights, TensorWindows};
 use crate::rows::{Axis, check_features};
 use crate::softplus::{inverse_softplus_of_one, scaled_softplus, softplus};
@@ -79,7 +79,10 @@ pub enum HyperedgeWeight {
 /// |---|---|---|
 /// | `lin.weight` | `[out, in]` | Θ, as in PyTorch Geometric |
 /// | `bias` | `[out]` | as in PyTorch Geometric |
-/// | `hyperedge_weight` | `[m]` | of the weights' type: `F64` for `F64`, else `F32`, also in a model of 16-bit types |
+/// | `hyperedge_weight` | `[n_weights]` | of the weights' type: `F64` for `F64`, else `F32`, also in a model of 16-bit types |
+///
+/// There are as many weights as the largest topology of the batch has hyperedges, unless
+/// [`n_weights`](HypergraphConvConfig::n_weights) is another number.
 ///
 /// # Other batches
 /// Another number of copies of a replicated batch is another shape of `x`, and nothing else. For another
@@ -92,8 +95,8 @@ pub struct HypergraphConv {
     bias: Option<Tensor>,
     hyperedge_weight: HyperedgeWeight,
     windows: TensorWindows,
-    /// Of a layer with as many weights as this, shared windows may leave some unread: other batches need
-    /// them.
+    /// Shared windows may leave weights unread where there are exactly as many as this: other batches read
+    /// them. Where there are more, nobody said so, and the windows are not those that were meant.
     n_weights: usize,
 }
 
@@ -158,12 +161,14 @@ pub fn hypergraph_conv(
         WeightParametrization::Ones => HyperedgeWeight::Ones,
     };
     let layer = HypergraphConv::new(Operators::new(batch, config.conv), lin, bias, hyperedge_weight)?;
-    Ok(HypergraphConv { n_weights, ..layer })
+    Ok(layer.with_n_weights(n_weights))
 }
 
 impl HypergraphConv {
     /// A layer of given tensors: `lin` is Θ, `[out, in]`, `bias` is `[out]`. The weights may have any shape and be of any
-    /// floating-point type; they are converted where the features need another.
+    /// floating-point type; they are converted where the features need another. There are as many as the
+    /// largest topology of the batch has hyperedges, unless [`with_windows`](Self::with_windows) or
+    /// [`with_n_weights`](Self::with_n_weights) says otherwise.
     ///
     /// # Errors
     /// Where the shapes of `lin` and `bias` are not these, or their types differ.
@@ -201,6 +206,17 @@ impl HypergraphConv {
     /// Weights of one have no windows.
     pub fn with_windows(self, windows: TensorWindows) -> Self {
         Self { windows, ..self }
+    }
+
+    /// The same layer, which has `n_weights` hyperedge weights: more than its batch reads, because others
+    /// will read them ([`over`](Self::over)). Shared windows then read the first ones.
+    ///
+    /// A layer made by [`hypergraph_conv`] knows the number. One made by [`new`](Self::new) from more weights
+    /// than its batch reads must be told: otherwise calls fail by
+    /// [`UnreadWeights`](hyperscatter::Error::UnreadWeights), for these might be the weights of several
+    /// instances.
+    pub fn with_n_weights(self, n_weights: usize) -> Self {
+        Self { n_weights, ..self }
     }
 
     /// The layer over another batch: the same variables, windows and conventions. That copies and computes
@@ -312,7 +328,8 @@ impl HypergraphConv {
         let weights = self.weights()?;
         let of = |weights: &Tensor| {
             let weights = self.in_use(weights.clone())?;
-            self.operators.degrees(TensorWeights { values: &weights, windows: self.windows() })
+            let weights = TensorWeights { values: &weights, windows: self.windows() };
+            self.operators.degrees_for(Caller::Layer, weights)
         };
         if self.operators.conventions().weight_use != WeightUse::MessageOnly {
             return of(&weights);
@@ -355,7 +372,9 @@ impl Module for HypergraphConv {
     /// `[…, n, in]` to `[…, n, out]`.
     ///
     /// # Errors
-    /// See [`Operators`](Operators#errors); also where the features are not as many as Θ maps, or not of its dtype.
+    /// See [`Operators`](Operators#errors). Where the features are not as many as Θ maps, that is a
+    /// [`FeaturesMismatch`](hyperscatter::Error::FeaturesMismatch); where they are not of its dtype, a candle
+    /// error.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         // Before Θ, so that errors are about the features that the caller passed.
         check_features(CONV, "x", self.operators.batch(), Axis::Vertex, Some(self.lin.dim(1)?), x)?;
@@ -367,11 +386,11 @@ impl Module for HypergraphConv {
             )));
         }
         let weights = self.in_use(self.weights_of_conv()?)?;
-        let operands = Operands::new(CONV, "x", x);
+        let operands = Operands::new(Caller::Layer, CONV, "x", x);
         let operands = match &self.hyperedge_weight {
-            HyperedgeWeight::Softplus(parameter) | HyperedgeWeight::Raw(parameter) => operands
-                .and("hyperedge_weight", parameter)
-                .more_weights("HypergraphConvConfig::n_weights makes more"),
+            HyperedgeWeight::Softplus(parameter) | HyperedgeWeight::Raw(parameter) => {
+                operands.and("hyperedge_weight", parameter)
+            }
             HyperedgeWeight::Ones => operands,
         };
         let weights = TensorWeights { values: &weights, windows: self.windows() };

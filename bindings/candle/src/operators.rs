@@ -7,7 +7,7 @@ use hyperscatter::cpu::Workspace;
 use hyperscatter::{Batch, Conv, Reduce, WindowTable};
 
 use crate::conv::ConvOp;
-use crate::error::{Operands, accumulator, check_device, check_weights};
+use crate::error::{Caller, Operands, accumulator, check_device, check_weights};
 use crate::pool::{Feature, Pools};
 use crate::rows::{Axis, Size, check_features, placeable, rows_of};
 use crate::step::{Direction, StepOp};
@@ -171,7 +171,8 @@ impl Operators {
     /// See [above](Self#errors).
     pub fn conv(&self, x: &Tensor, weights: TensorWeights<'_>) -> Result<Tensor> {
         check_features(CONV, "x", self.batch(), Axis::Vertex, None, x)?;
-        self.conv_of(Operands::new(CONV, "x", x).and("weights", weights.values), x, weights)
+        let operands = Operands::new(Caller::Operators, CONV, "x", x).and("weights", weights.values);
+        self.conv_of(operands, x, weights)
     }
 
     /// The convolution of features that were checked, with the operands as the caller passed them.
@@ -211,7 +212,7 @@ impl Operators {
     /// # Errors
     /// See [above](Self#errors).
     pub fn vertex_to_hyperedge(&self, x: &Tensor, step: TensorStep<'_>) -> Result<Tensor> {
-        self.step(Direction::VertexToHyperedge, x, step)
+        self.step(Caller::Operators, Direction::VertexToHyperedge, x, step)
     }
 
     /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean: features of hyperedges to features
@@ -220,7 +221,7 @@ impl Operators {
     /// # Errors
     /// See [above](Self#errors).
     pub fn hyperedge_to_vertex(&self, z: &Tensor, step: TensorStep<'_>) -> Result<Tensor> {
-        self.step(Direction::HyperedgeToVertex, z, step)
+        self.step(Caller::Operators, Direction::HyperedgeToVertex, z, step)
     }
 
     /// The weighted degrees D_v = Σ_{e∋v} w_e of all vertices, differentiable: `[n]` of a replicated batch with shared
@@ -229,6 +230,10 @@ impl Operators {
     /// # Errors
     /// See [above](Self#errors).
     pub fn degrees(&self, weights: TensorWeights<'_>) -> Result<Tensor> {
+        self.degrees_for(Caller::Operators, weights)
+    }
+
+    pub(crate) fn degrees_for(&self, caller: Caller, weights: TensorWeights<'_>) -> Result<Tensor> {
         let (values, hyperedges) = (weights.values, rows_of(self.batch(), Axis::Hyperedge));
         let copies = match &weights.windows {
             TensorWindows::Consecutive if self.batch().is_replicated() => {
@@ -240,14 +245,20 @@ impl Operators {
         let dims: Vec<usize> = copies.into_iter().chain([hyperedges, 1]).collect();
         let ones = Tensor::ones(dims, accumulator(values.dtype()), values.device())?;
         let step = TensorStep { hyperedge_scale: Some(weights), ..TensorStep::sum() };
-        self.hyperedge_to_vertex(&ones, step)?.squeeze(D::Minus1)
+        self.step(caller, Direction::HyperedgeToVertex, &ones, step)?.squeeze(D::Minus1)
     }
 
-    fn step(&self, direction: Direction, rows: &Tensor, step: TensorStep<'_>) -> Result<Tensor> {
+    fn step(
+        &self,
+        caller: Caller,
+        direction: Direction,
+        rows: &Tensor,
+        step: TensorStep<'_>,
+    ) -> Result<Tensor> {
         let TensorStep { reduce, vertex_scale, hyperedge_scale } = step;
         let name = direction.name();
         check_features(name, direction.input(), self.batch(), direction.source(), None, rows)?;
-        let mut operands = Operands::new(name, direction.input(), rows);
+        let mut operands = Operands::new(caller, name, direction.input(), rows);
         let rows = placeable(self.batch(), rows)?;
         for (operand, scale) in [(VERTEX_SCALES, &vertex_scale), (HYPEREDGE_SCALES, &hyperedge_scale)] {
             if let Some(TensorWeights { values, .. }) = scale {
@@ -280,7 +291,7 @@ impl Operators {
 
     /// The sum over incidences, without scales.
     pub(crate) fn plain(&self, direction: Direction, rows: &Tensor) -> Result<Tensor> {
-        self.step(direction, rows, TensorStep::sum())
+        self.step(Caller::Operators, direction, rows, TensorStep::sum())
     }
 
     /// Calls the core with a workspace for a call of this size.

@@ -66,16 +66,19 @@ pub(crate) fn check_features(
             )));
         }
     };
-    let error = |error| Err(from_core(op, error, format!("{operand} has shape {shape:?}, but {}", needed())));
+    let mismatch = |error, sentence: String| {
+        Err(from_core(op, error, format!("{sentence}: {operand} has shape {shape:?}, but {}", needed())))
+    };
     if value != rows {
-        return error(hyperscatter::Error::RowsMismatch { operand, value, bound: rows, what: name });
+        let error = hyperscatter::Error::RowsMismatch { operand, value, bound: rows, what: name };
+        let sentence = error.to_string();
+        return mismatch(error, sentence);
     }
     if let Some(features) = features.filter(|&features| features != found) {
-        return Err(candle_core::Error::msg(format!(
-            "{op}: {operand} has {found} features, but lin.weight takes {features}: {operand} has shape {shape:?}, \
-             but {}",
-            needed()
-        )));
+        // The core's sentence is about a plan.
+        let sentence = format!("{operand} has {found} features, but lin.weight takes {features}");
+        let error = hyperscatter::Error::FeaturesMismatch { operand, value: found, bound: features };
+        return mismatch(error, sentence);
     }
     Ok(())
 }

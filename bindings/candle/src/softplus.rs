@@ -2,8 +2,10 @@
 //! a degree of 0 behind it) for every x below −17 in f32, and its gradient, by candle's sigmoid, below −89.
 //!
 //! Where the common scale of the weights cancels out of a convolution, the layer computes with softplus times
-//! a power of two: weights of very negative parameters are then ordinary numbers, and so are the gradients of
-//! weights, which grow like 1/w. No bit of a result depends on that power.
+//! a power of two, 2^k: weights of very negative parameters are then ordinary numbers, and so are the
+//! gradients of weights, which grow like 1/w. No bit of a result depends on that power, and none of a
+//! gradient unless it is very small: the gradients of weights are divided by 2^k until they are through the
+//! softplus, so those below 2^k times the least normal number (2^64 · 2^−126 = 2^−62 in `F32`) lose bits.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
@@ -171,11 +173,14 @@ mod tests {
     #[test]
     fn a_scale_changes_no_bit_and_keeps_tails() {
         let x = [-60., -20., -1., 0., 1., 20., 1e9];
-        let [plain, plain_gradient] = both(softplus, &x, 1.0, DType::F32);
-        let [scaled, gradient] = both(scaled_softplus, &x, 2f64.powi(-64), DType::F32);
-        for i in 0..x.len() {
-            assert_eq!(scaled[i], plain[i] * 2f64.powi(64), "{}", x[i]);
-            assert_eq!(gradient[i], plain_gradient[i], "{}", x[i]);
+        // Down to gradients whose 2^-64 is the least normal number.
+        for arriving in [1.0, 1.1 * 2f64.powi(-62)] {
+            let [plain, plain_gradient] = both(softplus, &x, arriving, DType::F32);
+            let [scaled, gradient] = both(scaled_softplus, &x, arriving * 2f64.powi(-64), DType::F32);
+            for i in 0..x.len() {
+                assert_eq!(scaled[i], plain[i] * 2f64.powi(64), "{}", x[i]);
+                assert_eq!(gradient[i], plain_gradient[i], "{}", x[i]);
+            }
         }
         // Where f32 has no such weight, the scaled one has all its bits.
         let [scaled, gradient] = both(scaled_softplus, &[-104.5, 0.0], 1.0, DType::F32);

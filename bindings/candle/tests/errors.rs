@@ -43,7 +43,7 @@ fn a_wrong_number_of_vertices_or_hyperedges_is_an_error_of_the_core() {
     let table =
         Batch::concat(vec![Incidence::subsets(3, 2).unwrap(), Incidence::subsets(4, 2).unwrap()]).unwrap();
     let error = conv_error(&table, &zeros(&[8, 3], DType::F32), &weights);
-    assert_says(&error, &["x has 8 vertices, but 7 are in the batch"]);
+    assert_says(&error, &["x has 8 rows, but must have 7, one for each of the vertices"]);
 }
 
 #[test]
@@ -53,7 +53,10 @@ fn errors_of_the_core_are_found_through_context() {
         matches!(core_error(error), Some(Error::WindowOutOfRange { table: "weights", bound: 5, .. }))
     };
     assert!(is_window(&error), "{error}");
-    assert_says(&error, &["instance 0 reads weights[0 ..", "past the end at 5", "weights of shape [5]"]);
+    assert_says(
+        &error,
+        &["instance 0 reads weights[0 .. 6]", "weights has 5 values", "weights of shape [5]"],
+    );
     let error = error.context("outer").with_path("model");
     assert!(is_window(&error), "{error}");
     let error = Err::<(), _>(error).context("further out").unwrap_err();
@@ -107,6 +110,36 @@ fn a_window_table_of_another_batch_or_too_few_offsets_is_refused() {
     assert!(matches!(core_error(&other), Some(Error::WindowTableMismatch { .. })), "{other}");
     let few = error(WindowTable::new(&batch, &[0, 0]).unwrap());
     assert!(matches!(core_error(&few), Some(Error::WindowTableLength { value: 2, bound: 3, .. })), "{few}");
+}
+
+/// The core's own sentences about these errors name what there is only on slices.
+#[test]
+fn messages_name_what_a_caller_of_the_operators_has() {
+    let (batch, x) = (pairs(4), zeros(&[3, 4, 2], DType::F32));
+    let operators = Operators::new(&batch, Conv::default());
+    let says = |weights: TensorWeights<'_>, facts: &[&str]| {
+        let error = operators.conv(&x, weights).unwrap_err();
+        assert_says(&error, facts);
+        assert!(!error.to_string().contains("say Weights::"), "{error}");
+        assert!(!error.to_string().contains("plan"), "{error}");
+        error
+    };
+    let too_many = zeros(&[24], DType::F32);
+    let facts =
+        ["weights has length 24, of which shared windows read 6", "TensorWeights::consecutive", "shape [24]"];
+    let error = says(TensorWeights::shared(&too_many), &facts);
+    let expected =
+        Error::UnreadWeights { table: "weights", value: 24, bound: 6, windows: "shared", what: "hyperedges" };
+    assert_eq!(core_error(&error), Some(&expected));
+    let facts = ["weights has length 24, of which consecutive windows read 18", "TensorWeights::shared"];
+    says(TensorWeights::consecutive(&too_many), &facts);
+    let other = Arc::new(WindowTable::new(&pairs(4), &[0, 0, 0]).unwrap());
+    let facts = ["weights: this window table was made for another batch", "Operators::batch"];
+    says(TensorWeights::table(&zeros(&[6], DType::F32), other), &facts);
+    // Scales are named as they are called.
+    let scale = TensorStep { vertex_scale: Some(TensorWeights::shared(&too_many)), ..TensorStep::sum() };
+    let error = operators.vertex_to_hyperedge(&x, scale).unwrap_err();
+    assert_says(&error, &["has length 24, of which shared windows read 4, one for each of the vertices"]);
 }
 
 #[test]

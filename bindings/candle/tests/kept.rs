@@ -230,6 +230,41 @@ fn second_derivatives_of_narrow_types_are_those_of_f64() {
     }
 }
 
+/// The scale of the weights cancels, or is a power of two in the result that the loss takes out again; so
+/// every derivative by weights of an ordinary scale is the same, whatever the scale in between.
+#[test]
+fn second_derivatives_stay_in_range_where_degrees_are_very_small_or_very_large() {
+    if !graph_is_kept() {
+        return;
+    }
+    for (normalization, weight_use) in NORMALIZATIONS.into_iter().flat_map(|n| WEIGHT_USES.map(|u| (n, u))) {
+        let operators =
+            Operators::new(&Batch::replicate(odd_topology()), Conv::new(normalization, weight_use));
+        let second = |exponent: i32| {
+            let scale = 2f64.powi(exponent);
+            let scale_of_loss = match (normalization, weight_use) {
+                (Normalization::None, WeightUse::DegreeOnly) => 1.0,
+                (Normalization::Row | Normalization::Symmetric, WeightUse::Documented) => 1.0,
+                (_, WeightUse::DegreeOnly) => scale,
+                _ => scale.recip(),
+            };
+            let (x, w) = (random(&[2, 5, 2], 1), var(&positive(&[4], 2, DType::F64)));
+            let scaled = (w.as_tensor() * scale).unwrap();
+            let y = operators.conv(&x, TensorWeights::shared(&scaled)).unwrap();
+            let loss = (y * scale_of_loss).unwrap().sqr().unwrap().sum_all().unwrap();
+            let second = weighted_gradients(&loss, &[&x, &w]).unwrap().backward().unwrap();
+            [&x, &w].map(|var| second.get(var).unwrap().clone())
+        };
+        let expected = second(0);
+        for exponent in [-1000, -700, -520, 520, 700, 1000] {
+            for (found, expected) in second(exponent).iter().zip(&expected) {
+                let what = format!("{normalization:?} {weight_use:?} 2^{exponent}");
+                assert_close(found, expected, 1e-13, &what);
+            }
+        }
+    }
+}
+
 #[test]
 fn weights_that_play_no_part_have_second_derivatives_of_zero() {
     if !graph_is_kept() {

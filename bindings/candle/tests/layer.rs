@@ -171,6 +171,10 @@ fn wrong_features_and_shapes_say_what_is_needed() {
     let says = |message: String, facts: &[&str]| {
         assert!(facts.iter().all(|fact| message.contains(fact)), "{message}");
     };
+    let features = layer.forward(&Tensor::zeros((2, 4, 6), DType::F32, &Device::Cpu).unwrap()).unwrap_err();
+    let expected = Error::FeaturesMismatch { operand: "x", value: 6, bound: 5 };
+    assert_eq!(core_error(&features), Some(&expected), "{features}");
+    assert!(!features.to_string().contains("plan"), "{features}");
     // The features as they were passed, not those behind Θ.
     let needed = "[…, 4 vertices, 5 features] is needed";
     says(
@@ -192,7 +196,7 @@ fn wrong_features_and_shapes_say_what_is_needed() {
     );
     // Weights by the name of the parameter.
     let more = layer.over(&pairs(5)).forward(&signed(&[2, 5, 5], 1, DType::F32)).unwrap_err().to_string();
-    says(more, &["x of shape [2, 5, 5], hyperedge_weight of shape [6]", "past the end at 6", "n_weights"]);
+    says(more, &["x of shape [2, 5, 5], hyperedge_weight of shape [6]", "weights has 6 values", "n_weights"]);
     let bias = Some(Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
     let new = HypergraphConv::new(
         layer.operators().clone(),
@@ -253,6 +257,49 @@ fn a_layer_takes_other_batches_and_keeps_its_variables() {
 }
 
 #[test]
+fn a_layer_of_given_tensors_holds_more_weights_than_its_first_batch_reads() {
+    let topologies = [3, 4].map(|n| Incidence::subsets(n, 2).unwrap());
+    let [small, large] = topologies.map(Batch::replicate);
+    let (w, lin) = (var(&positive(&[6], 1, DType::F32)), Tensor::eye(2, DType::F32, &Device::Cpu).unwrap());
+    for weight in [HyperedgeWeight::Raw, HyperedgeWeight::Softplus] {
+        let weight = weight(w.as_tensor().clone());
+        let layer = |batch: &Batch| {
+            let operators = Operators::new(batch, Conv::default());
+            HypergraphConv::new(operators, lin.clone(), None, weight.clone()).unwrap()
+        };
+        // Nobody said so: perhaps they are weights of two instances.
+        let x = signed(&[2, 3, 2], 2, DType::F32);
+        let error = layer(&small).forward(&x).unwrap_err();
+        assert!(
+            matches!(core_error(&error), Some(Error::UnreadWeights { value: 6, bound: 3, .. })),
+            "{error}"
+        );
+        let message = error.to_string();
+        let facts = [
+            "with_n_weights",
+            "with_windows",
+            "called with x of shape [2, 3, 2], hyperedge_weight of shape [6]",
+        ];
+        assert!(facts.iter().all(|fact| message.contains(fact)), "{message}");
+        assert!(!message.contains("say Weights::"), "{message}");
+        let message = layer(&small).degrees().unwrap_err().to_string();
+        assert!(message.contains("with_n_weights"), "{message}");
+
+        let first = layer(&small).with_n_weights(6);
+        let y = first.forward(&x).unwrap();
+        let same = layer(&large).over(&small).forward(&x).unwrap();
+        assert_same(&y, &same, "a layer that was made over the larger batch");
+        let gradient = &gradients(&y, &signed(&[2, 3, 2], 3, DType::F32), &[&w])[0];
+        assert_eq!(values(gradient)[3..], [0.0; 3]);
+        assert!(values(gradient)[..3].iter().all(|&g| g != 0.0));
+        assert_eq!(first.degrees().unwrap().dims(), [3]);
+        let x = signed(&[2, 4, 2], 2, DType::F32);
+        let y = first.over(&large).forward(&x).unwrap();
+        assert_same(&y, &layer(&large).forward(&x).unwrap(), "over the larger batch");
+    }
+}
+
+#[test]
 fn windows_may_read_more_weights_than_one_topology_has() {
     let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(3, 2).unwrap()];
     let batch = Batch::from_table(topologies.clone(), &[0, 1, 0]).unwrap();
@@ -284,6 +331,8 @@ fn windows_may_read_more_weights_than_one_topology_has() {
     // A table of the old batch is not quietly used for the new one.
     let error = layer.over(&next).forward(&x.narrow(0, 4, 3).unwrap()).unwrap_err();
     assert!(matches!(core_error(&error), Some(Error::WindowTableMismatch { .. })), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("HypergraphConv::with_windows") && !message.contains("plan"), "{message}");
 }
 
 #[test]
