@@ -87,6 +87,14 @@ fn the_ends_of_the_range<T: TestElement>(backend: &dyn Backend<T>) {
     assert_eq!(grad_w[..2], [f64::NEG_INFINITY, f64::INFINITY], "in {}", T::NAME);
     assert!(grad_w[2].abs() <= 64.0 * rounding::<T::Acc>(), "{:e} in {}", grad_w[2], T::NAME);
     assert_eq!(grad_w[3], f64::INFINITY, "in {}", T::NAME);
+    // Degrees far apart in one hyperedge, and a gradient at the large one alone: g_1 (z_0 − y_1) / D_1.
+    let path: &[&[u32]] = &[&[0, 1], &[1, 2]];
+    let small = power_of_two(-20);
+    for g in [[1.0, small, 1.0], [0.0, small, 0.0]] {
+        let w = [tiny, 1.0];
+        let [_, _, grad_w] = one_feature(backend, Conv::default(), (3, path), &w, &[5.0, 3.0, 1.0], &g);
+        assert_eq!(grad_w[0], 2.0 * small, "in {}", T::NAME);
+    }
 }
 
 /// A degree that is not finite makes its rows, and what is differentiated through them, NaN; a degree of zero makes zeros.
@@ -233,6 +241,33 @@ fn an_odd_power_of_two_cancels_out_nearly<T: TestElement>(backend: &dyn Backend<
     }
 }
 
+/// Exponents between two, of which half are close to one of them.
+fn exponents_between(seed: u64, len: usize, least: f64, most: f64) -> Vec<f64> {
+    let draws = numbers(seed, len, 0.0, 2.0);
+    let place = |draw: f64| match draw {
+        draw if draw < 0.5 => draw / 4.0,
+        draw if draw < 1.0 => 1.0 - (draw - 0.5) / 4.0,
+        _ => draw - 1.0,
+    };
+    draws.into_iter().map(|draw| least + (most - least) * place(draw)).collect()
+}
+
+/// Some rows of a gradient become zeros, and some tiny.
+fn thin_out<T: TestElement>(g: &mut [T], layout: &Layout) {
+    let draws = numbers(layout.seed ^ 32, g.len(), 0.0, 1.0);
+    for (i, g) in g.iter_mut().enumerate() {
+        let draw = draws[i - i % layout.features];
+        let factor = if draw < 0.4 {
+            0.0
+        } else if draw < 0.7 {
+            1e-7
+        } else {
+            1.0
+        };
+        *g = T::of(g.widen().to_f64() * factor);
+    }
+}
+
 /// Σ |terms| of each element of a gradient of weights, from the results for absolute values.
 fn sizes_of_weight_gradients(
     topology: &Incidence,
@@ -268,20 +303,10 @@ fn any_weights_side_by_side(backend: &dyn Backend<f32>, layout: &Layout, conv: C
     let documented = conv.weight_use == WeightUse::Documented;
     // Of the degree alone, y and its gradients are as large as 1/w and 1/w².
     let (least, most) = if documented { (-149.0, 1.0) } else { (-40.0, 40.0) };
-    let drawn = numbers(layout.seed ^ 31, layout.n_weights(), least, most);
+    let drawn = exponents_between(layout.seed ^ 31, layout.n_weights(), least, most);
     let weights: Vec<f32> = drawn.into_iter().map(|e| power_of_two(e as i32) as f32 * 1.25).collect();
     let mut operands = Operands::<f32> { weights, ..Operands::of(&layout) };
-    let draws = numbers(layout.seed ^ 32, operands.g.len(), 0.0, 1.0);
-    for (i, g) in operands.g.iter_mut().enumerate() {
-        let draw = draws[i - i % layout.features];
-        *g *= if draw < 0.4 {
-            0.0
-        } else if draw < 0.7 {
-            1e-7
-        } else {
-            1.0
-        };
-    }
+    thin_out(&mut operands.g, &layout);
     let results = run(&mut *operators(backend, &layout), &layout, &operands, Asked::ALL);
 
     // Below the smallest numbers, and for products of three powers of degrees below what three factors hold.
@@ -325,9 +350,13 @@ fn any_weights_side_by_side(backend: &dyn Backend<f32>, layout: &Layout, conv: C
 
 /// Weights at both ends of the type, zeros, infinities and NaN side by side have the same bits on both backends.
 #[cfg(feature = "cuda")]
-fn extreme_weights_have_the_same_bits<T: crate::cuda::gpu::GpuElement>(layout: &Layout, mode: Mode) {
+fn extreme_weights_have_the_same_bits<T: crate::cuda::gpu::GpuElement>(
+    layout: &Layout,
+    conv: Conv,
+    mode: Mode,
+) {
+    let layout = &Layout { conv, ..layout.clone() };
     let (smallest, largest) = exponents::<T>();
-    let draw = |seed, low, high| numbers(layout.seed ^ seed, layout.n_weights(), low, high);
     let signed = layout.conv.normalization != Normalization::Symmetric;
     let weight = |(exponent, kind): (f64, f64)| {
         let w = 1.3 * power_of_two(exponent as i32);
@@ -339,8 +368,11 @@ fn extreme_weights_have_the_same_bits<T: crate::cuda::gpu::GpuElement>(layout: &
             _ => w,
         })
     };
-    let drawn = draw(41, f64::from(smallest), f64::from(largest)).into_iter().zip(draw(42, 0.0, 1.0));
-    let operands = Operands::<T> { weights: drawn.map(weight).collect(), ..Operands::of(layout) };
+    let drawn = exponents_between(layout.seed ^ 41, layout.n_weights(), smallest.into(), largest.into());
+    let kinds = numbers(layout.seed ^ 42, layout.n_weights(), 0.0, 1.0);
+    let weights = drawn.into_iter().zip(kinds).map(weight).collect();
+    let mut operands = Operands::<T> { weights, ..Operands::of(layout) };
+    thin_out(&mut operands.g, layout);
     let on = |backend: &dyn Backend<T>| {
         run(&mut *operators(backend, layout), layout, &operands, Asked::ALL).bits()
     };
@@ -452,9 +484,10 @@ proptest! {
     #[test]
     fn extreme_weights_have_the_same_bits_on_cpu_and_gpu(
         layout in layout(),
+        conv in normalized(),
         element in element_types(),
         mode in mode(),
     ) {
-        with_element!(element, extreme_weights_have_the_same_bits(&layout, mode));
+        with_element!(element, extreme_weights_have_the_same_bits(&layout, conv, mode));
     }
 }
