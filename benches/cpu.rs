@@ -6,17 +6,20 @@
 //!
 //! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine.
 //!
-//! And what a batch of 16,384 different small graphs costs to make from an index that is batched already, against one
-//! `from_coo` of the same index, which knows nothing of graphs.
+//! And what a batch of 16,384 different small graphs costs to make from an index that is batched already, as a ratio to one
+//! `from_coo` of the same index, which knows nothing of graphs: medians of calls that take turns, for four orders of an
+//! index (hyperedge after hyperedge, vertex after vertex, any within each graph, and graphs mixed), both kinds of owners and
+//! all `Repeats`. They should be at most 1.5 for the first two orders; the other two are limits that are known.
 
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use hyperscatter::{AllInFirst, Batch, Conv, Incidence, Out, Owners, Repeats, Rows, cpu};
+use hyperscatter::{AllInFirst, Batch, Conv, Incidence, Out, Owners, Repeats, Result, Rows, cpu};
 use rayon::prelude::*;
 
 const FEATURES: usize = 256;
@@ -76,31 +79,84 @@ fn small_graphs(c: &mut Criterion) {
     const GRAPHS: usize = 1 << 14;
     const VERTICES: usize = 8;
     const HYPEREDGES: usize = 14;
-    let (mut vertices, mut hyperedges): (Vec<i64>, Vec<i64>) = (vec![], vec![]);
+    let mut by_hyperedge: Vec<(i64, i64)> = vec![];
     for (graph, e) in (0..GRAPHS).flat_map(|graph| (0..HYPEREDGES).map(move |e| (graph, e))) {
         let members = [e % VERTICES, (e + 1 + e / VERTICES) % VERTICES, (e + 4) % VERTICES];
         for member in &members[..2 + (graph >> e & 1)] {
-            vertices.push((graph * VERTICES + member) as i64);
-            hyperedges.push((graph * HYPEREDGES + e) as i64);
+            by_hyperedge.push(((graph * VERTICES + member) as i64, (graph * HYPEREDGES + e) as i64));
         }
     }
-    let (n, m) = (vec![VERTICES; GRAPHS], vec![HYPEREDGES; GRAPHS]);
+    let sorted = |index: &[(i64, i64)], key: fn(i64, i64) -> (i64, u64)| {
+        let mut index = index.to_vec();
+        index.sort_by_key(|&(v, e)| key(v, e));
+        index
+    };
+    const HASH: u64 = 0x9e37_79b9_7f4a_7c15;
+    let orders = [
+        ("by vertex", sorted(&by_hyperedge, |v, e| (v, e as u64))),
+        (
+            "by graph",
+            sorted(&by_hyperedge, |v, e| {
+                (v / VERTICES as i64, (v ^ e << 20).cast_unsigned().wrapping_mul(HASH))
+            }),
+        ),
+        ("mixed", sorted(&by_hyperedge, |v, e| (0, (v ^ e << 20).cast_unsigned().wrapping_mul(HASH)))),
+        ("by hyperedge", by_hyperedge),
+    ];
+    let counts = [vec![VERTICES; GRAPHS], vec![HYPEREDGES; GRAPHS]];
+    let ids = |size: usize| (0..GRAPHS * size).map(|row| row / size).collect::<Vec<_>>();
+    let ids = [ids(VERTICES), ids(HYPEREDGES)];
+    let [by_counts, by_ids] =
+        [counts.each_ref().map(|n| Owners::Counts(&n[..])), ids.each_ref().map(|n| Owners::GraphIds(&n[..]))];
     let mut group: BenchmarkGroup<'_, WallTime> = c.benchmark_group("16384 distinct graphs of 8 vertices");
-    group.bench_function("from_coo", |b| {
-        b.iter(|| {
-            let (n, m) = (GRAPHS * VERTICES, GRAPHS * HYPEREDGES);
-            Incidence::from_coo(n, m, black_box(&vertices), &hyperedges, Repeats::Reject).unwrap()
-        });
-    });
-    group.bench_function("from_batched_coo", |b| {
-        b.iter(|| {
-            let (n, m) = (Owners::Counts(&n[..]), Owners::Counts(&m[..]));
-            let index = (black_box(&vertices), &hyperedges);
-            Batch::from_batched_coo(GRAPHS, index.0, index.1, n, m, Repeats::Reject, AllInFirst::Reject)
-                .unwrap()
-        });
-    });
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for (order, index) in orders {
+        let (vertices, hyperedges): (Vec<_>, Vec<_>) = index.into_iter().unzip();
+        for (kind, [n, m]) in [("counts", by_counts), ("graph ids", by_ids)] {
+            for repeats in [Repeats::Reject, Repeats::Keep, Repeats::Merge] {
+                let name = format!("{order}, {kind}, {repeats:?}");
+                let mut times = [vec![], vec![]];
+                group.bench_function(&name, |b| {
+                    b.iter_custom(|iterations| {
+                        let (vertices, hyperedges) = (black_box(&vertices), black_box(&hyperedges));
+                        let mut batched = Duration::ZERO;
+                        for _ in 0..iterations {
+                            let (n_all, m_all) = (GRAPHS * VERTICES, GRAPHS * HYPEREDGES);
+                            let one = || Incidence::from_coo(n_all, m_all, vertices, hyperedges, repeats);
+                            times[0].push(time(one));
+                            let all = AllInFirst::Reject;
+                            let many =
+                                || Batch::from_batched_coo(GRAPHS, vertices, hyperedges, n, m, repeats, all);
+                            times[1].push(time(many));
+                            batched += times[1][times[1].len() - 1];
+                        }
+                        batched
+                    });
+                });
+                let [one, many] = times.map(median);
+                if let (Some(one), Some(many)) = (one, many) {
+                    let ratio = many.as_secs_f64() / one.as_secs_f64();
+                    println!("{name}: {ratio:.2} times the {one:?} of from_coo");
+                }
+            }
+        }
+    }
     group.finish();
+}
+
+/// What a constructor takes, without what it takes to free the result.
+fn time<T>(construct: impl Fn() -> Result<T>) -> Duration {
+    let start = Instant::now();
+    let made = black_box(construct().unwrap());
+    let time = start.elapsed();
+    drop(made);
+    time
+}
+
+fn median(times: Vec<Duration>) -> Option<Duration> {
+    let mut times = times;
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
 }
 
 fn benches(c: &mut Criterion) {

@@ -448,14 +448,14 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
     }
 
 ENTRIES(float, f32, false, 7)
-ENTRIES(float, f32_checked, true, 5)
-ENTRIES(double, f64, false, 5)
+ENTRIES(float, f32_checked, true, 6)
+ENTRIES(double, f64, false, 6)
 ENTRIES(double, f64_checked, true, 5)
 ENTRIES(F16, f16, false, 5)
 ENTRIES(F16, f16_checked, true, 5)
 ENTRIES(Bf16, bf16, false, 5)
 ENTRIES(Bf16, bf16_checked, true, 4)
 ENTRIES_OF_SUMS(F16, f16, false, 5)
-ENTRIES_OF_SUMS(F16, f16_checked, true, 4)
+ENTRIES_OF_SUMS(F16, f16_checked, true, 5)
 ENTRIES_OF_SUMS(Bf16, bf16, false, 5)
 ENTRIES_OF_SUMS(Bf16, bf16_checked, true, 4)

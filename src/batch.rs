@@ -16,6 +16,16 @@ pub(crate) enum Axis {
     Hyperedge,
 }
 
+impl Axis {
+    /// What the rows of a whole batch are counted as.
+    pub(crate) fn total(self) -> &'static str {
+        match self {
+            Self::Vertex => "the number of vertices of the batch",
+            Self::Hyperedge => "the number of hyperedges of the batch",
+        }
+    }
+}
+
 impl Incidence {
     /// The number of rows along `axis`.
     #[inline]
@@ -242,9 +252,5 @@ fn starts(topologies: &[Incidence], ids: &[u32], axis: Axis) -> Result<Vec<usize
 }
 
 fn too_many_rows(axis: Axis, value: u128) -> Error {
-    let what = match axis {
-        Axis::Vertex => "the number of vertices of the batch",
-        Axis::Hyperedge => "the number of hyperedges of the batch",
-    };
-    Error::TooLarge { what, value, bound: usize::MAX as u128 }
+    Error::TooLarge { what: axis.total(), value, bound: usize::MAX as u128 }
 }

@@ -22,11 +22,12 @@ impl Distinct {
         fits_u32("the number of topologies", items)?;
         let what = "the search for equal topologies";
         let state = RandomState::new();
+        // At most half full. One more than the ids of `u32::MAX` items cannot be, so ids + 1 fit.
+        let slots = items.saturating_mul(2).checked_next_power_of_two().unwrap_or(usize::MAX);
         Ok(Self {
             firsts: try_with_capacity(what, items)?,
             hashes: try_with_capacity(what, items)?,
-            // At most half full. One more than the ids of `u32::MAX` items cannot be, so ids + 1 fit.
-            slots: try_zeroed(what, (2 * items).next_power_of_two())?,
+            slots: try_zeroed(what, slots)?,
             seed: [state.hash_one(0), state.hash_one(1) | 1],
         })
     }

@@ -17,14 +17,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A vertex id is negative, or not below the number of vertices.
     #[error(
-        "{table}[{position}] is vertex {value}, but {}{}",
+        "{} is vertex {value}, but {}{}",
+        place(table, *list, *position),
         numbers(*bound, "vertex", "vertices"),
         cause_or(*looks_like, ": correct the id, or the number of vertices")
     )]
     VertexOutOfRange {
         /// The argument that holds the id.
         table: &'static str,
-        /// Its position there; for hyperedge lists, counted over all lists.
+        /// The list there that holds it, where the argument is lists of the members of hyperedges.
+        list: Option<usize>,
+        /// Its position there.
         position: usize,
         /// The id.
         value: i128,
@@ -66,6 +69,15 @@ pub enum Error {
         /// The pointer before it, which is the least it may be.
         previous: i128,
     },
+    /// There are no CSR pointers at all.
+    #[error(
+        "{table} is empty, but there is one pointer more than there are hyperedges: where there are none, give the \
+         pointer 0 alone"
+    )]
+    NoPointers {
+        /// The pointer array.
+        table: &'static str,
+    },
     /// The first CSR pointer is not 0.
     #[error(
         "{table}[0] = {value}, but the first pointer must be 0: for a part of a larger table, subtract the first pointer \
@@ -106,14 +118,17 @@ pub enum Error {
     },
     /// A vertex stands twice in one hyperedge, and the caller chose to reject that.
     #[error(
-        "{table}[{position}] repeats vertex {vertex} in hyperedge {hyperedge}: choose Repeats::Keep or \
-         Repeats::Merge if this is meant{}",
+        "{} repeats vertex {vertex} in hyperedge {hyperedge}: choose Repeats::Keep or Repeats::Merge if this is \
+         meant{}",
+        place(table, *list, *position),
         cause(*looks_like)
     )]
     RepeatedIncidence {
         /// The argument that holds the vertex ids.
         table: &'static str,
-        /// The position of the second occurrence there; for hyperedge lists, counted over all lists.
+        /// The list there that holds it, where the argument is lists of the members of hyperedges.
+        list: Option<usize>,
+        /// The position of the second occurrence there.
         position: usize,
         /// The vertex.
         vertex: usize,
@@ -172,7 +187,7 @@ pub enum Error {
     },
     /// A number of vertices or hyperedges of a graph is negative.
     #[error(
-        "{table}[{graph}] = {value}, but a graph has at least 0 of them: give a count for each graph, without padding"
+        "{table}[{graph}] = {value}, but a count is not negative: give one for each graph, without padding"
     )]
     NegativeCount {
         /// The argument that holds the counts.
@@ -222,8 +237,8 @@ pub enum Error {
         /// What the whole index looks like, if that is known.
         looks_like: Option<Misbatching>,
     },
-    /// All incidences of an already batched index are in one graph, though later graphs own vertices and hyperedges, and the
-    /// caller did not say that this is meant.
+    /// All incidences of an already batched index are in one graph, though later graphs own vertices and hyperedges, the ids
+    /// may be local ones that nobody shifted, and the caller did not say that this is meant.
     #[error(
         "all {incidences} incidences are in graph {graph}, though graph {later} owns {} and {}, too. It looks like this: \
          {looks_like}. If it is meant, choose AllInFirst::Accept",
@@ -728,6 +743,14 @@ fn cause(looks_like: Option<Misbatching>) -> String {
 
 fn cause_or(looks_like: Option<Misbatching>, other: &str) -> String {
     looks_like.map_or_else(|| other.into(), |mistake| format!(". It looks like this: {mistake}"))
+}
+
+/// A place in an array, or in an array of lists.
+fn place(table: &str, list: Option<usize>, position: usize) -> String {
+    match list {
+        Some(list) => format!("{table}[{list}][{position}]"),
+        None => format!("{table}[{position}]"),
+    }
 }
 
 /// A number of things, in the singular or plural.

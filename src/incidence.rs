@@ -73,7 +73,9 @@ impl<'a> Csr<'a> {
 }
 
 /// The incidences of one hypergraph with `n` vertices and `m` hyperedges: CSR by hyperedge, and its transpose
-/// by vertex. A clone is cheap and shares them.
+/// by vertex. A clone is cheap and shares them. Topologies that were made together by
+/// [`Batch::from_batched_coo`](crate::Batch::from_batched_coo) share one allocation, which a clone of one of
+/// them keeps for all; [`from_csr`](Self::from_csr) of its [`by_edge`](Self::by_edge) is a copy by itself.
 ///
 /// Vertices and hyperedges are never renumbered, and the members of a hyperedge keep the order in which they
 /// were given: it is the order of summation. Empty hyperedges and isolated vertices keep their places.
@@ -130,8 +132,9 @@ impl Incidence {
     /// From the members of each hyperedge, in order. The number of hyperedges is `edges.len()`.
     ///
     /// # Errors
-    /// [`Error::VertexOutOfRange`] (its position counts over all lists), [`Error::RepeatedIncidence`],
-    /// [`Error::TooLarge`], [`Error::OutOfMemory`].
+    /// [`Error::VertexOutOfRange`] and [`Error::RepeatedIncidence`], which tell the list and the place in it;
+    /// [`Error::TooLarge`], [`Error::OutOfMemory`]; [`Error::LengthMismatch`] where `as_ref` gives more members
+    /// the second time.
     pub fn from_edges<E: AsRef<[I]>, I: Index>(
         n_vertices: usize,
         edges: &[E],
@@ -143,28 +146,33 @@ impl Incidence {
             let edge = edge.as_ref();
             // Nothing says that `as_ref` gives the same members twice.
             if edge.len() > n_incidences - words.n_incidences() {
-                let (what, value) = ("the members of an edge", edge.len() as u128);
-                return Err(Error::TooLarge {
-                    what,
-                    value,
-                    bound: (n_incidences - words.n_incidences()) as u128,
-                });
+                let (table, bound_of) =
+                    ("the concatenation of edges", "the members that as_ref gave when they were counted");
+                let value = words.n_incidences().saturating_add(edge.len());
+                return Err(Error::LengthMismatch { table, value, bound: n_incidences, bound_of });
             }
-            for &vertex in edge {
-                let position = words.n_incidences();
+            for (position, &vertex) in edge.iter().enumerate() {
                 let all = || edges.iter().flat_map(|edge| edge.as_ref().iter().map(|v| v.value()));
-                words.push_member(vertex_id("edges", position, vertex, n_vertices, all)?);
+                words.push_member(vertex_id("edges", Some(e), position, vertex, n_vertices, all)?);
             }
             words.pointers()[e + 1] = words.n_incidences() as u32;
         }
-        words.finish("edges", repeats)
+        words.finish("edges", repeats).map_err(|error| match error {
+            Error::RepeatedIncidence { table, vertex, hyperedge, looks_like, .. } => {
+                let members = edges[hyperedge].as_ref().iter();
+                let position = second(members.map(|v| v.value() == vertex as i128));
+                let list = Some(hyperedge);
+                Error::RepeatedIncidence { table, list, position, vertex, hyperedge, looks_like }
+            }
+            other => other,
+        })
     }
 
     /// From compressed sparse rows by hyperedge: hyperedge `e` holds
     /// `edge_vertices[edge_ptr[e] .. edge_ptr[e + 1]]`. The number of hyperedges is `edge_ptr.len() - 1`.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] where `edge_ptr` is empty, [`Error::FirstPointerNotZero`],
+    /// [`Error::NoPointers`] where `edge_ptr` is empty, [`Error::FirstPointerNotZero`],
     /// [`Error::PointersNotMonotone`], [`Error::LastPointer`] where it does not end at `edge_vertices.len()`,
     /// [`Error::VertexOutOfRange`], [`Error::RepeatedIncidence`], [`Error::TooLarge`],
     /// [`Error::OutOfMemory`].
@@ -176,8 +184,7 @@ impl Incidence {
     ) -> Result<Self> {
         let table = "edge_ptr";
         let (Some(first), Some(last)) = (edge_ptr.first(), edge_ptr.last()) else {
-            let bound_of = "no hyperedges at all, whose only pointer is 0";
-            return Err(Error::LengthMismatch { table, value: 0, bound: 1, bound_of });
+            return Err(Error::NoPointers { table });
         };
         if first.value() != 0 {
             return Err(Error::FirstPointerNotZero { table, value: first.value() });
@@ -196,7 +203,7 @@ impl Incidence {
         }
         for (position, &vertex) in edge_vertices.iter().enumerate() {
             let all = || edge_vertices.iter().map(|v| v.value());
-            words.push_member(vertex_id("edge_vertices", position, vertex, n_vertices, all)?);
+            words.push_member(vertex_id("edge_vertices", None, position, vertex, n_vertices, all)?);
         }
         words.finish("edge_vertices", repeats)
     }
@@ -414,9 +421,9 @@ impl Words {
     }
 }
 
-/// The words of a topology, each of whose numbers fits a `u32`.
+/// The words of a topology; `usize::MAX`, for which there is no memory, if they are more.
 fn n_words(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> usize {
-    n_vertices + n_hyperedges + 2 + 2 * n_incidences
+    [n_vertices, n_hyperedges, 2, n_incidences, n_incidences].iter().fold(0, |sum, &n| sum.saturating_add(n))
 }
 
 /// The rows of one topology by hyperedge.
@@ -466,16 +473,19 @@ fn transpose(pointers: &[u32], members: &[u32], by_vertex: &mut [u32], edges: &m
 /// The error of a repeated incidence with its position in the index, of the second occurrence.
 pub(crate) fn locate_repeat<V: Index, E: Index>(error: Error, vertices: &[V], hyperedges: &[E]) -> Error {
     match error {
-        Error::RepeatedIncidence { table, vertex, hyperedge, looks_like, .. } => {
-            let mut pairs = vertices.iter().zip(hyperedges).enumerate();
-            let is_it = |(_, (v, e)): &(usize, (&V, &E))| {
-                (v.value(), e.value()) == (vertex as i128, hyperedge as i128)
-            };
-            let position = pairs.by_ref().filter(is_it).nth(1).map_or(0, |(position, _)| position);
-            Error::RepeatedIncidence { table, position, vertex, hyperedge, looks_like }
+        Error::RepeatedIncidence { table, list, vertex, hyperedge, looks_like, .. } => {
+            let incidence = (vertex as i128, hyperedge as i128);
+            let pairs = vertices.iter().zip(hyperedges);
+            let position = second(pairs.map(|(v, e)| (v.value(), e.value()) == incidence));
+            Error::RepeatedIncidence { table, list, position, vertex, hyperedge, looks_like }
         }
         other => other,
     }
+}
+
+/// Where the second one is that is it.
+fn second(is_it: impl Iterator<Item = bool>) -> usize {
+    is_it.enumerate().filter(|&(_, is_it)| is_it).nth(1).map_or(0, |(position, _)| position)
 }
 
 /// `vertices.len() == hyperedges.len()`, or [`Error::LengthMismatch`].
@@ -495,6 +505,7 @@ pub(crate) fn check_coo_lengths(vertices: usize, hyperedges: usize) -> Result<()
 /// A vertex id, or the error where it stands among `all`.
 fn vertex_id<I: Index, A: Iterator<Item = i128> + Clone>(
     table: &'static str,
+    list: Option<usize>,
     position: usize,
     vertex: I,
     bound: usize,
@@ -502,7 +513,7 @@ fn vertex_id<I: Index, A: Iterator<Item = i128> + Clone>(
 ) -> Result<u32> {
     let out_of_range = || {
         let looks_like = misbatching::of_ids(all(), bound);
-        Error::VertexOutOfRange { table, position, value: vertex.value(), bound, looks_like }
+        Error::VertexOutOfRange { table, list, position, value: vertex.value(), bound, looks_like }
     };
     below(vertex, bound).map(|v| v as u32).ok_or_else(out_of_range)
 }
@@ -550,8 +561,15 @@ fn drop_repeats(
             let seen = std::mem::replace(&mut last_seen[vertex as usize], hyperedge as u32 + 1);
             if seen == hyperedge as u32 + 1 {
                 if repeats == Repeats::Reject {
-                    let (vertex, looks_like) = (vertex as usize, None);
-                    return Err(Error::RepeatedIncidence { table, position, vertex, hyperedge, looks_like });
+                    let (list, vertex, looks_like) = (None, vertex as usize, None);
+                    return Err(Error::RepeatedIncidence {
+                        table,
+                        list,
+                        position,
+                        vertex,
+                        hyperedge,
+                        looks_like,
+                    });
                 }
                 continue;
             }

@@ -1,10 +1,8 @@
 //! What a wrong index looks like: the mistakes that loaders make, and whether a whole index is what one of
 //! them leaves.
 
-use std::ops::Range;
-
 use crate::batched_coo::Owners;
-use crate::error::{Error, try_zeroed};
+use crate::error::{Error, try_with_capacity, try_zeroed};
 use crate::index::Index;
 
 /// How a wrong index came about, where the whole index is just what this mistake leaves. It is a likely
@@ -135,23 +133,112 @@ pub(crate) fn of_ids(ids: impl Iterator<Item = i128> + Clone, bound: usize) -> O
     ids.clone().all(|id| id < bound).then_some(Misbatching::NegativePadding)
 }
 
-/// Owners of `n_graphs` graphs that are refused by themselves.
-pub(crate) fn of_owners<I: Index>(n_graphs: usize, owners: Owners<'_, I>) -> Option<Misbatching> {
-    let (Owners::GraphIds(values) | Owners::Counts(values)) = owners;
-    let n = n_graphs as i128;
-    let is_rising = values.is_sorted_by_key(|v| v.value());
-    let within = |range: Range<i128>| values.iter().all(|v| range.contains(&v.value()));
-    let are_starts = is_rising && values.len() == n_graphs + 1 && values[0].value() == 0;
-    match owners {
-        Owners::GraphIds(_) if within(0..i128::MAX) && values.len() == n_graphs => {
-            Some(Misbatching::CountsAsGraphIds)
+/// What owners look like that are refused by themselves, or do not go with the index: what makes the whole
+/// index right if one of them, or both, are read as this mistake says. An empty index tells nothing.
+pub(crate) fn of_owners<V: Index, E: Index, N: Index, M: Index>(
+    n_graphs: usize,
+    vertices: &[V],
+    hyperedges: &[E],
+    vertex_owners: Owners<'_, N>,
+    hyperedge_owners: Owners<'_, M>,
+) -> Option<Misbatching> {
+    use Misbatching::*;
+    if vertices.is_empty() {
+        return None;
+    }
+    let is_right = |n: &Option<Reading<'_, N>>, m: &Option<Reading<'_, M>>| {
+        let (Some(n), Some(m)) = (n, m) else { return false };
+        vertices.iter().zip(hyperedges).all(|(v, e)| {
+            let graph = n.graph_of(v.value());
+            graph.is_some() && graph == m.graph_of(e.value())
+        })
+    };
+    let n = Reading::as_given(n_graphs, vertex_owners);
+    let m = Reading::as_given(n_graphs, hyperedge_owners);
+    [OneBasedGraphIds, CountsAsGraphIds, GraphIdsAsCounts, StartsAsOwners].into_iter().find(|&mistake| {
+        let meant_n = Reading::as_meant(n_graphs, vertex_owners, mistake);
+        let meant_m = Reading::as_meant(n_graphs, hyperedge_owners, mistake);
+        is_right(&meant_n, &m) || is_right(&n, &meant_m) || is_right(&meant_n, &meant_m)
+    })
+}
+
+/// Owners as they may be meant. None of them has more entries than the owners and one, however many graphs
+/// there are said to be.
+enum Reading<'a, I> {
+    /// Graph ids that do not decrease, and the id of the first graph.
+    GraphIds(&'a [I], i128),
+    /// Graphs + 1 starts, the last of which is the total.
+    Starts(Vec<usize>),
+}
+
+impl<'a, I: Index> Reading<'a, I> {
+    fn as_given(n_graphs: usize, owners: Owners<'a, I>) -> Option<Self> {
+        match owners {
+            Owners::GraphIds(ids) => Self::graph_ids(n_graphs, ids, 0),
+            Owners::Counts(counts) => Self::counts(n_graphs, counts),
         }
-        Owners::GraphIds(_) if is_rising && within(1..n + 1) => Some(Misbatching::OneBasedGraphIds),
-        Owners::Counts(_) if is_rising && within(0..n) => Some(Misbatching::GraphIdsAsCounts),
-        _ if are_starts => Some(Misbatching::StartsAsOwners),
-        _ => None,
+    }
+
+    /// What was meant if it was given by this mistake.
+    fn as_meant(n_graphs: usize, owners: Owners<'a, I>, mistake: Misbatching) -> Option<Self> {
+        match (mistake, owners) {
+            (Misbatching::OneBasedGraphIds, Owners::GraphIds(ids)) => Self::graph_ids(n_graphs, ids, 1),
+            (Misbatching::CountsAsGraphIds, Owners::GraphIds(counts)) => Self::counts(n_graphs, counts),
+            (Misbatching::GraphIdsAsCounts, Owners::Counts(ids)) => Self::graph_ids(n_graphs, ids, 0),
+            (Misbatching::StartsAsOwners, Owners::GraphIds(starts) | Owners::Counts(starts)) => {
+                Self::starts(n_graphs, starts)
+            }
+            _ => None,
+        }
+    }
+
+    fn graph_ids(n_graphs: usize, ids: &'a [I], first: i128) -> Option<Self> {
+        let range = first..first + n_graphs as i128;
+        let are_right =
+            ids.is_sorted_by_key(|id| id.value()) && ids.iter().all(|id| range.contains(&id.value()));
+        are_right.then_some(Self::GraphIds(ids, first))
+    }
+
+    fn counts(n_graphs: usize, counts: &[I]) -> Option<Self> {
+        if counts.len() != n_graphs {
+            return None;
+        }
+        let mut starts = try_with_capacity(SEARCH, n_graphs + 1).ok()?;
+        let mut end: usize = 0;
+        starts.push(end);
+        for count in counts {
+            end = end.checked_add(usize::try_from(count.value()).ok()?)?;
+            starts.push(end);
+        }
+        Some(Self::Starts(starts))
+    }
+
+    fn starts(n_graphs: usize, values: &[I]) -> Option<Self> {
+        let is_first_zero = values.first().is_some_and(|first| first.value() == 0);
+        if !is_first_zero || values.len() - 1 != n_graphs || !values.is_sorted_by_key(|v| v.value()) {
+            return None;
+        }
+        let mut starts = try_with_capacity(SEARCH, values.len()).ok()?;
+        for start in values {
+            starts.push(usize::try_from(start.value()).ok()?);
+        }
+        Some(Self::Starts(starts))
+    }
+
+    /// The graph of a vertex (or hyperedge).
+    fn graph_of(&self, id: i128) -> Option<usize> {
+        match self {
+            Self::GraphIds(ids, first) => {
+                let id = ids.get(usize::try_from(id).ok()?)?;
+                usize::try_from(id.value() - first).ok()
+            }
+            Self::Starts(starts) => owner_of(starts, id),
+        }
     }
 }
+
+/// What memory is for that the search for a cause takes. There may be none: then the cause stays unknown.
+const SEARCH: &str = "a search for the cause of an error";
 
 /// A wrong index of one or more graphs, as it was given.
 pub(crate) struct Suspect<'a, V, E> {
@@ -228,14 +315,9 @@ impl<V: Index, E: Index> Suspect<'_, V, E> {
             OneBasedVertices => self.pairs().all(|(v, e)| self.are_of_one_graph(v - 1, e)),
             OneBasedHyperedges => self.pairs().all(|(v, e)| self.are_of_one_graph(v, e - 1)),
             NegativePadding => self.pairs().all(|(v, e)| v.min(e) < 0 || self.are_of_one_graph(v, e)),
-            // Mistakes of the owners, see `of_owners` and `BatchedIndex::looks_like`.
+            // Mistakes of the owners, see `of_owners`.
             CountsAsGraphIds | GraphIdsAsCounts | StartsAsOwners | OneBasedGraphIds => false,
         }
-    }
-
-    /// Whether every incidence joins a vertex and a hyperedge of the same graph.
-    pub(crate) fn is_right(&self) -> bool {
-        self.pairs().all(|(v, e)| self.are_of_one_graph(v, e))
     }
 
     /// The error for a vertex or hyperedge that is out of range.
@@ -248,7 +330,7 @@ impl<V: Index, E: Index> Suspect<'_, V, E> {
         if is_vertex {
             let (table, value, bound) =
                 ("vertices", self.vertices[position].value(), total(self.vertex_starts));
-            return Error::VertexOutOfRange { table, position, value, bound, looks_like };
+            return Error::VertexOutOfRange { table, list: None, position, value, bound, looks_like };
         }
         let (table, value, bound) =
             ("hyperedges", self.hyperedges[position].value(), total(self.hyperedge_starts));
@@ -317,7 +399,7 @@ impl<V: Index, E: Index> Suspect<'_, V, E> {
     /// and the second is the id; 0 for the first graph. `None` if an id tells no graph, or there is no memory
     /// to look for it.
     fn largest_ids(&self, starts: &[usize], pairs: impl Iterator<Item = (i128, i128)>) -> Option<Vec<i128>> {
-        let mut ends: Vec<i128> = try_zeroed("a search for the cause of an error", starts.len()).ok()?;
+        let mut ends: Vec<i128> = try_zeroed(SEARCH, starts.len()).ok()?;
         for (of_graph, id) in pairs {
             let end = &mut ends[owner_of(starts, of_graph)? + 1];
             *end = (*end).max(id.saturating_add(1));

@@ -1,11 +1,9 @@
 //! What stays from call to call on the CPU: nothing is allocated, and threads share plans.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{Batch, Conv, Error, Incidence, Normalization, Out, WeightUse, WindowTable};
 
+use crate::allocator::allocations;
 use crate::common::{features, weights};
 use crate::operands::{F, out, pairs, rows};
 
@@ -63,36 +61,6 @@ impl Data {
         }
     }
 }
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-/// The allocations that this thread has made.
-pub fn allocations() -> usize {
-    ALLOCATIONS.get()
-}
-
-/// Counts the allocations of each thread.
-struct Counting;
-
-// SAFETY: hands everything on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // A thread that is being torn down has no counter any more, and is not measured.
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn no_call_allocates() {

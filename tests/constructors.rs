@@ -1,5 +1,6 @@
 //! Constructors: what they keep, and that no input makes them panic.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use hyperscatter::{AllInFirst, Batch, Csr, Error, Incidence, Owners, Repeats, SelfLoops, WindowTable};
@@ -160,28 +161,57 @@ proptest! {
         prop_assert_eq!(lists(dual.by_vertex()), sorted);
     }
 
+    /// Hyperedge after hyperedge; vertex after vertex, with hyperedges that rise and that fall; and in any order.
     #[test]
-    fn a_batched_index_is_the_concatenation_of_its_graphs(graphs in prop::collection::vec(edges(), 0..6), seed in any::<u64>()) {
-        let topologies: Vec<_> =
-            graphs.iter().map(|(n, edges)| Incidence::from_edges(*n, edges, Repeats::Keep).unwrap()).collect();
-        let concat = Batch::concat(topologies.clone()).unwrap();
-        assert_batch(&concat);
-        let mut index: Vec<(u64, u64)> = (0..topologies.len()).flat_map(|g| {
-            let (v0, e0) = (concat.vertex_start(g) as u64, concat.hyperedge_start(g) as u64);
-            topologies[g].incidences().map(move |(v, e)| (v0 + u64::from(v), e0 + u64::from(e)))
+    fn a_batched_index_is_the_concatenation_of_its_graphs(
+        graphs in prop::collection::vec(edges(), 0..6),
+        order in 0..4,
+        seed in any::<u64>(),
+        repeats in repeats(),
+    ) {
+        let start = |size: fn(&(usize, Vec<Vec<u32>>)) -> usize, g: usize| graphs[..g].iter().map(size).sum::<usize>();
+        let (v0, e0) = (|g| start(|(n, _)| *n, g), |g| start(|(_, edges)| edges.len(), g));
+        let mut index: Vec<(usize, usize, usize)> = graphs.iter().enumerate().flat_map(|(g, (_, edges))| {
+            edges.iter().enumerate().flat_map(move |(e, members)| members.iter().map(move |&v| (g, v as usize, e)))
         }).collect();
-        index.sort_by_key(|&(_, e)| seed.wrapping_mul(e * 2 + 1));
-        let (vertices, hyperedges): (Vec<u64>, Vec<u64>) = index.into_iter().unzip();
-        let counts = |size: fn(&Incidence) -> usize| topologies.iter().map(|t| size(t) as u64).collect::<Vec<_>>();
-        let (n, m) = (counts(Incidence::n_vertices), counts(Incidence::n_hyperedges));
-        let ids: Vec<u64> = n.iter().zip(0..).flat_map(|(&n, g)| std::iter::repeat_n(g, n as usize)).collect();
-        for owners in [Owners::Counts(&n[..]), Owners::GraphIds(&ids)] {
+        match order {
+            0 => {}
+            1 => index.sort_unstable(),
+            2 => index.sort_unstable_by_key(|&(g, v, e)| (g, v, Reverse(e))),
+            _ => index.sort_by_key(|&(g, v, e)| seed.wrapping_mul((e0(g) + e + v) as u64 * 2 + 1)),
+        }
+        let (vertices, hyperedges): (Vec<_>, Vec<_>) =
+            index.iter().map(|&(g, v, e)| (v0(g) + v, e0(g) + e)).unzip();
+        let (n, m): (Vec<_>, Vec<_>) = graphs.iter().map(|(n, edges)| (*n, edges.len())).unzip();
+        let ids = |sizes: &[usize]| -> Vec<usize> {
+            sizes.iter().enumerate().flat_map(|(g, &size)| std::iter::repeat_n(g, size)).collect()
+        };
+        for owners in [[Owners::Counts(&n[..]), Owners::Counts(&m)], [Owners::GraphIds(&ids(&n)), Owners::GraphIds(&ids(&m))]] {
+            let [of_vertices, of_hyperedges] = owners;
             let batch = Batch::from_batched_coo(
-                topologies.len(), &vertices, &hyperedges, owners, Owners::Counts(&m), Repeats::Keep, AllInFirst::Accept,
-            ).unwrap();
-            assert_batch(&batch);
-            for (g, topology) in topologies.iter().enumerate() {
-                prop_assert_eq!(batch.topology(g), topology);
+                graphs.len(), &vertices, &hyperedges, of_vertices, of_hyperedges, repeats, AllInFirst::Accept,
+            );
+            let of_graph = |graph: usize| {
+                let (v, e): (Vec<_>, Vec<_>) =
+                    index.iter().filter(|(g, ..)| *g == graph).map(|&(_, v, e)| (v, e)).unzip();
+                Incidence::from_coo(n[graph], m[graph], &v, &e, repeats)
+            };
+            let one_by_one: Result<Vec<_>, _> = (0..graphs.len()).map(of_graph).collect();
+            match (batch, one_by_one) {
+                (Ok(batch), Ok(topologies)) => {
+                    assert_batch(&batch);
+                    for (g, topology) in topologies.iter().enumerate() {
+                        prop_assert_eq!(batch.topology(g), topology);
+                    }
+                    let concat = Batch::concat(topologies).unwrap();
+                    prop_assert_eq!(batch.topologies(), concat.topologies());
+                }
+                (Err(Error::RepeatedIncidence { position, .. }), Err(Error::RepeatedIncidence { .. })) => {
+                    let again = (vertices[position], hyperedges[position]);
+                    let earlier = vertices[..position].iter().zip(&hyperedges[..position]);
+                    prop_assert_eq!(earlier.filter(|(v, e)| (**v, **e) == again).count(), 1);
+                }
+                (batch, _) => prop_assert!(false, "{batch:?}"),
             }
         }
     }
@@ -216,9 +246,9 @@ proptest! {
             match (batch(AllInFirst::Reject), batch(AllInFirst::Accept)) {
                 (Ok(batch), Ok(_)) => {
                     assert_batch(&batch);
-                    prop_assert!(!is_all_in_first(&batch));
+                    prop_assert!(!is_all_in_first(&batch, &a, &b));
                 }
-                (Err(Error::AllInFirstGraph { .. }), Ok(batch)) => prop_assert!(is_all_in_first(&batch)),
+                (Err(Error::AllInFirstGraph { .. }), Ok(batch)) => prop_assert!(is_all_in_first(&batch, &a, &b)),
                 // Before repeats are looked at.
                 (Err(Error::AllInFirstGraph { .. }), Err(Error::RepeatedIncidence { .. })) => {}
                 (rejected, accepted) => prop_assert_eq!(rejected.unwrap_err(), accepted.unwrap_err()),

@@ -1,5 +1,7 @@
 //! Every error names what is wrong, where, the value and the bound; and a call that fails has written nothing.
 
+use std::cell::Cell;
+
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{
     AllInFirst, Batch, Conv, Error, Incidence, Misbatching, Normalization, Out, Owners, Repeats, RowLayout,
@@ -22,32 +24,33 @@ fn batched(
 
 #[test]
 fn vertex_out_of_range() {
-    let out_of_range = |table, position, value, looks_like| Error::VertexOutOfRange {
+    let out_of_range = |table, list, position, value, looks_like| Error::VertexOutOfRange {
         table,
+        list,
         position,
         value,
         bound: 3,
         looks_like,
     };
     let edges = Incidence::from_edges(3, &[&[0, 1][..], &[2, 3]], Repeats::Keep).unwrap_err();
-    assert_eq!(edges, out_of_range("edges", 3, 3, None));
+    assert_eq!(edges, out_of_range("edges", Some(1), 1, 3, None));
     assert_eq!(
         edges.to_string(),
-        "edges[3] is vertex 3, but there are 3 vertices, 0 to 2: correct the id, or the number of vertices"
+        "edges[1][1] is vertex 3, but there are 3 vertices, 0 to 2: correct the id, or the number of vertices"
     );
     let one_based = Incidence::from_edges(3, &[&[1, 2][..], &[2, 3]], Repeats::Keep).unwrap_err();
-    assert_eq!(one_based, out_of_range("edges", 3, 3, Some(Misbatching::OneBasedVertices)));
+    assert_eq!(one_based, out_of_range("edges", Some(1), 1, 3, Some(Misbatching::OneBasedVertices)));
     let csr = Incidence::from_csr(3, &[0, 2], &[0i64, -1], Repeats::Keep).unwrap_err();
-    assert_eq!(csr, out_of_range("edge_vertices", 1, -1, Some(Misbatching::NegativePadding)));
+    assert_eq!(csr, out_of_range("edge_vertices", None, 1, -1, Some(Misbatching::NegativePadding)));
     assert_eq!(
         csr.to_string(),
         "edge_vertices[1] is vertex -1, but there are 3 vertices, 0 to 2. It looks like this: negative ids are padding; \
          leave them out"
     );
     let coo = Incidence::from_coo(3, 1, &[u64::MAX], &[0], Repeats::Keep).unwrap_err();
-    assert_eq!(coo, out_of_range("vertices", 0, u64::MAX.into(), None));
+    assert_eq!(coo, out_of_range("vertices", None, 0, u64::MAX.into(), None));
     let of_batch = batched(&[3], &[3], &[3, 0], &[0, 0], Repeats::Keep).unwrap_err();
-    assert_eq!(of_batch, out_of_range("vertices", 0, 3, None));
+    assert_eq!(of_batch, out_of_range("vertices", None, 0, 3, None));
 }
 
 #[test]
@@ -94,36 +97,57 @@ fn pointers() {
 fn lengths_that_disagree() {
     let length = |table, value, bound, bound_of| Error::LengthMismatch { table, value, bound, bound_of };
     let none = Incidence::from_csr(3, &NONE, &NONE, Repeats::Keep).unwrap_err();
-    assert_eq!(none, length("edge_ptr", 0, 1, "no hyperedges at all, whose only pointer is 0"));
+    assert_eq!(none, Error::NoPointers { table: "edge_ptr" });
     let coo = Incidence::from_coo(3, 2, &[0, 1], &[0], Repeats::Keep).unwrap_err();
     assert_eq!(coo, length("hyperedges", 1, 2, "vertices, the other row of the index"));
     let (v, e) = (Owners::Counts(&[2u8, 2]), Owners::Counts(&[1u8]));
     let counts =
         Batch::from_batched_coo(2, &NONE, &NONE, v, e, Repeats::Keep, AllInFirst::Reject).unwrap_err();
-    let (table, looks_like) = ("hyperedge_owners", Some(Misbatching::GraphIdsAsCounts));
+    let (table, looks_like) = ("hyperedge_owners", None);
     assert_eq!(counts, Error::CountsLength { table, value: 1, bound: 2, looks_like });
     let batch = Batch::from_table(vec![Incidence::subsets(3, 2).unwrap()], &[0; 4]).unwrap();
     let windows = WindowTable::new(&batch, &[0, 0, 0]).unwrap_err();
     assert_eq!(windows, length("offsets", 3, 4, "the instances of the batch"));
 }
 
+/// Members that are others each time they are asked for, as nothing forbids.
+#[test]
+fn members_that_grow_between_counting_and_copying() {
+    struct Growing(Cell<usize>);
+    impl AsRef<[u8]> for Growing {
+        fn as_ref(&self) -> &[u8] {
+            &[0, 1, 2, 0, 1][..self.0.replace(5)]
+        }
+    }
+    let edges = [Growing(Cell::new(2)), Growing(Cell::new(1))];
+    let error = Incidence::from_edges(3, &edges, Repeats::Keep).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the concatenation of edges has length 5, but must have length 3 to go with the members that as_ref gave when they \
+         were counted"
+    );
+}
+
 #[test]
 fn repeated_incidence() {
-    let repeated = |table, position, vertex, hyperedge| Error::RepeatedIncidence {
+    let repeated = |table, list, position, vertex, hyperedge| Error::RepeatedIncidence {
         table,
+        list,
         position,
         vertex,
         hyperedge,
         looks_like: None,
     };
     let error = Incidence::from_edges(3, &[&[0, 1][..], &[2, 1, 2]], Repeats::Reject).unwrap_err();
-    assert_eq!(error, repeated("edges", 4, 2, 1));
+    assert_eq!(error, repeated("edges", Some(1), 2, 2, 1));
+    let csr = Incidence::from_csr(3, &[0, 2, 5], &[0, 1, 2, 1, 2], Repeats::Reject).unwrap_err();
+    assert_eq!(csr, repeated("edge_vertices", None, 4, 2, 1));
     // Of a COO, incidences 0 and 3 are the same; sorted by hyperedge, they stand elsewhere.
     let coo = Incidence::from_coo(3, 2, &[2, 0, 1, 2], &[1, 0, 1, 1], Repeats::Reject).unwrap_err();
-    assert_eq!(coo, repeated("vertices", 3, 2, 1));
+    assert_eq!(coo, repeated("vertices", None, 3, 2, 1));
     // In graph 1, as numbered in the batch.
     let of_batch = batched(&[2, 2], &[1, 2], &[3, 0, 2, 3], &[2, 0, 1, 2], Repeats::Reject).unwrap_err();
-    assert_eq!(of_batch, repeated("vertices", 3, 3, 2));
+    assert_eq!(of_batch, repeated("vertices", None, 3, 3, 2));
 }
 
 /// Strides that nothing bounds, since no row is placed by them, and strides whose span does not fit 128 bits.

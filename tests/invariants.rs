@@ -1,6 +1,6 @@
 //! What constructors promise of everything they return; for the tests and the fuzz target.
 
-use hyperscatter::{Batch, Incidence};
+use hyperscatter::{Batch, Incidence, Index};
 
 /// Everything that [`Incidence`] promises.
 pub fn assert_incidence(incidence: &Incidence) {
@@ -37,11 +37,18 @@ pub fn assert_batch(batch: &Batch) {
 }
 
 /// Whether all incidences of a table batch are in one instance, the first that has vertices and hyperedges, although a
-/// later one has both, too.
-pub fn is_all_in_first(batch: &Batch) -> bool {
-    let topologies = (0..batch.n_instances().unwrap()).map(|g| batch.topology(g));
-    let mut with_both = topologies.filter(|t| t.n_vertices() > 0 && t.n_hyperedges() > 0);
+/// later one has both, too, and the index that it was made from may be one that nobody shifted: graph after graph, ids
+/// that are local.
+pub fn is_all_in_first<I: Index>(batch: &Batch, vertices: &[I], hyperedges: &[I]) -> bool {
+    let topologies = || (0..batch.n_instances().unwrap()).map(|g| batch.topology(g));
+    let mut with_both = topologies().filter(|t| t.n_vertices() > 0 && t.n_hyperedges() > 0);
     let first = with_both.next().map_or(0, Incidence::n_incidences);
     let later: Vec<_> = with_both.map(Incidence::n_incidences).collect();
-    first > 0 && !later.is_empty() && later.iter().all(|&n| n == 0)
+    let mut graphs = topologies().peekable();
+    let are_local = vertices.iter().zip(hyperedges).all(|(v, e)| {
+        let fits = |t: &Incidence| v.value() < t.n_vertices() as i128 && e.value() < t.n_hyperedges() as i128;
+        while graphs.next_if(|t| !fits(t)).is_some() {}
+        graphs.peek().is_some()
+    });
+    first > 0 && !later.is_empty() && later.iter().all(|&n| n == 0) && are_local
 }

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a promise.
 
+mod allocator;
 mod backend;
 mod calls;
 mod common;

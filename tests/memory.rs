@@ -1,7 +1,7 @@
 //! No constructor aborts where memory is short: it returns [`Error::OutOfMemory`].
 //!
-//! A limit of address space counts for a whole process, so each case runs in processes of its own: this test
-//! binary, which then runs only `construct_in_this_process`.
+//! What aborts, and a limit of address space, count for a whole process, so each case runs in processes of its own:
+//! this test binary, which then runs only `construct_in_this_process`.
 
 #![cfg(target_os = "linux")]
 
@@ -11,15 +11,17 @@ use hyperscatter::{
     AllInFirst, Batch, Conv, Error, Incidence, Owners, Repeats, Result, SelfLoops, WindowTable, cpu,
 };
 
+use crate::allocator::refusing;
+
 const CHILD: &str = "HYPERSCATTER_TEST_CONSTRUCT";
+const REFUSED: &str = "HYPERSCATTER_TEST_REFUSED";
 const LIMIT: &str = "HYPERSCATTER_TEST_LIMIT";
 
 /// Something to construct: what it is made of is made first, and not counted.
 type Case = (&'static str, fn() -> Box<dyn FnOnce() -> Result<()>>);
 
-/// Large enough for each table to be mapped by itself, so that memory taken is seen, and small enough for a
-/// quick test.
-const LARGE: usize = 1 << 20;
+/// Large enough for each table that grows with it to be a large allocation.
+const LARGE: usize = 1 << 14;
 
 /// A case from its input and a constructor.
 fn case<I: 'static, T>(
@@ -46,6 +48,38 @@ fn distinct(n: usize) -> Vec<Incidence> {
     let edges = |i: usize| (0..20).map(|bit| [0u8, 1 + (i >> bit & 1) as u8]).collect::<Vec<_>>();
     (0..n).map(|i| Incidence::from_edges(3, &edges(i), Repeats::Keep).unwrap()).collect()
 }
+
+fn n_graphs() -> usize {
+    LARGE / 8
+}
+
+/// The rows of the index of graphs no two of which are equal, and their numbers of vertices and hyperedges.
+fn batched() -> (Vec<usize>, Vec<usize>, Vec<u16>, Vec<u16>) {
+    let ids = (0..20 * n_graphs()).flat_map(|e| {
+        let (g, bit) = (e / 20, e % 20);
+        [(3 * g, e), (3 * g + 1 + (g >> bit & 1), e)]
+    });
+    let (vertices, hyperedges) = ids.unzip();
+    (vertices, hyperedges, vec![3; n_graphs()], vec![20; n_graphs()])
+}
+
+/// What is wrong is an error that is looked into, for which memory may be short, too.
+const WRONG: [Case; 2] = [
+    ("from_batched_coo with an incidence of two graphs", || {
+        case(batched(), |(v, e, n, m)| {
+            e.swap(0, 1000);
+            let (n, m) = (Owners::Counts(&n[..]), Owners::Counts(&m[..]));
+            Batch::from_batched_coo(n_graphs(), v, e, n, m, Repeats::Reject, AllInFirst::Reject)
+        })
+    }),
+    ("from_batched_coo with starts as owners", || {
+        let starts: Vec<usize> = (0..=n_graphs()).map(|g| 20 * g).collect();
+        case((batched(), starts), |((v, e, n, _), starts)| {
+            let (n, m) = (Owners::Counts(&n[..]), Owners::GraphIds(&starts[..]));
+            Batch::from_batched_coo(n_graphs(), v, e, n, m, Repeats::Reject, AllInFirst::Reject)
+        })
+    }),
+];
 
 const CASES: [Case; 12] = [
     ("from_edges", || {
@@ -74,16 +108,9 @@ const CASES: [Case; 12] = [
     }),
     ("concat", || case(Some(distinct(LARGE / 16)), |topologies| Batch::concat(topologies.take().unwrap()))),
     ("from_batched_coo", || {
-        let graphs = LARGE / 8;
-        let ids = (0..20 * graphs).flat_map(|e| {
-            let (g, bit) = (e / 20, e % 20);
-            [(3 * g, e), (3 * g + 1 + (g >> bit & 1), e)]
-        });
-        let (vertices, hyperedges): (Vec<usize>, Vec<usize>) = ids.unzip();
-        case((vertices, hyperedges), move |(v, e)| {
-            let (n, m) = (vec![3u8; graphs], vec![20u8; graphs]);
+        case(batched(), |(v, e, n, m)| {
             let (n, m) = (Owners::Counts(&n[..]), Owners::Counts(&m[..]));
-            Batch::from_batched_coo(graphs, v, e, n, m, Repeats::Reject, AllInFirst::Reject)
+            Batch::from_batched_coo(n_graphs(), v, e, n, m, Repeats::Reject, AllInFirst::Reject)
         })
     }),
     ("WindowTable::new", || {
@@ -113,75 +140,91 @@ const GIANT: Case = ("20,000,000 incidences", || {
 /// The child: makes a case's input, then constructs under its limit.
 #[test]
 fn construct_in_this_process() {
-    let (Ok(name), Ok(limit)) = (std::env::var(CHILD), std::env::var(LIMIT)) else { return };
-    // Its threads take address space of their own.
+    let Ok(name) = std::env::var(CHILD) else { return };
+    // Its threads take memory of their own.
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().unwrap();
-    let (_, make) = CASES.iter().chain([&GIANT]).find(|(case, _)| *case == name).unwrap();
+    let mut cases = CASES.iter().chain(&WRONG).chain([&GIANT]);
+    let (_, make) = cases.find(|(case, _)| *case == name).unwrap();
     let construct = make();
-    let bytes = match limit.strip_prefix('+') {
-        Some(more) => address_space() + more.parse::<u64>().unwrap(),
-        None => limit.parse().unwrap(),
-    };
-    const RLIMIT_AS: i32 = 9;
-    // SAFETY: the C library's function, which reads two numbers.
-    assert_eq!(unsafe { setrlimit(RLIMIT_AS, &[bytes, bytes]) }, 0);
-    let said = match construct() {
+    if let Ok(bytes) = std::env::var(LIMIT) {
+        let bytes: u64 = bytes.parse().unwrap();
+        const RLIMIT_AS: i32 = 9;
+        // SAFETY: the C library's function, which reads two numbers.
+        assert_eq!(unsafe { setrlimit(RLIMIT_AS, &[bytes, bytes]) }, 0);
+    }
+    let refused = std::env::var(REFUSED).map_or(usize::MAX, |n| n.parse().unwrap());
+    let (made, has_refused) = refusing(refused, construct);
+    let said = match made {
         Ok(()) => "Ok",
         Err(Error::OutOfMemory { .. }) => "OutOfMemory",
         Err(_) => "another error",
     };
-    println!("said: {said}");
+    println!("said: {said}, {}", if has_refused { "refused" } else { "not refused" });
 }
 
 unsafe extern "C" {
     fn setrlimit(resource: i32, limits: *const [u64; 2]) -> i32;
 }
 
-/// The address space of this process, in bytes.
-fn address_space() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
-    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
-}
-
-/// What a child says under a limit of so many bytes, or of so many more than its input takes.
-fn run(name: &str, limit: &str) -> String {
+/// What a child says with this variable set.
+fn run(name: &str, (variable, value): (&str, &str)) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "memory::construct_in_this_process", "--nocapture", "--test-threads=1"]);
-    child.envs([(CHILD, name), (LIMIT, limit)]);
-    // Large allocations are mapped one by one: otherwise glibc serves some from address space that it has
-    // reserved.
-    child.envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536")]);
+    // Otherwise threads reserve address space that they do not take.
+    child.envs([(CHILD, name), (variable, value), ("MALLOC_ARENA_MAX", "1")]);
     let output = child.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = text.lines().find_map(|line| line.split_once("said: "));
     match said {
         Some((_, said)) if output.status.success() => said.to_string(),
-        _ => panic!("{name} under {limit}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)),
+        _ => {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            panic!("{name} with {variable}={value}: {}\n{stderr}", output.status)
+        }
     }
 }
 
-#[test]
-fn no_constructor_aborts_where_memory_is_short() {
-    for (name, _) in &CASES {
-        let mut refusals = 0;
-        // Small steps, so that each table is once the one that there is no memory for.
-        let mut limit = 1u64 << 20;
-        loop {
-            match &run(name, &format!("+{limit}"))[..] {
-                "Ok" => break,
-                said => assert_eq!(said, "OutOfMemory", "{name} with {limit} bytes"),
-            }
-            refusals += 1;
-            limit += limit / 3;
+/// What a child says with each of its large allocations refused in turn, and at last with none.
+fn with_each_refused(name: &str) -> Vec<String> {
+    let mut said = vec![];
+    for n in 0.. {
+        said.push(run(name, (REFUSED, &n.to_string())));
+        if said[n].ends_with(", not refused") {
+            break;
         }
-        println!("{name}: {limit} bytes are enough, {refusals} smaller limits are not");
-        assert!(refusals > 3, "{name}");
+    }
+    println!("{name}: {said:?}");
+    said
+}
+
+#[test]
+fn each_table_of_a_constructor_may_be_the_one_that_there_is_no_memory_for() {
+    for (name, _) in &CASES {
+        let mut said = with_each_refused(name);
+        assert_eq!(said.pop().unwrap(), "Ok, not refused", "{name}");
+        assert!(
+            !said.is_empty() && said.iter().all(|said| said == "OutOfMemory, refused"),
+            "{name}: {said:?}"
+        );
+    }
+}
+
+/// Where there is none for the search for the cause of an error, the error has no cause.
+#[test]
+fn a_wrong_index_is_refused_where_memory_is_short() {
+    for (name, _) in &WRONG {
+        let mut said = with_each_refused(name);
+        assert_eq!(said.pop().unwrap(), "another error, not refused", "{name}");
+        let mut rest = said.iter().skip_while(|said| *said == "OutOfMemory, refused").peekable();
+        assert!(
+            rest.peek().is_some() && rest.all(|said| said == "another error, refused"),
+            "{name}: {said:?}"
+        );
     }
 }
 
 /// What a data set takes: 20,000,000 incidences in 650 MB, 160 of which are the ids that they are made from.
 #[test]
 fn twenty_million_incidences_fit_into_650_megabytes() {
-    assert_eq!(run("20,000,000 incidences", "650000000"), "Ok");
+    assert_eq!(run("20,000,000 incidences", (LIMIT, "650000000")), "Ok, not refused");
 }

@@ -12,6 +12,7 @@ fn messages() -> Vec<(Error, &'static str)> {
         (
             Error::VertexOutOfRange {
                 table: "vertices",
+                list: None,
                 position: 3,
                 value: -1,
                 bound: 3,
@@ -19,6 +20,17 @@ fn messages() -> Vec<(Error, &'static str)> {
             },
             "vertices[3] is vertex -1, but there are 3 vertices, 0 to 2. It looks like this: negative ids are padding; leave \
              them out",
+        ),
+        (
+            Error::VertexOutOfRange {
+                table: "edges",
+                list: Some(1),
+                position: 0,
+                value: 9,
+                bound: 4,
+                looks_like: None,
+            },
+            "edges[1][0] is vertex 9, but there are 4 vertices, 0 to 3: correct the id, or the number of vertices",
         ),
         (
             Error::HyperedgeOutOfRange {
@@ -36,6 +48,11 @@ fn messages() -> Vec<(Error, &'static str)> {
              the hyperedges, give their running sums, from 0 on",
         ),
         (
+            Error::NoPointers { table: "edge_ptr" },
+            "edge_ptr is empty, but there is one pointer more than there are hyperedges: where there are none, give the \
+             pointer 0 alone",
+        ),
+        (
             Error::FirstPointerNotZero { table: "edge_ptr", value: 1 },
             "edge_ptr[0] = 1, but the first pointer must be 0: for a part of a larger table, subtract the first pointer from \
              all",
@@ -46,18 +63,33 @@ fn messages() -> Vec<(Error, &'static str)> {
              pointer more than there are rows",
         ),
         (
-            Error::LengthMismatch { table: "hyperedges", value: 1, bound: 2, bound_of: "vertices" },
-            "hyperedges has length 1, but must have length 2 to go with vertices",
+            Error::LengthMismatch {
+                table: "hyperedges",
+                value: 1,
+                bound: 2,
+                bound_of: "vertices, the other row of the index",
+            },
+            "hyperedges has length 1, but must have length 2 to go with vertices, the other row of the index",
+        ),
+        (
+            Error::LengthMismatch {
+                table: "offsets",
+                value: 3,
+                bound: 4,
+                bound_of: "the instances of the batch",
+            },
+            "offsets has length 3, but must have length 4 to go with the instances of the batch",
         ),
         (
             Error::RepeatedIncidence {
                 table: "edges",
-                position: 4,
+                list: Some(1),
+                position: 2,
                 vertex: 2,
                 hyperedge: 1,
                 looks_like: None,
             },
-            "edges[4] repeats vertex 2 in hyperedge 1: choose Repeats::Keep or Repeats::Merge if this is meant",
+            "edges[1][2] repeats vertex 2 in hyperedge 1: choose Repeats::Keep or Repeats::Merge if this is meant",
         ),
         (
             Error::TopologyOutOfRange { table: "topology_ids", instance: 1, value: 1, bound: 1 },
@@ -79,7 +111,7 @@ fn messages() -> Vec<(Error, &'static str)> {
         ),
         (
             Error::NegativeCount { table: "vertex_owners", graph: 1, value: -2 },
-            "vertex_owners[1] = -2, but a graph has at least 0 of them: give a count for each graph, without padding",
+            "vertex_owners[1] = -2, but a count is not negative: give one for each graph, without padding",
         ),
         (
             Error::GraphIdsNotSorted {

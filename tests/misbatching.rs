@@ -4,6 +4,7 @@
 use hyperscatter::{AllInFirst, Batch, Error, Incidence, Misbatching, Owners, Repeats};
 use proptest::prelude::*;
 
+use crate::invariants::is_all_in_first;
 use crate::layouts::edges;
 
 /// Graphs as their loader has them: vertices, and hyperedges by their members.
@@ -167,11 +168,18 @@ fn empty_hyperedges_and_graphs_are_legal() {
             assert_eq!(batch.topology(g), &Incidence::from_edges(*n, edges, Repeats::Keep).unwrap());
         }
     }
-    // The first graph that could have incidences is not always graph 0.
+    // The first graph that could have incidences is not always graph 0: here all are in graph 2, and local
+    // ids of graph 3 are others.
     let graphs = [no_edges, no_vertices, pair(), all_empty];
-    let error = batch(&graphs, None, AllInFirst::Reject).unwrap_err();
-    assert!(matches!(error, Error::AllInFirstGraph { graph: 2, later: 3, incidences: 2, .. }), "{error}");
-    batch(&graphs, None, AllInFirst::Accept).unwrap();
+    batch(&graphs, None, AllInFirst::Reject).unwrap();
+    let (n, m) = (Owners::Counts(&[3, 2, 3]), Owners::Counts(&[0, 1, 2]));
+    Batch::from_batched_coo(3, &[3, 4], &[0, 0], n, m, Repeats::Reject, AllInFirst::Reject).unwrap();
+    // But they may be local ids of a later graph that is larger.
+    let (n, m) = (Owners::Counts(&[3, 2, 5]), Owners::Counts(&[0, 1, 2]));
+    let batch = |all| Batch::from_batched_coo(3, &[3, 4], &[0, 0], n, m, Repeats::Reject, all);
+    let error = batch(AllInFirst::Reject).unwrap_err();
+    assert!(matches!(error, Error::AllInFirstGraph { graph: 1, later: 2, incidences: 2, .. }), "{error}");
+    batch(AllInFirst::Accept).unwrap();
 }
 
 #[test]
@@ -213,6 +221,59 @@ fn owners_of_the_wrong_kind_are_named() {
     named(Counts(&m), Counts(&n), Misbatching::RowsExchanged);
 }
 
+/// Owners of the right kind with a plain mistake in them are not called owners of another kind: a name must
+/// explain the index, too.
+#[test]
+fn owners_of_the_right_kind_are_not_called_another() {
+    use Owners::{Counts, GraphIds};
+    let named = |n_graphs, vertices: &[u8], hyperedges: &[u8], n: Owners<'_, i8>, m: Owners<'_, i8>| {
+        let (repeats, all) = (Repeats::Keep, AllInFirst::Reject);
+        let error = Batch::from_batched_coo(n_graphs, vertices, hyperedges, n, m, repeats, all).unwrap_err();
+        println!("{error}");
+        looks_like(&error)
+    };
+    // Three graphs of two vertices and one hyperedge.
+    let (vertices, hyperedges) = ([0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2]);
+    let three = |n, m| named(3, &vertices, &hyperedges, n, m);
+    let (n, m) = (Counts(&[2, 2, 2]), Counts(&[1, 1, 1]));
+    assert_eq!(three(n, GraphIds(&[1, 2, 3])), Some(Misbatching::OneBasedGraphIds));
+    assert_eq!(three(n, GraphIds(&[0, 1, 7])), None);
+    assert_eq!(three(n, GraphIds(&[0, 1, -1])), None);
+    assert_eq!(three(Counts(&[2, 2]), m), None);
+    assert_eq!(three(n, Counts(&[])), None);
+    assert_eq!(three(Counts(&[]), Counts(&[])), None);
+    // Both rows, of the same kind.
+    assert_eq!(
+        three(GraphIds(&[1, 1, 2, 2, 3, 3]), GraphIds(&[1, 2, 3])),
+        Some(Misbatching::OneBasedGraphIds)
+    );
+    assert_eq!(three(GraphIds(&[2, 2, 2]), GraphIds(&[1, 1, 1])), Some(Misbatching::CountsAsGraphIds));
+    assert_eq!(three(GraphIds(&[2, 2, 2]), m), Some(Misbatching::CountsAsGraphIds));
+    assert_eq!(three(Counts(&[0, 0, 1, 1, 2, 2]), Counts(&[0, 1, 2])), Some(Misbatching::GraphIdsAsCounts));
+    // An index of four such graphs, one of whose counts is missing.
+    let (vertices, hyperedges) = ([0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 1, 1, 2, 2, 3, 3]);
+    assert_eq!(named(4, &vertices, &hyperedges, Counts(&[2, 2, 2]), Counts(&[1; 4])), None);
+    // No index tells nothing.
+    assert_eq!(named(4, &[], &[], Counts(&[1, 2, 3]), Counts(&[1; 4])), None);
+}
+
+/// Graph ids that start at 1 in one of the two arrays, where the last graph owns nothing, so that they are
+/// legal.
+#[test]
+fn one_based_graph_ids_that_are_legal_are_named() {
+    let batch = |n: &[u8], m: &[u8]| {
+        let (n, m) = (Owners::GraphIds(n), Owners::GraphIds(m));
+        let index = ([0u8, 1, 2, 3], [0u8, 0, 1, 1]);
+        Batch::from_batched_coo(3, &index.0, &index.1, n, m, Repeats::Keep, AllInFirst::Reject)
+    };
+    batch(&[0, 0, 1, 1], &[0, 1]).unwrap();
+    for (n, m) in [([1, 1, 2, 2], [0, 1]), ([0, 0, 1, 1], [1, 2])] {
+        let error = batch(&n, &m).unwrap_err();
+        assert_eq!(looks_like(&error), Some(Misbatching::OneBasedGraphIds), "{error}");
+    }
+    batch(&[1, 1, 2, 2], &[1, 2]).expect("it cannot be told from a right one");
+}
+
 /// Counts that are legal graph ids, of as many graphs: only the index tells.
 #[test]
 fn counts_that_are_legal_graph_ids_are_named() {
@@ -246,32 +307,87 @@ fn mistakes_of_a_single_index_are_named() {
     assert_eq!(coo(&[0, 1, 9], &[0, 1, 0]), None);
 }
 
+/// The graph of an id, as the sizes of the graphs tell it.
+fn owner(sizes: &[usize], id: i64) -> Option<usize> {
+    let mut ends = sizes.iter().scan(0, |end, size| {
+        *end += *size as i64;
+        Some(*end)
+    });
+    if id < 0 { None } else { ends.position(|end| id < end) }
+}
+
+fn is_of_one_graph(n: &[usize], m: &[usize], v: i64, e: i64) -> bool {
+    owner(n, v).is_some() && owner(n, v) == owner(m, e)
+}
+
+/// Whether a mistake leaves these rows of some graphs of these sizes: graph by graph and incidence by
+/// incidence, as slowly and simply as can be.
+fn leaves(mistake: Misbatching, n: &[usize], m: &[usize], pairs: &[(i64, i64)]) -> bool {
+    use Misbatching::*;
+    let before = |sizes: &[usize], g: usize| sizes[..g].iter().sum::<usize>() as i64;
+    let largest = |sizes: &[usize]| sizes.iter().copied().max().unwrap_or(0) as i64;
+    let fits = |g: usize, v: i64, e: i64| (0..n[g] as i64).contains(&v) && (0..m[g] as i64).contains(&e);
+    let shifted = |shift: &dyn Fn(usize) -> (i64, i64)| {
+        pairs.iter().all(|(v, e)| (0..n.len()).any(|g| fits(g, v - shift(g).0, e - shift(g).1)))
+    };
+    let one = |v: i64, e: i64| is_of_one_graph(n, m, v, e);
+    // The row that is right tells the graphs; each graph's shift is the end of what those before it use.
+    let by_largest = |own: &[usize], pairs: &mut dyn Iterator<Item = (i64, i64)>| {
+        let mut ends = vec![0; own.len() + 1];
+        for (of_graph, id) in pairs {
+            let g = owner(own, of_graph)?;
+            ends[g + 1] = ends[g + 1].max(id + 1);
+        }
+        (0..own.len()).for_each(|g| ends[g + 1] = ends[g + 1].max(ends[g]));
+        Some(ends)
+    };
+    match mistake {
+        NotShifted => shifted(&|_| (0, 0)),
+        ShiftedByVertices => shifted(&|g| (before(n, g), before(n, g))),
+        ShiftedByHyperedges => shifted(&|g| (before(m, g), before(m, g))),
+        HyperedgesNotShifted => shifted(&|g| (before(n, g), 0)),
+        VerticesNotShifted => shifted(&|g| (0, before(m, g))),
+        ExchangedShifts => shifted(&|g| (before(m, g), before(n, g))),
+        HyperedgesShiftedByLargestId => by_largest(n, &mut pairs.iter().copied())
+            .is_some_and(|ends| shifted(&|g| (before(n, g), ends[g]))),
+        VerticesShiftedByLargestId => by_largest(m, &mut pairs.iter().map(|&(v, e)| (e, v)))
+            .is_some_and(|ends| shifted(&|g| (ends[g], before(m, g)))),
+        PaddedToLargest => shifted(&|g| (g as i64 * largest(n), g as i64 * largest(m))),
+        ShiftedPastOwnGraph => shifted(&|g| (before(n, g + 1), before(m, g + 1))),
+        RowsExchanged => pairs.iter().all(|&(v, e)| one(e, v)),
+        OneBased => pairs.iter().all(|&(v, e)| one(v - 1, e - 1)),
+        OneBasedVertices => pairs.iter().all(|&(v, e)| one(v - 1, e)),
+        OneBasedHyperedges => pairs.iter().all(|&(v, e)| one(v, e - 1)),
+        NegativePadding => pairs.iter().all(|&(v, e)| v.min(e) < 0 || one(v, e)),
+        // Of owners, which are right.
+        _ => false,
+    }
+}
+
 proptest! {
     /// Whatever a loader did: an index passes only if each incidence joins a vertex and a hyperedge of one
-    /// graph, and not all are in the first of several that could have some. What is refused is named: this
-    /// mistake, or one that leaves the same.
+    /// graph, and not all are in the first of several that could have some and may be local ids. What is
+    /// refused is named: this mistake, or one that leaves such rows, too.
     #[test]
     fn a_mistaken_index_is_named_or_a_right_index_of_other_graphs(
         graphs in prop::collection::vec(edges(), 0..5),
         mistake in prop::sample::select(&MISTAKES[..]),
     ) {
         let ((n, m), (vertices, hyperedges)) = (sizes(&graphs), mistaken(&graphs, Some(mistake)));
-        let owner = |sizes: &[usize], id: i64| {
-            let mut ends = sizes.iter().scan(0, |end, size| { *end += *size as i64; Some(*end) });
-            if id < 0 { None } else { ends.position(|end| id < end) }
-        };
-        let is_right = vertices.iter().zip(&hyperedges).all(|(&v, &e)| {
-            owner(&n, v).is_some() && owner(&n, v) == owner(&m, e)
-        });
-        let could_have = |g: &usize| n[*g] > 0 && m[*g] > 0;
-        let first = (0..graphs.len()).find(could_have);
-        let is_all_in_first = !vertices.is_empty()
-            && (0..graphs.len()).filter(could_have).count() > 1
-            && vertices.iter().all(|&v| owner(&n, v) == first);
+        let pairs: Vec<_> = vertices.iter().copied().zip(hyperedges.iter().copied()).collect();
+        let is_right = pairs.iter().all(|&(v, e)| is_of_one_graph(&n, &m, v, e));
         match batch(&graphs, Some(mistake), AllInFirst::Reject) {
-            Ok(_) => prop_assert!(is_right && !is_all_in_first),
-            Err(error @ Error::AllInFirstGraph { .. }) => prop_assert!(is_right && is_all_in_first, "{error}"),
-            Err(error) => prop_assert!(!is_right && looks_like(&error).is_some(), "{error}"),
+            Ok(batch) => prop_assert!(is_right && !is_all_in_first(&batch, &vertices, &hyperedges)),
+            Err(error @ Error::AllInFirstGraph { .. }) => {
+                let accepted = batch(&graphs, Some(mistake), AllInFirst::Accept).unwrap();
+                prop_assert!(is_right && is_all_in_first(&accepted, &vertices, &hyperedges), "{error}");
+            }
+            Err(error) => {
+                let named = looks_like(&error);
+                prop_assert!(!is_right && named.is_some(), "{error}");
+                let named = named.unwrap();
+                prop_assert!(named == mistake || leaves(named, &n, &m, &pairs), "{mistake:?}, but {error}");
+            }
         }
     }
 }

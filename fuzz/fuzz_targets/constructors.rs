@@ -89,7 +89,7 @@ fuzz_target!(|input: Input| {
         if let Ok(batch) = batch(AllInFirst::Accept) {
             assert_batch(&batch);
             let all_in_first = matches!(rejected, Err(Error::AllInFirstGraph { .. }));
-            assert_eq!(is_all_in_first(&batch), all_in_first, "{rejected:?}");
+            assert_eq!(is_all_in_first(&batch, &a, &b), all_in_first, "{rejected:?}");
         } else {
             assert!(rejected.is_err());
         }

@@ -39,8 +39,9 @@ impl<'a> Graphs<'a> {
         n_incidences: usize,
     ) -> Result<Self> {
         let n_graphs = vertex_starts.len() - 1;
-        let n_pointers = vertex_starts[n_graphs] + hyperedge_starts[n_graphs] + 2 * n_graphs;
-        let words = try_zeroed("the topologies", n_pointers + 2 * n_incidences)?;
+        let rows = [vertex_starts[n_graphs], hyperedge_starts[n_graphs], n_graphs, n_graphs];
+        let n_words = rows.iter().chain(&[n_incidences; 2]).fold(0usize, |sum, &n| sum.saturating_add(n));
+        let words = try_zeroed("the topologies", n_words)?;
         let incidence_starts = try_with_capacity("the starts of the topologies", n_graphs)?;
         Ok(Self { words, vertex_starts, hyperedge_starts, incidence_starts, n_incidences })
     }
@@ -79,25 +80,32 @@ impl<'a> Graphs<'a> {
         let n_graphs = self.n_graphs();
         let own = |starts: &[usize], graph: usize| starts[graph] + graph..starts[graph + 1] + graph + 1;
         let Parts { edge_pointers, members, vertex_pointers, edges } = self.parts();
-        // As most indices are: then the members are in their places already.
-        let is_sorted = hyperedges.is_sorted_by_key(|e| e.value());
-        let mut end = 0;
+        let order = Order::of(vertices, hyperedges);
+        let mut start = 0;
         for graph in 0..n_graphs {
-            starts.push(end);
+            starts.push(start);
             let pointers = &mut edge_pointers[own(hyperedge_starts, graph)];
-            end += if is_sorted { ends_of_rows(pointers) } else { starts_of_rows(pointers) };
-            starts_of_rows(&mut vertex_pointers[own(vertex_starts, graph)]);
-        }
-        if is_sorted {
-            for graph in 0..n_graphs {
-                let end = starts.get(graph + 1).map_or(vertices.len(), |&end| end);
-                let (own_members, own_vertices) =
-                    (&mut members[starts[graph]..end], &vertices[starts[graph]..end]);
-                for (member, vertex) in own_members.iter_mut().zip(own_vertices) {
-                    *member = (vertex.value() as usize - vertex_starts[graph]) as u32;
-                }
+            let by_vertex = &mut vertex_pointers[own(vertex_starts, graph)];
+            let (n_edges, n_vertices) = match order {
+                Order::ByHyperedge => (ends_of_rows(pointers), starts_of_rows(by_vertex)),
+                Order::ByVertex => (starts_of_rows(pointers), ends_of_rows(by_vertex)),
+                Order::Other => (starts_of_rows(pointers), starts_of_rows(by_vertex)),
+            };
+            debug_assert_eq!(n_edges, n_vertices);
+            let range = start..start + n_edges;
+            start = range.end;
+            let (v0, e0) = (vertex_starts[graph], hyperedge_starts[graph]);
+            let local = vertices[range.clone()].iter().zip(&hyperedges[range.clone()]);
+            let local =
+                local.map(|(v, e)| ((v.value() as usize - v0) as u32, (e.value() as usize - e0) as u32));
+            let (members, edges) = (&mut members[range.clone()], &mut edges[range]);
+            match order {
+                Order::ByHyperedge => fill_both(local.map(|(v, e)| (e, v)), members, by_vertex, edges),
+                Order::ByVertex => fill_both(local, edges, pointers, members),
+                Order::Other => {}
             }
-        } else {
+        }
+        if order == Order::Other {
             let (mut graph, mut own_edges) = (0, 0..0);
             for (vertex, edge) in vertices.iter().zip(hyperedges) {
                 let (vertex, edge) = (vertex.value() as usize, edge.value() as usize);
@@ -132,7 +140,9 @@ impl<'a> Graphs<'a> {
                 count_rows(by_vertex, members);
                 starts_of_rows(by_vertex);
             }
-            transpose(pointers, members, by_vertex, &mut edges[starts[graph]..][..kept]);
+            if kept < all || order == Order::Other {
+                transpose(pointers, members, by_vertex, &mut edges[starts[graph]..][..kept]);
+            }
         }
         self.incidence_starts = starts;
         Ok(())
@@ -203,6 +213,42 @@ pub(crate) fn graph_of(starts: &[usize], last: usize, id: usize) -> usize {
     match starts.get(last + 1..last + 3) {
         Some(next) if (next[0]..next[1]).contains(&id) => last + 1,
         _ => starts.partition_point(|&start| start <= id) - 1,
+    }
+}
+
+/// How the incidences of an index stand.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    /// Hyperedge after hyperedge, as most are: the members are in their places already.
+    ByHyperedge,
+    /// Vertex after vertex, and each vertex's hyperedges ascending: the transpose is in its place already.
+    ByVertex,
+    Other,
+}
+
+impl Order {
+    fn of<V: Index, E: Index>(vertices: &[V], hyperedges: &[E]) -> Self {
+        if hyperedges.is_sorted_by_key(|e| e.value()) {
+            return Self::ByHyperedge;
+        }
+        let pairs = vertices.iter().zip(hyperedges).map(|(v, e)| (v.value(), e.value()));
+        if pairs.is_sorted() { Self::ByVertex } else { Self::Other }
+    }
+}
+
+/// Writes entries that come row after row, and their transpose, whose rows start where `pointers` say at one
+/// behind them. `pairs` are rows and entries.
+fn fill_both(
+    pairs: impl Iterator<Item = (u32, u32)>,
+    entries: &mut [u32],
+    pointers: &mut [u32],
+    transposed: &mut [u32],
+) {
+    for ((row, entry), place) in pairs.zip(entries) {
+        *place = entry;
+        let place = &mut pointers[entry as usize + 1];
+        transposed[*place as usize] = row;
+        *place += 1;
     }
 }
 

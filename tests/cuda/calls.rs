@@ -9,7 +9,7 @@ use super::gpu::{Gpu, Mode};
 use super::operators::{
     Call, Case, F, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric, table_batch,
 };
-use crate::calls::allocations;
+use crate::allocator::allocations;
 use crate::common::{bits, features};
 
 /// What cannot be fewer: a look at the current context and one at the capture, and the launches. In a context with several
