@@ -97,6 +97,29 @@ fn the_ends_of_the_range<T: TestElement>(backend: &dyn Backend<T>) {
     }
 }
 
+/// Weights that no power of two is: a subnormal one, and two whose products with z are no `f32`.
+fn a_pair_under_weights_of_any_scale(backend: &dyn Backend<f32>) {
+    let conv = Conv::default();
+    let subnormal = one_feature(backend, conv, (2, &[&[0, 1]]), &[1e-39], &[1.0, 3.0], &[1.0, 2.0]);
+    assert_eq!(subnormal, [vec![2.0; 2], vec![1.5; 2], vec![0.0]]);
+    let [y, grad_x, _] =
+        one_feature(backend, conv, (2, &[&[0, 1], &[0, 1]]), &[1e38, 2e38], &[1.0, 3.0], &[1.0, 2.0]);
+    for (value, right) in y.into_iter().zip([2.0; 2]).chain(grad_x.into_iter().zip([1.5; 2])) {
+        assert!((value - right).abs() <= 1e-6, "{value} instead of {right}");
+    }
+}
+
+#[test]
+fn a_pair_under_weights_of_any_scale_on_the_cpu() {
+    a_pair_under_weights_of_any_scale(&Cpu);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_pair_under_weights_of_any_scale_on_the_gpu() {
+    a_pair_under_weights_of_any_scale(&Cuda::new(Mode::PLAIN));
+}
+
 /// A degree that is not finite makes its rows, and what is differentiated through them, NaN; a degree of zero makes zeros.
 fn degrees_that_are_not_finite<T: TestElement>(backend: &dyn Backend<T>) {
     let (x, g) = ([1.0, 3.0, 5.0, 7.0], [1.0, 2.0, 4.0, 8.0]);
