@@ -106,7 +106,7 @@
 //! kernel finds, any may be reported, and another one in the next run: that, and nothing else, depends on scheduling.
 //!
 //! # What has run
-//! An H100 (compute capability 9.0, driver 580, 2026-11-26, commit 32b01f90765a) passed every test, with the bits of the CPU, and
+//! An H100 (compute capability 9.0, driver 580, 2026-11-26, commit fb3d1756066a) passed every test, with the bits of the CPU, and
 //! compute-sanitizer found nothing in the kernels; races were looked for by its racecheck alone. An H200 passed every test of
 //! results at an earlier commit. No other generation has run them. Logs and times: `benches/results` in the repository.
 //! Elsewhere the tests run on an emulated driver.
