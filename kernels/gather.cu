@@ -433,8 +433,8 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
     }
 }
 
-// With 72 registers a thread, 7 blocks fit on a multiprocessor; 16-bit features, of which a lane has more, and the checked
-// builds need more.
+// With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has more, and the
+// checked builds need more. With one block more, `f16` and `f64_checked` spill (kernels/resources.py).
 #define ENTRIES(T, NAME, CHECKED, BLOCKS)                                               \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) { \
         gather<T, T, CHECKED>(args, GATHER);                                            \
