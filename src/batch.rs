@@ -3,39 +3,12 @@
 
 use std::sync::Arc;
 
+use crate::axis::Axis;
 use crate::distinct::Distinct;
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::groups::Groups;
 use crate::incidence::Incidence;
 use crate::index::{Index, below};
-
-/// The two kinds of rows of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Axis {
-    Vertex,
-    Hyperedge,
-}
-
-impl Axis {
-    /// What the rows of a whole batch are counted as.
-    pub(crate) fn total(self) -> &'static str {
-        match self {
-            Self::Vertex => "the number of vertices of the batch",
-            Self::Hyperedge => "the number of hyperedges of the batch",
-        }
-    }
-}
-
-impl Incidence {
-    /// The number of rows along `axis`.
-    #[inline]
-    pub(crate) fn size(&self, axis: Axis) -> usize {
-        match axis {
-            Axis::Vertex => self.n_vertices(),
-            Axis::Hyperedge => self.n_hyperedges(),
-        }
-    }
-}
 
 /// Hypergraph instances to be computed together. Either *replicated*: copies of one topology, whose number is an
 /// operand of each call, so that a batch costs the same for 1 and for 24,576 copies and a smaller last batch rebuilds

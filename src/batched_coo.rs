@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use crate::batch::{Axis, Batch};
+use crate::axis::Axis;
+use crate::batch::Batch;
 use crate::distinct::Distinct;
 use crate::error::{Error, Result, fits_u32, try_with_capacity, try_zeroed};
 use crate::incidence::{Graphs, Parts, Repeats, check_coo_lengths, graph_of, locate_repeat};
@@ -13,6 +14,7 @@ use crate::misbatching::{self, Misbatching, Suspect, owner_of, total};
 /// Which graph owns each vertex (or hyperedge) of an already batched index. Those of one graph stand
 /// together, graph after graph.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Owners<'a, I> {
     /// The graph of each vertex (or hyperedge), not decreasing: PyTorch Geometric's `batch` vector.
     GraphIds(&'a [I]),

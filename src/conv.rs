@@ -9,6 +9,7 @@ use crate::element::Accumulator;
 /// Where the hyperedge weights enter the convolution. Models trained under one convention and evaluated under another
 /// lose accuracy, so this must match where weights come from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum WeightUse {
     /// In the message and in the degree: U = w, D_v = Σ_{e∋v} w_e. The papers' formula, and the one that PyTorch
     /// Geometric documents.
@@ -22,12 +23,12 @@ pub enum WeightUse {
 
 impl WeightUse {
     /// Whether the weights scale the hyperedges' messages.
-    pub(crate) fn in_message(self) -> bool {
+    pub fn in_message(self) -> bool {
         self != Self::DegreeOnly
     }
 
     /// Whether the weights enter the vertex degrees.
-    pub(crate) fn in_degree(self) -> bool {
+    pub fn in_degree(self) -> bool {
         self != Self::MessageOnly
     }
 }
@@ -44,6 +45,7 @@ impl WeightUse {
 /// ∂w is as exact as its terms ⟨g, z_e − y_v⟩ / D_v are: the rounding of y_v is divided by D_v as well, and where hyperedges
 /// of equal z should make the difference 0, that is what is left of it, however small D_v is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Normalization {
     /// L = D⁻¹, R = 1. With [`WeightUse::Documented`] a vertex of a single incidence gives that hyperedge's weight a
     /// gradient of exactly zero.
@@ -147,6 +149,7 @@ pub(crate) const NO_SHIFT: i32 = -(1 << 20);
 
 /// How a step reduces the rows that it gathers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Reduce {
     /// Their sum.
     #[default]

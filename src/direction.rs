@@ -1,39 +1,57 @@
 //! The two steps as one: rows of a source axis are gathered into rows of a target axis.
 
-use crate::batch::Axis;
+use crate::axis::Axis;
 
-/// The scales of a step and their gradients, in errors.
-pub(crate) const VERTEX_SCALE: &str = "vertex_scale";
-pub(crate) const HYPEREDGE_SCALE: &str = "hyperedge_scale";
-pub(crate) const VERTEX_GRADIENT: &str = "gradients.vertex_scale";
-pub(crate) const HYPEREDGE_GRADIENT: &str = "gradients.hyperedge_scale";
+/// Which of the two steps. Source rows are read, target rows are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Rows of vertices are reduced to rows of hyperedges.
+    VertexToHyperedge,
+    /// Rows of hyperedges are reduced to rows of vertices.
+    HyperedgeToVertex,
+}
 
-/// Which of the two steps, and the names of its operands in errors.
+impl Direction {
+    /// Both.
+    pub const ALL: &'static [Self] = &[Self::VertexToHyperedge, Self::HyperedgeToVertex];
+
+    /// What it reads rows of.
+    pub fn source(self) -> Axis {
+        match self {
+            Self::VertexToHyperedge => Axis::Vertex,
+            Self::HyperedgeToVertex => Axis::Hyperedge,
+        }
+    }
+
+    /// What it computes rows of.
+    pub fn target(self) -> Axis {
+        self.source().other()
+    }
+
+    /// The names of its operands in errors.
+    pub(crate) fn names(self) -> Names {
+        match self {
+            Self::VertexToHyperedge => {
+                Names { input: "x", output: "z", grad_input: "grad_x", grad_output: "grad_z" }
+            }
+            Self::HyperedgeToVertex => {
+                Names { input: "z", output: "y", grad_input: "grad_z", grad_output: "grad_y" }
+            }
+        }
+    }
+}
+
+/// The names of the feature operands of a step and its backward.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Direction {
-    pub(crate) source: Axis,
-    pub(crate) target: Axis,
+pub(crate) struct Names {
     pub(crate) input: &'static str,
     pub(crate) output: &'static str,
     pub(crate) grad_input: &'static str,
     pub(crate) grad_output: &'static str,
 }
 
-impl Direction {
-    pub(crate) const VERTEX_TO_HYPEREDGE: Self = Self {
-        source: Axis::Vertex,
-        target: Axis::Hyperedge,
-        input: "x",
-        output: "z",
-        grad_input: "grad_x",
-        grad_output: "grad_z",
-    };
-    pub(crate) const HYPEREDGE_TO_VERTEX: Self = Self {
-        source: Axis::Hyperedge,
-        target: Axis::Vertex,
-        input: "z",
-        output: "y",
-        grad_input: "grad_z",
-        grad_output: "grad_y",
-    };
-}
+/// The names of the scales of a step and of their gradients, in errors.
+pub(crate) const VERTEX_SCALE: &str = "vertex_scale";
+pub(crate) const HYPEREDGE_SCALE: &str = "hyperedge_scale";
+pub(crate) const VERTEX_GRADIENT: &str = "gradients.vertex_scale";
+pub(crate) const HYPEREDGE_GRADIENT: &str = "gradients.hyperedge_scale";

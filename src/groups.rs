@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::error::{Result, try_with_capacity};
 use crate::incidence::Incidence;
 

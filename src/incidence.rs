@@ -13,6 +13,7 @@ use crate::misbatching::{self, Suspect};
 
 /// What to do with a vertex that a hyperedge lists more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Repeats {
     /// Keep every occurrence: it counts in sums, sizes and degrees each time, as in PyTorch Geometric.
     Keep,
@@ -24,6 +25,7 @@ pub enum Repeats {
 
 /// Which vertices get a hyperedge of their own, `{v}`, by [`Incidence::with_self_loops`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SelfLoops {
     /// None: the hypergraph stays as it is.
     None,

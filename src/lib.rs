@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+mod axis;
 mod batch;
 mod batched_coo;
 mod buffer;
@@ -16,18 +17,24 @@ mod groups;
 mod incidence;
 mod index;
 mod misbatching;
+mod operator;
 mod rows;
+mod step;
 mod windows;
 
+pub use axis::Axis;
 pub use batch::Batch;
 pub use batched_coo::{AllInFirst, Owners};
 pub use buffer::Buffer;
 pub use conv::{Conv, Normalization, Reduce, WeightUse};
+pub use direction::Direction;
 pub use element::{Accumulator, Element};
 pub use error::{Error, Result};
 pub use half;
 pub use incidence::{Csr, Incidence, Repeats, SelfLoops};
 pub use index::Index;
 pub use misbatching::Misbatching;
+pub use operator::Operator;
 pub use rows::{Out, RowLayout, Rows};
+pub use step::{Step, StepGradients};
 pub use windows::{Weights, WindowTable, Windows};

@@ -11,7 +11,8 @@
 //! | head `h` of `[T, E, H, d]` | `RowLayout::contiguous(d).row_stride(H * d)` on the buffer from element `h * d` on |
 //! | `[T, E_max, F]`, padded | `RowLayout::contiguous(F).instance_stride(E_max * F).instances(T)` |
 
-use crate::batch::{Axis, Batch};
+use crate::axis::Axis;
+use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 
@@ -93,7 +94,7 @@ pub enum Out<B> {
     /// The result replaces what the rows held; nothing of that is read.
     Overwrite(B),
     /// The result is added to what the rows hold.
-    Add(B),
+    Accumulate(B),
     /// The result is not wanted; what only it needs is not computed.
     Skip,
 }
@@ -107,7 +108,7 @@ impl<B> Out<B> {
     /// The buffer, if there is one.
     pub(crate) fn as_ref(&self) -> Option<&B> {
         match self {
-            Self::Overwrite(buffer) | Self::Add(buffer) => Some(buffer),
+            Self::Overwrite(buffer) | Self::Accumulate(buffer) => Some(buffer),
             Self::Skip => None,
         }
     }
@@ -284,16 +285,6 @@ pub(crate) fn agree_on_instances(
         (None, Some(x)) => Err(Error::UnknownInstances { operand: x.name }),
         // Nothing tells the number and nothing has elements: there is nothing to do.
         (None, None) => Ok(0),
-    }
-}
-
-impl Axis {
-    /// What its rows are of, in errors.
-    pub(crate) fn plural(self) -> &'static str {
-        match self {
-            Self::Vertex => "vertices",
-            Self::Hyperedge => "hyperedges",
-        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::batch::{Axis, Batch};
+use crate::axis::Axis;
+use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::groups::Groups;

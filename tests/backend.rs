@@ -126,7 +126,7 @@ impl<T: TestElement> Operators<T> for OnCpu<T> {
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
         match z {
-            Some(z) => self.0.conv_keeping_z(x, weights, z, y),
+            Some(z) => self.0.conv_saving_z(x, weights, z, y),
             None => self.0.conv(x, weights, y),
         }
     }
@@ -151,19 +151,19 @@ impl<T: TestElement> Operators<T> for OnCpu<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
     Overwrite,
-    Add,
+    Accumulate,
     Skip,
 }
 
 impl Write {
     pub fn any() -> impl Strategy<Value = Self> {
-        prop_oneof![Just(Self::Overwrite), Just(Self::Add), Just(Self::Skip)]
+        prop_oneof![Just(Self::Overwrite), Just(Self::Accumulate), Just(Self::Skip)]
     }
 
     pub fn to<B>(self, buffer: B) -> Out<B> {
         match self {
             Self::Overwrite => Out::Overwrite(buffer),
-            Self::Add => Out::Add(buffer),
+            Self::Accumulate => Out::Accumulate(buffer),
             Self::Skip => Out::Skip,
         }
     }

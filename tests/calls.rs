@@ -16,18 +16,16 @@ fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
     let grad_rows = Out::Overwrite(out(&mut grad_x[..n]));
     workspace.conv_backward(x, weights, rows(&y[..n]), grad_rows, Out::Overwrite(grad_w)).unwrap();
     let kept = &mut z_kept[..m];
-    workspace.conv_keeping_z(x, weights, out(kept), Out::Skip).unwrap();
+    workspace.conv_saving_z(x, weights, out(kept), Out::Skip).unwrap();
     let grad_rows = Out::Overwrite(out(&mut grad_x[..n]));
-    workspace.conv_backward_from_z(x, rows(kept), weights, x, grad_rows, Out::Add(grad_w)).unwrap();
-    let step =
-        Step { vertex_scale: Some(Weights::shared(&*scale)), hyperedge_scale: Some(weights), ..Step::mean() };
+    workspace.conv_backward_from_z(x, rows(kept), weights, x, grad_rows, Out::Accumulate(grad_w)).unwrap();
+    let step = Step::mean().vertex_scale(Weights::shared(&*scale)).hyperedge_scale(weights);
     workspace.vertex_to_hyperedge(&step, x, Out::Overwrite(out(&mut z_out[..m]))).unwrap();
-    workspace.hyperedge_to_vertex(&step, z, Out::Add(out(&mut y[..n]))).unwrap();
-    let gradients = StepGradients {
-        rows: Out::Add(out(&mut grad_x[..n])),
-        vertex_scale: Out::Add(grad_scale),
-        hyperedge_scale: Out::Add(grad_w),
-    };
+    workspace.hyperedge_to_vertex(&step, z, Out::Accumulate(out(&mut y[..n]))).unwrap();
+    let gradients = StepGradients::none()
+        .rows(Out::Accumulate(out(&mut grad_x[..n])))
+        .vertex_scale(Out::Accumulate(grad_scale))
+        .hyperedge_scale(Out::Accumulate(grad_w));
     workspace.vertex_to_hyperedge_backward(&step, x, rows(&z_out[..m]), gradients).unwrap();
 }
 
@@ -98,14 +96,12 @@ fn no_call_allocates() {
         ] {
             workspace.conv(rows(&x), weights, Out::Overwrite(out(&mut y))).unwrap();
             let grad_w = &mut grad_w[..len];
-            let grads = (Out::Add(out(&mut y)), Out::Overwrite(&mut grad_w[..]));
+            let grads = (Out::Accumulate(out(&mut y)), Out::Overwrite(&mut grad_w[..]));
             workspace.conv_backward(rows(&x), weights, rows(&x), grads.0, grads.1).unwrap();
-            let step = Step { hyperedge_scale: Some(weights), ..Step::mean() };
-            let gradients = StepGradients {
-                rows: Out::Overwrite(out(&mut grad_z)),
-                vertex_scale: Out::Skip,
-                hyperedge_scale: Out::Add(grad_w),
-            };
+            let step = Step::mean().hyperedge_scale(weights);
+            let gradients = StepGradients::none()
+                .rows(Out::Overwrite(out(&mut grad_z)))
+                .hyperedge_scale(Out::Accumulate(grad_w));
             workspace.hyperedge_to_vertex_backward(&step, rows(&z), rows(&x), gradients).unwrap();
         }
         assert_eq!(allocations(), before);

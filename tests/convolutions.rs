@@ -108,13 +108,13 @@ pub fn run<T: TestElement>(
     let g = layout.spread(&operands.g, g_place, false, nan);
     // What is overwritten is not read.
     let start = |write, seed, len| match write {
-        Write::Add => features(layout.seed ^ seed, len),
+        Write::Accumulate => features(layout.seed ^ seed, len),
         _ => vec![nan; len],
     };
     let mut y = layout.spread(&start(asked.y, 3, operands.x.len()), y_place, false, filler);
     let mut grad_x = layout.spread(&start(asked.grad_x, 4, operands.x.len()), grad_x_place, false, filler);
     let mut grad_weights = match asked.grad_weights {
-        Write::Add => sums::<T>(layout.seed ^ 5, operands.weights.len()),
+        Write::Accumulate => sums::<T>(layout.seed ^ 5, operands.weights.len()),
         _ => vec![T::acc(f64::NAN); operands.weights.len()],
     };
     let z = vec![T::acc(f64::NAN); layout.n_rows(true) * layout.features];
@@ -318,7 +318,7 @@ fn same_bits_on_cpu_and_gpu<T: GpuElement>(layout: &Layout, asked: Asked, poison
 fn extreme_convolutions_have_the_same_bits_on_cpu_and_gpu() {
     use hyperscatter_emulator::interface::Order;
     for (i, mode) in modes(&[Order::Forward, Order::Reverse]).enumerate() {
-        let grad_weights = if i % 2 == 0 { Write::Overwrite } else { Write::Add };
+        let grad_weights = if i % 2 == 0 { Write::Overwrite } else { Write::Accumulate };
         let asked = Asked { grad_weights, ..Asked::ALL };
         for layout in extremes() {
             same_bits_on_cpu_and_gpu::<f32>(&layout, asked, false, mode);

@@ -329,7 +329,7 @@ fn shapes() {
     let stated = Rows::new(&x[..24], RowLayout::contiguous(4).instances(3));
     assert_eq!(conv(stated), Error::InstancesMismatch { operand, value: 3, bound: 2, bound_of: "the batch" });
     // A gradient of a scale that the step does not have.
-    let gradients = StepGradients { vertex_scale: Out::Overwrite(&mut grad_w), ..StepGradients::default() };
+    let gradients = StepGradients::none().vertex_scale(Out::Overwrite(&mut grad_w));
     let (x, z) = (Rows::contiguous(&x[..24], 4), Rows::contiguous(&x[..24], 4));
     let error = call.workspace.vertex_to_hyperedge_backward(&Step::sum(), x, z, gradients).unwrap_err();
     assert_eq!(error, gradient("gradients.vertex_scale", 0, "vertex_scale"));

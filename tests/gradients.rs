@@ -95,7 +95,7 @@ impl Problem {
                 let offsets = self.offsets(all.len(), self.parameters.scale.len());
                 let table = WindowTable::for_vertices(&self.batch, &offsets).unwrap();
                 let vertex_scale = Some(cpu::Weights::table(&scale[..], &table));
-                let step = cpu::Step { reduce, vertex_scale, hyperedge_scale: Some(w) };
+                let step = cpu::Step::new(reduce).vertex_scale(vertex_scale).hyperedge_scale(w);
                 operators.step(to_hyperedges, step, rows, out).unwrap();
             }
         }
@@ -124,12 +124,11 @@ impl Problem {
             Operator::Step(StepKind { to_hyperedges, reduce }) => {
                 let table = WindowTable::for_vertices(&self.batch, &self.offsets).unwrap();
                 let vertex_scale = Some(cpu::Weights::table(&scale[..], &table));
-                let step = cpu::Step { reduce, vertex_scale, hyperedge_scale: Some(w) };
-                let gradients = cpu::StepGradients {
-                    rows: Out::Overwrite(grad_x),
-                    vertex_scale: Out::Overwrite(&mut gradients.scale[..]),
-                    hyperedge_scale: Out::Overwrite(grad_w),
-                };
+                let step = cpu::Step::new(reduce).vertex_scale(vertex_scale).hyperedge_scale(w);
+                let gradients = cpu::StepGradients::none()
+                    .rows(Out::Overwrite(grad_x))
+                    .vertex_scale(Out::Overwrite(&mut gradients.scale[..]))
+                    .hyperedge_scale(Out::Overwrite(grad_w));
                 operators.step_backward(to_hyperedges, step, x, g, gradients).unwrap();
             }
         }

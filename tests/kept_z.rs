@@ -15,8 +15,8 @@ use crate::layouts::{Layout, empty_batches, layout};
 
 const F: usize = 5;
 
-/// Forward and backward with and without a kept z.
-fn a_kept_z_changes_no_bit<T: TestElement>(
+/// Forward and backward with and without a saved z.
+fn a_saved_z_changes_no_bit<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
     [write_y, write_x, write_w]: [Write; 3],
@@ -59,12 +59,12 @@ fn a_kept_z_changes_no_bit<T: TestElement>(
 
 proptest! {
     #[test]
-    fn a_kept_z_changes_no_bit_on_the_cpu(
+    fn a_saved_z_changes_no_bit_on_the_cpu(
         layout in layout(),
         write in [Write::any(), Write::any(), Write::any()],
         element in element_types(),
     ) {
-        with_element!(element, a_kept_z_changes_no_bit(&Cpu, &layout, write));
+        with_element!(element, a_saved_z_changes_no_bit(&Cpu, &layout, write));
     }
 }
 
@@ -74,13 +74,13 @@ proptest! {
     #![proptest_config(cases(48))]
 
     #[test]
-    fn a_kept_z_changes_no_bit_on_the_gpu(
+    fn a_saved_z_changes_no_bit_on_the_gpu(
         layout in layout(),
         write in [Write::any(), Write::any(), Write::any()],
         mode in mode(),
         element in element_types(),
     ) {
-        with_element!(element, a_kept_z_changes_no_bit(&Cuda::new(mode), &layout, write));
+        with_element!(element, a_saved_z_changes_no_bit(&Cuda::new(mode), &layout, write));
     }
 }
 

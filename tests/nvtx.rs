@@ -56,7 +56,7 @@ fn each_call_is_a_range_of_its_name_also_where_it_fails() {
             let name = call[0].strip_prefix("call ").unwrap();
             assert_eq!(call[1..], [format!("push hyperscatter::{name}"), "pop".into()], "{printed:#?}");
         }
-        for operator in Operator::ALL {
+        for &operator in Operator::ALL {
             let times = calls.iter().filter(|call| call[0] == format!("call {}", operator.name())).count();
             assert!(times >= 2, "{}: {times} calls", operator.name());
         }
@@ -127,7 +127,7 @@ fn call_in_this_process() {
         called(Operator::Conv);
         tell(all.conv(read(), weights(), Out::Overwrite(Rows::contiguous(y.as_view_mut(), F))));
         called(Operator::Conv);
-        tell(all.conv_keeping_z(read(), weights(), Rows::contiguous(z.as_view_mut(), F), Out::Skip));
+        tell(all.conv_saving_z(read(), weights(), Rows::contiguous(z.as_view_mut(), F), Out::Skip));
         called(Operator::ConvBackward);
         let out = Out::Overwrite(grad_w.as_view_mut());
         tell(all.conv_backward(read(), weights(), read(), Out::Skip, out));
@@ -146,7 +146,7 @@ fn call_in_this_process() {
     let w = Weights::shared(pointer(w.device_ptr(&stream).0, 3));
     let y = Rows::contiguous(pointer(y.device_ptr_mut(&stream).0, 3 * F), F);
     let queue = stream.cu_stream();
-    for operator in Operator::ALL {
+    for &operator in Operator::ALL {
         println!("call {}", operator.name());
         let y = Out::Overwrite(y);
         // SAFETY: the buffers live until the end of this function, which waits, and only this stream uses them.

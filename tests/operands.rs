@@ -120,14 +120,13 @@ impl<T: TestElement> Calls<T> {
         let (grad_x, grad_w) = (of_rows.to(out(&mut outputs.grad_x)), of_weights.to(&mut outputs.grad_w[..]));
         operators.conv_backward(x, None, weights, x, grad_x, grad_w).unwrap();
         let vertex_scale = Some(cpu::Weights::shared(&self.scale[..]));
-        let step = cpu::Step { vertex_scale, hyperedge_scale: Some(weights), ..cpu::Step::mean() };
+        let step = cpu::Step::mean().vertex_scale(vertex_scale).hyperedge_scale(weights);
         for (i, (to_hyperedges, from, to)) in [(true, x, z), (false, z, x)].into_iter().enumerate() {
             operators.step(to_hyperedges, step, from, of_rows.to(out(&mut outputs.step_rows[i]))).unwrap();
-            let gradients = cpu::StepGradients {
-                rows: of_rows.to(out(&mut outputs.step_grad_rows[i])),
-                vertex_scale: of_weights.to(&mut outputs.grad_vertex_scale[i][..]),
-                hyperedge_scale: of_scales.to(&mut outputs.grad_hyperedge_scale[i][..]),
-            };
+            let gradients = cpu::StepGradients::none()
+                .rows(of_rows.to(out(&mut outputs.step_grad_rows[i])))
+                .vertex_scale(of_weights.to(&mut outputs.grad_vertex_scale[i][..]))
+                .hyperedge_scale(of_scales.to(&mut outputs.grad_hyperedge_scale[i][..]));
             operators.step_backward(to_hyperedges, step, from, to, gradients).unwrap();
         }
         outputs
@@ -149,7 +148,7 @@ fn assert_added<T: Element>(added: &[T], before: &[T], result: &[T]) {
 
 /// Results replace what is there, are added to it, or are skipped; what happens to one output changes no other.
 fn outputs_are_added_to_or_skipped<T: TestElement>(backend: &dyn Backend<T>) {
-    use Write::{Add, Overwrite, Skip};
+    use Write::{Accumulate, Overwrite, Skip};
     let batch = pairs();
     let mut operators = operators(backend, &batch, 3);
     let mut calls = Calls::<T>::new(3);
@@ -176,7 +175,7 @@ fn outputs_are_added_to_or_skipped<T: TestElement>(backend: &dyn Backend<T>) {
         grad_vertex_scale: [sums(4), sums(4)],
         grad_hyperedge_scale: [sums(6), sums(6)],
     };
-    let added = calls.run(&mut *operators, [Add; 3]);
+    let added = calls.run(&mut *operators, [Accumulate; 3]);
     for ((added, before), result) in added.rows().iter().zip(calls.before.rows()).zip(results.rows()) {
         assert_added(added, before, result);
     }
@@ -226,7 +225,7 @@ fn a_window_table_serves_fewer_copies<T: TestElement>(backend: &dyn Backend<T>) 
         assert!(widen(&grad_w).iter().all(|g| g.is_finite()));
         let mut z: Vec<T> = nan(copies * 6 * F);
         let vertex_scale = Some(cpu::Weights::table(w.values, &scales));
-        let step = cpu::Step { vertex_scale, hyperedge_scale: Some(w), ..cpu::Step::default() };
+        let step = cpu::Step::sum().vertex_scale(vertex_scale).hyperedge_scale(w);
         operators.step(true, step, x, Out::Overwrite(out(&mut z))).unwrap();
         if copies == 4 {
             (all_y, all_z) = (y, z);
@@ -251,15 +250,13 @@ fn what_no_window_covers_has_gradient_zero<T: TestElement>(backend: &dyn Backend
     let ones = [T::acc(1.0); 20];
     let w = cpu::Weights::table(&ones[..], &table);
     let vertex_scale = Some(cpu::Weights::table(&ones[..], &scales));
-    let step = cpu::Step { vertex_scale, hyperedge_scale: Some(w), ..cpu::Step::default() };
-    for (write, uncovered) in [(Write::Overwrite, 0.0), (Write::Add, 7.0)] {
+    let step = cpu::Step::sum().vertex_scale(vertex_scale).hyperedge_scale(w);
+    for (write, uncovered) in [(Write::Overwrite, 0.0), (Write::Accumulate, 7.0)] {
         let [mut of_conv, mut of_vertices, mut of_hyperedges] = [7.0; 3].map(|v| vec![T::acc(v); 20]);
         operators.conv_backward(x, None, w, g, Out::Skip, write.to(&mut of_conv[..])).unwrap();
-        let gradients = cpu::StepGradients {
-            rows: Out::Skip,
-            vertex_scale: write.to(&mut of_vertices[..]),
-            hyperedge_scale: write.to(&mut of_hyperedges[..]),
-        };
+        let gradients = cpu::StepGradients::none()
+            .vertex_scale(write.to(&mut of_vertices[..]))
+            .hyperedge_scale(write.to(&mut of_hyperedges[..]));
         operators.step_backward(true, step, x, z, gradients).unwrap();
         for (gradient, width) in [(&of_conv, 6), (&of_hyperedges, 6), (&of_vertices, 4)] {
             for (slot, gradient) in widen(gradient).into_iter().enumerate() {
@@ -335,18 +332,17 @@ fn zero_of_everything_is_legal<T: TestElement>(backend: &dyn Backend<T>) {
         assert!(zeros(&widen(&grad_w)));
 
         let vertex_scale = Some(cpu::Weights::shared(&scale[..]));
-        let step = cpu::Step { vertex_scale, hyperedge_scale: Some(w), ..cpu::Step::mean() };
+        let step = cpu::Step::mean().vertex_scale(vertex_scale).hyperedge_scale(w);
         for (to_hyperedges, from, to) in [(true, n, m), (false, m, n)] {
             let (x, g) = (vec![T::of(1.0); from], vec![T::of(1.0); to]);
             let (mut y, mut grad_x) = (nan::<T>(to), nan::<T>(from));
             let (mut grad_scale, mut grad_w) = (acc_nan::<T>(scale.len()), acc_nan::<T>(w.values.len()));
             let (x, g) = (Rows::new(&x[..], layout), Rows::new(&g[..], layout));
             operators.step(to_hyperedges, step, x, Out::Overwrite(Rows::new(&mut y, layout))).unwrap();
-            let gradients = cpu::StepGradients {
-                rows: Out::Overwrite(Rows::new(&mut grad_x[..], layout)),
-                vertex_scale: Out::Overwrite(&mut grad_scale[..]),
-                hyperedge_scale: Out::Overwrite(&mut grad_w[..]),
-            };
+            let gradients = cpu::StepGradients::none()
+                .rows(Out::Overwrite(Rows::new(&mut grad_x[..], layout)))
+                .vertex_scale(Out::Overwrite(&mut grad_scale[..]))
+                .hyperedge_scale(Out::Overwrite(&mut grad_w[..]));
             operators.step_backward(to_hyperedges, step, x, g, gradients).unwrap();
             assert!(zeros(&widen(&y)) && zeros(&widen(&grad_x)), "rows without sources are zeros");
             assert!(zeros(&widen(&grad_scale)) && zeros(&widen(&grad_w)));
@@ -463,9 +459,8 @@ fn the_same_mistake_is_the_same_error<T: TestElement>(backend: &dyn Backend<T>) 
     // Of scales that are there and that are not.
     for (vertex_scale, bound) in [(Some(right), 3), (None, 0)] {
         let mut gradient = w;
-        let gradients =
-            cpu::StepGradients { vertex_scale: Out::Add(&mut gradient), ..cpu::StepGradients::default() };
-        let step = cpu::Step { vertex_scale, ..cpu::Step::sum() };
+        let gradients = cpu::StepGradients::none().vertex_scale(Out::Accumulate(&mut gradient));
+        let step = cpu::Step::sum().vertex_scale(vertex_scale);
         let error = operators.step_backward(true, step, good, good, gradients).unwrap_err();
         let (operand, bound_of) = ("gradients.vertex_scale", "vertex_scale");
         assert_eq!(error, Error::GradientMismatch { operand, value: 4, bound, bound_of });
@@ -494,7 +489,7 @@ fn elements_between_rows_stay_as_they_are<T: TestElement>(backend: &dyn Backend<
     let w = weights::<T>(3, 6, false);
     let w = cpu::Weights::shared(&w);
     let filler = T::of(7.0);
-    for write in [Write::Overwrite, Write::Add] {
+    for write in [Write::Overwrite, Write::Accumulate] {
         let (mut y, mut grad_x, mut to_n, mut of_n) = {
             let fresh = || vec![filler; len(4)];
             (fresh(), fresh(), fresh(), fresh())
@@ -508,7 +503,7 @@ fn elements_between_rows_stay_as_they_are<T: TestElement>(backend: &dyn Backend<
         let step = cpu::Step::mean();
         operators.step(true, step, x, rows_6(&mut to_m[..])).unwrap();
         operators.step(false, step, z, rows_4(&mut to_n[..])).unwrap();
-        let gradients = |rows| cpu::StepGradients { rows, ..cpu::StepGradients::default() };
+        let gradients = |rows| cpu::StepGradients::none().rows(rows);
         operators.step_backward(true, step, x, z, gradients(rows_4(&mut of_n[..]))).unwrap();
         operators.step_backward(false, step, z, x, gradients(rows_6(&mut of_m[..]))).unwrap();
         let assert_kept = |values: Vec<f64>, n_rows: &dyn Fn(usize) -> usize, most: usize| {

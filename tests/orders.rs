@@ -212,7 +212,7 @@ fn started<A: Accumulator>(add: bool, seed: u64, len: usize) -> Vec<A> {
 }
 
 fn out<A>(add: bool, values: &mut [A]) -> Out<&mut [A]> {
-    if add { Out::Add(values) } else { Out::Overwrite(values) }
+    if add { Out::Accumulate(values) } else { Out::Overwrite(values) }
 }
 
 fn conv_is_the_model<T: TestElement>(layout: &Layout, add: bool) {
@@ -234,7 +234,7 @@ fn conv_is_the_model<T: TestElement>(layout: &Layout, add: bool) {
     let windows = layout.weights(&w, &table);
     let plan = Plan::<T>::new(&layout.batch, f, layout.conv).unwrap();
     let mut workspace = plan.workspace(layout.instances).unwrap();
-    workspace.conv_keeping_z(x_rows.rows(), windows, z.rows_mut(), Out::Overwrite(y.rows_mut())).unwrap();
+    workspace.conv_saving_z(x_rows.rows(), windows, z.rows_mut(), Out::Overwrite(y.rows_mut())).unwrap();
     let rows = Out::Overwrite(grad_x.rows_mut());
     let grads = out(add, &mut grad_weights);
     workspace.conv_backward(x_rows.rows(), windows, g_rows.rows(), rows, grads).unwrap();
@@ -329,12 +329,12 @@ fn step_is_the_model<T: TestElement>(layout: &Layout, case: StepCase) {
     let plan = Plan::<T>::new(&layout.batch, f, Conv::default()).unwrap();
     let mut workspace = plan.workspace(layout.instances).unwrap();
     if to_hyperedges {
-        let step = Step { reduce, vertex_scale: p, hyperedge_scale: t };
-        let gradients = StepGradients { rows, vertex_scale: source_out, hyperedge_scale: target_out };
+        let step = Step::new(reduce).vertex_scale(p).hyperedge_scale(t);
+        let gradients = StepGradients::none().rows(rows).vertex_scale(source_out).hyperedge_scale(target_out);
         workspace.vertex_to_hyperedge_backward(&step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
     } else {
-        let step = Step { reduce, vertex_scale: t, hyperedge_scale: p };
-        let gradients = StepGradients { rows, vertex_scale: target_out, hyperedge_scale: source_out };
+        let step = Step::new(reduce).vertex_scale(t).hyperedge_scale(p);
+        let gradients = StepGradients::none().rows(rows).vertex_scale(target_out).hyperedge_scale(source_out);
         workspace.hyperedge_to_vertex_backward(&step, x_rows.rows(), g_rows.rows(), gradients).unwrap();
     }
     let [source_grad, target_grad] = grads;
@@ -485,7 +485,7 @@ fn a_gradient_that_nothing_adds_to_stays_as_it_is() {
     let mut gradient = [-0.0, 1.5, f32::NAN, -2.0, 0.0, f32::INFINITY];
     let old = gradient;
     let weights = cpu::Weights::shared(&w[..]);
-    workspace.conv_backward(rows(), weights, rows(), Out::Skip, Out::Add(&mut gradient)).unwrap();
+    workspace.conv_backward(rows(), weights, rows(), Out::Skip, Out::Accumulate(&mut gradient)).unwrap();
     assert_eq!(bits(&gradient), bits(&old));
     workspace.conv_backward(rows(), weights, rows(), Out::Skip, Out::Overwrite(&mut gradient)).unwrap();
     assert_eq!(bits(&gradient), bits(&[0.0f32; 6]));

@@ -44,6 +44,7 @@ pub fn conv(
             Normalization::Row => (inverse(d), 1.0),
             Normalization::Symmetric => (inverse(d.sqrt()), inverse(d.sqrt())),
             Normalization::None => (1.0, 1.0),
+            other => panic!("no reference for {other:?}"),
         })
         .unzip();
     // pairs[u][v][e] = H_ue H_ve / B_e without weights, L and R
@@ -85,6 +86,7 @@ pub fn conv(
                     grad_degrees[v] -= operator * gamma * inverse(degrees[v]) / 2.0;
                 }
                 Normalization::None => {}
+                other => panic!("no reference for {other:?}"),
             }
         }
     }

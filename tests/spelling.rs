@@ -24,7 +24,7 @@ fn references_to_vectors_and_arrays_are_operands() {
     workspace
         .conv_backward(rows, weights, g, Out::Overwrite(grad_rows), Out::Overwrite(&mut grad_w))
         .unwrap();
-    workspace.conv_backward(rows, weights, g, Out::Skip, Out::Add(&mut grad_w)).unwrap();
+    workspace.conv_backward(rows, weights, g, Out::Skip, Out::Accumulate(&mut grad_w)).unwrap();
     // Arrays, boxes, and slices by themselves.
     let (array, boxed, shared) = ([1.0f32; 12], vec![1.0f32; 12].into_boxed_slice(), Arc::from([1.0f32; 12]));
     let table = WindowTable::new(&batch, &[0u8, 3]).unwrap();
@@ -50,11 +50,10 @@ fn one_step_serves_several_calls() {
     let mut workspace = Plan::<f32>::new(&batch, F, Conv::default()).unwrap().workspace(1).unwrap();
     let (x, scale) = (vec![1.0; 3 * F], vec![2.0; 3]);
     let (mut z, mut grad_scale) = (vec![0.0; 3 * F], vec![0.0; 3]);
-    let step = Step { vertex_scale: Some(Weights::shared(&scale)), ..Step::mean() };
+    let step = Step::mean().vertex_scale(Weights::shared(&scale));
     let x = Rows::contiguous(&x, F);
     workspace.vertex_to_hyperedge(&step, x, Out::Overwrite(Rows::contiguous(&mut z, F))).unwrap();
-    let gradients =
-        StepGradients { vertex_scale: Out::Overwrite(&mut grad_scale), ..StepGradients::default() };
+    let gradients = StepGradients::none().vertex_scale(Out::Overwrite(&mut grad_scale));
     let grad_z = Rows::contiguous(&z, F);
     workspace.vertex_to_hyperedge_backward(&step, x, grad_z, gradients).unwrap();
     assert_eq!((&z[..], &grad_scale[..]), (&[2.0; 6][..], &[4.0; 3][..]));

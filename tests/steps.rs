@@ -187,18 +187,16 @@ impl StepLayout {
         let (nan, filler) = (T::of(f64::NAN), T::of(7.0));
         let x = layout.spread(&operands.x, x_place, from, nan);
         let g = layout.spread(&operands.g, g_place, to, nan);
-        let step = cpu::Step {
-            reduce: *reduce,
-            vertex_scale: operands.vertex_scale.as_ref().map(Scale::weights),
-            hyperedge_scale: operands.hyperedge_scale.as_ref().map(Scale::weights),
-        };
+        let step = cpu::Step::new(*reduce)
+            .vertex_scale(operands.vertex_scale.as_ref().map(Scale::weights))
+            .hyperedge_scale(operands.hyperedge_scale.as_ref().map(Scale::weights));
         // What is overwritten is not read.
         let start = |write, seed, len| match write {
-            Write::Add => features(layout.seed ^ seed, len),
+            Write::Accumulate => features(layout.seed ^ seed, len),
             _ => vec![nan; len],
         };
         let start_scale = |write, seed, scale| match write {
-            Write::Add => sums::<T>(layout.seed ^ seed, Scale::len(scale)),
+            Write::Accumulate => sums::<T>(layout.seed ^ seed, Scale::len(scale)),
             _ => vec![T::acc(f64::NAN); Scale::len(scale)],
         };
         let mut y = layout.spread(&start(asked.y, 5, operands.g.len()), y_place, to, filler);
@@ -207,11 +205,10 @@ impl StepLayout {
         let mut grad_hyperedge_scale = start_scale(asked.grad_hyperedge_scale, 8, &operands.hyperedge_scale);
 
         operators.step(*to_hyperedges, step, x.rows(), asked.y.to(y.rows_mut())).unwrap();
-        let gradients = cpu::StepGradients {
-            rows: asked.grad_x.to(grad_x.rows_mut()),
-            vertex_scale: asked.grad_vertex_scale.to(&mut grad_vertex_scale[..]),
-            hyperedge_scale: asked.grad_hyperedge_scale.to(&mut grad_hyperedge_scale[..]),
-        };
+        let gradients = cpu::StepGradients::none()
+            .rows(asked.grad_x.to(grad_x.rows_mut()))
+            .vertex_scale(asked.grad_vertex_scale.to(&mut grad_vertex_scale[..]))
+            .hyperedge_scale(asked.grad_hyperedge_scale.to(&mut grad_hyperedge_scale[..]));
         operators.step_backward(*to_hyperedges, step, x.rows(), g.rows(), gradients).unwrap();
         assert!(y.gaps().iter().chain(&grad_x.gaps()).all(|&gap| gap == filler), "written between rows");
         let wanted = |write, values| if write == Write::Skip { vec![] } else { values };
@@ -378,7 +375,8 @@ fn same_bits_on_cpu_and_gpu<T: GpuElement>(step: &StepLayout, asked: Asked, pois
 fn extreme_steps_have_the_same_bits_on_cpu_and_gpu() {
     use hyperscatter_emulator::interface::Order;
     for (i, mode) in modes(&[Order::Forward, Order::Reverse]).enumerate() {
-        let (write, to_hyperedges) = if i % 2 == 0 { (Write::Overwrite, true) } else { (Write::Add, false) };
+        let (write, to_hyperedges) =
+            if i % 2 == 0 { (Write::Overwrite, true) } else { (Write::Accumulate, false) };
         let asked = Asked { grad_vertex_scale: write, grad_hyperedge_scale: write, ..Asked::ALL };
         let kind = StepKind { to_hyperedges, reduce: Reduce::Mean };
         let scale = Some(WindowKind::Table);
@@ -444,7 +442,7 @@ fn a_sum_that_underflows_has_the_same_sign_everywhere() {
         let batch = Batch::replicate(Incidence::from_edges(6, edges, Repeats::Keep).unwrap());
         let x = vec![-1e-30f32; 6 * stride];
         let scale = [1e-30f32; 6];
-        let step = cpu::Step { vertex_scale: Some(cpu::Weights::shared(&scale[..])), ..cpu::Step::sum() };
+        let step = cpu::Step::sum().vertex_scale(cpu::Weights::shared(&scale[..]));
         let mut z = vec![f32::NAN; edges.len() * F];
         let mut operators = backend.operators(&batch, F, Conv::default(), 1).unwrap();
         let x = Rows::new(&x[..], RowLayout::contiguous(F).row_stride(stride).instances(1));

@@ -34,7 +34,7 @@ pub enum Call {
     VertexToHyperedge,
     HyperedgeToVertex,
     Conv,
-    ConvKeepingZ,
+    ConvSavingZ,
     ConvBackward,
     ConvBackwardFromZ,
 }
@@ -45,7 +45,7 @@ impl Call {
         Self::VertexToHyperedge,
         Self::HyperedgeToVertex,
         Self::Conv,
-        Self::ConvKeepingZ,
+        Self::ConvSavingZ,
         Self::ConvBackward,
         Self::ConvBackwardFromZ,
     ];
@@ -56,7 +56,7 @@ impl Call {
             Self::VertexToHyperedge => Operator::VertexToHyperedge.name(),
             Self::HyperedgeToVertex => Operator::HyperedgeToVertex.name(),
             Self::Conv => Operator::Conv.name(),
-            Self::ConvKeepingZ => "conv_keeping_z",
+            Self::ConvSavingZ => "conv_saving_z",
             Self::ConvBackward => Operator::ConvBackward.name(),
             Self::ConvBackwardFromZ => "conv_backward_from_z",
         }
@@ -148,7 +148,7 @@ impl<T: Feature> Loaded<T> {
         };
         // What the command line leaves out is not computed, but read by others: y as ∂loss/∂y, and both z.
         for set in 0..loaded.sets.len() {
-            [Call::VertexToHyperedge, Call::ConvKeepingZ].into_iter().for_each(|call| loaded.call(call, set));
+            [Call::VertexToHyperedge, Call::ConvSavingZ].into_iter().for_each(|call| loaded.call(call, set));
         }
         loaded.check();
         loaded
@@ -183,10 +183,10 @@ impl<T: Feature> Loaded<T> {
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
                 workspace.conv(x_rows, weights, y)
             }
-            Call::ConvKeepingZ => {
+            Call::ConvSavingZ => {
                 let kept = Rows::contiguous(kept.as_view_mut(), features);
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
-                workspace.conv_keeping_z(x_rows, weights, kept, y)
+                workspace.conv_saving_z(x_rows, weights, kept, y)
             }
             Call::ConvBackward | Call::ConvBackwardFromZ => {
                 let grad_y = Rows::contiguous(y.as_view(), features);
@@ -226,7 +226,7 @@ impl<T: Feature> Loaded<T> {
             Call::VertexToHyperedge => explained(Operator::VertexToHyperedge),
             Call::HyperedgeToVertex => explained(Operator::HyperedgeToVertex),
             Call::Conv => explained(Operator::Conv),
-            Call::ConvKeepingZ => {
+            Call::ConvSavingZ => {
                 let Bytes { compulsory, gathered } = explained(Operator::Conv);
                 Bytes { compulsory: compulsory + kept, gathered }
             }

@@ -10,7 +10,7 @@
 //! Each in `f32` and `bf16`, and A at F = 256 and D at F = 64 with checks too, in `f32`. C and D are synthetic: sizes of
 //! hyperedges and degrees of vertices fall by power laws. Sums in the steps; the convolution is normalized by rows, with
 //! documented weights, shared by all instances. B takes the most memory, 58 GB at F = 256: rows of hyperedges are 14 GB, and
-//! there are two sets of them in the workspace, z and the kept z. Where that is not free, instances are halved until there is room;
+//! there are two sets of them in the workspace, z and the saved z. Where that is not free, instances are halved until there is room;
 //! D needs 8 GB.
 //!
 //! Time is that of the device, between two events around a batch of calls: the median of 10 batches, 0.2 seconds together

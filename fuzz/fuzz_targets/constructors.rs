@@ -138,19 +138,15 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
     for weights in windows.into_iter().flatten() {
         let x = Rows::new(&x[..], layout(&input.strides[..2]));
         let _ = workspace.conv(x, weights, Out::Overwrite(Rows::new(&mut y, layout(&input.strides[2..]))));
-        let out = Out::Add(Rows::new(&mut y[..], layout(&input.strides[2..])));
-        let _ = workspace.conv_backward(x, weights, x, out, Out::Add(&mut grads));
-        let step = cpu::Step { hyperedge_scale: Some(weights), ..cpu::Step::mean() };
+        let out = Out::Accumulate(Rows::new(&mut y[..], layout(&input.strides[2..])));
+        let _ = workspace.conv_backward(x, weights, x, out, Out::Accumulate(&mut grads));
+        let step = cpu::Step::mean().hyperedge_scale(weights);
         let out = Out::Overwrite(Rows::new(&mut y[..], layout(&input.strides[2..])));
         let _ = match input.to_hyperedges {
             true => workspace.vertex_to_hyperedge(&step, x, out),
             false => workspace.hyperedge_to_vertex(&step, x, out),
         };
-        let gradients = cpu::StepGradients {
-            rows: Out::Add(Rows::new(&mut y[..], layout(&input.strides[2..]))),
-            vertex_scale: Out::Skip,
-            hyperedge_scale: Out::Overwrite(&mut grads[..]),
-        };
+        let gradients = cpu::StepGradients::none().rows(Out::Accumulate(Rows::new(&mut y[..], layout(&input.strides[2..])))).hyperedge_scale(Out::Overwrite(&mut grads[..]));
         let _ = match input.to_hyperedges {
             true => workspace.vertex_to_hyperedge_backward(&step, x, x, gradients),
             false => workspace.hyperedge_to_vertex_backward(&step, x, x, gradients),

@@ -26,7 +26,7 @@ use super::operands::{Input, Output, operand, output, started};
 use super::schedule::{Schedule, Task, each, each_row, each_value};
 use super::workspace::{Scratch, Workspace};
 use super::{Plan, Weights, inverse_count};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::conv::{NO_SHIFT, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ impl<T: Element> Workspace<T> {
     ///
     /// # Errors
     /// As [`conv`](Self::conv).
-    pub fn conv_keeping_z(
+    pub fn conv_saving_z(
         &mut self,
         x: Rows<&[T]>,
         weights: Weights<'_, T::Acc>,
@@ -92,7 +92,7 @@ impl<T: Element> Workspace<T> {
     }
 
     /// [`conv_backward`](Self::conv_backward), with the same bits, from the z that
-    /// [`conv_keeping_z`](Self::conv_keeping_z) kept for the same `x` and `weights`, instead of computing it again.
+    /// [`conv_saving_z`](Self::conv_saving_z) kept for the same `x` and `weights`, instead of computing it again.
     ///
     /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z (that of the weights is
     ///   skipped, or the weights have none), it is not read;

@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] is what stays from step to step: batch, features, conventions. A [`Workspace`] owns the scratch memory of
 //! one caller at a time, and its methods are the operators: no call allocates. Outputs are overwritten unless the call
-//! says [`Out::Add`](crate::Out::Add); a call that returns an error has written nothing.
+//! says [`Out::Accumulate`](crate::Out::Accumulate); a call that returns an error has written nothing.
 //!
 //! # Bits
 //! Results do not depend on the number of threads. The outputs and feature gradients of an instance have the same bits
@@ -17,7 +17,7 @@
 //! # What the backward computes again
 //! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again, so that nothing that a later call
 //! needs hides in a workspace. A caller that has the memory keeps it instead: see
-//! [`conv_keeping_z`](Workspace::conv_keeping_z) and [`conv_backward_from_z`](Workspace::conv_backward_from_z).
+//! [`conv_saving_z`](Workspace::conv_saving_z) and [`conv_backward_from_z`](Workspace::conv_backward_from_z).
 //!
 //! # Shapes
 //! With `N` vertices and `M` hyperedges in all instances, features of vertices are `N` rows and features of hyperedges

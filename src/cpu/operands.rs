@@ -4,7 +4,8 @@
 
 use super::disjoint::Disjoint;
 use super::gather::{Source, Store};
-use crate::batch::{Axis, Batch};
+use crate::axis::Axis;
+use crate::batch::Batch;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::rows::{Operand, Out, Placement, Rows};
@@ -76,7 +77,7 @@ impl<'a, T: Element> Output<'a, T> {
         let placement = operand.place(batch, instances, true)?;
         let (rows, add) = match rows {
             Out::Overwrite(rows) => (rows, false),
-            Out::Add(rows) => (rows, true),
+            Out::Accumulate(rows) => (rows, true),
             Out::Skip => return Ok(None),
         };
         Ok(Some(Self { buffer: Disjoint::new(rows.buffer), placement, add }))
@@ -107,7 +108,7 @@ pub(super) fn started<A: Accumulator>(values: Out<&mut [A]>) -> Option<&mut [A]>
             values.fill(A::ZERO);
             Some(values)
         }
-        Out::Add(values) => Some(values),
+        Out::Accumulate(values) => Some(values),
         Out::Skip => None,
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::disjoint::Disjoint;
 use super::workspace::{Memory, Scratch};
 use super::{Path, Plan, add_to};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::element::{Accumulator, Element};
 use crate::groups::{Chunk, Groups, Members};
 use crate::incidence::Incidence;

@@ -15,7 +15,7 @@ use super::operands::{Input, Output, operand, output, started};
 use super::schedule::{Schedule, Task, each, each_value, for_each};
 use super::workspace::{Scratch, Workspace};
 use super::{Path, Plan, Weights, inverse_count};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::conv::Reduce;
 use crate::direction::{Direction, HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, VERTEX_GRADIENT, VERTEX_SCALE};
 use crate::element::{Accumulator, Element};
@@ -24,55 +24,11 @@ use crate::incidence::{Csr, Incidence};
 use crate::rows::{Operand, Out, Rows, check_gradient};
 use crate::windows::Windows;
 
-/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which the
-/// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. Window tables of vertex scales
-/// are made by [`WindowTable::for_vertices`](crate::WindowTable::for_vertices). A step and its backward can share one.
-#[derive(Debug, Clone, Copy)]
-pub struct Step<'a, A> {
-    /// Sum or mean.
-    pub reduce: Reduce,
-    /// One factor for each vertex.
-    pub vertex_scale: Option<Weights<'a, A>>,
-    /// One factor for each hyperedge.
-    pub hyperedge_scale: Option<Weights<'a, A>>,
-}
+/// What a step computes.
+pub type Step<'a, A> = crate::Step<Weights<'a, A>>;
 
-impl<A> Default for Step<'_, A> {
-    /// The plain sum.
-    fn default() -> Self {
-        Self { reduce: Reduce::Sum, vertex_scale: None, hyperedge_scale: None }
-    }
-}
-
-impl<A> Step<'_, A> {
-    /// The plain sum.
-    pub fn sum() -> Self {
-        Self::default()
-    }
-
-    /// The plain mean.
-    pub fn mean() -> Self {
-        Self { reduce: Reduce::Mean, ..Self::default() }
-    }
-}
-
-/// The gradients that a step's backward computes; all skipped by default.
-#[derive(Debug)]
-pub struct StepGradients<'a, T: Element> {
-    /// ∂ of the feature rows that the step read.
-    pub rows: Out<Rows<&'a mut [T]>>,
-    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the instances
-    /// that read it.
-    pub vertex_scale: Out<&'a mut [T::Acc]>,
-    /// ∂ of the hyperedge scale, likewise.
-    pub hyperedge_scale: Out<&'a mut [T::Acc]>,
-}
-
-impl<T: Element> Default for StepGradients<'_, T> {
-    fn default() -> Self {
-        Self { rows: Out::Skip, vertex_scale: Out::Skip, hyperedge_scale: Out::Skip }
-    }
-}
+/// The gradients of a step.
+pub type StepGradients<'a, T> = crate::StepGradients<&'a mut [T], &'a mut [<T as Element>::Acc]>;
 
 impl<T: Element> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
@@ -88,7 +44,7 @@ impl<T: Element> Workspace<T> {
         x: Rows<&[T]>,
         z: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        self.step(Direction::VERTEX_TO_HYPEREDGE, step, x, z)
+        self.step(Direction::VertexToHyperedge, step, x, z)
     }
 
     /// The gradients of [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) from the same `x`.
@@ -106,7 +62,7 @@ impl<T: Element> Workspace<T> {
         grad_z: Rows<&[T]>,
         gradients: StepGradients<'_, T>,
     ) -> Result<()> {
-        self.step_backward(Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
+        self.step_backward(Direction::VertexToHyperedge, step, x, grad_z, gradients)
     }
 
     /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
@@ -123,7 +79,7 @@ impl<T: Element> Workspace<T> {
         z: Rows<&[T]>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        self.step(Direction::HYPEREDGE_TO_VERTEX, step, z, y)
+        self.step(Direction::HyperedgeToVertex, step, z, y)
     }
 
     /// The gradients of [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) from the same `z`.
@@ -141,7 +97,7 @@ impl<T: Element> Workspace<T> {
         grad_y: Rows<&[T]>,
         gradients: StepGradients<'_, T>,
     ) -> Result<()> {
-        self.step_backward(Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
+        self.step_backward(Direction::HyperedgeToVertex, step, z, grad_y, gradients)
     }
 
     fn step(
@@ -151,8 +107,8 @@ impl<T: Element> Workspace<T> {
         x: Rows<&[T]>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        let x_operand = operand(direction.input, direction.source, &x);
-        let y_operand = output(direction.output, direction.target, &y);
+        let x_operand = operand(direction.names().input, direction.source(), &x);
+        let y_operand = output(direction.names().output, direction.target(), &y);
         let call = Call::new(&self.plan, self.max_instances, direction, &[Some(x_operand), y_operand], step)?;
         let x = Input::new(x, x_operand, call.plan.batch(), call.instances)?;
         let y = Output::new(y, y_operand, call.plan.batch(), call.instances)?;
@@ -175,9 +131,9 @@ impl<T: Element> Workspace<T> {
         grad_y: Rows<&[T]>,
         gradients: StepGradients<'_, T>,
     ) -> Result<()> {
-        let x_operand = operand(direction.input, direction.source, &x);
-        let grad_y_operand = operand(direction.grad_output, direction.target, &grad_y);
-        let grad_x_operand = output(direction.grad_input, direction.source, &gradients.rows);
+        let x_operand = operand(direction.names().input, direction.source(), &x);
+        let grad_y_operand = operand(direction.names().grad_output, direction.target(), &grad_y);
+        let grad_x_operand = output(direction.names().grad_input, direction.source(), &gradients.rows);
         let operands = [Some(x_operand), Some(grad_y_operand), grad_x_operand];
         let call = Call::new(&self.plan, self.max_instances, direction, &operands, step)?;
         let batch = call.plan.batch();
@@ -195,7 +151,7 @@ impl<T: Element> Workspace<T> {
             return Ok(());
         }
 
-        let (source, target) = match direction.source {
+        let (source, target) = match direction.source() {
             Axis::Vertex => (vertex, hyperedge),
             Axis::Hyperedge => (hyperedge, vertex),
         };
@@ -204,13 +160,13 @@ impl<T: Element> Workspace<T> {
         let backward = Backward { x, grad_y, grad_x, source_scale_wanted: source.is_some(), call };
         let call = &backward.call;
         if backward.grad_x.is_some() || source.is_some() {
-            let schedule = call.schedule(direction.source, call.source_scale);
+            let schedule = call.schedule(direction.source(), call.source_scale);
             self.memory.sum_chunks(&schedule, source, |task, scratch, sums| {
                 backward.sources(task, scratch, sums);
             });
         }
         if target.is_some() {
-            let schedule = call.schedule(direction.target, call.target_scale);
+            let schedule = call.schedule(direction.target(), call.target_scale);
             self.memory.sum_chunks(&schedule, target, |task, _, sums| backward.targets(task, sums));
         }
         Ok(())
@@ -244,7 +200,7 @@ impl<'a, T: Element> Call<'a, T> {
                 scale.windows.check(name, plan.batch(), axis, instances, scale.values.len())?;
             }
         }
-        let (source_scale, target_scale) = match direction.source {
+        let (source_scale, target_scale) = match direction.source() {
             Axis::Vertex => (vertex_scale, hyperedge_scale),
             Axis::Hyperedge => (hyperedge_scale, vertex_scale),
         };
@@ -259,7 +215,7 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// The sources of each target.
     fn by_target(&self, topology: &'a Incidence) -> Csr<'a> {
-        match self.direction.target {
+        match self.direction.target() {
             Axis::Vertex => topology.by_vertex(),
             Axis::Hyperedge => topology.by_edge(),
         }
@@ -267,7 +223,7 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// The targets of each source.
     fn by_source(&self, topology: &'a Incidence) -> Csr<'a> {
-        match self.direction.source {
+        match self.direction.source() {
             Axis::Vertex => topology.by_vertex(),
             Axis::Hyperedge => topology.by_edge(),
         }
@@ -303,8 +259,8 @@ impl<'a, T: Element> Call<'a, T> {
     fn forward(&self, path: Path, instance: usize, x: Input<'_, T>, y: &Output<'_, T>) {
         let Some(topology) = self.topology(path, instance) else { return };
         let (batch, targets) = (self.plan.batch(), self.by_target(topology));
-        let source_scale = self.window(self.source_scale, self.direction.source, instance);
-        let target_scale = self.window(self.target_scale, self.direction.target, instance);
+        let source_scale = self.window(self.source_scale, self.direction.source(), instance);
+        let target_scale = self.window(self.target_scale, self.direction.target(), instance);
         let x = x.source(batch, instance, source_scale, false);
         each(path == Path::GatherRows, targets.len(), |d| {
             let sources = targets.row(d);
@@ -332,8 +288,8 @@ impl<T: Element> Backward<'_, T> {
         let (batch, parallel) = (call.plan.batch(), task.parallel);
         let (sources, targets) = (call.by_source(task.topology), call.by_target(task.topology));
         for instance in task.instances() {
-            let source_scale = call.window(call.source_scale, call.direction.source, instance);
-            let target_scale = call.window(call.target_scale, call.direction.target, instance);
+            let source_scale = call.window(call.source_scale, call.direction.source(), instance);
+            let target_scale = call.window(call.target_scale, call.direction.target(), instance);
             each_value(parallel, &mut scratch.pull[..targets.len()], |d, pull| {
                 *pull = target_scale.map_or(T::Acc::ONE, |t| t[d]) * call.mean(targets.row(d).len());
             });
@@ -359,7 +315,7 @@ impl<T: Element> Backward<'_, T> {
         let batch = call.plan.batch();
         let targets = call.by_target(task.topology);
         for instance in task.instances() {
-            let source_scale = call.window(call.source_scale, call.direction.source, instance);
+            let source_scale = call.window(call.source_scale, call.direction.source(), instance);
             let grad_y = self.grad_y.source(batch, instance, None, false);
             let x = self.x.source(batch, instance, source_scale, false);
             each_value(task.parallel, &mut sums[..targets.len()], |d, sum_of_chunk| {

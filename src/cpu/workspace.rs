@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Path, Plan};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::incidence::Incidence;

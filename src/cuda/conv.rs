@@ -32,7 +32,7 @@ use super::window_table::DeviceWindows;
 use super::windows::Gradient;
 use super::workspace::Workspace;
 use super::{DeviceElement, Operator};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::error::{Error, Result};
 use crate::rows::{Out, Rows, check_gradient};
@@ -83,7 +83,7 @@ impl<T: DeviceElement> Workspace<T> {
     ///
     /// # Errors
     /// As [`conv`](Self::conv).
-    pub fn conv_keeping_z(
+    pub fn conv_saving_z(
         &mut self,
         x: Rows<CudaView<'_, T>>,
         weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
@@ -117,7 +117,7 @@ impl<T: DeviceElement> Workspace<T> {
         self.backward(x, None, weights, grad_y, grad_x, grad_weights)
     }
 
-    /// [`conv_backward`](Self::conv_backward) with the z that [`conv_keeping_z`](Self::conv_keeping_z) stored for the same `x` and
+    /// [`conv_backward`](Self::conv_backward) with the z that [`conv_saving_z`](Self::conv_saving_z) stored for the same `x` and
     /// `weights`, and the same bits.
     ///
     /// * `z`: `M` rows of hyperedges of the accumulation type.

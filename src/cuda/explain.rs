@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::scratch::{Sizes, Uses};
 use super::tables::{Counts, Orientation};
 use super::{Checks, DeviceElement};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::conv::{Conv, Normalization};
 
 /// An operator of a workspace.
@@ -163,7 +163,7 @@ impl<T: DeviceElement> Plan<T> {
         let batch = self.batch().batch();
         // Of all instances of a table, or of one copy.
         let instances = batch.n_instances().unwrap_or(1);
-        let rows = Orientation::ALL.map(|o| {
+        let rows = [Orientation::ByEdge, Orientation::ByVertex].map(|o| {
             let Counts { partial, medium, short, long } =
                 self.batch().tables().side(o).items(batch, instances);
             RowsExplanation { short, medium, long, segments: partial }

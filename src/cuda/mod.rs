@@ -78,7 +78,7 @@
 //! Gathers are two launches' worth of traffic, a step each, so the convolution has rows of hyperedges in between: z = B⁻¹Hᵀ
 //! R x, in the accumulation type, since a rounded z spoils the gradient of the weights where vertices are alike.
 //! [`conv`](Workspace::conv) has them in the workspace, M · F numbers; [`conv_backward`](Workspace::conv_backward) computes
-//! them again, and needs as many for the gradient's way back. [`conv_keeping_z`](Workspace::conv_keeping_z) and
+//! them again, and needs as many for the gradient's way back. [`conv_saving_z`](Workspace::conv_saving_z) and
 //! [`conv_backward_from_z`](Workspace::conv_backward_from_z) leave them with the caller instead, and save a gather.
 //! [`Uses`] says what a workspace has memory for, [`Plan::workspace_bytes`] how much that is. The rest are sums of segments
 //! of rows of more than 512 incidences, and for each vertex and hyperedge a few numbers and a dot product for each 32
@@ -151,7 +151,7 @@ pub use explain::{Explanation, Operator, OperatorExplanation, RowsExplanation};
 pub use operands::DevicePointer;
 pub use plan::Plan;
 pub use scratch::Uses;
-pub use step::{Step, StepGradients};
+pub use step::Step;
 pub use tables::{Orientation, Table};
 pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;

@@ -13,7 +13,7 @@ use super::call::Call;
 use super::gather::Destination;
 use super::window_table::DeviceWindows;
 use super::{Device, DeviceElement};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
 use crate::rows::{self, Out, Rows};
@@ -227,9 +227,9 @@ impl<B> Out<B> {
                 let (buffer, guard) = f(buffer);
                 (Out::Overwrite(buffer), Some(guard))
             }
-            Self::Add(buffer) => {
+            Self::Accumulate(buffer) => {
                 let (buffer, guard) = f(buffer);
-                (Out::Add(buffer), Some(guard))
+                (Out::Accumulate(buffer), Some(guard))
             }
             Self::Skip => (Out::Skip, None),
         }
@@ -294,7 +294,7 @@ pub(super) fn check_memory(operands: &[Option<Memory>]) -> Result<()> {
 pub(super) fn into_parts<B>(out: Out<B>) -> Option<(B, bool)> {
     match out {
         Out::Overwrite(buffer) => Some((buffer, false)),
-        Out::Add(buffer) => Some((buffer, true)),
+        Out::Accumulate(buffer) => Some((buffer, true)),
         Out::Skip => None,
     }
 }

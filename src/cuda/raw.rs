@@ -37,13 +37,14 @@ use cudarc::driver::{result, sys};
 use super::driver::{Current, failed};
 use super::operands::{DevicePointer, RawWeights};
 use super::ranges::Range;
-use super::step::{Step, StepGradients};
+use super::step::Step;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
 use super::{DeviceElement, Operator};
 use crate::direction::Direction;
 use crate::error::{Error, Result};
 use crate::rows::{Out, Rows};
+use crate::step::StepGradients;
 use crate::windows::Weights;
 
 impl<T: DeviceElement> Workspace<T> {
@@ -65,7 +66,7 @@ impl<T: DeviceElement> Workspace<T> {
         let _range = Range::enter(Operator::VertexToHyperedge);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_step(stream, Direction::VERTEX_TO_HYPEREDGE, step, x, z) }
+        unsafe { self.queue_step(stream, Direction::VertexToHyperedge, step, x, z) }
     }
 
     /// [`vertex_to_hyperedge_backward`](Self::vertex_to_hyperedge_backward) in the [raw tier](super::raw).
@@ -86,9 +87,7 @@ impl<T: DeviceElement> Workspace<T> {
         let _range = Range::enter(Operator::VertexToHyperedgeBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe {
-            self.queue_step_backward(stream, Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
-        }
+        unsafe { self.queue_step_backward(stream, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
     }
 
     /// [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) in the [raw tier](super::raw).
@@ -108,7 +107,7 @@ impl<T: DeviceElement> Workspace<T> {
         let _range = Range::enter(Operator::HyperedgeToVertex);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_step(stream, Direction::HYPEREDGE_TO_VERTEX, step, z, y) }
+        unsafe { self.queue_step(stream, Direction::HyperedgeToVertex, step, z, y) }
     }
 
     /// [`hyperedge_to_vertex_backward`](Self::hyperedge_to_vertex_backward) in the [raw tier](super::raw).
@@ -129,12 +128,10 @@ impl<T: DeviceElement> Workspace<T> {
         let _range = Range::enter(Operator::HyperedgeToVertexBackward);
         let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe {
-            self.queue_step_backward(stream, Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
-        }
+        unsafe { self.queue_step_backward(stream, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
     }
 
-    /// [`conv`](Self::conv), or with `z` [`conv_keeping_z`](Self::conv_keeping_z), in the [raw tier](super::raw).
+    /// [`conv`](Self::conv), or with `z` [`conv_saving_z`](Self::conv_saving_z), in the [raw tier](super::raw).
     ///
     /// # Errors
     /// As [`conv`](Self::conv), without [`Error::WrongContext`](crate::Error::WrongContext) of buffers and

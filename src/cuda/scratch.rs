@@ -10,7 +10,7 @@ use super::buffer::Buffer;
 use super::gather::feature_blocks;
 use super::plan::Plan;
 use super::tables::Orientation;
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::error::{Error, Result};
 
 /// Which operators a workspace has scratch memory for. The rows of hyperedges in the accumulation type are what takes
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// the segments of rows of more than 512 incidences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Uses {
-    /// Both steps and their gradients, and [`conv_keeping_z`](super::Workspace::conv_keeping_z).
+    /// Both steps and their gradients, and [`conv_saving_z`](super::Workspace::conv_saving_z).
     Steps,
     /// Also what needs one set of rows of hyperedges: [`conv`](super::Workspace::conv), and
     /// [`conv_backward_from_z`](super::Workspace::conv_backward_from_z), whose other set is the caller's.
@@ -87,8 +87,8 @@ pub(super) struct Sizes {
 impl Sizes {
     pub(super) fn new<T: DeviceElement>(plan: &Plan<T>, uses: Uses, max_instances: usize) -> Self {
         let (batch, tables) = (plan.batch().batch(), plan.batch().tables());
-        let segments =
-            Orientation::ALL.map(|o| u128::from(tables.side(o).items(batch, max_instances).partial));
+        let segments = [Orientation::ByEdge, Orientation::ByVertex]
+            .map(|o| u128::from(tables.side(o).items(batch, max_instances).partial));
         let accumulator = size_of::<T::Acc>() as u128;
         let features = plan.features() as u128;
         let rows_of = |axis| match batch.n_instances() {

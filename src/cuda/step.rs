@@ -26,67 +26,20 @@ use super::window_table::DeviceWindows;
 use super::windows::Gradient;
 use super::workspace::Workspace;
 use super::{DeviceElement, Operator};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::conv::Reduce;
 use crate::direction::{Direction, HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, VERTEX_GRADIENT, VERTEX_SCALE};
 use crate::error::Result;
 use crate::rows::{Out, Rows, check_gradient};
+use crate::step::StepGradients;
 use crate::windows::{Weights, Windows};
 
 /// What cannot be captured.
 const CALL: &str = "a step";
 
-/// What a step computes: the reduction, and factors of vertices and hyperedges (1 where there are none), which the
-/// instances read through windows. A scale is a plain factor: 0 times an infinity is NaN. `B` is a `CudaView` of elements of
-/// the accumulation type, or a [`DevicePointer`] in the raw tier. Operators take it by reference, so that a step and its
-/// backward can share one; with `CudaView`s, which are not `Clone`, it is not either.
-#[derive(Debug, Clone, Copy)]
-pub struct Step<'a, B> {
-    /// Sum or mean.
-    pub reduce: Reduce,
-    /// One factor for each vertex.
-    pub vertex_scale: Option<Weights<B, &'a DeviceWindows>>,
-    /// One factor for each hyperedge.
-    pub hyperedge_scale: Option<Weights<B, &'a DeviceWindows>>,
-}
-
-impl<B> Default for Step<'_, B> {
-    /// The plain sum.
-    fn default() -> Self {
-        Self { reduce: Reduce::Sum, vertex_scale: None, hyperedge_scale: None }
-    }
-}
-
-impl<B> Step<'_, B> {
-    /// The plain sum.
-    pub fn sum() -> Self {
-        Self::default()
-    }
-
-    /// The plain mean.
-    pub fn mean() -> Self {
-        Self { reduce: Reduce::Mean, ..Self::default() }
-    }
-}
-
-/// The gradients that a step's backward computes; all skipped by default. `R` is a `CudaViewMut` of elements and `S` one
-/// of elements of the accumulation type, or both are [`DevicePointer`]s in the raw tier.
-#[derive(Debug)]
-pub struct StepGradients<R, S> {
-    /// ∂ of the feature rows that the step read.
-    pub rows: Out<Rows<R>>,
-    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the instances
-    /// that read it.
-    pub vertex_scale: Out<S>,
-    /// ∂ of the hyperedge scale, likewise.
-    pub hyperedge_scale: Out<S>,
-}
-
-impl<R, S> Default for StepGradients<R, S> {
-    fn default() -> Self {
-        Self { rows: Out::Skip, vertex_scale: Out::Skip, hyperedge_scale: Out::Skip }
-    }
-}
+/// What a step computes: `B` is a `CudaView` of elements of the accumulation type, or a [`DevicePointer`] in the raw
+/// tier. `CudaView`s are not `Clone`, and neither is a step with them.
+pub type Step<'a, B> = crate::Step<Weights<B, &'a DeviceWindows>>;
 
 impl<T: DeviceElement> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
@@ -119,7 +72,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         let _range = Range::enter(Operator::VertexToHyperedge);
-        self.step(Direction::VERTEX_TO_HYPEREDGE, step, x, z)
+        self.step(Direction::VertexToHyperedge, step, x, z)
     }
 
     /// The gradients of [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) from the same `x`.
@@ -140,7 +93,7 @@ impl<T: DeviceElement> Workspace<T> {
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
         let _range = Range::enter(Operator::VertexToHyperedgeBackward);
-        self.step_backward(Direction::VERTEX_TO_HYPEREDGE, step, x, grad_z, gradients)
+        self.step_backward(Direction::VertexToHyperedge, step, x, grad_z, gradients)
     }
 
     /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
@@ -160,7 +113,7 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         let _range = Range::enter(Operator::HyperedgeToVertex);
-        self.step(Direction::HYPEREDGE_TO_VERTEX, step, z, y)
+        self.step(Direction::HyperedgeToVertex, step, z, y)
     }
 
     /// The gradients of [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) from the same `z`.
@@ -181,7 +134,7 @@ impl<T: DeviceElement> Workspace<T> {
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
         let _range = Range::enter(Operator::HyperedgeToVertexBackward);
-        self.step_backward(Direction::HYPEREDGE_TO_VERTEX, step, z, grad_y, gradients)
+        self.step_backward(Direction::HyperedgeToVertex, step, z, grad_y, gradients)
     }
 
     fn step(
@@ -193,8 +146,8 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let device = self.plan.batch().device();
         same_context_scales(device, step)?;
-        same_context(device, direction.input, &x.buffer)?;
-        same_context_out(device, direction.output, &y)?;
+        same_context(device, direction.names().input, &x.buffer)?;
+        same_context_out(device, direction.names().output, &y)?;
         let stream = self.stream();
         let _current = self.begin(CALL)?;
         let (raw_step, scales) = read_scales(step, stream);
@@ -217,9 +170,9 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let device = self.plan.batch().device();
         same_context_scales(device, step)?;
-        same_context(device, direction.input, &x.buffer)?;
-        same_context(device, direction.grad_output, &grad_y.buffer)?;
-        same_context_out(device, direction.grad_input, &gradients.rows)?;
+        same_context(device, direction.names().input, &x.buffer)?;
+        same_context(device, direction.names().grad_output, &grad_y.buffer)?;
+        same_context_out(device, direction.names().grad_input, &gradients.rows)?;
         for (name, values) in
             [(VERTEX_GRADIENT, &gradients.vertex_scale), (HYPEREDGE_GRADIENT, &gradients.hyperedge_scale)]
         {
@@ -253,20 +206,20 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<DevicePointer<T>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
-        let x_shape = shape(direction.input, direction.source, &x);
-        let y_shape = y.as_ref().map(|y| shape(direction.output, direction.target, y));
+        let x_shape = shape(direction.names().input, direction.source(), &x);
+        let y_shape = y.as_ref().map(|y| shape(direction.names().output, direction.target(), y));
         let call = Call::new(self, stream, &[Some(x_shape), y_shape])?;
         let scales = Scales::new(&call, direction, step)?;
         let sources = call.place(x_shape, x.buffer.address, false)?;
-        let y_memory = y.as_ref().map(|y| Memory::written(direction.output, y.buffer));
-        let x_memory = Some(Memory::read(direction.input, x.buffer));
+        let y_memory = y.as_ref().map(|y| Memory::written(direction.names().output, y.buffer));
+        let x_memory = Some(Memory::read(direction.names().input, x.buffer));
         check_memory(&[x_memory, y_memory, scales.memory[0], scales.memory[1]])?;
         let targets = destination(&call, y_shape, y)?;
         if targets.is_none() || !call.has_elements() {
             return Ok(());
         }
         let gather = Gather {
-            orientation: Orientation::with_rows(direction.target),
+            orientation: Orientation::with_rows(direction.target()),
             elements: Elements::Plain,
             sources,
             source_scale: scales.source,
@@ -294,9 +247,10 @@ impl<T: DeviceElement> Workspace<T> {
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
         let StepGradients { rows: grad_x, vertex_scale, hyperedge_scale } = gradients;
-        let x_shape = shape(direction.input, direction.source, &x);
-        let grad_y_shape = shape(direction.grad_output, direction.target, &grad_y);
-        let grad_x_shape = grad_x.as_ref().map(|rows| shape(direction.grad_input, direction.source, rows));
+        let x_shape = shape(direction.names().input, direction.source(), &x);
+        let grad_y_shape = shape(direction.names().grad_output, direction.target(), &grad_y);
+        let grad_x_shape =
+            grad_x.as_ref().map(|rows| shape(direction.names().grad_input, direction.source(), rows));
         let call = Call::new(self, stream, &[Some(x_shape), Some(grad_y_shape), grad_x_shape])?;
         let scales = Scales::new(&call, direction, step)?;
         let len = |scale: &Option<RawWeights<'_, T::Acc>>| scale.as_ref().map_or(0, |s| s.values.len);
@@ -307,9 +261,9 @@ impl<T: DeviceElement> Workspace<T> {
         let x_rows = call.place(x_shape, x.buffer.address, false)?;
         let grad_y_rows = call.place(grad_y_shape, grad_y.buffer.address, false)?;
         check_memory(&[
-            Some(Memory::read(direction.input, x.buffer)),
-            Some(Memory::read(direction.grad_output, grad_y.buffer)),
-            grad_x.as_ref().map(|rows| Memory::written(direction.grad_input, rows.buffer)),
+            Some(Memory::read(direction.names().input, x.buffer)),
+            Some(Memory::read(direction.names().grad_output, grad_y.buffer)),
+            grad_x.as_ref().map(|rows| Memory::written(direction.names().grad_input, rows.buffer)),
             vertex_scale.as_ref().map(|&values| Memory::written(VERTEX_GRADIENT, values)),
             hyperedge_scale.as_ref().map(|&values| Memory::written(HYPEREDGE_GRADIENT, values)),
             scales.memory[0],
@@ -325,12 +279,12 @@ impl<T: DeviceElement> Workspace<T> {
             }
             return Ok(());
         }
-        let (of_sources, of_targets) = match direction.source {
+        let (of_sources, of_targets) = match direction.source() {
             Axis::Vertex => (of_vertices, of_hyperedges),
             Axis::Hyperedge => (of_hyperedges, of_vertices),
         };
         let (by_source, by_target) =
-            (Orientation::with_rows(direction.source), Orientation::with_rows(direction.target));
+            (Orientation::with_rows(direction.source()), Orientation::with_rows(direction.target()));
         let to = call.scratch().dots.address();
         let sum = |orientation, (values, add, windows): (DevicePointer<T::Acc>, bool, _)| Gradient {
             orientation,
@@ -345,7 +299,7 @@ impl<T: DeviceElement> Workspace<T> {
         if targets.is_some() || of_sources.is_some() {
             let is_pulled = step.reduce == Reduce::Mean || scales.has_target;
             let source_scale = match is_pulled {
-                true => call.scratch_scale(direction.target, call.scratch().pull.address())?,
+                true => call.scratch_scale(direction.target(), call.scratch().pull.address())?,
                 false => ScaleArgs::none(),
             };
             let gather = Gather {
@@ -413,7 +367,7 @@ impl Scales {
         };
         let memory =
             [memory(VERTEX_SCALE, &step.vertex_scale), memory(HYPEREDGE_SCALE, &step.hyperedge_scale)];
-        let (source, target, has_target) = match direction.source {
+        let (source, target, has_target) = match direction.source() {
             Axis::Vertex => (vertex, hyperedge, step.hyperedge_scale.is_some()),
             Axis::Hyperedge => (hyperedge, vertex, step.vertex_scale.is_some()),
         };

@@ -12,7 +12,8 @@ use cudarc::driver::{CudaStream, sys};
 
 use super::buffer::Buffer;
 use super::kernels::WARP;
-use crate::batch::{Axis, Batch};
+use crate::axis::Axis;
+use crate::batch::Batch;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::groups::Groups;
 use crate::incidence::{Csr, Incidence};
@@ -34,7 +35,7 @@ pub enum Orientation {
 
 impl Orientation {
     /// Both.
-    pub const ALL: [Self; 2] = [Self::ByEdge, Self::ByVertex];
+    pub const ALL: &'static [Self] = &[Self::ByEdge, Self::ByVertex];
 
     /// What its rows are.
     pub(super) fn rows(self) -> Axis {
@@ -104,6 +105,7 @@ pub(super) fn window_name(axis: Axis) -> &'static str {
 
 /// A table of a batch on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Table {
     /// Ten 64-bit words for each topology: where its pointers, indices and work lists start; its numbers of rows,
     /// of rows to gather from and of incidences; and its numbers of segments of long rows, medium rows, short rows and
@@ -138,7 +140,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: &'static [Self] = &[
         Self::Topologies(Orientation::ByEdge),
         Self::Pointers(Orientation::ByEdge),
         Self::Indices(Orientation::ByEdge),

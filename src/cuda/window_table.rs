@@ -12,7 +12,7 @@ use super::device::Device;
 use super::driver::{Current, failed, not_capturing};
 use super::retired::Mark;
 use super::tables::{ChunkCounts, HostChunks, Orientation, Table, window_name};
-use crate::batch::Axis;
+use crate::axis::Axis;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::windows::WindowTable;
 
@@ -36,6 +36,7 @@ pub struct DeviceWindows {
 
 /// A part of a window table on a device, all in 64-bit words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum WindowPart {
     /// Where each instance reads.
     Offsets,
@@ -49,7 +50,7 @@ pub enum WindowPart {
 
 impl WindowPart {
     /// All parts.
-    pub const ALL: [Self; 4] = [Self::Offsets, Self::Chunks, Self::Members, Self::Classes];
+    pub const ALL: &'static [Self] = &[Self::Offsets, Self::Chunks, Self::Members, Self::Classes];
 }
 
 impl DeviceBatch {

@@ -49,11 +49,9 @@ fn results<T: GpuElement>(
     let w = weights::<T>(1, 64 + 560, false);
     let scale = sums::<T>(2, 64 + 16);
     let windows = cpu::Weights::table(&w[..], &table);
-    let step = cpu::Step {
-        reduce: Reduce::Mean,
-        vertex_scale: Some(cpu::Weights::table(&scale[..], &vertex_table)),
-        hyperedge_scale: Some(windows),
-    };
+    let step = cpu::Step::new(Reduce::Mean)
+        .vertex_scale(cpu::Weights::table(&scale[..], &vertex_table))
+        .hyperedge_scale(windows);
     let (by_vertex, by_edge) = (features::<T>(3, n * F), features::<T>(4, m * F));
     let g = features::<T>(5, n * F);
     let mut results = vec![];
@@ -62,11 +60,10 @@ fn results<T: GpuElement>(
         let (mut y, mut grad_x) = (vec![T::default(); grad_y.len()], vec![T::default(); x.len()]);
         let (mut of_vertices, mut of_hyperedges) = (sums::<T>(6, scale.len()), sums::<T>(7, w.len()));
         operators.step(to_hyperedges, step, read(x), overwritten(&mut y)).unwrap();
-        let gradients = cpu::StepGradients {
-            rows: overwritten(&mut grad_x),
-            vertex_scale: Out::Overwrite(&mut of_vertices[..]),
-            hyperedge_scale: Out::Overwrite(&mut of_hyperedges[..]),
-        };
+        let gradients = cpu::StepGradients::none()
+            .rows(overwritten(&mut grad_x))
+            .vertex_scale(Out::Overwrite(&mut of_vertices[..]))
+            .hyperedge_scale(Out::Overwrite(&mut of_hyperedges[..]));
         operators.step_backward(to_hyperedges, step, read(x), read(grad_y), gradients).unwrap();
         results.extend([("y of a step", bits(&y)), ("∂x of a step", bits(&grad_x))]);
         results.extend([("∂r, ∂t", bits(&of_vertices)), ("∂s, ∂u", bits(&of_hyperedges))]);

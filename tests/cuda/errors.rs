@@ -356,7 +356,7 @@ fn overwritten_window_tables_need_checks() {
     gpu.set(Mode::PLAIN);
     let stream = gpu.device().context().default_stream();
     for of_vertices in [false, true] {
-        for part in WindowPart::ALL {
+        for &part in WindowPart::ALL {
             let mut case = case::<f32>(gpu.device(), Checks::Off, WindowKind::Table);
             let mut workspace = case.workspace(&stream);
             let mut slices = Slices::upload(&stream, &case.host);
@@ -421,9 +421,10 @@ fn ranges_outside_a_window_table() {
         WindowPart::Chunks => format!("{axis}_chunks"),
         WindowPart::Members => format!("{axis}_members"),
         WindowPart::Classes => format!("{axis}_classes"),
+        other => panic!("no name of {other:?}"),
     };
     let refuse = |axis, table: &mut DeviceWindows| {
-        for part in WindowPart::ALL {
+        for &part in WindowPart::ALL {
             let before = table.read(part).unwrap();
             let len = before.len();
             for (position, count) in [(len, 1), (len - 1, 2), (0, len + 1), (len + 1, 0), (usize::MAX, 1)] {

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
 };
-use hyperscatter::cuda::{
-    Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Plan, Step, StepGradients, Workspace,
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Plan, Step, Workspace};
+use hyperscatter::{
+    Batch, Conv, Element, Out, Result, RowLayout, Rows, StepGradients, Weights, Windows, cpu,
 };
-use hyperscatter::{Batch, Conv, Element, Out, Result, RowLayout, Rows, Weights, Windows, cpu};
 use hyperscatter_emulator::control::{DeviceControl, DeviceLease, install};
 use hyperscatter_emulator::interface::{Build, Order};
 use proptest::prelude::*;
@@ -341,7 +341,7 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Output<'a, T> {
     fn new(stream: &Arc<CudaStream>, out: Out<&'a mut [T]>) -> Option<Self> {
         let (host, add) = match out {
             Out::Overwrite(host) => (host, false),
-            Out::Add(host) => (host, true),
+            Out::Accumulate(host) => (host, true),
             Out::Skip => return None,
         };
         let buffer = to_device(stream, host);
@@ -355,7 +355,7 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Output<'a, T> {
     fn out(output: &mut Option<Self>) -> Out<CudaViewMut<'_, T>> {
         let Some(output) = output else { return Out::Skip };
         match output.add {
-            true => Out::Add(output.view()),
+            true => Out::Accumulate(output.view()),
             false => Out::Overwrite(output.view()),
         }
     }
@@ -378,7 +378,7 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> OutputRows<'a, T> {
     fn new(stream: &Arc<CudaStream>, rows: Out<Rows<&'a mut [T]>>) -> Self {
         let (out, layout) = match rows {
             Out::Overwrite(rows) => (Out::Overwrite(rows.buffer), rows.layout),
-            Out::Add(rows) => (Out::Add(rows.buffer), rows.layout),
+            Out::Accumulate(rows) => (Out::Accumulate(rows.buffer), rows.layout),
             Out::Skip => (Out::Skip, RowLayout::contiguous(0)),
         };
         Self { output: Output::new(stream, out), layout }
@@ -387,7 +387,7 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> OutputRows<'a, T> {
     fn out(&mut self) -> Out<Rows<CudaViewMut<'_, T>>> {
         match Output::out(&mut self.output) {
             Out::Overwrite(view) => Out::Overwrite(Rows::new(view, self.layout)),
-            Out::Add(view) => Out::Add(Rows::new(view, self.layout)),
+            Out::Accumulate(view) => Out::Accumulate(Rows::new(view, self.layout)),
             Out::Skip => Out::Skip,
         }
     }
@@ -415,7 +415,7 @@ fn scaled<'a, A: Element + DeviceRepr + ValidAsZeroBits>(
     scales: &'a [Option<Values<A>>; 2],
 ) -> Step<'a, CudaView<'a, A>> {
     let [vertex_scale, hyperedge_scale] = scales.each_ref().map(|scale| scale.as_ref().map(Values::weights));
-    Step { reduce: step.reduce, vertex_scale, hyperedge_scale }
+    Step::new(step.reduce).vertex_scale(vertex_scale).hyperedge_scale(hyperedge_scale)
 }
 
 impl<T: GpuElement> Operators<T> for OnCuda<T> {
@@ -453,11 +453,10 @@ impl<T: GpuElement> Operators<T> for OnCuda<T> {
         let mut rows = OutputRows::new(&self.stream, gradients.rows);
         let mut vertex_scale = Output::new(&self.stream, gradients.vertex_scale);
         let mut hyperedge_scale = Output::new(&self.stream, gradients.hyperedge_scale);
-        let gradients = StepGradients {
-            rows: rows.out(),
-            vertex_scale: Output::out(&mut vertex_scale),
-            hyperedge_scale: Output::out(&mut hyperedge_scale),
-        };
+        let gradients = StepGradients::none()
+            .rows(rows.out())
+            .vertex_scale(Output::out(&mut vertex_scale))
+            .hyperedge_scale(Output::out(&mut hyperedge_scale));
         let (x, grad_y) = (x.rows(), grad_y.rows());
         let result = match to_hyperedges {
             true => self.workspace.vertex_to_hyperedge_backward(&step, x, grad_y, gradients),
@@ -484,7 +483,7 @@ impl<T: GpuElement> Operators<T> for OnCuda<T> {
         let result = match &mut z {
             Some((Some(z), layout)) => {
                 let z = Rows::new(z.view(), *layout);
-                self.workspace.conv_keeping_z(x.rows(), weights.weights(), z, y.out())
+                self.workspace.conv_saving_z(x.rows(), weights.weights(), z, y.out())
             }
             _ => self.workspace.conv(x.rows(), weights.weights(), y.out()),
         };
@@ -530,7 +529,7 @@ pub fn step<T: GpuElement>(
     x: Rows<CudaView<'_, T>>,
     y: Out<Rows<CudaViewMut<'_, T>>>,
 ) -> Result<()> {
-    let step = Step { reduce: kind.reduce, ..Step::sum() };
+    let step = Step::new(kind.reduce);
     match kind.to_hyperedges {
         true => workspace.vertex_to_hyperedge(&step, x, y),
         false => workspace.hyperedge_to_vertex(&step, x, y),

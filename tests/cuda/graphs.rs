@@ -16,7 +16,7 @@ use crate::common::bits;
 
 /// Everything that a layer's training step may do.
 const FORWARD_AND_BACKWARD: [Call; 6] = [
-    Call::ConvKeepingZ,
+    Call::ConvSavingZ,
     Call::VertexToHyperedge,
     Call::HyperedgeToVertex,
     Call::ConvBackwardFromZ,
@@ -176,7 +176,7 @@ fn wrong_indices_are_reported(gpu: &Gpu) {
     // All instances of a topology read the spoilt index: any of them may be the one that is named.
     let wrong = |error: &Error| matches!(error, Error::IndexOutOfBounds { position: 2, value: 77, .. });
     let mut batch = gpu.device().upload(&table_batch()).unwrap();
-    for orientation in Orientation::ALL {
+    for &orientation in Orientation::ALL {
         batch.overwrite_table(Table::Indices(orientation), 2, &[77]).unwrap();
     }
     let case = Case::<f32>::on(&batch, 5, symmetric(), Checks::On, WindowKind::Table);

@@ -151,6 +151,7 @@ impl Tables {
                     Reduce::Mean if length == 0 => 0.0,
                     Reduce::Mean => 1.0 / length as f32,
                     Reduce::Sum => 1.0,
+                    other => panic!("no model of {other:?}"),
                 };
                 match class {
                     PARTIAL => partials.push(sums.unwrap_or(poisoned)),

@@ -4,12 +4,11 @@ use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, ValidAsZeroBits, result, sys,
 };
 use hyperscatter::cuda::{
-    Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Operator, Plan, Step, StepGradients, Uses,
-    Workspace,
+    Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Operator, Plan, Step, Uses, Workspace,
 };
 use hyperscatter::{
-    Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows, WeightUse,
-    Weights, WindowTable, Windows,
+    Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows, StepGradients,
+    WeightUse, Weights, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use std::collections::BTreeMap;
@@ -50,7 +49,7 @@ pub enum Call {
     HyperedgeToVertex,
     HyperedgeToVertexBackward,
     Conv,
-    ConvKeepingZ,
+    ConvSavingZ,
     ConvBackward,
     ConvBackwardFromZ,
 }
@@ -103,7 +102,7 @@ impl Call {
         Self::HyperedgeToVertex,
         Self::HyperedgeToVertexBackward,
         Self::Conv,
-        Self::ConvKeepingZ,
+        Self::ConvSavingZ,
         Self::ConvBackward,
         Self::ConvBackwardFromZ,
     ];
@@ -114,7 +113,7 @@ impl Call {
             Self::VertexToHyperedgeBackward => Operator::VertexToHyperedgeBackward,
             Self::HyperedgeToVertex => Operator::HyperedgeToVertex,
             Self::HyperedgeToVertexBackward => Operator::HyperedgeToVertexBackward,
-            Self::Conv | Self::ConvKeepingZ => Operator::Conv,
+            Self::Conv | Self::ConvSavingZ => Operator::Conv,
             Self::ConvBackward | Self::ConvBackwardFromZ => Operator::ConvBackward,
         }
     }
@@ -158,7 +157,7 @@ impl Call {
                 gradients(&[read(Z, "z"), read(GradY, "grad_y"), written(NewGradZ, "grad_z")])
             }
             Self::Conv => conv(&[written(Y, "y")]),
-            Self::ConvKeepingZ => conv(&[written(Kept, "z"), written(Y, "y")]),
+            Self::ConvSavingZ => conv(&[written(Kept, "z"), written(Y, "y")]),
             Self::ConvBackward => conv(&backward),
             Self::ConvBackwardFromZ => conv(&[&[read(Kept, "z")], &backward[..]].concat()),
         }
@@ -374,7 +373,7 @@ impl<'a> How<'a> {
     }
 
     fn out<B>(self, buffer: B) -> Out<B> {
-        if self.add { Out::Add(buffer) } else { Out::Overwrite(buffer) }
+        if self.add { Out::Accumulate(buffer) } else { Out::Overwrite(buffer) }
     }
 
     fn rows<B>(self, buffer: B) -> Rows<B> {
@@ -392,7 +391,7 @@ impl<'a> How<'a> {
     fn step<B>(self, vertex_scale: B, hyperedge_scale: B) -> Step<'a, B> {
         let vertex_scale = Weights { values: vertex_scale, windows: self.windows.vertices.as_deref() };
         let hyperedge_scale = self.weights(hyperedge_scale);
-        Step { vertex_scale: Some(vertex_scale), hyperedge_scale: Some(hyperedge_scale), ..Step::mean() }
+        Step::mean().vertex_scale(vertex_scale).hyperedge_scale(hyperedge_scale)
     }
 
     fn gradients<'b, R, S>(
@@ -401,11 +400,10 @@ impl<'a> How<'a> {
         vertex_scale: &'b mut CudaSlice<S>,
         hyperedge_scale: &'b mut CudaSlice<S>,
     ) -> StepGradients<CudaViewMut<'b, R>, CudaViewMut<'b, S>> {
-        StepGradients {
-            rows: self.out_rows(rows.as_view_mut()),
-            vertex_scale: self.out(vertex_scale.as_view_mut()),
-            hyperedge_scale: self.out(hyperedge_scale.as_view_mut()),
-        }
+        StepGradients::none()
+            .rows(self.out_rows(rows.as_view_mut()))
+            .vertex_scale(self.out(vertex_scale.as_view_mut()))
+            .hyperedge_scale(self.out(hyperedge_scale.as_view_mut()))
     }
 }
 
@@ -447,7 +445,7 @@ impl<T: GpuElement> Slices<T> {
                 workspace.hyperedge_to_vertex_backward(&step, z, how.rows(grad_y.as_view()), gradients)
             }
             Call::Conv => workspace.conv(x, weights, how.out_rows(y.as_view_mut())),
-            Call::ConvKeepingZ => workspace.conv_keeping_z(
+            Call::ConvSavingZ => workspace.conv_saving_z(
                 x,
                 weights,
                 how.rows(kept.as_view_mut()),
@@ -506,10 +504,11 @@ impl<T: GpuElement> Pointers<T> {
     ) -> Result<()> {
         let step = how.step(self.vertex_scale, self.weights);
         let weights = how.weights(self.weights);
-        let gradients = |gradient| StepGradients {
-            rows: how.out_rows(gradient),
-            vertex_scale: how.out(self.grad_vertex_scale),
-            hyperedge_scale: how.out(self.grad_weights),
+        let gradients = |gradient| {
+            StepGradients::none()
+                .rows(how.out_rows(gradient))
+                .vertex_scale(how.out(self.grad_vertex_scale))
+                .hyperedge_scale(how.out(self.grad_weights))
         };
         let (x, z, grad_y, grad_z) =
             (how.rows(self.x), how.rows(self.z), how.rows(self.grad_y), how.rows(self.grad_z));
@@ -531,7 +530,7 @@ impl<T: GpuElement> Pointers<T> {
                     workspace.hyperedge_to_vertex_backward_raw(stream, &step, z, grad_y, gradients)
                 }
                 Call::Conv => workspace.conv_raw(stream, x, weights, None, y),
-                Call::ConvKeepingZ => workspace.conv_raw(stream, x, weights, Some(how.rows(self.kept)), y),
+                Call::ConvSavingZ => workspace.conv_raw(stream, x, weights, Some(how.rows(self.kept)), y),
                 Call::ConvBackward => {
                     workspace.conv_backward_raw(stream, x, None, weights, grad_y, grad_x, grad_weights)
                 }

@@ -76,7 +76,7 @@ fn is_spoilt_index(error: &Error) -> bool {
 /// Two copies with a wrong index in each orientation.
 fn spoilt_indices(gpu: &Gpu) -> Case<f32> {
     let mut batch = gpu.device().upload(&pairs()).unwrap();
-    for orientation in Orientation::ALL {
+    for &orientation in Orientation::ALL {
         batch.overwrite_table(Table::Indices(orientation), 3, &[77]).unwrap();
     }
     Case::on(&batch, 2, symmetric(), Checks::On, WindowKind::Shared)

@@ -1,7 +1,7 @@
 //! The simple spelling of operands, with `cudarc`'s slices and views.
 
-use hyperscatter::cuda::{Checks, Plan, Step, StepGradients};
-use hyperscatter::{Batch, Conv, Incidence, Out, Rows, Weights};
+use hyperscatter::cuda::{Checks, Plan, Step};
+use hyperscatter::{Batch, Conv, Incidence, Out, Rows, StepGradients, Weights};
 
 use super::gpu::{Gpu, Mode, to_host};
 
@@ -27,19 +27,18 @@ fn references_to_slices_and_views_are_operands_and_a_step_serves_several_calls()
     // A view stays usable.
     let (view, mut half) = (x.slice(..3 * F), y.slice_mut(..3 * F));
     for _ in 0..2 {
-        let out = Out::Add(Rows::contiguous(&mut half, F));
+        let out = Out::Accumulate(Rows::contiguous(&mut half, F));
         workspace.conv(Rows::contiguous(&view, F), Weights::shared(&w), out).unwrap();
     }
-    let out = Out::Add(Rows::contiguous(half, F));
+    let out = Out::Accumulate(Rows::contiguous(half, F));
     workspace.conv(Rows::contiguous(view, F), Weights::shared(w.as_view()), out).unwrap();
     workspace.check().unwrap();
     assert_eq!(to_host(&stream, &y, 12), [[4.0; 6], [1.0; 6]].concat());
 
-    let step = Step { vertex_scale: Some(Weights::shared(&w)), ..Step::mean() };
+    let step = Step::mean().vertex_scale(Weights::shared(&w));
     let out = Out::Overwrite(Rows::contiguous(&mut z, F));
     workspace.vertex_to_hyperedge(&step, Rows::contiguous(&x, F), out).unwrap();
-    let gradients =
-        StepGradients { vertex_scale: Out::Overwrite(grad.as_view_mut()), ..StepGradients::default() };
+    let gradients = StepGradients::none().vertex_scale(Out::Overwrite(grad.as_view_mut()));
     let (x, grad_z) = (Rows::contiguous(&x, F), Rows::contiguous(&z, F));
     workspace.vertex_to_hyperedge_backward(&step, x, grad_z, gradients).unwrap();
     workspace.check().unwrap();

@@ -8,12 +8,10 @@
 use std::sync::Arc;
 
 use hyperscatter::cuda::cudarc::driver::CudaStream;
-use hyperscatter::cuda::{
-    Checks, DeviceBatch, DeviceWindows, Plan, Step, StepGradients, Table, WindowPart, Workspace,
-};
+use hyperscatter::cuda::{Checks, DeviceBatch, DeviceWindows, Plan, Step, Table, WindowPart, Workspace};
 use hyperscatter::{
-    Batch, Conv, Error, Incidence, Normalization, Out, Reduce, Repeats, Result, RowLayout, Rows, WeightUse,
-    Weights, WindowTable,
+    Batch, Conv, Error, Incidence, Normalization, Out, Reduce, Repeats, Result, RowLayout, Rows,
+    StepGradients, WeightUse, Weights, WindowTable,
 };
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
@@ -38,8 +36,9 @@ enum Part {
 }
 
 fn parts() -> Vec<Part> {
-    let windows = [0, 1].into_iter().flat_map(|i| WindowPart::ALL.map(|part| Part::Windows(i, part)));
-    Table::ALL.into_iter().map(Part::Batch).chain(windows).collect()
+    let windows =
+        [0, 1].into_iter().flat_map(|i| WindowPart::ALL.iter().map(move |&part| Part::Windows(i, part)));
+    Table::ALL.iter().copied().map(Part::Batch).chain(windows).collect()
 }
 
 impl Uploaded {
@@ -174,7 +173,7 @@ impl<'a, T: GpuElement> Run<'a, T> {
             })
         };
         let reduce = self.reduce;
-        let step = || Step { reduce, vertex_scale: weights(0), hyperedge_scale: weights(1) };
+        let step = || Step::new(reduce).vertex_scale(weights(0)).hyperedge_scale(weights(1));
         let at = self.at();
         let mut y = to_device(&stream, &vec![T::of(7.0); g.len()]);
         let mut grad_x = to_device(&stream, &vec![T::of(7.0); x.len()]);
@@ -188,11 +187,10 @@ impl<'a, T: GpuElement> Run<'a, T> {
         };
         self.check(queued);
         let [of_vertices, of_hyperedges] = &mut grads;
-        let gradients = StepGradients {
-            rows: Out::Overwrite(Rows::new(grad_x.slice_mut(..x.len()), at)),
-            vertex_scale: Out::Add(of_vertices.slice_mut(..scales[0].len())),
-            hyperedge_scale: Out::Overwrite(of_hyperedges.slice_mut(..scales[1].len())),
-        };
+        let gradients = StepGradients::none()
+            .rows(Out::Overwrite(Rows::new(grad_x.slice_mut(..x.len()), at)))
+            .vertex_scale(Out::Accumulate(of_vertices.slice_mut(..scales[0].len())))
+            .hyperedge_scale(Out::Overwrite(of_hyperedges.slice_mut(..scales[1].len())));
         let grad_y = Rows::new(g_device.slice(..g.len()), at);
         let queued = match to_hyperedges {
             true => self.workspace.vertex_to_hyperedge_backward(&step(), rows(), grad_y, gradients),
@@ -231,8 +229,8 @@ impl<'a, T: GpuElement> Run<'a, T> {
         let grad_y = || Rows::new(g_device.slice(..g.len()), at);
 
         let kept = Rows::new(z_device.slice_mut(..z.len()), at);
-        let to = Out::Add(Rows::new(y.slice_mut(..x.len()), at));
-        let queued = self.workspace.conv_keeping_z(rows(), weights(), kept, to);
+        let to = Out::Accumulate(Rows::new(y.slice_mut(..x.len()), at));
+        let queued = self.workspace.conv_saving_z(rows(), weights(), kept, to);
         self.check(queued);
         let to = Out::Overwrite(Rows::new(grad_x.slice_mut(..x.len()), at));
         let to_weights = Out::Overwrite(grad_w.slice_mut(..w.len()));

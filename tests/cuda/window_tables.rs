@@ -35,7 +35,7 @@ impl Reader {
 
     fn read(&mut self, windows: &DeviceWindows) -> hyperscatter::Result<()> {
         let scale = Weights::table(self.scale.as_view(), windows);
-        let step = Step { vertex_scale: Some(scale), ..Step::sum() };
+        let step = Step::sum().vertex_scale(scale);
         let to = Out::Overwrite(Rows::contiguous(self.z.as_view_mut(), F));
         self.workspace.vertex_to_hyperedge(&step, Rows::contiguous(self.x.as_view(), F), to)
     }

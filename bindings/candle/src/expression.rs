@@ -8,7 +8,7 @@
 //! `f64` weights may be as small, or as large, as the inverses of their degrees allow.
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use hyperscatter::{Batch, Conv, Normalization, Reduce, WeightUse};
+use hyperscatter::{Batch, Conv, Normalization, Reduce};
 
 use crate::operators::{Operators, TensorWindows};
 use crate::rows::{Axis, Size, rows_of};
@@ -37,11 +37,7 @@ impl<'a> Expression<'a> {
             return Ok([nothing(grad_y, x)?, nothing(grad_y, weights)?]);
         }
         let Conv { normalization, weight_use, .. } = self.operators.conventions();
-        let (in_message, in_degree) = match weight_use {
-            WeightUse::Documented => (true, true),
-            WeightUse::DegreeOnly => (false, true),
-            WeightUse::MessageOnly => (true, false),
-        };
+        let (in_message, in_degree) = (weight_use.in_message(), weight_use.in_degree());
         let (features, grad) = (self.rows(Axis::Vertex, x)?, self.rows(Axis::Vertex, grad_y)?);
         let w = self.spread(Axis::Hyperedge, weights, windows)?;
         let inverse_sizes = inverse(&self.to_hyperedges(&self.ones(Axis::Vertex)?)?)?;
@@ -53,6 +49,7 @@ impl<'a> Expression<'a> {
             Normalization::None => None,
             Normalization::Row => Some(inverse(&degrees)?),
             Normalization::Symmetric => Some(inverse(&root(&degrees)?)?),
+            other => candle_core::bail!("the normalization {other:?} has no second derivatives"),
         };
         let right = left.as_ref().filter(|_| normalization == Normalization::Symmetric);
         let scaled = |rows: &Tensor, scale: Option<&Tensor>| match scale {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor};
 use hyperscatter::cpu::Workspace;
-use hyperscatter::{Batch, Conv, Reduce, WindowTable};
+use hyperscatter::{Batch, Conv, WindowTable};
 
 use crate::conv::ConvOp;
 use crate::error::{Caller, Operands, accumulator, check_device, check_weights};
@@ -47,29 +47,8 @@ impl<'a> TensorWeights<'a> {
     }
 }
 
-/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none). Window tables of
-/// vertex scales are made by [`WindowTable::for_vertices`].
-#[derive(Debug, Clone, Default)]
-pub struct TensorStep<'a> {
-    /// Sum or mean.
-    pub reduce: Reduce,
-    /// One factor for each vertex.
-    pub vertex_scale: Option<TensorWeights<'a>>,
-    /// One factor for each hyperedge.
-    pub hyperedge_scale: Option<TensorWeights<'a>>,
-}
-
-impl TensorStep<'_> {
-    /// The plain sum.
-    pub fn sum() -> Self {
-        Self::default()
-    }
-
-    /// The plain mean.
-    pub fn mean() -> Self {
-        Self { reduce: Reduce::Mean, ..Self::default() }
-    }
-}
+/// What a step computes, with scales that are tensors.
+pub type TensorStep<'a> = hyperscatter::Step<TensorWeights<'a>>;
 
 /// The operators over a batch of hypergraphs, with the conventions of the convolution. A clone is cheap, and shares
 /// the scratch memory: layers over the same batch with the same conventions can use clones.
@@ -203,7 +182,7 @@ impl Operators {
     /// assert_eq!(z.to_vec2::<f32>()?, [[2.], [3.]]);
     ///
     /// let scale = Tensor::new(&[10f32, 0., 1.], &Device::Cpu)?;
-    /// let scaled = TensorStep { vertex_scale: Some(TensorWeights::shared(&scale)), ..TensorStep::sum() };
+    /// let scaled = TensorStep::sum().vertex_scale(TensorWeights::shared(&scale));
     /// let z = operators.vertex_to_hyperedge(&x, scaled)?;
     /// assert_eq!(z.to_vec2::<f32>()?, [[13.], [3.]]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -244,7 +223,7 @@ impl Operators {
         };
         let dims: Vec<usize> = copies.into_iter().chain([hyperedges, 1]).collect();
         let ones = Tensor::ones(dims, accumulator(values.dtype()), values.device())?;
-        let step = TensorStep { hyperedge_scale: Some(weights), ..TensorStep::sum() };
+        let step = TensorStep::sum().hyperedge_scale(weights);
         self.step(caller, Direction::HyperedgeToVertex, &ones, step)?.squeeze(D::Minus1)
     }
 
@@ -255,7 +234,7 @@ impl Operators {
         rows: &Tensor,
         step: TensorStep<'_>,
     ) -> Result<Tensor> {
-        let TensorStep { reduce, vertex_scale, hyperedge_scale } = step;
+        let TensorStep { reduce, vertex_scale, hyperedge_scale, .. } = step;
         let name = direction.name();
         check_features(name, direction.input(), self.batch(), direction.source(), None, rows)?;
         let mut operands = Operands::new(caller, name, direction.input(), rows);

@@ -72,7 +72,7 @@ impl StepOp {
         };
         let vertex_scale = scale(&self.vertex_windows)?;
         let hyperedge_scale = scale(&self.hyperedge_windows)?;
-        Ok(cpu::Step { reduce: self.reduce, vertex_scale, hyperedge_scale })
+        Ok(cpu::Step::new(self.reduce).vertex_scale(vertex_scale).hyperedge_scale(hyperedge_scale))
     }
 
     fn forward<T: Feature>(
@@ -130,11 +130,10 @@ impl StepOp {
                         _ => Out::Skip,
                     },
                 };
-                let gradients = StepGradients {
-                    rows: grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, &mut g[..]))),
-                    vertex_scale: scale(&self.vertex_windows),
-                    hyperedge_scale: scale(&self.hyperedge_windows),
-                };
+                let gradients = StepGradients::none()
+                    .rows(grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, &mut g[..]))))
+                    .vertex_scale(scale(&self.vertex_windows))
+                    .hyperedge_scale(scale(&self.hyperedge_windows));
                 self.operators.call::<T, _>(&self.operands, size, |workspace| match self.direction {
                     Direction::VertexToHyperedge => {
                         workspace.vertex_to_hyperedge_backward(&step, x, grad_y, gradients)

@@ -92,10 +92,10 @@ fn every_operand_of_an_operator_has_a_gradient_over_any_batch_and_width() {
         let x = var(&signed(&[copies, n, features], 1, DType::F32));
         let z = var(&signed(&[copies, m, features], 2, DType::F32));
         let (r, s) = (var(&positive(&[n], 3, DType::F32)), var(&positive(&[m], 4, DType::F32)));
-        let step = || TensorStep {
-            vertex_scale: Some(TensorWeights::shared(&r)),
-            hyperedge_scale: Some(TensorWeights::shared(&s)),
-            ..TensorStep::mean()
+        let step = || {
+            TensorStep::mean()
+                .vertex_scale(TensorWeights::shared(&r))
+                .hyperedge_scale(TensorWeights::shared(&s))
         };
         let results = [
             (operators.conv(&x, TensorWeights::shared(&s)).unwrap(), vec![&x, &s]),

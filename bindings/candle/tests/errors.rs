@@ -79,7 +79,7 @@ fn wrong_types_name_the_operand_and_what_is_needed() {
     }
     let operators = Operators::new(&batch, Conv::default());
     let scale = zeros(&[4], DType::F16);
-    let step = TensorStep { vertex_scale: Some(TensorWeights::shared(&scale)), ..TensorStep::sum() };
+    let step = TensorStep::sum().vertex_scale(TensorWeights::shared(&scale));
     let error = operators.vertex_to_hyperedge(&zeros(&[2, 4, 3], DType::F16), step).unwrap_err();
     assert_says(&error, &["vertex scales have dtype F16, but F32 is needed"]);
 }
@@ -137,7 +137,7 @@ fn messages_name_what_a_caller_of_the_operators_has() {
     let facts = ["weights: this window table was made for another batch", "Operators::batch"];
     says(TensorWeights::table(&zeros(&[6], DType::F32), other), &facts);
     // Scales are named as they are called.
-    let scale = TensorStep { vertex_scale: Some(TensorWeights::shared(&too_many)), ..TensorStep::sum() };
+    let scale = TensorStep::sum().vertex_scale(TensorWeights::shared(&too_many));
     let error = operators.vertex_to_hyperedge(&x, scale).unwrap_err();
     assert_says(&error, &["has length 24, of which shared windows read 4, one for each of the vertices"]);
 }

@@ -68,11 +68,9 @@ impl StepCase {
     }
 
     fn run(&self, operators: &Operators, features: &Tensor, r: &Tensor, s: &Tensor) -> Tensor {
-        let step = TensorStep {
-            reduce: self.reduce,
-            vertex_scale: self.scaled[0].then(|| TensorWeights::shared(r)),
-            hyperedge_scale: self.scaled[1].then(|| TensorWeights::shared(s)),
-        };
+        let step = TensorStep::new(self.reduce)
+            .vertex_scale(self.scaled[0].then(|| TensorWeights::shared(r)))
+            .hyperedge_scale(self.scaled[1].then(|| TensorWeights::shared(s)));
         match self.to_hyperedges {
             true => operators.vertex_to_hyperedge(features, step).unwrap(),
             false => operators.hyperedge_to_vertex(features, step).unwrap(),
@@ -173,7 +171,7 @@ fn features_of_16_bits_are_the_rounded_results_of_f32() {
         assert_same(&found[0], &wide[0].to_dtype(dtype).unwrap(), "the gradient of x");
         assert_same(&found[1], &wide[1], "the gradient of the weights");
 
-        let step = || TensorStep { hyperedge_scale: Some(TensorWeights::shared(&w)), ..TensorStep::mean() };
+        let step = || TensorStep::mean().hyperedge_scale(TensorWeights::shared(&w));
         let z = operators.vertex_to_hyperedge(&x, step()).unwrap();
         let wide_z = operators.vertex_to_hyperedge(&wide_x, step()).unwrap();
         assert_same(&z, &wide_z.to_dtype(dtype).unwrap(), "z");
@@ -239,7 +237,7 @@ fn gradients_of_the_core<T: Element<Acc = f32> + WithDType>(
     let mut grad_of_sum = x_values.clone();
     let out =
         Out::Overwrite(Rows::new(&mut grad_of_sum[..], RowLayout::contiguous(features).instances(copies)));
-    let step = cpu::Step { reduce: Reduce::Sum, vertex_scale: None, hyperedge_scale: None };
+    let step = cpu::Step::new(Reduce::Sum);
     workspace.hyperedge_to_vertex(&step, rows(&ones[..]), out).unwrap();
     let tensor = |values: Vec<T>| Tensor::from_vec(values, x.shape(), x.device()).unwrap();
     [tensor(grad_x), Tensor::from_vec(grad_w, w.shape(), w.device()).unwrap(), tensor(grad_of_sum)]

@@ -35,7 +35,7 @@ fn variables_lead_to_gradients_where_the_graph_is_kept_and_nowhere_else() {
     let operators = Operators::new(&Batch::replicate(odd_topology()), Conv::default());
     let (x, w) = (random(&[2, 5, 2], 1), var(&positive(&[4], 2, DType::F64)));
     let scale = || Some(TensorWeights::shared(&w));
-    let mean = TensorStep { hyperedge_scale: scale(), ..TensorStep::mean() };
+    let mean = TensorStep::mean().hyperedge_scale(scale());
     let results = [
         operators.conv(&x, TensorWeights::shared(&w)).unwrap(),
         operators.vertex_to_hyperedge(&x, mean).unwrap(),
@@ -149,11 +149,9 @@ fn the_steps_differentiate_twice() {
         vars.extend((bits & 4 != 0).then_some(&r));
         vars.extend((bits & 8 != 0).then_some(&s));
         assert_second_derivatives(&format!("case {bits:05b}"), &vars, || {
-            let step = TensorStep {
-                reduce,
-                vertex_scale: (bits & 4 != 0).then(|| TensorWeights { values: &r, windows: windows() }),
-                hyperedge_scale: (bits & 8 != 0).then(|| TensorWeights { values: &s, windows: windows() }),
-            };
+            let step = TensorStep::new(reduce)
+                .vertex_scale((bits & 4 != 0).then(|| TensorWeights { values: &r, windows: windows() }))
+                .hyperedge_scale((bits & 8 != 0).then(|| TensorWeights { values: &s, windows: windows() }));
             let y = match bits & 1 {
                 0 => operators.vertex_to_hyperedge(&x, step).unwrap(),
                 _ => operators.hyperedge_to_vertex(&x, step).unwrap(),

@@ -25,12 +25,8 @@ fn everything(
     let w = var(weights);
     let scale = || Some(TensorWeights { values: &w, windows: windows.clone() });
     let conv = operators.conv(x, scale().unwrap()).unwrap();
-    let z = operators
-        .vertex_to_hyperedge(x, TensorStep { hyperedge_scale: scale(), ..TensorStep::mean() })
-        .unwrap();
-    let y = operators
-        .hyperedge_to_vertex(&z, TensorStep { hyperedge_scale: scale(), ..TensorStep::sum() })
-        .unwrap();
+    let z = operators.vertex_to_hyperedge(x, TensorStep::mean().hyperedge_scale(scale())).unwrap();
+    let y = operators.hyperedge_to_vertex(&z, TensorStep::sum().hyperedge_scale(scale())).unwrap();
     let loss = (&conv + &y).unwrap().mul(g).unwrap().sum_all().unwrap().backward().unwrap();
     let gradient_of_x = loss.get(x).cloned();
     [Some(conv), Some(z), Some(y), loss.get(&w).cloned(), gradient_of_x].into_iter().flatten().collect()

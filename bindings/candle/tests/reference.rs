@@ -92,6 +92,7 @@ pub(crate) fn dense_conv(topology: &Incidence, conv: Conv, weights: &Tensor) -> 
         WeightUse::Documented => (weights, weights),
         WeightUse::DegreeOnly => (&ones, weights),
         WeightUse::MessageOnly => (weights, &ones),
+        other => panic!("no reference for {other:?}"),
     };
     let degrees = h.matmul(&in_degree.unsqueeze(1)?)?;
     let m = h.broadcast_mul(&(u * inverse(&h.sum(0)?)?)?)?.matmul(&h.t()?)?;
@@ -104,6 +105,7 @@ pub(crate) fn dense_conv(topology: &Incidence, conv: Conv, weights: &Tensor) -> 
             m.broadcast_mul(&root)?.broadcast_mul(&root.t()?)
         }
         Normalization::None => Ok(m),
+        other => panic!("no reference for {other:?}"),
     }
 }
 
@@ -113,5 +115,6 @@ pub(crate) fn dense_step(h: &Tensor, reduce: Reduce, target: &Tensor, source: &T
     match reduce {
         Reduce::Sum => Ok(scaled),
         Reduce::Mean => scaled.broadcast_mul(&inverse(&h.sum_keepdim(1)?)?),
+        other => panic!("no reference for {other:?}"),
     }
 }

@@ -1,0 +1,52 @@
+//! The two kinds of rows.
+
+use crate::incidence::Incidence;
+
+/// What a row of features, or a weight, belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Axis {
+    /// A vertex.
+    Vertex,
+    /// A hyperedge.
+    Hyperedge,
+}
+
+impl Axis {
+    /// Both.
+    pub const ALL: &'static [Self] = &[Self::Vertex, Self::Hyperedge];
+
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Vertex => Self::Hyperedge,
+            Self::Hyperedge => Self::Vertex,
+        }
+    }
+
+    /// What its rows are of, in errors.
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::Vertex => "vertices",
+            Self::Hyperedge => "hyperedges",
+        }
+    }
+
+    /// What the rows of a whole batch are counted as, in errors.
+    pub(crate) fn total(self) -> &'static str {
+        match self {
+            Self::Vertex => "the number of vertices of the batch",
+            Self::Hyperedge => "the number of hyperedges of the batch",
+        }
+    }
+}
+
+impl Incidence {
+    /// The number of rows along `axis`.
+    #[inline]
+    pub fn size(&self, axis: Axis) -> usize {
+        match axis {
+            Axis::Vertex => self.n_vertices(),
+            Axis::Hyperedge => self.n_hyperedges(),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The operators, by name.
+
+use crate::direction::Direction;
+
+/// An operator, on either backend: a method of a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operator {
+    /// The step from vertices to hyperedges.
+    VertexToHyperedge,
+    /// Its gradients.
+    VertexToHyperedgeBackward,
+    /// The step from hyperedges to vertices.
+    HyperedgeToVertex,
+    /// Its gradients.
+    HyperedgeToVertexBackward,
+    /// The convolution.
+    Conv,
+    /// The convolution that also stores z = B⁻¹ Hᵀ R x for the backward.
+    ConvSavingZ,
+    /// The gradients of the convolution; z is computed again.
+    ConvBackward,
+    /// The gradients of the convolution, from a saved z.
+    ConvBackwardFromZ,
+}
+
+impl Operator {
+    /// All operators.
+    pub const ALL: &'static [Self] = &[
+        Self::VertexToHyperedge,
+        Self::VertexToHyperedgeBackward,
+        Self::HyperedgeToVertex,
+        Self::HyperedgeToVertexBackward,
+        Self::Conv,
+        Self::ConvSavingZ,
+        Self::ConvBackward,
+        Self::ConvBackwardFromZ,
+    ];
+
+    /// The step in this direction.
+    pub fn step(direction: Direction) -> Self {
+        match direction {
+            Direction::VertexToHyperedge => Self::VertexToHyperedge,
+            Direction::HyperedgeToVertex => Self::HyperedgeToVertex,
+        }
+    }
+
+    /// The gradients of the step in this direction.
+    pub fn step_backward(direction: Direction) -> Self {
+        match direction {
+            Direction::VertexToHyperedge => Self::VertexToHyperedgeBackward,
+            Direction::HyperedgeToVertex => Self::HyperedgeToVertexBackward,
+        }
+    }
+
+    /// The name of its method.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VertexToHyperedge => "vertex_to_hyperedge",
+            Self::VertexToHyperedgeBackward => "vertex_to_hyperedge_backward",
+            Self::HyperedgeToVertex => "hyperedge_to_vertex",
+            Self::HyperedgeToVertexBackward => "hyperedge_to_vertex_backward",
+            Self::Conv => "conv",
+            Self::ConvSavingZ => "conv_saving_z",
+            Self::ConvBackward => "conv_backward",
+            Self::ConvBackwardFromZ => "conv_backward_from_z",
+        }
+    }
+}
