@@ -14,11 +14,11 @@
 #include "tables.cuh"
 
 // src/cuda/windows.rs holds the same structures.
-struct PullArgs {
+struct RowScaleArgs {
     Tables tables;
     Scale scale;  // of the targets
     const int* shifts;  // of each target row of the batch; null: zeros
-    void* pull;   // one for each target row of the batch, of the accumulation type
+    void* row_scale;   // one for each target row of the batch, of the accumulation type
     Record record;
     u32 mean;
     u32 shifts_of_degree;
@@ -50,9 +50,9 @@ struct GradientArgs {
     u32 lanes;   // of `sum_windows_*`: a thread or a warp has a slot, 1 or 32
 };
 
-static_assert(sizeof(PullArgs) == 240 && sizeof(GradientArgs) == 304, "sizes");
+static_assert(sizeof(RowScaleArgs) == 240 && sizeof(GradientArgs) == 304, "sizes");
 #if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(PullArgs, pull) == 208 && __builtin_offsetof(PullArgs, mean) == 232 &&
+static_assert(__builtin_offsetof(RowScaleArgs, row_scale) == 208 && __builtin_offsetof(RowScaleArgs, mean) == 232 &&
                   __builtin_offsetof(GradientArgs, n_chunks) == 192 && __builtin_offsetof(GradientArgs, values) == 240 &&
                   __builtin_offsetof(GradientArgs, n_slots) == 264 && __builtin_offsetof(GradientArgs, blocks) == 288,
               "offsets");
@@ -62,7 +62,7 @@ static_assert(__builtin_offsetof(PullArgs, pull) == 208 && __builtin_offsetof(Pu
 
 // The pull of row `i` of the batch.
 template <typename A, bool Checked>
-__device__ __forceinline__ bool pull_of(const PullArgs& args, Check<Checked>& check, u64 i, u64& instance, A& pull) {
+__device__ __forceinline__ bool pull_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance, A& pull) {
     const Tables& tables = args.tables;
     u64 id = 0;
     if (tables.topology_ids != nullptr) {
@@ -113,14 +113,14 @@ __device__ __forceinline__ bool pull_of(const PullArgs& args, Check<Checked>& ch
 }
 
 template <typename A, bool Checked>
-__device__ __forceinline__ void pull_rows(const PullArgs& args) {
+__device__ __forceinline__ void pull_rows(const RowScaleArgs& args) {
     u64 step = u64(gridDim.x) * THREADS;
     for (u64 i = u64(blockIdx.x) * THREADS + threadIdx.x; i < args.tables.n_targets; i += step) {
         Check<Checked> check;
         u64 instance = 0;
         A pull = 0;
         bool known = pull_of(args, check, i, instance, pull);
-        static_cast<A*>(args.pull)[i] = known ? pull : not_a_number<A>();
+        static_cast<A*>(args.row_scale)[i] = known ? pull : not_a_number<A>();
         check.publish(args.record, PULL, args.tables.orientation, instance);
     }
 }
@@ -335,7 +335,7 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
 #define ENTRIES(A, NAME, CHECKED)                                                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) pull_##NAME(const PullArgs args) {                    \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) pull_##NAME(const RowScaleArgs args) {                    \
         pull_rows<A, CHECKED>(args);                                                                            \
     }                                                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) {          \

@@ -5,11 +5,12 @@
 use bytemuck::Pod;
 use cudarc::driver::sys;
 
-use super::gather::{Operand, feature_blocks};
-use super::kernels::{Kernel, ScaleArgs, TablesArgs};
+use super::args::{RecordArgs, ScaleArgs, TablesArgs};
+use super::gather::Operand;
+use super::geometry::feature_blocks;
+use super::kernels::Kernel;
 use super::operands::{RawWeights, same_device};
 use super::plan::Plan;
-use super::record::RecordArgs;
 use super::scratch::Scratch;
 use super::tables::{ChunkTables, Orientation};
 use super::workspace::{Held, Workspace};

@@ -17,10 +17,10 @@
 
 use cudarc::driver::{CudaView, CudaViewMut, sys};
 
+use super::args::ScaleArgs;
 use super::buffer::Buffer;
 use super::call::Call;
 use super::gather::{Destination, Dots, Elements, Gather, Operand};
-use super::kernels::ScaleArgs;
 use super::operands::{
     DevicePointer, Memory, RawWeights, check_memory, destination, into_parts, read, read_weights,
     same_context, same_context_out, same_context_weights, shape, write, write_out, write_values,

@@ -2,65 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use std::mem::offset_of;
-
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use cudarc::driver::sys;
 
 use super::DeviceElement;
+use super::args::{DegreeGradientArgs, ScaleArgs, SumArgs, TablesArgs, Tiles};
 use super::call::Call;
-use super::kernels::{Kernel, ScaleArgs, TablesArgs, Tiles, WARP};
-use super::record::RecordArgs;
+use super::geometry::WARP;
+use super::kernels::Kernel;
 use super::tables::Orientation;
 use crate::error::Result;
-
-/// As `SumArgs` in the kernel file.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct SumArgs {
-    tables: TablesArgs,
-    tiles: Tiles,
-    values: ScaleArgs,
-    partials: sys::CUdeviceptr,
-    record: RecordArgs,
-    degree: sys::CUdeviceptr,
-    left: sys::CUdeviceptr,
-    weight_left: sys::CUdeviceptr,
-    vertex_shifts: sys::CUdeviceptr,
-    edge_shifts: sys::CUdeviceptr,
-    dots: sys::CUdeviceptr,
-    gradient: sys::CUdeviceptr,
-    dot_blocks: u32,
-    least_exponent: i32,
-    plain_exponents: i32,
-    shifts_of_degree: u32,
-}
-
-/// As `DegreeGradientArgs` in the kernel file.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct DegreeGradientArgs {
-    degree: sys::CUdeviceptr,
-    left: sys::CUdeviceptr,
-    weight_left: sys::CUdeviceptr,
-    shifts: sys::CUdeviceptr,
-    dots_y: sys::CUdeviceptr,
-    dots_x: sys::CUdeviceptr,
-    gradient: sys::CUdeviceptr,
-    n_vertices: u64,
-    dot_blocks: u32,
-    shifts_of_degree: u32,
-}
-
-// As the kernel file asserts it.
-const _: () = {
-    assert!(size_of::<SumArgs>() == 328 && size_of::<DegreeGradientArgs>() == 72);
-    assert!(offset_of!(SumArgs, values) == 200 && offset_of!(SumArgs, partials) == 232);
-    assert!(offset_of!(SumArgs, record) == 240 && offset_of!(SumArgs, degree) == 256);
-    assert!(offset_of!(SumArgs, vertex_shifts) == 280 && offset_of!(SumArgs, gradient) == 304);
-    assert!(offset_of!(SumArgs, least_exponent) == 316 && offset_of!(SumArgs, shifts_of_degree) == 324);
-    assert!(offset_of!(DegreeGradientArgs, shifts) == 24);
-};
 
 impl<T: DeviceElement> Call<'_, T> {
     /// Queues the degrees of all vertices and their inverses, into `degree` and `left` of the scratch memory, and their shifts

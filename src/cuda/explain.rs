@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::gather::{lanes, whole_vectors};
+use super::args::Counts;
+use super::geometry::{lanes, whole_vectors};
 use super::kernels::{Kernel, Kernels};
 use super::plan::Plan;
 use super::scratch::{Sizes, Uses};
-use super::tables::{Counts, Orientation};
+use super::tables::Orientation;
 use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::conv::{Conv, Normalization};

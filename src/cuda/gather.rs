@@ -2,68 +2,18 @@
 
 #![allow(unsafe_code)]
 
-use std::mem::offset_of;
-
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use cudarc::driver::sys;
 
 use super::DeviceElement;
+use super::args::{GatherArgs, RowsArgs, ScaleArgs, Tiles};
 use super::call::Call;
-use super::kernels::{Kernel, ScaleArgs, TablesArgs, Tiles};
-use super::record::RecordArgs;
+use super::geometry::{VECTOR_BYTES, feature_blocks, lanes, whole_vectors};
+use super::kernels::Kernel;
 use super::tables::Orientation;
 use crate::conv::Reduce;
 use crate::error::Result;
 use crate::rows::Placement;
-
-/// The bytes of a vector access, and so of a lane's features.
-const VECTOR_BYTES: usize = 16;
-
-/// As `Rows` in the kernel file.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct RowsArgs {
-    data: sys::CUdeviceptr,
-    row_stride: u64,
-    instance_stride: u64,
-    packed: u32,
-    padding: u32,
-}
-
-/// As `GatherArgs` in the kernel file.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GatherArgs {
-    tables: TablesArgs,
-    tiles: Tiles,
-    sources: RowsArgs,
-    targets: RowsArgs,
-    others: RowsArgs,
-    source_scale: ScaleArgs,
-    target_scale: ScaleArgs,
-    source_shifts: sys::CUdeviceptr,
-    target_shifts: sys::CUdeviceptr,
-    dots: sys::CUdeviceptr,
-    partials: sys::CUdeviceptr,
-    record: RecordArgs,
-    features: u32,
-    lanes: u32,
-    mean: u32,
-    add: u32,
-    aligned: u32,
-    wide: u32,
-    feature_blocks: u32,
-    padding: u32,
-}
-
-// As the kernel file asserts it: neither side may move a field alone.
-const _: () = {
-    assert!(size_of::<RowsArgs>() == 32 && size_of::<GatherArgs>() == 440);
-    assert!(offset_of!(GatherArgs, tiles) == 168 && offset_of!(GatherArgs, sources) == 200);
-    assert!(offset_of!(GatherArgs, source_scale) == 296 && offset_of!(GatherArgs, dots) == 376);
-    assert!(offset_of!(GatherArgs, source_shifts) == 360);
-    assert!(offset_of!(GatherArgs, record) == 392 && offset_of!(GatherArgs, features) == 408);
-};
 
 /// A feature operand on the device: where it starts, and where its rows lie.
 #[derive(Clone, Copy)]
@@ -91,25 +41,6 @@ impl Operand {
             && multiple(self.placement.row_stride())
             && multiple(self.placement.instance_stride().unwrap_or(0))
     }
-}
-
-/// The lanes that compute a row together: as many as its features fill, at least a quarter of a warp.
-pub(super) fn lanes(features: usize, size: usize) -> u32 {
-    match features.div_ceil(VECTOR_BYTES / size) {
-        0..=8 => 8,
-        9..=16 => 16,
-        _ => 32,
-    }
-}
-
-/// The blocks that the features of a row are cut into, one for all lanes of a group.
-pub(super) fn feature_blocks(features: usize, size: usize) -> usize {
-    features.div_ceil(lanes(features, size) as usize * (VECTOR_BYTES / size))
-}
-
-/// Whether rows of this many features can be read 16 bytes at a time, if addresses and strides allow it.
-pub(super) fn whole_vectors(features: usize, size: usize) -> bool {
-    (features * size).is_multiple_of(VECTOR_BYTES)
 }
 
 /// The elements of a gather's operands: `T` for all, or rows of sums on one side.

@@ -7,42 +7,15 @@
 
 #![allow(unsafe_code)]
 
-use std::mem::offset_of;
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-use cudarc::driver::{CudaStream, sys};
+use cudarc::driver::CudaStream;
 
+use super::args::{RecordArgs, Violation};
 use super::buffer::{Buffer, Mapped};
 use super::kernels::Kernels;
 use super::tables::Orientation;
 use crate::error::{Error, Result};
-
-/// As `Violation` in `kernels/common.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Violation {
-    ready: u32,
-    kernel: u32,
-    table: u32,
-    orientation: u32,
-    instance: u64,
-    position: u64,
-    value: u64,
-    bound: u64,
-}
-
-/// As `Record` in `kernels/common.cuh`; zeros where there are no checks.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct RecordArgs {
-    claim: sys::CUdeviceptr,
-    published: sys::CUdeviceptr,
-}
-
-const _: () = assert!(
-    size_of::<Violation>() == 48 && offset_of!(Violation, instance) == 16 && size_of::<RecordArgs>() == 16
-);
 
 /// As `NEGATIVE_DEGREE` in `kernels/tables.cuh`: it is published as the value of no table.
 const NEGATIVE_DEGREE: u32 = 14;
@@ -50,13 +23,6 @@ const NEGATIVE_DEGREE: u32 = 14;
 pub(super) struct Record {
     claim: Buffer<u32>,
     violation: Mapped<Violation>,
-}
-
-impl RecordArgs {
-    /// Where nothing is checked.
-    pub(super) fn none() -> Self {
-        Self::zeroed()
-    }
 }
 
 impl Record {

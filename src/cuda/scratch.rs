@@ -7,7 +7,7 @@ use cudarc::driver::CudaStream;
 
 use super::DeviceElement;
 use super::buffer::Buffer;
-use super::gather::feature_blocks;
+use super::geometry::feature_blocks;
 use super::plan::Plan;
 use super::tables::Orientation;
 use crate::axis::Axis;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, SyncOnDrop, sys};
 
+use super::args::ScaleArgs;
 use super::call::Call;
 use super::gather::{Dots, Elements, Gather};
-use super::kernels::ScaleArgs;
 use super::operands::{
     DevicePointer, Memory, RawWeights, check_memory, destination, into_parts, read, read_weights,
     same_context, same_context_out, same_context_weights, shape, write_out, write_values,

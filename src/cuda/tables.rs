@@ -7,22 +7,17 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use cudarc::driver::{CudaStream, sys};
 
+use super::args::{Counts, TOPOLOGY_WORDS, TablesArgs, TopologyWords};
 use super::buffer::Buffer;
-use super::kernels::WARP;
+use super::geometry::{SEGMENT, SHORT_ROW, WARP};
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::groups::Groups;
 use crate::incidence::{Csr, Incidence};
-
-/// The incidences that are summed in one go, as `SEGMENT` in `kernels/tables.cuh` and on the CPU.
-pub(super) const SEGMENT: usize = 512;
-
-/// The most incidences of a short row, as `SHORT_ROW` in `kernels/tables.cuh`: a quarter of a warp loads them at once.
-pub(super) const SHORT_ROW: usize = 8;
 
 /// Which of the two compressed sparse row forms of a topology a table belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -189,16 +184,6 @@ impl Table {
     }
 }
 
-/// A number for each list of rows, as `Counts` in `kernels/tables.cuh`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-pub(super) struct Counts {
-    pub(super) partial: u64,
-    pub(super) medium: u64,
-    pub(super) short: u64,
-    pub(super) long: u64,
-}
-
 impl Counts {
     const CLASSES: usize = 4;
 
@@ -219,22 +204,6 @@ impl Counts {
         }
     }
 }
-
-/// As `Topology` in `kernels/tables.cuh`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-pub(super) struct TopologyWords {
-    pointers: u64,
-    indices: u64,
-    work: u64,
-    n_rows: u64,
-    n_sources: u64,
-    n_indices: u64,
-    count: Counts,
-}
-
-const TOPOLOGY_WORDS: usize = size_of::<TopologyWords>() / size_of::<u64>();
-const _: () = assert!(TOPOLOGY_WORDS == 10);
 
 /// The tables of one orientation, on the host.
 #[derive(Default)]
@@ -470,6 +439,43 @@ impl InstanceTables {
             Axis::Vertex => &self.vertex_starts,
             Axis::Hyperedge => &self.hyperedge_starts,
         }
+    }
+}
+
+impl TablesArgs {
+    /// What kernels are told of the tables for a call with this many instances.
+    pub(super) fn new(
+        batch: &Batch,
+        tables: &Tables,
+        orientation: Orientation,
+        instances: usize,
+    ) -> Result<Self> {
+        let side: &Side = tables.side(orientation);
+        let table = tables.instances.as_ref();
+        let starts = |axis| table.map_or(0, |t| t.starts(axis).address());
+        let (targets, sources) = (orientation.rows(), orientation.indices());
+        Ok(Self {
+            topologies: side.topologies.address(),
+            pointers: side.pointers.address(),
+            indices: side.indices.address(),
+            work: side.work.address(),
+            topology_ids: table.map_or(0, |t| t.topology_ids.address()),
+            work_starts: side.work_starts.as_ref().map_or(0, |w| w.address()),
+            target_starts: starts(targets),
+            source_starts: starts(sources),
+            n_topologies: side.n_topologies() as u64,
+            n_pointers: side.pointers.len() as u64,
+            n_indices: side.indices.len() as u64,
+            n_work: side.work.len() as u64,
+            instances: instances as u64,
+            n_targets: batch.total(targets, instances)? as u64,
+            n_sources: batch.total(sources, instances)? as u64,
+            largest_targets: batch.largest(targets) as u32,
+            largest_sources: batch.largest(sources) as u32,
+            items: side.items(batch, instances),
+            orientation: orientation as u32,
+            padding: 0,
+        })
     }
 }
 

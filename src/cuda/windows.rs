@@ -2,67 +2,20 @@
 
 #![allow(unsafe_code)]
 
-use std::mem::offset_of;
-
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use cudarc::driver::{result, sys};
 
 use super::DeviceElement;
+use super::args::{GradientArgs, RowScaleArgs, ScaleArgs};
 use super::call::Call;
 use super::driver::failed;
-use super::kernels::{Kernel, ScaleArgs, TablesArgs, WARP};
-use super::record::RecordArgs;
+use super::geometry::WARP;
+use super::kernels::Kernel;
 use super::tables::{ChunkCounts, Orientation};
 use super::window_table::DeviceWindows;
 use crate::conv::Reduce;
 use crate::error::Result;
 use crate::windows::Windows;
-
-/// As `PullArgs` in the kernel file.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct PullArgs {
-    tables: TablesArgs,
-    scale: ScaleArgs,
-    shifts: sys::CUdeviceptr,
-    pull: sys::CUdeviceptr,
-    record: RecordArgs,
-    mean: u32,
-    shifts_of_degree: u32,
-}
-
-/// As `GradientArgs` in the kernel file.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct GradientArgs {
-    tables: TablesArgs,
-    chunks: sys::CUdeviceptr,
-    members: sys::CUdeviceptr,
-    classes: sys::CUdeviceptr,
-    n_chunks: u64,
-    n_members: u64,
-    n_classes: u64,
-    chunk_len: u64,
-    n_rows: u64,
-    tiles: u64,
-    values: sys::CUdeviceptr,
-    sums: sys::CUdeviceptr,
-    gradient: sys::CUdeviceptr,
-    n_slots: u64,
-    record: RecordArgs,
-    blocks: u32,
-    add: u32,
-    direct: u32,
-    lanes: u32,
-}
-
-// As the kernel file asserts it.
-const _: () = {
-    assert!(size_of::<PullArgs>() == 240 && size_of::<GradientArgs>() == 304);
-    assert!(offset_of!(PullArgs, pull) == 208 && offset_of!(PullArgs, mean) == 232);
-    assert!(offset_of!(GradientArgs, n_chunks) == 192 && offset_of!(GradientArgs, values) == 240);
-    assert!(offset_of!(GradientArgs, n_slots) == 264 && offset_of!(GradientArgs, blocks) == 288);
-};
 
 /// The slots from which on a thread has one instead of a warp: then there are threads enough to keep a device busy.
 const SLOTS_OF_THREADS: u64 = 1 << 16;
@@ -94,11 +47,11 @@ impl<T: DeviceElement> Call<'_, T> {
         shifts: Option<sys::CUdeviceptr>,
     ) -> Result<()> {
         let tables = self.tables(orientation)?;
-        let args = PullArgs {
+        let args = RowScaleArgs {
             tables,
             scale,
             shifts: shifts.unwrap_or(0),
-            pull: self.scratch().pull.address(),
+            row_scale: self.scratch().pull.address(),
             record: self.record(),
             mean: (reduce == Reduce::Mean).into(),
             shifts_of_degree: self.plan().conv().shifts_of_degree() as u32,
