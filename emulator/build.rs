@@ -55,7 +55,7 @@ fn main() {
     println!("cargo:rerun-if-changed=shim");
 
     let mut jobs = Vec::new();
-    for (group, folder) in [("product", here.join("../../kernels")), ("own", here.join("kernels"))] {
+    for (group, folder) in [("product", here.join("../kernels")), ("own", here.join("kernels"))] {
         println!("cargo:rerun-if-changed={}", folder.display());
         for source in sources(&folder) {
             let stem = source.file_stem().expect("a .cu file").to_string_lossy().into_owned();
