@@ -23,8 +23,8 @@ impl Axis {
         }
     }
 
-    /// What its rows are of, in errors.
-    pub(crate) fn plural(self) -> &'static str {
+    /// `"vertices"` or `"hyperedges"`, as in errors.
+    pub fn plural(self) -> &'static str {
         match self {
             Self::Vertex => "vertices",
             Self::Hyperedge => "hyperedges",
