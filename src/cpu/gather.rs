@@ -226,6 +226,11 @@ fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
     lanes[0]
 }
 
+/// 1 / `count`, and 0 for a count of 0.
+pub(super) fn inverse_count<A: Accumulator>(count: usize) -> A {
+    if count == 0 { A::ZERO } else { A::ONE / A::from_count(count) }
+}
+
 /// Puts Σ scale(i) · row(i) over `indices` into `sink`. All of `indices` must be rows of the source.
 #[inline]
 pub(super) fn gather<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
