@@ -10,10 +10,10 @@
 //! ∂w_e = ⟨q_e, z_e⟩ [w in the message] + Σ_{v∈e} ∂D_v [w in the degree]
 //! ```
 //!
-//! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z (unless the
-//! caller saved it) and y are computed again in the accumulation type and never rounded to a narrower one, and the
-//! scalars of ∂w are formed in `f64`. A vertex of a single incidence is left out of both terms where they cancel out
-//! whatever the weight.
+//! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z
+//! (unless the caller saved it) and y are computed again in the accumulation type and never rounded to a
+//! narrower one, and the scalars of ∂w are formed in `f64`. A vertex of a single incidence is left out of
+//! both terms where they cancel out whatever the weight.
 //!
 //! Where weights are part of the degrees, all factors are shifted by powers of two, see [`Conv::shift`].
 
@@ -38,8 +38,8 @@ impl<T: Element> Workspace<T> {
     ///
     /// * `x`: `N` rows of vertices;
     /// * `weights`: one for each hyperedge, read through windows;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0 gets
-    ///   zeros, unless the normalization is `None`.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0
+    ///   gets zeros, unless the normalization is `None`.
     ///
     /// # Errors
     /// Those [of operands](super#errors-of-operands), and
@@ -54,8 +54,8 @@ impl<T: Element> Workspace<T> {
     }
 
     /// [`conv`](Self::conv), with the same bits, that also stores z = B⁻¹ Hᵀ R x, unrounded, for
-    /// [`conv_backward_from_z`](Self::conv_backward_from_z). That spares the backward the first of the forward's
-    /// gathers, and costs memory for `M` rows of type `T::Acc` from the forward to the backward.
+    /// [`conv_backward_from_z`](Self::conv_backward_from_z). That spares the backward the first of the
+    /// forward's gathers, and costs memory for `M` rows of type `T::Acc` from the forward to the backward.
     ///
     /// * `z`: `M` rows of hyperedges, overwritten, also where `y` is skipped;
     /// * the others as for [`conv`](Self::conv).
@@ -76,8 +76,8 @@ impl<T: Element> Workspace<T> {
     ///
     /// * `x`, `grad_y`: `N` rows of vertices;
     /// * `grad_x`: `N` rows of vertices, overwritten, added to or skipped;
-    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped: for each, the sum
-    ///   over all instances whose windows cover it, 0 where there are none.
+    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped: for
+    ///   each, the sum over all instances whose windows cover it, 0 where there are none.
     ///
     /// # Errors
     /// As [`conv`](Self::conv).
@@ -93,10 +93,11 @@ impl<T: Element> Workspace<T> {
     }
 
     /// [`conv_backward`](Self::conv_backward), with the same bits, from the z that
-    /// [`conv_saving_z`](Self::conv_saving_z) stored for the same `x` and `weights`, instead of computing it again.
+    /// [`conv_saving_z`](Self::conv_saving_z) stored for the same `x` and `weights`, instead of computing it
+    /// again.
     ///
-    /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z (that of the weights is
-    ///   skipped, or the weights have none), it is not read;
+    /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z (that of the
+    ///   weights is skipped, or the weights have none), it is not read;
     /// * the others as for [`conv_backward`](Self::conv_backward).
     ///
     /// # Errors
@@ -259,7 +260,8 @@ impl<'a, T: Element> Call<'a, T> {
         each_row(task.parallel(), &mut z[..by_edge.len() * features], features, |e, row| {
             let members = by_edge.row(e);
             let scale = inverse_count(members.len());
-            // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in it.
+            // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in
+            // it.
             let saved = saved.map(|out| unsafe { out.store(batch, instance, e, scale) });
             gather(x, members, &mut (Store { row, scale, add: false }, saved));
         });
@@ -405,7 +407,8 @@ impl<T: Element> Backward<'_, T> {
         each_value(task.parallel(), &mut degree_gradient[..by_vertex.len()], |v, degree_gradient| {
             let (edges, shift) = (by_vertex.row(v), vertex_shift[v]);
             let right = right.map_or(T::Acc::ONE, |right| right[v]);
-            // A degree of zero has no gradient, and makes the right factor of the symmetric normalization zero.
+            // A degree of zero has no gradient, and makes the right factor of the symmetric normalization
+            // zero.
             let through_degree = self.through_degree && weight_inv_degree[v] != T::Acc::ZERO;
             let edges_of_x = if right == T::Acc::ZERO { &[] } else { edges };
             let q = if is_symmetric { q.shifted(edge_shifts, shift) } else { q };

@@ -1,5 +1,5 @@
-//! The weighted degrees D of the vertices, what the convolution divides by (L = D⁻¹ or D^(−1/2)), and the shifts that
-//! keep factors in range, see [`Conv::shift`].
+//! The weighted degrees D of the vertices, what the convolution divides by (L = D⁻¹ or D^(−1/2)), and the
+//! shifts that keep factors in range, see [`Conv::shift`].
 
 use rayon::prelude::*;
 

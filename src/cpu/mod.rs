@@ -1,40 +1,43 @@
 //! The operators on slices, in parallel on the current rayon pool.
 //!
-//! A [`Plan`] is what stays from step to step: batch, features, conventions. A [`Workspace`] owns the scratch memory of
-//! one caller at a time, and its methods are the operators: no call allocates. Outputs are overwritten unless the call
-//! says [`Out::Accumulate`](crate::Out::Accumulate); a call that returns an error has written nothing.
+//! A [`Plan`] is what stays from step to step: batch, features, conventions. A [`Workspace`] owns the scratch
+//! memory of one caller at a time, and its methods are the operators: no call allocates. Outputs are
+//! overwritten unless the call says [`Out::Accumulate`](crate::Out::Accumulate); a call that returns an error
+//! has written nothing.
 //!
 //! # Bits
-//! Results do not depend on the number of threads. The outputs and feature gradients of an instance have the same bits
-//! alone and in any batch, at any position, with any strides and windows.
+//! Results do not depend on the number of threads. The outputs and feature gradients of an instance have the
+//! same bits alone and in any batch, at any position, with any strides and windows.
 //!
-//! Gradients of weights and scales are sums over the batch, to which each instance adds one value of the accumulation
-//! type. The order depends on the batch and its windows alone, and a GPU can follow it:
+//! Gradients of weights and scales are sums over the batch, to which each instance adds one value of the
+//! accumulation type. The order depends on the batch and its windows alone, and a GPU can follow it:
 //!
-//! 1. up to 64 instances with the same topology and window make a chunk, which is summed in ascending order from 0 on;
-//! 2. the sums of the chunks are added to the gradient, which starts at 0 or at what it holds. Chunks of small
-//!    topologies come first; then they are ordered by the class (a power of two) of the window's width, by its offset,
-//!    by topology id.
+//! 1. up to 64 instances with the same topology and window make a chunk, which is summed in ascending order
+//!    from 0 on;
+//! 2. the sums of the chunks are added to the gradient, which starts at 0 or at what it holds. Chunks of
+//!    small topologies come first; then they are ordered by the class (a power of two) of the window's width,
+//!    by its offset, by topology id.
 //!
 //! # What the backward computes again
-//! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again, so that nothing that a later call
-//! needs hides in a workspace. A caller that has the memory keeps it instead: see
+//! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again, so that nothing
+//! that a later call needs hides in a workspace. A caller that has the memory keeps it instead: see
 //! [`conv_saving_z`](Workspace::conv_saving_z) and [`conv_backward_from_z`](Workspace::conv_backward_from_z).
 //!
 //! # Shapes
-//! With `N` vertices and `M` hyperedges in all instances, features of vertices are `N` rows and features of hyperedges
-//! are `M` rows, of `F` elements of type `T` each, wherever their [`RowLayout`](crate::RowLayout) places them. Weights,
-//! scales and their gradients are of type `T::Acc`.
+//! With `N` vertices and `M` hyperedges in all instances, features of vertices are `N` rows and features of
+//! hyperedges are `M` rows, of `F` elements of type `T` each, wherever their [`RowLayout`](crate::RowLayout)
+//! places them. Weights, scales and their gradients are of type `T::Acc`.
 //!
-//! An output's rows are overwritten or added to, and nothing else of its buffer: elements that its layout places no
-//! row on stay as they are.
+//! An output's rows are overwritten or added to, and nothing else of its buffer: elements that its layout
+//! places no row on stay as they are.
 //!
 //! # Errors of operands
 //! The operators of both backends check their operands in this order, before anything is written:
 //!
-//! * features, and the number of instances, operand by operand: [`Error::FeaturesMismatch`]; [`Error::PartialRow`] and
-//!   [`Error::PartialInstance`] where a length is no whole number of them; [`Error::InstancesMismatch`],
-//!   [`Error::UnknownInstances`]; [`Error::TooManyInstances`] for the workspace, [`Error::TooLarge`] for the batch;
+//! * features, and the number of instances, operand by operand: [`Error::FeaturesMismatch`];
+//!   [`Error::PartialRow`] and [`Error::PartialInstance`] where a length is no whole number of them;
+//!   [`Error::InstancesMismatch`], [`Error::UnknownInstances`]; [`Error::TooManyInstances`] for the
+//!   workspace, [`Error::TooLarge`] for the batch;
 //! * windows: [`Error::WindowOutOfRange`], [`Error::UnreadWeights`]; [`Error::WindowTableMismatch`],
 //!   [`Error::WindowTableAxis`], [`Error::WindowTableLength`];
 //! * gradients of weights and scales: [`Error::GradientMismatch`];

@@ -8,8 +8,8 @@ use crate::element::Element;
 use crate::error::{Error, Result, fits_u32};
 use crate::rows::{Operand, agree_on_instances};
 
-/// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A clone is
-/// cheap.
+/// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
+/// clone is cheap.
 #[derive(Debug)]
 pub struct Plan<T> {
     shared: Arc<PlanParts>,

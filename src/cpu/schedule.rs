@@ -132,7 +132,8 @@ impl<'a, T: Element> Schedule<'a, T> {
     }
 }
 
-/// Calls `f` once for each number of `range`, on as many threads as there are `slots`; each call has a slot to itself.
+/// Calls `f` once for each number of `range`, on as many threads as there are `slots`; each call has a slot
+/// to itself.
 pub(super) fn for_each<S: Send>(slots: &mut [S], range: Range<usize>, f: impl Fn(&mut S, usize) + Sync) {
     let next = AtomicUsize::new(range.start);
     slots.par_iter_mut().for_each(|slot| {

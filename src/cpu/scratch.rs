@@ -25,8 +25,8 @@ pub(super) struct Scratch<A> {
     pub(super) degree_gradient: Vec<f64>,
     /// For each hyperedge its shift; 0 where the conventions shift nothing.
     pub(super) edge_shift: Vec<i32>,
-    /// For each row of a result the factor that its gradient is passed on with: U B⁻¹ of a hyperedge; in a step, the
-    /// scale and mean.
+    /// For each row of a result the factor that its gradient is passed on with: U B⁻¹ of a hyperedge; in a
+    /// step, the scale and mean.
     pub(super) row_scale: Vec<A>,
 }
 

@@ -1,7 +1,7 @@
 //! The two scatter steps and their gradients, by gather-reduce.
 //!
-//! Both are the same operation on an incidence structure and its transpose. With rows x of sources s (scale p) and
-//! results y of targets d (scale t), where a mean divides by the number k_d of sources, g = ∂loss/∂y:
+//! Both are the same operation on an incidence structure and its transpose. With rows x of sources s (scale
+//! p) and results y of targets d (scale t), where a mean divides by the number k_d of sources, g = ∂loss/∂y:
 //!
 //! ```text
 //! y_d  = t_d/k_d Σ_{s∈d} p_s x_s              ∂t_d = ⟨g_d, 1/k_d Σ_{s∈d} p_s x_s⟩
@@ -33,10 +33,12 @@ pub type Step<'a, A> = crate::Step<Weights<'a, A>>;
 pub type StepGradients<'a, T> = crate::StepGradients<&'a mut [T], &'a mut [<T as Element>::Acc]>;
 
 impl<T: Element> Workspace<T> {
-    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale
+    /// of `step`.
     ///
     /// * `x`: `N` rows of vertices;
-    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge gets zeros.
+    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge
+    ///   gets zeros.
     ///
     /// # Errors
     /// Those [of operands](super#errors-of-operands). Nothing is written then.
@@ -67,11 +69,12 @@ impl<T: Element> Workspace<T> {
         self.step_backward(Direction::VertexToHyperedge, step, x, grad_z, gradients)
     }
 
-    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
-    /// the vertex scale of `step`.
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge
+    /// scale and t the vertex scale of `step`.
     ///
     /// * `z`: `M` rows of hyperedges;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex gets zeros.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex
+    ///   gets zeros.
     ///
     /// # Errors
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
@@ -298,7 +301,8 @@ impl<T: Element> Backward<'_, T> {
             let x = self.x.source(batch, instance, None, false);
             each_value(parallel, &mut sums[..sources.len()], |s, sum_of_chunk| {
                 let scale = source_scale.map_or(T::Acc::ONE, |p| p[s]);
-                // SAFETY: each instance is in one chunk, each chunk is computed once, and each source once in it.
+                // SAFETY: each instance is in one chunk, each chunk is computed once, and each source once in
+                // it.
                 let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, s, scale) });
                 let dot = self.source_scale_wanted.then(|| Dot::<T, _>::new(x.row(s), T::Acc::ONE));
                 let mut sink = (store, dot);

@@ -1,5 +1,5 @@
-//! The gradients of weights and scales: sums over the instances that read them, chunk by chunk. The order of the sums is
-//! a function of the batch and its windows, see [above](super#bits).
+//! The gradients of weights and scales: sums over the instances that read them, chunk by chunk. The order of
+//! the sums is a function of the batch and its windows, see [above](super#bits).
 
 #![allow(unsafe_code)]
 
@@ -31,9 +31,9 @@ impl<A: Accumulator> ChunkSums<A> {
         Ok(Self { partials, large: try_zeroed("the workspace", width(Parallel::Rows))? })
     }
 
-    /// Calls `f` for each chunk of `schedule` that has instances, with zeros (at least one for each element of its
-    /// window) to add the gradients of its instances to. These sums are then added to `gradient`, if it is wanted, in
-    /// the order of the chunks: groups have the chunks of small topologies first.
+    /// Calls `f` for each chunk of `schedule` that has instances, with zeros (at least one for each element
+    /// of its window) to add the gradients of its instances to. These sums are then added to `gradient`, if
+    /// it is wanted, in the order of the chunks: groups have the chunks of small topologies first.
     pub(super) fn add_up<T: Element<Acc = A>>(
         &mut self,
         memory: &mut Memory<A>,

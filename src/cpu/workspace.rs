@@ -15,9 +15,9 @@ pub struct Workspace<T: Element> {
 }
 
 impl<T: Element> Plan<T> {
-    /// The scratch memory for calls with up to `max_instances` instances, for as many threads as the current rayon pool
-    /// has: for each thread two rows of F sums for each hyperedge of the largest small topology, once the same for the
-    /// largest other topology, and about a mebibyte.
+    /// The scratch memory for calls with up to `max_instances` instances, for as many threads as the current
+    /// rayon pool has: for each thread two rows of F sums for each hyperedge of the largest small topology,
+    /// once the same for the largest other topology, and about a mebibyte.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::TooLarge`], [`Error::OutOfMemory`].
