@@ -17,6 +17,8 @@ mod groups;
 mod incidence;
 mod index;
 mod misbatching;
+#[cfg(feature = "cuda")]
+mod operands;
 mod operator;
 mod rows;
 mod step;

@@ -530,6 +530,11 @@ impl Tables {
         }
     }
 
+    /// The chunks of shared weights along `axis`, of a table batch.
+    pub(super) fn chunks(&self, axis: Axis) -> Option<&ChunkTables> {
+        self.instances.as_ref().map(|instances| instances.chunks(axis))
+    }
+
     pub(super) fn bytes(&self) -> usize {
         Table::ALL.iter().map(|&table| self.words(table).bytes()).sum()
     }
