@@ -19,53 +19,8 @@
 
 #include "tables.cuh"
 
-// Of a vertex whose degree is 0 or not finite, as in src/conv.rs.
-constexpr int NO_SHIFT = -(1 << 20);
-
-// src/cuda/degree.rs holds the same structure.
-struct SumArgs {
-    Tables tables;
-    Tiles tiles;
-    Scale values;  // of the sources; NO_SCALE: the degree is the number of incidences
-    void* partials;
-    Record record;
-    void* degree;  // of the accumulation type, as the next two
-    void* left;
-    void* weight_left;  // L, and 0 for single incidences; null where those count like others
-    int* vertex_shifts;  // null: degrees are not shifted
-    int* edge_shifts;
-    const double* dots;  // of each row `dot_blocks`; null: none
-    double* gradient;
-    u32 dot_blocks;
-    int least_exponent;   // that degrees are taken to have
-    int plain_exponents;  // up to which, of either sign, degrees are not shifted
-    u32 shifts_of_degree;  // 2 if L is 1/sqrt(D), and else 1
-
-    __device__ __forceinline__ bool symmetric() const { return shifts_of_degree == 2; }
-};
-
-struct DegreeGradientArgs {
-    const void* degree;
-    const void* left;
-    const void* weight_left;  // where it is 0, there is no gradient
-    const int* shifts;
-    const double* dots_y;
-    const double* dots_x;  // null unless symmetric
-    double* gradient;
-    u64 n_vertices;  // of all instances
-    u32 dot_blocks;
-    u32 shifts_of_degree;
-};
-
-static_assert(sizeof(SumArgs) == 328 && sizeof(DegreeGradientArgs) == 72, "sizes");
-#if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(SumArgs, values) == 200 && __builtin_offsetof(SumArgs, partials) == 232 &&
-                  __builtin_offsetof(SumArgs, record) == 240 && __builtin_offsetof(SumArgs, degree) == 256 &&
-                  __builtin_offsetof(SumArgs, vertex_shifts) == 280 && __builtin_offsetof(SumArgs, gradient) == 304 &&
-                  __builtin_offsetof(SumArgs, least_exponent) == 316 && __builtin_offsetof(SumArgs, shifts_of_degree) == 324 &&
-                  __builtin_offsetof(DegreeGradientArgs, shifts) == 24,
-              "offsets");
-#endif
+// Whether L is 1/sqrt(D).
+__device__ __forceinline__ bool is_symmetric(const SumArgs& args) { return args.shifts_of_degree == 2; }
 
 // What is summed over the incidences of a row, from `zero` on: `value` of the source that is number `at` in the values.
 
@@ -100,19 +55,19 @@ struct Degrees {
                 bool plain = (n < 0 ? -n : n) <= args.plain_exponents;
                 n = n < args.least_exponent ? args.least_exponent : n;
                 // Rounded down: the last bit of the exponent stays with the degree.
-                shift = plain ? 0 : -(args.symmetric() ? n >> 1 : n);
+                shift = plain ? 0 : -(is_symmetric(args) ? n >> 1 : n);
                 shifted = times_power_of_two(degree, static_cast<int>(args.shifts_of_degree) * shift);
             }
             args.vertex_shifts[at] = shift;
         }
-        A left = args.symmetric() ? A(1) / square_root(shifted) : A(1) / shifted;
+        A left = is_symmetric(args) ? A(1) / square_root(shifted) : A(1) / shifted;
         left = degree == A(0) ? A(0) : finite ? left : not_a_number<A>();
         static_cast<A*>(args.degree)[at] = degree;
         static_cast<A*>(args.left)[at] = left;
         if (args.weight_left != nullptr) {
             static_cast<A*>(args.weight_left)[at] = row.length == 1 && finite ? A(0) : left;
         }
-        if (args.symmetric() && weighted && degree < A(0)) {
+        if (is_symmetric(args) && weighted && degree < A(0)) {
             u64 value = static_cast<u64>(__double_as_longlong(static_cast<double>(degree)));
             publish_first(args.record, {0, DEGREE, NEGATIVE_DEGREE, args.tables.orientation, row.instance, row.row, value, 0});
         }

@@ -29,54 +29,10 @@ enum : u32 {
     IN_FLIGHT = 4,
 };
 
-// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows are packed, at
-// (start of g + i) * row_stride.
-struct Rows {
-    u64 data;
-    u64 row_stride;
-    u64 instance_stride;
-    u32 packed;
-    u32 padding;
-
-    __device__ __forceinline__ u64 element(u64 instance, u64 first, u32 row) const {
-        return (packed != 0 ? first * row_stride : instance * instance_stride) + row * row_stride;
-    }
-};
-
-// src/cuda/gather.rs holds the same structure.
-struct GatherArgs {
-    Tables tables;
-    Tiles tiles;
-    Rows sources;
-    Rows targets;  // no data: nothing is stored
-    Rows others;   // no data: no dot products
-    Scale source_scale;
-    Scale target_scale;
-    const int* source_shifts;  // of each source row of the batch, as the factors are then, too; null: zeros
-    const int* target_shifts;
-    double* dots;  // for each target row of the batch one for each block of features
-    u64 partials;  // scratch: items[PARTIAL] rows of sums, without gaps
-    Record record;
-    u32 features;
-    u32 lanes;  // of a group: 8, 16 or 32
-    u32 mean;
-    u32 add;
-    u32 aligned;
-    u32 wide;  // targets and others are rows of the accumulation type
-    u32 feature_blocks;
-    u32 padding;
-};
-
-// src/cuda/gather.rs asserts the same: neither side may move a field alone. NVRTC has no offsetof; the compilers of the tests
-// and of native code have it.
-static_assert(sizeof(Rows) == 32 && sizeof(GatherArgs) == 440, "sizes");
-#if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(GatherArgs, tiles) == 168 && __builtin_offsetof(GatherArgs, sources) == 200 &&
-                  __builtin_offsetof(GatherArgs, source_scale) == 296 && __builtin_offsetof(GatherArgs, dots) == 376 &&
-                  __builtin_offsetof(GatherArgs, source_shifts) == 360 && __builtin_offsetof(GatherArgs, record) == 392 &&
-                  __builtin_offsetof(GatherArgs, features) == 408,
-              "offsets");
-#endif
+// Where row `row` of an instance starts, whose rows start at `first` in the batch.
+__device__ __forceinline__ u64 element(const RowsArgs& rows, u64 instance, u64 first, u32 row) {
+    return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) + row * rows.row_stride;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Sums.
@@ -185,7 +141,7 @@ __device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& t
         u32 len = lane.len > v ? lane.len - v : 0;
         if (args.others.data != 0 && len != 0) {
             const D* from = reinterpret_cast<const D*>(args.others.data) +
-                            args.others.element(target.instance, target.first, target.row) + lane.first + v;
+                            element(args.others, target.instance, target.first, target.row) + lane.first + v;
             Vector<D> other = args.aligned ? load_vector(from) : load_elements(from, len);
 #pragma unroll
             for (u32 i = 0; i < WIDTH; i++) {
@@ -194,7 +150,7 @@ __device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& t
         }
         if (args.targets.data != 0 && len != 0) {
             D* to = reinterpret_cast<D*>(args.targets.data) +
-                    args.targets.element(target.instance, target.first, target.row) + lane.first + v;
+                    element(args.targets, target.instance, target.first, target.row) + lane.first + v;
             Vector<D> result = {};
             if (args.add) {
                 result = args.aligned ? load_vector(to) : load_elements(to, len);
@@ -322,7 +278,7 @@ struct Sources {
 template <typename S, typename A, bool Checked>
 __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Check<Checked>& check, Row& row) {
     const S* rows = reinterpret_cast<const S*>(args.sources.data) +
-                    args.sources.element(row.instance, row.first_source, 0);
+                    element(args.sources, row.instance, row.first_source, 0);
     const A* factors = nullptr;
     if (args.source_scale.windows != NO_SCALE && row.count != 0) {
         u64 start = 0;

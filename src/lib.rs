@@ -17,6 +17,7 @@ mod incidence;
 mod index;
 mod misbatching;
 mod rows;
+mod summation;
 mod windows;
 
 pub use batch::Batch;

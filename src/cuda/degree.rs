@@ -123,7 +123,7 @@ impl<T: DeviceElement> Call<'_, T> {
         // SAFETY: both kernels take a `SumArgs`; the caller promises the rest.
         unsafe {
             self.launch(sum, args.tiles.all, 1, args)?;
-            self.launch(add, args.tiles.long, 1, args)
+            self.launch(add, args.tiles.long_row, 1, args)
         }
     }
 }

@@ -165,7 +165,7 @@ impl<T: DeviceElement> Plan<T> {
         // Of all instances of a table, or of one copy.
         let instances = batch.n_instances().unwrap_or(1);
         let rows = Orientation::ALL.map(|o| {
-            let Counts { partial, medium, short, long } =
+            let Counts { partial, medium, short_row: short, long_row: long } =
                 self.batch().tables().side(o).items(batch, instances);
             RowsExplanation { short, medium, long, segments: partial }
         });
@@ -224,7 +224,7 @@ impl<T: DeviceElement> Plan<T> {
                     Operator::VertexToHyperedgeBackward => (to_vertices, to_edges, n, m),
                     _ => (to_edges, to_vertices, m, n),
                 };
-                cost.launch(Kernel::Pull);
+                cost.launch(Kernel::RowScale);
                 cost.gather(Kernel::Gather, by_source);
                 cost.gradient();
                 cost.gather(Kernel::Gather, by_target);
@@ -254,7 +254,7 @@ impl<T: DeviceElement> Plan<T> {
                     cost.gather(Kernel::Gather, to_edges);
                     gathered += incidences * row;
                 }
-                cost.launch(Kernel::Pull);
+                cost.launch(Kernel::RowScale);
                 cost.gather(Kernel::GatherSums, to_vertices);
                 if through_degree {
                     let is_symmetric = self.conv().normalization == Normalization::Symmetric;

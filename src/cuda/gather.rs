@@ -129,7 +129,7 @@ impl Gather {
         // SAFETY: both kernels take a `GatherArgs`; the caller promises the rest.
         unsafe {
             call.launch(gather, tiles.all, feature_blocks, &args)?;
-            call.launch(Kernel::AddPartials, tiles.long, feature_blocks, &args)
+            call.launch(Kernel::AddPartials, tiles.long_row, feature_blocks, &args)
         }
     }
 }

@@ -7,51 +7,14 @@ use std::ffi::c_void;
 use bytemuck::Pod;
 use cudarc::driver::{CudaFunction, result, sys};
 
+pub(super) use super::args::Kernel;
 use super::device::{Device, File};
 use super::driver::failed;
 use super::geometry::{MAX_GRID_X, MAX_GRID_Y, THREADS, WARPS_OF_BLOCK};
 use super::{Checks, DeviceElement};
 use crate::error::Result;
 
-/// The kernels that may report a violation, with the numbers that they do it by: as `Kernel` in `kernels/tables.cuh`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kernel {
-    Gather,
-    AddPartials,
-    /// Rows of the accumulation type are gathered into 16-bit ones; for other types it is `Gather`.
-    GatherSums,
-    Degree,
-    AddDegree,
-    WeightGradient,
-    AddWeightGradient,
-    Pull,
-    SumChunks,
-    SumWindows,
-    EdgeShift,
-    AddEdgeShift,
-    /// Reads no table, and so reports nothing.
-    DegreeGradient,
-}
-
 impl Kernel {
-    const COUNT: usize = 13;
-
-    const ALL: [Self; Self::COUNT] = [
-        Self::Gather,
-        Self::AddPartials,
-        Self::GatherSums,
-        Self::Degree,
-        Self::AddDegree,
-        Self::WeightGradient,
-        Self::AddWeightGradient,
-        Self::Pull,
-        Self::SumChunks,
-        Self::SumWindows,
-        Self::EdgeShift,
-        Self::AddEdgeShift,
-        Self::DegreeGradient,
-    ];
-
     fn file(self) -> File {
         match self {
             Self::Gather | Self::AddPartials | Self::GatherSums => File::Gather,
@@ -62,7 +25,7 @@ impl Kernel {
             | Self::EdgeShift
             | Self::AddEdgeShift
             | Self::DegreeGradient => File::Degree,
-            Self::Pull | Self::SumChunks | Self::SumWindows => File::Windows,
+            Self::RowScale | Self::SumChunks | Self::SumWindows => File::Windows,
         }
     }
 }
@@ -121,7 +84,7 @@ impl Kernels {
     pub(super) fn load<T: DeviceElement>(device: &Device, checks: Checks) -> Result<Self> {
         let names = T::kernels(checks);
         let mut functions = Vec::with_capacity(Kernel::COUNT);
-        for (kernel, name) in Kernel::ALL.into_iter().zip(names) {
+        for (kernel, name) in Kernel::ALL.iter().zip(names) {
             let module = device.module(kernel.file())?;
             functions.push(module.load_function(name).map_err(|e| failed("loading a kernel", e))?);
         }

@@ -121,6 +121,7 @@
 //! profilers such as Nsight Systems: `hyperscatter::` and [`Operator::name`]. The NVTX library (`libnvtx3interop.so.1`, or
 //! `libnvToolsExt.so.1` before CUDA 12.9) is looked for at the first call; without one there are no ranges. Building needs none.
 
+mod abi;
 mod args;
 mod batch;
 mod buffer;

@@ -57,7 +57,7 @@ impl<T: DeviceElement> Call<'_, T> {
             shifts_of_degree: self.plan().conv().shifts_of_degree() as u32,
         };
         // SAFETY: a thread for each row; the caller promises the rest.
-        unsafe { self.launch(Kernel::Pull, tables.n_targets.div_ceil(u64::from(WARP)), 1, &args) }
+        unsafe { self.launch(Kernel::RowScale, tables.n_targets.div_ceil(u64::from(WARP)), 1, &args) }
     }
 
     /// Queues the sums of a gradient over all instances.
