@@ -20,6 +20,7 @@
 // A group has 8, 16 or 32 lanes, as many as the features need. A warp takes a segment or a row of medium length for each
 // of its groups, or four short rows, whose indices it loads at once.
 
+#include "modules.cuh"
 #include "tables.cuh"
 
 enum : u32 {
@@ -391,27 +392,24 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
 
 // With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has more, and the
 // checked builds need more. With one block more, `f16` and `f64_checked` spill (kernels/resources.py).
-#define ENTRIES(T, NAME, CHECKED, BLOCKS)                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) { \
-        gather<T, T, CHECKED>(args, GATHER);                                            \
-    }                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) { \
-        add_partials<T, CHECKED>(args);                                                 \
+#define KERNELS(T, NAME, CHECKS, BLOCKS)                                                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) {          \
+        gather<T, T, CHECKS>(args, GATHER);                                                                       \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) {    \
+        add_partials<T, CHECKS>(args);                                                                            \
     }
-#define ENTRIES_OF_SUMS(T, NAME, CHECKED, BLOCKS)                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) { \
-        gather<T, Element<T>::Acc, CHECKED>(args, GATHER_SUMS);                         \
+#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS)                                                               \
+    KERNELS(T, NAME, CHECKS, BLOCKS)                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) {     \
+        gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS);                                                    \
     }
 
-ENTRIES(float, f32, false, 7)
-ENTRIES(float, f32_checked, true, 6)
-ENTRIES(double, f64, false, 6)
-ENTRIES(double, f64_checked, true, 5)
-ENTRIES(F16, f16, false, 5)
-ENTRIES(F16, f16_checked, true, 5)
-ENTRIES(Bf16, bf16, false, 5)
-ENTRIES(Bf16, bf16_checked, true, 4)
-ENTRIES_OF_SUMS(F16, f16, false, 5)
-ENTRIES_OF_SUMS(F16, f16_checked, true, 5)
-ENTRIES_OF_SUMS(Bf16, bf16, false, 5)
-ENTRIES_OF_SUMS(Bf16, bf16_checked, true, 4)
+MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 7)))
+MODULES_OF_F32(CHECKED(KERNELS(float, f32_checked, true, 6)))
+MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false, 6)))
+MODULES_OF_F64(CHECKED(KERNELS(double, f64_checked, true, 5)))
+MODULES_OF_F16(UNCHECKED(KERNELS_OF_16_BITS(F16, f16, false, 5)))
+MODULES_OF_F16(CHECKED(KERNELS_OF_16_BITS(F16, f16_checked, true, 5)))
+MODULES_OF_BF16(UNCHECKED(KERNELS_OF_16_BITS(Bf16, bf16, false, 5)))
+MODULES_OF_BF16(CHECKED(KERNELS_OF_16_BITS(Bf16, bf16_checked, true, 4)))

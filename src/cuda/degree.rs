@@ -1,4 +1,4 @@
-//! The launches of `kernels/degree.cu`.
+//! The launches of `kernels/degree.cu` and `kernels/weight_gradient.cu`.
 
 #![allow(unsafe_code)]
 

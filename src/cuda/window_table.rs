@@ -23,7 +23,7 @@ pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
     /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
-    /// `kernels/windows.cu` read them. Taken when the table is dropped.
+    /// `kernels/instance_sums.cu` read them. Taken when the table is dropped.
     words: Option<Buffer<u64>>,
     /// For the first reader, so that dropping needs nothing new where there is one.
     event: Option<CudaEvent>,

@@ -1,4 +1,4 @@
-//! The launches of `kernels/windows.cu`.
+//! The launches of `kernels/row_scale.cu` and `kernels/instance_sums.cu`.
 
 #![allow(unsafe_code)]
 

@@ -1,7 +1,5 @@
-// What has to do with windows: the factors that rows pull their gradients with, and the gradients of weights (and scales), of
-// which each is the sum over all instances whose windows cover it.
+// The gradients of weights (and scales), of which each is the sum over all instances whose windows cover it.
 //
-//     pull         p_d = (2^-hs t_d) mean_d  mean_d = 1, or 1/count for a mean; s is the shift of d, h how often it counts
 //     sum_chunks   s_ci = sum over the instances g of chunk c, ascending, of v_gi
 //     sum_windows  dloss/dw_j (+)= sum over the chunks c whose windows cover j, in their order, of s_c(j - offset of c)
 //
@@ -11,76 +9,8 @@
 // chunk's sums are stored in the rows of its first instance, so they need no room but that of all rows. Nothing depends on
 // the number of threads. Launched by src/cuda/windows.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
 
+#include "modules.cuh"
 #include "tables.cuh"
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-// The pull of row `i` of the batch.
-template <typename A, bool Checked>
-__device__ __forceinline__ bool pull_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance, A& pull) {
-    const TablesArgs& tables = args.tables;
-    u64 id = 0;
-    if (tables.topology_ids != nullptr) {
-        instance = search(tables.target_starts, tables.instances, i);
-        id = tables.topology_ids[instance];
-        if (!check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies)) {
-            return false;
-        }
-    }
-    const TopologyWords t = tables.topologies[id];
-    if (!(fits(tables, check, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
-        return false;
-    }
-    if (tables.topology_ids == nullptr) {
-        instance = divide(i, t.n_targets);
-        if (!check.below(WORK_ITEMS, i, instance, tables.instances)) {
-            return false;
-        }
-    }
-    u64 first = 0;
-    if (!start_of(check, TARGET_STARTS, tables.target_starts, instance, t.n_targets, tables.n_targets, first)) {
-        return false;
-    }
-    u64 row = i - first;
-    if (!check.below(WORK_ITEMS, i, row, t.n_targets)) {
-        return false;
-    }
-    u64 pointer = t.pointers + row;
-    u32 start = tables.pointers[pointer];
-    u32 end = tables.pointers[pointer + 1];
-    if (!(check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
-          check.below(POINTERS, pointer, start, u64(end) + 1))) {
-        return false;
-    }
-    A factor = 1;
-    if (args.scale.windows != NO_SCALE) {
-        u64 window = 0;
-        if (!window_of(check, TARGET_WINDOWS, args.scale, instance, first, t.n_targets, window)) {
-            return false;
-        }
-        factor = reinterpret_cast<const A*>(args.scale.values)[window + row];
-    }
-    if (args.shifts != nullptr) {
-        factor = times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));
-    }
-    pull = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
-    return true;
-}
-
-template <typename A, bool Checked>
-__device__ __forceinline__ void pull_rows(const RowScaleArgs& args) {
-    u64 step = u64(gridDim.x) * THREADS;
-    for (u64 i = u64(blockIdx.x) * THREADS + threadIdx.x; i < args.tables.n_targets; i += step) {
-        Check<Checked> check;
-        u64 instance = 0;
-        A pull = 0;
-        bool known = pull_of(args, check, i, instance, pull);
-        static_cast<A*>(args.row_scale)[i] = known ? pull : not_a_number<A>();
-        check.publish(args.record, ROW_SCALE, args.tables.orientation, instance);
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 
 // A chunk: the rows of each of its instances, and which those are.
 struct Chunk {
@@ -289,18 +219,13 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
 }
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define ENTRIES(A, NAME, CHECKED)                                                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) pull_##NAME(const RowScaleArgs args) {                    \
-        pull_rows<A, CHECKED>(args);                                                                            \
-    }                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) {          \
-        sum_chunks<A, CHECKED>(args);                                                                           \
-    }                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_windows_##NAME(const GradientArgs args) {         \
-        sum_windows<A, CHECKED>(args);                                                                          \
+#define KERNELS(A, NAME, CHECKS)                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) {     \
+        sum_chunks<A, CHECKS>(args);                                                                          \
+    }                                                                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_windows_##NAME(const GradientArgs args) {    \
+        sum_windows<A, CHECKS>(args);                                                                         \
     }
 
-ENTRIES(float, f32, false)
-ENTRIES(float, f32_checked, true)
-ENTRIES(double, f64, false)
-ENTRIES(double, f64_checked, true)
+MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
+MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
