@@ -22,6 +22,7 @@ mod operands;
 mod operator;
 mod rows;
 mod step;
+mod summation;
 mod windows;
 
 pub use axis::Axis;

@@ -102,7 +102,8 @@ impl<T: DeviceElement> Plan<T> {
         let operators = Operator::ALL.iter().map(explained).collect::<Result<_>>()?;
         let rows = |orientation| {
             let side = self.batch().tables().side(orientation);
-            let Counts { partial, medium, short, long } = side.items(self.batch().batch(), instances);
+            let Counts { partial, medium, short_row: short, long_row: long } =
+                side.items(self.batch().batch(), instances);
             RowsExplanation { short, medium, long, segments: partial }
         };
         Ok(Explanation {

@@ -124,7 +124,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // SAFETY: both kernels take a `GatherArgs`; the caller promises the rest.
         unsafe {
             self.launches.launch(kernel, tiles.all, feature_blocks, &args)?;
-            self.launches.launch(Kernel::AddPartials, tiles.long, feature_blocks, &args)
+            self.launches.launch(Kernel::AddPartials, tiles.long_row, feature_blocks, &args)
         }
     }
 }

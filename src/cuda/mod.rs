@@ -121,6 +121,7 @@
 //! profilers such as Nsight Systems: `hyperscatter::` and [`Operator::name`]. The NVTX library (`libnvtx3interop.so.1`, or
 //! `libnvToolsExt.so.1` before CUDA 12.9) is looked for at the first call; without one there are no ranges. Building needs none.
 
+mod abi;
 mod args;
 mod batch;
 mod buffer;
@@ -154,7 +155,9 @@ mod workspace;
 pub use batch::DeviceBatch;
 pub use count::Request;
 pub use cudarc;
-pub use device::Device;
+#[doc(hidden)]
+pub use device::embedded_modules;
+pub use device::{Device, LoadedModule};
 pub use explain::{Explanation, OperatorExplanation, RowsExplanation};
 pub use operands::{DevicePointer, Step};
 pub use plan::Plan;
@@ -188,19 +191,20 @@ impl Default for Checks {
 ///
 /// This trait is sealed.
 pub trait DeviceElement: Element {
-    /// The names of the kernels.
+    /// The kernels.
     #[doc(hidden)]
-    fn kernels(checks: Checks) -> &'static kernels::Names;
+    fn kernels(checks: Checks) -> &'static kernels::KernelSet;
 }
 
 macro_rules! device_element {
     ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal;)*) => {$(
         impl DeviceElement for $t {
-            fn kernels(checks: Checks) -> &'static kernels::Names {
-                const NAMES: [&kernels::Names; 2] = kernels::names!($name, $acc, $gather_sums);
+            fn kernels(checks: Checks) -> &'static kernels::KernelSet {
+                static UNCHECKED: kernels::KernelSet = kernels::kernel_set!($name, $acc, $gather_sums, "");
+                static CHECKED: kernels::KernelSet = kernels::kernel_set!($name, $acc, $gather_sums, "_checked");
                 match checks {
-                    Checks::Off => NAMES[0],
-                    Checks::On => NAMES[1],
+                    Checks::Off => &UNCHECKED,
+                    Checks::On => &CHECKED,
                 }
             }
         }

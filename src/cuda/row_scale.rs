@@ -38,7 +38,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         };
         let warps = tables.n_targets.div_ceil(u64::from(WARP));
         // SAFETY: a thread for each row; the caller promises the rest.
-        unsafe { self.launches.launch(Kernel::Pull, warps, 1, &args) }?;
+        unsafe { self.launches.launch(Kernel::RowScale, warps, 1, &args) }?;
         self.scratch_scale::<T::Acc>(Slot::RowScale, orientation.rows())
     }
 }

@@ -41,7 +41,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // SAFETY: the caller's promise.
         unsafe {
             self.launches.launch(sum, args.tiles.all, 1, args)?;
-            self.launches.launch(add, args.tiles.long, 1, args)
+            self.launches.launch(add, args.tiles.long_row, 1, args)
         }
     }
 }
