@@ -1,7 +1,5 @@
 //! The two kinds of rows.
 
-use crate::incidence::Incidence;
-
 /// What a row of features, or a weight, belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Axis {
@@ -23,8 +21,8 @@ impl Axis {
         }
     }
 
-    /// What its rows are of, in errors.
-    pub(crate) fn plural(self) -> &'static str {
+    /// `"vertices"` or `"hyperedges"`, as in errors.
+    pub fn plural(self) -> &'static str {
         match self {
             Self::Vertex => "vertices",
             Self::Hyperedge => "hyperedges",
@@ -36,17 +34,6 @@ impl Axis {
         match self {
             Self::Vertex => "the number of vertices of the batch",
             Self::Hyperedge => "the number of hyperedges of the batch",
-        }
-    }
-}
-
-impl Incidence {
-    /// The number of rows along `axis`.
-    #[inline]
-    pub fn size(&self, axis: Axis) -> usize {
-        match axis {
-            Axis::Vertex => self.n_vertices(),
-            Axis::Hyperedge => self.n_hyperedges(),
         }
     }
 }

@@ -169,17 +169,23 @@ impl Batch {
         self.largest(Axis::Hyperedge)
     }
 
+    /// The rows of all instances before `instance` along an axis: where its rows start in the batch.
+    /// `start(axis, n_instances)` is the total.
+    ///
+    /// # Panics
+    /// If `instance` is above the number of instances of a table.
     #[inline]
-    pub(crate) fn start(&self, axis: Axis, instance: usize) -> usize {
+    pub fn start(&self, axis: Axis, instance: usize) -> usize {
         match &self.0.table {
             Some(table) => table.starts[axis as usize][instance],
             None => instance.saturating_mul(self.largest(axis)),
         }
     }
 
-    /// The rows of the largest topology in use.
+    /// The rows of the largest topology that an instance uses. Along hyperedges that is the number of weights that
+    /// shared windows read.
     #[inline]
-    pub(crate) fn largest(&self, axis: Axis) -> usize {
+    pub fn largest(&self, axis: Axis) -> usize {
         self.0.largest[axis as usize]
     }
 

@@ -1,31 +1,21 @@
 //! A batch from an index that is batched already, with every incidence checked against the graph that owns
 //! it.
 
-use std::ops::Range;
-
 use crate::axis::Axis;
 use crate::batch::Batch;
+use crate::diagnosis::{self, Suspect};
 use crate::distinct::Distinct;
-use crate::error::{Error, Result, fits_u32, try_with_capacity, try_zeroed};
-use crate::incidence::{Graphs, Parts, Repeats, check_coo_lengths, graph_of, locate_repeat};
+use crate::error::{Error, Result, fits_u32, try_with_capacity};
+use crate::incidence::{Graphs, Parts, Repeats, check_coo_lengths, locate_repeat};
 use crate::index::{Index, below};
-use crate::misbatching::{self, Misbatching, Suspect, owner_of, total};
-
-/// Which graph owns each vertex (or hyperedge) of an already batched index. Those of one graph stand
-/// together, graph after graph.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub enum Owners<'a, I> {
-    /// The graph of each vertex (or hyperedge), not decreasing: PyTorch Geometric's `batch` vector.
-    GraphIds(&'a [I]),
-    /// The number of vertices (or hyperedges) of each graph.
-    Counts(&'a [I]),
-}
+use crate::misbatching::Misbatching;
+use crate::owners::{Owners, graph_of, owner_of, range, starts, total};
 
 /// What to do with an already batched index all of whose incidences are in one graph, the first that owns
 /// both vertices and hyperedges, although later graphs own both, too, and which may be the local ids of the
 /// graphs: those that nobody shifted look like this where the graphs have the same size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AllInFirst {
     /// Refuse it with [`Error::AllInFirstGraph`]: the choice for batches where every graph may have
     /// incidences.
@@ -94,7 +84,7 @@ impl Batch {
         fits_u32("the number of graphs", n_graphs)?;
         fits_u32("the number of incidences", vertices.len())?;
         let looks_like =
-            || misbatching::of_owners(n_graphs, vertices, hyperedges, vertex_owners, hyperedge_owners);
+            || diagnosis::of_owners(n_graphs, vertices, hyperedges, vertex_owners, hyperedge_owners);
         let vertex_starts = starts(Axis::Vertex, n_graphs, vertex_owners, looks_like)?;
         let hyperedge_starts = starts(Axis::Hyperedge, n_graphs, hyperedge_owners, looks_like)?;
         let index = BatchedIndex {
@@ -206,7 +196,7 @@ impl<V: Index, E: Index, N: Index, M: Index> BatchedIndex<'_, V, E, N, M> {
     fn looks_like(&self) -> Option<Misbatching> {
         let Suspect { vertices, hyperedges, .. } = self.suspect;
         let (n, m) = (self.vertex_owners, self.hyperedge_owners);
-        let of_owners = || misbatching::of_owners(self.n_graphs, vertices, hyperedges, n, m);
+        let of_owners = || diagnosis::of_owners(self.n_graphs, vertices, hyperedges, n, m);
         self.suspect.looks_like().or_else(of_owners)
     }
 
@@ -220,69 +210,4 @@ impl<V: Index, E: Index, N: Index, M: Index> BatchedIndex<'_, V, E, N, M> {
         }
         locate_repeat(error, vertices, hyperedges)
     }
-}
-
-fn range(starts: &[usize], graph: usize) -> Range<usize> {
-    match starts.get(graph..graph + 2) {
-        Some(ends) => ends[0]..ends[1],
-        None => 0..0,
-    }
-}
-
-/// Graphs + 1 starts along an axis, the last of which is the total, within `u32`.
-fn starts<I: Index>(
-    axis: Axis,
-    n_graphs: usize,
-    owners: Owners<'_, I>,
-    looks_like: impl Fn() -> Option<Misbatching>,
-) -> Result<Vec<usize>> {
-    let (table, what) = match axis {
-        Axis::Vertex => ("vertex_owners", axis.total()),
-        Axis::Hyperedge => ("hyperedge_owners", axis.total()),
-    };
-    if let Owners::Counts(counts) = owners
-        && counts.len() != n_graphs
-    {
-        let value = counts.len();
-        return Err(Error::CountsLength { table, value, bound: n_graphs, looks_like: looks_like() });
-    }
-    let mut starts: Vec<usize> = try_zeroed(table, n_graphs.saturating_add(1))?;
-    match owners {
-        Owners::Counts(counts) => {
-            for (graph, count) in counts.iter().map(|c| c.value()).enumerate() {
-                let end = match usize::try_from(count) {
-                    Ok(count) => starts[graph].saturating_add(count),
-                    Err(_) if count < 0 => return Err(Error::NegativeCount { table, graph, value: count }),
-                    Err(_) => usize::MAX,
-                };
-                starts[graph + 1] = fits_u32(what, end)? as usize;
-            }
-        }
-        Owners::GraphIds(ids) => {
-            fits_u32(what, ids.len())?;
-            let (mut previous, mut position) = (0, 0);
-            for same in ids.chunk_by(|a, b| a.value() == b.value()) {
-                let value = same[0].value();
-                let Some(graph) = below(same[0], n_graphs) else {
-                    let looks_like = looks_like();
-                    return Err(Error::GraphOutOfRange {
-                        table,
-                        position,
-                        value,
-                        bound: n_graphs,
-                        looks_like,
-                    });
-                };
-                if graph < previous {
-                    let (previous, looks_like) = (previous as i128, looks_like());
-                    return Err(Error::GraphIdsNotSorted { table, position, value, previous, looks_like });
-                }
-                starts[previous + 1..=graph].fill(position);
-                previous = graph;
-                position += same.len();
-            }
-            starts[previous + 1..].fill(ids.len());
-        }
-    }
-    Ok(starts)
 }

@@ -28,6 +28,14 @@ impl Direction {
         self.source().other()
     }
 
+    /// The other one, which leads back.
+    pub fn reversed(self) -> Self {
+        match self {
+            Self::VertexToHyperedge => Self::HyperedgeToVertex,
+            Self::HyperedgeToVertex => Self::VertexToHyperedge,
+        }
+    }
+
     /// The names of its operands in errors.
     pub(crate) fn names(self) -> Names {
         match self {

@@ -1,15 +1,18 @@
 //! One hypergraph's topology: which vertices stand in which hyperedge. Structure without values, validated
 //! once.
 
+mod by_edge;
 mod graphs;
 
 use std::sync::Arc;
 
-pub(crate) use graphs::{Graphs, Parts, graph_of};
+pub(crate) use by_edge::ByEdge;
+pub(crate) use graphs::{Graphs, Parts};
 
+use crate::axis::Axis;
+use crate::diagnosis::{self, Suspect};
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::index::{Index, below};
-use crate::misbatching::{self, Suspect};
 
 /// What to do with a vertex that a hyperedge lists more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -318,6 +321,15 @@ impl Incidence {
         self.n_hyperedges as usize
     }
 
+    /// The number of rows along an axis: [`n_vertices`](Self::n_vertices) or [`n_hyperedges`](Self::n_hyperedges).
+    #[inline]
+    pub fn size(&self, axis: Axis) -> usize {
+        match axis {
+            Axis::Vertex => self.n_vertices(),
+            Axis::Hyperedge => self.n_hyperedges(),
+        }
+    }
+
     /// The number of incidences, repeated ones included.
     #[inline]
     pub fn n_incidences(&self) -> usize {
@@ -340,6 +352,12 @@ impl Incidence {
     fn csr(&self, place: Place, n_rows: usize) -> Csr<'_> {
         let pointers = &self.words[place.pointers..][..n_rows + 1];
         Csr { pointers, indices: &self.words[place.indices..][..self.n_incidences()] }
+    }
+
+    /// What two equal topologies agree in.
+    pub(crate) fn rows(&self) -> ByEdge<'_> {
+        let Csr { pointers, indices } = self.by_edge();
+        ByEdge { n_vertices: self.n_vertices(), pointers, members: indices }
     }
 
     /// The incidences as pairs (vertex, hyperedge), hyperedge after hyperedge.
@@ -428,22 +446,6 @@ fn n_words(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> usize
     [n_vertices, n_hyperedges, 2, n_incidences, n_incidences].iter().fold(0, |sum, &n| sum.saturating_add(n))
 }
 
-/// The rows of one topology by hyperedge.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) struct ByEdge<'a> {
-    pub(crate) n_vertices: usize,
-    pub(crate) pointers: &'a [u32],
-    pub(crate) members: &'a [u32],
-}
-
-impl Incidence {
-    /// The rows by hyperedge.
-    pub(crate) fn rows(&self) -> ByEdge<'_> {
-        let Csr { pointers, indices } = self.by_edge();
-        ByEdge { n_vertices: self.n_vertices(), pointers, members: indices }
-    }
-}
-
 /// Counts the entries of row `i` into `pointers[i + 1]`.
 fn count_rows(pointers: &mut [u32], rows: &[u32]) {
     for &row in rows {
@@ -514,7 +516,7 @@ fn vertex_id<I: Index, A: Iterator<Item = i128> + Clone>(
     all: impl FnOnce() -> A,
 ) -> Result<u32> {
     let out_of_range = || {
-        let looks_like = misbatching::of_ids(all(), bound);
+        let looks_like = diagnosis::of_ids(all(), bound);
         Error::VertexOutOfRange { table, list, position, value: vertex.value(), bound, looks_like }
     };
     below(vertex, bound).map(|v| v as u32).ok_or_else(out_of_range)

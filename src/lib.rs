@@ -5,10 +5,12 @@ mod axis;
 mod batch;
 mod batched_coo;
 mod buffer;
+mod chunk;
 mod conv;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod diagnosis;
 mod direction;
 mod distinct;
 mod element;
@@ -20,6 +22,7 @@ mod misbatching;
 #[cfg(feature = "cuda")]
 mod operands;
 mod operator;
+mod owners;
 mod rows;
 mod step;
 mod summation;
@@ -27,7 +30,7 @@ mod windows;
 
 pub use axis::Axis;
 pub use batch::Batch;
-pub use batched_coo::{AllInFirst, Owners};
+pub use batched_coo::AllInFirst;
 pub use buffer::Buffer;
 pub use conv::{Conv, Normalization, Reduce, WeightUse};
 pub use direction::Direction;
@@ -38,6 +41,7 @@ pub use incidence::{Csr, Incidence, Repeats, SelfLoops};
 pub use index::Index;
 pub use misbatching::Misbatching;
 pub use operator::Operator;
+pub use owners::Owners;
 pub use rows::{Out, RowLayout, Rows};
 pub use step::{Step, StepGradients};
 pub use windows::{Weights, WindowTable, Windows};

@@ -145,6 +145,7 @@ impl WindowTable {
 /// Which part of an array of weights (or scales) each instance reads. `W` is a reference (or a pointer) to a window
 /// table.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Windows<W> {
     /// All instances read from offset 0: one set of weights for all, just as many as the largest instance reads.
     Shared,
@@ -178,19 +179,24 @@ pub struct Weights<B, W> {
 }
 
 impl<B, W> Weights<B, W> {
+    /// Values read through these windows.
+    pub fn new(values: impl Buffer<View = B>, windows: Windows<W>) -> Self {
+        Self { values: values.view(), windows }
+    }
+
     /// One set of values, shared by all instances.
     pub fn shared(values: impl Buffer<View = B>) -> Self {
-        Self { values: values.view(), windows: Windows::Shared }
+        Self::new(values, Windows::Shared)
     }
 
     /// Values of their own for each instance, one behind the other.
     pub fn consecutive(values: impl Buffer<View = B>) -> Self {
-        Self { values: values.view(), windows: Windows::Consecutive }
+        Self::new(values, Windows::Consecutive)
     }
 
     /// Values read at each instance's offset in `table`.
     pub fn table(values: impl Buffer<View = B>, table: W) -> Self {
-        Self { values: values.view(), windows: Windows::Table(table) }
+        Self::new(values, Windows::Table(table))
     }
 }
 
@@ -228,9 +234,12 @@ impl Windows<&WindowTable> {
         Err(Error::WindowOutOfRange { table: name, instance, value, width, bound: len })
     }
 
-    /// Where `instance` starts to read.
+    /// Where `instance` starts to read the values of its rows along `axis`.
+    ///
+    /// # Panics
+    /// If `instance` is not below the number of instances of a table batch, or of the offsets of a table of windows.
     #[inline]
-    pub(crate) fn offset(&self, batch: &Batch, axis: Axis, instance: usize) -> usize {
+    pub fn offset(&self, batch: &Batch, axis: Axis, instance: usize) -> usize {
         match self {
             Self::Shared => 0,
             Self::Consecutive => batch.start(axis, instance),

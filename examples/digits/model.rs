@@ -164,7 +164,7 @@ impl Model {
             WeightKind::Softplus => WeightParametrization::Softplus,
             WeightKind::Raw => WeightParametrization::Raw,
         };
-        let config = HypergraphConvConfig { weights, ..HypergraphConvConfig::default() };
+        let config = HypergraphConvConfig::default().weights(weights);
         let layer = |layer| -> Result<Layer> {
             let vb = vb.pp(coupling_name(layer));
             Ok(match coupling {

@@ -10,8 +10,9 @@ use super::disjoint::Disjoint;
 use super::workspace::{Memory, Scratch};
 use super::{Path, Plan, add_to};
 use crate::axis::Axis;
+use crate::chunk::{Chunk, Members};
 use crate::element::{Accumulator, Element};
-use crate::groups::{Chunk, Groups, Members};
+use crate::groups::Groups;
 use crate::incidence::Incidence;
 use crate::windows::{WindowTable, Windows};
 

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::error::{Result, try_with_capacity, try_zeroed};
 use crate::index::Index;
+use crate::owners::graph_of;
 
 /// The topologies of many graphs on the way, in one allocation: the pointers by hyperedge of all graphs, then
 /// the members of all their hyperedges, the pointers by vertex, and the hyperedges of all vertices. Each
@@ -204,16 +205,6 @@ fn compact(topologies: &mut [Incidence]) -> Result<()> {
     let words = Arc::new(words);
     topologies.iter_mut().for_each(|topology| topology.words = words.clone());
     Ok(())
-}
-
-/// The graph that owns `id`, which is below the total; the one behind `last` is tried first, since graphs
-/// mostly come in order.
-#[inline]
-pub(crate) fn graph_of(starts: &[usize], last: usize, id: usize) -> usize {
-    match starts.get(last + 1..last + 3) {
-        Some(next) if (next[0]..next[1]).contains(&id) => last + 1,
-        _ => starts.partition_point(|&start| start <= id) - 1,
-    }
 }
 
 /// How the incidences of an index stand.

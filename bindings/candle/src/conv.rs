@@ -7,13 +7,14 @@ use hyperscatter::Out;
 use crate::custom::{dispatch, in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
 use crate::error::Operands;
 use crate::expression::Expression;
-use crate::operators::{Operators, TensorWindows};
 use crate::pool::Feature;
-use crate::rows::{Size, placeable, rows, weights};
+use crate::rows::{Size, placeable, rows};
+use crate::shared::Shared;
+use crate::weights::{TensorWindows, weights};
 
 pub(crate) struct ConvOp {
     pub(crate) operands: Operands,
-    pub(crate) operators: Operators,
+    pub(crate) shared: Shared,
     pub(crate) windows: TensorWindows,
 }
 
@@ -23,19 +24,19 @@ impl ConvOp {
         (x, x_layout): (&CpuStorage, &Layout),
         (w, w_layout): (&CpuStorage, &Layout),
     ) -> Result<(CpuStorage, Shape)> {
-        let batch = self.operators.batch();
+        let batch = self.shared.batch();
         let size = Size::of(batch, x_layout.dims());
         let x = rows::<T>(batch, x, x_layout)?;
         let weights = weights(w, w_layout, &self.windows)?;
         let mut y = vec![T::default(); x_layout.shape().elem_count()];
-        self.operators.call::<T, _>(&self.operands, size, |workspace| {
+        self.shared.call::<T, _>(&self.operands, size, |workspace| {
             workspace.conv(x, weights, Out::Overwrite(size.rows(batch, &mut y)))
         })?;
         Ok((T::to_cpu_storage_owned(y), x_layout.shape().clone()))
     }
 
     fn backward<T: Feature>(&self, x: &Tensor, w: &Tensor, grad_y: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let batch = self.operators.batch();
+        let batch = self.shared.batch();
         let size = Size::of(batch, x.dims());
         let grad_y = placeable(batch, grad_y)?;
         let mut grad_x = wanted::<T>(x);
@@ -44,14 +45,14 @@ impl ConvOp {
             let x = rows::<T>(batch, x, x_layout)?;
             let weights = weights(w, w_layout, &self.windows)?;
             let grad_y = rows::<T>(batch, grad_y, grad_y_layout)?;
-            let out_x = grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, &mut g[..])));
+            let out_x = grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, g)));
             let out_w = grad_w.as_mut().map_or(Out::Skip, |g| Out::Overwrite(&mut g[..]));
-            self.operators.call::<T, _>(&self.operands, size, |workspace| {
+            self.shared.call::<T, _>(&self.operands, size, |workspace| {
                 workspace.conv_backward(x, weights, grad_y, out_x, out_w)
             })
         })?;
         if keeps_graph()? {
-            let [by_x, by_w] = Expression::new(&self.operators, size).conv(&self.windows, x, w, &grad_y)?;
+            let [by_x, by_w] = Expression::new(&self.shared, size).conv(&self.windows, x, w, &grad_y)?;
             let tensor_x = grad_x.map(|g| in_graph(g, x.shape(), Some(&by_x), &[x, w])).transpose()?;
             let tensor_w = grad_w.map(|g| in_graph(g, w.shape(), Some(&by_w), &[x, w])).transpose()?;
             return Ok([tensor_x, tensor_w]);

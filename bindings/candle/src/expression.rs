@@ -8,21 +8,22 @@
 //! `f64` weights may be as small, or as large, as the inverses of their degrees allow.
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use hyperscatter::{Batch, Conv, Normalization, Reduce};
+use hyperscatter::{Axis, Batch, Conv, Direction, Normalization, Reduce};
 
-use crate::operators::{Operators, TensorWindows};
-use crate::rows::{Axis, Size, rows_of};
-use crate::step::Direction;
+use crate::rows::{Size, rows_of};
+use crate::shared::Shared;
+use crate::sum::sum;
+use crate::weights::TensorWindows;
 
 /// The gradients of one call.
 pub(crate) struct Expression<'a> {
-    operators: &'a Operators,
+    shared: &'a Shared,
     instances: usize,
 }
 
 impl<'a> Expression<'a> {
-    pub(crate) fn new(operators: &'a Operators, size: Size) -> Self {
-        Self { operators, instances: size.instances }
+    pub(crate) fn new(shared: &'a Shared, size: Size) -> Self {
+        Self { shared, instances: size.instances }
     }
 
     /// Of the convolution with respect to features and weights.
@@ -36,7 +37,7 @@ impl<'a> Expression<'a> {
         if self.instances == 0 {
             return Ok([nothing(grad_y, x)?, nothing(grad_y, weights)?]);
         }
-        let Conv { normalization, weight_use, .. } = self.operators.conventions();
+        let Conv { normalization, weight_use, .. } = self.shared.conventions();
         let (in_message, in_degree) = (weight_use.in_message(), weight_use.in_degree());
         let (features, grad) = (self.rows(Axis::Vertex, x)?, self.rows(Axis::Vertex, grad_y)?);
         let w = self.spread(Axis::Hyperedge, weights, windows)?;
@@ -95,7 +96,7 @@ impl<'a> Expression<'a> {
         let (source, target) = (direction.source(), direction.target());
         let (features, mut grad) = (self.rows(source, x)?, self.rows(target, grad_y)?);
         if reduce == Reduce::Mean {
-            grad = grad.broadcast_mul(&inverse(&self.operators.plain(direction, &self.ones(source)?)?)?)?;
+            grad = grad.broadcast_mul(&inverse(&sum(self.shared, direction, &self.ones(source)?)?)?)?;
         }
         let spread = |axis: Axis| {
             let scale = scales[axis as usize];
@@ -106,7 +107,7 @@ impl<'a> Expression<'a> {
             Some(scale) => rows.broadcast_mul(scale),
             None => Ok(rows.clone()),
         };
-        let back = self.operators.plain(direction.reversed(), &scaled(&grad, &target_scale)?)?;
+        let back = sum(self.shared, direction.reversed(), &scaled(&grad, &target_scale)?)?;
         let grad_x = like(&scaled(&back, &source_scale)?, x)?;
         let mut grad_scales = [None, None];
         if let Some((values, windows)) = scales[source as usize] {
@@ -114,14 +115,14 @@ impl<'a> Expression<'a> {
             grad_scales[source as usize] = Some(self.collect(source, &per_row, values, windows)?);
         }
         if let Some((values, windows)) = scales[target as usize] {
-            let per_row = dot(&grad, &self.operators.plain(direction, &scaled(&features, &source_scale)?)?)?;
+            let per_row = dot(&grad, &sum(self.shared, direction, &scaled(&features, &source_scale)?)?)?;
             grad_scales[target as usize] = Some(self.collect(target, &per_row, values, windows)?);
         }
         Ok((grad_x, grad_scales))
     }
 
     fn batch(&self) -> &Batch {
-        self.operators.batch()
+        self.shared.batch()
     }
 
     /// `[instances, rows, features]`, or `[rows, features]` of a table.
@@ -141,11 +142,11 @@ impl<'a> Expression<'a> {
     }
 
     fn to_hyperedges(&self, rows: &Tensor) -> Result<Tensor> {
-        self.operators.plain(Direction::VertexToHyperedge, rows)
+        sum(self.shared, Direction::VertexToHyperedge, rows)
     }
 
     fn to_vertices(&self, rows: &Tensor) -> Result<Tensor> {
-        self.operators.plain(Direction::HyperedgeToVertex, rows)
+        sum(self.shared, Direction::HyperedgeToVertex, rows)
     }
 
     /// The weights (or scales) of each row, as rows of one feature; one set where all copies share it.
@@ -184,18 +185,11 @@ impl<'a> Expression<'a> {
         if batch.is_replicated() && matches!(windows, TensorWindows::Shared) {
             return Ok(None);
         }
-        let start = |instance| match axis {
-            Axis::Vertex => batch.vertex_start(instance),
-            Axis::Hyperedge => batch.hyperedge_start(instance),
-        };
+        let windows = windows.as_deref();
         let mut positions = Vec::new();
         for instance in 0..self.instances {
-            let offset = match windows {
-                TensorWindows::Shared => 0,
-                TensorWindows::Consecutive => start(instance) as i64,
-                TensorWindows::Table(table) => table.offsets()[instance] as i64,
-            };
-            positions.extend((0..(start(instance + 1) - start(instance)) as i64).map(|i| offset + i));
+            let start = windows.offset(batch, axis, instance) as i64;
+            positions.extend((start..).take(batch.topology(instance).size(axis)));
         }
         let len = positions.len();
         Tensor::from_vec(positions, len, &Device::Cpu).map(Some)

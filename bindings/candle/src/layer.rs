@@ -2,16 +2,18 @@
 
 use candle_core::{Error, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
-use hyperscatter::{Batch, Conv, Normalization, WeightUse};
+use hyperscatter::{Axis, Batch, Conv, Normalization, WeightUse};
 
 use crate::custom::{dispatch, in_graph};
 use crate::error::{Caller, Operands, accumulator};
-use crate::operators::{CONV, Operators, TensorWeights, TensorWindows};
-use crate::rows::{Axis, check_features};
+use crate::operators::{CONV, Operators};
+use crate::rows::check_features;
 use crate::softplus::{inverse_softplus_of_one, scaled_softplus, softplus};
+use crate::weights::{TensorWeights, TensorWindows};
 
 /// How the parameter `hyperedge_weight` becomes the hyperedge weights w.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum WeightParametrization {
     /// w = log(1 + exp(parameter)): positive, so that no degree is 0 or negative.
     ///
@@ -30,8 +32,15 @@ pub enum WeightParametrization {
     Ones,
 }
 
-/// The options of [`hypergraph_conv`].
+/// The options of [`hypergraph_conv`]; each has a method that sets it.
+///
+/// ```
+/// use hyperscatter_candle::{HypergraphConvConfig, WeightParametrization};
+///
+/// let config = HypergraphConvConfig::default().bias(false).weights(WeightParametrization::Raw);
+/// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct HypergraphConvConfig {
     /// The conventions of the convolution: `Row` normalization with weights in message and degree by default.
     pub conv: Conv,
@@ -58,8 +67,36 @@ impl Default for HypergraphConvConfig {
     }
 }
 
+impl HypergraphConvConfig {
+    /// With these conventions.
+    pub fn conv(self, conv: Conv) -> Self {
+        Self { conv, ..self }
+    }
+
+    /// With a bias, or without.
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// With these hyperedge weights.
+    pub fn weights(self, weights: WeightParametrization) -> Self {
+        Self { weights, ..self }
+    }
+
+    /// With this initialisation of new weights, or the default one.
+    pub fn weight_init(self, weight_init: impl Into<Option<Init>>) -> Self {
+        Self { weight_init: weight_init.into(), ..self }
+    }
+
+    /// With this number of hyperedge weights, or the default one.
+    pub fn n_weights(self, n_weights: impl Into<Option<usize>>) -> Self {
+        Self { n_weights: n_weights.into(), ..self }
+    }
+}
+
 /// The hyperedge weights of a layer, and how they are learned.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum HyperedgeWeight {
     /// w = log(1 + exp(tensor)).
     Softplus(Tensor),
@@ -144,7 +181,7 @@ pub fn hypergraph_conv(
     let bound = (6.0 / (in_dim + out_dim).max(1) as f64).sqrt();
     let lin = vb.get_with_hints((out_dim, in_dim), "lin.weight", Init::Uniform { lo: -bound, up: bound })?;
     let bias = config.bias.then(|| vb.get_with_hints(out_dim, "bias", Init::Const(0.0))).transpose()?;
-    let n_weights = config.n_weights.unwrap_or(batch.max_hyperedges());
+    let n_weights = config.n_weights.unwrap_or(batch.largest(Axis::Hyperedge));
     let parameter = |all_ones: f64| {
         let init = config.weight_init.unwrap_or(Init::Const(all_ones));
         let parameter = vb.get_with_hints_dtype(n_weights, "hyperedge_weight", init, accumulator(vb.dtype()));
@@ -198,7 +235,7 @@ impl HypergraphConv {
                 )));
             }
         }
-        let n_weights = operators.batch().max_hyperedges();
+        let n_weights = operators.batch().largest(Axis::Hyperedge);
         Ok(Self { operators, lin, bias, hyperedge_weight, windows: TensorWindows::Shared, n_weights })
     }
 
@@ -230,18 +267,18 @@ impl HypergraphConv {
     /// ```
     /// use hyperscatter_candle::candle_core::{DType, Device, Module, Tensor};
     /// use hyperscatter_candle::candle_nn::{VarBuilder, VarMap};
-    /// use hyperscatter_candle::hyperscatter::{Batch, Incidence};
+    /// use hyperscatter_candle::hyperscatter::{Axis, Batch, Incidence};
     /// use hyperscatter_candle::{HypergraphConvConfig, hypergraph_conv};
     ///
     /// let topologies = vec![Incidence::subsets(3, 2)?, Incidence::subsets(4, 2)?]; // 3 and 6 pairs
     /// let vars = VarMap::new();
     /// let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
     /// let first = Batch::from_table(topologies.clone(), &[0])?;
-    /// let config = HypergraphConvConfig { n_weights: Some(6), ..Default::default() };
+    /// let config = HypergraphConvConfig::default().n_weights(6);
     /// let layer = hypergraph_conv(&first, 8, 2, config, vb)?;
     /// for ids in [&[0, 1][..], &[1, 1, 0], &[0, 0]] {
     ///     let batch = Batch::from_table(topologies.clone(), ids)?;
-    ///     let x = Tensor::ones((batch.vertex_start(ids.len()), 8), DType::F32, &Device::Cpu)?;
+    ///     let x = Tensor::ones((batch.start(Axis::Vertex, ids.len()), 8), DType::F32, &Device::Cpu)?;
     ///     let gradients = layer.over(&batch).forward(&x)?.sqr()?.sum_all()?.backward()?;
     ///     let weights = &vars.data().lock().unwrap()["hyperedge_weight"];
     ///     assert_eq!(gradients.get(weights).unwrap().dims(), [6]);
@@ -303,14 +340,14 @@ impl HypergraphConv {
             HyperedgeWeight::Softplus(raw) => softplus(&raw.to_dtype(dtype)?),
             HyperedgeWeight::Raw(weights) => weights.to_dtype(dtype),
             HyperedgeWeight::Ones => {
-                Tensor::ones(self.operators.batch().max_hyperedges(), dtype, self.lin.device())
+                Tensor::ones(self.operators.batch().largest(Axis::Hyperedge), dtype, self.lin.device())
             }
         }
     }
 
     /// Those that the batch reads: shared windows need exactly as many as its largest topology has.
     fn in_use(&self, weights: Tensor) -> Result<Tensor> {
-        let (needed, all) = (self.operators.batch().max_hyperedges(), weights.elem_count());
+        let (needed, all) = (self.operators.batch().largest(Axis::Hyperedge), weights.elem_count());
         match self.windows() {
             TensorWindows::Shared if needed < all && all == self.n_weights => {
                 weights.flatten_all()?.narrow(0, 0, needed)
@@ -328,7 +365,7 @@ impl HypergraphConv {
         let weights = self.weights()?;
         let of = |weights: &Tensor| {
             let weights = self.in_use(weights.clone())?;
-            let weights = TensorWeights { values: &weights, windows: self.windows() };
+            let weights = TensorWeights::new(&weights, self.windows());
             self.operators.degrees_for(Caller::Layer, weights)
         };
         if self.operators.conventions().weight_use != WeightUse::MessageOnly {
@@ -393,7 +430,7 @@ impl Module for HypergraphConv {
             }
             HyperedgeWeight::Ones => operands,
         };
-        let weights = TensorWeights { values: &weights, windows: self.windows() };
+        let weights = TensorWeights::new(&weights, self.windows());
         let y = self.operators.conv_of(operands, &self.linear(x)?, weights)?;
         match &self.bias {
             // Candle's sum of nothing forgets its second operand.

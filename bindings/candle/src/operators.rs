@@ -1,54 +1,20 @@
 //! The operators on tensors.
 
-use std::sync::Arc;
-
-use candle_core::{D, DType, Result, Tensor};
-use hyperscatter::cpu::Workspace;
-use hyperscatter::{Batch, Conv, WindowTable};
+use candle_core::{D, Result, Tensor};
+use hyperscatter::{Axis, Batch, Conv, Direction, Operator, Reduce};
 
 use crate::conv::ConvOp;
-use crate::error::{Caller, Operands, accumulator, check_device, check_weights};
-use crate::pool::{Feature, Pools};
-use crate::rows::{Axis, Size, check_features, placeable, rows_of};
-use crate::step::{Direction, StepOp};
+use crate::error::{Caller, Operands, accumulator};
+use crate::rows::{check_features, features_name, placeable, rows_of};
+use crate::shared::Shared;
+use crate::step::StepOp;
+use crate::sum::sum_of;
+use crate::weights::{TensorStep, TensorWeights, TensorWindows};
 
 /// The name of the convolution in messages.
 pub(crate) const CONV: &str = "hypergraph_conv";
 const VERTEX_SCALES: &str = "vertex scales";
 const HYPEREDGE_SCALES: &str = "hyperedge scales";
-
-/// Which part of a weight (or scale) tensor each instance reads.
-pub type TensorWindows = hyperscatter::Windows<Arc<WindowTable>>;
-
-/// Hyperedge weights (or scales of vertices or hyperedges): a tensor of any shape, whose elements are read in row-major
-/// order through windows. The gradient has the tensor's shape.
-#[derive(Debug, Clone)]
-pub struct TensorWeights<'a> {
-    /// The values.
-    pub values: &'a Tensor,
-    /// Which part of them each instance reads.
-    pub windows: TensorWindows,
-}
-
-impl<'a> TensorWeights<'a> {
-    /// One set of values, shared by all instances.
-    pub fn shared(values: &'a Tensor) -> Self {
-        Self { values, windows: TensorWindows::Shared }
-    }
-
-    /// Values of their own for each instance, one behind the other.
-    pub fn consecutive(values: &'a Tensor) -> Self {
-        Self { values, windows: TensorWindows::Consecutive }
-    }
-
-    /// Values read at each instance's offset in `table`.
-    pub fn table(values: &'a Tensor, table: Arc<WindowTable>) -> Self {
-        Self { values, windows: TensorWindows::Table(table) }
-    }
-}
-
-/// What a step computes, with scales that are tensors.
-pub type TensorStep<'a> = hyperscatter::Step<TensorWeights<'a>>;
 
 /// The operators over a batch of hypergraphs, with the conventions of the convolution. A clone is cheap, and shares
 /// the scratch memory: layers over the same batch with the same conventions can use clones.
@@ -95,36 +61,30 @@ pub type TensorStep<'a> = hyperscatter::Step<TensorWeights<'a>>;
 /// A tensor that is not on the CPU, a wrong dtype or a wrong rank is a candle error that says so. Whatever else is wrong
 /// is an error of the core inside a candle error, and [`core_error`](crate::core_error) finds it there.
 #[derive(Clone)]
-pub struct Operators(Arc<Inner>);
-
-struct Inner {
-    batch: Batch,
-    conv: Conv,
-    pools: Pools,
-}
+pub struct Operators(Shared);
 
 impl std::fmt::Debug for Operators {
     /// Without the scratch memory.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Inner { batch, conv, .. } = &*self.0;
-        f.debug_struct("Operators").field("batch", batch).field("conv", conv).finish_non_exhaustive()
+        let mut shown = f.debug_struct("Operators");
+        shown.field("batch", self.batch()).field("conv", &self.conventions()).finish_non_exhaustive()
     }
 }
 
 impl Operators {
     /// The operators over `batch`. [`conv`](Self::conv) has these conventions; the steps have none.
     pub fn new(batch: &Batch, conv: Conv) -> Self {
-        Self(Arc::new(Inner { batch: batch.clone(), conv, pools: Pools::default() }))
+        Self(Shared::new(batch, conv))
     }
 
     /// The batch.
     pub fn batch(&self) -> &Batch {
-        &self.0.batch
+        self.0.batch()
     }
 
     /// The conventions of the convolution.
     pub fn conventions(&self) -> Conv {
-        self.0.conv
+        self.0.conventions()
     }
 
     /// y = L H U B⁻¹ Hᵀ R x: features of vertices to features of vertices, of the same shape.
@@ -161,10 +121,9 @@ impl Operators {
         x: &Tensor,
         weights: TensorWeights<'_>,
     ) -> Result<Tensor> {
-        let TensorWeights { values, windows } = weights;
         let x = placeable(self.batch(), x)?;
-        let values = check_values(CONV, "weights", values, x.dtype())?;
-        x.apply_op2(&values, ConvOp { operands, operators: self.clone(), windows })
+        let (values, windows) = weights.checked(CONV, "weights", x.dtype())?;
+        x.apply_op2(&values, ConvOp { operands, shared: self.0.clone(), windows })
     }
 
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean: features of vertices to features of hyperedges. r is the
@@ -235,30 +194,25 @@ impl Operators {
         step: TensorStep<'_>,
     ) -> Result<Tensor> {
         let TensorStep { reduce, vertex_scale, hyperedge_scale, .. } = step;
-        let name = direction.name();
-        check_features(name, direction.input(), self.batch(), direction.source(), None, rows)?;
-        let mut operands = Operands::new(caller, name, direction.input(), rows);
+        let (op, input) = (Operator::step(direction).name(), features_name(direction.source()));
+        check_features(op, input, self.batch(), direction.source(), None, rows)?;
+        let mut operands = Operands::new(caller, op, input, rows);
+        if let (Reduce::Sum, None, None) = (reduce, &vertex_scale, &hyperedge_scale) {
+            return sum_of(&self.0, operands, direction, rows);
+        }
         let rows = placeable(self.batch(), rows)?;
         for (operand, scale) in [(VERTEX_SCALES, &vertex_scale), (HYPEREDGE_SCALES, &hyperedge_scale)] {
-            if let Some(TensorWeights { values, .. }) = scale {
-                operands = operands.and(operand, values);
+            if let Some(scale) = scale {
+                operands = operands.and(operand, scale.values);
             }
         }
-        let checked =
-            |operand, scale: Option<TensorWeights<'_>>| -> Result<(Option<Tensor>, Option<TensorWindows>)> {
-                let Some(TensorWeights { values, windows }) = scale else { return Ok((None, None)) };
-                Ok((Some(check_values(name, operand, values, rows.dtype())?), Some(windows)))
-            };
+        let checked = |operand, scale: Option<TensorWeights<'_>>| {
+            scale.map(|scale| scale.checked(op, operand, rows.dtype())).transpose().map(Option::unzip)
+        };
         let (vertex_scale, vertex_windows) = checked(VERTEX_SCALES, vertex_scale)?;
         let (hyperedge_scale, hyperedge_windows) = checked(HYPEREDGE_SCALES, hyperedge_scale)?;
-        let op = StepOp {
-            operands,
-            operators: self.clone(),
-            direction,
-            reduce,
-            vertex_windows,
-            hyperedge_windows,
-        };
+        let shared = self.0.clone();
+        let op = StepOp { operands, shared, direction, reduce, vertex_windows, hyperedge_windows };
         match (vertex_scale, hyperedge_scale) {
             (None, None) => rows.apply_op1(op),
             (Some(scale), None) | (None, Some(scale)) => rows.apply_op2(&scale, op),
@@ -267,27 +221,4 @@ impl Operators {
             }
         }
     }
-
-    /// The sum over incidences, without scales.
-    pub(crate) fn plain(&self, direction: Direction, rows: &Tensor) -> Result<Tensor> {
-        self.step(Caller::Operators, direction, rows, TensorStep::sum())
-    }
-
-    /// Calls the core with a workspace for a call of this size.
-    pub(crate) fn call<T: Feature, R>(
-        &self,
-        operands: &Operands,
-        size: Size,
-        f: impl FnOnce(&mut Workspace<T>) -> hyperscatter::Result<R>,
-    ) -> Result<R> {
-        let Inner { batch, conv, pools } = &*self.0;
-        T::pool(pools).with(batch, *conv, size, f).map_err(|error| operands.error(error))
-    }
-}
-
-/// TensorWeights or scales, checked (device and dtype), contiguous.
-fn check_values(op: &'static str, operand: &'static str, values: &Tensor, features: DType) -> Result<Tensor> {
-    check_device(op, operand, values)?;
-    check_weights(op, operand, values, features)?;
-    values.contiguous()
 }

@@ -3,35 +3,22 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType};
-use hyperscatter::{Batch, RowLayout, Rows, cpu};
+use hyperscatter::{Axis, Batch, Buffer, RowLayout, Rows};
 
-use crate::TensorWindows;
 use crate::error::{check_device, from_core, unsupported_features};
 
-/// The two kinds of rows of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Axis {
-    Vertex = 0,
-    Hyperedge,
-}
-
-impl Axis {
-    pub(crate) fn rows_name(self) -> &'static str {
-        match self {
-            Self::Vertex => "vertices",
-            Self::Hyperedge => "hyperedges",
-        }
+/// The name of a step's features in messages.
+pub(crate) fn features_name(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Vertex => "x",
+        Axis::Hyperedge => "z",
     }
 }
 
 /// The rows that one tensor of the batch has along its last dimension but one: those of the topology, or those of all
 /// instances of a table.
 pub(crate) fn rows_of(batch: &Batch, axis: Axis) -> usize {
-    let instances = batch.n_instances().unwrap_or(1);
-    match axis {
-        Axis::Vertex => batch.vertex_start(instances),
-        Axis::Hyperedge => batch.hyperedge_start(instances),
-    }
+    batch.start(axis, batch.n_instances().unwrap_or(1))
 }
 
 /// Checks the device, the dtype and the shape of a feature tensor. `features`, where they are given, are the
@@ -48,7 +35,7 @@ pub(crate) fn check_features(
     if !matches!(tensor.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
         return Err(unsupported_features(op, operand, tensor.dtype()));
     }
-    let (rows, name, shape) = (rows_of(batch, axis), axis.rows_name(), tensor.shape());
+    let (rows, name, shape) = (rows_of(batch, axis), axis.plural(), tensor.shape());
     let needed = || {
         let features = features.map_or("features".to_owned(), |features| format!("{features} features"));
         match batch.is_replicated() {
@@ -146,8 +133,8 @@ impl Size {
     }
 
     /// The rows of a result.
-    pub(crate) fn rows<B>(self, batch: &Batch, buffer: B) -> Rows<B> {
-        Rows { buffer, layout: packed(batch, self.features, self.instances) }
+    pub(crate) fn rows<B: Buffer>(self, batch: &Batch, buffer: B) -> Rows<B::View> {
+        Rows::new(buffer, packed(batch, self.features, self.instances))
     }
 }
 
@@ -160,17 +147,6 @@ pub(crate) fn rows<'a, T: WithDType>(
     let not_placeable = || candle_core::Error::RequiresContiguous { op: "hyperscatter" };
     let (range, layout) = place(batch, layout).ok_or_else(not_placeable)?;
     Ok(Rows::new(&T::cpu_storage_as_slice(storage)?[range], layout))
-}
-
-/// Weights or scales from a contiguous tensor, of any shape.
-pub(crate) fn weights<'a, A: WithDType>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-    windows: &'a TensorWindows,
-) -> Result<cpu::Weights<'a, A>> {
-    let not_contiguous = || candle_core::Error::RequiresContiguous { op: "hyperscatter" };
-    let (start, end) = layout.contiguous_offsets().ok_or_else(not_contiguous)?;
-    Ok(cpu::Weights { values: &A::cpu_storage_as_slice(storage)?[start..end], windows: windows.as_deref() })
 }
 
 #[cfg(test)]

@@ -3,59 +3,20 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use hyperscatter::cpu::{self, StepGradients};
-use hyperscatter::{Out, Reduce};
+use hyperscatter::{Direction, Out, Reduce};
 
 use crate::custom::{dispatch, in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
 use crate::error::Operands;
 use crate::expression::Expression;
-use crate::operators::{Operators, TensorWindows};
 use crate::pool::Feature;
-use crate::rows::{Axis, Size, placeable, rows, rows_of, weights};
+use crate::rows::{Size, placeable, rows};
+use crate::shared::Shared;
+use crate::weights::{TensorWindows, weights};
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Direction {
-    VertexToHyperedge,
-    HyperedgeToVertex,
-}
-
-impl Direction {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::VertexToHyperedge => "vertex_to_hyperedge",
-            Self::HyperedgeToVertex => "hyperedge_to_vertex",
-        }
-    }
-
-    pub(crate) fn input(self) -> &'static str {
-        match self {
-            Self::VertexToHyperedge => "x",
-            Self::HyperedgeToVertex => "z",
-        }
-    }
-
-    pub(crate) fn source(self) -> Axis {
-        match self {
-            Self::VertexToHyperedge => Axis::Vertex,
-            Self::HyperedgeToVertex => Axis::Hyperedge,
-        }
-    }
-
-    pub(crate) fn target(self) -> Axis {
-        self.reversed().source()
-    }
-
-    pub(crate) fn reversed(self) -> Self {
-        match self {
-            Self::VertexToHyperedge => Self::HyperedgeToVertex,
-            Self::HyperedgeToVertex => Self::VertexToHyperedge,
-        }
-    }
-}
-
-/// A step. Its tensors are the features, then the scales for which there are windows, vertices first.
+/// A step that is no plain sum. Its tensors are the features, then the scales for which there are windows, vertices first.
 pub(crate) struct StepOp {
     pub(crate) operands: Operands,
-    pub(crate) operators: Operators,
+    pub(crate) shared: Shared,
     pub(crate) direction: Direction,
     pub(crate) reduce: Reduce,
     pub(crate) vertex_windows: Option<TensorWindows>,
@@ -77,27 +38,11 @@ impl StepOp {
 
     fn forward<T: Feature>(
         &self,
-        (x, x_layout): (&CpuStorage, &Layout),
+        x: (&CpuStorage, &Layout),
         scales: &[(&CpuStorage, &Layout)],
     ) -> Result<(CpuStorage, Shape)> {
-        let batch = self.operators.batch();
-        let size = Size::of(batch, x_layout.dims());
-        let x = rows::<T>(batch, x, x_layout)?;
         let step = self.step::<T>(scales)?;
-        let mut dims = x_layout.dims().to_vec();
-        if let [.., rows, _] = &mut dims[..] {
-            *rows = rows_of(batch, self.direction.target());
-        }
-        let shape = Shape::from(dims);
-        let mut y = vec![T::default(); shape.elem_count()];
-        self.operators.call::<T, _>(&self.operands, size, |workspace| {
-            let y = Out::Overwrite(size.rows(batch, &mut y[..]));
-            match self.direction {
-                Direction::VertexToHyperedge => workspace.vertex_to_hyperedge(&step, x, y),
-                Direction::HyperedgeToVertex => workspace.hyperedge_to_vertex(&step, x, y),
-            }
-        })?;
-        Ok((T::to_cpu_storage_owned(y), shape))
+        self.shared.step::<T>(&self.operands, self.direction, &step, x)
     }
 
     /// The gradients of the features and of `N` scales, those that are wanted.
@@ -107,12 +52,7 @@ impl StepOp {
         scales: [&Tensor; N],
         grad_y: &Tensor,
     ) -> Result<(Option<Tensor>, [Option<Tensor>; N])> {
-        let keeps_graph = keeps_graph()?;
-        if keeps_graph && N == 0 && self.reduce == Reduce::Sum {
-            // A plain sum is its own expression, in the other direction.
-            return Ok((Some(self.operators.plain(self.direction.reversed(), grad_y)?), [const { None }; N]));
-        }
-        let batch = self.operators.batch();
+        let batch = self.shared.batch();
         let size = Size::of(batch, x.dims());
         let grad_y = placeable(batch, grad_y)?;
         let mut grad_x = wanted::<T>(x);
@@ -131,10 +71,10 @@ impl StepOp {
                     },
                 };
                 let gradients = StepGradients::none()
-                    .rows(grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, &mut g[..]))))
+                    .rows(grad_x.as_mut().map_or(Out::Skip, |g| Out::Overwrite(size.rows(batch, g))))
                     .vertex_scale(scale(&self.vertex_windows))
                     .hyperedge_scale(scale(&self.hyperedge_windows));
-                self.operators.call::<T, _>(&self.operands, size, |workspace| match self.direction {
+                self.shared.call::<T, _>(&self.operands, size, |workspace| match self.direction {
                     Direction::VertexToHyperedge => {
                         workspace.vertex_to_hyperedge_backward(&step, x, grad_y, gradients)
                     }
@@ -144,7 +84,7 @@ impl StepOp {
                 })
             })
         })?;
-        if keeps_graph {
+        if keeps_graph()? {
             let (by_x, by_scales) = self.expression(size, x, scales, &grad_y)?;
             let operands: Vec<&Tensor> = [x].into_iter().chain(scales).collect();
             let tensor_x = grad_x.map(|g| in_graph(g, x.shape(), Some(&by_x), &operands)).transpose()?;
@@ -175,30 +115,29 @@ impl StepOp {
         let mut scales = scales.into_iter();
         let of = [&self.vertex_windows, &self.hyperedge_windows]
             .map(|windows| windows.as_ref().and_then(|windows| Some((scales.next()?, windows))));
-        Expression::new(&self.operators, size).step(self.direction, self.reduce, x, of, grad_y)
+        Expression::new(&self.shared, size).step(self.direction, self.reduce, x, of, grad_y)
     }
 }
 
 impl CustomOp1 for StepOp {
     fn name(&self) -> &'static str {
-        self.direction.name()
+        self.operands.op
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
-        dispatch!(self.direction.name(), x.dtype(), T => self.forward::<T>((x, lx), &[]))
+        dispatch!(self.operands.op, x.dtype(), T => self.forward::<T>((x, lx), &[]))
     }
 
     no_accelerators!(CustomOp1: s1);
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad_y: &Tensor) -> Result<Option<Tensor>> {
-        dispatch!(self.direction.name(), x.dtype(), T => self.backward::<T, 0>(x, [], grad_y))
-            .map(|(x, [])| x)
+        dispatch!(self.operands.op, x.dtype(), T => self.backward::<T, 0>(x, [], grad_y)).map(|(x, [])| x)
     }
 }
 
 impl CustomOp2 for StepOp {
     fn name(&self) -> &'static str {
-        self.direction.name()
+        self.operands.op
     }
 
     fn cpu_fwd(
@@ -208,7 +147,7 @@ impl CustomOp2 for StepOp {
         s: &CpuStorage,
         ls: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        dispatch!(self.direction.name(), x.dtype(), T => self.forward::<T>((x, lx), &[(s, ls)]))
+        dispatch!(self.operands.op, x.dtype(), T => self.forward::<T>((x, lx), &[(s, ls)]))
     }
 
     no_accelerators!(CustomOp2: s1, s2);
@@ -220,15 +159,14 @@ impl CustomOp2 for StepOp {
         _y: &Tensor,
         grad_y: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradients =
-            dispatch!(self.direction.name(), x.dtype(), T => self.backward::<T, 1>(x, [s], grad_y));
+        let gradients = dispatch!(self.operands.op, x.dtype(), T => self.backward::<T, 1>(x, [s], grad_y));
         gradients.map(|(x, [s])| (x, s))
     }
 }
 
 impl CustomOp3 for StepOp {
     fn name(&self) -> &'static str {
-        self.direction.name()
+        self.operands.op
     }
 
     fn cpu_fwd(
@@ -240,7 +178,7 @@ impl CustomOp3 for StepOp {
         s: &CpuStorage,
         ls: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        dispatch!(self.direction.name(), x.dtype(), T => self.forward::<T>((x, lx), &[(r, lr), (s, ls)]))
+        dispatch!(self.operands.op, x.dtype(), T => self.forward::<T>((x, lx), &[(r, lr), (s, ls)]))
     }
 
     no_accelerators!(CustomOp3: s1, s2, s3);
@@ -253,8 +191,7 @@ impl CustomOp3 for StepOp {
         _y: &Tensor,
         grad_y: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradients =
-            dispatch!(self.direction.name(), x.dtype(), T => self.backward::<T, 2>(x, [r, s], grad_y));
+        let gradients = dispatch!(self.operands.op, x.dtype(), T => self.backward::<T, 2>(x, [r, s], grad_y));
         gradients.map(|(x, [r, s])| (x, r, s))
     }
 }

@@ -51,7 +51,7 @@ fn every_parameter_of_a_layer_has_a_gradient_over_any_batch_and_width() {
             for weights in [WeightParametrization::Softplus, WeightParametrization::Raw] {
                 for dtype in [DType::F64, DType::BF16] {
                     let conv = Conv::new(normalization, weight_use);
-                    let config = HypergraphConvConfig { conv, weights, ..Default::default() };
+                    let config = HypergraphConvConfig::default().conv(conv).weights(weights);
                     let x = signed(&shape, 1, dtype);
                     let what =
                         format!("{shape:?}, {out_dim} out, {normalization:?} {weight_use:?} {weights:?}");

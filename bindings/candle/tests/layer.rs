@@ -22,7 +22,7 @@ fn layer(config: HypergraphConvConfig, dtype: DType) -> (HypergraphConv, VarMap)
 fn parameters_are_named_as_in_pytorch_geometric_and_weights_start_at_one() {
     for weights in [WeightParametrization::Softplus, WeightParametrization::Raw, WeightParametrization::Ones]
     {
-        let (layer, vars) = layer(HypergraphConvConfig { weights, ..Default::default() }, DType::F32);
+        let (layer, vars) = layer(HypergraphConvConfig::default().weights(weights), DType::F32);
         let vars = vars.data().lock().unwrap();
         let mut names: Vec<_> = vars.iter().map(|(name, var)| (name.as_str(), var.dims().to_vec())).collect();
         names.sort();
@@ -42,13 +42,11 @@ fn parameters_are_named_as_in_pytorch_geometric_and_weights_start_at_one() {
     }
     let init = Some(Init::Const(-2.0));
     let (without_bias, vars) = layer(
-        HypergraphConvConfig {
-            bias: false,
-            weights: WeightParametrization::Raw,
-            weight_init: init,
-            conv: Conv::new(Normalization::Row, WeightUse::MessageOnly),
-            ..Default::default()
-        },
+        HypergraphConvConfig::default()
+            .bias(false)
+            .weights(WeightParametrization::Raw)
+            .weight_init(init)
+            .conv(Conv::new(Normalization::Row, WeightUse::MessageOnly)),
         DType::F32,
     );
     assert!(without_bias.bias().is_none() && !vars.data().lock().unwrap().contains_key("bias"));
@@ -99,7 +97,7 @@ fn the_layer_trains() {
     for weights in [WeightParametrization::Softplus, WeightParametrization::Raw, WeightParametrization::Ones]
     {
         for dtype in [DType::F32, DType::F64] {
-            let (layer, vars) = layer(HypergraphConvConfig { weights, ..Default::default() }, dtype);
+            let (layer, vars) = layer(HypergraphConvConfig::default().weights(weights), dtype);
             // Glorot's values come from candle's generator; those of the test do not.
             vars.data().lock().unwrap()["lin.weight"].set(&signed(&[3, 5], 1, dtype)).unwrap();
             let (x, target) = (signed(&[16, 4, 5], 2, dtype), signed(&[16, 4, 3], 3, dtype));
@@ -147,7 +145,7 @@ fn weights_of_several_topologies_stand_where_the_windows_say() {
         HypergraphConv::new(operators.clone(), identity, None, HyperedgeWeight::Raw(w.clone())).unwrap();
     let layer = layer.with_windows(table());
     let x = signed(&[11, 2], 2, DType::F32);
-    let expected = operators.conv(&x, TensorWeights { values: &w, windows: table() }).unwrap();
+    let expected = operators.conv(&x, TensorWeights::new(&w, table())).unwrap();
     assert_close(&layer.forward(&x).unwrap(), &expected, 1e-6, "y");
     assert_eq!(layer.degrees().unwrap().dims(), [11]);
 }
@@ -229,7 +227,7 @@ fn a_layer_takes_other_batches_and_keeps_its_variables() {
         let batch = |ids: &[usize]| Batch::from_table(topologies.clone(), ids).unwrap();
         let vars = VarMap::new();
         let vb = VarBuilder::from_varmap(&vars, DType::F64, &Device::Cpu);
-        let config = HypergraphConvConfig { weights, n_weights: Some(6), ..Default::default() };
+        let config = HypergraphConvConfig::default().weights(weights).n_weights(6);
         let layer = hypergraph_conv(&batch(ids[0]), 3, 2, config, vb.clone()).unwrap();
         for ids in ids {
             let batch = batch(ids);
@@ -317,10 +315,10 @@ fn windows_may_read_more_weights_than_one_topology_has() {
         DType::F32,
         &Device::Cpu,
     );
-    let config = HypergraphConvConfig { weights: WeightParametrization::Raw, ..Default::default() };
+    let config = HypergraphConvConfig::default().weights(WeightParametrization::Raw);
     let message = hypergraph_conv(&batch, 3, 2, config, vb.clone()).unwrap_err().to_string();
     assert!(message.contains("hyperedge_weight") && message.contains("n_weights"), "{message}");
-    let config = HypergraphConvConfig { n_weights: Some(9), ..config };
+    let config = config.n_weights(9);
     let layer = hypergraph_conv(&batch, 3, 2, config, vb).unwrap().with_windows(windows(&batch, &[0, 6, 0]));
     let x = signed(&[11, 3], 4, DType::F32);
     let y = layer.forward(&x).unwrap();
@@ -343,7 +341,7 @@ fn a_layer_over_a_table_has_weights_for_the_topologies_in_use() {
     {
         let vars = VarMap::new();
         let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-        let config = HypergraphConvConfig { weights, ..HypergraphConvConfig::default() };
+        let config = HypergraphConvConfig::default().weights(weights);
         let layer = hypergraph_conv(&batch, 3, 2, config, vb).unwrap();
         assert_eq!(layer.weights().unwrap().dims(), [6]);
         let x = Tensor::ones((8, 3), DType::F32, &Device::Cpu).unwrap();

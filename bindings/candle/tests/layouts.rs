@@ -23,7 +23,7 @@ fn everything(
     windows: TensorWindows,
 ) -> Vec<Tensor> {
     let w = var(weights);
-    let scale = || Some(TensorWeights { values: &w, windows: windows.clone() });
+    let scale = || Some(TensorWeights::new(&w, windows.clone()));
     let conv = operators.conv(x, scale().unwrap()).unwrap();
     let z = operators.vertex_to_hyperedge(x, TensorStep::mean().hyperedge_scale(scale())).unwrap();
     let y = operators.hyperedge_to_vertex(&z, TensorStep::sum().hyperedge_scale(scale())).unwrap();

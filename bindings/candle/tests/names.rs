@@ -37,11 +37,11 @@ fn every_public_name_of_the_core_is_named_here() {
 mod named {
     #[expect(unused_imports, reason = "that they can be named is the test")]
     use super::both::{
-        Accumulator, AllInFirst, Batch, Buffer, Conv, Csr, Element, Error, HyperedgeWeight, HypergraphConv,
-        HypergraphConvConfig, Incidence, Index, Misbatching, Normalization, Operators, Out, Owners, Reduce,
-        Repeats, Result, RowLayout, Rows, SelfLoops, TensorStep, TensorWeights, TensorWindows,
-        WeightParametrization, WeightUse, Weights, WindowTable, Windows, core_error, cpu, half,
-        hypergraph_conv,
+        Accumulator, AllInFirst, Axis, Batch, Buffer, Conv, Csr, Direction, Element, Error, HyperedgeWeight,
+        HypergraphConv, HypergraphConvConfig, Incidence, Index, Misbatching, Normalization, Operator,
+        Operators, Out, Owners, Reduce, Repeats, Result, RowLayout, Rows, SelfLoops, Step, StepGradients,
+        TensorStep, TensorWeights, TensorWindows, WeightParametrization, WeightUse, Weights, WindowTable,
+        Windows, core_error, cpu, half, hypergraph_conv,
     };
 }
 

@@ -15,13 +15,13 @@ use crate::reference::*;
 const SWITCH: &str = "CANDLE_GRAD_DO_NOT_DETACH";
 
 /// Whether this process keeps graphs. The tests of second derivatives mean nothing where it does not.
-fn graph_is_kept() -> bool {
+fn keeps_graph() -> bool {
     std::env::var_os(SWITCH).is_some_and(|value| value == "1")
 }
 
 #[test]
 fn all_tests_pass_where_candle_keeps_the_graph_and_then_second_derivatives_too() {
-    if graph_is_kept() {
+    if keeps_graph() {
         return;
     }
     let output = Command::new(std::env::current_exe().unwrap()).env(SWITCH, "1").output().unwrap();
@@ -31,7 +31,7 @@ fn all_tests_pass_where_candle_keeps_the_graph_and_then_second_derivatives_too()
 }
 
 #[test]
-fn variables_lead_to_gradients_where_the_graph_is_kept_and_nowhere_else() {
+fn variables_lead_to_gradients_where_the_keeps_graph_and_nowhere_else() {
     let operators = Operators::new(&Batch::replicate(odd_topology()), Conv::default());
     let (x, w) = (random(&[2, 5, 2], 1), var(&positive(&[4], 2, DType::F64)));
     let scale = || Some(TensorWeights::shared(&w));
@@ -45,7 +45,7 @@ fn variables_lead_to_gradients_where_the_graph_is_kept_and_nowhere_else() {
         let there = std::thread::scope(|s| s.spawn(|| result.sum_all().unwrap().backward().unwrap()).join());
         for gradients in [result.sum_all().unwrap().backward().unwrap(), there.unwrap()] {
             for var in [&x, &w] {
-                assert_eq!(gradients.get(var).unwrap().track_op(), graph_is_kept());
+                assert_eq!(gradients.get(var).unwrap().track_op(), keeps_graph());
             }
         }
     }
@@ -96,7 +96,7 @@ fn table_batch() -> Batch {
 
 #[test]
 fn the_convolution_differentiates_twice() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     for (normalization, weight_use) in NORMALIZATIONS.into_iter().flat_map(|n| WEIGHT_USES.map(|u| (n, u))) {
@@ -118,13 +118,13 @@ fn the_convolution_differentiates_twice() {
             let operators = Operators::new(batch, Conv::new(normalization, weight_use));
             let (x, w, g) = (random(shape, 1), var(&positive(weights, 2, DType::F64)), random(shape, 3));
             assert_second_derivatives(&what, &[&x, &w, &g], || {
-                let y = operators.conv(&x, TensorWeights { values: &w, windows: windows.clone() }).unwrap();
+                let y = operators.conv(&x, TensorWeights::new(&w, windows.clone())).unwrap();
                 // Linear and not: gradients that no variable leads to, and others, arrive at the operator.
                 ((&y * g.as_tensor()).unwrap() + y.sqr().unwrap()).unwrap().sum_all().unwrap()
             });
             assert_second_derivatives(&what, &[&x, &w], || {
                 let windows = windows.clone();
-                operators.conv(&x, TensorWeights { values: &w, windows }).unwrap().sum_all().unwrap()
+                operators.conv(&x, TensorWeights::new(&w, windows)).unwrap().sum_all().unwrap()
             });
         }
     }
@@ -132,7 +132,7 @@ fn the_convolution_differentiates_twice() {
 
 #[test]
 fn the_steps_differentiate_twice() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     for bits in 0..32u32 {
@@ -150,8 +150,8 @@ fn the_steps_differentiate_twice() {
         vars.extend((bits & 8 != 0).then_some(&s));
         assert_second_derivatives(&format!("case {bits:05b}"), &vars, || {
             let step = TensorStep::new(reduce)
-                .vertex_scale((bits & 4 != 0).then(|| TensorWeights { values: &r, windows: windows() }))
-                .hyperedge_scale((bits & 8 != 0).then(|| TensorWeights { values: &s, windows: windows() }));
+                .vertex_scale((bits & 4 != 0).then(|| TensorWeights::new(&r, windows())))
+                .hyperedge_scale((bits & 8 != 0).then(|| TensorWeights::new(&s, windows())));
             let y = match bits & 1 {
                 0 => operators.vertex_to_hyperedge(&x, step).unwrap(),
                 _ => operators.hyperedge_to_vertex(&x, step).unwrap(),
@@ -163,7 +163,7 @@ fn the_steps_differentiate_twice() {
 
 #[test]
 fn a_layer_differentiates_twice() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     let (lin, bias, raw) = (random(&[2, 3], 1), random(&[2], 2), random(&[4], 3));
@@ -186,7 +186,7 @@ fn a_layer_differentiates_twice() {
 
 #[test]
 fn third_derivatives_are_those_of_the_dense_matrix() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     let conv = Conv::default();
@@ -207,7 +207,7 @@ fn third_derivatives_are_those_of_the_dense_matrix() {
 
 #[test]
 fn second_derivatives_of_narrow_types_are_those_of_f64() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     let operators = Operators::new(&Batch::replicate(odd_topology()), Conv::default());
@@ -232,7 +232,7 @@ fn second_derivatives_of_narrow_types_are_those_of_f64() {
 /// every derivative by weights of an ordinary scale is the same, whatever the scale in between.
 #[test]
 fn second_derivatives_stay_in_range_where_degrees_are_very_small_or_very_large() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     for (normalization, weight_use) in NORMALIZATIONS.into_iter().flat_map(|n| WEIGHT_USES.map(|u| (n, u))) {
@@ -265,7 +265,7 @@ fn second_derivatives_stay_in_range_where_degrees_are_very_small_or_very_large()
 
 #[test]
 fn weights_that_play_no_part_have_second_derivatives_of_zero() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     let operators = Operators::new(&pairs(3), Conv::new(Normalization::None, WeightUse::DegreeOnly));
@@ -281,7 +281,7 @@ fn weights_that_play_no_part_have_second_derivatives_of_zero() {
 
 #[test]
 fn second_derivatives_of_masked_weights_are_those_of_f64() {
-    if !graph_is_kept() {
+    if !keeps_graph() {
         return;
     }
     for conv in [Normalization::Row, Normalization::Symmetric].map(|n| Conv::new(n, WeightUse::Documented)) {
