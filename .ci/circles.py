@@ -9,10 +9,10 @@
 The rule: file A needs file B where A names something that B defines. A file must not need itself by way of
 others.
 
-* Names count in `use` and in paths such as `super::gather::lanes` or `kernels::Names`, macros' bodies included.
+* Names count in `use` and in paths such as `super::gather::lanes` or `kernels::Names`, those in macros too.
 * A name is followed through re-exports to the file that defines it. To re-export a name is not to need it: a
-  `mod.rs` that declares modules and re-exports their items is in no circle. It is in one where it defines an item
-  that a child names, and names the child's items in its own code.
+  `mod.rs` that declares modules and re-exports their items is in no circle. It is in one where it defines an
+  item that a child names, and names the child's items in its own code.
 * `mod x;` alone is no need, and neither is the import of a module: what counts is what is named through it.
 * `use x::*` needs the file of x, whatever that one re-exports.
 * What compiles only for tests (`#[cfg(test)]`), comments (with links in docs) and strings do not count.

@@ -4,9 +4,9 @@
     .ci/links.py                the repository, and each package as it would be published
     .ci/links.py --self-test    tests this script on a little tree of its own
 
-In the repository a link may lead to each file and folder that is part of it. In a package it may lead only to what
-the package has: whoever reads its README there has nothing else. Places in a page (`#heading`) are checked too, and
-links with a scheme (https:) are not.
+In the repository a link may lead to each file and folder that is part of it. In a package it may lead only to
+what the package has: its readers have nothing else there. Places in a page (`#heading`) are checked
+too. Links with a scheme (https:) are not.
 """
 
 import posixpath
@@ -21,7 +21,9 @@ PACKAGES = {"hyperscatter": ".", "hyperscatter-candle": "bindings/candle"}
 FENCED = r"^ *(```+|~~~+).*?^ *\1[`~]* *$"
 SPAN = r"(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
 CODE = re.compile(f"{FENCED}|{SPAN}", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^ *\[[^\]]+\]: *<?(\S+?)>?(?:\s|$)", re.MULTILINE)
+INLINE = r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)"
+DEFINITION = r"^ *\[[^\]]+\]: *<?(\S+?)>?(?:\s|$)"
+LINK = re.compile(f"{INLINE}|{DEFINITION}", re.MULTILINE)
 
 
 def without_code(text):
@@ -72,8 +74,8 @@ def self_test():
         (root / "a").mkdir()
         (root / "README.md").write_text(
             "# One\n[a](a/B.md) [b](a) [c](#one) [d](a/B.md#two-words \"title\") [e](https://x/y)\n"
-            "`[f](nowhere)` ``x[`g`](nowhere)``\n```text\n[h](nowhere)\n```\n[i](C.md)\n[j]: a/D.md\n[k](#two)\n"
-            "[l](\nE.md)\n"
+            "`[f](nowhere)` ``x[`g`](nowhere)``\n```text\n[h](nowhere)\n```\n"
+            "[i](C.md)\n[j]: a/D.md\n[k](#two)\n[l](\nE.md)\n"
         )
         (root / "a/B.md").write_text("## Two `words`\n[up](../README.md) [out](../../X.md)\n")
         expected = [
