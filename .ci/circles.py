@@ -6,12 +6,13 @@
     .ci/circles.py --edges                  prints which file needs which, and where it says so
     .ci/circles.py --self-test              tests this script on little crates of its own
 
-The rule: file A needs file B where A names something that B defines. A file must not need itself by way of others.
+The rule: file A needs file B where A names something that B defines. A file must not need itself by way of
+others.
 
-* Names count in `use` and in paths such as `super::gather::lanes` or `kernels::Names`, macros' bodies included.
-* A name is followed through re-exports to the file that defines it. To re-export a name is not to need it: a `mod.rs`
-  that declares modules and re-exports their items is in no circle. It is in one where it defines an item that a child
-  names, and names the child's items in its own code.
+* Names count in `use` and in paths such as `super::gather::lanes` or `kernels::Names`, those in macros too.
+* A name is followed through re-exports to the file that defines it. To re-export a name is not to need it: a
+  `mod.rs` that declares modules and re-exports their items is in no circle. It is in one where it defines an
+  item that a child names, and names the child's items in its own code.
 * `mod x;` alone is no need, and neither is the import of a module: what counts is what is named through it.
 * `use x::*` needs the file of x, whatever that one re-exports.
 * What compiles only for tests (`#[cfg(test)]`), comments (with links in docs) and strings do not count.
@@ -212,7 +213,7 @@ class Parser:
                 self.crate.files.append(file)
                 Parser(self.crate, file).module(inner)
                 return
-        raise Failure(f"{self.file}:{line}: no file for `mod {name};` (the attribute `path` is not known here)")
+        raise Failure(f"{self.file}:{line}: no file for `mod {name};` (the attribute `path` is not read)")
 
 
 class Crate:
@@ -225,7 +226,7 @@ class Crate:
             raise Failure(f"no `mod` declares {', '.join(sorted(map(str, unused)))}")
 
     def enter(self, module, name, seen):
-        """What `name` is inside of `module`: a module, a file that defines it, or None where it is foreign."""
+        """What `name` is inside of `module`: a module, the file that defines it, or None (foreign)."""
         if name in module.children:
             return module.children[name]
         if name in module.defined:
@@ -302,8 +303,8 @@ def shortest_circle(edges):
 
 
 def circles(edges):
-    """Circles without a common edge, short ones first. Others may share an edge with these: they show up once these
-    are gone."""
+    """Circles without a common edge, short ones first. Others may share an edge with these: they show up once
+    these are gone."""
     left = set(edges)
     result = []
     while circle := shortest_circle(left):
@@ -335,7 +336,11 @@ def self_test():
     """Each little crate with the circles that it has, by the names of their files."""
     cases = {
         "a circle of two": (
-            {"lib.rs": "mod a;\nmod b;", "a.rs": "use crate::b::B;\npub struct A;", "b.rs": "use super::a::A;\npub struct B;"},
+            {
+                "lib.rs": "mod a;\nmod b;",
+                "a.rs": "use crate::b::B;\npub struct A;",
+                "b.rs": "use super::a::A;\npub struct B;",
+            },
             [["a", "b"]],
         ),
         "a circle of three through inline paths and a group": (
@@ -380,7 +385,11 @@ def self_test():
             [["a", "m"]],
         ),
         "a glob": (
-            {"lib.rs": "mod a; mod b;", "a.rs": "use crate::b::*; pub struct A;", "b.rs": "pub struct B(crate::a::A);"},
+            {
+                "lib.rs": "mod a; mod b;",
+                "a.rs": "use crate::b::*; pub struct A;",
+                "b.rs": "pub struct B(crate::a::A);",
+            },
             [["a", "b"]],
         ),
         "re-exports alone, tests, docs and strings": (

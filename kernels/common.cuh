@@ -1,21 +1,13 @@
-// What every kernel file shares: integer names, element types, the violation record of the checked builds.
+// What every kernel file shares: element types, the violation record of the checked builds, arithmetic.
 //
 // Kernel sources include no header of any toolkit, so that the same text compiles under nvcc, NVRTC and, for the
 // emulated driver of the tests, a host compiler.
 
 #pragma once
 
-using u8 = unsigned char;
-using u32 = unsigned int;
-using u64 = unsigned long long;
+#include "abi.cuh"
 
-static_assert(sizeof(u32) == 4 && sizeof(u64) == 8, "integer sizes");
-
-enum : u32 {
-    WARP = 32,
-    ALL_LANES = 0xffffffffu,
-    VECTOR_BYTES = 16,  // of one vector access
-};
+enum : u32 { ALL_LANES = 0xffffffffu };
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Elements: how features are loaded and stored, and in what type they are summed.
@@ -151,30 +143,8 @@ __device__ __forceinline__ void store_elements(T* to, u32 len, const Vector<T>& 
 // for is left out, the rows that it was for become NaN, and the kernel goes on to its end. The first thread that has
 // something to say claims the record and publishes it to host memory.
 
-// In mapped host memory. `src/cuda/record.rs` holds the same structure.
-struct Violation {
-    u32 ready;
-    u32 kernel;
-    u32 table;
-    u32 orientation;
-    u64 instance;
-    u64 position;
-    u64 value;
-    u64 bound;
-};
-
-struct Record {
-    u32* claim;            // in device memory: 0 until one thread has something to say
-    Violation* published;  // in mapped host memory
-};
-
-static_assert(sizeof(Violation) == 48 && sizeof(Record) == 16, "sizes");
-#if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(Violation, instance) == 16, "offsets");
-#endif
-
 // Publishes a violation, unless another thread was first.
-__device__ __forceinline__ void publish_first(const Record& record, const Violation& found) {
+__device__ __forceinline__ void publish_first(const RecordArgs& record, const Violation& found) {
     if (atomicCAS(record.claim, 0u, 1u) != 0u) {
         return;
     }
@@ -222,7 +192,7 @@ struct Check {
         return below(in_table, at_position, start, end >= size ? end - size + 1 : 0);
     }
 
-    __device__ __forceinline__ void publish(const Record& record, u32 kernel, u32 orientation, u64 instance) const {
+    __device__ __forceinline__ void publish(const RecordArgs& record, u32 kernel, u32 orientation, u64 instance) const {
         if (failed) {
             publish_first(record, {0, kernel, table, orientation, instance, position, value, bound});
         }
@@ -234,7 +204,7 @@ struct Check<false> {
     static constexpr bool failed = false;
     __device__ __forceinline__ bool below(u32, u64, u64, u64) { return true; }
     __device__ __forceinline__ bool apart(u32, u64, u64, u64, u64, u64 = 1) { return true; }
-    __device__ __forceinline__ void publish(const Record&, u32, u32, u64) const {}
+    __device__ __forceinline__ void publish(const RecordArgs&, u32, u32, u64) const {}
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@
 // A group has 8, 16 or 32 lanes, as many as the features need. A warp takes a segment or a row of medium length for each
 // of its groups, or four short rows, whose indices it loads at once.
 
+#include "modules.cuh"
 #include "tables.cuh"
 
 enum : u32 {
@@ -29,54 +30,10 @@ enum : u32 {
     IN_FLIGHT = 4,
 };
 
-// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows are packed, at
-// (start of g + i) * row_stride.
-struct Rows {
-    u64 data;
-    u64 row_stride;
-    u64 instance_stride;
-    u32 packed;
-    u32 padding;
-
-    __device__ __forceinline__ u64 element(u64 instance, u64 first, u32 row) const {
-        return (packed != 0 ? first * row_stride : instance * instance_stride) + row * row_stride;
-    }
-};
-
-// src/cuda/gather.rs holds the same structure.
-struct GatherArgs {
-    Tables tables;
-    Tiles tiles;
-    Rows sources;
-    Rows targets;  // no data: nothing is stored
-    Rows others;   // no data: no dot products
-    Scale source_scale;
-    Scale target_scale;
-    const int* source_shifts;  // of each source row of the batch, as the factors are then, too; null: zeros
-    const int* target_shifts;
-    double* dots;  // for each target row of the batch one for each block of features
-    u64 partials;  // scratch: items[PARTIAL] rows of sums, without gaps
-    Record record;
-    u32 features;
-    u32 lanes;  // of a group: 8, 16 or 32
-    u32 mean;
-    u32 add;
-    u32 aligned;
-    u32 wide;  // targets and others are rows of the accumulation type
-    u32 feature_blocks;
-    u32 padding;
-};
-
-// src/cuda/gather.rs asserts the same: neither side may move a field alone. NVRTC has no offsetof; the compilers of the tests
-// and of native code have it.
-static_assert(sizeof(Rows) == 32 && sizeof(GatherArgs) == 440, "sizes");
-#if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(GatherArgs, tiles) == 168 && __builtin_offsetof(GatherArgs, sources) == 200 &&
-                  __builtin_offsetof(GatherArgs, source_scale) == 296 && __builtin_offsetof(GatherArgs, dots) == 376 &&
-                  __builtin_offsetof(GatherArgs, source_shifts) == 360 && __builtin_offsetof(GatherArgs, record) == 392 &&
-                  __builtin_offsetof(GatherArgs, features) == 408,
-              "offsets");
-#endif
+// Where row `row` of an instance starts, whose rows start at `first` in the batch.
+__device__ __forceinline__ u64 element(const RowsArgs& rows, u64 instance, u64 first, u32 row) {
+    return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) + row * rows.row_stride;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Sums.
@@ -185,7 +142,7 @@ __device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& t
         u32 len = lane.len > v ? lane.len - v : 0;
         if (args.others.data != 0 && len != 0) {
             const D* from = reinterpret_cast<const D*>(args.others.data) +
-                            args.others.element(target.instance, target.first, target.row) + lane.first + v;
+                            element(args.others, target.instance, target.first, target.row) + lane.first + v;
             Vector<D> other = args.aligned ? load_vector(from) : load_elements(from, len);
 #pragma unroll
             for (u32 i = 0; i < WIDTH; i++) {
@@ -194,7 +151,7 @@ __device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& t
         }
         if (args.targets.data != 0 && len != 0) {
             D* to = reinterpret_cast<D*>(args.targets.data) +
-                    args.targets.element(target.instance, target.first, target.row) + lane.first + v;
+                    element(args.targets, target.instance, target.first, target.row) + lane.first + v;
             Vector<D> result = {};
             if (args.add) {
                 result = args.aligned ? load_vector(to) : load_elements(to, len);
@@ -322,7 +279,7 @@ struct Sources {
 template <typename S, typename A, bool Checked>
 __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Check<Checked>& check, Row& row) {
     const S* rows = reinterpret_cast<const S*>(args.sources.data) +
-                    args.sources.element(row.instance, row.first_source, 0);
+                    element(args.sources, row.instance, row.first_source, 0);
     const A* factors = nullptr;
     if (args.source_scale.windows != NO_SCALE && row.count != 0) {
         u64 start = 0;
@@ -435,27 +392,24 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
 
 // With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has more, and the
 // checked builds need more. With one block more, `f16` and `f64_checked` spill (kernels/resources.py).
-#define ENTRIES(T, NAME, CHECKED, BLOCKS)                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) { \
-        gather<T, T, CHECKED>(args, GATHER);                                            \
-    }                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) { \
-        add_partials<T, CHECKED>(args);                                                 \
+#define KERNELS(T, NAME, CHECKS, BLOCKS)                                                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) {          \
+        gather<T, T, CHECKS>(args, GATHER);                                                                       \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) {    \
+        add_partials<T, CHECKS>(args);                                                                            \
     }
-#define ENTRIES_OF_SUMS(T, NAME, CHECKED, BLOCKS)                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) { \
-        gather<T, Element<T>::Acc, CHECKED>(args, GATHER_SUMS);                         \
+#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS)                                                               \
+    KERNELS(T, NAME, CHECKS, BLOCKS)                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) {     \
+        gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS);                                                    \
     }
 
-ENTRIES(float, f32, false, 7)
-ENTRIES(float, f32_checked, true, 6)
-ENTRIES(double, f64, false, 6)
-ENTRIES(double, f64_checked, true, 5)
-ENTRIES(F16, f16, false, 5)
-ENTRIES(F16, f16_checked, true, 5)
-ENTRIES(Bf16, bf16, false, 5)
-ENTRIES(Bf16, bf16_checked, true, 4)
-ENTRIES_OF_SUMS(F16, f16, false, 5)
-ENTRIES_OF_SUMS(F16, f16_checked, true, 5)
-ENTRIES_OF_SUMS(Bf16, bf16, false, 5)
-ENTRIES_OF_SUMS(Bf16, bf16_checked, true, 4)
+MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 7)))
+MODULES_OF_F32(CHECKED(KERNELS(float, f32_checked, true, 6)))
+MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false, 6)))
+MODULES_OF_F64(CHECKED(KERNELS(double, f64_checked, true, 5)))
+MODULES_OF_F16(UNCHECKED(KERNELS_OF_16_BITS(F16, f16, false, 5)))
+MODULES_OF_F16(CHECKED(KERNELS_OF_16_BITS(F16, f16_checked, true, 5)))
+MODULES_OF_BF16(UNCHECKED(KERNELS_OF_16_BITS(Bf16, bf16, false, 5)))
+MODULES_OF_BF16(CHECKED(KERNELS_OF_16_BITS(Bf16, bf16_checked, true, 4)))

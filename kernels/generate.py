@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Compiles kernels/*.cu to the PTX files beside them, or checks that they are what the compiler gives.
+"""Compiles kernels/*.cu to the modules in kernels/ptx, or checks that they are what the compiler gives.
 
-    python3 kernels/generate.py            writes kernels/*.ptx
+    python3 kernels/generate.py            writes kernels/ptx/*.ptx
     python3 kernels/generate.py --check    compares, and fails where a file differs or all are over the size budget
+
+A module is one kernel file for one type, with checks or without: a plan loads no more than it needs.
 
 The compiler is pinned: NVRTC 12.0.76 from PyPI, which emits PTX 8.0 (drivers from R525 on) and the same bytes on every
 machine. It is installed into target/ on the first run. No GPU and no CUDA toolkit are needed.
@@ -12,6 +14,7 @@ import argparse
 import ctypes
 import hashlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -21,10 +24,21 @@ ARCHITECTURE = "compute_75"
 # Multiplications and additions are fused where the source says so and nowhere else: the CPU backend has the same bits.
 OPTIONS = ["--std=c++17", f"--gpu-architecture={ARCHITECTURE}", "--fmad=false", "--prec-div=true", "--prec-sqrt=true",
            "--ftz=false", "--restrict"]
+# The types that each kernel file is compiled for. What is the same for two types is compiled once: sums of 16-bit features
+# are f32, and the gradients of the weights of an instance are double for all.
+TYPES = {
+    "degree": ["f32", "f64"],
+    "gather": ["bf16", "f16", "f32", "f64"],
+    "instance_sums": ["f32", "f64"],
+    "row_scale": ["f32", "f64"],
+    "weight_gradient": [""],
+}
+CHECKS = ["", "checked"]
 # All PTX files together, in bytes: they are part of the published crate.
 BUDGET = 2_000_000
 
 KERNELS = pathlib.Path(__file__).resolve().parent
+MODULES = KERNELS / "ptx"
 INSTALLED = KERNELS.parent / "target" / "nvrtc-12.0.76"
 
 
@@ -55,39 +69,66 @@ class Nvrtc:
         self.call(get, program, buffer)
         return buffer.value.decode()
 
-    def compile(self, source: pathlib.Path) -> str:
-        """The PTX of one file."""
+    def compile(self, source: pathlib.Path, defines: list[str]) -> str:
+        """The PTX of one file, with these macros."""
         headers = sorted(KERNELS.glob("*.cuh"))
         texts = (ctypes.c_char_p * len(headers))(*[h.read_bytes() for h in headers])
         names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
         program = ctypes.c_void_p()
         status = self.call("nvrtcCreateProgram", ctypes.byref(program), source.read_bytes(), source.name.encode(),
                            len(headers), texts, names)
-        options = (ctypes.c_char_p * len(OPTIONS))(*[o.encode() for o in OPTIONS])
-        status = status or self.call("nvrtcCompileProgram", program, len(OPTIONS), options)
+        options = [o.encode() for o in [*OPTIONS, *(f"--define-macro={name}" for name in defines)]]
+        options = (ctypes.c_char_p * len(options))(*options)
+        status = status or self.call("nvrtcCompileProgram", program, len(options), options)
         if status != 0:
             log = self.text("nvrtcGetProgramLogSize", "nvrtcGetProgramLog", program)
             sys.exit(f"{source.name} does not compile (NVRTC error {status}):\n{log}")
         return self.text("nvrtcGetPTXSize", "nvrtcGetPTX", program)
 
 
+def without_unused_variables(ptx: str) -> str:
+    """Without the global variables that no kernel reads: the compiler writes down each constant that it knows, also those
+    of its own headers, 4 KB of them in each module."""
+    definition = re.compile(r"\.global [^;=]*?(\w+)(?:\[\d+\])?(?: = [^;]*)?;")
+    named = re.findall(r"[A-Za-z_$][\w$]*", ptx)
+    unused = {name for name in definition.findall(ptx) if named.count(name) == 1}
+    kept = [line for line in ptx.splitlines() if not ((d := definition.match(line)) and d[1] in unused)]
+    return "\n".join(kept)
+
+
+def modules() -> list[tuple[str, pathlib.Path, list[str]]]:
+    """The modules by name, with their sources and the macros that say which they are, as build.rs has them."""
+    return [("_".join(part for part in (file, element, checks) if part), KERNELS / f"{file}.cu",
+             [f"HYPERSCATTER_{word.upper()}" for word in (element, checks or "unchecked") if word])
+            for file, types in TYPES.items() for element in types for checks in CHECKS]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the files that are there, write nothing")
     check = parser.parse_args().check
+    if unknown := {source.stem for source in KERNELS.glob("*.cu")} ^ set(TYPES):
+        sys.exit(f"either no kernel files, or not among the modules of this script: {', '.join(sorted(unknown))}")
     nvrtc = Nvrtc(installed())
-    total, wrong = 0, []
-    for source in sorted(KERNELS.glob("*.cu")):
+    total, wrong, stale = 0, [], set(MODULES.glob("*.ptx"))
+    for name, source, defines in modules():
         head = f"// Generated by `python3 kernels/generate.py` with {COMPILER}. Do not edit.\n"
-        ptx = head + nvrtc.compile(source).rstrip("\0\n") + "\n"
-        target = source.with_suffix(".ptx")
+        ptx = head + without_unused_variables(nvrtc.compile(source, defines).rstrip("\0\n")) + "\n"
+        target = MODULES / f"{name}.ptx"
+        stale.discard(target)
         digest = hashlib.sha256(ptx.encode()).hexdigest()[:16]
         print(f"{target.name}: {len(ptx):,} bytes, sha256 {digest}")
         total += len(ptx)
         if not check:
+            MODULES.mkdir(exist_ok=True)
             target.write_text(ptx)
         elif not target.exists() or target.read_text() != ptx:
             wrong.append(target.name)
+    for target in sorted(stale):
+        if check:
+            wrong.append(target.name)
+        else:
+            target.unlink()
     print(f"all: {total:,} of {BUDGET:,} bytes")
     if wrong:
         sys.exit(f"not what the compiler gives: {', '.join(wrong)}. Run `python3 kernels/generate.py`.")

@@ -3,7 +3,7 @@
 
     python3 kernels/resources.py           prints the tables, and fails where a kernel breaks a rule
 
-Two ways lead to machine code, and both are looked at: `ptx`, the assembler on kernels/*.ptx, as a driver does it; and
+Two ways lead to machine code, and both are looked at: `ptx`, the assembler on kernels/ptx/*.ptx, as a driver does it; and
 `cu`, nvcc on kernels/*.cu, as build.rs does it where native code is asked for. The rules:
 
 * nothing is spilled, nothing has a stack frame, and no local memory is read or written;
@@ -248,7 +248,7 @@ def main() -> None:
                      "generic", "global loads", "global stores").rstrip())
     wrong, kinds = [], {".ptx": set(), ".cu": set()}
     for suffix, names in kinds.items():
-        for source in sorted(KERNELS.glob(f"*{suffix}")):
+        for source in sorted((KERNELS / "ptx" if suffix == ".ptx" else KERNELS).glob(f"*{suffix}")):
             for architecture in ARCHITECTURES:
                 for name, e in sorted(tools.entries(source, architecture).items()):
                     names.add(name)

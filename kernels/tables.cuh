@@ -15,131 +15,16 @@
 
 #include "common.cuh"
 
-enum : u32 {
-    SEGMENT = 512,
-    SHORT_ROW = 8,
-    ROWS_OF_SHORT_TILE = WARP / SHORT_ROW,
-    THREADS = 128,  // of a block; any multiple of a warp would do
-    // No source: nothing to load. Ids are below 2^32 - 1.
-    NO_SOURCE = 0xffffffffu,
-};
+// No source: nothing to load. Ids are below 2^32 - 1.
+enum : u32 { NO_SOURCE = 0xffffffffu };
 
-// Kernels and tables in a violation; src/cuda/kernels.rs and src/cuda/tables.rs have their names.
-enum Kernel : u32 {
-    GATHER = 0,
-    ADD_PARTIALS = 1,
-    GATHER_SUMS = 2,
-    DEGREE = 3,
-    ADD_DEGREE = 4,
-    WEIGHT_GRADIENT = 5,
-    ADD_WEIGHT_GRADIENT = 6,
-    PULL = 7,
-    SUM_CHUNKS = 8,
-    SUM_WINDOWS = 9,
-    EDGE_SHIFT = 10,
-    ADD_EDGE_SHIFT = 11,
-};
-enum Table : u32 {
-    TOPOLOGIES = 0,
-    POINTERS = 1,
-    INDICES = 2,
-    WORK = 3,
-    TOPOLOGY_IDS = 4,
-    WORK_STARTS = 5,
-    TARGET_STARTS = 6,
-    SOURCE_STARTS = 7,
-    WORK_ITEMS = 8,  // not stored: a work item's entry in the list of its instance
-    SOURCE_WINDOWS = 9,
-    TARGET_WINDOWS = 10,
-    CHUNKS = 11,
-    MEMBERS = 12,
-    CLASSES = 13,
-    NEGATIVE_DEGREE = 14,  // no table: the value is a degree, as the bits of a double
-};
-
-enum Class : u32 { PARTIAL = 0, MEDIUM = 1, SHORT = 2, LONG = 3 };
-
-// A number for each class.
-struct Counts {
-    u64 partial;
-    u64 medium;
-    u64 short_row;
-    u64 long_row;
-
-    // By selection: an index that is not constant would put the structure into local memory.
-    __device__ __forceinline__ u64 of(u32 work_class) const {
-        return work_class == PARTIAL ? partial
-               : work_class == MEDIUM ? medium
-               : work_class == SHORT  ? short_row
-                                      : long_row;
-    }
-};
-
-// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of `work` holds
-// (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by falling length, the rows of up to
-// 8 by falling length, and (row, first segment in this list) of each long row.
-struct Topology {
-    u64 pointers;
-    u64 indices;
-    u64 work;
-    u64 n_targets;
-    u64 n_sources;
-    u64 n_indices;
-    Counts count;
-};
-enum : u32 { TOPOLOGY_WORDS = sizeof(Topology) / sizeof(u64) };
-
-// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables, sources what their indices
-// mean. src/cuda/kernels.rs holds the same structure, and those below.
-struct Tables {
-    const Topology* topologies;
-    const u32* pointers;
-    const u32* indices;
-    const u32* work;
-    const u32* topology_ids;   // null for copies of topology 0, and so are the next three
-    const u64* work_starts;    // for each class instances + 1 prefix sums of the counts
-    const u64* target_starts;  // instances + 1 prefix sums of the rows
-    const u64* source_starts;
-    u64 n_topologies;
-    u64 n_pointers;
-    u64 n_indices;
-    u64 n_work;
-    u64 instances;  // of this call
-    u64 n_targets;  // rows of all of them
-    u64 n_sources;
-    u32 largest_targets;  // rows of the largest topology in use
-    u32 largest_sources;
-    Counts items;     // work items of this call
-    u32 orientation;  // for messages
-    u32 padding;
-};
-
-// The tiles of a call: a warp takes one at a time.
-struct Tiles {
-    u64 partial;   // of segments of long rows,
-    u64 groups;    // with those of medium rows behind them,
-    u64 all;       // and those of short rows
-    u64 long_row;  // of the kernels that add the results of segments
-};
-
-enum Windows : u32 { NO_SCALE = 0, SHARED = 1, CONSECUTIVE = 2, TABLE = 3 };
-
-// A factor for each row of one side, and the part of the values that each instance reads.
-struct Scale {
-    u64 values;
-    u64 len;
-    const u64* offsets;  // for TABLE
-    u32 windows;
-    u32 skip_zero;  // a row with factor 0 is left out instead of multiplied
-};
-
-static_assert(sizeof(Topology) == 80 && sizeof(Tables) == 168 && sizeof(Tiles) == 32 && sizeof(Scale) == 32, "sizes");
-#if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(Tables, n_topologies) == 64 && __builtin_offsetof(Tables, instances) == 96 &&
-                  __builtin_offsetof(Tables, largest_targets) == 120 && __builtin_offsetof(Tables, items) == 128 &&
-                  __builtin_offsetof(Tables, orientation) == 160 && __builtin_offsetof(Scale, windows) == 24,
-              "offsets");
-#endif
+// The number of a class. By selection: an index that is not constant would put the structure into local memory.
+__device__ __forceinline__ u64 of_class(const Counts& counts, u32 work_class) {
+    return work_class == PARTIAL ? counts.partial
+           : work_class == MEDIUM ? counts.medium
+           : work_class == SHORT  ? counts.short_row
+                                  : counts.long_row;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Which row a work item is.
@@ -161,29 +46,29 @@ struct Row {
 
 // The places in the tables that a topology may use lie within them.
 template <bool Checked>
-__device__ __forceinline__ bool fits(const Tables& tables, Check<Checked>& check, u64 id, const Topology& t) {
+__device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& check, u64 id, const TopologyWords& t) {
     if (!Checked) {
         return true;
     }
     u64 word = id * TOPOLOGY_WORDS;
-    if (!(check.below(TOPOLOGIES, word + 3, t.n_targets, tables.n_pointers) &&
-          check.below(TOPOLOGIES, word + 3, t.n_targets, u64(tables.largest_targets) + 1) &&
-          check.below(TOPOLOGIES, word + 0, t.pointers, tables.n_pointers - t.n_targets) &&
-          check.below(TOPOLOGIES, word + 4, t.n_sources, u64(tables.largest_sources) + 1) &&
-          check.below(TOPOLOGIES, word + 5, t.n_indices, tables.n_indices + 1) &&
-          check.below(TOPOLOGIES, word + 1, t.indices, tables.n_indices - t.n_indices + 1))) {
+    if (!(check.below(TOPOLOGIES, word + TOPOLOGY_N_TARGETS, t.n_targets, tables.n_pointers) &&
+          check.below(TOPOLOGIES, word + TOPOLOGY_N_TARGETS, t.n_targets, u64(tables.largest_targets) + 1) &&
+          check.below(TOPOLOGIES, word + TOPOLOGY_POINTERS, t.pointers, tables.n_pointers - t.n_targets) &&
+          check.below(TOPOLOGIES, word + TOPOLOGY_N_SOURCES, t.n_sources, u64(tables.largest_sources) + 1) &&
+          check.below(TOPOLOGIES, word + TOPOLOGY_N_INDICES, t.n_indices, tables.n_indices + 1) &&
+          check.below(TOPOLOGIES, word + TOPOLOGY_INDICES, t.indices, tables.n_indices - t.n_indices + 1))) {
         return false;
     }
     u64 left = tables.n_work;
-    if (!check.below(TOPOLOGIES, word + 6, t.count.partial, left / 2 + 1)) return false;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + PARTIAL, t.count.partial, left / 2 + 1)) return false;
     left -= 2 * t.count.partial;
-    if (!check.below(TOPOLOGIES, word + 7, t.count.medium, left + 1)) return false;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + MEDIUM, t.count.medium, left + 1)) return false;
     left -= t.count.medium;
-    if (!check.below(TOPOLOGIES, word + 8, t.count.short_row, left + 1)) return false;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + SHORT, t.count.short_row, left + 1)) return false;
     left -= t.count.short_row;
-    if (!check.below(TOPOLOGIES, word + 9, t.count.long_row, left / 2 + 1)) return false;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + LONG, t.count.long_row, left / 2 + 1)) return false;
     left -= 2 * t.count.long_row;
-    return check.below(TOPOLOGIES, word + 2, t.work, left + 1);
+    return check.below(TOPOLOGIES, word + TOPOLOGY_WORK, t.work, left + 1);
 }
 
 // Where the rows of an instance start in the batch.
@@ -204,7 +89,7 @@ __device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const
 
 // Where an instance with `n_rows` rows, the first of which is `first` in the batch, reads its factors.
 template <bool Checked>
-__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const Scale& scale, u64 instance, u64 first,
+__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const ScaleArgs& scale, u64 instance, u64 first,
                                           u64 n_rows, u64& start) {
     start = 0;
     if (scale.windows == CONSECUTIVE) {
@@ -233,9 +118,9 @@ __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 st
 
 // Work item `item` of a class.
 template <bool Checked>
-__device__ __forceinline__ Row find_row(const Tables& tables, Check<Checked>& check, u32 work_class, u64 item) {
+__device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item) {
     Row found = {};
-    if (item >= tables.items.of(work_class)) {
+    if (item >= of_class(tables.items, work_class)) {
         return found;
     }
 
@@ -248,11 +133,11 @@ __device__ __forceinline__ Row find_row(const Tables& tables, Check<Checked>& ch
             return found;
         }
     }
-    const Topology t = tables.topologies[id];
+    const TopologyWords t = tables.topologies[id];
     if (!fits(tables, check, id, t)) {
         return found;
     }
-    u64 count = t.count.of(work_class);
+    u64 count = of_class(t.count, work_class);
     if (!check.below(WORK_ITEMS, item, 0, count)) {
         return found;
     }
@@ -344,7 +229,7 @@ __device__ __forceinline__ Row find_row(const Tables& tables, Check<Checked>& ch
         u64 before = 0;
         if (tables.topology_ids == nullptr) {
             u64 of_each = Checked ? divide(tables.items.partial, tables.instances) : 0;
-            if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + 6, t.count.partial, of_each + 1)) {
+            if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + TOPOLOGY_COUNT + PARTIAL, t.count.partial, of_each + 1)) {
                 return found;
             }
             before = found.instance * t.count.partial;
@@ -370,7 +255,7 @@ __device__ __forceinline__ Row find_row(const Tables& tables, Check<Checked>& ch
 
 // Incidence `i` of a row, or NO_SOURCE.
 template <bool Checked>
-__device__ __forceinline__ u32 source_of(const Tables& tables, Check<Checked>& check, const Row& row, u32 i) {
+__device__ __forceinline__ u32 source_of(const TablesArgs& tables, Check<Checked>& check, const Row& row, u32 i) {
     if (i >= row.count) {
         return NO_SOURCE;
     }

@@ -665,16 +665,12 @@ pub enum Error {
     PerThreadStream,
     /// A workspace has no scratch memory for an operator.
     #[error(
-        "{call} needs a workspace for {bound}, but this one was made for {value}: make it by Plan::workspace, or by \
-         Plan::workspace_for with {bound}"
+        "{operator} needs scratch memory that this workspace was not made with: make it by Plan::workspace, or by \
+         Plan::workspace_for with {operator} among the operators"
     )]
     NoScratch {
         /// The operator.
-        call: &'static str,
-        /// What the workspace was made for.
-        value: &'static str,
-        /// The least that would do.
-        bound: &'static str,
+        operator: &'static str,
     },
     /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may
     /// read them.

@@ -19,10 +19,13 @@ mod groups;
 mod incidence;
 mod index;
 mod misbatching;
+#[cfg(feature = "cuda")]
+mod operands;
 mod operator;
 mod owners;
 mod rows;
 mod step;
+mod summation;
 mod windows;
 
 pub use axis::Axis;

@@ -108,6 +108,16 @@ impl<B> Out<B> {
         !matches!(self, Self::Skip)
     }
 
+    /// The buffer, if there is one, and whether results are added to it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn as_parts(&mut self) -> Option<(&mut B, bool)> {
+        match self {
+            Self::Overwrite(buffer) => Some((buffer, false)),
+            Self::Accumulate(buffer) => Some((buffer, true)),
+            Self::Skip => None,
+        }
+    }
+
     /// The buffer, if there is one.
     pub(crate) fn as_ref(&self) -> Option<&B> {
         match self {
@@ -265,13 +275,13 @@ impl Operand {
 
 /// The number of instances of a call, which every operand that tells it must agree on; the first is named
 /// otherwise. Also checks that each operand has `features` features.
-pub(crate) fn agree_on_instances(
+pub(crate) fn agree_on_instances<'a>(
     batch: &Batch,
     features: usize,
-    operands: &[Option<Operand>],
+    operands: impl Iterator<Item = &'a Operand> + Clone,
 ) -> Result<usize> {
     let mut agreed = batch.n_instances().map(|instances| (instances, "the batch"));
-    for operand in operands.iter().flatten() {
+    for operand in operands.clone() {
         let name = operand.name;
         let found = operand.layout.features;
         if found != features {
@@ -285,7 +295,7 @@ pub(crate) fn agree_on_instances(
             _ => {}
         }
     }
-    match (agreed, operands.iter().flatten().find(|o| o.len > 0)) {
+    match (agreed, operands.clone().find(|o| o.len > 0)) {
         (Some((instances, _)), _) => Ok(instances),
         (None, Some(x)) => Err(Error::UnknownInstances { operand: x.name }),
         // Nothing tells the number and nothing has elements: there is nothing to do.

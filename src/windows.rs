@@ -104,6 +104,12 @@ impl WindowTable {
         &self.0.groups
     }
 
+    /// The values that the windows of the first `instances` instances reach to.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn reach(&self, instances: usize) -> usize {
+        instances.checked_sub(1).map_or(0, |last| self.0.needed[last] as usize)
+    }
+
     /// Checks this table against a call: its batch, axis, number of instances and the length of the operand.
     fn check(
         &self,

@@ -362,9 +362,9 @@ fn messages() -> Vec<(Error, &'static str)> {
              of its own, or on the default stream",
         ),
         (
-            Error::NoScratch { call: "conv", value: "Uses::Steps", bound: "Uses::Conv" },
-            "conv needs a workspace for Uses::Conv, but this one was made for Uses::Steps: make it by Plan::workspace, \
-             or by Plan::workspace_for with Uses::Conv",
+            Error::NoScratch { operator: "conv" },
+            "conv needs scratch memory that this workspace was not made with: make it by Plan::workspace, or by \
+             Plan::workspace_for with conv among the operators",
         ),
         (
             Error::UncheckedTables,

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use hyperscatter::cuda::cudarc::driver::{DevicePtr, DevicePtrMut};
-use hyperscatter::cuda::{Checks, Device, DevicePointer, Operator, Plan, Step, StepGradients, Uses};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Rows, Weights};
+use hyperscatter::cuda::{Checks, Device, DevicePointer, Plan, Step};
+use hyperscatter::{Batch, Conv, Error, Incidence, Operator, Out, Rows, StepGradients, Weights};
 
 const CHILD: &str = "HYPERSCATTER_TEST_RANGES";
 
@@ -91,7 +91,7 @@ fn call_in_this_process() {
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
     let mut all = plan.workspace(&stream, 1).unwrap();
-    let mut none = plan.workspace_for(&stream, 1, Uses::Steps).unwrap();
+    let mut none = plan.workspace_for(&stream, 1, &[Operator::VertexToHyperedge]).unwrap();
     let x = stream.clone_htod(&[1.0f32; 3 * F]).unwrap();
     let w = stream.clone_htod(&[1.0f32; 3]).unwrap();
     let mut y = stream.alloc_zeros::<f32>(3 * F).unwrap();
@@ -126,12 +126,12 @@ fn call_in_this_process() {
         tell(all.hyperedge_to_vertex_backward(&Step::sum(), read(), read(), StepGradients::default()));
         called(Operator::Conv);
         tell(all.conv(read(), weights(), Out::Overwrite(Rows::contiguous(y.as_view_mut(), F))));
-        called(Operator::Conv);
+        called(Operator::ConvSavingZ);
         tell(all.conv_saving_z(read(), weights(), Rows::contiguous(z.as_view_mut(), F), Out::Skip));
         called(Operator::ConvBackward);
         let out = Out::Overwrite(grad_w.as_view_mut());
         tell(all.conv_backward(read(), weights(), read(), Out::Skip, out));
-        called(Operator::ConvBackward);
+        called(Operator::ConvBackwardFromZ);
         let (kept, out) = (Rows::contiguous(z.as_view(), F), Out::Overwrite(grad_w.as_view_mut()));
         tell(all.conv_backward_from_z(read(), kept, weights(), read(), Out::Skip, out));
     }
@@ -145,6 +145,7 @@ fn call_in_this_process() {
     let x = Rows::contiguous(pointer(x.device_ptr(&stream).0, 3 * F), F);
     let w = Weights::shared(pointer(w.device_ptr(&stream).0, 3));
     let y = Rows::contiguous(pointer(y.device_ptr_mut(&stream).0, 3 * F), F);
+    let saved = Rows::contiguous(pointer(z.device_ptr_mut(&stream).0, 3 * F), F);
     let queue = stream.cu_stream();
     for &operator in Operator::ALL {
         println!("call {}", operator.name());
@@ -160,8 +161,12 @@ fn call_in_this_process() {
                 Operator::HyperedgeToVertexBackward => {
                     all.hyperedge_to_vertex_backward_raw(queue, &Step::sum(), x, x, StepGradients::default())
                 }
-                Operator::Conv => all.conv_raw(queue, x, w, None, y),
-                Operator::ConvBackward => all.conv_backward_raw(queue, x, None, w, x, y, Out::Skip),
+                Operator::Conv => all.conv_raw(queue, x, w, y),
+                Operator::ConvSavingZ => all.conv_saving_z_raw(queue, x, w, saved, y),
+                Operator::ConvBackward => all.conv_backward_raw(queue, x, w, x, y, Out::Skip),
+                Operator::ConvBackwardFromZ => {
+                    all.conv_backward_from_z_raw(queue, x, saved, w, x, y, Out::Skip)
+                }
                 _ => unreachable!("all operators are above"),
             }
         };

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
-use hyperscatter::cuda::{
-    Checks, DeviceBatch, DeviceElement, Explanation, Operator, Plan, Step, Uses, Workspace,
-};
-use hyperscatter::{Conv, Out, Rows, Weights};
+use hyperscatter::cuda::{Checks, DeviceBatch, DeviceElement, Explanation, Plan, Step, Workspace};
+use hyperscatter::{Conv, Operator, Out, Rows, Weights};
 
 use crate::clock::Clock;
 
@@ -31,34 +29,24 @@ impl<T: DeviceElement<Acc = f32> + DeviceRepr + ValidAsZeroBits> Feature for T {
 pub enum Call {
     /// Of x to y.
     Copy,
-    VertexToHyperedge,
-    HyperedgeToVertex,
-    Conv,
-    ConvSavingZ,
-    ConvBackward,
-    ConvBackwardFromZ,
+    Of(Operator),
 }
 
 impl Call {
     pub const ALL: [Self; 7] = [
         Self::Copy,
-        Self::VertexToHyperedge,
-        Self::HyperedgeToVertex,
-        Self::Conv,
-        Self::ConvSavingZ,
-        Self::ConvBackward,
-        Self::ConvBackwardFromZ,
+        Self::Of(Operator::VertexToHyperedge),
+        Self::Of(Operator::HyperedgeToVertex),
+        Self::Of(Operator::Conv),
+        Self::Of(Operator::ConvSavingZ),
+        Self::Of(Operator::ConvBackward),
+        Self::Of(Operator::ConvBackwardFromZ),
     ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Copy => "copy of x",
-            Self::VertexToHyperedge => Operator::VertexToHyperedge.name(),
-            Self::HyperedgeToVertex => Operator::HyperedgeToVertex.name(),
-            Self::Conv => Operator::Conv.name(),
-            Self::ConvSavingZ => "conv_saving_z",
-            Self::ConvBackward => Operator::ConvBackward.name(),
-            Self::ConvBackwardFromZ => "conv_backward_from_z",
+            Self::Of(operator) => operator.name(),
         }
     }
 }
@@ -115,12 +103,12 @@ impl<T: Feature> Loaded<T> {
         let bytes = |copies| {
             let features = (3 * len(n, copies) + len(m, copies)) * size_of::<T>();
             let set = features + len(m, copies) * size_of::<f32>();
-            (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Uses::All).unwrap()
+            (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Operator::ALL).unwrap()
         };
         // What the run before took is free then: a workspace that is made lets go of the scratch memory of others, and the
         // driver takes back what was freed when somebody waits.
         stream.synchronize().unwrap();
-        drop(plan.workspace_for(&stream, 1, Uses::Steps).unwrap());
+        drop(plan.workspace_for(&stream, 1, &[]).unwrap());
         stream.synchronize().unwrap();
         let (free, _) = device.context().mem_get_info().unwrap();
         let room = (free as u128).saturating_sub(RESERVED_BYTES).min(MOST_BYTES);
@@ -142,13 +130,16 @@ impl<T: Feature> Loaded<T> {
             weights: stream.clone_htod(&weights).unwrap(),
             grad_weights: stream.alloc_zeros(m).unwrap(),
             workspace: plan.workspace(&stream, copies).unwrap(),
-            explanation: plan.explain(),
+            explanation: plan.explain(copies).unwrap(),
             copies,
             stream,
         };
         // What the command line leaves out is not computed, but read by others: y as ∂loss/∂y, and both z.
         for set in 0..loaded.sets.len() {
-            [Call::VertexToHyperedge, Call::ConvSavingZ].into_iter().for_each(|call| loaded.call(call, set));
+            [Operator::VertexToHyperedge, Operator::ConvSavingZ]
+                .map(Call::Of)
+                .into_iter()
+                .for_each(|call| loaded.call(call, set));
         }
         loaded.check();
         loaded
@@ -166,39 +157,42 @@ impl<T: Feature> Loaded<T> {
         let Set { x, y, grad_x, z, kept } = &mut self.sets[set];
         let (workspace, weights) = (&mut self.workspace, Weights::shared(self.weights.as_view()));
         let x_rows = Rows::contiguous(x.as_view(), features);
-        let done = match call {
+        let operator = match call {
             Call::Copy => {
-                self.stream.memcpy_dtod(x, y).unwrap();
-                Ok(())
+                return self.stream.memcpy_dtod(x, y).unwrap();
             }
-            Call::VertexToHyperedge => {
+            Call::Of(operator) => operator,
+        };
+        let done = match operator {
+            Operator::VertexToHyperedge => {
                 let z = Out::Overwrite(Rows::contiguous(z.as_view_mut(), features));
                 workspace.vertex_to_hyperedge(&Step::sum(), x_rows, z)
             }
-            Call::HyperedgeToVertex => {
+            Operator::HyperedgeToVertex => {
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
                 workspace.hyperedge_to_vertex(&Step::sum(), Rows::contiguous(z.as_view(), features), y)
             }
-            Call::Conv => {
+            Operator::Conv => {
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
                 workspace.conv(x_rows, weights, y)
             }
-            Call::ConvSavingZ => {
+            Operator::ConvSavingZ => {
                 let kept = Rows::contiguous(kept.as_view_mut(), features);
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
                 workspace.conv_saving_z(x_rows, weights, kept, y)
             }
-            Call::ConvBackward | Call::ConvBackwardFromZ => {
+            Operator::ConvBackward | Operator::ConvBackwardFromZ => {
                 let grad_y = Rows::contiguous(y.as_view(), features);
                 let grad_x = Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), features));
                 let grad_weights = Out::Overwrite(self.grad_weights.as_view_mut());
-                if call == Call::ConvBackward {
+                if operator == Operator::ConvBackward {
                     workspace.conv_backward(x_rows, weights, grad_y, grad_x, grad_weights)
                 } else {
                     let kept = Rows::contiguous(kept.as_view(), features);
                     workspace.conv_backward_from_z(x_rows, kept, weights, grad_y, grad_x, grad_weights)
                 }
             }
+            other => unreachable!("{other:?} is not timed"),
         };
         done.unwrap();
     }
@@ -210,35 +204,17 @@ impl<T: Feature> Loaded<T> {
         self.clock.stop(&self.stream)
     }
 
-    /// What a call moves, as the plan explains it. A z that is kept is an operand, and spares the backward the gather that
-    /// it comes from.
+    /// What a call moves, as the plan explains it.
     pub fn bytes(&self, call: Call) -> Bytes {
-        let explained = |operator| {
-            let explained = self.explanation.of(operator);
-            Bytes { compulsory: explained.compulsory_bytes, gathered: explained.gathered_bytes }
-        };
-        let topology = &self.workspace.plan().batch().batch().topologies()[0];
-        let bytes = |rows: usize, element: usize| (rows * self.explanation.features * element) as u128;
-        let kept = bytes(topology.n_hyperedges(), size_of::<f32>());
-        let copied = 2 * bytes(topology.n_vertices(), size_of::<T>());
-        let Bytes { compulsory, gathered } = match call {
-            Call::Copy => Bytes { compulsory: copied, gathered: copied },
-            Call::VertexToHyperedge => explained(Operator::VertexToHyperedge),
-            Call::HyperedgeToVertex => explained(Operator::HyperedgeToVertex),
-            Call::Conv => explained(Operator::Conv),
-            Call::ConvSavingZ => {
-                let Bytes { compulsory, gathered } = explained(Operator::Conv);
-                Bytes { compulsory: compulsory + kept, gathered }
-            }
-            Call::ConvBackward => explained(Operator::ConvBackward),
-            Call::ConvBackwardFromZ => {
-                let Bytes { compulsory, gathered } = explained(Operator::ConvBackward);
-                let spared = bytes(topology.n_incidences(), size_of::<T>()) + kept;
-                Bytes { compulsory: compulsory + kept, gathered: gathered - spared }
+        let operator = match call {
+            Call::Of(operator) => operator,
+            Call::Copy => {
+                let copied = 2 * (self.sets[0].x.len() * size_of::<T>()) as u128;
+                return Bytes { compulsory: copied, gathered: copied };
             }
         };
-        let copies = self.copies as u128;
-        Bytes { compulsory: compulsory * copies, gathered: gathered * copies }
+        let explained = self.explanation.of(operator);
+        Bytes { compulsory: explained.compulsory_bytes, gathered: explained.gathered_bytes }
     }
 }
 

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, measurement::WallTime};
-use hyperscatter::cuda::{Checks, Device, DeviceBatch, Plan};
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, LoadedModule, Plan};
 use hyperscatter::half::bf16;
 use hyperscatter::{Batch, Conv, Incidence};
 
@@ -108,6 +108,7 @@ fn print_loading_time(device: &Device) {
     let plan = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
     let loaded = begin.elapsed();
     drop(plan);
+    let modules = device.loaded_modules();
     let mut calls = Loaded::<f32>::new(&batch, 4, Checks::Off, 1, false);
     for call in Call::ALL {
         calls.time(call, 1);
@@ -121,6 +122,12 @@ fn print_loading_time(device: &Device) {
             false => "compiled from PTX, without the driver's cache",
         }
     );
+    for LoadedModule { name, bytes, is_native, time, .. } in &modules {
+        let kind = if *is_native { "native code" } else { "PTX" };
+        println!("    {name:<20} {bytes:>7} bytes of {kind:<11} {:>6.0} ms", time.as_secs_f64() * 1e3);
+    }
+    let bytes: usize = modules.iter().map(|module| module.bytes).sum();
+    println!("    {:<20} {bytes:>7} bytes", "all");
 }
 
 /// The memory that the host has left, where it can be known.

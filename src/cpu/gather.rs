@@ -13,15 +13,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use crate::element::{Accumulator, Element};
-
-/// The incidences that are summed in one go. Segments make the error of a long row grow with its number of
-/// segments instead of its length, and let them be summed independently of each other.
-const SEGMENT: usize = 512;
-
-/// The lanes of scalar sums and dot products, as many as a warp has, and the features that are summed at a
-/// time: they fill four AVX2 registers of `f32` or eight of `f64`, and half of the sixteen is left for what
-/// is loaded.
-const LANES: usize = 32;
+use crate::summation::{LANES, SEGMENT, VECTOR_BYTES};
 
 /// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, times `scale[i] · 2^(shifts[i] +
 /// shift)`.
@@ -157,7 +149,7 @@ pub(super) struct Dot<'a, T, S: Element> {
 
 impl<'a, T: Element, S: Element> Dot<'a, T, S> {
     /// The features of a lane in a block.
-    const LEN: usize = 16 / size_of::<T>();
+    const LEN: usize = VECTOR_BYTES / size_of::<T>();
     const BLOCK: usize = LANES * Self::LEN;
 
     pub(super) fn new(with: &'a [S], factor: S::Acc) -> Self {
@@ -260,6 +252,8 @@ fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mu
         terms.of(&source, indices);
     }
     let mut start = 0;
+    // As many features as fill four AVX2 registers of `f32` or eight of `f64`: half of the sixteen are left for what is
+    // loaded.
     while start + LANES <= source.features {
         sink.put(start, &sum_block::<S, LANES>(&source, indices, &mut terms, start));
         start += LANES;

@@ -56,7 +56,7 @@ impl<T: Element> Plan<T> {
 
     /// The number of instances of a call with these operands.
     pub(super) fn instances(&self, operands: &[Option<Operand>], max_instances: usize) -> Result<usize> {
-        let value = agree_on_instances(self.batch(), self.features(), operands)?;
+        let value = agree_on_instances(self.batch(), self.features(), operands.iter().flatten())?;
         fits_u32("the number of instances", value)?;
         if value > max_instances {
             return Err(Error::TooManyInstances { value, bound: max_instances });

@@ -1,69 +1,332 @@
-//! The structures that kernels take and write, field for field as in `kernels/`.
+//! The structures that kernels take and write, and what they and the host call by number.
 //!
-//! They have no padding and hold numbers alone: an address is a `u64`, and 0 where there is nothing. What fills them from
-//! batches, tables and operands is with those.
+//! `kernels/abi.cuh` is written from this file, see `abi.rs`. The structures have no padding and hold numbers alone: an
+//! address is a `u64`, and 0 where there is nothing. What fills them from batches, tables and operands is with those.
 
 #![allow(unsafe_code)]
 
-use std::mem::offset_of;
+use bytemuck::Zeroable;
 
-use bytemuck::{Pod, Zeroable};
-
+use super::abi::{numbers, structures};
 use super::geometry::{ROWS_OF_SHORT_TILE, WARP};
 
 /// An address of device memory.
 pub(super) type Address = u64;
 
-/// A number for each list of rows, as `Counts` in `kernels/tables.cuh`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-pub(super) struct Counts {
-    pub(super) partial: u64,
-    pub(super) medium: u64,
-    pub(super) short: u64,
-    pub(super) long: u64,
+numbers! {
+    /// The kernels, by the numbers that violations name them by.
+    Kernel {
+        Gather,
+        AddPartials,
+        /// Rows of the accumulation type are gathered into 16-bit ones; for other types it is `Gather`.
+        GatherSums,
+        Degree,
+        AddDegree,
+        WeightGradient,
+        AddWeightGradient,
+        RowScale,
+        SumChunks,
+        SumWindows,
+        EdgeShift,
+        AddEdgeShift,
+        /// Reads no table, and so reports nothing.
+        DegreeGradient,
+    }
+
+    /// What a wrong value was found in, by the numbers that violations name it by.
+    TableId {
+        Topologies,
+        Pointers,
+        Indices,
+        Work,
+        TopologyIds,
+        WorkStarts,
+        TargetStarts,
+        SourceStarts,
+        /// Not stored: a work item's entry in the list of its instance.
+        WorkItems,
+        SourceWindows,
+        TargetWindows,
+        Chunks,
+        Members,
+        Classes,
+        /// No table: the value is a degree, as the bits of a double.
+        NegativeDegree,
+    }
+
+    /// The lists of work of a topology, see kernels/tables.cuh.
+    WorkClass {
+        Partial,
+        Medium,
+        Short,
+        Long,
+    }
+
+    /// How an instance finds its factors.
+    WindowKind {
+        /// There are none: all factors are 1.
+        NoScale,
+        Shared,
+        Consecutive,
+        /// At the offset of each instance.
+        Table,
+    }
 }
 
-/// As `Topology` in `kernels/tables.cuh`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-pub(super) struct TopologyWords {
-    pub(super) pointers: u64,
-    pub(super) indices: u64,
-    pub(super) work: u64,
-    pub(super) n_rows: u64,
-    pub(super) n_sources: u64,
-    pub(super) n_indices: u64,
-    pub(super) count: Counts,
+structures! {
+    /// The first violation that a kernel found, in mapped host memory.
+    Violation {
+        /// Written last, and not 0.
+        ready: u32,
+        kernel: u32,
+        table: u32,
+        orientation: u32,
+        instance: u64,
+        position: u64,
+        value: u64,
+        bound: u64,
+    }
+
+    /// Where a violation is published.
+    RecordArgs {
+        /// In device memory: 0 until one thread has something to say.
+        claim: Address => "u32*",
+        /// In mapped host memory.
+        published: Address => "Violation*",
+    }
+
+    /// A number for each class of work.
+    Counts {
+        partial: u64,
+        medium: u64,
+        short_row: u64,
+        long_row: u64,
+    }
+
+    /// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of `work` holds
+    /// (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by falling length, the rows of up
+    /// to 8 by falling length, and (row, first segment in this list) of each long row.
+    TopologyWords {
+        pointers: u64,
+        indices: u64,
+        work: u64,
+        n_targets: u64,
+        n_sources: u64,
+        n_indices: u64,
+        count: Counts,
+    }
+
+    /// A chunk of instances whose gradients are summed together, for windows at one offset. A last one ends the others.
+    ChunkWords {
+        offset: u64,
+        topology: u64,
+        /// In the list of members.
+        first_member: u64,
+        /// Of 32 rows each, of all chunks.
+        first_tile: u64,
+    }
+
+    /// Consecutive chunks whose windows are of similar width. A last one ends the others.
+    ClassWords {
+        first_chunk: u64,
+        /// The most rows of a window.
+        width: u64,
+    }
+
+    /// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables, sources what their
+    /// indices mean.
+    TablesArgs {
+        topologies: Address => "const TopologyWords*",
+        pointers: Address => "const u32*",
+        indices: Address => "const u32*",
+        work: Address => "const u32*",
+        /// Null for copies of topology 0, and so are the next three.
+        topology_ids: Address => "const u32*",
+        /// For each class instances + 1 prefix sums of the counts.
+        work_starts: Address => "const u64*",
+        /// Instances + 1 prefix sums of the rows.
+        target_starts: Address => "const u64*",
+        source_starts: Address => "const u64*",
+        n_topologies: u64,
+        n_pointers: u64,
+        n_indices: u64,
+        n_work: u64,
+        /// Of this call.
+        instances: u64,
+        /// Rows of all of them.
+        n_targets: u64,
+        n_sources: u64,
+        /// Rows of the largest topology in use.
+        largest_targets: u32,
+        largest_sources: u32,
+        /// Work items of this call.
+        items: Counts,
+        /// For messages.
+        orientation: u32,
+        padding: u32,
+    }
+
+    /// The tiles of a call: a warp takes one at a time.
+    Tiles {
+        /// Of segments of long rows,
+        partial: u64,
+        /// with those of medium rows behind them,
+        groups: u64,
+        /// and those of short rows.
+        all: u64,
+        /// Of the kernels that add the results of segments.
+        long_row: u64,
+    }
+
+    /// A factor for each row of one side, and the part of the values that each instance reads.
+    ScaleArgs {
+        values: Address => "u64",
+        len: u64,
+        /// For windows of the kind TABLE.
+        offsets: Address => "const u64*",
+        /// A WindowKind.
+        windows: u32,
+        /// Whether a row with factor 0 is left out instead of multiplied.
+        skip_zero: u32,
+    }
+
+    /// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows are packed, at
+    /// (start of g + i) * row_stride.
+    RowsArgs {
+        data: Address => "u64",
+        row_stride: u64,
+        instance_stride: u64,
+        packed: u32,
+        padding: u32,
+    }
+
+    /// Of the kernels of gather.cu.
+    GatherArgs {
+        tables: TablesArgs,
+        tiles: Tiles,
+        sources: RowsArgs,
+        /// No data: nothing is stored.
+        targets: RowsArgs,
+        /// No data: no dot products.
+        others: RowsArgs,
+        source_scale: ScaleArgs,
+        target_scale: ScaleArgs,
+        /// Of each source row of the batch, as the factors are then, too; null: zeros.
+        source_shifts: Address => "const int*",
+        target_shifts: Address => "const int*",
+        /// For each target row of the batch one for each block of features.
+        dots: Address => "double*",
+        /// Scratch: a row of sums for each segment of a long row, without gaps.
+        partials: Address => "u64",
+        record: RecordArgs,
+        features: u32,
+        /// Of a group: 8, 16 or 32.
+        lanes: u32,
+        mean: u32,
+        add: u32,
+        aligned: u32,
+        /// Targets and others are rows of the accumulation type.
+        wide: u32,
+        feature_blocks: u32,
+        padding: u32,
+    }
+
+    /// Of the kernels that sum one number for each incidence of a row.
+    SumArgs {
+        tables: TablesArgs,
+        tiles: Tiles,
+        /// Of the sources; none: the degree is the number of incidences.
+        values: ScaleArgs,
+        partials: Address => "void*",
+        record: RecordArgs,
+        /// Of the accumulation type, as the next two.
+        degree: Address => "void*",
+        left: Address => "void*",
+        /// L, and 0 for single incidences; null where those count like others.
+        weight_left: Address => "void*",
+        /// Null: degrees are not shifted.
+        vertex_shifts: Address => "int*",
+        edge_shifts: Address => "int*",
+        /// Of each row `dot_blocks`; null: none.
+        dots: Address => "const double*",
+        gradient: Address => "double*",
+        dot_blocks: u32,
+        /// That degrees are taken to have.
+        least_exponent: i32,
+        /// Up to which, of either sign, degrees are not shifted.
+        plain_exponents: i32,
+        /// 2 if L is 1/sqrt(D), and else 1.
+        shifts_of_degree: u32,
+    }
+
+    /// Of the gradients of degrees.
+    DegreeGradientArgs {
+        degree: Address => "const void*",
+        left: Address => "const void*",
+        /// Where it is 0, there is no gradient.
+        weight_left: Address => "const void*",
+        shifts: Address => "const int*",
+        dots_y: Address => "const double*",
+        /// Null unless symmetric.
+        dots_x: Address => "const double*",
+        gradient: Address => "double*",
+        /// Of all instances.
+        n_vertices: u64,
+        dot_blocks: u32,
+        shifts_of_degree: u32,
+    }
+
+    /// Of the factors that the gradients of rows are passed on with.
+    RowScaleArgs {
+        tables: TablesArgs,
+        /// Of the targets.
+        scale: ScaleArgs,
+        /// Of each target row of the batch; null: zeros.
+        shifts: Address => "const int*",
+        /// One for each target row of the batch, of the accumulation type.
+        row_scale: Address => "void*",
+        record: RecordArgs,
+        mean: u32,
+        shifts_of_degree: u32,
+    }
+
+    /// Of the sums of gradients over instances.
+    GradientArgs {
+        /// Of the orientation whose rows the gradients belong to.
+        tables: TablesArgs,
+        /// ChunkWords; null: copies of topology 0, `chunk_len` of them a chunk, all at offset 0.
+        chunks: Address => "const u64*",
+        members: Address => "const u64*",
+        /// ClassWords.
+        classes: Address => "const u64*",
+        n_chunks: u64,
+        n_members: u64,
+        n_classes: u64,
+        chunk_len: u64,
+        /// Of a copy.
+        n_rows: u64,
+        /// Of `sum_chunks_*`: 32 rows of a chunk each.
+        tiles: u64,
+        /// Of each row `blocks`.
+        values: Address => "const double*",
+        /// Of the accumulation type, for each row of the batch.
+        sums: Address => "void*",
+        /// Likewise, for each slot.
+        gradient: Address => "void*",
+        n_slots: u64,
+        record: RecordArgs,
+        blocks: u32,
+        add: u32,
+        /// There is one chunk, at offset 0: its sums are the gradient.
+        direct: u32,
+        /// Of `sum_windows_*`: a thread or a warp has a slot, 1 or 32.
+        lanes: u32,
+    }
 }
 
-pub(super) const TOPOLOGY_WORDS: usize = size_of::<TopologyWords>() / size_of::<u64>();
-const _: () = assert!(TOPOLOGY_WORDS == 10);
-
-/// As `Tables` in `kernels/tables.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct TablesArgs {
-    pub(super) topologies: Address,
-    pub(super) pointers: Address,
-    pub(super) indices: Address,
-    pub(super) work: Address,
-    pub(super) topology_ids: Address,
-    pub(super) work_starts: Address,
-    pub(super) target_starts: Address,
-    pub(super) source_starts: Address,
-    pub(super) n_topologies: u64,
-    pub(super) n_pointers: u64,
-    pub(super) n_indices: u64,
-    pub(super) n_work: u64,
-    pub(super) instances: u64,
-    pub(super) n_targets: u64,
-    pub(super) n_sources: u64,
-    pub(super) largest_targets: u32,
-    pub(super) largest_sources: u32,
-    pub(super) items: Counts,
-    pub(super) orientation: u32,
-    pub(super) padding: u32,
+/// How many 64-bit words a structure has that is stored as words.
+pub(super) const fn words_of<S>() -> usize {
+    size_of::<S>() / size_of::<u64>()
 }
 
 impl TablesArgs {
@@ -71,16 +334,6 @@ impl TablesArgs {
     pub(super) fn as_one_instance(self) -> Self {
         Self { topology_ids: 0, work_starts: 0, target_starts: 0, source_starts: 0, instances: 1, ..self }
     }
-}
-
-/// As `Tiles` in `kernels/tables.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Tiles {
-    pub(super) partial: u64,
-    pub(super) groups: u64,
-    pub(super) all: u64,
-    pub(super) long: u64,
 }
 
 impl Tiles {
@@ -92,49 +345,34 @@ impl Tiles {
         Self {
             partial,
             groups,
-            all: groups + items.short.div_ceil(ROWS_OF_SHORT_TILE),
-            long: of_groups(items.long),
+            all: groups + items.short_row.div_ceil(ROWS_OF_SHORT_TILE),
+            long_row: of_groups(items.long_row),
         }
     }
 }
 
-/// How an instance finds its factors, as `Windows` in `kernels/tables.cuh`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WindowKind {
-    Shared = 1,
-    Consecutive = 2,
-    Table = 3,
-}
-
-/// As `Scale` in `kernels/tables.cuh`; zeros where there is none.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct ScaleArgs {
-    values: Address,
-    len: u64,
-    offsets: Address,
-    windows: u32,
-    skip_zero: u32,
-}
-
 impl ScaleArgs {
     pub(super) fn none() -> Self {
-        Self::zeroed()
+        Self::new(WindowKind::NoScale, 0, 0, 0)
     }
 
     /// One set of factors for all instances.
     pub(super) fn shared(values: Address, len: usize) -> Self {
-        Self { values, len: len as u64, offsets: 0, windows: WindowKind::Shared as u32, skip_zero: 0 }
+        Self::new(WindowKind::Shared, values, len, 0)
     }
 
     /// A factor for each row of the batch.
     pub(super) fn consecutive(values: Address, len: usize) -> Self {
-        Self { windows: WindowKind::Consecutive as u32, ..Self::shared(values, len) }
+        Self::new(WindowKind::Consecutive, values, len, 0)
     }
 
     /// Factors at the offset of each instance.
     pub(super) fn table(values: Address, len: usize, offsets: Address) -> Self {
-        Self { offsets, windows: WindowKind::Table as u32, ..Self::shared(values, len) }
+        Self::new(WindowKind::Table, values, len, offsets)
+    }
+
+    fn new(windows: WindowKind, values: Address, len: usize, offsets: Address) -> Self {
+        Self { values, len: len as u64, offsets, windows: windows as u32, skip_zero: 0 }
     }
 
     /// Rows whose factor is 0 are left out instead of multiplied.
@@ -143,168 +381,9 @@ impl ScaleArgs {
     }
 }
 
-/// As `Violation` in `kernels/common.cuh`, which a kernel writes.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Violation {
-    pub(super) ready: u32,
-    pub(super) kernel: u32,
-    pub(super) table: u32,
-    pub(super) orientation: u32,
-    pub(super) instance: u64,
-    pub(super) position: u64,
-    pub(super) value: u64,
-    pub(super) bound: u64,
-}
-
-/// As `Record` in `kernels/common.cuh`; zeros where there are no checks.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct RecordArgs {
-    pub(super) claim: Address,
-    pub(super) published: Address,
-}
-
 impl RecordArgs {
     /// Where nothing is checked.
     pub(super) fn none() -> Self {
         Self::zeroed()
     }
 }
-
-/// As `Rows` in `kernels/gather.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct RowsArgs {
-    pub(super) data: Address,
-    pub(super) row_stride: u64,
-    pub(super) instance_stride: u64,
-    pub(super) packed: u32,
-    pub(super) padding: u32,
-}
-
-/// As `GatherArgs` in `kernels/gather.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct GatherArgs {
-    pub(super) tables: TablesArgs,
-    pub(super) tiles: Tiles,
-    pub(super) sources: RowsArgs,
-    pub(super) targets: RowsArgs,
-    pub(super) others: RowsArgs,
-    pub(super) source_scale: ScaleArgs,
-    pub(super) target_scale: ScaleArgs,
-    pub(super) source_shifts: Address,
-    pub(super) target_shifts: Address,
-    pub(super) dots: Address,
-    pub(super) partials: Address,
-    pub(super) record: RecordArgs,
-    pub(super) features: u32,
-    pub(super) lanes: u32,
-    pub(super) mean: u32,
-    pub(super) add: u32,
-    pub(super) aligned: u32,
-    pub(super) wide: u32,
-    pub(super) feature_blocks: u32,
-    pub(super) padding: u32,
-}
-
-/// As `SumArgs` in `kernels/degree.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct SumArgs {
-    pub(super) tables: TablesArgs,
-    pub(super) tiles: Tiles,
-    pub(super) values: ScaleArgs,
-    pub(super) partials: Address,
-    pub(super) record: RecordArgs,
-    pub(super) degree: Address,
-    pub(super) left: Address,
-    pub(super) weight_left: Address,
-    pub(super) vertex_shifts: Address,
-    pub(super) edge_shifts: Address,
-    pub(super) dots: Address,
-    pub(super) gradient: Address,
-    pub(super) dot_blocks: u32,
-    pub(super) least_exponent: i32,
-    pub(super) plain_exponents: i32,
-    pub(super) shifts_of_degree: u32,
-}
-
-/// As `DegreeGradientArgs` in `kernels/degree.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct DegreeGradientArgs {
-    pub(super) degree: Address,
-    pub(super) left: Address,
-    pub(super) weight_left: Address,
-    pub(super) shifts: Address,
-    pub(super) dots_y: Address,
-    pub(super) dots_x: Address,
-    pub(super) gradient: Address,
-    pub(super) n_vertices: u64,
-    pub(super) dot_blocks: u32,
-    pub(super) shifts_of_degree: u32,
-}
-
-/// As `RowScaleArgs` in `kernels/windows.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct RowScaleArgs {
-    pub(super) tables: TablesArgs,
-    pub(super) scale: ScaleArgs,
-    pub(super) shifts: Address,
-    pub(super) row_scale: Address,
-    pub(super) record: RecordArgs,
-    pub(super) mean: u32,
-    pub(super) shifts_of_degree: u32,
-}
-
-/// As `GradientArgs` in `kernels/windows.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct GradientArgs {
-    pub(super) tables: TablesArgs,
-    pub(super) chunks: Address,
-    pub(super) members: Address,
-    pub(super) classes: Address,
-    pub(super) n_chunks: u64,
-    pub(super) n_members: u64,
-    pub(super) n_classes: u64,
-    pub(super) chunk_len: u64,
-    pub(super) n_rows: u64,
-    pub(super) tiles: u64,
-    pub(super) values: Address,
-    pub(super) sums: Address,
-    pub(super) gradient: Address,
-    pub(super) n_slots: u64,
-    pub(super) record: RecordArgs,
-    pub(super) blocks: u32,
-    pub(super) add: u32,
-    pub(super) direct: u32,
-    pub(super) lanes: u32,
-}
-
-// As the kernel files assert it: neither side may move a field alone.
-const _: () = {
-    assert!(size_of::<TablesArgs>() == 168 && size_of::<Tiles>() == 32 && size_of::<ScaleArgs>() == 32);
-    assert!(offset_of!(TablesArgs, n_topologies) == 64 && offset_of!(TablesArgs, instances) == 96);
-    assert!(offset_of!(TablesArgs, largest_targets) == 120 && offset_of!(TablesArgs, items) == 128);
-    assert!(offset_of!(TablesArgs, orientation) == 160 && offset_of!(ScaleArgs, windows) == 24);
-    assert!(size_of::<Violation>() == 48 && offset_of!(Violation, instance) == 16);
-    assert!(size_of::<RecordArgs>() == 16 && size_of::<RowsArgs>() == 32 && size_of::<GatherArgs>() == 440);
-    assert!(offset_of!(GatherArgs, tiles) == 168 && offset_of!(GatherArgs, sources) == 200);
-    assert!(offset_of!(GatherArgs, source_scale) == 296 && offset_of!(GatherArgs, dots) == 376);
-    assert!(offset_of!(GatherArgs, source_shifts) == 360);
-    assert!(offset_of!(GatherArgs, record) == 392 && offset_of!(GatherArgs, features) == 408);
-    assert!(size_of::<SumArgs>() == 328 && size_of::<DegreeGradientArgs>() == 72);
-    assert!(offset_of!(SumArgs, values) == 200 && offset_of!(SumArgs, partials) == 232);
-    assert!(offset_of!(SumArgs, record) == 240 && offset_of!(SumArgs, degree) == 256);
-    assert!(offset_of!(SumArgs, vertex_shifts) == 280 && offset_of!(SumArgs, gradient) == 304);
-    assert!(offset_of!(SumArgs, least_exponent) == 316 && offset_of!(SumArgs, shifts_of_degree) == 324);
-    assert!(offset_of!(DegreeGradientArgs, shifts) == 24);
-    assert!(size_of::<RowScaleArgs>() == 240 && size_of::<GradientArgs>() == 304);
-    assert!(offset_of!(RowScaleArgs, row_scale) == 208 && offset_of!(RowScaleArgs, mean) == 232);
-    assert!(offset_of!(GradientArgs, n_chunks) == 192 && offset_of!(GradientArgs, values) == 240);
-    assert!(offset_of!(GradientArgs, n_slots) == 264 && offset_of!(GradientArgs, blocks) == 288);
-};

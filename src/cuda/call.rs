@@ -1,61 +1,58 @@
-//! A call under way: what is the same for all its launches.
+//! A call under way: what is the same for all its launches, and its operands once they are checked.
 
-#![allow(unsafe_code)]
-
-use bytemuck::Pod;
-use cudarc::driver::sys;
-
-use super::args::{RecordArgs, ScaleArgs, TablesArgs};
-use super::gather::Operand;
+use super::DeviceElement;
+use super::args::{Address, ScaleArgs, TablesArgs};
 use super::geometry::feature_blocks;
-use super::kernels::Kernel;
-use super::operands::{RawWeights, same_device};
+use super::launches::Launches;
 use super::plan::Plan;
-use super::scratch::Scratch;
-use super::tables::{ChunkTables, Orientation};
-use super::workspace::{Held, Workspace};
-use super::{Checks, DeviceElement};
+use super::scratch::Slot;
+use super::tables::Orientation;
+use super::window_table::DeviceWindows;
 use crate::axis::Axis;
 use crate::batch::Batch;
-use crate::element::Accumulator;
-use crate::error::{Error, Result, fits_u32};
-use crate::rows::{self, RowLayout, agree_on_instances};
+use crate::error::Result;
+use crate::rows::{Operand, Placement, RowLayout};
 use crate::windows::Windows;
 
-/// A call of a workspace on a stream, for some number of instances.
+/// A call of an operator with some number of instances.
 ///
-/// # Safety of its launches
-/// All its methods that queue work promise the same on these conditions. The context of the stream is current. Until the
-/// work has ended, tables, scratch memory and record stay alive and are used by nothing that is not ordered before or behind
-/// it, the operands' memory stays alive, nobody else writes what is read or touches what is written, and no output shares
-/// memory with another operand. The tables are those of the batch, or the plan is a checked one.
-pub(super) struct Call<'a, T: DeviceElement> {
-    plan: &'a Plan<T>,
-    held: &'a Held,
-    stream: sys::CUstream,
-    instances: usize,
+/// Its methods that launch something are the stages of operators; each lies in the file of its kernels.
+pub(super) struct Call<'a, T: DeviceElement, L> {
+    pub(super) plan: &'a Plan<T>,
+    pub(super) launches: L,
+    pub(super) instances: usize,
 }
 
-impl<'a, T: DeviceElement> Call<'a, T> {
-    /// A call with these feature operands, which tell the number of instances.
-    pub(super) fn new(
-        workspace: &'a Workspace<T>,
-        stream: sys::CUstream,
-        operands: &[Option<rows::Operand>],
-    ) -> Result<Self> {
-        let plan = &workspace.plan;
-        let instances = agree_on_instances(plan.batch().batch(), plan.features(), operands)?;
-        fits_u32("the number of instances", instances)?;
-        if instances > workspace.max_instances {
-            return Err(Error::TooManyInstances { value: instances, bound: workspace.max_instances });
-        }
-        Ok(Self { plan, held: workspace.held(), stream, instances })
-    }
+/// Rows of features, of elements or sums, on the device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PlacedRows {
+    pub(super) address: Address,
+    pub(super) placement: Placement,
+}
 
-    pub(super) fn plan(&self) -> &'a Plan<T> {
-        self.plan
-    }
+/// Rows that are written: overwritten, or added to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Destination {
+    pub(super) rows: PlacedRows,
+    pub(super) accumulate: bool,
+}
 
+/// Weights, or a scale, with the windows through which the instances read them.
+#[derive(Clone, Copy)]
+pub(super) struct PlacedWeights<'w> {
+    pub(super) scale: ScaleArgs,
+    pub(super) windows: Windows<&'w DeviceWindows>,
+}
+
+/// The gradient of weights or of a scale: as many elements of the accumulation type as those have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GradientTo {
+    pub(super) address: Address,
+    pub(super) len: usize,
+    pub(super) accumulate: bool,
+}
+
+impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     pub(super) fn batch(&self) -> &'a Batch {
         self.plan.batch().batch()
     }
@@ -64,34 +61,13 @@ impl<'a, T: DeviceElement> Call<'a, T> {
         self.plan.features()
     }
 
-    pub(super) fn instances(&self) -> usize {
-        self.instances
-    }
-
     /// Whether there is anything to compute.
     pub(super) fn has_elements(&self) -> bool {
         self.instances > 0 && self.features() > 0
     }
 
-    pub(super) fn stream(&self) -> sys::CUstream {
-        self.stream
-    }
-
-    pub(super) fn scratch(&self) -> &'a Scratch {
-        &self.held.scratch
-    }
-
-    pub(super) fn record(&self) -> RecordArgs {
-        self.held.record.as_ref().map_or(RecordArgs::none(), |record| record.args())
-    }
-
     pub(super) fn tables(&self, orientation: Orientation) -> Result<TablesArgs> {
-        TablesArgs::new(self.batch(), &self.held.tables, orientation, self.instances)
-    }
-
-    /// The chunks of shared weights of a table batch.
-    pub(super) fn batch_chunks(&self, axis: Axis) -> Option<&'a ChunkTables> {
-        self.held.tables.instances.as_ref().map(|instances| instances.chunks(axis))
+        TablesArgs::new(self.batch(), self.plan.batch().tables(), orientation, self.instances)
     }
 
     /// The blocks of features that dot products are stored for.
@@ -99,68 +75,50 @@ impl<'a, T: DeviceElement> Call<'a, T> {
         feature_blocks(self.features(), size_of::<T>())
     }
 
-    /// Where the rows of an operand lie, checked.
-    pub(super) fn place(
-        &self,
-        operand: rows::Operand,
-        address: sys::CUdeviceptr,
-        is_written: bool,
-    ) -> Result<Operand> {
-        let placement = operand.place(self.batch(), self.instances, is_written)?;
-        Ok(Operand { address, placement })
+    /// The rows of all instances.
+    pub(super) fn total(&self, axis: Axis) -> Result<usize> {
+        self.batch().total(axis, self.instances)
     }
 
-    /// Rows of all instances along `axis` in scratch memory, one behind the other.
-    pub(super) fn scratch_rows(&self, axis: Axis, address: sys::CUdeviceptr) -> Result<Operand> {
+    /// The incidences of all instances.
+    pub(super) fn incidences(&self) -> u128 {
+        let batch = self.batch();
+        match batch.is_replicated() {
+            true => batch.topologies()[0].n_incidences() as u128 * self.instances as u128,
+            false => (0..self.instances).map(|g| batch.topology(g).n_incidences() as u128).sum(),
+        }
+    }
+
+    /// Rows of all instances along `axis`, one behind the other.
+    pub(super) fn contiguous(&self, axis: Axis, address: Address) -> Result<PlacedRows> {
         let layout = RowLayout::contiguous(self.features()).instances(self.instances);
-        let operand = rows::Operand { name: "scratch memory", axis, layout, len: usize::MAX };
-        self.place(operand, address, true)
+        let operand = Operand { name: "scratch memory", axis, layout, len: usize::MAX };
+        Ok(PlacedRows { address, placement: operand.place(self.batch(), self.instances, true)? })
     }
 
-    /// A number for each row of all instances along `axis`, in scratch memory.
-    pub(super) fn scratch_scale(&self, axis: Axis, address: sys::CUdeviceptr) -> Result<ScaleArgs> {
-        Ok(ScaleArgs::consecutive(address, self.batch().total(axis, self.instances)?))
+    /// Rows of sums in scratch memory, of all instances along `axis`.
+    pub(super) fn scratch_rows(&mut self, slot: Slot, axis: Axis) -> Result<PlacedRows> {
+        let row = self.features() as u128 * size_of::<T::Acc>() as u128;
+        let bytes = self.total(axis)? as u128 * row;
+        let address = self.launches.scratch(slot, bytes)?;
+        self.contiguous(axis, address)
     }
 
-    /// Weights or scales along `axis`, checked.
-    pub(super) fn scale<A: Accumulator>(
-        &self,
-        name: &'static str,
-        axis: Axis,
-        weights: &RawWeights<'_, A>,
-    ) -> Result<ScaleArgs> {
-        let (address, len) = (weights.values.address, weights.values.len);
-        let windows = match weights.windows {
-            Windows::Shared => Windows::Shared,
-            Windows::Consecutive => Windows::Consecutive,
-            Windows::Table(table) => {
-                same_device(self.plan.batch().device(), table)?;
-                if table.overwritten() && self.plan.checks() == Checks::Off {
-                    return Err(Error::UncheckedTables);
-                }
-                Windows::Table(table.table())
-            }
-        };
-        windows.check(name, self.batch(), axis, self.instances, len)?;
-        Ok(match weights.windows {
-            Windows::Shared => ScaleArgs::shared(address, len),
-            Windows::Consecutive => ScaleArgs::consecutive(address, len),
-            Windows::Table(table) => ScaleArgs::table(address, len, table.offsets()),
-        })
+    /// Numbers of type `U` in scratch memory, one for each row of all instances along `axis`.
+    pub(super) fn scratch_numbers<U>(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
+        let bytes = self.total(axis)? as u128 * size_of::<U>() as u128;
+        self.launches.scratch(slot, bytes)
     }
 
-    /// Queues a launch, if there is something to do: `warps` warps, and in y `blocks` blocks of features.
-    ///
-    /// # Safety
-    /// As [`Call`] says; the kernel takes an `A`.
-    pub(super) unsafe fn launch<A: Pod>(
-        &self,
-        kernel: Kernel,
-        warps: u64,
-        blocks: u32,
-        arguments: &A,
-    ) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { self.plan.kernels().launch(kernel, self.stream, warps, blocks, arguments) }
+    /// The same numbers as factors of the rows.
+    pub(super) fn scratch_scale<U>(&mut self, slot: Slot, axis: Axis) -> Result<ScaleArgs> {
+        let address = self.scratch_numbers::<U>(slot, axis)?;
+        Ok(ScaleArgs::consecutive(address, self.total(axis)?))
+    }
+
+    /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of features.
+    pub(super) fn scratch_dots(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
+        let numbers = self.total(axis)? as u128 * self.feature_blocks() as u128;
+        self.launches.scratch(slot, numbers * size_of::<f64>() as u128)
     }
 }

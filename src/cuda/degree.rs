@@ -1,129 +1,93 @@
-//! The launches of `kernels/degree.cu`.
+//! The launches of `kernels/degree.cu`: the degrees of vertices, the shifts of hyperedges, the gradients of degrees.
 
 #![allow(unsafe_code)]
 
-use bytemuck::Zeroable;
-use cudarc::driver::sys;
-
 use super::DeviceElement;
-use super::args::{DegreeGradientArgs, ScaleArgs, SumArgs, TablesArgs, Tiles};
+use super::args::{Address, DegreeGradientArgs, ScaleArgs, SumArgs};
 use super::call::Call;
 use super::geometry::WARP;
 use super::kernels::Kernel;
+use super::launches::Launches;
+use super::scratch::Slot;
 use super::tables::Orientation;
+use crate::axis::Axis;
 use crate::error::Result;
 
-impl<T: DeviceElement> Call<'_, T> {
-    /// Queues the degrees of all vertices and their inverses, into `degree` and `left` of the scratch memory, and their shifts
-    /// where weights are part of the degrees. `weights` are those of the hyperedges, or none where degrees are numbers of
-    /// incidences.
+impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
+    /// D and L of all vertices, and their shifts where weights are part of the degrees. For the gradients of weights,
+    /// `for_weights`, also L without vertices of a single incidence, where those are left out.
     ///
     /// # Safety
-    /// As [`Call`] says; `weights` has a weight where its windows say.
-    pub(super) unsafe fn degrees(&self, weights: ScaleArgs) -> Result<()> {
-        let tables = self.tables(Orientation::ByVertex)?;
-        let conv = self.plan().conv();
-        let scratch = self.scratch();
+    /// `weights` has a weight where its windows say. It is none where degrees are numbers of incidences.
+    pub(super) unsafe fn degrees(&mut self, weights: ScaleArgs, for_weights: bool) -> Result<()> {
+        let conv = self.plan.conv();
+        let left_out = for_weights && self.plan.leaves_out_single_incidences();
         let args = SumArgs {
-            degree: scratch.degree.address(),
-            left: scratch.left.address(),
-            weight_left: match scratch.weight_left.len() {
-                0 => 0,
-                _ => scratch.weight_left.address(),
-            },
-            vertex_shifts: if conv.weights_in_degree() { scratch.vertex_shifts.address() } else { 0 },
+            degree: self.scratch_numbers::<T::Acc>(Slot::Degree, Axis::Vertex)?,
+            left: self.scratch_numbers::<T::Acc>(Slot::InvDegree, Axis::Vertex)?,
+            weight_left: if left_out { self.weight_inv_degree()? } else { 0 },
+            vertex_shifts: if conv.weights_in_degree() { self.vertex_shifts()? } else { 0 },
             least_exponent: conv.least_exponent::<T::Acc>(),
             plain_exponents: conv.plain_exponents::<T::Acc>(),
-            ..self.sums(tables, weights)
+            ..self.sum_args(Orientation::ByVertex, weights)?
         };
-        // SAFETY: the caller's promise.
-        unsafe { self.sum([Kernel::Degree, Kernel::AddDegree], &args) }
+        // SAFETY: scratch memory has a number for each vertex; the caller promises the rest.
+        unsafe { self.sum_rows([Kernel::Degree, Kernel::AddDegree], &args) }
     }
 
-    /// Queues the shifts of all hyperedges, from those of the vertices.
+    /// The shifts of all hyperedges, from those of the vertices; gives where they are.
     ///
     /// # Safety
-    /// As [`Call`] says.
-    pub(super) unsafe fn edge_shifts(&self) -> Result<()> {
-        let shifts = &self.scratch().vertex_shifts;
-        let values = ScaleArgs::consecutive(shifts.address(), shifts.len());
-        let args = self.sums(self.tables(Orientation::ByEdge)?, values);
-        // SAFETY: the caller's promise.
-        unsafe { self.sum([Kernel::EdgeShift, Kernel::AddEdgeShift], &args) }
+    /// [`degrees`](Self::degrees) were computed, with weights in them.
+    pub(super) unsafe fn shift_hyperedges(&mut self) -> Result<Address> {
+        let shifts = self.scratch_scale::<i32>(Slot::VertexShifts, Axis::Vertex)?;
+        let args = SumArgs {
+            vertex_shifts: self.vertex_shifts()?,
+            edge_shifts: self.edge_shifts()?,
+            ..self.sum_args(Orientation::ByEdge, shifts)?
+        };
+        // SAFETY: scratch memory has a shift for each vertex and hyperedge; the caller promises the rest.
+        unsafe { self.sum_rows([Kernel::EdgeShift, Kernel::AddEdgeShift], &args) }?;
+        Ok(args.edge_shifts)
     }
 
-    /// Queues the gradients of all degrees, from the dot products in `dots_y` and, if `symmetric`, `dots_x`.
+    /// The gradients of all degrees, from the dot products with y and, if `symmetric`, with ∂x.
     ///
     /// # Safety
-    /// As [`Call`] says.
-    pub(super) unsafe fn degree_gradient(&self, symmetric: bool) -> Result<()> {
-        let scratch = self.scratch();
-        let n_vertices = self.tables(Orientation::ByVertex)?.n_targets;
+    /// [`degrees`](Self::degrees) and those dot products were computed.
+    pub(super) unsafe fn degree_gradients(&mut self, symmetric: bool) -> Result<()> {
+        let n_vertices = self.total(Axis::Vertex)? as u64;
         let args = DegreeGradientArgs {
-            degree: scratch.degree.address(),
-            left: scratch.left.address(),
-            weight_left: self.weight_left(),
-            shifts: scratch.vertex_shifts.address(),
-            dots_y: scratch.dots_y.address(),
-            dots_x: if symmetric { scratch.dots_x.address() } else { 0 },
-            gradient: scratch.degree_gradient.address(),
+            degree: self.scratch_numbers::<T::Acc>(Slot::Degree, Axis::Vertex)?,
+            left: self.scratch_numbers::<T::Acc>(Slot::InvDegree, Axis::Vertex)?,
+            weight_left: self.weight_inv_degree()?,
+            shifts: self.vertex_shifts()?,
+            dots_y: self.scratch_dots(Slot::DotsY, Axis::Vertex)?,
+            dots_x: if symmetric { self.scratch_dots(Slot::DotsX, Axis::Vertex)? } else { 0 },
+            gradient: self.scratch_numbers::<f64>(Slot::DegreeGradient, Axis::Vertex)?,
             n_vertices,
             dot_blocks: self.feature_blocks() as u32,
-            shifts_of_degree: self.plan().conv().shifts_of_degree() as u32,
+            shifts_of_degree: self.plan.conv().shifts_of_degree() as u32,
         };
+        let warps = n_vertices.div_ceil(u64::from(WARP));
         // SAFETY: a thread for each vertex; the caller promises the rest.
-        unsafe { self.launch(Kernel::DegreeGradient, n_vertices.div_ceil(u64::from(WARP)), 1, &args) }
-    }
-
-    /// Queues the sums of the degrees' gradients over the vertices of each hyperedge, and the dot products of that
-    /// hyperedge in `dots` if `with_dots`, into `weight_gradient`.
-    ///
-    /// # Safety
-    /// As [`Call`] says.
-    pub(super) unsafe fn weight_gradient(&self, with_dots: bool) -> Result<()> {
-        let scratch = self.scratch();
-        let tables = self.tables(Orientation::ByEdge)?;
-        let values = &scratch.degree_gradient;
-        let args = SumArgs {
-            dots: if with_dots { scratch.dots.address() } else { 0 },
-            gradient: scratch.weight_gradient.address(),
-            dot_blocks: self.feature_blocks() as u32,
-            ..self.sums(tables, ScaleArgs::consecutive(values.address(), values.len()))
-        };
-        // SAFETY: the caller's promise.
-        unsafe { self.sum([Kernel::WeightGradient, Kernel::AddWeightGradient], &args) }
+        unsafe { self.launches.launch(Kernel::DegreeGradient, warps, 1, &args) }
     }
 
     /// L as the gradients of weights see it.
-    pub(super) fn weight_left(&self) -> sys::CUdeviceptr {
-        match self.plan().leaves_out_single_incidences() {
-            true => self.scratch().weight_left.address(),
-            false => self.scratch().left.address(),
-        }
+    pub(super) fn weight_inv_degree(&mut self) -> Result<Address> {
+        let slot = match self.plan.leaves_out_single_incidences() {
+            true => Slot::WeightInvDegree,
+            false => Slot::InvDegree,
+        };
+        self.scratch_numbers::<T::Acc>(slot, Axis::Vertex)
     }
 
-    /// The part that all sums have.
-    fn sums(&self, tables: TablesArgs, values: ScaleArgs) -> SumArgs {
-        SumArgs {
-            tables,
-            tiles: Tiles::new(tables.items, WARP),
-            values,
-            partials: self.scratch().partials.address(),
-            record: self.record(),
-            vertex_shifts: self.scratch().vertex_shifts.address(),
-            edge_shifts: self.scratch().edge_shifts.address(),
-            shifts_of_degree: self.plan().conv().shifts_of_degree() as u32,
-            ..SumArgs::zeroed()
-        }
+    pub(super) fn vertex_shifts(&mut self) -> Result<Address> {
+        self.scratch_numbers::<i32>(Slot::VertexShifts, Axis::Vertex)
     }
 
-    /// # Safety
-    /// As [`Call`] says, for what the arguments name.
-    unsafe fn sum(&self, [sum, add]: [Kernel; 2], args: &SumArgs) -> Result<()> {
-        // SAFETY: both kernels take a `SumArgs`; the caller promises the rest.
-        unsafe {
-            self.launch(sum, args.tiles.all, 1, args)?;
-            self.launch(add, args.tiles.long, 1, args)
-        }
+    pub(super) fn edge_shifts(&mut self) -> Result<Address> {
+        self.scratch_numbers::<i32>(Slot::EdgeShifts, Axis::Hyperedge)
     }
 }

@@ -1,6 +1,7 @@
 //! A device: its context, its kernels, and what waits to be let go.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaContext, CudaModule};
 use cudarc::nvrtc::Ptx;
@@ -14,8 +15,9 @@ use crate::error::{Error, Result};
 /// The compute capability that the PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
 const NEEDED_CAPABILITY: (u32, u32) = (7, 5);
 
-/// A kernel file, as it is embedded.
+/// A module, as it is embedded: one kernel file for one type, with checks or without.
 struct Image {
+    name: &'static str,
     ptx: &'static str,
     /// Native code by architecture (`90` for 9.0), only where the build asked for it.
     cubins: &'static [(u32, &'static [u8])],
@@ -23,32 +25,59 @@ struct Image {
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// A kernel file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum File {
-    Gather,
-    Degree,
-    Windows,
-}
-
-impl File {
-    const COUNT: usize = 3;
-
-    fn image(self) -> &'static Image {
-        match self {
-            Self::Gather => &GATHER,
-            Self::Degree => &DEGREE,
-            Self::Windows => &WINDOWS,
+/// The number of the embedded module of this name. Looked up at compile time, where a name that is not there is an error.
+pub(super) const fn module(name: &str) -> usize {
+    let mut number = 0;
+    while number < IMAGES.len() {
+        if same(IMAGES[number].name.as_bytes(), name.as_bytes()) {
+            return number;
         }
+        number += 1;
     }
+    panic!("no module of this name is embedded")
 }
 
-/// The modules by file, as far as they are loaded.
-type Modules = [Option<Arc<CudaModule>>; File::COUNT];
+/// `==`, which cannot be used at compile time.
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}
+
+/// The names and the PTX of all modules that are embedded.
+#[doc(hidden)]
+pub fn embedded_modules() -> impl Iterator<Item = (&'static str, &'static str)> {
+    IMAGES.iter().map(|image| (image.name, image.ptx))
+}
+
+/// Kernels that a device has loaded: those of one kernel file for one type, with checks or without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadedModule {
+    /// What it has, such as `gather_f32` or `degree_f64_checked`.
+    pub name: &'static str,
+    /// The size of what the driver was given.
+    pub bytes: usize,
+    /// Whether that was native code of the device's architecture, and not PTX, which the driver has to compile.
+    pub is_native: bool,
+    /// How long the driver took. It keeps on disk what it compiles, unless it is told not to (`CUDA_CACHE_DISABLE=1`).
+    pub time: Duration,
+}
+
+/// A module, and what is told about it.
+struct Loaded {
+    module: Arc<CudaModule>,
+    about: LoadedModule,
+}
+
+/// The modules, by number, as far as they are loaded.
+type Modules = [Option<Loaded>; IMAGES.len()];
 
 /// A CUDA device. A clone is cheap, and is the same device.
 ///
-/// Kernels are loaded when they are first needed. What a workspace used is kept when it is dropped, and let go once an event
+/// Kernels are loaded when a plan first needs them: those of its type, with checks or without. What a workspace used is kept when it is dropped, and let go once an event
 /// behind its last use has passed: at the next upload, workspace or check, or when the last holder of the device goes, which waits
 /// for it.
 #[derive(Clone)]
@@ -69,7 +98,7 @@ impl Drop for Inner {
         let entered = self.context.as_ref().map(|context| Current::enter(context));
         self.retired.finish();
         drop(entered);
-        drop(std::mem::take(self.modules.get_mut().unwrap_or_else(PoisonError::into_inner)));
+        self.modules.get_mut().unwrap_or_else(PoisonError::into_inner).fill_with(|| None);
         drop(self.context.take());
     }
 }
@@ -111,7 +140,7 @@ impl Device {
         }
         Ok(Self(Arc::new(Inner {
             retired: Retired::default(),
-            modules: Mutex::default(),
+            modules: Mutex::new([const { None }; IMAGES.len()]),
             capability: found,
             context: Some(context),
         })))
@@ -154,30 +183,46 @@ impl Device {
         &self.0.retired
     }
 
-    /// The module of a kernel file. The context must be current.
-    pub(super) fn module(&self, file: File) -> Result<Arc<CudaModule>> {
+    /// The modules that plans have loaded on this device so far, by name.
+    pub fn loaded_modules(&self) -> Vec<LoadedModule> {
+        let modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        modules.iter().flatten().map(|loaded| loaded.about.clone()).collect()
+    }
+
+    /// A module, by number. The context must be current.
+    pub(super) fn module(&self, number: usize) -> Result<Arc<CudaModule>> {
         let mut modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        let module = &mut modules[file as usize];
-        match module {
-            Some(module) => Ok(module.clone()),
-            None => Ok(module.insert(self.load(file.image())?).clone()),
-        }
+        let module = &mut modules[number];
+        let loaded = match module {
+            Some(loaded) => loaded,
+            None => module.insert(self.load(&IMAGES[number])?),
+        };
+        Ok(loaded.module.clone())
     }
 
     /// Native code of the device's architecture, or else PTX.
-    fn load(&self, image: &Image) -> Result<Arc<CudaModule>> {
+    fn load(&self, image: &Image) -> Result<Loaded> {
         let (major, minor) = self.0.capability;
         // Native code runs on devices of the same major version from its minor version on.
         let fits = |arch: u32| arch / 10 == major && arch % 10 <= minor;
         let native = image.cubins.iter().filter(|(arch, _)| fits(*arch)).max_by_key(|(arch, _)| *arch);
+        let begin = Instant::now();
+        let loaded = |module, bytes, is_native| {
+            let about = LoadedModule { name: image.name, bytes, is_native, time: begin.elapsed() };
+            Loaded { module, about }
+        };
         if let Some((_, cubin)) = native
             && let Ok(module) = self.context().load_module(Ptx::from_binary(cubin.to_vec()))
         {
-            return Ok(module);
+            return Ok(loaded(module, cubin.len(), true));
         }
         // A driver that is older than the compiler of the native code cannot load it, but still compiles the PTX.
         // That the driver is new enough for it, and the device too, was checked when the device was opened.
-        self.context().load_module(Ptx::from_src(image.ptx)).map_err(|e| failed("loading the kernels", e))
+        let module = self
+            .context()
+            .load_module(Ptx::from_src(image.ptx))
+            .map_err(|e| failed("loading the kernels", e))?;
+        Ok(loaded(module, image.ptx.len(), false))
     }
 }
 

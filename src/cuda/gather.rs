@@ -3,26 +3,19 @@
 #![allow(unsafe_code)]
 
 use bytemuck::Zeroable;
-use cudarc::driver::sys;
 
 use super::DeviceElement;
-use super::args::{GatherArgs, RowsArgs, ScaleArgs, Tiles};
-use super::call::Call;
+use super::args::{Address, GatherArgs, RowsArgs, ScaleArgs, Tiles};
+use super::call::{Call, Destination, PlacedRows};
 use super::geometry::{VECTOR_BYTES, feature_blocks, lanes, whole_vectors};
 use super::kernels::Kernel;
+use super::launches::Launches;
+use super::scratch::Slot;
 use super::tables::Orientation;
 use crate::conv::Reduce;
 use crate::error::Result;
-use crate::rows::Placement;
 
-/// A feature operand on the device: where it starts, and where its rows lie.
-#[derive(Clone, Copy)]
-pub(super) struct Operand {
-    pub(super) address: sys::CUdeviceptr,
-    pub(super) placement: Placement,
-}
-
-impl Operand {
+impl PlacedRows {
     fn args(self) -> RowsArgs {
         let stride = self.placement.instance_stride();
         RowsArgs {
@@ -53,83 +46,85 @@ pub(super) enum Elements {
     ToSums,
 }
 
-/// Where the rows that a gather computes go.
-#[derive(Clone, Copy)]
-pub(super) struct Destination {
-    pub(super) rows: Operand,
-    pub(super) add: bool,
-}
-
 /// Rows to multiply the results with, and where the dot products go.
 #[derive(Clone, Copy)]
 pub(super) struct Dots {
-    pub(super) others: Operand,
-    pub(super) to: sys::CUdeviceptr,
+    pub(super) others: PlacedRows,
+    pub(super) to: Address,
 }
 
 /// One gather over a whole batch.
 pub(super) struct Gather {
     pub(super) orientation: Orientation,
     pub(super) elements: Elements,
-    pub(super) sources: Operand,
+    pub(super) sources: PlacedRows,
     pub(super) source_scale: ScaleArgs,
     pub(super) target_scale: ScaleArgs,
     /// The shifts of the sources and of the targets, in scratch memory.
-    pub(super) shifts: [Option<sys::CUdeviceptr>; 2],
+    pub(super) shifts: [Option<Address>; 2],
     pub(super) reduce: Reduce,
     pub(super) targets: Option<Destination>,
     pub(super) dots: Option<Dots>,
 }
 
-impl Gather {
-    /// Queues the launches: rows and segments, and the sums of long rows if there are some.
+impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
+    /// Rows and segments, and the sums of long rows if there are some.
     ///
     /// # Safety
-    /// As [`Call`] says. The operands' memory has rows where their placements say and of the type that `elements` says, the
-    /// scales have factors where their windows say, and `dots` has room for each target row's feature blocks.
-    pub(super) unsafe fn launch<T: DeviceElement>(self, call: &Call<'_, T>) -> Result<()> {
-        let tables = call.tables(self.orientation)?;
+    /// The operands' memory has rows where their placements say and of the type that `elements` says, the scales have
+    /// factors where their windows say, and `dots` has room for each target row's feature blocks.
+    pub(super) unsafe fn gather(&mut self, gather: Gather) -> Result<()> {
+        let Gather { orientation, elements, sources, source_scale, target_scale, shifts, reduce, .. } =
+            gather;
+        let tables = self.tables(orientation)?;
         let (size, acc) = (size_of::<T>(), size_of::<T::Acc>());
-        let lanes = lanes(call.features(), size);
+        let features = self.features();
+        let lanes = lanes(features, size);
         let tiles = Tiles::new(tables.items, lanes);
-        let feature_blocks = feature_blocks(call.features(), size) as u32;
-        let source_size = if self.elements == Elements::FromSums { acc } else { size };
-        let target_size = if self.elements == Elements::ToSums { acc } else { size };
-        let outputs = [self.targets.map(|t| t.rows), self.dots.map(|d| d.others)];
-        let aligned = whole_vectors(call.features(), size)
-            && self.sources.is_aligned(source_size)
+        let feature_blocks = feature_blocks(features, size) as u32;
+        let source_size = if elements == Elements::FromSums { acc } else { size };
+        let target_size = if elements == Elements::ToSums { acc } else { size };
+        let outputs = [gather.targets.map(|t| t.rows), gather.dots.map(|d| d.others)];
+        let aligned = whole_vectors(features, size)
+            && sources.is_aligned(source_size)
             && outputs.iter().flatten().all(|o| o.is_aligned(target_size));
-        let rows = |operand: Option<Operand>| operand.map_or(RowsArgs::zeroed(), Operand::args);
+        let rows = |rows: Option<PlacedRows>| rows.map_or(RowsArgs::zeroed(), PlacedRows::args);
+        let segment = features as u128 * acc as u128;
         let args = GatherArgs {
             tables,
             tiles,
-            sources: self.sources.args(),
+            sources: sources.args(),
             targets: rows(outputs[0]),
             others: rows(outputs[1]),
-            source_scale: self.source_scale,
-            target_scale: self.target_scale,
-            source_shifts: self.shifts[0].unwrap_or(0),
-            target_shifts: self.shifts[1].unwrap_or(0),
-            dots: self.dots.map_or(0, |d| d.to),
-            partials: call.scratch().partials.address(),
-            record: call.record(),
-            features: call.features() as u32,
+            source_scale,
+            target_scale,
+            source_shifts: shifts[0].unwrap_or(0),
+            target_shifts: shifts[1].unwrap_or(0),
+            dots: gather.dots.map_or(0, |d| d.to),
+            partials: self.launches.scratch(Slot::Partials, u128::from(tables.items.partial) * segment)?,
+            record: self.launches.record(),
+            features: features as u32,
             lanes,
-            mean: (self.reduce == Reduce::Mean).into(),
-            add: self.targets.is_some_and(|t| t.add).into(),
+            mean: (reduce == Reduce::Mean).into(),
+            add: gather.targets.is_some_and(|t| t.accumulate).into(),
             aligned: aligned.into(),
-            wide: (self.elements == Elements::ToSums).into(),
+            wide: (elements == Elements::ToSums).into(),
             feature_blocks,
             padding: 0,
         };
-        let gather = match self.elements {
+        if L::COUNTS {
+            let written = u128::from(tables.n_targets) * outputs.iter().flatten().count() as u128;
+            let rows = [(self.incidences(), source_size), (written, target_size)];
+            self.launches.moves(rows.iter().map(|&(rows, size)| rows * (features * size) as u128).sum());
+        }
+        let kernel = match elements {
             Elements::FromSums => Kernel::GatherSums,
             Elements::Plain | Elements::ToSums => Kernel::Gather,
         };
         // SAFETY: both kernels take a `GatherArgs`; the caller promises the rest.
         unsafe {
-            call.launch(gather, tiles.all, feature_blocks, &args)?;
-            call.launch(Kernel::AddPartials, tiles.long, feature_blocks, &args)
+            self.launches.launch(kernel, tiles.all, feature_blocks, &args)?;
+            self.launches.launch(Kernel::AddPartials, tiles.long_row, feature_blocks, &args)
         }
     }
 }

@@ -1,25 +1,22 @@
-//! How rows and features are shared out to blocks, warps and lanes. `kernels/` has the same numbers.
+//! How rows and features are shared out to blocks, warps and lanes. `kernels/abi.cuh` has the same numbers.
 
-/// The threads of a block, as `THREADS` in `kernels/tables.cuh`.
+use crate::summation;
+pub(super) use crate::summation::{SEGMENT, VECTOR_BYTES};
+
+/// The threads of a block; any multiple of a warp would do.
 pub(super) const THREADS: u32 = 128;
-pub(super) const WARP: u32 = 32;
+pub(super) const WARP: u32 = summation::LANES as u32;
 pub(super) const WARPS_OF_BLOCK: u64 = (THREADS / WARP) as u64;
 
 /// The largest grid in x and in y.
 pub(super) const MAX_GRID_X: u64 = (1 << 31) - 1;
 pub(super) const MAX_GRID_Y: u32 = 65_535;
 
-/// The incidences that are summed in one go, as `SEGMENT` in `kernels/tables.cuh` and on the CPU.
-pub(super) const SEGMENT: usize = 512;
-
-/// The most incidences of a short row, as `SHORT_ROW` in `kernels/tables.cuh`: a quarter of a warp loads them at once.
+/// The most incidences of a short row: a quarter of a warp loads them at once.
 pub(super) const SHORT_ROW: usize = 8;
 
-/// As in the kernel files: each lane of a warp loads one index of a short row.
+/// Each lane of a warp loads one index of a short row.
 pub(super) const ROWS_OF_SHORT_TILE: u64 = WARP as u64 / SHORT_ROW as u64;
-
-/// The bytes of a vector access, and so of a lane's features.
-pub(super) const VECTOR_BYTES: usize = 16;
 
 /// The lanes that compute a row together: as many as its features fill, at least a quarter of a warp.
 pub(super) fn lanes(features: usize, size: usize) -> u32 {

@@ -7,135 +7,125 @@ use std::ffi::c_void;
 use bytemuck::Pod;
 use cudarc::driver::{CudaFunction, result, sys};
 
-use super::device::{Device, File};
+pub(super) use super::args::Kernel;
+use super::device::{Device, module};
 use super::driver::failed;
 use super::geometry::{MAX_GRID_X, MAX_GRID_Y, THREADS, WARPS_OF_BLOCK};
 use super::{Checks, DeviceElement};
 use crate::error::Result;
 
-/// The kernels that may report a violation, with the numbers that they do it by: as `Kernel` in `kernels/tables.cuh`.
+/// The kernel files of `kernels/`, each of which is a module for each type, with checks and without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kernel {
+enum File {
     Gather,
-    AddPartials,
-    /// Rows of the accumulation type are gathered into 16-bit ones; for other types it is `Gather`.
-    GatherSums,
     Degree,
-    AddDegree,
     WeightGradient,
-    AddWeightGradient,
-    Pull,
-    SumChunks,
-    SumWindows,
-    EdgeShift,
-    AddEdgeShift,
-    /// Reads no table, and so reports nothing.
-    DegreeGradient,
+    RowScale,
+    InstanceSums,
+}
+
+impl File {
+    const COUNT: usize = 5;
 }
 
 impl Kernel {
-    const COUNT: usize = 13;
-
-    const ALL: [Self; Self::COUNT] = [
-        Self::Gather,
-        Self::AddPartials,
-        Self::GatherSums,
-        Self::Degree,
-        Self::AddDegree,
-        Self::WeightGradient,
-        Self::AddWeightGradient,
-        Self::Pull,
-        Self::SumChunks,
-        Self::SumWindows,
-        Self::EdgeShift,
-        Self::AddEdgeShift,
-        Self::DegreeGradient,
-    ];
-
     fn file(self) -> File {
         match self {
             Self::Gather | Self::AddPartials | Self::GatherSums => File::Gather,
-            Self::Degree
-            | Self::AddDegree
-            | Self::WeightGradient
-            | Self::AddWeightGradient
-            | Self::EdgeShift
-            | Self::AddEdgeShift
-            | Self::DegreeGradient => File::Degree,
-            Self::Pull | Self::SumChunks | Self::SumWindows => File::Windows,
+            Self::Degree | Self::AddDegree | Self::EdgeShift | Self::AddEdgeShift | Self::DegreeGradient => {
+                File::Degree
+            }
+            Self::WeightGradient | Self::AddWeightGradient => File::WeightGradient,
+            Self::RowScale => File::RowScale,
+            Self::SumChunks | Self::SumWindows => File::InstanceSums,
         }
     }
 }
 
-/// The names of the kernels of one element type, by number.
-pub type Names = [&'static str; Kernel::COUNT];
+/// Which kernels an element type has, with checks or without.
+#[derive(Debug)]
+pub struct KernelSet {
+    /// Their names, in the order of `Kernel`.
+    pub names: [&'static str; Kernel::COUNT],
+    /// The numbers of the modules that have them, in the order of `File`.
+    modules: [usize; File::COUNT],
+}
 
-/// The names for an element type and its accumulation type, and where rows of sums are gathered.
-macro_rules! names {
-    ($t:literal, $acc:literal, $gather_sums:literal) => {
-        [
-            &[
-                concat!("gather_", $t),
-                concat!("add_partials_", $t),
-                $gather_sums,
-                concat!("degree_", $acc),
-                concat!("add_degree_", $acc),
-                "weight_gradient",
-                "add_weight_gradient",
-                concat!("pull_", $acc),
-                concat!("sum_chunks_", $acc),
-                concat!("sum_windows_", $acc),
-                concat!("edge_shift_", $acc),
-                concat!("add_edge_shift_", $acc),
-                concat!("degree_gradient_", $acc),
+impl KernelSet {
+    #[doc(hidden)]
+    pub const fn new(names: [&'static str; Kernel::COUNT], modules: [&str; File::COUNT]) -> Self {
+        let [gather, degree, weight_gradient, row_scale, instance_sums] = modules;
+        Self {
+            names,
+            modules: [
+                module(gather),
+                module(degree),
+                module(weight_gradient),
+                module(row_scale),
+                module(instance_sums),
             ],
-            &[
-                concat!("gather_", $t, "_checked"),
-                concat!("add_partials_", $t, "_checked"),
-                concat!($gather_sums, "_checked"),
-                concat!("degree_", $acc, "_checked"),
-                concat!("add_degree_", $acc, "_checked"),
-                "weight_gradient_checked",
-                "add_weight_gradient_checked",
-                concat!("pull_", $acc, "_checked"),
-                concat!("sum_chunks_", $acc, "_checked"),
-                concat!("sum_windows_", $acc, "_checked"),
-                concat!("edge_shift_", $acc, "_checked"),
-                concat!("add_edge_shift_", $acc, "_checked"),
-                concat!("degree_gradient_", $acc),
+        }
+    }
+}
+
+/// The kernels of an element type, given that of its sums, the kernel that gathers rows of sums, and how names end.
+macro_rules! kernel_set {
+    ($t:literal, $acc:literal, $gather_sums:literal, $checks:literal) => {
+        kernels::KernelSet::new(
+            [
+                concat!("gather_", $t, $checks),
+                concat!("add_partials_", $t, $checks),
+                concat!($gather_sums, $checks),
+                concat!("degree_", $acc, $checks),
+                concat!("add_degree_", $acc, $checks),
+                concat!("weight_gradient", $checks),
+                concat!("add_weight_gradient", $checks),
+                concat!("row_scale_", $acc, $checks),
+                concat!("sum_chunks_", $acc, $checks),
+                concat!("sum_windows_", $acc, $checks),
+                concat!("edge_shift_", $acc, $checks),
+                concat!("add_edge_shift_", $acc, $checks),
+                concat!("degree_gradient_", $acc, $checks),
             ],
-        ]
+            [
+                concat!("gather_", $t, $checks),
+                concat!("degree_", $acc, $checks),
+                concat!("weight_gradient", $checks),
+                concat!("row_scale_", $acc, $checks),
+                concat!("instance_sums_", $acc, $checks),
+            ],
+        )
     };
 }
-pub(super) use names;
+pub(super) use kernel_set;
 
 /// The kernels for one element type, with or without checks.
 #[derive(Clone)]
 pub(super) struct Kernels {
     functions: [CudaFunction; Kernel::COUNT],
-    names: &'static Names,
+    set: &'static KernelSet,
 }
 
 impl Kernels {
-    /// The context must be current.
+    /// Loads what is not loaded yet. The context must be current.
     pub(super) fn load<T: DeviceElement>(device: &Device, checks: Checks) -> Result<Self> {
-        let names = T::kernels(checks);
+        let set = T::kernels(checks);
         let mut functions = Vec::with_capacity(Kernel::COUNT);
-        for (kernel, name) in Kernel::ALL.into_iter().zip(names) {
-            let module = device.module(kernel.file())?;
+        for (&kernel, name) in Kernel::ALL.iter().zip(set.names) {
+            let module = device.module(set.modules[kernel.file() as usize])?;
             functions.push(module.load_function(name).map_err(|e| failed("loading a kernel", e))?);
         }
         let Ok(functions) = functions.try_into() else { unreachable!("as many functions as kernels") };
-        Ok(Self { functions, names })
+        Ok(Self { functions, set })
     }
 
     pub(super) fn name(&self, kernel: Kernel) -> &'static str {
-        self.names[kernel as usize]
+        self.set.names[kernel as usize]
     }
 
     /// The name of a kernel by the number that it reports.
     pub(super) fn name_of(&self, number: u32) -> &'static str {
-        self.names.get(number as usize).copied().unwrap_or("an unknown kernel")
+        Kernel::numbered(number).map_or("an unknown kernel", |kernel| self.name(kernel))
     }
 
     /// Queues a launch, if there is something to do: `warps` warps, and in y `blocks` blocks of features.

@@ -121,11 +121,13 @@
 //! profilers such as Nsight Systems: `hyperscatter::` and [`Operator::name`]. The NVTX library (`libnvtx3interop.so.1`, or
 //! `libnvToolsExt.so.1` before CUDA 12.9) is looked for at the first call; without one there are no ranges. Building needs none.
 
+mod abi;
 mod args;
 mod batch;
 mod buffer;
 mod call;
 mod conv;
+mod count;
 mod degree;
 mod device;
 mod driver;
@@ -133,27 +135,32 @@ mod explain;
 mod gather;
 mod geometry;
 mod kernels;
+mod launches;
 mod operands;
 mod plan;
 mod ranges;
 pub mod raw;
 mod record;
 mod retired;
+mod row_scale;
+mod row_sums;
+mod safe;
 mod scratch;
 mod step;
 mod tables;
+mod weight_gradient;
 mod window_table;
-mod windows;
 mod workspace;
 
 pub use batch::DeviceBatch;
+pub use count::Request;
 pub use cudarc;
-pub use device::Device;
-pub use explain::{Explanation, Operator, OperatorExplanation, RowsExplanation};
-pub use operands::DevicePointer;
+#[doc(hidden)]
+pub use device::embedded_modules;
+pub use device::{Device, LoadedModule};
+pub use explain::{Explanation, OperatorExplanation, RowsExplanation};
+pub use operands::{DevicePointer, Step};
 pub use plan::Plan;
-pub use scratch::Uses;
-pub use step::Step;
 pub use tables::{Orientation, Table};
 pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;
@@ -184,19 +191,20 @@ impl Default for Checks {
 ///
 /// This trait is sealed.
 pub trait DeviceElement: Element {
-    /// The names of the kernels.
+    /// The kernels.
     #[doc(hidden)]
-    fn kernels(checks: Checks) -> &'static kernels::Names;
+    fn kernels(checks: Checks) -> &'static kernels::KernelSet;
 }
 
 macro_rules! device_element {
     ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal;)*) => {$(
         impl DeviceElement for $t {
-            fn kernels(checks: Checks) -> &'static kernels::Names {
-                const NAMES: [&kernels::Names; 2] = kernels::names!($name, $acc, $gather_sums);
+            fn kernels(checks: Checks) -> &'static kernels::KernelSet {
+                static UNCHECKED: kernels::KernelSet = kernels::kernel_set!($name, $acc, $gather_sums, "");
+                static CHECKED: kernels::KernelSet = kernels::kernel_set!($name, $acc, $gather_sums, "_checked");
                 match checks {
-                    Checks::Off => NAMES[0],
-                    Checks::On => NAMES[1],
+                    Checks::Off => &UNCHECKED,
+                    Checks::On => &CHECKED,
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! The operands of a call: whose memory they are in, and that outputs share none.
+//! The operands of a call in either tier, bound one by one: whose memory they are in, who else uses it, where their rows
+//! lie, and that no output shares memory with another operand.
 
 #![allow(unsafe_code)]
 
@@ -6,17 +7,21 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop, sys,
+    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice,
+    DriverError, SyncOnDrop, sys,
 };
 
-use super::call::Call;
-use super::gather::Destination;
+use super::args::{Address, ScaleArgs};
+use super::call::{Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::driver::{failed, not_capturing};
+use super::plan::Plan;
 use super::window_table::DeviceWindows;
-use super::{Device, DeviceElement};
+use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
-use crate::rows::{self, Out, Rows};
+use crate::operands::{Checked, List, MOST_ROWS, MOST_VALUES, RowsId};
+use crate::rows::{self, Out, RowLayout, Rows};
 use crate::windows::{Weights, Windows};
 
 /// Elements of type `T` on the device that are somebody else's: `len` of them from `address` on. An operand of the raw tier.
@@ -49,13 +54,9 @@ impl<T> std::fmt::Debug for DevicePointer<T> {
     }
 }
 
-/// Weights (or scales) of a call, as an address.
-pub(super) type RawWeights<'a, A> = Weights<DevicePointer<A>, &'a DeviceWindows>;
-
-/// The shape of a feature operand.
-pub(super) fn shape<T>(name: &'static str, axis: Axis, rows: &Rows<DevicePointer<T>>) -> rows::Operand {
-    rows::Operand { name, axis, layout: rows.layout, len: rows.buffer.len }
-}
+/// What a step computes: `B` is a `CudaView` of elements of the accumulation type, or a [`DevicePointer`] in the raw
+/// tier. `CudaView`s are not `Clone`, and neither is a step with them.
+pub type Step<'a, B> = crate::Step<Weights<B, &'a DeviceWindows>>;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What the constructors of `Rows` and `Weights` take. A view of a view lasts as long as the first.
@@ -124,187 +125,370 @@ impl<'a, T> Buffer for &'a mut CudaViewMut<'_, T> {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// From `cudarc`'s views to addresses. The guards make the stream wait for what the memory is still used for, and record
-// this use when they are dropped, behind the launches; in a context with a single stream they do nothing.
+// The buffers of both tiers.
 
-/// Checks that a buffer is of the device's context.
-pub(super) fn same_context<T>(
-    device: &Device,
-    operand: &'static str,
-    buffer: &impl DeviceSlice<T>,
-) -> Result<()> {
-    let (context, own) = (buffer.stream().context(), device.context());
-    if Arc::ptr_eq(context, own) {
-        return Ok(());
+/// A buffer that a call reads elements of type `E` from.
+pub(super) trait Read<E> {
+    /// The number of elements.
+    fn len(&self) -> usize;
+
+    /// The context that it is of, in the safe tier.
+    fn context(&self) -> Option<&Arc<CudaContext>>;
+
+    /// Its address, and in the safe tier a guard. The stream then waits for what the memory is still used for, and this
+    /// use is recorded when the guard is dropped, behind the launches. In a context with a single stream guards do
+    /// nothing.
+    fn read<'a>(&'a self, stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>);
+}
+
+/// A buffer that a call writes elements of type `E` to.
+pub(super) trait Write<E>: Read<E> {
+    /// As [`read`](Read::read).
+    fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>);
+}
+
+impl<E> Read<E> for DevicePointer<E> {
+    fn len(&self) -> usize {
+        self.len
     }
-    Err(Error::WrongContext { operand, value: context.ordinal(), bound: own.ordinal() })
-}
 
-/// Checks that an output, if there is one, is of the device's context.
-pub(super) fn same_context_out<T>(
-    device: &Device,
-    operand: &'static str,
-    out: &Out<Rows<CudaViewMut<'_, T>>>,
-) -> Result<()> {
-    out.as_ref().map_or(Ok(()), |rows| same_context(device, operand, &rows.buffer))
-}
+    fn context(&self) -> Option<&Arc<CudaContext>> {
+        None
+    }
 
-/// The same for weights, and for the window table that they are read through.
-pub(super) fn same_context_weights<A>(
-    device: &Device,
-    operand: &'static str,
-    weights: &Weights<CudaView<'_, A>, &DeviceWindows>,
-) -> Result<()> {
-    same_context(device, operand, &weights.values)?;
-    match weights.windows {
-        Windows::Table(table) => same_device(device, table),
-        Windows::Shared | Windows::Consecutive => Ok(()),
+    fn read<'a>(&'a self, _stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>) {
+        (self.address, None)
     }
 }
 
-/// Checks that a window table is of the device's context.
-pub(super) fn same_device(device: &Device, table: &DeviceWindows) -> Result<()> {
-    if table.device().is(device) {
-        return Ok(());
+impl<E> Write<E> for DevicePointer<E> {
+    fn write<'a>(&'a mut self, _stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>) {
+        (self.address, None)
     }
-    let (value, bound) = (table.device().ordinal(), device.ordinal());
-    Err(Error::WrongContext { operand: "the window table", value, bound })
 }
 
-pub(super) fn read<'a, T>(
-    rows: &'a Rows<CudaView<'_, T>>,
-    stream: &'a CudaStream,
-) -> (Rows<DevicePointer<T>>, SyncOnDrop<'a>) {
-    let (address, guard) = rows.buffer.device_ptr(stream);
-    (Rows::new(DevicePointer::new(address, rows.buffer.len()), rows.layout), guard)
-}
-
-pub(super) fn write<'a, T>(
-    rows: &'a mut Rows<CudaViewMut<'_, T>>,
-    stream: &'a CudaStream,
-) -> (Rows<DevicePointer<T>>, SyncOnDrop<'a>) {
-    let (len, layout) = (rows.buffer.len(), rows.layout);
-    let (address, guard) = rows.buffer.device_ptr_mut(stream);
-    (Rows::new(DevicePointer::new(address, len), layout), guard)
-}
-
-pub(super) fn write_out<'a, T>(
-    out: &'a mut Out<Rows<CudaViewMut<'_, T>>>,
-    stream: &'a CudaStream,
-) -> (Out<Rows<DevicePointer<T>>>, Option<SyncOnDrop<'a>>) {
-    out.split(|rows| write(rows, stream))
-}
-
-pub(super) fn write_values<'a, A>(
-    out: &'a mut Out<CudaViewMut<'_, A>>,
-    stream: &'a CudaStream,
-) -> (Out<DevicePointer<A>>, Option<SyncOnDrop<'a>>) {
-    out.split(|values| {
-        let len = values.len();
-        let (address, guard) = values.device_ptr_mut(stream);
-        (DevicePointer::new(address, len), guard)
-    })
-}
-
-/// The values are guarded like any operand; the window table notes who reads it.
-pub(super) fn read_weights<'a, 'w, A>(
-    weights: &'a Weights<CudaView<'_, A>, &'w DeviceWindows>,
-    stream: &'a Arc<CudaStream>,
-) -> (RawWeights<'w, A>, SyncOnDrop<'a>) {
-    let (address, guard) = weights.values.device_ptr(stream);
-    let values = DevicePointer::new(address, weights.values.len());
-    if let Windows::Table(table) = weights.windows {
-        table.read_on(stream);
-    }
-    (Weights { values, windows: weights.windows }, guard)
-}
-
-impl<B> Out<B> {
-    /// What `f` makes of the buffer, in its place, and what it gives besides.
-    fn split<'a, C, G>(&'a mut self, f: impl FnOnce(&'a mut B) -> (C, G)) -> (Out<C>, Option<G>) {
-        match self {
-            Self::Overwrite(buffer) => {
-                let (buffer, guard) = f(buffer);
-                (Out::Overwrite(buffer), Some(guard))
+macro_rules! views {
+    ($($view:ident)*) => {$(
+        impl<E> Read<E> for $view<'_, E> {
+            fn len(&self) -> usize {
+                DeviceSlice::len(self)
             }
-            Self::Accumulate(buffer) => {
-                let (buffer, guard) = f(buffer);
-                (Out::Accumulate(buffer), Some(guard))
+
+            fn context(&self) -> Option<&Arc<CudaContext>> {
+                Some(self.stream().context())
             }
-            Self::Skip => (Out::Skip, None),
+
+            fn read<'a>(&'a self, stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>) {
+                let (address, guard) = self.device_ptr(stream);
+                (address, Some(guard))
+            }
         }
+    )*};
+}
+views!(CudaView CudaViewMut);
+
+impl<E> Write<E> for CudaViewMut<'_, E> {
+    fn write<'a>(&'a mut self, stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>) {
+        let (address, guard) = self.device_ptr_mut(stream);
+        (address, Some(guard))
     }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+/// The most operands of an operator: its feature rows, and its weights or scales with their gradients.
+const MOST: usize = MOST_ROWS + 2 * MOST_VALUES;
+
 /// The memory of an operand.
-#[derive(Clone, Copy)]
-pub(super) struct Memory {
+#[derive(Debug, Clone, Copy)]
+struct Range {
     name: &'static str,
-    address: sys::CUdeviceptr,
+    address: Address,
     bytes: u64,
     element: u64,
     is_written: bool,
 }
 
-impl Memory {
-    pub(super) fn read<T>(name: &'static str, buffer: DevicePointer<T>) -> Self {
-        let element = size_of::<T>() as u64;
-        let bytes = element.saturating_mul(buffer.len as u64);
-        Self { name, address: buffer.address, bytes, element, is_written: false }
-    }
-
-    pub(super) fn written<T>(name: &'static str, buffer: DevicePointer<T>) -> Self {
-        Self { is_written: true, ..Self::read(name, buffer) }
-    }
-
+impl Range {
     fn end(self) -> u64 {
         self.address.saturating_add(self.bytes)
     }
 }
 
-/// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with another operand.
-pub(super) fn check_memory(operands: &[Option<Memory>]) -> Result<()> {
-    for operand in operands.iter().flatten() {
-        if !operand.address.is_multiple_of(operand.element) {
-            let Memory { name, address, element, .. } = *operand;
+/// The operands of a call. Each is bound once; then all are checked.
+pub(super) struct Operands<'a, 'w, T: DeviceElement> {
+    plan: &'a Plan<T>,
+    stream: &'a Arc<CudaStream>,
+    /// In the safe tier the name of the operator.
+    safe: Option<&'static str>,
+    shapes: crate::operands::Operands<'w>,
+    addresses: [Address; MOST_ROWS],
+    ranges: List<Range, MOST>,
+    guards: List<SyncOnDrop<'a>, MOST>,
+    /// The first operand that may not be used at all.
+    error: Option<Error>,
+}
+
+/// Weights or a scale that were bound.
+#[derive(Clone, Copy)]
+pub(super) struct BoundWeights<'w> {
+    len: usize,
+    placed: PlacedWeights<'w>,
+}
+
+impl<'w> BoundWeights<'w> {
+    pub(super) fn placed(self) -> PlacedWeights<'w> {
+        self.placed
+    }
+}
+
+/// Rows that were bound as an output.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BoundOut {
+    rows: RowsId,
+    accumulate: bool,
+}
+
+impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
+    /// Those of a call of the safe tier, by the name of its operator, or of one of the raw tier.
+    pub(super) fn new(plan: &'a Plan<T>, stream: &'a Arc<CudaStream>, safe: Option<&'static str>) -> Self {
+        Self {
+            plan,
+            stream,
+            safe,
+            shapes: crate::operands::Operands::new(),
+            addresses: [0; MOST_ROWS],
+            ranges: List::new(),
+            guards: List::new(),
+            error: None,
+        }
+    }
+
+    /// Rows that are read.
+    pub(super) fn read<E>(&mut self, name: &'static str, axis: Axis, rows: &'a Rows<impl Read<E>>) -> RowsId {
+        let address = self.read_buffer(name, &rows.buffer);
+        self.rows(name, axis, rows.layout, rows.buffer.len(), address, false)
+    }
+
+    /// Rows that are overwritten.
+    pub(super) fn overwrite<E>(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        rows: &'a mut Rows<impl Write<E>>,
+    ) -> RowsId {
+        let (layout, len) = (rows.layout, rows.buffer.len());
+        let address = self.write_buffer(name, &mut rows.buffer);
+        self.rows(name, axis, layout, len, address, true)
+    }
+
+    /// Rows that are written, if they are wanted.
+    pub(super) fn write<E>(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        out: &'a mut Out<Rows<impl Write<E>>>,
+    ) -> Option<BoundOut> {
+        let (rows, accumulate) = out.as_parts()?;
+        Some(BoundOut { rows: self.overwrite(name, axis, rows), accumulate })
+    }
+
+    /// Weights, or a scale.
+    pub(super) fn weights<A>(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        weights: &'a Weights<impl Read<A>, &'w DeviceWindows>,
+    ) -> BoundWeights<'w> {
+        let len = weights.values.len();
+        let address = self.read_buffer(name, &weights.values);
+        let windows = weights.windows;
+        let (scale, on_host) = match windows {
+            Windows::Shared => (ScaleArgs::shared(address, len), Windows::Shared),
+            Windows::Consecutive => (ScaleArgs::consecutive(address, len), Windows::Consecutive),
+            Windows::Table(table) => {
+                self.window_table(table);
+                (ScaleArgs::table(address, len, table.offsets()), Windows::Table(table.table()))
+            }
+        };
+        self.shapes.scale(name, axis, len, on_host);
+        BoundWeights { len, placed: PlacedWeights { scale, windows } }
+    }
+
+    /// The gradient of weights or of a scale, if it is wanted; `of` has the name `name_of`, and no values where there is
+    /// no such scale.
+    pub(super) fn gradient<A>(
+        &mut self,
+        name: &'static str,
+        name_of: &'static str,
+        of: Option<BoundWeights<'w>>,
+        out: &'a mut Out<impl Write<A>>,
+    ) -> Option<GradientTo> {
+        let (values, accumulate) = out.as_parts()?;
+        let len = values.len();
+        let address = self.write_buffer(name, values);
+        self.shapes.gradient(name, len, (name_of, of.map_or(0, |of| of.len)));
+        Some(GradientTo { address, len, accumulate })
+    }
+
+    /// Checks all operands together.
+    pub(super) fn check(&mut self, max_instances: usize) -> Result<Bound> {
+        if let Some(call) = self.safe {
+            self.check_guards(call)?;
+        }
+        let batch = self.plan.batch().batch();
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        let checked = self.shapes.check(batch, self.plan.features(), max_instances)?;
+        check_memory(&self.ranges)?;
+        Ok(Bound { checked, addresses: self.addresses })
+    }
+
+    /// Whether the call may queue its work behind the guards. Where it may not, the operands' events stay as they are:
+    /// nothing has used them, and events that were recorded in a capture could not be waited for any more.
+    fn check_guards(&mut self, call: &'static str) -> Result<()> {
+        let context = self.plan.batch().device().context();
+        // A wait that failed is remembered by the context.
+        let waited = context.check_err().map_err(waiting_failed);
+        // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph. What
+        // was used outside cannot be waited for then: that is why the wait failed.
+        let capturing = match context.is_managing_stream_synchronization() {
+            true => not_capturing(self.stream, call),
+            false => Ok(()),
+        };
+        let allowed = self.error.take().map_or(Ok(()), Err).and(capturing).and(waited);
+        if allowed.is_err() {
+            std::mem::forget(std::mem::replace(&mut self.guards, List::new()));
+        }
+        allowed
+    }
+
+    fn read_buffer<E>(&mut self, name: &'static str, buffer: &'a impl Read<E>) -> Address {
+        if !self.may_use(name, buffer) {
+            return 0;
+        }
+        let len = buffer.len();
+        let (address, guard) = buffer.read(self.stream);
+        self.used::<E>(name, (address, guard), len, false)
+    }
+
+    fn write_buffer<E>(&mut self, name: &'static str, buffer: &'a mut impl Write<E>) -> Address {
+        if !self.may_use(name, buffer) {
+            return 0;
+        }
+        let len = buffer.len();
+        let (address, guard) = buffer.write(self.stream);
+        self.used::<E>(name, (address, guard), len, true)
+    }
+
+    /// Whether the buffer is of the device's context. Nothing is waited for once an operand is not.
+    fn may_use<E>(&mut self, operand: &'static str, buffer: &impl Read<E>) -> bool {
+        let own = self.plan.batch().device().context();
+        if let Some(context) = buffer.context()
+            && self.error.is_none()
+            && !Arc::ptr_eq(context, own)
+        {
+            let (value, bound) = (context.ordinal(), own.ordinal());
+            self.error = Some(Error::WrongContext { operand, value, bound });
+        }
+        self.error.is_none()
+    }
+
+    fn used<E>(
+        &mut self,
+        name: &'static str,
+        (address, guard): (Address, Option<SyncOnDrop<'a>>),
+        len: usize,
+        is_written: bool,
+    ) -> Address {
+        let element = size_of::<E>() as u64;
+        let bytes = element.saturating_mul(len as u64);
+        self.ranges.push(Range { name, address, bytes, element, is_written });
+        if let Some(guard) = guard {
+            self.guards.push(guard);
+        }
+        address
+    }
+
+    fn rows(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        layout: RowLayout,
+        len: usize,
+        address: Address,
+        is_written: bool,
+    ) -> RowsId {
+        let id = self.shapes.rows(rows::Operand { name, axis, layout, len }, is_written);
+        self.addresses[id.index()] = address;
+        id
+    }
+
+    /// A window table of the device, which in the safe tier notes who reads it.
+    fn window_table(&mut self, table: &DeviceWindows) {
+        let device = self.plan.batch().device();
+        if self.error.is_some() {
+            return;
+        }
+        if !table.device().is(device) {
+            let (value, bound) = (table.device().ordinal(), device.ordinal());
+            self.error = Some(Error::WrongContext { operand: "the window table", value, bound });
+        } else if table.overwritten() && self.plan.checks() == Checks::Off {
+            self.error = Some(Error::UncheckedTables);
+        } else if self.safe.is_some() {
+            table.read_on(self.stream);
+        }
+    }
+}
+
+/// Operands that passed all checks.
+pub(super) struct Bound {
+    checked: Checked,
+    addresses: [Address; MOST_ROWS],
+}
+
+impl Bound {
+    pub(super) fn instances(&self) -> usize {
+        self.checked.instances
+    }
+
+    /// Where the rows of an operand lie.
+    pub(super) fn rows(&self, id: RowsId) -> PlacedRows {
+        PlacedRows { address: self.addresses[id.index()], placement: self.checked.placement(id) }
+    }
+
+    /// Where the rows of an output lie.
+    pub(super) fn out(&self, out: BoundOut) -> Destination {
+        Destination { rows: self.rows(out.rows), accumulate: out.accumulate }
+    }
+}
+
+/// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with another
+/// operand.
+fn check_memory(operands: &List<Range, MOST>) -> Result<()> {
+    for &Range { name, address, element, .. } in operands.iter() {
+        if !address.is_multiple_of(element) {
             return Err(Error::Misaligned { operand: name, value: address, bound: element });
         }
     }
-    for (i, output) in operands.iter().enumerate() {
-        let Some(output) = output.filter(|output| output.is_written && output.bytes > 0) else { continue };
-        for (j, other) in operands.iter().enumerate() {
-            let Some(other) = other.filter(|other| i != j && other.bytes > 0) else { continue };
+    for (i, output) in operands.iter().enumerate().filter(|(_, o)| o.is_written && o.bytes > 0) {
+        for (_, other) in operands.iter().enumerate().filter(|&(j, o)| i != j && o.bytes > 0) {
             if output.address < other.end() && other.address < output.end() {
-                let (operand, other_name) = (output.name, other.name);
-                return Err(Error::SharedMemory {
-                    operand,
-                    other: other_name,
-                    value: output.address,
-                    bound: other.end(),
-                });
+                let (value, bound) = (output.address, other.end());
+                return Err(Error::SharedMemory { operand: output.name, other: other.name, value, bound });
             }
         }
     }
     Ok(())
 }
 
-/// An output's buffer, and whether results are added; `None` if it is not wanted.
-pub(super) fn into_parts<B>(out: Out<B>) -> Option<(B, bool)> {
-    match out {
-        Out::Overwrite(buffer) => Some((buffer, false)),
-        Out::Accumulate(buffer) => Some((buffer, true)),
-        Out::Skip => None,
-    }
-}
-
-/// Where an output's rows lie, checked; `None` if it is not wanted.
-pub(super) fn destination<T: DeviceElement, D>(
-    call: &Call<'_, T>,
-    shape: Option<rows::Operand>,
-    out: Out<Rows<DevicePointer<D>>>,
-) -> Result<Option<Destination>> {
-    let Some((shape, (rows, add))) = shape.zip(into_parts(out)) else { return Ok(None) };
-    Ok(Some(Destination { rows: call.place(shape, rows.buffer.address, true)?, add }))
+/// Why an operand could not be waited for. Its events are alive, so an invalid one was recorded in a capture that has
+/// ended.
+fn waiting_failed(error: DriverError) -> Error {
+    let call = match error.0 {
+        sys::CUresult::CUDA_ERROR_INVALID_VALUE => "waiting for an operand that a stream capture used last",
+        _ => "waiting for an operand",
+    };
+    failed(call, error)
 }

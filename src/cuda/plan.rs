@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaStream;
-
 use super::kernels::Kernels;
-use super::scratch::{Sizes, Uses};
-use super::workspace::Workspace;
 use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
 use crate::error::{Error, Result, fits_u32};
@@ -41,39 +37,6 @@ impl<T: DeviceElement> Plan<T> {
         let kernels = Kernels::load::<T>(batch.device(), checks)?;
         let (batch, element) = (batch.clone(), std::marker::PhantomData);
         Ok(Self(Arc::new(Parts { batch, features, conv, checks, kernels, element })))
-    }
-
-    /// The scratch memory for calls with up to `max_instances` instances on `stream`, and the operators, all of them. Waits for
-    /// the work that is on the stream, so that calls of the [raw tier](super::raw) may begin on any.
-    ///
-    /// # Errors
-    /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of another context,
-    /// [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA graph, [`Error::TooLarge`],
-    /// [`Error::OutOfMemory`], [`Error::Driver`].
-    pub fn workspace(&self, stream: &Arc<CudaStream>, max_instances: usize) -> Result<Workspace<T>> {
-        self.workspace_for(stream, max_instances, Uses::All)
-    }
-
-    /// The same with scratch memory for some operators only: the steps need much less than the convolution.
-    ///
-    /// # Errors
-    /// As [`workspace`](Self::workspace).
-    pub fn workspace_for(
-        &self,
-        stream: &Arc<CudaStream>,
-        max_instances: usize,
-        uses: Uses,
-    ) -> Result<Workspace<T>> {
-        Workspace::new(self.clone(), stream.clone(), max_instances, uses)
-    }
-
-    /// The bytes of device memory that such a workspace takes.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] for 2³² instances and more.
-    pub fn workspace_bytes(&self, max_instances: usize, uses: Uses) -> Result<u128> {
-        fits_u32("the number of instances", max_instances)?;
-        Ok(Sizes::new(self, uses, max_instances).bytes())
     }
 
     /// The batch.

@@ -4,7 +4,7 @@
 
 #![cfg_attr(feature = "nvtx", allow(unsafe_code))]
 
-use super::Operator;
+use crate::operator::Operator;
 
 /// A range of this thread, from when it is entered until it is dropped; on the same thread, and the last one first.
 #[must_use]
@@ -49,7 +49,7 @@ mod nvtx {
     use std::mem::ManuallyDrop;
     use std::sync::OnceLock;
 
-    use super::Operator;
+    use crate::operator::Operator;
 
     /// Its names: from CUDA 12.9 on, and before; of an installed package, and of the files for compiling.
     #[cfg(not(windows))]
@@ -102,7 +102,9 @@ mod nvtx {
             Operator::HyperedgeToVertex => c"hyperscatter::hyperedge_to_vertex",
             Operator::HyperedgeToVertexBackward => c"hyperscatter::hyperedge_to_vertex_backward",
             Operator::Conv => c"hyperscatter::conv",
+            Operator::ConvSavingZ => c"hyperscatter::conv_saving_z",
             Operator::ConvBackward => c"hyperscatter::conv_backward",
+            Operator::ConvBackwardFromZ => c"hyperscatter::conv_backward_from_z",
         }
     }
 }

@@ -35,14 +35,14 @@
 use cudarc::driver::{result, sys};
 
 use super::driver::{Current, failed};
-use super::operands::{DevicePointer, RawWeights};
+use super::operands::{DevicePointer, Operands, Step};
 use super::ranges::Range;
-use super::step::Step;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
-use super::{DeviceElement, Operator};
+use super::{DeviceElement, conv, step};
 use crate::direction::Direction;
 use crate::error::{Error, Result};
+use crate::operator::Operator;
 use crate::rows::{Out, Rows};
 use crate::step::StepGradients;
 use crate::windows::Weights;
@@ -51,8 +51,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) in the [raw tier](super::raw).
     ///
     /// # Errors
-    /// As the safe call, without [`Error::WrongContext`](crate::Error::WrongContext) of buffers and
-    /// [`Error::Capturing`](crate::Error::Capturing).
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
     ///
     /// # Safety
     /// The [contract](super::raw) of the raw tier.
@@ -63,16 +62,14 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<DevicePointer<T>>,
         z: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
-        let _range = Range::enter(Operator::VertexToHyperedge);
-        let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_step(stream, Direction::VertexToHyperedge, step, x, z) }
+        unsafe { self.step_raw(stream, Direction::VertexToHyperedge, step, x, z) }
     }
 
     /// [`vertex_to_hyperedge_backward`](Self::vertex_to_hyperedge_backward) in the [raw tier](super::raw).
     ///
     /// # Errors
-    /// As [`vertex_to_hyperedge_raw`](Self::vertex_to_hyperedge_raw).
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
     ///
     /// # Safety
     /// The [contract](super::raw) of the raw tier.
@@ -84,16 +81,14 @@ impl<T: DeviceElement> Workspace<T> {
         grad_z: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
-        let _range = Range::enter(Operator::VertexToHyperedgeBackward);
-        let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_step_backward(stream, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
+        unsafe { self.step_backward_raw(stream, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
     }
 
     /// [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) in the [raw tier](super::raw).
     ///
     /// # Errors
-    /// As [`vertex_to_hyperedge_raw`](Self::vertex_to_hyperedge_raw).
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
     ///
     /// # Safety
     /// The [contract](super::raw) of the raw tier.
@@ -104,16 +99,14 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<DevicePointer<T>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
-        let _range = Range::enter(Operator::HyperedgeToVertex);
-        let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_step(stream, Direction::HyperedgeToVertex, step, z, y) }
+        unsafe { self.step_raw(stream, Direction::HyperedgeToVertex, step, z, y) }
     }
 
     /// [`hyperedge_to_vertex_backward`](Self::hyperedge_to_vertex_backward) in the [raw tier](super::raw).
     ///
     /// # Errors
-    /// As [`vertex_to_hyperedge_raw`](Self::vertex_to_hyperedge_raw).
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
     ///
     /// # Safety
     /// The [contract](super::raw) of the raw tier.
@@ -125,17 +118,14 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<DevicePointer<T>>,
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
-        let _range = Range::enter(Operator::HyperedgeToVertexBackward);
-        let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_step_backward(stream, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
+        unsafe { self.step_backward_raw(stream, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
     }
 
-    /// [`conv`](Self::conv), or with `z` [`conv_saving_z`](Self::conv_saving_z), in the [raw tier](super::raw).
+    /// [`conv`](Self::conv) in the [raw tier](super::raw).
     ///
     /// # Errors
-    /// As [`conv`](Self::conv), without [`Error::WrongContext`](crate::Error::WrongContext) of buffers and
-    /// [`Error::Capturing`](crate::Error::Capturing).
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
     ///
     /// # Safety
     /// The [contract](super::raw) of the raw tier.
@@ -144,38 +134,84 @@ impl<T: DeviceElement> Workspace<T> {
         stream: sys::CUstream,
         x: Rows<DevicePointer<T>>,
         weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
-        z: Option<Rows<DevicePointer<T::Acc>>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
-        let _range = Range::enter(Operator::Conv);
-        let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_conv(stream, x, weights, z, y) }
+        unsafe { self.forward_raw(Operator::Conv, stream, x, weights, None, y) }
     }
 
-    /// [`conv_backward`](Self::conv_backward), or with `z` [`conv_backward_from_z`](Self::conv_backward_from_z), in the
-    /// [raw tier](super::raw).
+    /// [`conv_saving_z`](Self::conv_saving_z) in the [raw tier](super::raw).
     ///
     /// # Errors
-    /// As [`conv_raw`](Self::conv_raw).
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
     ///
     /// # Safety
     /// The [contract](super::raw) of the raw tier.
-    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn conv_saving_z_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        z: Rows<DevicePointer<T::Acc>>,
+        y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.forward_raw(Operator::ConvSavingZ, stream, x, weights, Some(z), y) }
+    }
+
+    /// [`conv_backward`](Self::conv_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
     pub unsafe fn conv_backward_raw(
         &mut self,
         stream: sys::CUstream,
         x: Rows<DevicePointer<T>>,
-        z: Option<Rows<DevicePointer<T::Acc>>>,
-        weights: RawWeights<'_, T::Acc>,
+        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
         grad_y: Rows<DevicePointer<T>>,
         grad_x: Out<Rows<DevicePointer<T>>>,
         grad_weights: Out<DevicePointer<T::Acc>>,
     ) -> Result<()> {
-        let _range = Range::enter(Operator::ConvBackward);
-        let _current = self.begin_raw()?;
         // SAFETY: the caller's promise.
-        unsafe { self.queue_conv_backward(stream, x, z, weights, grad_y, grad_x, grad_weights) }
+        unsafe {
+            self.backward_raw(Operator::ConvBackward, stream, x, None, weights, grad_y, grad_x, grad_weights)
+        }
+    }
+
+    /// [`conv_backward_from_z`](Self::conv_backward_from_z) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn conv_backward_from_z_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        z: Rows<DevicePointer<T::Acc>>,
+        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        grad_y: Rows<DevicePointer<T>>,
+        grad_x: Out<Rows<DevicePointer<T>>>,
+        grad_weights: Out<DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.backward_raw(
+                Operator::ConvBackwardFromZ,
+                stream,
+                x,
+                Some(z),
+                weights,
+                grad_y,
+                grad_x,
+                grad_weights,
+            )
+        }
     }
 
     /// [`check`](Self::check) for work on another stream: waits for that one, and then for the workspace's own.
@@ -203,8 +239,98 @@ impl<T: DeviceElement> Workspace<T> {
         self.check()
     }
 
+    /// # Safety
+    /// The contract of the raw tier, here and below.
+    unsafe fn step_raw(
+        &mut self,
+        stream: sys::CUstream,
+        direction: Direction,
+        step: &Step<'_, DevicePointer<T::Acc>>,
+        x: Rows<DevicePointer<T>>,
+        mut y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        let operator = Operator::step(direction);
+        let _range = Range::enter(operator);
+        let _current = self.begin_raw()?;
+        let mut operands = self.operands_raw();
+        let (forward, instances) =
+            step::Forward::bind(&mut operands, self.max_instances, direction, step, &x, &mut y)?;
+        // SAFETY: the caller's promise; the placements and windows were checked against the buffers.
+        unsafe { forward.run(&mut self.call(operator, stream, instances)?) }
+    }
+
+    /// # Safety
+    /// As above.
+    unsafe fn step_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        direction: Direction,
+        step: &Step<'_, DevicePointer<T::Acc>>,
+        x: Rows<DevicePointer<T>>,
+        grad_y: Rows<DevicePointer<T>>,
+        mut gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        let operator = Operator::step_backward(direction);
+        let _range = Range::enter(operator);
+        let _current = self.begin_raw()?;
+        let mut operands = self.operands_raw();
+        let max = self.max_instances;
+        let (backward, instances) =
+            step::Backward::bind(&mut operands, max, direction, step, &x, &grad_y, &mut gradients)?;
+        // SAFETY: as in `step_raw`.
+        unsafe { backward.run(&mut self.call(operator, stream, instances)?) }
+    }
+
+    /// # Safety
+    /// As above.
+    unsafe fn forward_raw(
+        &mut self,
+        operator: Operator,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        mut z: Option<Rows<DevicePointer<T::Acc>>>,
+        mut y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        let _range = Range::enter(operator);
+        let _current = self.begin_raw()?;
+        let mut operands = self.operands_raw();
+        let (forward, instances) =
+            conv::Forward::bind(&mut operands, self.max_instances, &x, &weights, z.as_mut(), &mut y)?;
+        // SAFETY: as in `step_raw`.
+        unsafe { forward.run(&mut self.call(operator, stream, instances)?) }
+    }
+
+    /// # Safety
+    /// As above.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn backward_raw(
+        &mut self,
+        operator: Operator,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        z: Option<Rows<DevicePointer<T::Acc>>>,
+        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        grad_y: Rows<DevicePointer<T>>,
+        mut grad_x: Out<Rows<DevicePointer<T>>>,
+        mut grad_weights: Out<DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        let _range = Range::enter(operator);
+        let _current = self.begin_raw()?;
+        let mut operands = self.operands_raw();
+        let (max, z, out) = (self.max_instances, z.as_ref(), &mut grad_weights);
+        let (backward, instances) =
+            conv::Backward::bind(&mut operands, max, &x, z, &weights, &grad_y, &mut grad_x, out)?;
+        // SAFETY: as in `step_raw`.
+        unsafe { backward.run(&mut self.call(operator, stream, instances)?) }
+    }
+
     fn begin_raw(&self) -> Result<Current> {
         self.poll()?;
         self.plan.batch().device().enter()
+    }
+
+    fn operands_raw<'w>(&self) -> Operands<'_, 'w, T> {
+        Operands::new(&self.plan, self.stream(), None)
     }
 }

@@ -11,14 +11,11 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
-use super::args::{RecordArgs, Violation};
+use super::args::{RecordArgs, TableId, Violation};
 use super::buffer::{Buffer, Mapped};
 use super::kernels::Kernels;
 use super::tables::Orientation;
 use crate::error::{Error, Result};
-
-/// As `NEGATIVE_DEGREE` in `kernels/tables.cuh`: it is published as the value of no table.
-const NEGATIVE_DEGREE: u32 = 14;
 
 pub(super) struct Record {
     claim: Buffer<u32>,
@@ -50,7 +47,7 @@ impl Record {
         // SAFETY: the claim lets one thread write one violation, which is complete.
         let Violation { kernel, table, orientation, instance, position, value, bound, .. } =
             unsafe { violation.read_volatile() };
-        if table == NEGATIVE_DEGREE {
+        if table == TableId::NegativeDegree as u32 {
             let (instance, vertex) = (instance as usize, position as usize);
             return Err(Error::NegativeDegree { instance, vertex, value: f64::from_bits(value) });
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 use cudarc::driver::{CudaStream, sys};
 
-use super::args::{Counts, TOPOLOGY_WORDS, TablesArgs, TopologyWords};
+use super::args::{ChunkWords, ClassWords, Counts, TableId, TablesArgs, TopologyWords, WorkClass, words_of};
 use super::buffer::Buffer;
 use super::geometry::{SEGMENT, SHORT_ROW, WARP};
 use crate::axis::Axis;
@@ -70,22 +70,23 @@ impl Orientation {
             Axis::Vertex => Table::VertexStarts,
             Axis::Hyperedge => Table::HyperedgeStarts,
         };
+        let Some(table) = TableId::numbered(table) else { return "an unknown table" };
         match table {
-            0 => Table::Topologies(orientation).name(),
-            1 => Table::Pointers(orientation).name(),
-            2 => Table::Indices(orientation).name(),
-            3 => Table::Work(orientation).name(),
-            4 => Table::TopologyIds.name(),
-            5 => Table::WorkStarts(orientation).name(),
-            6 => starts(orientation.rows()).name(),
-            7 => starts(orientation.indices()).name(),
-            8 => "work items",
-            9 => window_name(orientation.indices()),
-            10 => window_name(orientation.rows()),
-            11 => Table::Chunks(orientation).name(),
-            12 => Table::Members(orientation).name(),
-            13 => Table::Classes(orientation).name(),
-            _ => "an unknown table",
+            TableId::Topologies => Table::Topologies(orientation).name(),
+            TableId::Pointers => Table::Pointers(orientation).name(),
+            TableId::Indices => Table::Indices(orientation).name(),
+            TableId::Work => Table::Work(orientation).name(),
+            TableId::TopologyIds => Table::TopologyIds.name(),
+            TableId::WorkStarts => Table::WorkStarts(orientation).name(),
+            TableId::TargetStarts => starts(orientation.rows()).name(),
+            TableId::SourceStarts => starts(orientation.indices()).name(),
+            TableId::WorkItems => "work items",
+            TableId::SourceWindows => window_name(orientation.indices()),
+            TableId::TargetWindows => window_name(orientation.rows()),
+            TableId::Chunks => Table::Chunks(orientation).name(),
+            TableId::Members => Table::Members(orientation).name(),
+            TableId::Classes => Table::Classes(orientation).name(),
+            TableId::NegativeDegree => "no table",
         }
     }
 }
@@ -185,22 +186,26 @@ impl Table {
 }
 
 impl Counts {
-    const CLASSES: usize = 4;
-
-    fn as_array(self) -> [u64; Self::CLASSES] {
-        [self.partial, self.medium, self.short, self.long]
+    fn of(self, class: WorkClass) -> u64 {
+        match class {
+            WorkClass::Partial => self.partial,
+            WorkClass::Medium => self.medium,
+            WorkClass::Short => self.short_row,
+            WorkClass::Long => self.long_row,
+        }
     }
 
     fn map(self, f: impl Fn(u64) -> u64) -> Self {
-        Self { partial: f(self.partial), medium: f(self.medium), short: f(self.short), long: f(self.long) }
+        let Self { partial, medium, short_row, long_row } = self;
+        Self { partial: f(partial), medium: f(medium), short_row: f(short_row), long_row: f(long_row) }
     }
 
     fn plus(self, other: Self) -> Self {
         Self {
             partial: self.partial + other.partial,
             medium: self.medium + other.medium,
-            short: self.short + other.short,
-            long: self.long + other.long,
+            short_row: self.short_row + other.short_row,
+            long_row: self.long_row + other.long_row,
         }
     }
 }
@@ -228,12 +233,12 @@ impl HostSide {
             side.push(orientation, topology)?;
         }
         if let Some(instances) = batch.n_instances() {
-            side.work_starts = try_with_capacity("the work starts", Counts::CLASSES * (instances + 1))?;
-            for class in 0..Counts::CLASSES {
+            side.work_starts = try_with_capacity("the work starts", WorkClass::COUNT * (instances + 1))?;
+            for &class in WorkClass::ALL {
                 let mut start = 0;
                 side.work_starts.push(start);
                 for g in 0..instances {
-                    start += side.topologies[batch.topology_id(g)].count.as_array()[class];
+                    start += side.topologies[batch.topology_id(g)].count.of(class);
                     side.work_starts.push(start);
                 }
             }
@@ -258,14 +263,14 @@ impl HostSide {
         let count = Counts {
             partial: n_partial as u64,
             medium: medium.len() as u64,
-            short: short.len() as u64,
-            long: long.len() as u64,
+            short_row: short.len() as u64,
+            long_row: long.len() as u64,
         };
         self.topologies.push(TopologyWords {
             pointers: self.pointers.len() as u64,
             indices: self.indices.len() as u64,
             work: self.work.len() as u64,
-            n_rows: csr.len() as u64,
+            n_targets: csr.len() as u64,
             n_sources: topology.size(orientation.indices()) as u64,
             n_indices: csr.indices.len() as u64,
             count,
@@ -323,7 +328,7 @@ impl Side {
     }
 
     pub(super) fn n_topologies(&self) -> usize {
-        self.topologies.len() / TOPOLOGY_WORDS
+        self.topologies.len() / words_of::<TopologyWords>()
     }
 
     /// The lengths of the lists of all instances of a call.
@@ -337,9 +342,9 @@ impl Side {
 
 /// The chunks of instances in which a gradient is summed, on the host.
 pub(super) struct HostChunks {
-    pub(super) chunks: Vec<u64>,
+    pub(super) chunks: Vec<ChunkWords>,
     pub(super) members: Vec<u64>,
-    pub(super) classes: Vec<u64>,
+    pub(super) classes: Vec<ClassWords>,
     pub(super) counts: ChunkCounts,
 }
 
@@ -357,23 +362,29 @@ impl HostChunks {
     pub(super) fn new(batch: &Batch, axis: Axis, groups: &Groups) -> Result<Self> {
         let what = "the chunks of the gradients";
         let n_chunks = groups.n_chunks();
-        let mut chunks = try_with_capacity(what, 4 * (n_chunks + 1))?;
+        let mut chunks = try_with_capacity(what, n_chunks + 1)?;
         let mut tiles = 0;
         for (topology, offset, members) in groups.chunks() {
-            chunks.extend([offset as u64, topology as u64, members.start as u64, tiles]);
+            chunks.push(ChunkWords {
+                offset: offset as u64,
+                topology: topology as u64,
+                first_member: members.start as u64,
+                first_tile: tiles,
+            });
             tiles += batch.topologies()[topology].size(axis).div_ceil(WARP as usize) as u64;
         }
         let mut members = try_with_capacity(what, groups.order().len())?;
         members.extend(groups.order().iter().map(|&g| u64::from(g)));
         // The words of the end have to hold what a search compares with.
-        chunks.extend([0, 0, members.len() as u64, tiles]);
+        let first_member = members.len() as u64;
+        chunks.push(ChunkWords { offset: 0, topology: 0, first_member, first_tile: tiles });
         // Of which there are few, however many chunks.
         let mut classes = Vec::new();
         for class in groups.classes(batch.topologies(), axis) {
-            classes.extend([class.first_chunk as u64, class.width as u64]);
+            classes.push(ClassWords { first_chunk: class.first_chunk as u64, width: class.width as u64 });
         }
-        let n_classes = classes.len() / 2;
-        classes.extend([n_chunks as u64, 0]);
+        let n_classes = classes.len();
+        classes.push(ClassWords { first_chunk: n_chunks as u64, width: 0 });
         let counts = ChunkCounts { n_chunks, n_members: members.len(), n_classes, tiles };
         Ok(Self { chunks, members, classes, counts })
     }
@@ -392,9 +403,9 @@ impl ChunkTables {
         let HostChunks { chunks, members, classes, counts } = HostChunks::new(batch, axis, groups)?;
         let what = "the chunks of the gradients";
         Ok(Self {
-            chunks: Buffer::from_slice(what, stream, &chunks)?,
+            chunks: Buffer::from_slice(what, stream, bytemuck::cast_slice(&chunks))?,
             members: Buffer::from_slice(what, stream, &members)?,
-            classes: Buffer::from_slice(what, stream, &classes)?,
+            classes: Buffer::from_slice(what, stream, bytemuck::cast_slice(&classes))?,
             counts,
         })
     }
@@ -528,6 +539,11 @@ impl Tables {
             Orientation::ByEdge => &self.by_edge,
             Orientation::ByVertex => &self.by_vertex,
         }
+    }
+
+    /// The chunks of shared weights along `axis`, of a table batch.
+    pub(super) fn chunks(&self, axis: Axis) -> Option<&ChunkTables> {
+        self.instances.as_ref().map(|instances| instances.chunks(axis))
     }
 
     pub(super) fn bytes(&self) -> usize {

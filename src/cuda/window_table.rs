@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
+use super::args::{ChunkWords, ClassWords, words_of};
 use super::batch::DeviceBatch;
 use super::buffer::Buffer;
 use super::device::Device;
@@ -22,7 +23,7 @@ pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
     /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
-    /// `kernels/windows.cu` read them. Taken when the table is dropped.
+    /// `kernels/instance_sums.cu` read them. Taken when the table is dropped.
     words: Option<Buffer<u64>>,
     /// For the first reader, so that dropping needs nothing new where there is one.
     event: Option<CudaEvent>,
@@ -67,7 +68,8 @@ impl DeviceBatch {
         let HostChunks { chunks, members, classes, counts } =
             HostChunks::new(self.batch(), table.axis(), table.groups())?;
         let what = "a window table";
-        let parts = [table.offsets(), &chunks, &members, &classes];
+        let (chunks, classes) = (bytemuck::cast_slice(&chunks), bytemuck::cast_slice(&classes));
+        let parts = [table.offsets(), chunks, &members, classes];
         let mut words = try_with_capacity(what, parts.iter().map(|part| part.len()).sum())?;
         parts.into_iter().for_each(|part| words.extend_from_slice(part));
         device.retired().sweep();
@@ -160,7 +162,9 @@ impl DeviceWindows {
     /// Where a part stands in the words.
     fn range(&self, part: WindowPart) -> std::ops::Range<usize> {
         let ChunkCounts { n_chunks, n_members, n_classes, .. } = self.counts;
-        let lens = [self.table.len(), 4 * (n_chunks + 1), n_members, 2 * (n_classes + 1)];
+        let chunks = words_of::<ChunkWords>() * (n_chunks + 1);
+        let classes = words_of::<ClassWords>() * (n_classes + 1);
+        let lens = [self.table.len(), chunks, n_members, classes];
         let start = lens[..part as usize].iter().sum();
         start..start + lens[part as usize]
     }

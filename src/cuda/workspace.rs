@@ -4,16 +4,21 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
+use super::args::RecordArgs;
+use super::call::Call;
+use super::count::scratch_sizes;
 use super::driver::{Current, failed, not_capturing, pending_error};
+use super::launches::Queue;
 use super::plan::Plan;
 use super::record::Record;
 use super::retired::Mark;
-use super::scratch::{Scratch, Uses};
+use super::scratch::Scratch;
 use super::tables::Tables;
 use super::{Checks, DeviceElement};
 use crate::error::{Error, Result, fits_u32};
+use crate::operator::Operator;
 
 /// What a workspace's launches use, besides the operands of each call.
 pub(super) struct Held {
@@ -30,6 +35,8 @@ pub(super) struct Held {
 pub struct Workspace<T: DeviceElement> {
     pub(super) plan: Plan<T>,
     pub(super) max_instances: usize,
+    /// The operators that it has scratch memory for, a bit each.
+    operators: u32,
     /// Taken when the workspace is dropped.
     held: Option<Held>,
 }
@@ -37,12 +44,49 @@ pub struct Workspace<T: DeviceElement> {
 /// The handle that stands for another stream on each thread.
 const PER_THREAD_STREAM: usize = 2;
 
+impl<T: DeviceElement> Plan<T> {
+    /// The scratch memory for calls with up to `max_instances` instances on `stream`, and the operators, all of them.
+    /// Waits for the work that is on the stream, so that calls of the [raw tier](super::raw) may begin on any.
+    ///
+    /// # Errors
+    /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of another context,
+    /// [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA graph, [`Error::TooLarge`],
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    pub fn workspace(&self, stream: &Arc<CudaStream>, max_instances: usize) -> Result<Workspace<T>> {
+        self.workspace_for(stream, max_instances, Operator::ALL)
+    }
+
+    /// The same with scratch memory for some operators only. What takes room are rows of hyperedges in the accumulation
+    /// type: none for the steps and [`ConvSavingZ`](Operator::ConvSavingZ), M rows of F for [`Conv`](Operator::Conv) and
+    /// [`ConvBackwardFromZ`](Operator::ConvBackwardFromZ), twice that for [`ConvBackward`](Operator::ConvBackward).
+    ///
+    /// # Errors
+    /// As [`workspace`](Self::workspace).
+    pub fn workspace_for(
+        &self,
+        stream: &Arc<CudaStream>,
+        max_instances: usize,
+        operators: &[Operator],
+    ) -> Result<Workspace<T>> {
+        Workspace::new(self.clone(), stream.clone(), max_instances, operators)
+    }
+
+    /// The bytes of device memory that such a workspace takes.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for 2³² instances and more, or for 2⁶⁴ rows.
+    pub fn workspace_bytes(&self, max_instances: usize, operators: &[Operator]) -> Result<u128> {
+        fits_u32("the number of instances", max_instances)?;
+        Ok(scratch_sizes(self, operators, max_instances)?.bytes())
+    }
+}
+
 impl<T: DeviceElement> Workspace<T> {
     pub(super) fn new(
         plan: Plan<T>,
         stream: Arc<CudaStream>,
         max_instances: usize,
-        uses: Uses,
+        operators: &[Operator],
     ) -> Result<Self> {
         let batch = plan.batch().batch();
         if let Some(value) = batch.n_instances().filter(|&n| n > max_instances) {
@@ -63,7 +107,7 @@ impl<T: DeviceElement> Workspace<T> {
         let has_record = plan.checks() == Checks::On || plan.conv().checks_degrees();
         let held = Held {
             tables: plan.batch().tables().clone(),
-            scratch: Scratch::new(&plan, uses, max_instances, &stream)?,
+            scratch: Scratch::new(&scratch_sizes(&plan, operators, max_instances)?, &stream)?,
             record: if has_record { Some(Record::new(&stream)?) } else { None },
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
             stream,
@@ -72,7 +116,8 @@ impl<T: DeviceElement> Workspace<T> {
         // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(held.stream.cu_stream()) }
             .map_err(|e| failed("waiting for the stream", e))?;
-        Ok(Self { plan, max_instances, held: Some(held) })
+        let operators = operators.iter().fold(0, |set, &operator| set | bit(operator));
+        Ok(Self { plan, max_instances, operators, held: Some(held) })
     }
 
     /// The plan.
@@ -85,9 +130,9 @@ impl<T: DeviceElement> Workspace<T> {
         &self.held().stream
     }
 
-    /// The operators that it has scratch memory for.
-    pub fn uses(&self) -> Uses {
-        self.held().scratch.uses
+    /// Whether it has scratch memory for an operator.
+    pub fn is_made_for(&self, operator: Operator) -> bool {
+        self.operators & bit(operator) != 0
     }
 
     /// The most instances that a call may have.
@@ -120,41 +165,36 @@ impl<T: DeviceElement> Workspace<T> {
         report.and_then(|()| pending_error(device.context(), "an earlier call of this context"))
     }
 
-    /// What comes first in a call of the safe tier: an earlier report, the current context, and that the stream records no
-    /// graph.
-    pub(super) fn begin(&self, call: &'static str) -> Result<Current> {
-        self.poll()?;
-        let current = self.plan.batch().device().enter()?;
-        not_capturing(self.stream(), call)?;
-        Ok(current)
-    }
-
-    /// What comes behind the guards of the operands: gives them back where the call may queue its work. Where it may not, the
-    /// operands' events stay as they are: nothing has used them, and events recorded in a capture could not be waited for any
-    /// more.
-    pub(super) fn guarded<G>(&self, call: &'static str, guards: G) -> Result<G> {
-        let context = self.plan.batch().device().context();
-        // A wait that failed is remembered by the context.
-        let waited = context.check_err().map_err(waiting_failed);
-        // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph. What was used
-        // outside cannot be waited for then: that is why the wait failed.
-        let capturing = match context.is_managing_stream_synchronization() {
-            true => not_capturing(self.stream(), call),
-            false => Ok(()),
-        };
-        match capturing.and(waited) {
-            Ok(()) => Ok(guards),
-            Err(error) => {
-                std::mem::forget(guards);
-                Err(error)
-            }
-        }
-    }
-
     /// A report that a kernel has published, without a call of the driver.
     pub(super) fn poll(&self) -> Result<()> {
         let record = self.held().record.as_ref();
         record.map_or(Ok(()), |record| record.published(self.plan.kernels()))
+    }
+
+    /// A call of an operator on a stream.
+    ///
+    /// # Errors
+    /// [`Error::NoScratch`].
+    ///
+    /// # Safety
+    /// The context of the stream is current. Until the work has ended, the operands' memory stays alive, nobody else
+    /// writes what is read or touches what is written, and no output shares memory with another operand. Whatever else
+    /// uses this workspace is ordered before or behind the work. (Tables, scratch memory and record are held until an
+    /// event behind their last use, see `retired`.)
+    pub(super) unsafe fn call(
+        &self,
+        operator: Operator,
+        stream: sys::CUstream,
+        instances: usize,
+    ) -> Result<Call<'_, T, Queue<'_>>> {
+        if !self.is_made_for(operator) {
+            return Err(Error::NoScratch { operator: operator.name() });
+        }
+        let Held { scratch, record, .. } = self.held();
+        let record = record.as_ref().map_or(RecordArgs::none(), |record| record.args());
+        // SAFETY: the caller's promise; the plan is a checked one where tables were overwritten.
+        let launches = unsafe { Queue::new(operator, self.plan.kernels(), scratch, record, stream) };
+        Ok(Call { plan: &self.plan, launches, instances })
     }
 
     /// What the launches use.
@@ -163,13 +203,9 @@ impl<T: DeviceElement> Workspace<T> {
     }
 }
 
-/// Why an operand could not be waited for. Its events are alive, so an invalid one was recorded in a capture that has ended.
-fn waiting_failed(error: DriverError) -> Error {
-    let call = match error.0 {
-        sys::CUresult::CUDA_ERROR_INVALID_VALUE => "waiting for an operand that a stream capture used last",
-        _ => "waiting for an operand",
-    };
-    failed(call, error)
+/// An operator in a set of them.
+fn bit(operator: Operator) -> u32 {
+    1 << operator as u32
 }
 
 impl<T: DeviceElement> Drop for Workspace<T> {

@@ -78,7 +78,7 @@ fn calls_that_an_operand_would_take_into_a_graph() {
         let called = slices.call(call, &mut workspace, case.how());
         let joined = other.join(&own);
         let graph = other.end_capture(FLAGS);
-        assert_eq!(called, Err(Error::Capturing { call: call.refused_as() }));
+        assert_eq!(called, Err(Error::Capturing { call: call.name() }));
         assert_eq!((captured, joined), (Ok(()), Ok(())));
         // Nothing of the workspace is in the graph.
         let graph = graph.unwrap().unwrap();
@@ -127,7 +127,7 @@ fn calls_that_an_operand_takes_into_a_graph_with_operands_from_outside() {
         for stream in [&own, &other] {
             assert_eq!(stream.capture_status(), Ok(CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE));
         }
-        assert_eq!(called, Err(Error::Capturing { call: call.refused_as() }), "{call:?}");
+        assert_eq!(called, Err(Error::Capturing { call: call.name() }), "{call:?}");
         assert_eq!(context.check_err(), Ok(()), "{call:?}");
         // Of the slice that the capture wrote, `cudarc` remembers that it could not be waited for.
         drop(captured);

@@ -1,10 +1,10 @@
 //! Bad operands are typed errors before anything is launched.
 
 use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
-use hyperscatter::cuda::{Checks, Device, DevicePointer, DeviceWindows, Plan, Uses, WindowPart, Workspace};
+use hyperscatter::cuda::{Checks, Device, DevicePointer, DeviceWindows, Plan, WindowPart, Workspace};
 use hyperscatter::half::bf16;
 use hyperscatter::{
-    Conv, Error, Normalization, Out, Result, RowLayout, Rows, WeightUse, Weights, WindowTable, Windows,
+    Conv, Error, Normalization, Operator, Result, RowLayout, WeightUse, WindowTable, Windows,
 };
 use std::sync::Arc;
 
@@ -262,9 +262,9 @@ fn memory_that_is_misaligned_too_short_or_shared() {
     assert_memory_is_checked::<f64>();
 }
 
-/// What `Uses` promises works, with the bits of a workspace for everything; the rest is an error.
+/// Operators that a workspace was made for work, with the bits of a workspace for everything; the rest is an error.
 #[test]
-fn workspaces_for_some_operators() {
+fn a_workspace_for_some_operators_has_those_and_refuses_the_others() {
     for conv in [symmetric(), Conv::default(), Conv::new(Normalization::None, WeightUse::MessageOnly)] {
         let gpu = Gpu::take();
         gpu.set(Mode::PLAIN);
@@ -273,79 +273,25 @@ fn workspaces_for_some_operators() {
             Case::<f32>::new(gpu.device(), (&table_batch(), 5), conv, Checks::On, WindowKind::Consecutive);
         let [mut all, mut some] = [(); 2].map(|()| Slices::upload(&stream, &case.host));
         let mut with_all = case.workspace(&stream);
-        let names = [(Uses::Steps, "Uses::Steps"), (Uses::Conv, "Uses::Conv"), (Uses::All, "Uses::All")];
-        let name = |uses| names.iter().find(|(known, _)| *known == uses).unwrap().1;
-        for (uses, value) in names {
-            let mut workspace = case.plan.workspace_for(&stream, 5, uses).unwrap();
-            assert_eq!(workspace.uses(), uses);
+        let alone = Operator::ALL.iter().map(std::slice::from_ref);
+        let several: [&[Operator]; 2] = [&[], &[Operator::HyperedgeToVertexBackward, Operator::Conv]];
+        for operators in alone.chain(several) {
+            let mut workspace = case.plan.workspace_for(&stream, 5, operators).unwrap();
             for call in Call::ALL {
+                let is_made_for = operators.contains(&call.operator());
+                assert_eq!(workspace.is_made_for(call.operator()), is_made_for);
                 let before = some.results(&stream);
                 let called = some.call(call, &mut workspace, case.how());
-                if call.needs() <= uses {
+                if is_made_for {
                     called.unwrap();
                     all.call(call, &mut with_all, case.how()).unwrap();
-                    assert_eq!(some.results(&stream), all.results(&stream), "{call:?}, {uses:?}");
+                    assert_eq!(some.results(&stream), all.results(&stream), "{call:?}, {operators:?}");
                 } else {
-                    let bound = name(call.needs());
-                    let expected = Error::NoScratch { call: call.operator().name(), value, bound };
-                    assert_eq!(called, Err(expected), "{call:?}");
-                    assert_eq!(some.results(&stream), before, "{call:?}, {uses:?}");
+                    assert_eq!(called, Err(Error::NoScratch { operator: call.name() }), "{call:?}");
+                    assert_eq!(some.results(&stream), before, "{call:?}, {operators:?}");
                 }
             }
             workspace.check().unwrap();
-        }
-    }
-}
-
-/// Where only some of the gradients are wanted, less scratch memory may do, and never more is used than there is.
-#[test]
-fn gradients_that_a_workspace_has_no_memory_for() {
-    for (normalization, weight_use) in [
-        (Normalization::Symmetric, WeightUse::Documented),
-        (Normalization::Row, WeightUse::Documented),
-        (Normalization::Row, WeightUse::DegreeOnly),
-        (Normalization::Row, WeightUse::MessageOnly),
-        (Normalization::None, WeightUse::Documented),
-    ] {
-        let conv = Conv::new(normalization, weight_use);
-        let gpu = Gpu::take();
-        gpu.set(Mode::PLAIN);
-        let stream = gpu.device().context().default_stream();
-        let case = Case::<f32>::new(gpu.device(), (&pairs(), COPIES), conv, Checks::On, WindowKind::Shared);
-        let gradients = |uses, from_z: bool, with_rows: bool, with_weights: bool| {
-            let mut workspace = case.plan.workspace_for(&stream, COPIES, uses).unwrap();
-            let mut slices = Slices::<f32>::upload(&stream, &case.host);
-            let [x, g, kept] =
-                [&slices.x, &slices.grad_y, &slices.kept].map(|slice| Rows::contiguous(slice.as_view(), F));
-            let weights = Weights::shared(slices.weights.as_view());
-            let grad_x = match with_rows {
-                true => Out::Overwrite(Rows::contiguous(slices.grad_x.as_view_mut(), F)),
-                false => Out::Skip,
-            };
-            let grad_weights = match with_weights {
-                true => Out::Overwrite(slices.grad_weights.as_view_mut()),
-                false => Out::Skip,
-            };
-            let called = match from_z {
-                true => workspace.conv_backward_from_z(x, kept, weights, g, grad_x, grad_weights),
-                false => workspace.conv_backward(x, weights, g, grad_x, grad_weights),
-            };
-            workspace.check().unwrap();
-            called.map(|()| slices.results(&stream))
-        };
-        for (with_rows, with_weights) in [(true, true), (true, false), (false, true), (false, false)] {
-            for from_z in [false, true] {
-                let expected = gradients(Uses::All, from_z, with_rows, with_weights).unwrap();
-                for uses in [Uses::Steps, Uses::Conv] {
-                    match gradients(uses, from_z, with_rows, with_weights) {
-                        Ok(found) => assert_eq!(found, expected, "{conv:?}, {uses:?}"),
-                        Err(Error::NoScratch { .. }) => {
-                            assert!(uses == Uses::Steps || !from_z, "{conv:?}, {uses:?}");
-                        }
-                        Err(error) => panic!("{conv:?}, {uses:?}: {error}"),
-                    }
-                }
-            }
         }
     }
 }

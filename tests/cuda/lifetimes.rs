@@ -1,8 +1,8 @@
 //! What may be dropped when, and what is left behind.
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, result};
-use hyperscatter::cuda::{Checks, Device, Plan, Step, Uses, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Repeats, Result, Rows, Weights, cpu};
+use hyperscatter::cuda::{Checks, Device, Plan, Step, Workspace};
+use hyperscatter::{Batch, Conv, Error, Incidence, Operator, Out, Repeats, Result, Rows, Weights, cpu};
 use hyperscatter_emulator::control::DeviceControl;
 use hyperscatter_emulator::interface::Build;
 use std::any::Any;
@@ -338,10 +338,11 @@ fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Re
     look("upload_windows");
     let plan = Plan::<f32>::new(&batch, F, symmetric(), Checks::On)?;
     look("plan");
-    for uses in [Uses::Steps, Uses::Conv, Uses::All] {
-        let mut workspace = plan.workspace_for(&buffers.stream, copies, uses)?;
+    let all = Operator::ALL;
+    for operators in [&all[..4], &all[4..6], all] {
+        let mut workspace = plan.workspace_for(&buffers.stream, copies, operators)?;
         look("workspace_for");
-        for call in Call::ALL.into_iter().filter(|call| call.needs() <= uses) {
+        for call in Call::ALL.into_iter().filter(|call| operators.contains(&call.operator())) {
             buffers.slices.call(call, &mut workspace, How::overwriting(&windows))?;
             look(call.operator().name());
         }

@@ -7,6 +7,7 @@ mod determinism;
 mod errors;
 pub mod gpu;
 mod graphs;
+mod launches;
 mod lifetimes;
 mod model;
 mod operators;

@@ -3,12 +3,10 @@
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, ValidAsZeroBits, result, sys,
 };
-use hyperscatter::cuda::{
-    Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Operator, Plan, Step, Uses, Workspace,
-};
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Step, Workspace};
 use hyperscatter::{
-    Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows, StepGradients,
-    WeightUse, Weights, WindowTable, Windows,
+    Batch, Conv, Element, Incidence, Normalization, Operator, Out, Repeats, Result, RowLayout, Rows,
+    StepGradients, WeightUse, Weights, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use std::collections::BTreeMap;
@@ -113,31 +111,22 @@ impl Call {
             Self::VertexToHyperedgeBackward => Operator::VertexToHyperedgeBackward,
             Self::HyperedgeToVertex => Operator::HyperedgeToVertex,
             Self::HyperedgeToVertexBackward => Operator::HyperedgeToVertexBackward,
-            Self::Conv | Self::ConvSavingZ => Operator::Conv,
-            Self::ConvBackward | Self::ConvBackwardFromZ => Operator::ConvBackward,
+            Self::Conv => Operator::Conv,
+            Self::ConvSavingZ => Operator::ConvSavingZ,
+            Self::ConvBackward => Operator::ConvBackward,
+            Self::ConvBackwardFromZ => Operator::ConvBackwardFromZ,
         }
     }
 
-    /// The least that a workspace must have been made for.
-    pub fn needs(self) -> Uses {
-        match self {
-            Self::Conv | Self::ConvBackwardFromZ => Uses::Conv,
-            Self::ConvBackward => Uses::All,
-            _ => Uses::Steps,
-        }
-    }
-
-    /// What it is called where it is refused.
-    pub fn refused_as(self) -> &'static str {
-        match self.operator() {
-            Operator::Conv | Operator::ConvBackward => "a convolution",
-            _ => "a step",
-        }
+    /// Its name in errors.
+    pub fn name(self) -> &'static str {
+        self.operator().name()
     }
 
     /// Whether it is a step or the gradient of one, with scales.
     pub fn is_step(self) -> bool {
-        self.refused_as() == "a step"
+        use Call::{Conv, ConvBackward, ConvBackwardFromZ, ConvSavingZ};
+        !matches!(self, Conv | ConvSavingZ | ConvBackward | ConvBackwardFromZ)
     }
 
     pub fn operands(self) -> Vec<Operand> {
@@ -529,14 +518,14 @@ impl<T: GpuElement> Pointers<T> {
                     let gradients = gradients(self.new_grad_z);
                     workspace.hyperedge_to_vertex_backward_raw(stream, &step, z, grad_y, gradients)
                 }
-                Call::Conv => workspace.conv_raw(stream, x, weights, None, y),
-                Call::ConvSavingZ => workspace.conv_raw(stream, x, weights, Some(how.rows(self.kept)), y),
+                Call::Conv => workspace.conv_raw(stream, x, weights, y),
+                Call::ConvSavingZ => workspace.conv_saving_z_raw(stream, x, weights, how.rows(self.kept), y),
                 Call::ConvBackward => {
-                    workspace.conv_backward_raw(stream, x, None, weights, grad_y, grad_x, grad_weights)
+                    workspace.conv_backward_raw(stream, x, weights, grad_y, grad_x, grad_weights)
                 }
                 Call::ConvBackwardFromZ => {
-                    let kept = Some(how.rows(self.kept));
-                    workspace.conv_backward_raw(stream, x, kept, weights, grad_y, grad_x, grad_weights)
+                    let z = how.rows(self.kept);
+                    workspace.conv_backward_from_z_raw(stream, x, z, weights, grad_y, grad_x, grad_weights)
                 }
             }
         }

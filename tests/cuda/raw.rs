@@ -1,6 +1,6 @@
 //! The raw tier: the bits of the safe calls on memory and streams that `cudarc` knows nothing of, by nothing but launches.
 
-use hyperscatter::cuda::{Checks, Orientation, Table};
+use hyperscatter::cuda::{Checks, Orientation, Request, Table};
 use hyperscatter::half::bf16;
 use hyperscatter::{Batch, Error};
 
@@ -97,11 +97,12 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
     // Safe calls would now wait for the operands' events.
     let _several = context.new_stream().unwrap();
     let other = Gpu::second().expect("the emulated driver has one");
-    let explanation = case.plan.explain();
     for call in Call::ALL {
-        // z that was kept is not gathered again: rows of hyperedges, of which there is a long one.
-        let spared = if call == Call::ConvBackwardFromZ { 2 } else { 0 };
-        let launches = (explanation.of(call.operator()).launches - spared) as u64;
+        let windows = case.how().windows;
+        let request = Request::new(call.operator(), 2)
+            .vertex_scale(windows.vertices.as_deref())
+            .hyperedge_scale(windows.hyperedges.as_deref());
+        let launches = case.plan.explain_call(&request).unwrap().launches as u64;
         let mut queue = || {
             // SAFETY: the buffers live, nobody else uses them or the workspace, and the stream is waited for.
             unsafe { pointers.call(call, &mut workspace, raw_stream.get(), case.how()) }.unwrap();

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use hyperscatter::Error;
-use hyperscatter::cuda::{Checks, Device, DeviceElement};
+use hyperscatter::cuda::{Checks, Device, DeviceElement, Plan, embedded_modules};
 use hyperscatter::half::{bf16, f16};
+use hyperscatter::{Batch, Conv, Error, Incidence};
 
 use super::gpu::Gpu;
 
@@ -109,15 +109,14 @@ fn a_device_that_is_too_old() {
     }
 }
 
+/// The kernels of a module, each with its text.
+fn entries_of(ptx: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    ptx.split(".entry ").skip(1).map(|entry| (entry.split('(').next().unwrap(), entry))
+}
+
 /// The kernels of the PTX that is embedded, each with its text.
 fn entries() -> BTreeMap<&'static str, &'static str> {
-    let files = [
-        include_str!("../../kernels/degree.ptx"),
-        include_str!("../../kernels/gather.ptx"),
-        include_str!("../../kernels/windows.ptx"),
-    ];
-    let entries = files.iter().flat_map(|file| file.split(".entry ").skip(1));
-    entries.map(|entry| (entry.split('(').next().unwrap(), entry)).collect()
+    embedded_modules().flat_map(|(_, ptx)| entries_of(ptx)).collect()
 }
 
 /// Checks cost nothing where they are off: the unchecked kernels have no trace of them. Negative degrees are reported
@@ -132,7 +131,6 @@ fn unchecked_kernels_report_nothing() {
     }
 }
 
-/// All kernels that read a table: `degree_gradient` reads none.
 #[test]
 fn kernels_come_with_checks_and_without() {
     let entries = entries();
@@ -141,18 +139,101 @@ fn kernels_come_with_checks_and_without() {
             Some(unchecked) => unchecked.to_string(),
             None => format!("{name}_checked"),
         };
-        let is_alone = name.starts_with("degree_gradient_");
-        assert_eq!(entries.contains_key(&*twin), !is_alone, "{name}");
+        assert!(entries.contains_key(&*twin), "{name}");
     }
+}
+
+/// No module has what another has.
+#[test]
+fn a_kernel_is_shipped_once() {
+    assert_eq!(embedded_modules().flat_map(|(_, ptx)| entries_of(ptx)).count(), entries().len());
 }
 
 /// What is shipped is what plans load: no more, no less.
 #[test]
 fn plans_load_each_kernel_that_is_shipped() {
     let kernels = [f32::kernels, f64::kernels, f16::kernels, bf16::kernels];
-    let names = kernels.iter().flat_map(|kernels| [Checks::On, Checks::Off].map(kernels));
-    let loaded: BTreeSet<&str> = names.flatten().copied().collect();
+    let sets = kernels.iter().flat_map(|kernels| [Checks::On, Checks::Off].map(kernels));
+    let loaded: BTreeSet<&str> = sets.flat_map(|set| set.names).collect();
     assert_eq!(loaded, entries().into_keys().collect());
+}
+
+/// The modules of a plan, and how many bytes of PTX they may have together. A driver takes about 3.7 s to compile a megabyte
+/// of it, where it has not kept what it compiled.
+fn modules_of<T: DeviceElement>(checks: Checks) -> (BTreeSet<String>, usize) {
+    let acc = if T::NAME == "f64" { "f64" } else { "f32" };
+    let ending = if checks == Checks::On { "_checked" } else { "" };
+    let names = [
+        format!("gather_{}{ending}", T::NAME),
+        format!("degree_{acc}{ending}"),
+        format!("weight_gradient{ending}"),
+        format!("row_scale_{acc}{ending}"),
+        format!("instance_sums_{acc}{ending}"),
+    ];
+    let budget = match (T::NAME, checks) {
+        ("f32" | "f64", Checks::Off) => 160_000,
+        (_, Checks::Off) => 250_000,
+        ("f32" | "f64", Checks::On) => 380_000,
+        (_, Checks::On) => 500_000,
+    };
+    (names.into(), budget)
+}
+
+/// The names and the bytes of the modules that a device has loaded; as the device says, and as the driver does.
+fn loaded(gpu: &Gpu, device: &Device) -> (BTreeSet<String>, usize) {
+    let modules = device.loaded_modules();
+    let names = modules.iter().map(|module| module.name.to_string()).collect();
+    if let Some(control) = gpu.control("which modules the driver has") {
+        let texts: BTreeMap<_, _> = embedded_modules().collect();
+        let kernels = modules.iter().flat_map(|module| entries_of(texts[module.name]).map(|(name, _)| name));
+        let expected: BTreeSet<String> = kernels.map(str::to_string).collect();
+        let live = control.live();
+        let of_modules = live.iter().filter(|object| object.starts_with("module "));
+        let found = of_modules.flat_map(|module| {
+            let (_, kernels) = module.trim_end_matches(')').split_once(" (").unwrap();
+            kernels.split(", ").map(str::to_string).collect::<Vec<_>>()
+        });
+        assert_eq!(found.collect::<BTreeSet<_>>(), expected);
+        assert!(modules.iter().all(|module| module.bytes == texts[module.name].len() && !module.is_native));
+    }
+    (names, modules.iter().map(|module| module.bytes).sum())
+}
+
+#[test]
+fn a_plan_loads_the_modules_of_its_type_and_checks_alone() {
+    fn load<T: DeviceElement>(checks: Checks) {
+        let gpu = Gpu::take();
+        let device = Device::open(gpu.ordinal()).unwrap();
+        let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
+        assert_eq!(device.loaded_modules(), []);
+        let plan = Plan::<T>::new(&batch, 4, Conv::default(), checks).unwrap();
+        let (expected, budget) = modules_of::<T>(checks);
+        let (names, bytes) = loaded(&gpu, &device);
+        assert_eq!(names, expected);
+        assert!(bytes <= budget, "{} {checks:?}: {bytes} bytes of at most {budget}", T::NAME);
+        drop(plan);
+    }
+    for checks in [Checks::Off, Checks::On] {
+        load::<f32>(checks);
+        load::<f64>(checks);
+        load::<f16>(checks);
+        load::<bf16>(checks);
+    }
+}
+
+/// A second plan loads what the first has not, and what both have once.
+#[test]
+fn plans_share_modules() {
+    let gpu = Gpu::take();
+    let device = Device::open(gpu.ordinal()).unwrap();
+    let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
+    let first = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
+    let second = Plan::<bf16>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
+    let (mut expected, _) = modules_of::<f32>(Checks::Off);
+    assert_eq!(expected.len(), 5);
+    expected.insert("gather_bf16".to_string());
+    assert_eq!(loaded(&gpu, &device).0, expected);
+    drop((first, second));
 }
 
 /// Devices whose pools cannot allocate in stream order run the same tests of lifetimes.

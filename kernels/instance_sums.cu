@@ -1,7 +1,5 @@
-// What has to do with windows: the factors that rows pull their gradients with, and the gradients of weights (and scales), of
-// which each is the sum over all instances whose windows cover it.
+// The gradients of weights (and scales), of which each is the sum over all instances whose windows cover it.
 //
-//     pull         p_d = (2^-hs t_d) mean_d  mean_d = 1, or 1/count for a mean; s is the shift of d, h how often it counts
 //     sum_chunks   s_ci = sum over the instances g of chunk c, ascending, of v_gi
 //     sum_windows  dloss/dw_j (+)= sum over the chunks c whose windows cover j, in their order, of s_c(j - offset of c)
 //
@@ -11,121 +9,8 @@
 // chunk's sums are stored in the rows of its first instance, so they need no room but that of all rows. Nothing depends on
 // the number of threads. Launched by src/cuda/windows.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
 
+#include "modules.cuh"
 #include "tables.cuh"
-
-// src/cuda/windows.rs holds the same structures.
-struct RowScaleArgs {
-    Tables tables;
-    Scale scale;  // of the targets
-    const int* shifts;  // of each target row of the batch; null: zeros
-    void* row_scale;   // one for each target row of the batch, of the accumulation type
-    Record record;
-    u32 mean;
-    u32 shifts_of_degree;
-};
-
-// Chunk c is the words 4c ... of `chunks`: its offset, its topology, its first member in `members`, its first tile. A last
-// one ends the others. Class k is the words 2k ... of `classes`: its first chunk, and the most rows of a window; likewise.
-enum : u32 { CHUNK_WORDS = 4, OFFSET = 0, TOPOLOGY = 1, MEMBER = 2, TILE = 3, CLASS_WORDS = 2 };
-
-struct GradientArgs {
-    Tables tables;  // of the orientation whose rows the gradients belong to
-    const u64* chunks;  // null: copies of topology 0, `chunk_len` of them a chunk, all at offset 0
-    const u64* members;
-    const u64* classes;
-    u64 n_chunks;
-    u64 n_members;
-    u64 n_classes;
-    u64 chunk_len;
-    u64 n_rows;  // of a copy
-    u64 tiles;   // of `sum_chunks_*`: 32 rows of a chunk each
-    const double* values;  // of each row `blocks`
-    void* sums;            // of the accumulation type, for each row of the batch
-    void* gradient;        // likewise, for each slot
-    u64 n_slots;
-    Record record;
-    u32 blocks;
-    u32 add;
-    u32 direct;  // there is one chunk, at offset 0: its sums are the gradient
-    u32 lanes;   // of `sum_windows_*`: a thread or a warp has a slot, 1 or 32
-};
-
-static_assert(sizeof(RowScaleArgs) == 240 && sizeof(GradientArgs) == 304, "sizes");
-#if !defined(__CUDACC_RTC__)
-static_assert(__builtin_offsetof(RowScaleArgs, row_scale) == 208 && __builtin_offsetof(RowScaleArgs, mean) == 232 &&
-                  __builtin_offsetof(GradientArgs, n_chunks) == 192 && __builtin_offsetof(GradientArgs, values) == 240 &&
-                  __builtin_offsetof(GradientArgs, n_slots) == 264 && __builtin_offsetof(GradientArgs, blocks) == 288,
-              "offsets");
-#endif
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-// The pull of row `i` of the batch.
-template <typename A, bool Checked>
-__device__ __forceinline__ bool pull_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance, A& pull) {
-    const Tables& tables = args.tables;
-    u64 id = 0;
-    if (tables.topology_ids != nullptr) {
-        instance = search(tables.target_starts, tables.instances, i);
-        id = tables.topology_ids[instance];
-        if (!check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies)) {
-            return false;
-        }
-    }
-    const Topology t = tables.topologies[id];
-    if (!(fits(tables, check, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
-        return false;
-    }
-    if (tables.topology_ids == nullptr) {
-        instance = divide(i, t.n_targets);
-        if (!check.below(WORK_ITEMS, i, instance, tables.instances)) {
-            return false;
-        }
-    }
-    u64 first = 0;
-    if (!start_of(check, TARGET_STARTS, tables.target_starts, instance, t.n_targets, tables.n_targets, first)) {
-        return false;
-    }
-    u64 row = i - first;
-    if (!check.below(WORK_ITEMS, i, row, t.n_targets)) {
-        return false;
-    }
-    u64 pointer = t.pointers + row;
-    u32 start = tables.pointers[pointer];
-    u32 end = tables.pointers[pointer + 1];
-    if (!(check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
-          check.below(POINTERS, pointer, start, u64(end) + 1))) {
-        return false;
-    }
-    A factor = 1;
-    if (args.scale.windows != NO_SCALE) {
-        u64 window = 0;
-        if (!window_of(check, TARGET_WINDOWS, args.scale, instance, first, t.n_targets, window)) {
-            return false;
-        }
-        factor = reinterpret_cast<const A*>(args.scale.values)[window + row];
-    }
-    if (args.shifts != nullptr) {
-        factor = times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));
-    }
-    pull = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
-    return true;
-}
-
-template <typename A, bool Checked>
-__device__ __forceinline__ void pull_rows(const RowScaleArgs& args) {
-    u64 step = u64(gridDim.x) * THREADS;
-    for (u64 i = u64(blockIdx.x) * THREADS + threadIdx.x; i < args.tables.n_targets; i += step) {
-        Check<Checked> check;
-        u64 instance = 0;
-        A pull = 0;
-        bool known = pull_of(args, check, i, instance, pull);
-        static_cast<A*>(args.row_scale)[i] = known ? pull : not_a_number<A>();
-        check.publish(args.record, PULL, args.tables.orientation, instance);
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 
 // A chunk: the rows of each of its instances, and which those are.
 struct Chunk {
@@ -138,7 +23,7 @@ struct Chunk {
 // Chunk `c`.
 template <bool Checked>
 __device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked>& check, u64 c, Chunk& chunk) {
-    const Tables& tables = args.tables;
+    const TablesArgs& tables = args.tables;
     if (args.chunks == nullptr) {
         u64 first = c * args.chunk_len;
         u64 left = tables.instances - first;
@@ -146,14 +31,14 @@ __device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked
         return true;
     }
     const u64* words = args.chunks + c * CHUNK_WORDS;
-    u64 topology = words[TOPOLOGY];
-    if (!check.below(CHUNKS, c * CHUNK_WORDS + TOPOLOGY, topology, tables.n_topologies)) {
+    u64 topology = words[CHUNK_TOPOLOGY];
+    if (!check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_TOPOLOGY, topology, tables.n_topologies)) {
         return false;
     }
-    chunk = {tables.topologies[topology].n_targets, words[OFFSET], words[MEMBER], words[CHUNK_WORDS + MEMBER]};
-    return check.below(TOPOLOGIES, topology * TOPOLOGY_WORDS + 3, chunk.n_rows, u64(tables.largest_targets) + 1) &&
-           check.below(CHUNKS, (c + 1) * CHUNK_WORDS + MEMBER, chunk.end_member, args.n_members + 1) &&
-           check.below(CHUNKS, c * CHUNK_WORDS + MEMBER, chunk.first_member, chunk.end_member);
+    chunk = {tables.topologies[topology].n_targets, words[CHUNK_OFFSET], words[CHUNK_FIRST_MEMBER], words[CHUNK_WORDS + CHUNK_FIRST_MEMBER]};
+    return check.below(TOPOLOGIES, topology * TOPOLOGY_WORDS + TOPOLOGY_N_TARGETS, chunk.n_rows, u64(tables.largest_targets) + 1) &&
+           check.below(CHUNKS, (c + 1) * CHUNK_WORDS + CHUNK_FIRST_MEMBER, chunk.end_member, args.n_members + 1) &&
+           check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_MEMBER, chunk.first_member, chunk.end_member);
 }
 
 enum : u32 { ABSENT = 0, PRESENT = 1, WRONG = 2 };
@@ -162,7 +47,7 @@ enum : u32 { ABSENT = 0, PRESENT = 1, WRONG = 2 };
 template <bool Checked>
 __device__ __forceinline__ u32 member_of(const GradientArgs& args, Check<Checked>& check, const Chunk& chunk, u64 k,
                                          u64& instance, u64& start) {
-    const Tables& tables = args.tables;
+    const TablesArgs& tables = args.tables;
     instance = args.chunks == nullptr ? k : args.members[k];
     // Each instance of the table is a member once, and a call may have fewer.
     if (args.chunks != nullptr && !check.below(MEMBERS, k, instance, args.n_members)) {
@@ -196,14 +81,14 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
             tile_of_chunk = tile - c * tiles_of_each;
             known = chunk_of(args, check, c, chunk);
         } else {
-            c = search(args.chunks + TILE, args.n_chunks, tile, CHUNK_WORDS);
+            c = search(args.chunks + CHUNK_FIRST_TILE, args.n_chunks, tile, CHUNK_WORDS);
             known = chunk_of(args, check, c, chunk);
             if (known) {
-                u64 first_tile_of_chunk = args.chunks[c * CHUNK_WORDS + TILE];
-                u64 next = args.chunks[(c + 1) * CHUNK_WORDS + TILE];
+                u64 first_tile_of_chunk = args.chunks[c * CHUNK_WORDS + CHUNK_FIRST_TILE];
+                u64 next = args.chunks[(c + 1) * CHUNK_WORDS + CHUNK_FIRST_TILE];
                 tile_of_chunk = tile - first_tile_of_chunk;
-                known = check.below(CHUNKS, c * CHUNK_WORDS + TILE, first_tile_of_chunk, tile + 1) &&
-                        check.apart(CHUNKS, c * CHUNK_WORDS + TILE, first_tile_of_chunk, next,
+                known = check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_TILE, first_tile_of_chunk, tile + 1) &&
+                        check.apart(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_TILE, first_tile_of_chunk, next,
                                     (chunk.n_rows + (WARP - 1)) / WARP, CHUNK_WORDS);
             }
         }
@@ -219,7 +104,7 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
                     first_start = start;
                     if (args.chunks != nullptr && known) {
                         u64 bound = args.n_slots >= chunk.n_rows ? args.n_slots - chunk.n_rows + 1 : 0;
-                        check.below(CHUNKS, c * CHUNK_WORDS + OFFSET, chunk.offset, bound);
+                        check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_OFFSET, chunk.offset, bound);
                     }
                 }
                 if (member == ABSENT) {
@@ -263,7 +148,7 @@ __device__ __forceinline__ bool covers(const GradientArgs& args, Check<Checked>&
 __device__ __forceinline__ u64 first_above(const u64* chunks, u64 low, u64 high, u64 slot, u64 widest) {
     while (low < high) {
         u64 middle = low + (high - low) / 2;
-        if (chunks[middle * CHUNK_WORDS + OFFSET] + widest > slot) {
+        if (chunks[middle * CHUNK_WORDS + CHUNK_OFFSET] + widest > slot) {
             high = middle;
         } else {
             low = middle + 1;
@@ -293,14 +178,14 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
             u64 high = args.n_chunks;
             if (args.chunks != nullptr) {
                 const u64* words = args.classes + k * CLASS_WORDS;
-                low = words[0];
-                high = words[CLASS_WORDS];
-                if (!(check.below(CLASSES, (k + 1) * CLASS_WORDS, high, args.n_chunks + 1) &&
-                      check.below(CLASSES, k * CLASS_WORDS, low, high + 1))) {
+                low = words[CLASS_FIRST_CHUNK];
+                high = words[CLASS_WORDS + CLASS_FIRST_CHUNK];
+                if (!(check.below(CLASSES, (k + 1) * CLASS_WORDS + CLASS_FIRST_CHUNK, high, args.n_chunks + 1) &&
+                      check.below(CLASSES, k * CLASS_WORDS + CLASS_FIRST_CHUNK, low, high + 1))) {
                     break;
                 }
-                u64 widest = words[1];
-                if (!check.below(CLASSES, k * CLASS_WORDS + 1, widest, u64(args.tables.largest_targets) + 1)) {
+                u64 widest = words[CLASS_WIDTH];
+                if (!check.below(CLASSES, k * CLASS_WORDS + CLASS_WIDTH, widest, u64(args.tables.largest_targets) + 1)) {
                     break;
                 }
                 low = first_above(args.chunks, low, high, slot, widest);
@@ -334,18 +219,13 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
 }
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define ENTRIES(A, NAME, CHECKED)                                                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) pull_##NAME(const RowScaleArgs args) {                    \
-        pull_rows<A, CHECKED>(args);                                                                            \
-    }                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) {          \
-        sum_chunks<A, CHECKED>(args);                                                                           \
-    }                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_windows_##NAME(const GradientArgs args) {         \
-        sum_windows<A, CHECKED>(args);                                                                          \
+#define KERNELS(A, NAME, CHECKS)                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) {     \
+        sum_chunks<A, CHECKS>(args);                                                                          \
+    }                                                                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_windows_##NAME(const GradientArgs args) {    \
+        sum_windows<A, CHECKS>(args);                                                                         \
     }
 
-ENTRIES(float, f32, false)
-ENTRIES(float, f32_checked, true)
-ENTRIES(double, f64, false)
-ENTRIES(double, f64_checked, true)
+MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
+MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))

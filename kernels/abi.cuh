@@ -1,0 +1,511 @@
+// Generated from src/cuda/args.rs by `HYPERSCATTER_WRITE_ABI=1 cargo test --lib abi`. Do not edit.
+//
+// What the host and the kernels must agree on: numbers that decide how rows are cut and added, what things are called by
+// number, and the structures that kernels take and write. `cargo test` compares this file with the Rust definitions.
+
+#pragma once
+
+using u8 = unsigned char;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+
+static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, "sizes");
+
+// NVRTC has no offsetof, but computes this; other compilers do not take it for a constant.
+#if defined(__CUDACC_RTC__)
+#define OFFSET_OF(structure, field) reinterpret_cast<u64>(&static_cast<structure*>(nullptr)->field)
+#else
+#define OFFSET_OF(structure, field) __builtin_offsetof(structure, field)
+#endif
+
+// As in src/cuda/geometry.rs and src/summation.rs.
+enum : u32 {
+    WARP = 32,
+    THREADS = 128,
+    VECTOR_BYTES = 16,
+    SEGMENT = 512,
+    SHORT_ROW = 8,
+    ROWS_OF_SHORT_TILE = 4,
+};
+
+// Of a vertex whose degree is 0 or not finite, as in src/conv.rs.
+enum : int {
+    NO_SHIFT = -1048576,
+};
+
+// The kernels, by the numbers that violations name them by.
+enum Kernel : u32 {
+    GATHER = 0,
+    ADD_PARTIALS = 1,
+    // Rows of the accumulation type are gathered into 16-bit ones; for other types it is `Gather`.
+    GATHER_SUMS = 2,
+    DEGREE = 3,
+    ADD_DEGREE = 4,
+    WEIGHT_GRADIENT = 5,
+    ADD_WEIGHT_GRADIENT = 6,
+    ROW_SCALE = 7,
+    SUM_CHUNKS = 8,
+    SUM_WINDOWS = 9,
+    EDGE_SHIFT = 10,
+    ADD_EDGE_SHIFT = 11,
+    // Reads no table, and so reports nothing.
+    DEGREE_GRADIENT = 12,
+};
+
+// What a wrong value was found in, by the numbers that violations name it by.
+enum TableId : u32 {
+    TOPOLOGIES = 0,
+    POINTERS = 1,
+    INDICES = 2,
+    WORK = 3,
+    TOPOLOGY_IDS = 4,
+    WORK_STARTS = 5,
+    TARGET_STARTS = 6,
+    SOURCE_STARTS = 7,
+    // Not stored: a work item's entry in the list of its instance.
+    WORK_ITEMS = 8,
+    SOURCE_WINDOWS = 9,
+    TARGET_WINDOWS = 10,
+    CHUNKS = 11,
+    MEMBERS = 12,
+    CLASSES = 13,
+    // No table: the value is a degree, as the bits of a double.
+    NEGATIVE_DEGREE = 14,
+};
+
+// The lists of work of a topology, see kernels/tables.cuh.
+enum WorkClass : u32 {
+    PARTIAL = 0,
+    MEDIUM = 1,
+    SHORT = 2,
+    LONG = 3,
+};
+
+// How an instance finds its factors.
+enum WindowKind : u32 {
+    // There are none: all factors are 1.
+    NO_SCALE = 0,
+    SHARED = 1,
+    CONSECUTIVE = 2,
+    // At the offset of each instance.
+    TABLE = 3,
+};
+
+// The first violation that a kernel found, in mapped host memory.
+struct Violation {
+    // Written last, and not 0.
+    u32 ready;
+    u32 kernel;
+    u32 table;
+    u32 orientation;
+    u64 instance;
+    u64 position;
+    u64 value;
+    u64 bound;
+};
+static_assert(sizeof(Violation) == 48 && alignof(Violation) == 8, "size");
+static_assert(OFFSET_OF(Violation, ready) == 0, "offset");
+static_assert(OFFSET_OF(Violation, kernel) == 4, "offset");
+static_assert(OFFSET_OF(Violation, table) == 8, "offset");
+static_assert(OFFSET_OF(Violation, orientation) == 12, "offset");
+static_assert(OFFSET_OF(Violation, instance) == 16, "offset");
+static_assert(OFFSET_OF(Violation, position) == 24, "offset");
+static_assert(OFFSET_OF(Violation, value) == 32, "offset");
+static_assert(OFFSET_OF(Violation, bound) == 40, "offset");
+
+// Where a violation is published.
+struct RecordArgs {
+    // In device memory: 0 until one thread has something to say.
+    u32* claim;
+    // In mapped host memory.
+    Violation* published;
+};
+static_assert(sizeof(RecordArgs) == 16 && alignof(RecordArgs) == 8, "size");
+static_assert(OFFSET_OF(RecordArgs, claim) == 0, "offset");
+static_assert(OFFSET_OF(RecordArgs, published) == 8, "offset");
+
+// A number for each class of work.
+struct Counts {
+    u64 partial;
+    u64 medium;
+    u64 short_row;
+    u64 long_row;
+};
+static_assert(sizeof(Counts) == 32 && alignof(Counts) == 8, "size");
+static_assert(OFFSET_OF(Counts, partial) == 0, "offset");
+static_assert(OFFSET_OF(Counts, medium) == 8, "offset");
+static_assert(OFFSET_OF(Counts, short_row) == 16, "offset");
+static_assert(OFFSET_OF(Counts, long_row) == 24, "offset");
+
+// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of `work` holds
+// (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by falling length, the rows of up
+// to 8 by falling length, and (row, first segment in this list) of each long row.
+struct TopologyWords {
+    u64 pointers;
+    u64 indices;
+    u64 work;
+    u64 n_targets;
+    u64 n_sources;
+    u64 n_indices;
+    Counts count;
+};
+static_assert(sizeof(TopologyWords) == 80 && alignof(TopologyWords) == 8, "size");
+static_assert(OFFSET_OF(TopologyWords, pointers) == 0, "offset");
+static_assert(OFFSET_OF(TopologyWords, indices) == 8, "offset");
+static_assert(OFFSET_OF(TopologyWords, work) == 16, "offset");
+static_assert(OFFSET_OF(TopologyWords, n_targets) == 24, "offset");
+static_assert(OFFSET_OF(TopologyWords, n_sources) == 32, "offset");
+static_assert(OFFSET_OF(TopologyWords, n_indices) == 40, "offset");
+static_assert(OFFSET_OF(TopologyWords, count) == 48, "offset");
+enum : u32 {
+    TOPOLOGY_POINTERS = 0,
+    TOPOLOGY_INDICES = 1,
+    TOPOLOGY_WORK = 2,
+    TOPOLOGY_N_TARGETS = 3,
+    TOPOLOGY_N_SOURCES = 4,
+    TOPOLOGY_N_INDICES = 5,
+    TOPOLOGY_COUNT = 6,
+    TOPOLOGY_WORDS = 10,
+};
+
+// A chunk of instances whose gradients are summed together, for windows at one offset. A last one ends the others.
+struct ChunkWords {
+    u64 offset;
+    u64 topology;
+    // In the list of members.
+    u64 first_member;
+    // Of 32 rows each, of all chunks.
+    u64 first_tile;
+};
+static_assert(sizeof(ChunkWords) == 32 && alignof(ChunkWords) == 8, "size");
+static_assert(OFFSET_OF(ChunkWords, offset) == 0, "offset");
+static_assert(OFFSET_OF(ChunkWords, topology) == 8, "offset");
+static_assert(OFFSET_OF(ChunkWords, first_member) == 16, "offset");
+static_assert(OFFSET_OF(ChunkWords, first_tile) == 24, "offset");
+enum : u32 {
+    CHUNK_OFFSET = 0,
+    CHUNK_TOPOLOGY = 1,
+    CHUNK_FIRST_MEMBER = 2,
+    CHUNK_FIRST_TILE = 3,
+    CHUNK_WORDS = 4,
+};
+
+// Consecutive chunks whose windows are of similar width. A last one ends the others.
+struct ClassWords {
+    u64 first_chunk;
+    // The most rows of a window.
+    u64 width;
+};
+static_assert(sizeof(ClassWords) == 16 && alignof(ClassWords) == 8, "size");
+static_assert(OFFSET_OF(ClassWords, first_chunk) == 0, "offset");
+static_assert(OFFSET_OF(ClassWords, width) == 8, "offset");
+enum : u32 {
+    CLASS_FIRST_CHUNK = 0,
+    CLASS_WIDTH = 1,
+    CLASS_WORDS = 2,
+};
+
+// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables, sources what their
+// indices mean.
+struct TablesArgs {
+    const TopologyWords* topologies;
+    const u32* pointers;
+    const u32* indices;
+    const u32* work;
+    // Null for copies of topology 0, and so are the next three.
+    const u32* topology_ids;
+    // For each class instances + 1 prefix sums of the counts.
+    const u64* work_starts;
+    // Instances + 1 prefix sums of the rows.
+    const u64* target_starts;
+    const u64* source_starts;
+    u64 n_topologies;
+    u64 n_pointers;
+    u64 n_indices;
+    u64 n_work;
+    // Of this call.
+    u64 instances;
+    // Rows of all of them.
+    u64 n_targets;
+    u64 n_sources;
+    // Rows of the largest topology in use.
+    u32 largest_targets;
+    u32 largest_sources;
+    // Work items of this call.
+    Counts items;
+    // For messages.
+    u32 orientation;
+    u32 padding;
+};
+static_assert(sizeof(TablesArgs) == 168 && alignof(TablesArgs) == 8, "size");
+static_assert(OFFSET_OF(TablesArgs, topologies) == 0, "offset");
+static_assert(OFFSET_OF(TablesArgs, pointers) == 8, "offset");
+static_assert(OFFSET_OF(TablesArgs, indices) == 16, "offset");
+static_assert(OFFSET_OF(TablesArgs, work) == 24, "offset");
+static_assert(OFFSET_OF(TablesArgs, topology_ids) == 32, "offset");
+static_assert(OFFSET_OF(TablesArgs, work_starts) == 40, "offset");
+static_assert(OFFSET_OF(TablesArgs, target_starts) == 48, "offset");
+static_assert(OFFSET_OF(TablesArgs, source_starts) == 56, "offset");
+static_assert(OFFSET_OF(TablesArgs, n_topologies) == 64, "offset");
+static_assert(OFFSET_OF(TablesArgs, n_pointers) == 72, "offset");
+static_assert(OFFSET_OF(TablesArgs, n_indices) == 80, "offset");
+static_assert(OFFSET_OF(TablesArgs, n_work) == 88, "offset");
+static_assert(OFFSET_OF(TablesArgs, instances) == 96, "offset");
+static_assert(OFFSET_OF(TablesArgs, n_targets) == 104, "offset");
+static_assert(OFFSET_OF(TablesArgs, n_sources) == 112, "offset");
+static_assert(OFFSET_OF(TablesArgs, largest_targets) == 120, "offset");
+static_assert(OFFSET_OF(TablesArgs, largest_sources) == 124, "offset");
+static_assert(OFFSET_OF(TablesArgs, items) == 128, "offset");
+static_assert(OFFSET_OF(TablesArgs, orientation) == 160, "offset");
+static_assert(OFFSET_OF(TablesArgs, padding) == 164, "offset");
+
+// The tiles of a call: a warp takes one at a time.
+struct Tiles {
+    // Of segments of long rows,
+    u64 partial;
+    // with those of medium rows behind them,
+    u64 groups;
+    // and those of short rows.
+    u64 all;
+    // Of the kernels that add the results of segments.
+    u64 long_row;
+};
+static_assert(sizeof(Tiles) == 32 && alignof(Tiles) == 8, "size");
+static_assert(OFFSET_OF(Tiles, partial) == 0, "offset");
+static_assert(OFFSET_OF(Tiles, groups) == 8, "offset");
+static_assert(OFFSET_OF(Tiles, all) == 16, "offset");
+static_assert(OFFSET_OF(Tiles, long_row) == 24, "offset");
+
+// A factor for each row of one side, and the part of the values that each instance reads.
+struct ScaleArgs {
+    u64 values;
+    u64 len;
+    // For windows of the kind TABLE.
+    const u64* offsets;
+    // A WindowKind.
+    u32 windows;
+    // Whether a row with factor 0 is left out instead of multiplied.
+    u32 skip_zero;
+};
+static_assert(sizeof(ScaleArgs) == 32 && alignof(ScaleArgs) == 8, "size");
+static_assert(OFFSET_OF(ScaleArgs, values) == 0, "offset");
+static_assert(OFFSET_OF(ScaleArgs, len) == 8, "offset");
+static_assert(OFFSET_OF(ScaleArgs, offsets) == 16, "offset");
+static_assert(OFFSET_OF(ScaleArgs, windows) == 24, "offset");
+static_assert(OFFSET_OF(ScaleArgs, skip_zero) == 28, "offset");
+
+// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows are packed, at
+// (start of g + i) * row_stride.
+struct RowsArgs {
+    u64 data;
+    u64 row_stride;
+    u64 instance_stride;
+    u32 packed;
+    u32 padding;
+};
+static_assert(sizeof(RowsArgs) == 32 && alignof(RowsArgs) == 8, "size");
+static_assert(OFFSET_OF(RowsArgs, data) == 0, "offset");
+static_assert(OFFSET_OF(RowsArgs, row_stride) == 8, "offset");
+static_assert(OFFSET_OF(RowsArgs, instance_stride) == 16, "offset");
+static_assert(OFFSET_OF(RowsArgs, packed) == 24, "offset");
+static_assert(OFFSET_OF(RowsArgs, padding) == 28, "offset");
+
+// Of the kernels of gather.cu.
+struct GatherArgs {
+    TablesArgs tables;
+    Tiles tiles;
+    RowsArgs sources;
+    // No data: nothing is stored.
+    RowsArgs targets;
+    // No data: no dot products.
+    RowsArgs others;
+    ScaleArgs source_scale;
+    ScaleArgs target_scale;
+    // Of each source row of the batch, as the factors are then, too; null: zeros.
+    const int* source_shifts;
+    const int* target_shifts;
+    // For each target row of the batch one for each block of features.
+    double* dots;
+    // Scratch: a row of sums for each segment of a long row, without gaps.
+    u64 partials;
+    RecordArgs record;
+    u32 features;
+    // Of a group: 8, 16 or 32.
+    u32 lanes;
+    u32 mean;
+    u32 add;
+    u32 aligned;
+    // Targets and others are rows of the accumulation type.
+    u32 wide;
+    u32 feature_blocks;
+    u32 padding;
+};
+static_assert(sizeof(GatherArgs) == 440 && alignof(GatherArgs) == 8, "size");
+static_assert(OFFSET_OF(GatherArgs, tables) == 0, "offset");
+static_assert(OFFSET_OF(GatherArgs, tiles) == 168, "offset");
+static_assert(OFFSET_OF(GatherArgs, sources) == 200, "offset");
+static_assert(OFFSET_OF(GatherArgs, targets) == 232, "offset");
+static_assert(OFFSET_OF(GatherArgs, others) == 264, "offset");
+static_assert(OFFSET_OF(GatherArgs, source_scale) == 296, "offset");
+static_assert(OFFSET_OF(GatherArgs, target_scale) == 328, "offset");
+static_assert(OFFSET_OF(GatherArgs, source_shifts) == 360, "offset");
+static_assert(OFFSET_OF(GatherArgs, target_shifts) == 368, "offset");
+static_assert(OFFSET_OF(GatherArgs, dots) == 376, "offset");
+static_assert(OFFSET_OF(GatherArgs, partials) == 384, "offset");
+static_assert(OFFSET_OF(GatherArgs, record) == 392, "offset");
+static_assert(OFFSET_OF(GatherArgs, features) == 408, "offset");
+static_assert(OFFSET_OF(GatherArgs, lanes) == 412, "offset");
+static_assert(OFFSET_OF(GatherArgs, mean) == 416, "offset");
+static_assert(OFFSET_OF(GatherArgs, add) == 420, "offset");
+static_assert(OFFSET_OF(GatherArgs, aligned) == 424, "offset");
+static_assert(OFFSET_OF(GatherArgs, wide) == 428, "offset");
+static_assert(OFFSET_OF(GatherArgs, feature_blocks) == 432, "offset");
+static_assert(OFFSET_OF(GatherArgs, padding) == 436, "offset");
+
+// Of the kernels that sum one number for each incidence of a row.
+struct SumArgs {
+    TablesArgs tables;
+    Tiles tiles;
+    // Of the sources; none: the degree is the number of incidences.
+    ScaleArgs values;
+    void* partials;
+    RecordArgs record;
+    // Of the accumulation type, as the next two.
+    void* degree;
+    void* left;
+    // L, and 0 for single incidences; null where those count like others.
+    void* weight_left;
+    // Null: degrees are not shifted.
+    int* vertex_shifts;
+    int* edge_shifts;
+    // Of each row `dot_blocks`; null: none.
+    const double* dots;
+    double* gradient;
+    u32 dot_blocks;
+    // That degrees are taken to have.
+    int least_exponent;
+    // Up to which, of either sign, degrees are not shifted.
+    int plain_exponents;
+    // 2 if L is 1/sqrt(D), and else 1.
+    u32 shifts_of_degree;
+};
+static_assert(sizeof(SumArgs) == 328 && alignof(SumArgs) == 8, "size");
+static_assert(OFFSET_OF(SumArgs, tables) == 0, "offset");
+static_assert(OFFSET_OF(SumArgs, tiles) == 168, "offset");
+static_assert(OFFSET_OF(SumArgs, values) == 200, "offset");
+static_assert(OFFSET_OF(SumArgs, partials) == 232, "offset");
+static_assert(OFFSET_OF(SumArgs, record) == 240, "offset");
+static_assert(OFFSET_OF(SumArgs, degree) == 256, "offset");
+static_assert(OFFSET_OF(SumArgs, left) == 264, "offset");
+static_assert(OFFSET_OF(SumArgs, weight_left) == 272, "offset");
+static_assert(OFFSET_OF(SumArgs, vertex_shifts) == 280, "offset");
+static_assert(OFFSET_OF(SumArgs, edge_shifts) == 288, "offset");
+static_assert(OFFSET_OF(SumArgs, dots) == 296, "offset");
+static_assert(OFFSET_OF(SumArgs, gradient) == 304, "offset");
+static_assert(OFFSET_OF(SumArgs, dot_blocks) == 312, "offset");
+static_assert(OFFSET_OF(SumArgs, least_exponent) == 316, "offset");
+static_assert(OFFSET_OF(SumArgs, plain_exponents) == 320, "offset");
+static_assert(OFFSET_OF(SumArgs, shifts_of_degree) == 324, "offset");
+
+// Of the gradients of degrees.
+struct DegreeGradientArgs {
+    const void* degree;
+    const void* left;
+    // Where it is 0, there is no gradient.
+    const void* weight_left;
+    const int* shifts;
+    const double* dots_y;
+    // Null unless symmetric.
+    const double* dots_x;
+    double* gradient;
+    // Of all instances.
+    u64 n_vertices;
+    u32 dot_blocks;
+    u32 shifts_of_degree;
+};
+static_assert(sizeof(DegreeGradientArgs) == 72 && alignof(DegreeGradientArgs) == 8, "size");
+static_assert(OFFSET_OF(DegreeGradientArgs, degree) == 0, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, left) == 8, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, weight_left) == 16, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, shifts) == 24, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, dots_y) == 32, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, dots_x) == 40, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, gradient) == 48, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, n_vertices) == 56, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, dot_blocks) == 64, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, shifts_of_degree) == 68, "offset");
+
+// Of the factors that the gradients of rows are passed on with.
+struct RowScaleArgs {
+    TablesArgs tables;
+    // Of the targets.
+    ScaleArgs scale;
+    // Of each target row of the batch; null: zeros.
+    const int* shifts;
+    // One for each target row of the batch, of the accumulation type.
+    void* row_scale;
+    RecordArgs record;
+    u32 mean;
+    u32 shifts_of_degree;
+};
+static_assert(sizeof(RowScaleArgs) == 240 && alignof(RowScaleArgs) == 8, "size");
+static_assert(OFFSET_OF(RowScaleArgs, tables) == 0, "offset");
+static_assert(OFFSET_OF(RowScaleArgs, scale) == 168, "offset");
+static_assert(OFFSET_OF(RowScaleArgs, shifts) == 200, "offset");
+static_assert(OFFSET_OF(RowScaleArgs, row_scale) == 208, "offset");
+static_assert(OFFSET_OF(RowScaleArgs, record) == 216, "offset");
+static_assert(OFFSET_OF(RowScaleArgs, mean) == 232, "offset");
+static_assert(OFFSET_OF(RowScaleArgs, shifts_of_degree) == 236, "offset");
+
+// Of the sums of gradients over instances.
+struct GradientArgs {
+    // Of the orientation whose rows the gradients belong to.
+    TablesArgs tables;
+    // ChunkWords; null: copies of topology 0, `chunk_len` of them a chunk, all at offset 0.
+    const u64* chunks;
+    const u64* members;
+    // ClassWords.
+    const u64* classes;
+    u64 n_chunks;
+    u64 n_members;
+    u64 n_classes;
+    u64 chunk_len;
+    // Of a copy.
+    u64 n_rows;
+    // Of `sum_chunks_*`: 32 rows of a chunk each.
+    u64 tiles;
+    // Of each row `blocks`.
+    const double* values;
+    // Of the accumulation type, for each row of the batch.
+    void* sums;
+    // Likewise, for each slot.
+    void* gradient;
+    u64 n_slots;
+    RecordArgs record;
+    u32 blocks;
+    u32 add;
+    // There is one chunk, at offset 0: its sums are the gradient.
+    u32 direct;
+    // Of `sum_windows_*`: a thread or a warp has a slot, 1 or 32.
+    u32 lanes;
+};
+static_assert(sizeof(GradientArgs) == 304 && alignof(GradientArgs) == 8, "size");
+static_assert(OFFSET_OF(GradientArgs, tables) == 0, "offset");
+static_assert(OFFSET_OF(GradientArgs, chunks) == 168, "offset");
+static_assert(OFFSET_OF(GradientArgs, members) == 176, "offset");
+static_assert(OFFSET_OF(GradientArgs, classes) == 184, "offset");
+static_assert(OFFSET_OF(GradientArgs, n_chunks) == 192, "offset");
+static_assert(OFFSET_OF(GradientArgs, n_members) == 200, "offset");
+static_assert(OFFSET_OF(GradientArgs, n_classes) == 208, "offset");
+static_assert(OFFSET_OF(GradientArgs, chunk_len) == 216, "offset");
+static_assert(OFFSET_OF(GradientArgs, n_rows) == 224, "offset");
+static_assert(OFFSET_OF(GradientArgs, tiles) == 232, "offset");
+static_assert(OFFSET_OF(GradientArgs, values) == 240, "offset");
+static_assert(OFFSET_OF(GradientArgs, sums) == 248, "offset");
+static_assert(OFFSET_OF(GradientArgs, gradient) == 256, "offset");
+static_assert(OFFSET_OF(GradientArgs, n_slots) == 264, "offset");
+static_assert(OFFSET_OF(GradientArgs, record) == 272, "offset");
+static_assert(OFFSET_OF(GradientArgs, blocks) == 288, "offset");
+static_assert(OFFSET_OF(GradientArgs, add) == 292, "offset");
+static_assert(OFFSET_OF(GradientArgs, direct) == 296, "offset");
+static_assert(OFFSET_OF(GradientArgs, lanes) == 300, "offset");

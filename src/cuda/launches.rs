@@ -1,0 +1,105 @@
+//! What the description of an operator is told to: its kernel launches, and the scratch memory between them.
+//!
+//! Each operator is written once, as a function over [`Launches`]. [`Queue`] puts its launches on a stream;
+//! [`Count`](super::count::Count) counts launches, bytes and scratch memory, for `explain` and for the size of a workspace.
+
+#![allow(unsafe_code)]
+
+use bytemuck::Pod;
+use cudarc::driver::{result, sys};
+
+use super::args::{Address, RecordArgs};
+use super::driver::failed;
+use super::kernels::{Kernel, Kernels};
+use super::scratch::{Scratch, Slot};
+use crate::error::{Error, Result};
+use crate::operator::Operator;
+
+/// Where the launches of an operator go.
+pub(super) trait Launches {
+    /// Where `bytes` bytes of scratch memory for `slot` are. The slot has the same place throughout a call.
+    fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address>;
+
+    /// Where kernels report what is wrong.
+    fn record(&self) -> RecordArgs;
+
+    /// A launch of `warps` warps, and in y of `blocks` blocks of features; nothing if one of them is 0.
+    ///
+    /// # Safety
+    /// The kernel takes one argument, an `A`, and what it does with it is sound in the order of the launches.
+    unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, warps: u64, blocks: u32, arguments: &A)
+    -> Result<()>;
+
+    /// Zeros in `bytes` bytes from `address` on.
+    ///
+    /// # Safety
+    /// The memory is an output of the call.
+    unsafe fn zero(&mut self, address: Address, bytes: usize) -> Result<()>;
+
+    /// Whether anybody wants to know what launches move, which takes time to find out.
+    const COUNTS: bool;
+
+    /// The bytes of feature rows that the next launches move if nothing is cached.
+    fn moves(&mut self, bytes: u128);
+}
+
+/// Launches on a stream.
+pub(super) struct Queue<'a> {
+    operator: Operator,
+    kernels: &'a Kernels,
+    scratch: &'a Scratch,
+    record: RecordArgs,
+    stream: sys::CUstream,
+}
+
+impl<'a> Queue<'a> {
+    /// The launches of a call of `operator`.
+    ///
+    /// # Safety
+    /// The context of the stream is current. Until the work has ended, tables, scratch memory and record stay alive and
+    /// are used by nothing that is not ordered before or behind it; the operands' memory stays alive, nobody else writes
+    /// what is read or touches what is written, and no output shares memory with another operand. The tables are those
+    /// of the batch, or the plan is a checked one.
+    pub(super) unsafe fn new(
+        operator: Operator,
+        kernels: &'a Kernels,
+        scratch: &'a Scratch,
+        record: RecordArgs,
+        stream: sys::CUstream,
+    ) -> Self {
+        Self { operator, kernels, scratch, record, stream }
+    }
+}
+
+impl Launches for Queue<'_> {
+    #[inline]
+    fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
+        // A workspace is made with what this same description needs at most, so this is for safety alone.
+        self.scratch.get(slot, bytes).ok_or(Error::NoScratch { operator: self.operator.name() })
+    }
+
+    fn record(&self) -> RecordArgs {
+        self.record
+    }
+
+    unsafe fn launch<A: Pod>(
+        &mut self,
+        kernel: Kernel,
+        warps: u64,
+        blocks: u32,
+        arguments: &A,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise, and that of `new`.
+        unsafe { self.kernels.launch(kernel, self.stream, warps, blocks, arguments) }
+    }
+
+    unsafe fn zero(&mut self, address: Address, bytes: usize) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }
+            .map_err(|e| failed("clearing a gradient", e))
+    }
+
+    const COUNTS: bool = false;
+
+    fn moves(&mut self, _bytes: u128) {}
+}

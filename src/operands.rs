@@ -1,0 +1,136 @@
+//! The operands of a call, bound one by one and then checked together.
+//!
+//! An operator of either backend states each of its operands once: its name, what its rows belong to, and whether it is
+//! written. The checks follow in the order that is documented with the [CPU backend](crate::cpu#errors-of-operands), and
+//! give each feature operand its place.
+
+use crate::axis::Axis;
+use crate::batch::Batch;
+use crate::error::{Error, Result, fits_u32};
+use crate::rows::{Operand, Placement, agree_on_instances, check_gradient};
+use crate::windows::{WindowTable, Windows};
+
+/// A list of a few things that needs no allocation.
+#[derive(Debug, Clone)]
+pub(crate) struct List<T, const N: usize> {
+    items: [Option<T>; N],
+    len: usize,
+}
+
+impl<T, const N: usize> List<T, N> {
+    pub(crate) fn new() -> Self {
+        Self { items: [const { None }; N], len: 0 }
+    }
+
+    /// Appends, and gives the position. An operator's number of operands is fixed, so there is always room.
+    pub(crate) fn push(&mut self, item: T) -> usize {
+        let at = self.len;
+        self.items[at] = Some(item);
+        self.len += 1;
+        at
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> + Clone {
+        self.items[..self.len].iter().flatten()
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<&T> {
+        self.items.get(at)?.as_ref()
+    }
+}
+
+/// The most feature operands of an operator, and the most scales and gradients.
+pub(crate) const MOST_ROWS: usize = 4;
+pub(crate) const MOST_VALUES: usize = 2;
+
+/// A feature operand of [`Operands`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowsId(usize);
+
+impl RowsId {
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+struct Scale<'w> {
+    name: &'static str,
+    axis: Axis,
+    len: usize,
+    windows: Windows<&'w WindowTable>,
+}
+
+struct Gradient {
+    name: &'static str,
+    len: usize,
+    of: (&'static str, usize),
+}
+
+/// The operands of one call.
+pub(crate) struct Operands<'w> {
+    rows: List<(Operand, bool), MOST_ROWS>,
+    scales: List<Scale<'w>, MOST_VALUES>,
+    gradients: List<Gradient, MOST_VALUES>,
+}
+
+/// What the checks have found.
+pub(crate) struct Checked {
+    /// The instances of the call.
+    pub(crate) instances: usize,
+    placements: List<Placement, MOST_ROWS>,
+}
+
+impl Checked {
+    /// Where the rows of an operand lie.
+    pub(crate) fn placement(&self, id: RowsId) -> Placement {
+        *self.placements.get(id.0).expect("one for each feature operand")
+    }
+}
+
+impl<'w> Operands<'w> {
+    pub(crate) fn new() -> Self {
+        Self { rows: List::new(), scales: List::new(), gradients: List::new() }
+    }
+
+    /// A feature operand.
+    pub(crate) fn rows(&mut self, operand: Operand, is_written: bool) -> RowsId {
+        RowsId(self.rows.push((operand, is_written)))
+    }
+
+    /// Weights, or a scale, of `len` values.
+    pub(crate) fn scale(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        len: usize,
+        windows: Windows<&'w WindowTable>,
+    ) {
+        self.scales.push(Scale { name, axis, len, windows });
+    }
+
+    /// The gradient of weights or of a scale, which have a name and a length as well.
+    pub(crate) fn gradient(&mut self, name: &'static str, len: usize, of: (&'static str, usize)) {
+        self.gradients.push(Gradient { name, len, of });
+    }
+
+    /// Checks all operands.
+    pub(crate) fn check(&self, batch: &Batch, features: usize, max_instances: usize) -> Result<Checked> {
+        let operands = self.rows.iter().map(|(operand, _)| operand);
+        let instances = agree_on_instances(batch, features, operands)?;
+        fits_u32("the number of instances", instances)?;
+        if instances > max_instances {
+            return Err(Error::TooManyInstances { value: instances, bound: max_instances });
+        }
+        for Scale { name, axis, len, windows } in self.scales.iter() {
+            windows.check(name, batch, *axis, instances, *len)?;
+        }
+        for Gradient { name, len, of } in self.gradients.iter() {
+            check_gradient((name, Some(*len)), *of)?;
+        }
+        let mut placements = List::new();
+        for (operand, is_written) in self.rows.iter() {
+            placements.push(operand.place(batch, instances, *is_written)?);
+        }
+        Ok(Checked { instances, placements })
+    }
+}

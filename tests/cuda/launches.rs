@@ -1,0 +1,261 @@
+//! What a plan explains is what its calls launch, exactly: for every operator, layout and option.
+
+use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
+use hyperscatter::cuda::{Checks, DeviceWindows, Plan, Request, Step, Workspace};
+use hyperscatter::{
+    Batch, Conv, Incidence, Normalization, Operator, Out, Reduce, Repeats, RowLayout, Rows, StepGradients,
+    WeightUse, WindowTable, Windows,
+};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+use super::gpu::Gpu;
+use super::operators::{driver_calls, long_rows, table_batch};
+
+/// Which windows scales and weights are read through.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Shared,
+    Consecutive,
+    Table,
+}
+
+/// A call, with what of its options matters.
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    operator: Operator,
+    reduce: Reduce,
+    /// Of vertices, and of hyperedges; a convolution without windows of hyperedges reads shared ones.
+    scales: [Option<Kind>; 2],
+    rows: bool,
+    gradients: [bool; 2],
+    features: usize,
+    checks: Checks,
+}
+
+fn options() -> impl Strategy<Value = Options> {
+    let kind =
+        || prop::option::of(prop_oneof![Just(Kind::Shared), Just(Kind::Consecutive), Just(Kind::Table)]);
+    (
+        prop::sample::select(Operator::ALL),
+        prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)],
+        [kind(), kind()],
+        any::<bool>(),
+        any::<[bool; 2]>(),
+        prop::sample::select(&[0usize, 3, 8, 40][..]),
+        prop_oneof![Just(Checks::On), Just(Checks::Off)],
+    )
+        .prop_map(|(operator, reduce, scales, rows, gradients, features, checks)| Options {
+            operator,
+            reduce,
+            scales,
+            rows,
+            gradients,
+            features,
+            checks,
+        })
+}
+
+/// Copies of a topology and tables of several: with and without long rows, single incidences, rows at all.
+fn layout() -> impl Strategy<Value = (Batch, usize)> {
+    let single = Incidence::from_edges(3, &[vec![0u32, 1], vec![0]], Repeats::Keep).unwrap();
+    let edges_only = Incidence::from_edges(0, &[Vec::<u32>::new(), vec![]], Repeats::Keep).unwrap();
+    let long_edge = Incidence::from_edges(2, &[vec![0u32; 513], vec![1]], Repeats::Keep).unwrap();
+    let pairs = Incidence::subsets(4, 2).unwrap();
+    let topologies = vec![single, edges_only, long_edge, pairs, long_rows()];
+    let mixed = Batch::from_table(topologies.clone(), &[3, 4, 0, 3, 2, 1]).unwrap();
+    let replicated = (prop::sample::select(topologies), prop::sample::select(&[0usize, 1, 3, 70][..]));
+    prop_oneof![
+        4 => replicated.prop_map(|(topology, copies)| (Batch::replicate(topology), copies)),
+        1 => Just((table_batch(), 5)),
+        1 => Just((mixed, 6)),
+    ]
+}
+
+fn conv() -> impl Strategy<Value = Conv> {
+    let normalization =
+        prop_oneof![Just(Normalization::Row), Just(Normalization::Symmetric), Just(Normalization::None)];
+    let weight_use =
+        prop_oneof![Just(WeightUse::Documented), Just(WeightUse::DegreeOnly), Just(WeightUse::MessageOnly)];
+    (normalization, weight_use).prop_map(|(normalization, weight_use)| Conv::new(normalization, weight_use))
+}
+
+/// Windows of one kind and the values that they are windows of.
+struct Scale {
+    windows: Windows<Box<DeviceWindows>>,
+    len: usize,
+    /// At least that many.
+    values: CudaSlice<f32>,
+}
+
+impl Scale {
+    fn weights(&self) -> hyperscatter::Weights<CudaView<'_, f32>, &DeviceWindows> {
+        hyperscatter::Weights { values: self.values.slice(..self.len), windows: self.windows.as_deref() }
+    }
+}
+
+fn scale(
+    plan: &Plan<f32>,
+    stream: &Arc<CudaStream>,
+    of_vertices: bool,
+    kind: Kind,
+    instances: usize,
+) -> Scale {
+    let batch = plan.batch().batch();
+    let (largest, total) = match of_vertices {
+        true => (batch.max_vertices(), batch.vertex_start(instances)),
+        false => (batch.max_hyperedges(), batch.hyperedge_start(instances)),
+    };
+    let (windows, len) = match kind {
+        Kind::Shared => (Windows::Shared, if instances == 0 { 0 } else { largest }),
+        Kind::Consecutive => (Windows::Consecutive, total),
+        Kind::Table => {
+            let offsets: Vec<u64> = (0..instances as u64).map(|g| g % 2).collect();
+            let table = match of_vertices {
+                true => WindowTable::for_vertices(batch, &offsets),
+                false => WindowTable::new(batch, &offsets),
+            };
+            let windows = plan.batch().upload_windows(&table.unwrap()).unwrap();
+            (Windows::Table(Box::new(windows)), if instances == 0 { 0 } else { largest + 1 })
+        }
+    };
+    Scale { windows, len, values: stream.alloc_zeros(len.max(1)).unwrap() }
+}
+
+fn call(workspace: &mut Workspace<f32>, options: Options, instances: usize, scales: [Option<&Scale>; 2]) {
+    let (stream, plan) = (workspace.stream().clone(), workspace.plan().clone());
+    let (batch, features) = (plan.batch().batch(), options.features);
+    let rows = [batch.vertex_start(instances), batch.hyperedge_start(instances)];
+    let len = |axis: usize| (rows[axis] * features).max(1);
+    let layout = RowLayout::contiguous(features).instances(instances);
+    let [x, g] =
+        [(); 2].map(|()| [stream.alloc_zeros::<f32>(len(0)).unwrap(), stream.alloc_zeros(len(1)).unwrap()]);
+    let mut out = [stream.alloc_zeros::<f32>(len(0)).unwrap(), stream.alloc_zeros(len(1)).unwrap()];
+    let mut saved = stream.alloc_zeros::<f32>(len(1)).unwrap();
+    let values = [0, 1].map(|at| scales[at].map_or(0, |scale| scale.len));
+    let [mut of_vertices, mut of_hyperedges] =
+        values.map(|len| stream.alloc_zeros::<f32>(len.max(1)).unwrap());
+    let wanted = |at: usize| options.gradients[at] && scales[at].is_some();
+    let step = || {
+        Step::new(options.reduce)
+            .vertex_scale(scales[0].map(Scale::weights))
+            .hyperedge_scale(scales[1].map(Scale::weights))
+    };
+    fn rows_out(
+        is_wanted: bool,
+        buffer: &mut CudaSlice<f32>,
+        layout: RowLayout,
+    ) -> Out<Rows<CudaViewMut<'_, f32>>> {
+        if is_wanted { Out::Overwrite(Rows::new(buffer, layout)) } else { Out::Skip }
+    }
+    let weights = || scales[1].unwrap().weights();
+    let [out_x, out_z] = &mut out;
+    let grad_w = if wanted(1) { Out::Overwrite(of_hyperedges.slice_mut(..values[1])) } else { Out::Skip };
+    let grad_scale = if wanted(0) { Out::Overwrite(of_vertices.slice_mut(..values[0])) } else { Out::Skip };
+    let gradients = StepGradients::none().vertex_scale(grad_scale);
+    match options.operator {
+        Operator::VertexToHyperedge => workspace.vertex_to_hyperedge(
+            &step(),
+            Rows::new(&x[0], layout),
+            rows_out(options.rows, out_z, layout),
+        ),
+        Operator::HyperedgeToVertex => workspace.hyperedge_to_vertex(
+            &step(),
+            Rows::new(&x[1], layout),
+            rows_out(options.rows, out_x, layout),
+        ),
+        Operator::VertexToHyperedgeBackward => {
+            let gradients = gradients.rows(rows_out(options.rows, out_x, layout)).hyperedge_scale(grad_w);
+            workspace.vertex_to_hyperedge_backward(
+                &step(),
+                Rows::new(&x[0], layout),
+                Rows::new(&g[1], layout),
+                gradients,
+            )
+        }
+        Operator::HyperedgeToVertexBackward => {
+            let gradients = gradients.rows(rows_out(options.rows, out_z, layout)).hyperedge_scale(grad_w);
+            workspace.hyperedge_to_vertex_backward(
+                &step(),
+                Rows::new(&x[1], layout),
+                Rows::new(&g[0], layout),
+                gradients,
+            )
+        }
+        Operator::Conv => {
+            workspace.conv(Rows::new(&x[0], layout), weights(), rows_out(options.rows, out_x, layout))
+        }
+        Operator::ConvSavingZ => {
+            let z = Rows::new(&mut saved, layout);
+            workspace.conv_saving_z(
+                Rows::new(&x[0], layout),
+                weights(),
+                z,
+                rows_out(options.rows, out_x, layout),
+            )
+        }
+        Operator::ConvBackward => {
+            let grad_x = rows_out(options.rows, out_x, layout);
+            workspace.conv_backward(
+                Rows::new(&x[0], layout),
+                weights(),
+                Rows::new(&g[0], layout),
+                grad_x,
+                grad_w,
+            )
+        }
+        Operator::ConvBackwardFromZ => {
+            let (z, grad_x) = (Rows::new(&saved, layout), rows_out(options.rows, out_x, layout));
+            workspace.conv_backward_from_z(
+                Rows::new(&x[0], layout),
+                z,
+                weights(),
+                Rows::new(&g[0], layout),
+                grad_x,
+                grad_w,
+            )
+        }
+        other => panic!("{other:?} is not called here"),
+    }
+    .unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_call_launches_exactly_what_the_plan_explains(
+        (batch, instances) in layout(),
+        conv in conv(),
+        options in options(),
+    ) {
+        let gpu = Gpu::take();
+        let Some(control) = gpu.control("counting launches") else { return Ok(()) };
+        let stream = gpu.device().context().default_stream();
+        let batch = gpu.device().upload(&batch).unwrap();
+        let plan = Plan::<f32>::new(&batch, options.features, conv, options.checks).unwrap();
+        let mut options = options;
+        if options.operator.name().starts_with("conv") {
+            options.scales = [None, options.scales[1].or(Some(Kind::Shared))];
+        }
+        let scales = [0, 1].map(|at| {
+            options.scales[at].map(|kind| scale(&plan, &stream, at == 0, kind, instances))
+        });
+        let [vertex, hyperedge] = &scales;
+        let request = Request::new(options.operator, instances)
+            .reduce(options.reduce)
+            .vertex_scale(vertex.as_ref().map(|scale| scale.windows.as_deref()))
+            .hyperedge_scale(hyperedge.as_ref().map(|scale| scale.windows.as_deref()))
+            .rows(options.rows)
+            .vertex_gradient(options.gradients[0])
+            .hyperedge_gradient(options.gradients[1]);
+        let explained = plan.explain_call(&request).unwrap();
+        let mut workspace = plan.workspace_for(&stream, instances, &[options.operator]).unwrap();
+        let calls = driver_calls(control, || {
+            call(&mut workspace, options, instances, [vertex.as_ref(), hyperedge.as_ref()])
+        });
+        let launches = calls.get("cuLaunchKernel").copied().unwrap_or(0) as usize;
+        prop_assert_eq!(launches, explained.launches, "{:?}", explained);
+        workspace.check().unwrap();
+    }
+}
