@@ -131,9 +131,11 @@ mod count;
 mod degree;
 mod device;
 mod driver;
+mod element;
 mod explain;
 mod gather;
 mod geometry;
+mod instance_sums;
 mod kernels;
 mod launches;
 mod operands;
@@ -158,61 +160,10 @@ pub use cudarc;
 #[doc(hidden)]
 pub use device::embedded_modules;
 pub use device::{Device, LoadedModule};
+pub use element::{Checks, DeviceElement};
 pub use explain::{Explanation, OperatorExplanation, RowsExplanation};
 pub use operands::{DevicePointer, Step};
 pub use plan::Plan;
 pub use tables::{Orientation, Table};
 pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;
-
-use crate::element::Element;
-
-/// Whether kernels check every index that they read from a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Checks {
-    /// Each value of a table is tested where it is loaded. A wrong one becomes [`Error::IndexOutOfBounds`] from
-    /// [`Workspace::check`] or from a later call, the rows it was for become NaN (where it is not what tells their place),
-    /// and nothing is read or written out of bounds.
-    ///
-    /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
-    On,
-    /// Tables are trusted. They were validated when the batch was made, and nothing in safe code changes them since.
-    Off,
-}
-
-impl Default for Checks {
-    /// [`Checks::On`] where this crate is built with debug assertions.
-    fn default() -> Self {
-        if cfg!(debug_assertions) { Self::On } else { Self::Off }
-    }
-}
-
-/// A feature element that the kernels exist for.
-///
-/// This trait is sealed.
-pub trait DeviceElement: Element {
-    /// The kernels.
-    #[doc(hidden)]
-    fn kernels(checks: Checks) -> &'static kernels::KernelSet;
-}
-
-macro_rules! device_element {
-    ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal;)*) => {$(
-        impl DeviceElement for $t {
-            fn kernels(checks: Checks) -> &'static kernels::KernelSet {
-                static UNCHECKED: kernels::KernelSet = kernels::kernel_set!($name, $acc, $gather_sums, "");
-                static CHECKED: kernels::KernelSet = kernels::kernel_set!($name, $acc, $gather_sums, "_checked");
-                match checks {
-                    Checks::Off => &UNCHECKED,
-                    Checks::On => &CHECKED,
-                }
-            }
-        }
-    )*};
-}
-device_element! {
-    f32: "f32", "f32", "gather_f32";
-    f64: "f64", "f64", "gather_f64";
-    half::f16: "f16", "f32", "gather_sums_f16";
-    half::bf16: "bf16", "f32", "gather_sums_bf16";
-}
