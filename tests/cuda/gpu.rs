@@ -320,6 +320,7 @@ impl<A: Element + DeviceRepr + ValidAsZeroBits> Values<A> {
             Windows::Shared => Windows::Shared,
             Windows::Consecutive => Windows::Consecutive,
             Windows::Table(table) => Windows::Table(Box::new(batch.upload_windows(table)?)),
+            other => panic!("{other:?} cannot be uploaded"),
         };
         Ok(Self { buffer: to_device(stream, weights.values), len: weights.values.len(), windows })
     }
