@@ -1,5 +1,5 @@
-//! A batch of hypergraphs: topologies, and which instance uses which. Starts of vertices and hyperedges are derived
-//! here and never given by a caller, so they cannot fall out of step.
+//! A batch of hypergraphs: topologies, and which instance uses which. Starts of vertices and hyperedges are
+//! derived here and never given by a caller, so they cannot fall out of step.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use crate::groups::Groups;
 use crate::incidence::Incidence;
 use crate::index::{Index, below};
 
-/// Hypergraph instances to be computed together. Either *replicated*: copies of one topology, whose number is an
-/// operand of each call, so that a batch costs the same for 1 and for 24,576 copies and a smaller last batch rebuilds
-/// nothing; or a *table*: instances over several topologies.
+/// Hypergraph instances to be computed together. Either *replicated*: copies of one topology, whose number is
+/// an operand of each call, so that a batch costs the same for 1 and for 24,576 copies and a smaller last
+/// batch rebuilds nothing; or a *table*: instances over several topologies.
 ///
-/// The vertices of instance `g` follow those of instance `g - 1`, and so do its hyperedges: feature rows, weights of
-/// [`Windows::Consecutive`](crate::Windows::Consecutive) and results are in that order. A clone is cheap and is the
-/// same batch.
+/// The vertices of instance `g` follow those of instance `g - 1`, and so do its hyperedges: feature rows,
+/// weights of [`Windows::Consecutive`](crate::Windows::Consecutive) and results are in that order. A clone is
+/// cheap and is the same batch.
 #[derive(Debug, Clone)]
 pub struct Batch(Arc<Inner>);
 
@@ -44,8 +44,8 @@ impl Batch {
         Self(Arc::new(Inner { topologies: vec![topology], largest, table: None }))
     }
 
-    /// One instance for each entry of `topology_ids`, which index `topologies`. A topology may serve any number of
-    /// instances, none included.
+    /// One instance for each entry of `topology_ids`, which index `topologies`. A topology may serve any
+    /// number of instances, none included.
     ///
     /// # Errors
     /// [`Error::TopologyOutOfRange`], [`Error::TooLarge`], [`Error::OutOfMemory`].
@@ -164,7 +164,8 @@ impl Batch {
         self.largest(Axis::Vertex)
     }
 
-    /// The hyperedges of the largest topology that an instance uses: the number of weights that shared windows read.
+    /// The hyperedges of the largest topology that an instance uses: the number of weights that shared
+    /// windows read.
     pub fn max_hyperedges(&self) -> usize {
         self.largest(Axis::Hyperedge)
     }
@@ -182,8 +183,8 @@ impl Batch {
         }
     }
 
-    /// The rows of the largest topology that an instance uses. Along hyperedges that is the number of weights that
-    /// shared windows read.
+    /// The rows of the largest topology that an instance uses. Along hyperedges that is the number of weights
+    /// that shared windows read.
     #[inline]
     pub fn largest(&self, axis: Axis) -> usize {
         self.0.largest[axis as usize]

@@ -36,11 +36,11 @@ impl Batch {
     /// [`Incidence`](crate::Incidence) for how to copy one out.
     ///
     /// # Cost
-    /// Where graphs are small, up to 1.3 times that of one [`from_coo`](crate::Incidence::from_coo) of the same
-    /// index if incidences stand hyperedge after hyperedge; 1.5 times if they stand vertex after vertex, with the
-    /// hyperedges of each ascending; 2 times in any other order, graph after graph; and 12 times if those of
-    /// different graphs are mixed, since each then looks for its graph. (The largest ratios of `benches/cpu.rs`,
-    /// on one core of an AMD EPYC: 16,384 graphs of 8 vertices and 14 hyperedges.)
+    /// Where graphs are small, up to 1.3 times that of one [`from_coo`](crate::Incidence::from_coo) of the
+    /// same index if incidences stand hyperedge after hyperedge; 1.5 times if they stand vertex after vertex,
+    /// with the hyperedges of each ascending; 2 times in any other order, graph after graph; and 12 times if
+    /// those of different graphs are mixed, since each then looks for its graph. (The largest ratios of
+    /// `benches/cpu.rs`, on one core of an AMD EPYC: 16,384 graphs of 8 vertices and 14 hyperedges.)
     ///
     /// # What is refused, and what cannot be told
     /// An index is refused if an incidence joins a vertex and a hyperedge of different graphs, or one that

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-/// What [`Rows`](crate::Rows) and [`Weights`](crate::Weights) are made of: a reference to a slice, an array, a `Vec` or
-/// a boxed slice for the CPU, which becomes `&[T]` or `&mut [T]`; for CUDA one to a `CudaSlice`, which becomes a view of
-/// all of it, a view, or in the raw tier a `DevicePointer`. An owned view stays as it is, a reference to one (`&view`)
-/// leaves it for the next call.
+/// What [`Rows`](crate::Rows) and [`Weights`](crate::Weights) are made of: a reference to a slice, an array,
+/// a `Vec` or a boxed slice for the CPU, which becomes `&[T]` or `&mut [T]`; for CUDA one to a `CudaSlice`,
+/// which becomes a view of all of it, a view, or in the raw tier a `DevicePointer`. An owned view stays as it
+/// is, a reference to one (`&view`) leaves it for the next call.
 ///
 /// This trait is sealed.
 pub trait Buffer: sealed::Sealed {

@@ -1,5 +1,5 @@
-//! How many instances are computed together. What is the same for all instances of a chunk is computed once for it,
-//! and the gradients of weights and scales are summed chunk by chunk, in the order of the chunks.
+//! How many instances are computed together. What is the same for all instances of a chunk is computed once
+//! for it, and the gradients of weights and scales are summed chunk by chunk, in the order of the chunks.
 
 use std::ops::Range;
 

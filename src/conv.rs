@@ -1,18 +1,19 @@
 //! What the operators compute: the conventions of the convolution, and the reductions of the two steps.
 //!
-//! Notation: incidence matrix H (n × m), hyperedge weights w, hyperedge sizes B_e = |e|, weighted vertex degrees D_v.
-//! The convolution is `y = L H U B⁻¹ Hᵀ R x` (Bai, Zhang, Torr: *Hypergraph convolution and hypergraph attention*,
-//! 2021, eq. 6, for `Row`; Feng et al.: *Hypergraph neural networks*, 2019, eq. 10, for `Symmetric`).
+//! Notation: incidence matrix H (n × m), hyperedge weights w, hyperedge sizes B_e = |e|, weighted vertex
+//! degrees D_v. The convolution is `y = L H U B⁻¹ Hᵀ R x` (Bai, Zhang, Torr: *Hypergraph convolution and
+//! hypergraph attention*, 2021, eq. 6, for `Row`; Feng et al.: *Hypergraph neural networks*, 2019, eq. 10,
+//! for `Symmetric`).
 
 use crate::element::Accumulator;
 
-/// Where the hyperedge weights enter the convolution. Models trained under one convention and evaluated under another
-/// lose accuracy, so this must match where weights come from elsewhere.
+/// Where the hyperedge weights enter the convolution. Models trained under one convention and evaluated under
+/// another lose accuracy, so this must match where weights come from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WeightUse {
-    /// In the message and in the degree: U = w, D_v = Σ_{e∋v} w_e. The papers' formula, and the one that PyTorch
-    /// Geometric documents.
+    /// In the message and in the degree: U = w, D_v = Σ_{e∋v} w_e. The papers' formula, and the one that
+    /// PyTorch Geometric documents.
     #[default]
     Documented,
     /// In the degree only: U = 1, D_v = Σ_{e∋v} w_e. What PyTorch Geometric 2.8 computes.
@@ -33,25 +34,29 @@ impl WeightUse {
     }
 }
 
-/// How the convolution divides by the vertex degree. 1/0 counts as 0, with a zero gradient: a vertex of degree zero
-/// gets a row of zeros. A degree that is not finite makes NaN of its rows and of the gradients that pass through it.
+/// How the convolution divides by the vertex degree. 1/0 counts as 0, with a zero gradient: a vertex of
+/// degree zero gets a row of zeros. A degree that is not finite makes NaN of its rows and of the gradients
+/// that pass through it.
 ///
-/// Under `Row` and `Symmetric` the scale of [`WeightUse::Documented`] weights cancels out, also where 1/D or a sum of
-/// weighted rows would be no number of the type: with weights 2^k w (those being exact, and degrees finite) y and ∂x have
-/// the bits that they have with w, and ∂w is multiplied by 2^−k. That holds for every k under `Row`; under `Symmetric` for
-/// every even k with which z, which is multiplied by 2^(−k/2), stays in the type's range. An odd k differs by the
-/// rounding of √2: half a unit in the last place for each term of its sums.
+/// Under `Row` and `Symmetric` the scale of [`WeightUse::Documented`] weights cancels out, also where 1/D or
+/// a sum of weighted rows would be no number of the type: with weights 2^k w (those being exact, and degrees
+/// finite) y and ∂x have the bits that they have with w, and ∂w is multiplied by 2^−k. That holds for every k
+/// under `Row`; under `Symmetric` for every even k with which z, which is multiplied by 2^(−k/2), stays in
+/// the type's range. An odd k differs by the rounding of √2: half a unit in the last place for each term of
+/// its sums.
 ///
-/// ∂w is as exact as its terms ⟨g, z_e − y_v⟩ / D_v are: the rounding of y_v is divided by D_v as well, and where hyperedges
-/// of equal z should make the difference 0, that is what is left of it, however small D_v is.
+/// ∂w is as exact as its terms ⟨g, z_e − y_v⟩ / D_v are: the rounding of y_v is divided by D_v as well, and
+/// where hyperedges of equal z should make the difference 0, that is what is left of it, however small D_v
+/// is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Normalization {
-    /// L = D⁻¹, R = 1. With [`WeightUse::Documented`] a vertex of a single incidence gives that hyperedge's weight a
-    /// gradient of exactly zero.
+    /// L = D⁻¹, R = 1. With [`WeightUse::Documented`] a vertex of a single incidence gives that hyperedge's
+    /// weight a gradient of exactly zero.
     #[default]
     Row,
-    /// L = R = D^(−1/2), as 1/√D. A negative degree is [`Error::NegativeDegree`](crate::Error::NegativeDegree).
+    /// L = R = D^(−1/2), as 1/√D. A negative degree is
+    /// [`Error::NegativeDegree`](crate::Error::NegativeDegree).
     Symmetric,
     /// L = R = 1.
     None,
@@ -83,7 +88,8 @@ impl Conv {
         self.normalization != Normalization::None && self.weight_use.in_degree()
     }
 
-    /// Whether a vertex of a single incidence has y_v = z_e whatever the weight, which then gets no gradient from it.
+    /// Whether a vertex of a single incidence has y_v = z_e whatever the weight, which then gets no gradient
+    /// from it.
     pub(crate) fn single_incidences_cancel_out(self) -> bool {
         self.normalization == Normalization::Row && self.weight_use == WeightUse::Documented
     }
@@ -95,32 +101,37 @@ impl Conv {
 
     /// The least exponent that degrees are taken to have, see [`shift`](Self::shift).
     pub(crate) fn least_exponent<A: Accumulator>(self) -> i32 {
-        // Where there is no weight in the message to go with it, the power of two alone has to be a finite factor.
+        // Where there is no weight in the message to go with it, the power of two alone has to be a finite
+        // factor.
         if self.weight_use.in_message() { i32::MIN } else { A::LEAST_EXPONENT }
     }
 
     /// Up to which exponent, of either sign, degrees are not shifted; below 0: all are.
     pub(crate) fn plain_exponents<A: Accumulator>(self) -> i32 {
-        // Without a weight in the message nothing cancels out, and 1/D is a factor like others while it is a normal number.
+        // Without a weight in the message nothing cancels out, and 1/D is a factor like others while it is a
+        // normal number.
         if self.weight_use.in_message() { -1 } else { -A::LEAST_EXPONENT - 6 }
     }
 
-    /// t_e, from the largest and the smallest shift of the vertices of a hyperedge, see [`shift`](Self::shift).
+    /// t_e, from the largest and the smallest shift of the vertices of a hyperedge, see
+    /// [`shift`](Self::shift).
     pub(crate) fn edge_shift<A: Accumulator>(self, largest: i32, smallest: i32) -> i32 {
         let range = -A::LEAST_EXPONENT / self.shifts_of_degree();
-        // Where degrees lie so far apart that the products of the large ones with small gradients would be no normal numbers,
-        // all factors are made larger: by half the range at most, which leaves the other half for large gradients.
+        // Where degrees lie so far apart that the products of the large ones with small gradients would be no
+        // normal numbers, all factors are made larger: by half the range at most, which leaves the other half
+        // for large gradients.
         -largest + (largest - smallest - range / 3).clamp(0, range / 2)
     }
 
-    /// The shift of a vertex: the power of two that brings L_v (and so D_v, once or twice) to about 1; [`NO_SHIFT`] where
-    /// the degree is 0 or not finite.
+    /// The shift of a vertex: the power of two that brings L_v (and so D_v, once or twice) to about 1;
+    /// [`NO_SHIFT`] where the degree is 0 or not finite.
     ///
-    /// Weights may have any scale: w and 2^k w have the same normalized convolution, but for w = 10⁻³⁹ neither 1/D nor
-    /// the sums Σ L_v g_v are `f32`. So where weights are part of degrees, all factors are multiplied by powers of two,
-    /// which changes no bit of what is a normal number with and without: with s_v the shift of a vertex, D'_v = 2^s D_v
-    /// (`Row`) or 2^2s D_v (`Symmetric`), L'_v that of D'_v, h shifts to a degree, and t_e = −max s_v over the vertices of
-    /// a hyperedge (or more, see [`edge_shift`](Self::edge_shift)):
+    /// Weights may have any scale: w and 2^k w have the same normalized convolution, but for w = 10⁻³⁹
+    /// neither 1/D nor the sums Σ L_v g_v are `f32`. So where weights are part of degrees, all factors are
+    /// multiplied by powers of two, which changes no bit of what is a normal number with and without: with
+    /// s_v the shift of a vertex, D'_v = 2^s D_v (`Row`) or 2^2s D_v (`Symmetric`), L'_v that of D'_v, h
+    /// shifts to a degree, and t_e = −max s_v over the vertices of a hyperedge (or more, see
+    /// [`edge_shift`](Self::edge_shift)):
     ///
     /// ```text
     /// y_v    = L'_v Σ_{e∋v} (2^s_v U_e) z_e                R_v = 2^s_v L'_v                            symmetric
@@ -143,8 +154,8 @@ impl Conv {
     }
 }
 
-/// The shift of a vertex whose degree is 0 or not finite: below all others, and far from overflowing where it is added to
-/// one. Its L is 0 or NaN whatever the shift.
+/// The shift of a vertex whose degree is 0 or not finite: below all others, and far from overflowing where it
+/// is added to one. Its L is 0 or NaN whatever the shift.
 pub(crate) const NO_SHIFT: i32 = -(1 << 20);
 
 /// How a step reduces the rows that it gathers.

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-/// A feature element: `f32`, `f64`, [`struct@f16`] or [`bf16`]. Sums, degrees, weights and their gradients have the type
-/// [`Acc`](Self::Acc): `f64` for `f64`, `f32` for the other three.
+/// A feature element: `f32`, `f64`, [`struct@f16`] or [`bf16`]. Sums, degrees, weights and their gradients
+/// have the type [`Acc`](Self::Acc): `f64` for `f64`, `f32` for the other three.
 ///
 /// This trait is sealed.
 pub trait Element:
@@ -135,7 +135,8 @@ macro_rules! accumulator {
                 let last = n.clamp(LEAST, MOST);
                 let second = (n - last).clamp(LEAST, MOST);
                 let first = (n - last - second).clamp(LEAST, MOST);
-                // Each product is exact, or so small (or large) that the next ones make it 0 (or infinite) in any case.
+                // Each product is exact, or so small (or large) that the next ones make it 0 (or infinite) in
+                // any case.
                 self * power(first) * power(second) * power(last)
             }
 
@@ -162,8 +163,8 @@ accumulator!(f64, "f64", u64);
 impl sealed::Sealed for bf16 {}
 impl sealed::Sealed for f16 {}
 
-// The conversions below are integer and float arithmetic without branches, so that loops over them vectorise and
-// kernels can do the very same; `half` detects the processor's features anew for each element.
+// The conversions below are integer and float arithmetic without branches, so that loops over them vectorise
+// and kernels can do the very same; `half` detects the processor's features anew for each element.
 
 impl Element for bf16 {
     type Acc = f32;
@@ -206,7 +207,8 @@ impl Element for f16 {
         let bits = value.to_bits();
         let sign = (bits >> 16) & 0x8000;
         let magnitude = bits & 0x7fff_ffff;
-        // From 2^-14 on the result is normal: move the exponent's bias, round to nearest even in the 13 lost bits.
+        // From 2^-14 on the result is normal: move the exponent's bias, round to nearest even in the 13 lost
+        // bits.
         let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0x0fff + ((magnitude >> 13) & 1)) >> 13;
         // Below that, adding 1/2 aligns the subnormal's last bit with a float's last bit, which rounds.
         let half_one = f32::from_bits(126 << 23);

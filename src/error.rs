@@ -1,8 +1,8 @@
 //! What can be wrong with an index layout or a call, as values.
 //!
-//! Every variant names the table or operand, the place in it, the value found there and the bound it broke, in
-//! fields that a caller can read. No constructor and no operator panics on bad input (accessors that say so do, as
-//! slices do), and an operator call that returns an error has written nothing.
+//! Every variant names the table or operand, the place in it, the value found there and the bound it broke,
+//! in fields that a caller can read. No constructor and no operator panics on bad input (accessors that say
+//! so do, as slices do), and an operator call that returns an error has written nothing.
 
 use std::ops::Range;
 
@@ -237,8 +237,9 @@ pub enum Error {
         /// What the whole index looks like, if that is known.
         looks_like: Option<Misbatching>,
     },
-    /// All incidences of an already batched index are in one graph, though later graphs own vertices and hyperedges, the ids
-    /// may be local ones that nobody shifted, and the caller did not say that this is meant.
+    /// All incidences of an already batched index are in one graph, though later graphs own vertices and
+    /// hyperedges, the ids may be local ones that nobody shifted, and the caller did not say that this is
+    /// meant.
     #[error(
         "all {incidences} incidences are in graph {graph}, though graph {later} owns {} and {}, too. It looks like this: \
          {looks_like}. If it is meant, choose AllInFirst::Accept",
@@ -277,7 +278,8 @@ pub enum Error {
         /// The length of the operand.
         bound: usize,
     },
-    /// Shared or consecutive windows do not read all weights (or scales), so they are not the windows that were meant.
+    /// Shared or consecutive windows do not read all weights (or scales), so they are not the windows that
+    /// were meant.
     #[error("{table} has {}, but {}", count(*value, "value"), read_by(windows, what, *bound))]
     UnreadWeights {
         /// The operand that is read through windows.
@@ -291,8 +293,8 @@ pub enum Error {
         /// What has a value each: `"vertices"` or `"hyperedges"`.
         what: &'static str,
     },
-    /// An offset of a window table is negative, or so large that the window ends past the largest array that there can
-    /// be.
+    /// An offset of a window table is negative, or so large that the window ends past the largest array that
+    /// there can be.
     #[error(
         "{table}[{instance}] = {value}, but the offset of a window is at least 0 and here at most {bound}"
     )]
@@ -504,8 +506,8 @@ pub enum Error {
         /// The number given when the workspace was made.
         bound: usize,
     },
-    /// The weighted degree of a vertex is negative under [`Normalization::Symmetric`], whose square root is then
-    /// not defined.
+    /// The weighted degree of a vertex is negative under [`Normalization::Symmetric`], whose square root is
+    /// then not defined.
     ///
     /// [`Normalization::Symmetric`]: crate::Normalization::Symmetric
     #[error(
@@ -568,7 +570,8 @@ pub enum Error {
         /// The least that would do.
         needed: (u32, u32),
     },
-    /// A call of the CUDA driver failed. Errors of earlier, asynchronous work of the same context surface here, too.
+    /// A call of the CUDA driver failed. Errors of earlier, asynchronous work of the same context surface
+    /// here, too.
     #[error("{call} failed: {name} ({code}): {message}")]
     Driver {
         /// What was being done.
@@ -580,9 +583,9 @@ pub enum Error {
         /// The driver's description of it.
         message: String,
     },
-    /// A checked kernel found a wrong value in a table. Every output since the last clean check is unspecified; the
-    /// context, the stream and the workspace can be used on, see `cuda::Workspace::check`. Of several wrong values that one
-    /// kernel found, which is named depends on scheduling.
+    /// A checked kernel found a wrong value in a table. Every output since the last clean check is
+    /// unspecified; the context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
+    /// Of several wrong values that one kernel found, which is named depends on scheduling.
     #[error(
         "{kernel}, instance {instance}: {table}[{position}] on the device is {value}, but {}: upload the table again, \
          and look for who writes into it",
@@ -610,7 +613,8 @@ pub enum Error {
     WrongContext {
         /// The operand, or `"the stream"`.
         operand: &'static str,
-        /// The ordinal of the device of the operand's context; another context on the same device has the same.
+        /// The ordinal of the device of the operand's context; another context on the same device has the
+        /// same.
         value: usize,
         /// The ordinal of the plan's device.
         bound: usize,
@@ -652,8 +656,8 @@ pub enum Error {
         /// The call.
         call: &'static str,
     },
-    /// The per-thread default stream, which is another stream on each thread, was given to a workspace, which may move to
-    /// another thread.
+    /// The per-thread default stream, which is another stream on each thread, was given to a workspace, which
+    /// may move to another thread.
     #[error(
         "the per-thread default stream is another one on each thread, and a workspace may move: make it on a stream of \
          its own, or on the default stream"
@@ -668,7 +672,8 @@ pub enum Error {
         /// The operator.
         operator: &'static str,
     },
-    /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may read them.
+    /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may
+    /// read them.
     #[error(
         "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
          them: make such a plan, or upload the tables again"

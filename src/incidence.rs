@@ -138,8 +138,8 @@ impl Incidence {
     ///
     /// # Errors
     /// [`Error::VertexOutOfRange`] and [`Error::RepeatedIncidence`], which tell the list and the place in it;
-    /// [`Error::TooLarge`], [`Error::OutOfMemory`]; [`Error::LengthMismatch`] where `as_ref` gives more members
-    /// the second time.
+    /// [`Error::TooLarge`], [`Error::OutOfMemory`]; [`Error::LengthMismatch`] where `as_ref` gives more
+    /// members the second time.
     pub fn from_edges<E: AsRef<[I]>, I: Index>(
         n_vertices: usize,
         edges: &[E],
@@ -321,7 +321,8 @@ impl Incidence {
         self.n_hyperedges as usize
     }
 
-    /// The number of rows along an axis: [`n_vertices`](Self::n_vertices) or [`n_hyperedges`](Self::n_hyperedges).
+    /// The number of rows along an axis: [`n_vertices`](Self::n_vertices) or
+    /// [`n_hyperedges`](Self::n_hyperedges).
     #[inline]
     pub fn size(&self, axis: Axis) -> usize {
         match axis {

@@ -1,7 +1,8 @@
 //! The integer types in which a caller may hand over ids, pointers and offsets.
 
-/// An integer type that index arrays may have: Rust's own up to 64 bits, signed or not, so that an array that comes
-/// from another library (often `i64`) need not be converted first. A negative or too large value is a typed error.
+/// An integer type that index arrays may have: Rust's own up to 64 bits, signed or not, so that an array that
+/// comes from another library (often `i64`) need not be converted first. A negative or too large value is a
+/// typed error.
 ///
 /// This trait is sealed.
 pub trait Index: Copy + sealed::Sealed {

@@ -38,7 +38,8 @@ pub enum Misbatching {
     OneBasedHyperedges,
     /// Negative ids stand for places that are not used.
     NegativePadding,
-    /// The numbers of vertices (or hyperedges) of the graphs were given as [`Owners::GraphIds`](crate::Owners::GraphIds).
+    /// The numbers of vertices (or hyperedges) of the graphs were given as
+    /// [`Owners::GraphIds`](crate::Owners::GraphIds).
     CountsAsGraphIds,
     /// The graph ids of the vertices (or hyperedges) were given as [`Owners::Counts`](crate::Owners::Counts).
     GraphIdsAsCounts,

@@ -1,8 +1,9 @@
 //! Feature operands: where in a buffer the rows of a batch lie.
 //!
-//! Only the F elements of one row are contiguous. What lies between rows is neither read nor written: an output keeps it
-//! as it is, whatever [`Out`] says. A row stride places the rows of an instance, an instance stride the
-//! instances, so that expert-major `[E, T, F]` and multi-head `[T, E, H, d]` tensors are read and written in place:
+//! Only the F elements of one row are contiguous. What lies between rows is neither read nor written: an
+//! output keeps it as it is, whatever [`Out`] says. A row stride places the rows of an instance, an instance
+//! stride the instances, so that expert-major `[E, T, F]` and multi-head `[T, E, H, d]` tensors are read and
+//! written in place:
 //!
 //! | tensor | layout of `E` vertices and `T` instances |
 //! |---|---|
@@ -18,8 +19,8 @@ use crate::error::{Error, Result};
 
 /// Where the rows of an operand lie; strides are in elements.
 ///
-/// Elements that no row is placed on (gaps between rows, the padding of `[T, E_max, F]`, what follows the last row) are
-/// not read, and in an output they stay as they are, also under [`Out::Overwrite`].
+/// Elements that no row is placed on (gaps between rows, the padding of `[T, E_max, F]`, what follows the
+/// last row) are not read, and in an output they stay as they are, also under [`Out::Overwrite`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowLayout {
     features: usize,
@@ -39,15 +40,15 @@ impl RowLayout {
         Self { row_stride, ..self }
     }
 
-    /// The distance from the first row of an instance to the first row of the next. Without it, instances are packed:
-    /// all rows of the batch lie at the row stride. With it, every instance needs room for as many rows as the largest
-    /// topology has.
+    /// The distance from the first row of an instance to the first row of the next. Without it, instances are
+    /// packed: all rows of the batch lie at the row stride. With it, every instance needs room for as many
+    /// rows as the largest topology has.
     pub fn instance_stride(self, instance_stride: usize) -> Self {
         Self { instance_stride: Some(instance_stride), ..self }
     }
 
-    /// The number of instances. Without it, it is the buffer's length that tells the number of copies of a replicated
-    /// batch, if rows are packed; one operand of a call that tells it is enough.
+    /// The number of instances. Without it, it is the buffer's length that tells the number of copies of a
+    /// replicated batch, if rows are packed; one operand of a call that tells it is enough.
     pub fn instances(self, instances: usize) -> Self {
         Self { instances: Some(instances), ..self }
     }
@@ -58,8 +59,9 @@ impl RowLayout {
     }
 }
 
-/// A feature operand: a buffer and the layout of its rows. `B` is `&[T]` or `&mut [T]` for the CPU operators, and a
-/// `CudaView` or `CudaViewMut` for those on a GPU; the constructors make it of whatever is a [`Buffer`]:
+/// A feature operand: a buffer and the layout of its rows. `B` is `&[T]` or `&mut [T]` for the CPU operators,
+/// and a `CudaView` or `CudaViewMut` for those on a GPU; the constructors make it of whatever is a
+/// [`Buffer`]:
 ///
 /// ```
 /// # use hyperscatter::Rows;
@@ -86,9 +88,10 @@ impl<B> Rows<B> {
     }
 }
 
-/// What happens to an output. Both ways of writing touch the rows of the call's instances and nothing else: elements that
-/// the [`RowLayout`] places no row on stay as they are, so padding that must be zero has to be made so by the caller. A
-/// gradient of weights or scales has no such gaps: what no window covers becomes 0 under `Overwrite`.
+/// What happens to an output. Both ways of writing touch the rows of the call's instances and nothing else:
+/// elements that the [`RowLayout`] places no row on stay as they are, so padding that must be zero has to be
+/// made so by the caller. A gradient of weights or scales has no such gaps: what no window covers becomes 0
+/// under `Overwrite`.
 #[derive(Debug)]
 pub enum Out<B> {
     /// The result replaces what the rows held; nothing of that is read.
@@ -166,7 +169,8 @@ impl Placement {
 }
 
 impl Operand {
-    /// The number of instances that this operand tells: given, or from its length. `None` where it tells nothing.
+    /// The number of instances that this operand tells: given, or from its length. `None` where it tells
+    /// nothing.
     fn instances(&self, batch: &Batch) -> Result<Option<usize>> {
         let RowLayout { features, row_stride, instance_stride, instances } = self.layout;
         if instances.is_some() {
@@ -193,8 +197,8 @@ impl Operand {
         Ok(Some(rows / per_instance))
     }
 
-    /// Checks that all rows of `instances` instances lie within the operand, and, where `written`, that they are
-    /// disjoint.
+    /// Checks that all rows of `instances` instances lie within the operand, and, where `written`, that they
+    /// are disjoint.
     pub(crate) fn place(&self, batch: &Batch, instances: usize, written: bool) -> Result<Placement> {
         let RowLayout { features, row_stride, instance_stride, instances: given } = self.layout;
         let axis = self.axis;
@@ -250,7 +254,8 @@ impl Operand {
         }
     }
 
-    /// Rows are disjoint where the smaller stride steps over a row and the larger over all that the smaller spans.
+    /// Rows are disjoint where the smaller stride steps over a row and the larger over all that the smaller
+    /// spans.
     fn check_disjoint(&self, rows: (usize, usize), instances: (usize, usize)) -> Result<()> {
         let mut steps = [("row", rows), ("instance", instances)];
         steps.sort_by_key(|&(_, (_, stride))| stride);
@@ -268,8 +273,8 @@ impl Operand {
     }
 }
 
-/// The number of instances of a call, which every operand that tells it must agree on; the first is named otherwise.
-/// Also checks that each operand has `features` features.
+/// The number of instances of a call, which every operand that tells it must agree on; the first is named
+/// otherwise. Also checks that each operand has `features` features.
 pub(crate) fn agree_on_instances<'a>(
     batch: &Batch,
     features: usize,
@@ -298,7 +303,8 @@ pub(crate) fn agree_on_instances<'a>(
     }
 }
 
-/// Checks that a wanted gradient of `len` elements has one for each of the `bound` values that it is the gradient of.
+/// Checks that a wanted gradient of `len` elements has one for each of the `bound` values that it is the
+/// gradient of.
 pub(crate) fn check_gradient(
     (operand, len): (&'static str, Option<usize>),
     (bound_of, bound): (&'static str, usize),

@@ -3,12 +3,13 @@
 use crate::conv::Reduce;
 use crate::rows::{Out, Rows};
 
-/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which the
-/// instances read through windows.
+/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which
+/// the instances read through windows.
 ///
-/// A scale is a plain factor: 0 times an infinity is NaN. `S` is [`Weights`](crate::Weights) of the backend. Window
-/// tables of vertex scales are made by [`WindowTable::for_vertices`](crate::WindowTable::for_vertices). Operators take a
-/// step by reference, so that a step and its backward can share one.
+/// A scale is a plain factor: 0 times an infinity is NaN. `S` is [`Weights`](crate::Weights) of the backend.
+/// Window tables of vertex scales are made by
+/// [`WindowTable::for_vertices`](crate::WindowTable::for_vertices). Operators take a step by reference, so
+/// that a step and its backward can share one.
 ///
 /// ```
 /// use hyperscatter::{Step, cpu::Weights};
@@ -69,8 +70,8 @@ impl<S> Default for Step<S> {
 pub struct StepGradients<R, S> {
     /// ∂ of the feature rows that the step read.
     pub rows: Out<Rows<R>>,
-    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the instances
-    /// that read it.
+    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the
+    /// instances that read it.
     pub vertex_scale: Out<S>,
     /// ∂ of the hyperedge scale, likewise.
     pub hyperedge_scale: Out<S>,

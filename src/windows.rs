@@ -9,9 +9,9 @@ use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::groups::Groups;
 use crate::index::Index;
 
-/// The weight-offset table of a batch: instance `g`, with `m` hyperedges, reads `weights[offsets[g] .. offsets[g] + m]`.
-/// Windows may overlap in any way. Validated once, so that a call compares two numbers. A clone is cheap and is the same
-/// table.
+/// The weight-offset table of a batch: instance `g`, with `m` hyperedges, reads `weights[offsets[g] ..
+/// offsets[g] + m]`. Windows may overlap in any way. Validated once, so that a call compares two numbers. A
+/// clone is cheap and is the same table.
 #[derive(Debug, Clone)]
 pub struct WindowTable(Arc<Inner>);
 
@@ -26,18 +26,20 @@ struct Inner {
 }
 
 impl WindowTable {
-    /// The windows of hyperedge weights (or scales) of a batch: one offset for each instance. For a replicated batch,
-    /// the table has as many offsets as a call may have copies; a call with fewer reads the first ones.
+    /// The windows of hyperedge weights (or scales) of a batch: one offset for each instance. For a
+    /// replicated batch, the table has as many offsets as a call may have copies; a call with fewer reads the
+    /// first ones.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] where a table batch has another number of instances, [`Error::OffsetOutOfRange`] where
-    /// an offset is negative or its window would end past the largest array that there can be, [`Error::TooLarge`] for
-    /// 2³² offsets and more, [`Error::OutOfMemory`].
+    /// [`Error::LengthMismatch`] where a table batch has another number of instances,
+    /// [`Error::OffsetOutOfRange`] where an offset is negative or its window would end past the largest array
+    /// that there can be, [`Error::TooLarge`] for 2³² offsets and more, [`Error::OutOfMemory`].
     pub fn new<I: Index>(batch: &Batch, offsets: &[I]) -> Result<Self> {
         Self::along(batch, Axis::Hyperedge, offsets)
     }
 
-    /// The same for scales of vertices: instance `g`, with `n` vertices, reads `offsets[g] .. offsets[g] + n`.
+    /// The same for scales of vertices: instance `g`, with `n` vertices, reads `offsets[g] .. offsets[g] +
+    /// n`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -142,15 +144,16 @@ impl WindowTable {
     }
 }
 
-/// Which part of an array of weights (or scales) each instance reads. `W` is a reference (or a pointer) to a window
-/// table.
+/// Which part of an array of weights (or scales) each instance reads. `W` is a reference (or a pointer) to a
+/// window table.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Windows<W> {
-    /// All instances read from offset 0: one set of weights for all, just as many as the largest instance reads.
+    /// All instances read from offset 0: one set of weights for all, just as many as the largest instance
+    /// reads.
     Shared,
-    /// Each instance reads its own window, behind that of the instance before it: one weight for each hyperedge of the
-    /// batch, no more and no less.
+    /// Each instance reads its own window, behind that of the instance before it: one weight for each
+    /// hyperedge of the batch, no more and no less.
     Consecutive,
     /// Each instance reads at its offset in the table. There may be weights that no window covers.
     Table(W),
@@ -167,9 +170,9 @@ impl<W: std::ops::Deref> Windows<W> {
     }
 }
 
-/// Hyperedge weights (or scales of vertices or hyperedges) of a call: values, and the windows through which the
-/// instances read them. `B` is `&[A]` for the CPU operators and a `CudaView` for those on a GPU, of the accumulation type;
-/// the constructors make it of whatever is a [`Buffer`], such as `&vec`.
+/// Hyperedge weights (or scales of vertices or hyperedges) of a call: values, and the windows through which
+/// the instances read them. `B` is `&[A]` for the CPU operators and a `CudaView` for those on a GPU, of the
+/// accumulation type; the constructors make it of whatever is a [`Buffer`], such as `&vec`.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<B, W> {
     /// The values.
@@ -237,7 +240,8 @@ impl Windows<&WindowTable> {
     /// Where `instance` starts to read the values of its rows along `axis`.
     ///
     /// # Panics
-    /// If `instance` is not below the number of instances of a table batch, or of the offsets of a table of windows.
+    /// If `instance` is not below the number of instances of a table batch, or of the offsets of a table of
+    /// windows.
     #[inline]
     pub fn offset(&self, batch: &Batch, axis: Axis, instance: usize) -> usize {
         match self {

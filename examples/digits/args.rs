@@ -10,8 +10,8 @@ use crate::data::{CUTS, Cut, TRAINING_IMAGES};
 /// Eight experts read handwritten digits; a hypergraph over the experts lets them talk.
 ///
 /// Each expert sees only its own part of the image, some see nothing but noise, and each must name the digit
-/// alone. Two hypergraph convolutions between the encoders and the heads couple the experts. The program trains
-/// three times, without coupling, with frozen and with learned hyperedge weights, and compares.
+/// alone. Two hypergraph convolutions between the encoders and the heads couple the experts. The program
+/// trains three times, without coupling, with frozen and with learned hyperedge weights, and compares.
 #[derive(Debug, Parser)]
 #[command(name = "digits", version)]
 pub(crate) struct Args {
@@ -27,8 +27,8 @@ pub(crate) struct Args {
     #[arg(long)]
     noisy: Option<usize>,
 
-    /// Standard deviation of the noise; the pixels lie between 0 and 1. The louder the noise, the more there is to gain
-    /// from turning it down by learned weights
+    /// Standard deviation of the noise; the pixels lie between 0 and 1. The louder the noise, the more there
+    /// is to gain from turning it down by learned weights
     #[arg(long, default_value_t = 5.0)]
     noise_level: f64,
 

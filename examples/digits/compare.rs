@@ -1,9 +1,10 @@
 //! `--compare`: the same training with the coupling called once for a batch and once for each image.
 //!
-//! Both trainers see the same batches and start each step from the same parameters, so losses and parameters may
-//! differ by rounding only: the gradients of shared parameters are summed in another order. (Left to themselves,
-//! the two may part: Adam divides a gradient by its own size, which makes a visible step of a rounding error where
-//! the gradient is next to nothing. The losses of one step are equal to the bit, as the coupling's outputs are.)
+//! Both trainers see the same batches and start each step from the same parameters, so losses and parameters
+//! may differ by rounding only: the gradients of shared parameters are summed in another order. (Left to
+//! themselves, the two may part: Adam divides a gradient by its own size, which makes a visible step of a
+//! rounding error where the gradient is next to nothing. The losses of one step are equal to the bit, as the
+//! coupling's outputs are.)
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ use crate::train::Trainer;
 
 /// Largest accepted difference of a loss.
 const LOSS_TOLERANCE: f64 = 1e-5;
-/// Largest accepted difference of a parameter: a sixtieth of the default step. Adam divides a gradient by its own
-/// size, which magnifies the rounding error of a gradient that is almost zero; 7e-6 was seen.
+/// Largest accepted difference of a parameter: a sixtieth of the default step. Adam divides a gradient by its
+/// own size, which magnifies the rounding error of a gradient that is almost zero; 7e-6 was seen.
 const PARAMETER_TOLERANCE: f64 = 5e-5;
 /// Timed passes through the coupling alone.
 const PASSES: usize = 10;

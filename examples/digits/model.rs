@@ -1,7 +1,7 @@
 //! The experts: an encoder each, two coupling layers between them, a head each.
 //!
-//! Features stay expert-major, `[experts, images, width]`, as the batched matrix products of encoders and heads
-//! want them; the coupling gets the transposed view `[images, experts, width]`.
+//! Features stay expert-major, `[experts, images, width]`, as the batched matrix products of encoders and
+//! heads want them; the coupling gets the transposed view `[images, experts, width]`.
 
 use std::collections::HashMap;
 
@@ -57,7 +57,8 @@ impl Parameters {
             all.push((name.to_owned(), Var::from_vec(values, shape, &Device::Cpu)?));
             Ok(())
         };
-        // Variances that keep the size of the features: 2 / inputs before a rectifier, 1 / inputs before the softmax.
+        // Variances that keep the size of the features: 2 / inputs before a rectifier, 1 / inputs before the
+        // softmax.
         add("encoder.weight", &[experts, pixels, width], Init::Normal((2.0 / pixels as f64).sqrt()))?;
         add("encoder.bias", &[experts, 1, width], Init::Constant(0.0))?;
         for layer in 0..LAYERS {

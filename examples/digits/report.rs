@@ -72,7 +72,8 @@ pub(crate) fn ablation(settings: &Settings, runs: &[Run]) -> String {
     text
 }
 
-/// Where the learned weights went: their means by the number of noisy members. `None` where nothing was learned.
+/// Where the learned weights went: their means by the number of noisy members. `None` where nothing was
+/// learned.
 pub(crate) fn learned_weights(settings: &Settings, run: &Run) -> Option<String> {
     if settings.noisy == 0 || run.losses.is_empty() {
         return None;

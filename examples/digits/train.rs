@@ -16,11 +16,12 @@ use crate::model::{Coupling, Model, Parameters};
 use crate::progress::Progress;
 use crate::weights::{self, SmallestDegree};
 
-/// Raw weights can bring a degree close to zero, and then gradients are huge: their joint norm is cut to this.
+/// Raw weights can bring a degree close to zero, and then gradients are huge: their joint norm is cut to
+/// this.
 const LARGEST_GRADIENT_NORM: f64 = 1.0;
 
-/// Added to the size of a gradient before Adam divides by it. The customary 1e-8 is the size of rounding errors
-/// here, which would then move parameters whose true gradient is zero.
+/// Added to the size of a gradient before Adam divides by it. The customary 1e-8 is the size of rounding
+/// errors here, which would then move parameters whose true gradient is zero.
 const ADAM_EPSILON: f64 = 1e-6;
 
 /// A network with its parameters and optimisers.

@@ -1,4 +1,5 @@
-//! What hyperedge weights amount to: how far they moved, and how much of them goes to hyperedges with noisy members.
+//! What hyperedge weights amount to: how far they moved, and how much of them goes to hyperedges with noisy
+//! members.
 
 use std::collections::BTreeSet;
 

@@ -10,27 +10,27 @@
 //! ∂w_e = ⟨q_e, z_e⟩ [w in the message] + Σ_{v∈e} ∂D_v [w in the degree]
 //! ```
 //!
-//! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z (unless the
-//! caller kept it) and y are recomputed in the accumulation type and never rounded to a narrower one, and the scalars of
-//! ∂w are formed in `f64`. A vertex of a single incidence is left out of both terms where they cancel out whatever the
-//! weight.
+//! The two terms of ∂w cancel out where vertices are alike, and where a vertex has one hyperedge only. So z
+//! (unless the caller saved it) and y are computed again in the accumulation type and never rounded to a
+//! narrower one, and the scalars of ∂w are formed in `f64`. A vertex of a single incidence is left out of
+//! both terms where they cancel out whatever the weight.
 //!
 //! Where weights are part of the degrees, all factors are shifted by powers of two, see [`Conv::shift`].
 
 #![allow(unsafe_code)]
 
-use rayon::prelude::*;
-
-use super::gather::{Dot, Source, Store, gather, sum};
-use super::operands::{Input, Output, operand, output, started};
+use super::degree::{check_degrees, fill_degrees, fill_edge_shifts};
+use super::gather::{Dot, Source, Store, gather, inverse_count, sum};
+use super::operands::{Input, Output, Weights, operand, output};
+use super::plan::Plan;
 use super::schedule::{Schedule, Task, each, each_row, each_value};
-use super::workspace::{Scratch, Workspace};
-use super::{Plan, Weights, inverse_count};
+use super::scratch::Scratch;
+use super::weight_gradient::started;
+use super::workspace::Workspace;
 use crate::axis::Axis;
-use crate::conv::{NO_SHIFT, Normalization};
+use crate::conv::{Conv, Normalization};
 use crate::element::{Accumulator, Element};
-use crate::error::{Error, Result};
-use crate::incidence::Incidence;
+use crate::error::Result;
 use crate::rows::{Operand, Out, Rows, check_gradient};
 
 impl<T: Element> Workspace<T> {
@@ -38,11 +38,12 @@ impl<T: Element> Workspace<T> {
     ///
     /// * `x`: `N` rows of vertices;
     /// * `weights`: one for each hyperedge, read through windows;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0 gets
-    ///   zeros, unless the normalization is `None`.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0
+    ///   gets zeros, unless the normalization is `None`.
     ///
     /// # Errors
-    /// Those [of operands](super#errors-of-operands), and [`Error::NegativeDegree`]. Nothing is written then.
+    /// Those [of operands](super#errors-of-operands), and
+    /// [`Error::NegativeDegree`](crate::Error::NegativeDegree). Nothing is written then.
     pub fn conv(
         &mut self,
         x: Rows<&[T]>,
@@ -52,9 +53,9 @@ impl<T: Element> Workspace<T> {
         self.forward(x, weights, None, y)
     }
 
-    /// [`conv`](Self::conv), with the same bits, that also keeps z = B⁻¹ Hᵀ R x, unrounded, for
-    /// [`conv_backward_from_z`](Self::conv_backward_from_z). That saves the backward one of its gathers, the forward's
-    /// first, and costs memory for `M` rows of type `T::Acc` from the forward to the backward.
+    /// [`conv`](Self::conv), with the same bits, that also stores z = B⁻¹ Hᵀ R x, unrounded, for
+    /// [`conv_backward_from_z`](Self::conv_backward_from_z). That spares the backward the first of the
+    /// forward's gathers, and costs memory for `M` rows of type `T::Acc` from the forward to the backward.
     ///
     /// * `z`: `M` rows of hyperedges, overwritten, also where `y` is skipped;
     /// * the others as for [`conv`](Self::conv).
@@ -75,8 +76,8 @@ impl<T: Element> Workspace<T> {
     ///
     /// * `x`, `grad_y`: `N` rows of vertices;
     /// * `grad_x`: `N` rows of vertices, overwritten, added to or skipped;
-    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped: for each, the sum
-    ///   over all instances whose windows cover it, 0 where there are none.
+    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped: for
+    ///   each, the sum over all instances whose windows cover it, 0 where there are none.
     ///
     /// # Errors
     /// As [`conv`](Self::conv).
@@ -92,10 +93,11 @@ impl<T: Element> Workspace<T> {
     }
 
     /// [`conv_backward`](Self::conv_backward), with the same bits, from the z that
-    /// [`conv_saving_z`](Self::conv_saving_z) kept for the same `x` and `weights`, instead of computing it again.
+    /// [`conv_saving_z`](Self::conv_saving_z) stored for the same `x` and `weights`, instead of computing it
+    /// again.
     ///
-    /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z (that of the weights is
-    ///   skipped, or the weights have none), it is not read;
+    /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z (that of the
+    ///   weights is skipped, or the weights have none), it is not read;
     /// * the others as for [`conv_backward`](Self::conv_backward).
     ///
     /// # Errors
@@ -164,15 +166,16 @@ impl<T: Element> Workspace<T> {
             z: z.map(|(z, operand)| Input::new(z, operand, batch, instances)).transpose()?,
             grad_y: Input::new(grad_y, grad_y_operand, batch, instances)?,
             grad_x: Output::new(grad_x, grad_x_operand, batch, instances)?,
-            through_degree: wanted && call.plan.conv().weights_in_degree(),
-            through_message: wanted && call.plan.conv().weight_use.in_message(),
+            through_degree: wanted && call.conv.weights_in_degree(),
+            through_message: wanted && call.conv.weight_use.in_message(),
             call,
         };
         backward.call.check_degrees()?;
         // Where the weights have no part in y, nothing is added, not even zeros.
         let grad_weights = started(grad_weights).filter(|_| backward.weights_wanted());
         if backward.call.has_elements() && (backward.grad_x.is_some() || grad_weights.is_some()) {
-            self.memory.sum_chunks(&backward.call.schedule, grad_weights, |task, scratch, sums| {
+            let (memory, schedule) = (&mut self.memory, &backward.call.schedule);
+            self.sums.add_up(memory, schedule, grad_weights, |task, scratch, sums| {
                 backward.chunk(task, scratch, sums);
             });
         }
@@ -183,6 +186,7 @@ impl<T: Element> Workspace<T> {
 /// A checked call of the convolution or its backward.
 struct Call<'a, T: Element> {
     plan: &'a Plan<T>,
+    conv: Conv,
     instances: usize,
     weights: &'a [T::Acc],
     schedule: Schedule<'a, T>,
@@ -198,12 +202,8 @@ impl<'a, T: Element> Call<'a, T> {
         let instances = plan.instances(operands, max_instances)?;
         let Weights { values, windows } = weights;
         windows.check("weights", plan.batch(), Axis::Hyperedge, instances, values.len())?;
-        Ok(Self {
-            plan,
-            instances,
-            weights: values,
-            schedule: Schedule::new(plan, Axis::Hyperedge, windows, instances),
-        })
+        let schedule = Schedule::new(plan, Axis::Hyperedge, windows, instances);
+        Ok(Self { plan, conv: plan.conv(), instances, weights: values, schedule })
     }
 
     fn has_elements(&self) -> bool {
@@ -212,122 +212,65 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// The weights that a chunk's instances read.
     fn window(&self, task: &Task<'_>) -> &'a [T::Acc] {
-        &self.weights[task.chunk.offset..][..task.topology.n_hyperedges()]
-    }
-
-    /// D_v.
-    fn degree(&self, topology: &Incidence, weights: &[T::Acc], v: usize) -> T::Acc {
-        let edges = topology.by_vertex().row(v);
-        if self.plan.conv().weight_use.in_degree() {
-            sum(edges, |e| weights[e])
-        } else {
-            T::Acc::from_count(edges.len())
-        }
+        &self.weights[self.schedule.window(task)]
     }
 
     /// U, where it is not 1.
     fn message<'w>(&self, weights: &'w [T::Acc]) -> Option<&'w [T::Acc]> {
-        self.plan.conv().weight_use.in_message().then_some(weights)
-    }
-
-    fn is_normalized(&self) -> bool {
-        self.plan.conv().normalization != Normalization::None
+        self.conv.weight_use.in_message().then_some(weights)
     }
 
     fn is_symmetric(&self) -> bool {
-        self.plan.conv().normalization == Normalization::Symmetric
+        self.conv.normalization == Normalization::Symmetric
     }
 
-    /// Refuses the first negative degree under symmetric normalization.
+    /// L, where it is not 1.
+    fn left<'s>(&self, inv_degree: &'s [T::Acc]) -> Option<&'s [T::Acc]> {
+        (self.conv.normalization != Normalization::None).then_some(inv_degree)
+    }
+
+    /// R, where it is not 1.
+    fn right<'s>(&self, inv_degree: &'s [T::Acc]) -> Option<&'s [T::Acc]> {
+        self.is_symmetric().then_some(inv_degree)
+    }
+
+    /// The shifts of vertices or hyperedges, where there are any.
+    fn shifts<'s>(&self, shifts: &'s [i32]) -> Option<&'s [i32]> {
+        self.conv.weights_in_degree().then_some(shifts)
+    }
+
     fn check_degrees(&self) -> Result<()> {
-        if !self.plan.conv().checks_degrees() {
-            return Ok(());
-        }
-        let negative = |c| {
-            let task = self.schedule.task(c)?;
-            let (topology, weights) = (task.topology, self.window(&task));
-            let instance = task.instances().next()?;
-            let mut degrees = (0..topology.n_vertices()).map(|v| (v, self.degree(topology, weights, v)));
-            let (vertex, degree) = degrees.find(|&(_, d)| d < T::Acc::ZERO)?;
-            Some((instance, vertex, degree.to_f64()))
-        };
-        let first = (0..self.schedule.n_chunks()).into_par_iter().filter_map(negative);
-        match first.min_by_key(|&(instance, vertex, _)| (instance, vertex)) {
-            Some((instance, vertex, value)) => Err(Error::NegativeDegree { instance, vertex, value }),
-            None => Ok(()),
-        }
+        check_degrees(self.conv, &self.schedule, |task| self.window(task))
     }
 
-    /// Whether factors are shifted.
-    fn is_shifted(&self) -> bool {
-        self.plan.conv().weights_in_degree()
-    }
-
-    /// D, L and the shift of all vertices, where the normalization uses them.
-    fn degrees(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
-        if !self.is_normalized() {
-            return;
-        }
-        let (topology, weights) = (task.topology, self.window(task));
-        let n = topology.n_vertices();
-        each_value(task.parallel, &mut scratch.degree[..n], |v, degree| {
-            *degree = self.degree(topology, weights, v);
-        });
-        for (v, &degree) in scratch.degree[..n].iter().enumerate() {
-            let left = &mut scratch.left[v];
-            (*left, scratch.vertex_shift[v]) = self.left(degree);
-            let is_single = topology.by_vertex().row(v).len() == 1;
-            let is_left_out =
-                is_single && degree.is_finite() && self.plan.conv().single_incidences_cancel_out();
-            scratch.weight_left[v] = if is_left_out { T::Acc::ZERO } else { *left };
-        }
-    }
-
-    /// L of a vertex of this degree, and its shift.
-    fn left(&self, degree: T::Acc) -> (T::Acc, i32) {
-        let conv = self.plan.conv();
-        let (shift, shifted) = match self.is_shifted() {
-            true => {
-                let shift = conv.shift(degree);
-                (shift, degree.times_power_of_two(conv.shifts_of_degree() * shift))
-            }
-            false => (0, degree),
-        };
-        let left = if degree == T::Acc::ZERO {
-            T::Acc::ZERO
-        } else if !degree.is_finite() {
-            T::Acc::NAN
-        } else if self.is_symmetric() {
-            T::Acc::ONE / shifted.square_root()
-        } else {
-            T::Acc::ONE / shifted
-        };
-        (left, shift)
-    }
-
-    /// z of one instance: B⁻¹ Hᵀ R x. It is also stored in `kept`.
-    fn hyperedges(
+    /// Computes z = B⁻¹ Hᵀ R x of one instance in scratch memory, and stores it in `saved`, too.
+    fn compute_z(
         &self,
         task: &Task<'_>,
         x: Input<'_, T>,
         instance: usize,
-        (left, shifts): (&[T::Acc], &[i32]),
-        z: &mut [T::Acc],
-        kept: Option<&Output<'_, T::Acc>>,
+        scratch: &mut Scratch<T::Acc>,
+        saved: Option<&Output<'_, T::Acc>>,
     ) {
-        let (topology, features) = (task.topology, self.plan.features());
-        let batch = self.plan.batch();
-        let right = self.is_symmetric().then_some(left);
-        let shifts = right.filter(|_| self.is_shifted()).map(|_| shifts);
+        let Scratch { z, inv_degree, vertex_shift, .. } = scratch;
+        let (by_edge, features, batch) = (task.topology.by_edge(), self.plan.features(), self.plan.batch());
+        let right = self.right(inv_degree);
+        let shifts = right.and_then(|_| self.shifts(vertex_shift));
         let x = x.source(batch, instance, right, true).shifted(shifts, 0);
-        each_row(task.parallel, &mut z[..topology.n_hyperedges() * features], features, |e, row| {
-            let members = topology.by_edge().row(e);
+        each_row(task.parallel(), &mut z[..by_edge.len() * features], features, |e, row| {
+            let members = by_edge.row(e);
             let scale = inverse_count(members.len());
-            // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in it.
-            let kept = kept.map(|out| unsafe { out.store(batch, instance, e, scale) });
-            gather(x, members, &mut (Store { row, scale, add: false }, kept));
+            // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in
+            // it.
+            let saved = saved.map(|out| unsafe { out.store(batch, instance, e, scale) });
+            gather(x, members, &mut (Store { row, scale, add: false }, saved));
         });
     }
+}
+
+/// Rows of hyperedges in scratch memory, to gather from.
+fn edge_rows<'a, A: Accumulator>(rows: &'a [A], features: usize, scale: Option<&'a [A]>) -> Source<'a, A> {
+    Source { rows, row_stride: features, features, scale, shifts: None, shift: 0, skip_zero: false }
 }
 
 /// A checked call of the forward, and its operands.
@@ -341,31 +284,30 @@ struct Forward<'a, T: Element> {
 impl<T: Element> Forward<'_, T> {
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
         let call = &self.call;
-        let (topology, weights) = (task.topology, call.window(task));
-        let (batch, features) = (call.plan.batch(), call.plan.features());
-        call.degrees(task, scratch);
+        fill_degrees(call.conv, task, call.window(task), scratch);
         for instance in task.instances() {
-            let Scratch { left, vertex_shift, z, .. } = &mut *scratch;
-            call.hyperedges(task, self.x, instance, (left, vertex_shift), z, self.z.as_ref());
-            let Some(y) = &self.y else { continue };
-            let z = edge_rows(&scratch.z, features, call.message(weights));
-            let left = call.is_normalized().then_some(&scratch.left[..]);
-            each(task.parallel, topology.n_vertices(), |v| {
-                let scale = left.map_or(T::Acc::ONE, |left| left[v]);
-                // A row of degree zero is a store of zeros, not a product with zero.
-                let edges = if scale == T::Acc::ZERO { &[] } else { topology.by_vertex().row(v) };
-                // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
-                let mut store = unsafe { y.store(batch, instance, v, scale) };
-                let shift = if call.is_shifted() { scratch.vertex_shift[v] } else { 0 };
-                gather(z.shifted(None, shift), edges, &mut store);
-            });
+            call.compute_z(task, self.x, instance, scratch, self.z.as_ref());
+            if let Some(y) = &self.y {
+                self.compute_y(task, instance, scratch, y);
+            }
         }
     }
-}
 
-/// Rows of hyperedges in scratch memory, to gather from.
-fn edge_rows<'a, A: Accumulator>(rows: &'a [A], features: usize, scale: Option<&'a [A]>) -> Source<'a, A> {
-    Source { rows, row_stride: features, features, scale, shifts: None, shift: 0, skip_zero: false }
+    /// y = L H U z of one instance.
+    fn compute_y(&self, task: &Task<'_>, instance: usize, scratch: &Scratch<T::Acc>, y: &Output<'_, T>) {
+        let call = &self.call;
+        let (by_vertex, batch) = (task.topology.by_vertex(), call.plan.batch());
+        let z = edge_rows(&scratch.z, call.plan.features(), call.message(call.window(task)));
+        let left = call.left(&scratch.inv_degree);
+        each(task.parallel(), by_vertex.len(), |v| {
+            let scale = left.map_or(T::Acc::ONE, |left| left[v]);
+            // A row of degree zero is a store of zeros, not a product with zero.
+            let edges = if scale == T::Acc::ZERO { &[] } else { by_vertex.row(v) };
+            // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
+            let mut store = unsafe { y.store(batch, instance, v, scale) };
+            gather(z.shifted(None, scratch.vertex_shift[v]), edges, &mut store);
+        });
+    }
 }
 
 /// A checked call of the backward, and its operands.
@@ -388,130 +330,155 @@ impl<T: Element> Backward<'_, T> {
     /// Computes a chunk: ∂x, and the weight gradients of its instances added to `sums`.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
         let call = &self.call;
-        let &Self { through_degree, through_message, .. } = self;
-        let (topology, weights, parallel) = (task.topology, call.window(task), task.parallel);
-        let (n, m, features) = (topology.n_vertices(), topology.n_hyperedges(), call.plan.features());
-        let batch = call.plan.batch();
-
-        call.degrees(task, scratch);
-        let is_shifted = call.is_shifted();
-        let shifts_of_degree = call.plan.conv().shifts_of_degree();
-        if is_shifted {
-            let vertex_shift = &scratch.vertex_shift[..];
-            each_value(parallel, &mut scratch.edge_shift[..m], |e, shift| {
-                let shifts = topology.by_edge().row(e).iter().map(|&v| vertex_shift[v as usize]);
-                let shifts = shifts.filter(|&shift| shift != NO_SHIFT);
-                *shift = match shifts.clone().max().zip(shifts.min()) {
-                    Some((largest, smallest)) => call.plan.conv().edge_shift::<T::Acc>(largest, smallest),
-                    None => 0,
-                };
-            });
-        }
-        for (e, pull) in scratch.pull[..m].iter_mut().enumerate() {
-            let message = call.message(weights).map_or(T::Acc::ONE, |w| w[e]);
-            let shift = if is_shifted { -shifts_of_degree * scratch.edge_shift[e] } else { 0 };
-            *pull = message.times_power_of_two(shift) * inverse_count(topology.by_edge().row(e).len());
-        }
+        fill_degrees(call.conv, task, call.window(task), scratch);
+        fill_edge_shifts(call.conv, task, scratch);
+        self.fill_row_scales(task, scratch);
         for instance in task.instances() {
-            let Scratch {
-                z,
-                q,
-                degree,
-                left,
-                weight_left,
-                vertex_shift,
-                degree_gradient,
-                edge_shift,
-                pull,
-                ..
-            } = &mut *scratch;
-            let (degree, left, weight_left, pull) = (&degree[..], &left[..], &weight_left[..], &pull[..]);
-            let (vertex_shift, edge_shift) = (&vertex_shift[..], &edge_shift[..]);
-            let shift_of = |shifts: &[i32], i: usize| if is_shifted { shifts[i] } else { 0 };
             if self.weights_wanted() && self.z.is_none() {
-                call.hyperedges(task, self.x, instance, (left, vertex_shift), z, None);
+                call.compute_z(task, self.x, instance, scratch, None);
             }
-            let z = match self.z {
-                Some(z) => z.source(batch, instance, None, false),
-                None => edge_rows(z, features, None),
+            self.compute_q(task, instance, scratch);
+            self.compute_gradients_of_vertices(task, instance, scratch);
+            if self.weights_wanted() {
+                self.add_gradients_of_weights(task, instance, scratch, sums);
+            }
+        }
+    }
+
+    /// The factors U B⁻¹ with which hyperedges pass q on.
+    fn fill_row_scales(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+        let (call, by_edge) = (&self.call, task.topology.by_edge());
+        let message = call.message(call.window(task));
+        for (e, row_scale) in scratch.row_scale[..by_edge.len()].iter_mut().enumerate() {
+            let shift = -call.conv.shifts_of_degree() * scratch.edge_shift[e];
+            let message = message.map_or(T::Acc::ONE, |w| w[e]).times_power_of_two(shift);
+            *row_scale = message * inverse_count(by_edge.row(e).len());
+        }
+    }
+
+    /// z of an instance: what the caller saved, or what was computed again.
+    fn z<'s>(&'s self, instance: usize, z: &'s [T::Acc]) -> Source<'s, T::Acc> {
+        let plan = self.call.plan;
+        match self.z {
+            Some(z) => z.source(plan.batch(), instance, None, false),
+            None => edge_rows(z, plan.features(), None),
+        }
+    }
+
+    /// g of an instance, times these factors of the vertices.
+    fn grad_y<'s>(&'s self, instance: usize, scale: Option<&'s [T::Acc]>) -> Source<'s, T> {
+        self.grad_y.source(self.call.plan.batch(), instance, scale, true)
+    }
+
+    /// q = Hᵀ L g of one instance.
+    fn compute_q(&self, task: &Task<'_>, instance: usize, scratch: &mut Scratch<T::Acc>) {
+        let Scratch { q, inv_degree, vertex_shift, edge_shift, .. } = scratch;
+        let (call, by_edge, features) = (&self.call, task.topology.by_edge(), self.call.plan.features());
+        let grad_y = self.grad_y(instance, call.left(inv_degree));
+        let shifts = call.shifts(vertex_shift);
+        each_row(task.parallel(), &mut q[..by_edge.len() * features], features, |e, row| {
+            let mut store = Store { row, scale: T::Acc::ONE, add: false };
+            gather(grad_y.shifted(shifts, edge_shift[e]), by_edge.row(e), &mut store);
+        });
+    }
+
+    /// ∂x = R H U B⁻¹ q of one instance, and ∂D where gradients of weights pass through it.
+    fn compute_gradients_of_vertices(&self, task: &Task<'_>, instance: usize, scratch: &mut Scratch<T::Acc>) {
+        let Scratch {
+            z,
+            q,
+            degree,
+            inv_degree,
+            weight_inv_degree,
+            vertex_shift,
+            degree_gradient,
+            edge_shift,
+            row_scale,
+        } = scratch;
+        let (call, by_vertex) = (&self.call, task.topology.by_vertex());
+        let (batch, features) = (call.plan.batch(), call.plan.features());
+        let is_symmetric = call.is_symmetric();
+        let (right, edge_shifts) = (call.right(inv_degree), call.shifts(edge_shift));
+        let x = self.x.source(batch, instance, None, false);
+        let grad_y = self.grad_y(instance, None);
+        let z = self.z(instance, z).scaled(call.message(call.window(task)));
+        let q = edge_rows(q, features, Some(row_scale));
+
+        each_value(task.parallel(), &mut degree_gradient[..by_vertex.len()], |v, degree_gradient| {
+            let (edges, shift) = (by_vertex.row(v), vertex_shift[v]);
+            let right = right.map_or(T::Acc::ONE, |right| right[v]);
+            // A degree of zero has no gradient, and makes the right factor of the symmetric normalization
+            // zero.
+            let through_degree = self.through_degree && weight_inv_degree[v] != T::Acc::ZERO;
+            let edges_of_x = if right == T::Acc::ZERO { &[] } else { edges };
+            let q = if is_symmetric { q.shifted(edge_shifts, shift) } else { q };
+
+            let dot_x = (through_degree && is_symmetric).then(|| Dot::<T, _>::new(x.row(v), T::Acc::ONE));
+            // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
+            let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, v, right) });
+            let mut sink = (store, dot_x);
+            if sink.0.is_some() || sink.1.is_some() {
+                gather(q, edges_of_x, &mut sink);
+            }
+            if !through_degree {
+                *degree_gradient = 0.0;
+                return;
+            }
+            let mut dot_y = Dot::<T, _>::new(grad_y.row(v), T::Acc::ONE);
+            gather(z.shifted(None, shift), edges, &mut dot_y);
+            let both = inv_degree[v].to_f64() * dot_y.value();
+            let degree = degree[v].times_power_of_two(call.conv.shifts_of_degree() * shift).to_f64();
+            *degree_gradient = -match sink.1 {
+                None => both / degree,
+                Some(dot_x) => (both + right.to_f64() * dot_x.value()) / (2.0 * degree),
             };
-            let scale = call.is_normalized().then_some(left);
-            let shifts = is_shifted.then_some(vertex_shift);
-            let grad_y = self.grad_y.source(batch, instance, scale, true);
-            each_row(parallel, &mut q[..m * features], features, |e, row| {
-                let mut store = Store { row, scale: T::Acc::ONE, add: false };
-                let shift = shift_of(edge_shift, e);
-                gather(grad_y.shifted(shifts, shift), topology.by_edge().row(e), &mut store);
-            });
+        });
+    }
 
-            let x = self.x.source(batch, instance, None, false);
-            let y_rows = z.scaled(call.message(weights));
-            let grad_x_rows = edge_rows(q, features, Some(pull));
-            each_value(parallel, &mut degree_gradient[..n], |v, grad_degree| {
-                let edges = topology.by_vertex().row(v);
-                let no_degree = call.is_normalized() && left[v] == T::Acc::ZERO;
-                let right = if call.is_symmetric() { left[v] } else { T::Acc::ONE };
-                let shift = shift_of(vertex_shift, v);
-                // A degree of zero has no gradient, and makes the right factor of the symmetric normalization zero.
-                let through_degree = through_degree && weight_left[v] != T::Acc::ZERO;
-                let edges_of_x = if no_degree && call.is_symmetric() { &[] } else { edges };
-                let grad_x_rows = match call.is_symmetric() && is_shifted {
-                    true => grad_x_rows.shifted(Some(edge_shift), shift),
-                    false => grad_x_rows,
-                };
-
-                let dot_x =
-                    (through_degree && call.is_symmetric()).then(|| Dot::<T, _>::new(x.row(v), T::Acc::ONE));
-                // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
-                let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, v, right) });
-                let mut sink = (store, dot_x);
-                if sink.0.is_some() || sink.1.is_some() {
-                    gather(grad_x_rows, edges_of_x, &mut sink);
-                }
-                if !through_degree {
-                    *grad_degree = 0.0;
-                    return;
-                }
-                let mut dot_y = Dot::<T, _>::new(grad_y.row(v), T::Acc::ONE);
-                gather(y_rows.shifted(None, shift), edges, &mut dot_y);
-                let both = left[v].to_f64() * dot_y.value();
-                let degree = degree[v].times_power_of_two(shifts_of_degree * shift).to_f64();
-                *grad_degree = -match sink.1 {
-                    None => both / degree,
-                    Some(dot_x) => (both + right.to_f64() * dot_x.value()) / (2.0 * degree),
-                };
-            });
-
-            if !self.weights_wanted() {
-                continue;
+    /// Adds ∂w of one instance to `sums`.
+    fn add_gradients_of_weights(
+        &self,
+        task: &Task<'_>,
+        instance: usize,
+        scratch: &Scratch<T::Acc>,
+        sums: &mut [T::Acc],
+    ) {
+        let Scratch { degree_gradient, vertex_shift, edge_shift, .. } = scratch;
+        let (call, by_edge) = (&self.call, task.topology.by_edge());
+        let shifts_of_degree = call.conv.shifts_of_degree();
+        each_value(task.parallel(), &mut sums[..by_edge.len()], |e, sum_of_chunk| {
+            let shift = edge_shift[e];
+            let mut grad = 0.0;
+            if self.through_message {
+                let dot = self.dot_of_q_and_z(task, instance, scratch, e);
+                grad = dot.times_power_of_two((shifts_of_degree - 1) * shift);
             }
-            let (q, degree_gradient) = (&q[..], &degree_gradient[..]);
-            each_value(parallel, &mut sums[..m], |e, sum_of_chunk| {
-                let members = topology.by_edge().row(e);
-                let shift = shift_of(edge_shift, e);
-                let mut grad = 0.0;
-                if through_message {
-                    grad = if members.iter().any(|&v| weight_left[v as usize] != left[v as usize]) {
-                        // The same sum without the vertices of a single incidence.
-                        let grad_y = grad_y.scaled(Some(weight_left)).shifted(shifts, shift);
-                        let mut dot = Dot::<T, _>::new(z.row(e), T::Acc::ONE);
-                        gather(grad_y, members, &mut dot);
-                        dot.value()
-                    } else {
-                        let mut dot = Dot::<T, _>::new(&q[e * features..][..features], T::Acc::ONE);
-                        gather(z, &[e as u32], &mut dot);
-                        dot.value()
-                    };
-                    grad = grad.times_power_of_two((shifts_of_degree - 1) * shift);
-                }
-                if through_degree {
-                    grad += sum(members, |v| {
-                        let shift = shifts_of_degree * (shift + vertex_shift[v]);
-                        degree_gradient[v].times_power_of_two(shift)
-                    });
-                }
-                *sum_of_chunk += T::Acc::from_f64(grad.times_power_of_two(-shifts_of_degree * shift));
-            });
+            if self.through_degree {
+                grad += sum(by_edge.row(e), |v| {
+                    let shift = shifts_of_degree * (shift + vertex_shift[v]);
+                    degree_gradient[v].times_power_of_two(shift)
+                });
+            }
+            *sum_of_chunk += T::Acc::from_f64(grad.times_power_of_two(-shifts_of_degree * shift));
+        });
+    }
+
+    /// ⟨q_e, z_e⟩, without the vertices of a single incidence where those cancel out.
+    fn dot_of_q_and_z(&self, task: &Task<'_>, instance: usize, scratch: &Scratch<T::Acc>, e: usize) -> f64 {
+        let Scratch { z, q, inv_degree, weight_inv_degree, vertex_shift, edge_shift, .. } = scratch;
+        let (call, features) = (&self.call, self.call.plan.features());
+        let members = task.topology.by_edge().row(e);
+        let z = self.z(instance, z);
+        if members.iter().any(|&v| weight_inv_degree[v as usize] != inv_degree[v as usize]) {
+            // q_e was summed over all members, so it is summed again.
+            let grad_y = self.grad_y(instance, Some(weight_inv_degree));
+            let mut dot = Dot::<T, _>::new(z.row(e), T::Acc::ONE);
+            gather(grad_y.shifted(call.shifts(vertex_shift), edge_shift[e]), members, &mut dot);
+            dot.value()
+        } else {
+            let mut dot = Dot::<T, _>::new(&q[e * features..][..features], T::Acc::ONE);
+            gather(z, &[e as u32], &mut dot);
+            dot.value()
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The one loop that both steps and all gradients are made of: gather rows by index, scale them, sum them up.
 //!
-//! The order of summation is fixed, and one that a warp of a GPU can follow. A row of sums adds its incidences in their
-//! order, one fused multiply-add each. A scalar sum adds its incidences in [`LANES`] interleaved lanes, which are then
-//! added in halves. Both do that for segments of [`SEGMENT`] incidences, counted from the row's start, and add the
-//! segments' sums in order. A dot product adds blocks of features in order, each in lanes of as many consecutive features
-//! as 16 bytes hold, see [`Dot`]. None of this depends on threads, processor, strides or batch.
+//! The order of summation is fixed, and one that a warp of a GPU can follow. A row of sums adds its
+//! incidences in their order, one fused multiply-add each. A scalar sum adds its incidences in [`LANES`]
+//! interleaved lanes, which are then added in halves. Both do that for segments of [`SEGMENT`] incidences,
+//! counted from the row's start, and add the segments' sums in order. A dot product adds blocks of features
+//! in order, each in lanes of as many consecutive features as 16 bytes hold, see [`Dot`]. None of this
+//! depends on threads, processor, strides or batch.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +15,8 @@ use std::mem::MaybeUninit;
 use crate::element::{Accumulator, Element};
 use crate::summation::{LANES, SEGMENT, VECTOR_BYTES};
 
-/// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, times `scale[i] · 2^(shifts[i] + shift)`.
+/// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, times `scale[i] · 2^(shifts[i] +
+/// shift)`.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a, S: Element> {
     pub(super) rows: &'a [S],
@@ -25,8 +27,8 @@ pub(super) struct Source<'a, S: Element> {
     /// `None` for zeros.
     pub(super) shifts: Option<&'a [i32]>,
     pub(super) shift: i32,
-    /// Whether rows with a scale of 0 are left out instead of multiplied, so that infinities and NaN stay in rows that
-    /// have no part in the sum.
+    /// Whether rows with a scale of 0 are left out instead of multiplied, so that infinities and NaN stay in
+    /// rows that have no part in the sum.
     pub(super) skip_zero: bool,
 }
 
@@ -129,13 +131,13 @@ impl<T: Element> Sink<T::Acc> for Store<'_, T> {
     }
 }
 
-/// The dot product of the sums, times a factor, with a row, in `f64`: the products of `f32` are exact in it. Gradients of
-/// weights are differences of such products that mostly cancel out, where the rounding errors of `f32` sums would be what
-/// is left.
+/// The dot product of the sums, times a factor, with a row, in `f64`: the products of `f32` are exact in it.
+/// Gradients of weights are differences of such products that mostly cancel out, where the rounding errors of
+/// `f32` sums would be what is left.
 ///
-/// The order is that of a warp whose lanes hold 16 bytes of a row of `T`, the plan's type, each, whatever the type `S` of
-/// the row here: in blocks of [`LANES`] × `LEN` features, lane `l` adds the products of features `l · LEN ..` one by one,
-/// the lanes are added in halves, and the blocks in order.
+/// The order is that of a warp whose lanes hold 16 bytes of a row of `T`, the plan's type, each, whatever the
+/// type `S` of the row here: in blocks of [`LANES`] × `LEN` features, lane `l` adds the products of features
+/// `l · LEN ..` one by one, the lanes are added in halves, and the blocks in order.
 pub(super) struct Dot<'a, T, S: Element> {
     with: &'a [S],
     factor: S::Acc,
@@ -206,7 +208,8 @@ pub(super) fn sum<A: Accumulator>(indices: &[u32], value: impl Fn(usize) -> A) -
     total
 }
 
-/// The sum of all lanes, in halves. Lanes from `used` on must be zeros: adding those changes nothing, so it is left out.
+/// The sum of all lanes, in halves. Lanes from `used` on must be zeros: adding those changes nothing, so it
+/// is left out.
 #[inline(always)]
 fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
     let mut half = used.next_power_of_two().min(LANES) / 2;
@@ -217,6 +220,11 @@ fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
         half /= 2;
     }
     lanes[0]
+}
+
+/// 1 / `count`, and 0 for a count of 0.
+pub(super) fn inverse_count<A: Accumulator>(count: usize) -> A {
+    if count == 0 { A::ZERO } else { A::ONE / A::from_count(count) }
 }
 
 /// Puts Σ scale(i) · row(i) over `indices` into `sink`. All of `indices` must be rows of the source.

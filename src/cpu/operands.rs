@@ -6,9 +6,13 @@ use super::disjoint::Disjoint;
 use super::gather::{Source, Store};
 use crate::axis::Axis;
 use crate::batch::Batch;
-use crate::element::{Accumulator, Element};
+use crate::element::Element;
 use crate::error::Result;
 use crate::rows::{Operand, Out, Placement, Rows};
+use crate::windows::WindowTable;
+
+/// Weights (or scales) in a slice.
+pub type Weights<'a, A> = crate::Weights<&'a [A], &'a WindowTable>;
 
 pub(super) fn operand<T>(name: &'static str, axis: Axis, rows: &Rows<&[T]>) -> Operand {
     Operand { name, axis, layout: rows.layout, len: rows.buffer.len() }
@@ -98,17 +102,5 @@ impl<'a, T: Element> Output<'a, T> {
         // SAFETY: rows of the placement do not overlap, and this one is the caller's.
         let row = unsafe { self.buffer.part(start..start + self.placement.features) };
         Store { row, scale, add: self.add }
-    }
-}
-
-/// The gradient as a sum to add to, which starts at zero if it is to be overwritten; `None` if it is not wanted.
-pub(super) fn started<A: Accumulator>(values: Out<&mut [A]>) -> Option<&mut [A]> {
-    match values {
-        Out::Overwrite(values) => {
-            values.fill(A::ZERO);
-            Some(values)
-        }
-        Out::Accumulate(values) => Some(values),
-        Out::Skip => None,
     }
 }

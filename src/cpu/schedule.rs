@@ -1,20 +1,37 @@
-//! In which pieces a call is computed, and in which order the gradients of the pieces are added up.
-
-#![allow(unsafe_code)]
+//! In which pieces a call is computed, and what is computed in parallel.
 
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::disjoint::Disjoint;
-use super::workspace::{Memory, Scratch};
-use super::{Path, Plan, add_to};
+use super::plan::Plan;
 use crate::axis::Axis;
+use crate::batch::Batch;
 use crate::chunk::{Chunk, Members};
-use crate::element::{Accumulator, Element};
+use crate::element::Element;
 use crate::groups::Groups;
 use crate::incidence::Incidence;
 use crate::windows::{WindowTable, Windows};
+
+/// What is computed in parallel. A function of the topology alone; the bits are the same either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parallel {
+    /// Chunks of instances. A chunk is computed by one thread.
+    Instances,
+    /// The rows of an instance, one instance at a time.
+    Rows,
+}
+
+impl Parallel {
+    pub(super) fn of(topology: &Incidence) -> Self {
+        if topology.is_large() { Self::Rows } else { Self::Instances }
+    }
+
+    /// Whether something is computed like this in a batch.
+    pub(super) fn is_in(self, batch: &Batch) -> bool {
+        batch.topologies().iter().any(|topology| Self::of(topology) == self)
+    }
+}
 
 /// The chunks of a call: all instances of a chunk have the same topology and the same window along `axis`.
 pub(super) struct Schedule<'a, T> {
@@ -35,8 +52,6 @@ enum Kind<'a> {
 /// A chunk that has instances.
 pub(super) struct Task<'a> {
     pub(super) topology: &'a Incidence,
-    /// Whether the rows of an instance are worth computing in parallel.
-    pub(super) parallel: bool,
     pub(super) chunk: Chunk<'a>,
 }
 
@@ -44,6 +59,10 @@ impl Task<'_> {
     /// The instances, ascending.
     pub(super) fn instances(&self) -> impl Iterator<Item = usize> + '_ {
         self.chunk.members.iter()
+    }
+
+    pub(super) fn parallel(&self) -> Parallel {
+        Parallel::of(self.topology)
     }
 }
 
@@ -92,78 +111,29 @@ impl<'a, T: Element> Schedule<'a, T> {
         let chunk = self.chunk(c);
         chunk.members.iter().next()?;
         let topology = &self.plan.batch().topologies()[chunk.topology];
-        Some(Task { topology, parallel: self.plan.path(chunk.topology) == Path::GatherRows, chunk })
+        Some(Task { topology, chunk })
     }
 
-    /// The same, if its topology is on `path`.
-    fn task_on(&self, path: Path, c: usize) -> Option<Task<'a>> {
-        self.task(c).filter(|task| task.parallel == (path == Path::GatherRows))
+    /// The same, if it is computed like this.
+    pub(super) fn task_of(&self, parallel: Parallel, c: usize) -> Option<Task<'a>> {
+        self.task(c).filter(|task| task.parallel() == parallel)
     }
 
-    /// Adds the sums of a chunk to those of the batch.
-    fn add(&self, task: &Task<'_>, sums: &[T::Acc], gradient: &mut [T::Acc]) {
-        let width = task.topology.size(self.axis);
-        add_to(&mut gradient[task.chunk.offset..][..width], &sums[..width]);
-    }
-}
-
-impl<A: Accumulator> Memory<A> {
-    /// Calls `f` for each chunk of `schedule` that has instances.
-    pub(super) fn for_each_chunk<T: Element<Acc = A>>(
-        &mut self,
-        schedule: &Schedule<'_, T>,
-        f: impl Fn(&Task<'_>, &mut Scratch<A>) + Sync,
-    ) {
-        for_each(&mut self.slots, 0..schedule.n_chunks(), |scratch, c| {
-            if let Some(task) = schedule.task_on(Path::Gather, c) {
-                f(&task, scratch);
-            }
-        });
-        if schedule.plan.has(Path::GatherRows) {
-            for task in (0..schedule.n_chunks()).filter_map(|c| schedule.task_on(Path::GatherRows, c)) {
-                f(&task, &mut self.large);
-            }
-        }
+    /// The chunks whose instances come one at a time, with their rows in parallel.
+    pub(super) fn large(&self) -> impl Iterator<Item = Task<'a>> + '_ {
+        let all = if Parallel::Rows.is_in(self.plan.batch()) { self.n_chunks() } else { 0 };
+        (0..all).filter_map(|c| self.task_of(Parallel::Rows, c))
     }
 
-    /// Calls `f` for each chunk of `schedule` that has instances, with zeros (at least one for each element of its window)
-    /// to add the gradients of its instances to. These sums are then added to `gradient`, if it is wanted, in the order
-    /// of the chunks: groups have the chunks of small topologies first.
-    pub(super) fn sum_chunks<T: Element<Acc = A>>(
-        &mut self,
-        schedule: &Schedule<'_, T>,
-        mut gradient: Option<&mut [A]>,
-        f: impl Fn(&Task<'_>, &mut Scratch<A>, &mut [A]) + Sync,
-    ) {
-        let (slots, width) = (&mut self.slots, self.partials.width);
-        self.partials.for_each_block(schedule.n_chunks(), |block, partials| {
-            let rows = Disjoint::new(&mut *partials);
-            for_each(slots, block.clone(), |scratch, c| {
-                let Some(task) = schedule.task_on(Path::Gather, c) else { return };
-                let row = (c - block.start) * width;
-                // SAFETY: each chunk of the block has a row of its own, and is computed once.
-                f(&task, scratch, unsafe { rows.part(row..row + width) });
-            });
-            let Some(gradient) = gradient.as_deref_mut() else { return };
-            for c in block.clone() {
-                if let Some(task) = schedule.task_on(Path::Gather, c) {
-                    schedule.add(&task, &partials[(c - block.start) * width..], gradient);
-                }
-            }
-        });
-        if schedule.plan.has(Path::GatherRows) {
-            for task in (0..schedule.n_chunks()).filter_map(|c| schedule.task_on(Path::GatherRows, c)) {
-                self.large_sums.fill(A::ZERO);
-                f(&task, &mut self.large, &mut self.large_sums);
-                if let Some(gradient) = gradient.as_deref_mut() {
-                    schedule.add(&task, &self.large_sums, gradient);
-                }
-            }
-        }
+    /// Where the gradients of a chunk belong in those of the batch.
+    pub(super) fn window(&self, task: &Task<'_>) -> Range<usize> {
+        let start = task.chunk.offset;
+        start..start + task.topology.size(self.axis)
     }
 }
 
-/// Calls `f` once for each number of `range`, on as many threads as there are `slots`; each call has a slot to itself.
+/// Calls `f` once for each number of `range`, on as many threads as there are `slots`; each call has a slot
+/// to itself.
 pub(super) fn for_each<S: Send>(slots: &mut [S], range: Range<usize>, f: impl Fn(&mut S, usize) + Sync) {
     let next = AtomicUsize::new(range.start);
     slots.par_iter_mut().for_each(|slot| {
@@ -181,8 +151,8 @@ pub(super) fn for_each<S: Send>(slots: &mut [S], range: Range<usize>, f: impl Fn
 const MIN_ROWS: usize = 16;
 
 /// Calls `f` for each number below `n`.
-pub(super) fn each(parallel: bool, n: usize, f: impl Fn(usize) + Sync) {
-    if parallel {
+pub(super) fn each(parallel: Parallel, n: usize, f: impl Fn(usize) + Sync) {
+    if parallel == Parallel::Rows {
         (0..n).into_par_iter().with_min_len(MIN_ROWS).for_each(&f);
     } else {
         (0..n).for_each(f);
@@ -190,8 +160,8 @@ pub(super) fn each(parallel: bool, n: usize, f: impl Fn(usize) + Sync) {
 }
 
 /// Calls `f` for each value and its position.
-pub(super) fn each_value<A: Send>(parallel: bool, values: &mut [A], f: impl Fn(usize, &mut A) + Sync) {
-    if parallel {
+pub(super) fn each_value<A: Send>(parallel: Parallel, values: &mut [A], f: impl Fn(usize, &mut A) + Sync) {
+    if parallel == Parallel::Rows {
         values.par_iter_mut().with_min_len(MIN_ROWS).enumerate().for_each(|(i, value)| f(i, value));
     } else {
         values.iter_mut().enumerate().for_each(|(i, value)| f(i, value));
@@ -200,12 +170,12 @@ pub(super) fn each_value<A: Send>(parallel: bool, values: &mut [A], f: impl Fn(u
 
 /// Calls `f` for each row of `width` elements (at least one) and its position.
 pub(super) fn each_row<A: Send>(
-    parallel: bool,
+    parallel: Parallel,
     rows: &mut [A],
     width: usize,
     f: impl Fn(usize, &mut [A]) + Sync,
 ) {
-    if parallel {
+    if parallel == Parallel::Rows {
         rows.par_chunks_mut(width).with_min_len(MIN_ROWS).enumerate().for_each(|(i, row)| f(i, row));
     } else {
         rows.chunks_mut(width).enumerate().for_each(|(i, row)| f(i, row));

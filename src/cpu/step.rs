@@ -1,7 +1,7 @@
 //! The two scatter steps and their gradients, by gather-reduce.
 //!
-//! Both are the same operation on an incidence structure and its transpose. With rows x of sources s (scale p) and
-//! results y of targets d (scale t), where a mean divides by the number k_d of sources, g = ∂loss/∂y:
+//! Both are the same operation on an incidence structure and its transpose. With rows x of sources s (scale
+//! p) and results y of targets d (scale t), where a mean divides by the number k_d of sources, g = ∂loss/∂y:
 //!
 //! ```text
 //! y_d  = t_d/k_d Σ_{s∈d} p_s x_s              ∂t_d = ⟨g_d, 1/k_d Σ_{s∈d} p_s x_s⟩
@@ -10,11 +10,13 @@
 
 #![allow(unsafe_code)]
 
-use super::gather::{Dot, gather};
-use super::operands::{Input, Output, operand, output, started};
-use super::schedule::{Schedule, Task, each, each_value, for_each};
-use super::workspace::{Scratch, Workspace};
-use super::{Path, Plan, Weights, inverse_count};
+use super::gather::{Dot, gather, inverse_count};
+use super::operands::{Input, Output, Weights, operand, output};
+use super::plan::Plan;
+use super::schedule::{Parallel, Schedule, Task, each, each_value, for_each};
+use super::scratch::Scratch;
+use super::weight_gradient::started;
+use super::workspace::Workspace;
 use crate::axis::Axis;
 use crate::conv::Reduce;
 use crate::direction::{Direction, HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, VERTEX_GRADIENT, VERTEX_SCALE};
@@ -31,10 +33,12 @@ pub type Step<'a, A> = crate::Step<Weights<'a, A>>;
 pub type StepGradients<'a, T> = crate::StepGradients<&'a mut [T], &'a mut [<T as Element>::Acc]>;
 
 impl<T: Element> Workspace<T> {
-    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale
+    /// of `step`.
     ///
     /// * `x`: `N` rows of vertices;
-    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge gets zeros.
+    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge
+    ///   gets zeros.
     ///
     /// # Errors
     /// Those [of operands](super#errors-of-operands). Nothing is written then.
@@ -65,11 +69,12 @@ impl<T: Element> Workspace<T> {
         self.step_backward(Direction::VertexToHyperedge, step, x, grad_z, gradients)
     }
 
-    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
-    /// the vertex scale of `step`.
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge
+    /// scale and t the vertex scale of `step`.
     ///
     /// * `z`: `M` rows of hyperedges;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex gets zeros.
+    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex
+    ///   gets zeros.
     ///
     /// # Errors
     /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
@@ -114,11 +119,11 @@ impl<T: Element> Workspace<T> {
         let y = Output::new(y, y_operand, call.plan.batch(), call.instances)?;
         let Some(y) = y.filter(|_| call.plan.features() > 0) else { return Ok(()) };
 
-        for_each(&mut self.memory.slots, 0..call.instances, |_, instance| {
-            call.forward(Path::Gather, instance, x, &y)
+        for_each(&mut self.memory.threads, 0..call.instances, |_, instance| {
+            call.forward(Parallel::Instances, instance, x, &y)
         });
-        if call.plan.has(Path::GatherRows) {
-            (0..call.instances).for_each(|instance| call.forward(Path::GatherRows, instance, x, &y));
+        if Parallel::Rows.is_in(call.plan.batch()) {
+            (0..call.instances).for_each(|instance| call.forward(Parallel::Rows, instance, x, &y));
         }
         Ok(())
     }
@@ -161,13 +166,14 @@ impl<T: Element> Workspace<T> {
         let call = &backward.call;
         if backward.grad_x.is_some() || source.is_some() {
             let schedule = call.schedule(direction.source(), call.source_scale);
-            self.memory.sum_chunks(&schedule, source, |task, scratch, sums| {
+            self.sums.add_up(&mut self.memory, &schedule, source, |task, scratch, sums| {
                 backward.sources(task, scratch, sums);
             });
         }
         if target.is_some() {
             let schedule = call.schedule(direction.target(), call.target_scale);
-            self.memory.sum_chunks(&schedule, target, |task, _, sums| backward.targets(task, sums));
+            let targets = |task: &Task<'_>, _: &mut _, sums: &mut [_]| backward.targets(task, sums);
+            self.sums.add_up(&mut self.memory, &schedule, target, targets);
         }
         Ok(())
     }
@@ -205,12 +211,6 @@ impl<'a, T: Element> Call<'a, T> {
             Axis::Hyperedge => (hyperedge_scale, vertex_scale),
         };
         Ok(Self { plan, direction, instances, reduce, source_scale, target_scale })
-    }
-
-    /// The topology of an instance, if it is on `path`.
-    fn topology(&self, path: Path, instance: usize) -> Option<&'a Incidence> {
-        let id = self.plan.batch().topology_id(instance);
-        (self.plan.path(id) == path).then(|| &self.plan.batch().topologies()[id])
     }
 
     /// The sources of each target.
@@ -255,14 +255,18 @@ impl<'a, T: Element> Call<'a, T> {
         Schedule::new(self.plan, axis, windows, self.instances)
     }
 
-    /// Computes an instance, if its topology is on `path`.
-    fn forward(&self, path: Path, instance: usize, x: Input<'_, T>, y: &Output<'_, T>) {
-        let Some(topology) = self.topology(path, instance) else { return };
-        let (batch, targets) = (self.plan.batch(), self.by_target(topology));
+    /// Computes an instance, if its topology is computed like this.
+    fn forward(&self, parallel: Parallel, instance: usize, x: Input<'_, T>, y: &Output<'_, T>) {
+        let batch = self.plan.batch();
+        let topology = batch.topology(instance);
+        if Parallel::of(topology) != parallel {
+            return;
+        }
+        let targets = self.by_target(topology);
         let source_scale = self.window(self.source_scale, self.direction.source(), instance);
         let target_scale = self.window(self.target_scale, self.direction.target(), instance);
         let x = x.source(batch, instance, source_scale, false);
-        each(path == Path::GatherRows, targets.len(), |d| {
+        each(parallel, targets.len(), |d| {
             let sources = targets.row(d);
             let scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * self.mean(sources.len());
             // SAFETY: each instance is computed once, and each target once in it.
@@ -285,19 +289,20 @@ impl<T: Element> Backward<'_, T> {
     /// Computes a chunk: ∂x, and ∂p of its instances added to `sums`.
     fn sources(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
         let call = &self.call;
-        let (batch, parallel) = (call.plan.batch(), task.parallel);
+        let (batch, parallel) = (call.plan.batch(), task.parallel());
         let (sources, targets) = (call.by_source(task.topology), call.by_target(task.topology));
         for instance in task.instances() {
             let source_scale = call.window(call.source_scale, call.direction.source(), instance);
             let target_scale = call.window(call.target_scale, call.direction.target(), instance);
-            each_value(parallel, &mut scratch.pull[..targets.len()], |d, pull| {
-                *pull = target_scale.map_or(T::Acc::ONE, |t| t[d]) * call.mean(targets.row(d).len());
+            each_value(parallel, &mut scratch.row_scale[..targets.len()], |d, row_scale| {
+                *row_scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * call.mean(targets.row(d).len());
             });
-            let grad_y = self.grad_y.source(batch, instance, Some(&scratch.pull), false);
+            let grad_y = self.grad_y.source(batch, instance, Some(&scratch.row_scale), false);
             let x = self.x.source(batch, instance, None, false);
             each_value(parallel, &mut sums[..sources.len()], |s, sum_of_chunk| {
                 let scale = source_scale.map_or(T::Acc::ONE, |p| p[s]);
-                // SAFETY: each instance is in one chunk, each chunk is computed once, and each source once in it.
+                // SAFETY: each instance is in one chunk, each chunk is computed once, and each source once in
+                // it.
                 let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, s, scale) });
                 let dot = self.source_scale_wanted.then(|| Dot::<T, _>::new(x.row(s), T::Acc::ONE));
                 let mut sink = (store, dot);
@@ -318,7 +323,7 @@ impl<T: Element> Backward<'_, T> {
             let source_scale = call.window(call.source_scale, call.direction.source(), instance);
             let grad_y = self.grad_y.source(batch, instance, None, false);
             let x = self.x.source(batch, instance, source_scale, false);
-            each_value(task.parallel, &mut sums[..targets.len()], |d, sum_of_chunk| {
+            each_value(task.parallel(), &mut sums[..targets.len()], |d, sum_of_chunk| {
                 let sources = targets.row(d);
                 let mut dot = Dot::<T, _>::new(grad_y.row(d), call.mean(sources.len()));
                 gather(x, sources, &mut dot);

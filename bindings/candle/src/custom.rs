@@ -25,7 +25,8 @@ macro_rules! dispatch {
 }
 pub(crate) use dispatch;
 
-/// `cuda_fwd` and `metal_fwd` of an operation (on as many tensors as there are names), which say that there is none.
+/// `cuda_fwd` and `metal_fwd` of an operation (on as many tensors as there are names), which say that there
+/// is none.
 macro_rules! no_accelerators {
     ($op:ident: $($s:ident),+) => {
         fn cuda_fwd(
@@ -47,7 +48,8 @@ macro_rules! no_accelerators {
 }
 pub(crate) use no_accelerators;
 
-/// Room for the gradient of a tensor, `None` where no variable leads to it: nobody can ask for its gradient then.
+/// Room for the gradient of a tensor, `None` where no variable leads to it: nobody can ask for its gradient
+/// then.
 pub(crate) fn wanted<A: WithDType>(tensor: &Tensor) -> Option<Vec<A>> {
     tensor.track_op().then(|| vec![A::zero(); tensor.elem_count()])
 }

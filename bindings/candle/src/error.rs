@@ -110,8 +110,8 @@ impl Operands {
     }
 }
 
-/// The typed error of `hyperscatter` that a candle error carries, through any context, path or backtrace that was
-/// added to it.
+/// The typed error of `hyperscatter` that a candle error carries, through any context, path or backtrace that
+/// was added to it.
 ///
 /// ```
 /// use hyperscatter_candle::candle_core::{Device, DType, Tensor};

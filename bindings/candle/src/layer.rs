@@ -48,7 +48,8 @@ pub struct HypergraphConvConfig {
     pub bias: bool,
     /// What the hyperedge weights are.
     pub weights: WeightParametrization,
-    /// How the parameter `hyperedge_weight` is initialised where it is new. `None`, the default, makes all weights 1.
+    /// How the parameter `hyperedge_weight` is initialised where it is new. `None`, the default, makes all
+    /// weights 1.
     pub weight_init: Option<Init>,
     /// The number of hyperedge weights. `None`, the default, makes as many as the largest topology of the
     /// batch has hyperedges; more are for windows that read further, and for other batches.
@@ -108,9 +109,9 @@ pub enum HyperedgeWeight {
 
 /// Hypergraph convolution with a linear map before it: y = L H U B⁻¹ Hᵀ R (x Θᵀ) + bias.
 ///
-/// All copies of a replicated batch share the hyperedge weights. Input is `[…, n, in]`, output `[…, n, out]`; over a
-/// table batch `[N, in]` and `[N, out]` (see [`Operators`], also for dtypes and errors). A strided input such as
-/// `[E, T, in].transpose(0, 1)` is not copied.
+/// All copies of a replicated batch share the hyperedge weights. Input is `[…, n, in]`, output `[…, n, out]`;
+/// over a table batch `[N, in]` and `[N, out]` (see [`Operators`], also for dtypes and errors). A strided
+/// input such as `[E, T, in].transpose(0, 1)` is not copied.
 ///
 /// | parameter | shape | |
 /// |---|---|---|
@@ -202,10 +203,10 @@ pub fn hypergraph_conv(
 }
 
 impl HypergraphConv {
-    /// A layer of given tensors: `lin` is Θ, `[out, in]`, `bias` is `[out]`. The weights may have any shape and be of any
-    /// floating-point type; they are converted where the features need another. There are as many as the
-    /// largest topology of the batch has hyperedges, unless [`with_windows`](Self::with_windows) or
-    /// [`with_n_weights`](Self::with_n_weights) says otherwise.
+    /// A layer of given tensors: `lin` is Θ, `[out, in]`, `bias` is `[out]`. The weights may have any shape
+    /// and be of any floating-point type; they are converted where the features need another. There are as
+    /// many as the largest topology of the batch has hyperedges, unless [`with_windows`](Self::with_windows)
+    /// or [`with_n_weights`](Self::with_n_weights) says otherwise.
     ///
     /// # Errors
     /// Where the shapes of `lin` and `bias` are not these, or their types differ.
@@ -239,8 +240,8 @@ impl HypergraphConv {
         Ok(Self { operators, lin, bias, hyperedge_weight, windows: TensorWindows::Shared, n_weights })
     }
 
-    /// The same layer, whose instances read their weights through `windows`. Without this, all read from the first on.
-    /// Weights of one have no windows.
+    /// The same layer, whose instances read their weights through `windows`. Without this, all read from the
+    /// first on. Weights of one have no windows.
     pub fn with_windows(self, windows: TensorWindows) -> Self {
         Self { windows, ..self }
     }
@@ -356,8 +357,8 @@ impl HypergraphConv {
         }
     }
 
-    /// The degrees D of all vertices by which the convolution divides (whatever the normalization), in the shape of
-    /// [`Operators::degrees`]; differentiable. They are those of [`weights`](Self::weights).
+    /// The degrees D of all vertices by which the convolution divides (whatever the normalization), in the
+    /// shape of [`Operators::degrees`]; differentiable. They are those of [`weights`](Self::weights).
     ///
     /// # Errors
     /// As [`Operators::degrees`].
@@ -384,8 +385,9 @@ impl HypergraphConv {
         }
     }
 
-    /// x Θᵀ as one matrix product over the rows in the order in which they lie in memory; the result has the strides of
-    /// `x`, so that neither is copied. (`candle_nn::Linear` multiplies instance by instance where `x` is strided.)
+    /// x Θᵀ as one matrix product over the rows in the order in which they lie in memory; the result has the
+    /// strides of `x`, so that neither is copied. (`candle_nn::Linear` multiplies instance by instance where
+    /// `x` is strided.)
     fn linear(&self, x: &Tensor) -> Result<Tensor> {
         let leading = x.rank() - 1;
         let (out_dim, in_dim) = self.lin.dims2()?;

@@ -16,11 +16,11 @@ pub(crate) const CONV: &str = "hypergraph_conv";
 const VERTEX_SCALES: &str = "vertex scales";
 const HYPEREDGE_SCALES: &str = "hyperedge scales";
 
-/// The operators over a batch of hypergraphs, with the conventions of the convolution. A clone is cheap, and shares
-/// the scratch memory: layers over the same batch with the same conventions can use clones.
+/// The operators over a batch of hypergraphs, with the conventions of the convolution. A clone is cheap, and
+/// shares the scratch memory: layers over the same batch with the same conventions can use clones.
 ///
-/// Scratch memory is made by the first call with a dtype and a number of features F, and then used again. There is one
-/// workspace for each call that runs at the same time, of the size that
+/// Scratch memory is made by the first call with a dtype and a number of features F, and then used again.
+/// There is one workspace for each call that runs at the same time, of the size that
 /// [`Plan::workspace`](hyperscatter::cpu::Plan::workspace) states; it is freed with the last clone.
 ///
 /// # Shapes
@@ -30,16 +30,16 @@ const HYPEREDGE_SCALES: &str = "hyperedge scales";
 /// | copies of one topology with `n` vertices and `m` hyperedges | `[…, n, F]` | `[…, m, F]` |
 /// | table with `N` vertices and `M` hyperedges in all instances | `[N, F]` | `[M, F]` |
 ///
-/// The leading dimensions `…` of a replicated batch, any number of them and also none, are its copies, in row-major
-/// order: a call's shape tells how many there are, and another number rebuilds nothing.
+/// The leading dimensions `…` of a replicated batch, any number of them and also none, are its copies, in
+/// row-major order: a call's shape tells how many there are, and another number rebuilds nothing.
 ///
-/// Features may be strided. They are read in place if those of a row are contiguous and all leading dimensions can be
-/// walked with one stride, as in `[E, T, F].transpose(0, 1)`; else they are copied first. Results are contiguous, and
-/// do not depend on the strides.
+/// Features may be strided. They are read in place if those of a row are contiguous and all leading
+/// dimensions can be walked with one stride, as in `[E, T, F].transpose(0, 1)`; else they are copied first.
+/// Results are contiguous, and do not depend on the strides.
 ///
 /// # Types
-/// Features are `F32`, `F64`, `F16` or `BF16`; weights, scales and their gradients are `F64` for `F64` and else `F32`.
-/// Results and gradients of features have the type of the features.
+/// Features are `F32`, `F64`, `F16` or `BF16`; weights, scales and their gradients are `F64` for `F64` and
+/// else `F32`. Results and gradients of features have the type of the features.
 ///
 /// # Gradients
 /// Every operator can be differentiated with respect to each of its tensors: features, weights, scales. The
@@ -58,8 +58,9 @@ const HYPEREDGE_SCALES: &str = "hyperedge scales";
 /// | [`vertex_to_hyperedge`](Self::vertex_to_hyperedge), [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) | `CustomOp1` without scales, `CustomOp2` with one, `CustomOp3` with two: features, vertex scale, hyperedge scale |
 ///
 /// # Errors
-/// A tensor that is not on the CPU, a wrong dtype or a wrong rank is a candle error that says so. Whatever else is wrong
-/// is an error of the core inside a candle error, and [`core_error`](crate::core_error) finds it there.
+/// A tensor that is not on the CPU, a wrong dtype or a wrong rank is a candle error that says so. Whatever
+/// else is wrong is an error of the core inside a candle error, and [`core_error`](crate::core_error) finds
+/// it there.
 #[derive(Clone)]
 pub struct Operators(Shared);
 
@@ -126,8 +127,8 @@ impl Operators {
         x.apply_op2(&values, ConvOp { operands, shared: self.0.clone(), windows })
     }
 
-    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean: features of vertices to features of hyperedges. r is the
-    /// vertex scale and s the hyperedge scale of `step`. An empty hyperedge gets zeros.
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean: features of vertices to features of hyperedges.
+    /// r is the vertex scale and s the hyperedge scale of `step`. An empty hyperedge gets zeros.
     ///
     /// ```
     /// use hyperscatter_candle::candle_core::{Device, Tensor};
@@ -153,8 +154,9 @@ impl Operators {
         self.step(Caller::Operators, Direction::VertexToHyperedge, x, step)
     }
 
-    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean: features of hyperedges to features
-    /// of vertices. u is the hyperedge scale and t the vertex scale of `step`. An isolated vertex gets zeros.
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean: features of hyperedges
+    /// to features of vertices. u is the hyperedge scale and t the vertex scale of `step`. An isolated vertex
+    /// gets zeros.
     ///
     /// # Errors
     /// See [above](Self#errors).
@@ -162,8 +164,8 @@ impl Operators {
         self.step(Caller::Operators, Direction::HyperedgeToVertex, z, step)
     }
 
-    /// The weighted degrees D_v = Σ_{e∋v} w_e of all vertices, differentiable: `[n]` of a replicated batch with shared
-    /// windows, `[copies, n]` with as many copies as other windows have, `[N]` of a table.
+    /// The weighted degrees D_v = Σ_{e∋v} w_e of all vertices, differentiable: `[n]` of a replicated batch
+    /// with shared windows, `[copies, n]` with as many copies as other windows have, `[N]` of a table.
     ///
     /// # Errors
     /// See [above](Self#errors).

@@ -1,5 +1,5 @@
-//! Plans and workspaces, built once and used again. The core's workspaces serve one call at a time, while candle's
-//! operators may be called from any thread.
+//! Plans and workspaces, built once and used again. The core's workspaces serve one call at a time, while
+//! candle's operators may be called from any thread.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -52,7 +52,8 @@ impl<T: Element> Default for Pool<T> {
 }
 
 impl<T: Element> Pool<T> {
-    /// Calls `f` with a workspace that is large enough: an idle one, if there is one. If `f` panics, it is lost.
+    /// Calls `f` with a workspace that is large enough: an idle one, if there is one. If `f` panics, it is
+    /// lost.
     pub(crate) fn with<R>(
         &self,
         batch: &Batch,

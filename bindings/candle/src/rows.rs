@@ -15,8 +15,8 @@ pub(crate) fn features_name(axis: Axis) -> &'static str {
     }
 }
 
-/// The rows that one tensor of the batch has along its last dimension but one: those of the topology, or those of all
-/// instances of a table.
+/// The rows that one tensor of the batch has along its last dimension but one: those of the topology, or
+/// those of all instances of a table.
 pub(crate) fn rows_of(batch: &Batch, axis: Axis) -> usize {
     batch.start(axis, batch.n_instances().unwrap_or(1))
 }
@@ -78,8 +78,8 @@ pub(crate) fn placeable(batch: &Batch, tensor: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The elements of a storage among which the rows lie, and where they lie there. `None` where the features of a row are
-/// not contiguous, or the leading dimensions do not collapse into one instance stride.
+/// The elements of a storage among which the rows lie, and where they lie there. `None` where the features of
+/// a row are not contiguous, or the leading dimensions do not collapse into one instance stride.
 fn place(batch: &Batch, layout: &Layout) -> Option<(Range<usize>, RowLayout)> {
     let [leading @ .., rows, features] = layout.dims() else { return None };
     let [leading_strides @ .., row_stride, feature_stride] = layout.stride() else { return None };

@@ -1,4 +1,5 @@
-//! What all operations over one batch share: the batch, the conventions of the convolution, the scratch memory.
+//! What all operations over one batch share: the batch, the conventions of the convolution, the scratch
+//! memory.
 
 use std::sync::Arc;
 

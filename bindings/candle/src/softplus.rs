@@ -1,5 +1,6 @@
-//! log(1 + exp(x)), without overflow and without cancellation; built from candle's operations, it would be 0 (with
-//! a degree of 0 behind it) for every x below −17 in f32, and its gradient, by candle's sigmoid, below −89.
+//! log(1 + exp(x)), without overflow and without cancellation; built from candle's operations, it would be 0
+//! (with a degree of 0 behind it) for every x below −17 in f32, and its gradient, by candle's sigmoid, below
+//! −89.
 //!
 //! Where the common scale of the weights cancels out of a convolution, the layer computes with softplus times
 //! a power of two, 2^k: weights of very negative parameters are then ordinary numbers, and so are the

@@ -13,7 +13,8 @@ use crate::rows::{Size, placeable, rows};
 use crate::shared::Shared;
 use crate::weights::{TensorWindows, weights};
 
-/// A step that is no plain sum. Its tensors are the features, then the scales for which there are windows, vertices first.
+/// A step that is no plain sum. Its tensors are the features, then the scales for which there are windows,
+/// vertices first.
 pub(crate) struct StepOp {
     pub(crate) operands: Operands,
     pub(crate) shared: Shared,

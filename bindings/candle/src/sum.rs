@@ -1,5 +1,5 @@
-//! The step that is a plain sum over incidences. Its gradient is the plain sum in the other direction, so it can be
-//! differentiated any number of times.
+//! The step that is a plain sum over incidences. Its gradient is the plain sum in the other direction, so it
+//! can be differentiated any number of times.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};

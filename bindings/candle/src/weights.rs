@@ -10,8 +10,8 @@ use crate::error::{check_device, check_weights};
 /// Which part of a weight (or scale) tensor each instance reads.
 pub type TensorWindows = hyperscatter::Windows<Arc<WindowTable>>;
 
-/// Hyperedge weights (or scales of vertices or hyperedges): a tensor of any shape, whose elements are read in row-major
-/// order through windows. The gradient has the tensor's shape.
+/// Hyperedge weights (or scales of vertices or hyperedges): a tensor of any shape, whose elements are read in
+/// row-major order through windows. The gradient has the tensor's shape.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TensorWeights<'a> {
