@@ -5,8 +5,7 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::conv::Conv;
 use crate::element::Element;
-use crate::error::{Error, Result, fits_u32};
-use crate::rows::{Operand, agree_on_instances};
+use crate::error::Result;
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
 /// clone is cheap.
@@ -52,15 +51,5 @@ impl<T: Element> Plan<T> {
     /// The conventions of the convolution.
     pub fn conv(&self) -> Conv {
         self.shared.conv
-    }
-
-    /// The number of instances of a call with these operands.
-    pub(super) fn instances(&self, operands: &[Option<Operand>], max_instances: usize) -> Result<usize> {
-        let value = agree_on_instances(self.batch(), self.features(), operands.iter().flatten())?;
-        fits_u32("the number of instances", value)?;
-        if value > max_instances {
-            return Err(Error::TooManyInstances { value, bound: max_instances });
-        }
-        Ok(value)
     }
 }
