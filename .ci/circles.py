@@ -254,10 +254,8 @@ class Crate:
                 break
             if name == "super":
                 here = here.parent
-            elif name == "*":
-                return here.file
             else:
-                # A name that a macro made is the module's own.
+                # A name that a macro made is the module's own, and so is `*`.
                 here = self.enter(here, name, seen) or here.file
         return here
 
@@ -397,7 +395,7 @@ def self_test():
                 "lib.rs": "//! [crate::a::A]\nmod m;\npub use m::{A, Plan};",
                 "m/mod.rs": "mod a;\nmod b;\npub use a::A;\npub use b::f;\npub struct Plan;",
                 "m/a.rs": "use super::Plan;\npub struct A;\n"
-                "/// [b](super::b)\n/* use super::b::f; /* nested */ */\n"
+                "/// [f](super::b::f)\n/* use super::b::f; /* nested */ */\n"
                 "const S: &str = \"use super::b::f;\"; const R: &str = r#\"super::b::f \" \"#;\n"
                 "const C: (char, u8) = ('\"', b'\\''); fn g<'a>(x: &'a str) -> &'a str { x }\n"
                 "#[cfg(test)]\n#[allow(unused)]\nmod tests { use super::super::b::f; }",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Device;
+use super::device::Device;
 use super::tables::{Table, Tables};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -17,11 +17,21 @@ pub struct DeviceBatch {
     device: Device,
 }
 
-impl DeviceBatch {
-    pub(super) fn new(device: Device, batch: Batch, tables: Tables) -> Self {
-        Self { device, batch, tables: Arc::new(tables) }
+impl Device {
+    /// Uploads the tables of a batch, once for plans of every width, and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    pub fn upload(&self, batch: &Batch) -> Result<DeviceBatch> {
+        let _current = self.enter()?;
+        self.retired().sweep();
+        let stream = self.context().default_stream();
+        let tables = Tables::new(batch, &stream)?;
+        Ok(DeviceBatch { device: self.clone(), batch: batch.clone(), tables: Arc::new(tables) })
     }
+}
 
+impl DeviceBatch {
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device

@@ -8,8 +8,6 @@ use cudarc::nvrtc::Ptx;
 
 use super::driver::{self, Current, failed, pending_error};
 use super::retired::Retired;
-use super::{DeviceBatch, tables::Tables};
-use crate::batch::Batch;
 use crate::error::{Error, Result};
 
 /// The compute capability that the PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
@@ -158,18 +156,6 @@ impl Device {
 
     pub(super) fn ordinal(&self) -> usize {
         self.context().ordinal()
-    }
-
-    /// Uploads the tables of a batch, once for plans of every width, and waits for it.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Driver`].
-    pub fn upload(&self, batch: &Batch) -> Result<DeviceBatch> {
-        let _current = self.enter()?;
-        self.0.retired.sweep();
-        let stream = self.context().default_stream();
-        let tables = Tables::new(batch, &stream)?;
-        Ok(DeviceBatch::new(self.clone(), batch.clone(), tables))
     }
 
     /// Makes the context current, and reports what failed in it unheard.

@@ -11,7 +11,6 @@ pub(super) use super::args::Kernel;
 use super::device::{Device, module};
 use super::driver::failed;
 use super::geometry::{MAX_GRID_X, MAX_GRID_Y, THREADS, WARPS_OF_BLOCK};
-use super::{Checks, DeviceElement};
 use crate::error::Result;
 
 /// The kernel files of `kernels/`, each of which is a module for each type, with checks and without.
@@ -71,7 +70,7 @@ impl KernelSet {
 /// The kernels of an element type, given that of its sums, the kernel that gathers rows of sums, and how names end.
 macro_rules! kernel_set {
     ($t:literal, $acc:literal, $gather_sums:literal, $checks:literal) => {
-        kernels::KernelSet::new(
+        KernelSet::new(
             [
                 concat!("gather_", $t, $checks),
                 concat!("add_partials_", $t, $checks),
@@ -108,8 +107,7 @@ pub(super) struct Kernels {
 
 impl Kernels {
     /// Loads what is not loaded yet. The context must be current.
-    pub(super) fn load<T: DeviceElement>(device: &Device, checks: Checks) -> Result<Self> {
-        let set = T::kernels(checks);
+    pub(super) fn load(device: &Device, set: &'static KernelSet) -> Result<Self> {
         let mut functions = Vec::with_capacity(Kernel::COUNT);
         for (&kernel, name) in Kernel::ALL.iter().zip(set.names) {
             let module = device.module(set.modules[kernel.file() as usize])?;

@@ -1,4 +1,4 @@
-//! The launches of the row scale: the factor that the gradient of each row is passed on with.
+//! The launches of `kernels/row_scale.cu`: the factor that the gradient of each row is passed on with.
 
 #![allow(unsafe_code)]
 

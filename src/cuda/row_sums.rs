@@ -1,4 +1,5 @@
-//! Sums of one number for each incidence of a row: what degrees, shifts and gradients of weights have in common.
+//! Sums of one number for each incidence of a row, as in `kernels/sums.cuh`: what degrees, shifts and gradients of
+//! weights have in common.
 
 #![allow(unsafe_code)]
 

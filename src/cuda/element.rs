@@ -1,0 +1,54 @@
+//! Element types that kernels exist for, with checks and without.
+
+use super::kernels::{KernelSet, kernel_set};
+use crate::element::Element;
+
+/// Whether kernels check every index that they read from a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Checks {
+    /// Each value of a table is tested where it is loaded. A wrong one becomes [`Error::IndexOutOfBounds`] from
+    /// [`Workspace::check`](super::Workspace::check) or from a later call, the rows it was for become NaN (where it is not what tells their place),
+    /// and nothing is read or written out of bounds.
+    ///
+    /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
+    On,
+    /// Tables are trusted. They were validated when the batch was made, and nothing in safe code changes them since.
+    Off,
+}
+
+impl Default for Checks {
+    /// [`Checks::On`] where this crate is built with debug assertions.
+    fn default() -> Self {
+        if cfg!(debug_assertions) { Self::On } else { Self::Off }
+    }
+}
+
+/// A feature element that the kernels exist for.
+///
+/// This trait is sealed.
+pub trait DeviceElement: Element {
+    /// The kernels.
+    #[doc(hidden)]
+    fn kernels(checks: Checks) -> &'static KernelSet;
+}
+
+macro_rules! device_element {
+    ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal;)*) => {$(
+        impl DeviceElement for $t {
+            fn kernels(checks: Checks) -> &'static KernelSet {
+                static UNCHECKED: KernelSet = kernel_set!($name, $acc, $gather_sums, "");
+                static CHECKED: KernelSet = kernel_set!($name, $acc, $gather_sums, "_checked");
+                match checks {
+                    Checks::Off => &UNCHECKED,
+                    Checks::On => &CHECKED,
+                }
+            }
+        }
+    )*};
+}
+device_element! {
+    f32: "f32", "f32", "gather_f32";
+    f64: "f64", "f64", "gather_f64";
+    half::f16: "f16", "f32", "gather_sums_f16";
+    half::bf16: "bf16", "f32", "gather_sums_bf16";
+}
