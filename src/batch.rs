@@ -143,35 +143,6 @@ impl Batch {
         &self.0.topologies[self.topology_id(instance)]
     }
 
-    /// The number of vertices of all instances before `instance`: where its vertices start in the batch.
-    /// `vertex_start(n_instances)` is the total.
-    ///
-    /// # Panics
-    /// If `instance` is above the number of instances of a table.
-    pub fn vertex_start(&self, instance: usize) -> usize {
-        self.start(Axis::Vertex, instance)
-    }
-
-    /// The number of hyperedges of all instances before `instance`: where its hyperedges start in the batch.
-    /// `hyperedge_start(n_instances)` is the total.
-    ///
-    /// # Panics
-    /// If `instance` is above the number of instances of a table.
-    pub fn hyperedge_start(&self, instance: usize) -> usize {
-        self.start(Axis::Hyperedge, instance)
-    }
-
-    /// The vertices of the largest topology that an instance uses.
-    pub fn max_vertices(&self) -> usize {
-        self.largest(Axis::Vertex)
-    }
-
-    /// The hyperedges of the largest topology that an instance uses: the number of weights that shared
-    /// windows read.
-    pub fn max_hyperedges(&self) -> usize {
-        self.largest(Axis::Hyperedge)
-    }
-
     /// The rows of all instances before `instance` along an axis: where its rows start in the batch.
     /// `start(axis, n_instances)` is the total.
     ///

@@ -32,7 +32,7 @@ impl<T: Element> Plan<T> {
     /// A plan for rows of `features` elements.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn new(batch: &Batch, features: usize, conv: Conv) -> Result<Self> {
         let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv });
         Ok(Self { shared, element: std::marker::PhantomData })
