@@ -4,8 +4,8 @@
 
 use super::disjoint::Disjoint;
 use super::gather::{Source, Store};
+use super::instance_sums::GradientTo;
 use super::plan::Plan;
-use super::weight_gradient::GradientTo;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::element::Element;
