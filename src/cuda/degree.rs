@@ -26,8 +26,8 @@ impl<T: DeviceElement> Call<'_, T> {
         let scratch = self.scratch();
         let args = SumArgs {
             degree: scratch.degree.address(),
-            left: scratch.left.address(),
-            weight_left: match scratch.weight_left.len() {
+            inv_degree: scratch.left.address(),
+            weight_inv_degree: match scratch.weight_left.len() {
                 0 => 0,
                 _ => scratch.weight_left.address(),
             },
@@ -61,8 +61,8 @@ impl<T: DeviceElement> Call<'_, T> {
         let n_vertices = self.tables(Orientation::ByVertex)?.n_targets;
         let args = DegreeGradientArgs {
             degree: scratch.degree.address(),
-            left: scratch.left.address(),
-            weight_left: self.weight_left(),
+            inv_degree: scratch.left.address(),
+            weight_inv_degree: self.weight_left(),
             shifts: scratch.vertex_shifts.address(),
             dots_y: scratch.dots_y.address(),
             dots_x: if symmetric { scratch.dots_x.address() } else { 0 },
