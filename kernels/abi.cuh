@@ -116,7 +116,7 @@ static_assert(OFFSET_OF(Violation, bound) == 40, "offset");
 
 // Where a violation is published.
 struct RecordArgs {
-    // In device memory: 0 until one thread has something to say.
+    // In device memory: 0 until a thread has found a wrong value.
     u32* claim;
     // In mapped host memory.
     Violation* published;

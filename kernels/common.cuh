@@ -141,7 +141,7 @@ __device__ __forceinline__ void store_elements(T* to, u32 len, const Vector<T>& 
 // -----------------------------------------------------------------------------------------------------------
 // Violations. In a checked build every value of a table is tested where it is loaded. The access that a wrong
 // value was for is left out, the rows that it was for become NaN, and the kernel goes on to its end. The
-// first thread that has something to say claims the record and publishes it to host memory.
+// first thread that finds a wrong value claims the record and publishes what it found to host memory.
 
 // Publishes a violation, unless another thread was first.
 __device__ __forceinline__ void publish_first(const RecordArgs& record, const Violation& found) {

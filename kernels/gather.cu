@@ -338,7 +338,7 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
             poisoned = (__ballot_sync(ALL_LANES, check.failed) & lanes) != 0;
         }
         if (item.work_class == PARTIAL) {
-            // Also where no row could be found: somebody adds what is here.
+            // Also where no row was found: the kernel that adds the segments reads this place.
             if (item.number < args.tables.items.partial) {
                 store_partial<T>(args, item.number, poisoned, lane, sums);
             }

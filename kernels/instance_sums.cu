@@ -9,7 +9,7 @@
 // Chunks are listed by classes of window widths, by offset within a class: those that cover j are found by
 // binary search, with no table of all slots. A chunk's sums are stored in the rows of its first instance, so
 // they need no room but that of all rows. Nothing depends on the number of threads. Launched by
-// src/cuda/windows.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
+// src/cuda/instance_sums.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
 
 #include "modules.cuh"
 #include "tables.cuh"

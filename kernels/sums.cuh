@@ -45,7 +45,7 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         }
         if (lane == 0) {
             if (item.work_class == PARTIAL) {
-                // Also where no row could be found: somebody adds what is here.
+                // Also where no row was found: the kernel that adds the segments reads this place.
                 if (item.number < args.tables.items.partial) {
                     static_cast<V*>(args.partials)[item.number] = poisoned ? Of::poison() : sum;
                 }

@@ -5,7 +5,7 @@
 // The dot products come from gather.cu, the gradients of degrees from degree.cu. All are double, whatever the
 // type of the features, and are overwritten. q and dloss/dD were multiplied by powers of two, which is undone
 // here: see `Conv::shift` in src/conv.rs. instance_sums.cu then adds what instances have for the same weight.
-// Launched by src/cuda/degree.rs.
+// Launched by src/cuda/weight_gradient.rs.
 
 #include "modules.cuh"
 #include "sums.cuh"

@@ -90,7 +90,7 @@ structures! {
 
     /// Where a violation is published.
     RecordArgs {
-        /// In device memory: 0 until one thread has something to say.
+        /// In device memory: 0 until a thread has found a wrong value.
         claim: Address => "u32*",
         /// In mapped host memory.
         published: Address => "Violation*",
