@@ -56,7 +56,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// # Safety
     /// [`degrees`](Self::degrees) and those dot products were computed.
     pub(super) unsafe fn degree_gradients(&mut self, symmetric: bool) -> Result<()> {
-        let n_vertices = self.total(Axis::Vertex)? as u64;
+        let n_vertices = self.total(Axis::Vertex) as u64;
         let args = DegreeGradientArgs {
             degree: self.scratch_numbers::<T::Acc>(Slot::Degree, Axis::Vertex)?,
             inv_degree: self.scratch_numbers::<T::Acc>(Slot::InvDegree, Axis::Vertex)?,
