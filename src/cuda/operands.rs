@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice,
     DriverError, SyncOnDrop, sys,
@@ -20,7 +21,7 @@ use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
-use crate::operands::{Checked, List, MOST_ROWS, MOST_VALUES, RowsId};
+use crate::operands::{Checked, MOST_ROWS, MOST_VALUES, RowsId};
 use crate::rows::{self, Out, RowLayout, Rows};
 use crate::windows::{Weights, Windows};
 
@@ -223,8 +224,8 @@ pub(super) struct Operands<'a, 'w, T: DeviceElement> {
     safe: Option<&'static str>,
     shapes: crate::operands::Operands<'w>,
     addresses: [Address; MOST_ROWS],
-    ranges: List<Range, MOST>,
-    guards: List<SyncOnDrop<'a>, MOST>,
+    ranges: ArrayVec<Range, MOST>,
+    guards: ArrayVec<SyncOnDrop<'a>, MOST>,
     /// The first operand that may not be used at all.
     error: Option<Error>,
 }
@@ -251,7 +252,7 @@ pub(super) struct BoundOut {
 
 impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     /// Those of a call of the safe tier, by the name of its operator, or of one of the raw tier.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(plan: &'a Plan<T>, stream: &'a Arc<CudaStream>, safe: Option<&'static str>) -> Self {
         Self {
             plan,
@@ -259,8 +260,8 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             safe,
             shapes: crate::operands::Operands::new(),
             addresses: [0; MOST_ROWS],
-            ranges: List::new(),
-            guards: List::new(),
+            ranges: ArrayVec::new(),
+            guards: ArrayVec::new(),
             error: None,
         }
     }
@@ -365,7 +366,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         };
         let allowed = self.error.take().map_or(Ok(()), Err).and(capturing).and(waited);
         if allowed.is_err() {
-            std::mem::forget(std::mem::replace(&mut self.guards, List::new()));
+            std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
         }
         allowed
     }
@@ -477,7 +478,7 @@ impl Bound<'_> {
 
 /// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with another
 /// operand.
-fn check_memory(operands: &List<Range, MOST>) -> Result<()> {
+fn check_memory(operands: &ArrayVec<Range, MOST>) -> Result<()> {
     for &Range { name, address, element, .. } in operands.iter() {
         if !address.is_multiple_of(element) {
             return Err(Error::Misaligned { operand: name, value: address, bound: element });
