@@ -64,16 +64,23 @@ struct Degrees {
         }
         if (is_symmetric(args) && weighted && degree < A(0)) {
             u64 value = static_cast<u64>(__double_as_longlong(static_cast<double>(degree)));
-            publish_first(args.record, {0, DEGREE, NEGATIVE_DEGREE, args.tables.orientation, row.instance, row.row, value, 0});
+            publish_first(args.record, {0, DEGREE, NEGATIVE_DEGREE, args.tables.orientation, row.instance,
+                                        row.row, value, 0});
         }
     }
 };
 
 // Two integers as one number that lanes can exchange: the largest shift, and the largest of those with the other sign.
 struct LargerOfEach {
-    static __device__ __forceinline__ u64 pair(int a, int b) { return u64(static_cast<u32>(a)) << 32 | static_cast<u32>(b); }
-    static __device__ __forceinline__ int first(u64 pair) { return static_cast<int>(static_cast<u32>(pair >> 32)); }
-    static __device__ __forceinline__ int second(u64 pair) { return static_cast<int>(static_cast<u32>(pair)); }
+    static __device__ __forceinline__ u64 pair(int a, int b) {
+        return u64(static_cast<u32>(a)) << 32 | static_cast<u32>(b);
+    }
+    static __device__ __forceinline__ int first(u64 pair) {
+        return static_cast<int>(static_cast<u32>(pair >> 32));
+    }
+    static __device__ __forceinline__ int second(u64 pair) {
+        return static_cast<int>(static_cast<u32>(pair));
+    }
 
     __device__ __forceinline__ u64 operator()(u64 a, u64 b) const {
         return pair(first(a) > first(b) ? first(a) : first(b), second(a) > second(b) ? second(a) : second(b));
@@ -102,7 +109,8 @@ struct EdgeShifts {
         int range = -Powers<A>::LEAST / static_cast<int>(args.shifts_of_degree);
         int spread = add_shifts(largest, LargerOfEach::second(pair));
         int more = clamp(add_shifts(spread, -range / 3), 0, range / 2);
-        args.edge_shifts[row.first_target + row.row] = largest == NO_SHIFT ? 0 : add_shifts(times_shift(-1, largest), more);
+        args.edge_shifts[row.first_target + row.row] =
+            largest == NO_SHIFT ? 0 : add_shifts(times_shift(-1, largest), more);
     }
 };
 
@@ -129,22 +137,22 @@ __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) 
 }
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define KERNELS(A, NAME, CHECKS)                                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_##NAME(const SumArgs args) {            \
-        sum_rows<Degrees<A>, CHECKS>(args);                                                                 \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_degree_##NAME(const SumArgs args) {        \
-        add_sums<Degrees<A>, CHECKS>(args);                                                                 \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift_##NAME(const SumArgs args) {        \
-        sum_rows<EdgeShifts<A>, CHECKS>(args);                                                              \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift_##NAME(const SumArgs args) {    \
-        add_sums<EdgeShifts<A>, CHECKS>(args);                                                              \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8)                                                \
-        degree_gradient_##NAME(const DegreeGradientArgs args) {                                             \
-        degree_gradient<A>(args);                                                                           \
+#define KERNELS(A, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_##NAME(const SumArgs args) { \
+        sum_rows<Degrees<A>, CHECKS>(args); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_degree_##NAME(const SumArgs args) { \
+        add_sums<Degrees<A>, CHECKS>(args); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift_##NAME(const SumArgs args) { \
+        sum_rows<EdgeShifts<A>, CHECKS>(args); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift_##NAME(const SumArgs args) { \
+        add_sums<EdgeShifts<A>, CHECKS>(args); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+        degree_gradient_##NAME(const DegreeGradientArgs args) { \
+        degree_gradient<A>(args); \
     }
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))

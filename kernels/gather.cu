@@ -32,7 +32,8 @@ enum : u32 {
 
 // Where row `row` of an instance starts, whose rows start at `first` in the batch.
 __device__ __forceinline__ u64 element(const RowsArgs& rows, u64 instance, u64 first, u32 row) {
-    return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) + row * rows.row_stride;
+    return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) +
+           row * rows.row_stride;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -81,7 +82,8 @@ __device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 l
 #pragma unroll
             for (u32 i = 0; i < LEN; i++) {
                 if (source.row != nullptr && i < len) {
-                    sums.at[i] = fused_multiply_add(source.factor, Element<S>::widen(source.row[i]), sums.at[i]);
+                    sums.at[i] =
+                        fused_multiply_add(source.factor, Element<S>::widen(source.row[i]), sums.at[i]);
                 }
             }
         }
@@ -129,8 +131,8 @@ struct Target {
 // Stores a lane's part of a row of elements of type `D`, or adds it to what is there, and gives the lane's part of the dot
 // product, each where it is asked for.
 template <typename T, typename D, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& target, bool poisoned, const Lane& lane,
-                                      const SumsOf<T>& sums) {
+__device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& target, bool poisoned,
+                                      const Lane& lane, const SumsOf<T>& sums) {
     constexpr u32 WIDTH = Vector<D>::LEN;
     A mean = args.mean != 0 ? inverse_count<A>(target.length) : A(1);
     A factor = target.factor * mean;
@@ -146,7 +148,8 @@ __device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& t
             Vector<D> other = args.aligned ? load_vector(from) : load_elements(from, len);
 #pragma unroll
             for (u32 i = 0; i < WIDTH; i++) {
-                dot += static_cast<double>(Element<D>::widen(other.at[i])) * static_cast<double>(sums.at[v + i] * mean);
+                dot += static_cast<double>(Element<D>::widen(other.at[i])) *
+                       static_cast<double>(sums.at[v + i] * mean);
             }
         }
         if (args.targets.data != 0 && len != 0) {
@@ -188,8 +191,9 @@ __device__ __forceinline__ Group group_of(const GatherArgs& args) {
 
 // Finishes the row of each group, if it has one.
 template <typename T, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ void finish(const GatherArgs& args, const Target<A>& target, bool exists, bool poisoned,
-                                       const Group& group, const Lane& lane, u32 block, const SumsOf<T>& sums) {
+__device__ __forceinline__ void finish(const GatherArgs& args, const Target<A>& target, bool exists,
+                                       bool poisoned, const Group& group, const Lane& lane, u32 block,
+                                       const SumsOf<T>& sums) {
     double dot = 0;
     if (exists) {
         if (sizeof(T) != sizeof(A) && args.wide != 0) {
@@ -203,14 +207,15 @@ __device__ __forceinline__ void finish(const GatherArgs& args, const Target<A>& 
     }
     dot = sum_of_group(dot, args.lanes);
     if (exists && group.lane == 0) {
-        args.dots[(target.first + target.row) * args.feature_blocks + block] = poisoned ? not_a_number<double>() : dot;
+        args.dots[(target.first + target.row) * args.feature_blocks + block] =
+            poisoned ? not_a_number<double>() : dot;
     }
 }
 
 // Stores the sums of a segment.
 template <typename T>
-__device__ __forceinline__ void finish_partial(const GatherArgs& args, u64 item, bool poisoned, const Lane& lane,
-                                               const SumsOf<T>& sums) {
+__device__ __forceinline__ void finish_partial(const GatherArgs& args, u64 item, bool poisoned,
+                                               const Lane& lane, const SumsOf<T>& sums) {
     using Acc = typename Element<T>::Acc;
     constexpr u32 LEN = Vector<Acc>::LEN;
     Acc* to = reinterpret_cast<Acc*>(args.partials) + item * args.features + lane.first;
@@ -239,7 +244,8 @@ __device__ __forceinline__ A target_factor(const GatherArgs& args, Check<Checked
         return 1;
     }
     u64 start = 0;
-    if (!window_of(check, TARGET_WINDOWS, args.target_scale, row.instance, row.first_target, row.n_targets, start)) {
+    if (!window_of(check, TARGET_WINDOWS, args.target_scale, row.instance, row.first_target, row.n_targets,
+                   start)) {
         return 1;
     }
     return reinterpret_cast<const A*>(args.target_scale.values)[start + row.row];
@@ -267,7 +273,8 @@ struct Sources {
         int shift = 0;
         if (args.source_shifts != nullptr) {
             // They lie as the factors do, for each source row of the batch.
-            shift = args.source_shifts[factors - reinterpret_cast<const A*>(args.source_scale.values) + source];
+            shift =
+                args.source_shifts[factors - reinterpret_cast<const A*>(args.source_scale.values) + source];
         }
         if (args.target_shifts != nullptr) {
             shift = add_shifts(shift, args.target_shifts[row.first_target + row.row]);
@@ -283,7 +290,8 @@ __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Chec
     const A* factors = nullptr;
     if (args.source_scale.windows != NO_SCALE && row.count != 0) {
         u64 start = 0;
-        if (!window_of(check, SOURCE_WINDOWS, args.source_scale, row.instance, row.first_source, row.n_sources, start)) {
+        if (!window_of(check, SOURCE_WINDOWS, args.source_scale, row.instance, row.first_source,
+                       row.n_sources, start)) {
             row.count = 0;
         }
         factors = reinterpret_cast<const A*>(args.source_scale.values) + start;
@@ -295,8 +303,8 @@ __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Chec
 // lanes know a row and load its indices; then each group of lanes computes its share of the four rows (one, two or all
 // four), one after the other.
 template <typename T, typename S, bool Checked>
-__device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checked>& check, const Item& item, Row& row,
-                                            const Group& group, u32 block) {
+__device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checked>& check, const Item& item,
+                                            Row& row, const Group& group, u32 block) {
     using Acc = typename Element<T>::Acc;
     bool is_short = item.work_class == SHORT;
     u32 width = is_short ? SHORT_ROW : args.lanes;  // the lanes that know the same row
@@ -313,7 +321,8 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
     Acc my_factor = 1;
     for (u32 r = 0; r < rows_of_group; r++) {
         u32 leader = group.number * args.lanes + r * width;
-        const S* rows = reinterpret_cast<const S*>(shuffle(reinterpret_cast<u64>(sources.rows), leader)) + lane.first;
+        const S* rows =
+            reinterpret_cast<const S*>(shuffle(reinterpret_cast<u64>(sources.rows), leader)) + lane.first;
         SumsOf<T> sums = {};
         for (u32 first = 0; first < longest; first += width) {
             if (r == 0) {
@@ -342,7 +351,8 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
         }
         Target<Acc> target = {shuffle(row.instance, leader), shuffle(row.first_target, leader),
                               __shfl_sync(ALL_LANES, row.row, static_cast<int>(leader)),
-                              __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader)), shuffle(factor, leader)};
+                              __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader)),
+                              shuffle(factor, leader)};
         finish<T>(args, target, (exist >> leader & 1) != 0, poisoned, group, lane, block, sums);
     }
 }
@@ -376,11 +386,13 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
             Check<Checked> check;
             Row row = find_row(args.tables, check, LONG, tile * groups + group.number);
             Acc factor = target_factor<Acc>(args, check, row);
-            const Acc* partials = reinterpret_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;
+            const Acc* partials =
+                reinterpret_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;
             SumsOf<T> sums = {};
             for (u32 first = 0; first < row.n_partials; first += IN_FLIGHT) {
                 add_rows<Acc, IN_FLIGHT>(sums, args.aligned, lane.len, [&](u32 j) -> Source<Acc, Acc> {
-                    return {first + j < row.n_partials ? partials + u64(first + j) * args.features : nullptr, 1};
+                    return {first + j < row.n_partials ? partials + u64(first + j) * args.features : nullptr,
+                            1};
                 });
             }
             Target<Acc> target = {row.instance, row.first_target, row.row, row.length, factor};
@@ -392,17 +404,19 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
 
 // With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has more, and the
 // checked builds need more. With one block more, `f16` and `f64_checked` spill (kernels/resources.py).
-#define KERNELS(T, NAME, CHECKS, BLOCKS)                                                                          \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) {          \
-        gather<T, T, CHECKS>(args, GATHER);                                                                       \
-    }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) {    \
-        add_partials<T, CHECKS>(args);                                                                            \
+#define KERNELS(T, NAME, CHECKS, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) { \
+        gather<T, T, CHECKS>(args, GATHER); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        add_partials_##NAME(const GatherArgs args) { \
+        add_partials<T, CHECKS>(args); \
     }
-#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS)                                                               \
-    KERNELS(T, NAME, CHECKS, BLOCKS)                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) {     \
-        gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS);                                                    \
+#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS) \
+    KERNELS(T, NAME, CHECKS, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        gather_sums_##NAME(const GatherArgs args) { \
+        gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS); \
     }
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 7)))

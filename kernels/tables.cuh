@@ -20,7 +20,7 @@ enum : u32 { NO_SOURCE = 0xffffffffu };
 
 // The number of a class. By selection: an index that is not constant would put the structure into local memory.
 __device__ __forceinline__ u64 of_class(const Counts& counts, u32 work_class) {
-    return work_class == PARTIAL ? counts.partial
+    return work_class == PARTIAL  ? counts.partial
            : work_class == MEDIUM ? counts.medium
            : work_class == SHORT  ? counts.short_row
                                   : counts.long_row;
@@ -30,23 +30,25 @@ __device__ __forceinline__ u64 of_class(const Counts& counts, u32 work_class) {
 // Which row a work item is.
 
 struct Row {
-    bool exists;  // there is such a row, and its place is known; where a check failed all the same, it becomes NaN
-    u32 row;      // in its instance
-    u32 count;    // its incidences, or those of its segment
-    u32 length;   // the incidences of the whole row
+    bool
+        exists;  // there is such a row, and its place is known; where a check failed all the same, it becomes NaN
+    u32 row;  // in its instance
+    u32 count;  // its incidences, or those of its segment
+    u32 length;  // the incidences of the whole row
     u32 n_targets;
     u32 n_sources;
     u64 instance;
     u64 first_target;  // where the rows of its instance start in the batch
     u64 first_source;
-    u64 indices;   // where its incidences start
+    u64 indices;  // where its incidences start
     u64 partials;  // for LONG: the first of its segments
     u32 n_partials;
 };
 
 // The places in the tables that a topology may use lie within them.
 template <bool Checked>
-__device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& check, u64 id, const TopologyWords& t) {
+__device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& check, u64 id,
+                                     const TopologyWords& t) {
     if (!Checked) {
         return true;
     }
@@ -60,7 +62,8 @@ __device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& c
         return false;
     }
     u64 left = tables.n_work;
-    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + PARTIAL, t.count.partial, left / 2 + 1)) return false;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + PARTIAL, t.count.partial, left / 2 + 1))
+        return false;
     left -= 2 * t.count.partial;
     if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + MEDIUM, t.count.medium, left + 1)) return false;
     left -= t.count.medium;
@@ -73,8 +76,8 @@ __device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& c
 
 // Where the rows of an instance start in the batch.
 template <bool Checked>
-__device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const u64* starts, u64 instance, u64 n_rows,
-                                         u64 total, u64& start) {
+__device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const u64* starts, u64 instance,
+                                         u64 n_rows, u64 total, u64& start) {
     if (starts == nullptr) {
         start = instance * n_rows;
         return true;
@@ -84,13 +87,14 @@ __device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const
         return true;
     }
     u64 end = starts[instance + 1];
-    return check.apart(table, instance, start, end, n_rows) && check.below(table, instance + 1, end, total + 1);
+    return check.apart(table, instance, start, end, n_rows) &&
+           check.below(table, instance + 1, end, total + 1);
 }
 
 // Where an instance with `n_rows` rows, the first of which is `first` in the batch, reads its factors.
 template <bool Checked>
-__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const ScaleArgs& scale, u64 instance, u64 first,
-                                          u64 n_rows, u64& start) {
+__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const ScaleArgs& scale,
+                                          u64 instance, u64 first, u64 n_rows, u64& start) {
     start = 0;
     if (scale.windows == CONSECUTIVE) {
         start = first;
@@ -118,7 +122,8 @@ __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 st
 
 // Work item `item` of a class.
 template <bool Checked>
-__device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item) {
+__device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>& check, u32 work_class,
+                                        u64 item) {
     Row found = {};
     if (item >= of_class(tables.items, work_class)) {
         return found;
@@ -127,7 +132,8 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
     // The instance, its topology, and the item's entry in the topology's list.
     u64 id = 0;
     if (tables.topology_ids != nullptr) {
-        found.instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
+        found.instance =
+            search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
         id = tables.topology_ids[found.instance];
         if (!check.below(TOPOLOGY_IDS, found.instance, id, tables.n_topologies)) {
             return found;
@@ -151,9 +157,10 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
     } else {
         u64 position = work_class * (tables.instances + 1) + found.instance;
         start_of_items = tables.work_starts[position];
-        if (Checked && !(check.below(WORK_STARTS, position, start_of_items, item + 1) &&
-                         check.apart(WORK_STARTS, position, start_of_items, tables.work_starts[position + 1], count) &&
-                         check.below(WORK_ITEMS, item, item - start_of_items, count))) {
+        if (Checked &&
+            !(check.below(WORK_STARTS, position, start_of_items, item + 1) &&
+              check.apart(WORK_STARTS, position, start_of_items, tables.work_starts[position + 1], count) &&
+              check.below(WORK_ITEMS, item, item - start_of_items, count))) {
             return found;
         }
     }
@@ -229,16 +236,17 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
         u64 before = 0;
         if (tables.topology_ids == nullptr) {
             u64 of_each = Checked ? divide(tables.items.partial, tables.instances) : 0;
-            if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + TOPOLOGY_COUNT + PARTIAL, t.count.partial, of_each + 1)) {
+            if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + TOPOLOGY_COUNT + PARTIAL, t.count.partial,
+                             of_each + 1)) {
                 return found;
             }
             before = found.instance * t.count.partial;
         } else {
             before = tables.work_starts[found.instance];  // of the class PARTIAL
-            if (Checked &&
-                !(check.apart(WORK_STARTS, found.instance, before, tables.work_starts[found.instance + 1],
-                              t.count.partial) &&
-                  check.below(WORK_STARTS, found.instance + 1, before + t.count.partial, tables.items.partial + 1))) {
+            if (Checked && !(check.apart(WORK_STARTS, found.instance, before,
+                                         tables.work_starts[found.instance + 1], t.count.partial) &&
+                             check.below(WORK_STARTS, found.instance + 1, before + t.count.partial,
+                                         tables.items.partial + 1))) {
                 return found;
             }
         }
@@ -255,7 +263,8 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
 
 // Incidence `i` of a row, or NO_SOURCE.
 template <bool Checked>
-__device__ __forceinline__ u32 source_of(const TablesArgs& tables, Check<Checked>& check, const Row& row, u32 i) {
+__device__ __forceinline__ u32 source_of(const TablesArgs& tables, Check<Checked>& check, const Row& row,
+                                         u32 i) {
     if (i >= row.count) {
         return NO_SOURCE;
     }
@@ -270,7 +279,8 @@ struct Item {
     u64 number;
 };
 
-__device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups, u32 group, u32 lane_of_warp) {
+__device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups, u32 group,
+                                        u32 lane_of_warp) {
     if (tile >= tiles.groups) {
         return {SHORT, (tile - tiles.groups) * ROWS_OF_SHORT_TILE + lane_of_warp / SHORT_ROW};
     }
@@ -281,5 +291,7 @@ __device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups
 }
 
 // The tiles that this warp takes, one every `tile_step()`.
-__device__ __forceinline__ u64 first_tile() { return u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP; }
+__device__ __forceinline__ u64 first_tile() {
+    return u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
+}
 __device__ __forceinline__ u64 tile_step() { return u64(gridDim.x) * (THREADS / WARP); }
