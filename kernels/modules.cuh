@@ -10,7 +10,8 @@
 
 #pragma once
 
-#if defined(HYPERSCATTER_F16) || defined(HYPERSCATTER_BF16) || defined(HYPERSCATTER_F32) || defined(HYPERSCATTER_F64)
+#if defined(HYPERSCATTER_F16) || defined(HYPERSCATTER_BF16) || defined(HYPERSCATTER_F32) || \
+    defined(HYPERSCATTER_F64)
 #define HYPERSCATTER_ONE_TYPE
 #endif
 

@@ -29,7 +29,8 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         V sum = Of::zero();
         u64 start = 0;
         if (args.values.windows != NO_SCALE && row.count != 0 &&
-            window_of(check, SOURCE_WINDOWS, args.values, row.instance, row.first_source, row.n_sources, start)) {
+            window_of(check, SOURCE_WINDOWS, args.values, row.instance, row.first_source, row.n_sources,
+                      start)) {
             for (u32 i = lane; i < row.count; i += width) {
                 u32 source = source_of(args.tables, check, row, i);
                 if (source != NO_SOURCE) {
