@@ -1,7 +1,7 @@
-//! The mistakes that loaders make when they put graphs together.
+//! The mistakes that data loaders make when they put graphs together.
 
-/// How a wrong index came about, where the whole index is just what this mistake leaves. It is a likely
-/// cause, no proof: several mistakes may leave the same index.
+/// A mistake that explains a wrong index: the whole index is just what this mistake leaves. It is a likely
+/// cause, not a proof, since several mistakes may leave the same index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Misbatching {
@@ -51,7 +51,7 @@ pub enum Misbatching {
 }
 
 impl Misbatching {
-    /// What it looks like, and what to do.
+    /// What the index looks like, and what to do.
     fn text(self) -> &'static str {
         match self {
             Self::NotShifted => {

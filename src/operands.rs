@@ -1,8 +1,8 @@
 //! The operands of a call, bound one by one and then checked together.
 //!
-//! An operator of either backend states each of its operands once: its name, what its rows belong to, and whether it is
-//! written. The checks follow in the order that is documented with the [CPU backend](crate::cpu#errors-of-operands), and
-//! give each feature operand its place.
+//! An operator of either backend states each of its operands once: its name, what its rows belong to, and
+//! whether it is written. The checks follow in the order that is documented with
+//! the [CPU backend](crate::cpu#errors-of-operands), and give each feature operand its place.
 
 use crate::axis::Axis;
 use crate::batch::Batch;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result, fits_u32};
 use crate::rows::{Operand, Placement, agree_on_instances, check_gradient};
 use crate::windows::{WindowTable, Windows};
 
-/// A list of a few things that needs no allocation.
+/// A list of at most `N` things, without an allocation.
 #[derive(Debug, Clone)]
 pub(crate) struct List<T, const N: usize> {
     items: [Option<T>; N],
@@ -22,7 +22,8 @@ impl<T, const N: usize> List<T, N> {
         Self { items: [const { None }; N], len: 0 }
     }
 
-    /// Appends, and gives the position. An operator's number of operands is fixed, so there is always room.
+    /// Appends, and returns the position. There is always room, since an operator's number of operands is
+    /// fixed.
     pub(crate) fn push(&mut self, item: T) -> usize {
         let at = self.len;
         self.items[at] = Some(item);
@@ -108,7 +109,7 @@ impl<'w> Operands<'w> {
         self.scales.push(Scale { name, axis, len, windows });
     }
 
-    /// The gradient of weights or of a scale, which have a name and a length as well.
+    /// The gradient of weights or of a scale; `of` is the name and the length of those.
     pub(crate) fn gradient(&mut self, name: &'static str, len: usize, of: (&'static str, usize)) {
         self.gradients.push(Gradient { name, len, of });
     }

@@ -3,8 +3,8 @@
 use crate::conv::Reduce;
 use crate::rows::{Out, Rows};
 
-/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which
-/// the instances read through windows.
+/// What a step computes: a reduction, with optional scales of vertices and hyperedges. The instances read the
+/// scales through windows; a missing scale counts as 1.
 ///
 /// A scale is a plain factor: 0 times an infinity is NaN. `S` is [`Weights`](crate::Weights) of the backend.
 /// Window tables of vertex scales are made by
@@ -70,37 +70,37 @@ impl<S> Default for Step<S> {
 pub struct StepGradients<R, S> {
     /// ∂ of the feature rows that the step read.
     pub rows: Out<Rows<R>>,
-    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the
-    /// instances that read it.
+    /// ∂ of the vertex scale: an element for each of its values (none without a scale), summed over the
+    /// instances that read that value.
     pub vertex_scale: Out<S>,
     /// ∂ of the hyperedge scale, likewise.
     pub hyperedge_scale: Out<S>,
 }
 
 impl<R, S> StepGradients<R, S> {
-    /// No gradient.
+    /// All gradients are skipped.
     pub fn none() -> Self {
         Self { rows: Out::Skip, vertex_scale: Out::Skip, hyperedge_scale: Out::Skip }
     }
 
-    /// With that of the feature rows.
+    /// With the gradient of the feature rows.
     pub fn rows(self, rows: Out<Rows<R>>) -> Self {
         Self { rows, ..self }
     }
 
-    /// With that of the vertex scale.
+    /// With the gradient of the vertex scale.
     pub fn vertex_scale(self, vertex_scale: Out<S>) -> Self {
         Self { vertex_scale, ..self }
     }
 
-    /// With that of the hyperedge scale.
+    /// With the gradient of the hyperedge scale.
     pub fn hyperedge_scale(self, hyperedge_scale: Out<S>) -> Self {
         Self { hyperedge_scale, ..self }
     }
 }
 
 impl<R, S> Default for StepGradients<R, S> {
-    /// No gradient.
+    /// All gradients are skipped.
     fn default() -> Self {
         Self::none()
     }

@@ -23,7 +23,7 @@ pub(super) struct Call<'a, T: DeviceElement, L> {
     pub(super) instances: usize,
 }
 
-/// Rows of features, of elements or sums, on the device.
+/// Rows of features on the device, of elements or of sums.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PlacedRows {
     pub(super) address: Address,
@@ -70,7 +70,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         TablesArgs::new(self.batch(), self.plan.batch().tables(), orientation, self.instances)
     }
 
-    /// The blocks of features that dot products are stored for.
+    /// The number of blocks of features. A dot product is stored for each block.
     pub(super) fn feature_blocks(&self) -> usize {
         feature_blocks(self.features(), size_of::<T>())
     }
@@ -116,7 +116,8 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         Ok(ScaleArgs::consecutive(address, self.total(axis)?))
     }
 
-    /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of features.
+    /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of
+    /// features.
     pub(super) fn scratch_dots(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
         let numbers = self.total(axis)? as u128 * self.feature_blocks() as u128;
         self.launches.scratch(slot, numbers * size_of::<f64>() as u128)
