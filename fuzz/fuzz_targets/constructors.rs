@@ -1,5 +1,5 @@
-//! Arbitrary input to every constructor gives `Ok` with all invariants, or `Err`; and a call with arbitrary windows,
-//! strides and operands on what they return gives `Ok` or `Err`, within the bounds of its buffers.
+//! Arbitrary input to every constructor gives `Ok` with all invariants, or `Err`. A call with arbitrary
+//! windows, strides and operands on their results gives `Ok` or `Err`, within the bounds of its buffers.
 
 #![no_main]
 
@@ -27,7 +27,7 @@ struct Input {
     to_hyperedges: bool,
 }
 
-/// Mostly small; never so large that its tables would fill the memory, unless it is refused.
+/// Mostly small. Never so large that its tables would fill the memory, unless a constructor refuses it.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Size {
     Small(u8),
@@ -146,7 +146,9 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
             true => workspace.vertex_to_hyperedge(&step, x, out),
             false => workspace.hyperedge_to_vertex(&step, x, out),
         };
-        let gradients = cpu::StepGradients::none().rows(Out::Accumulate(Rows::new(&mut y[..], layout(&input.strides[2..])))).hyperedge_scale(Out::Overwrite(&mut grads[..]));
+        let gradients = cpu::StepGradients::none()
+            .rows(Out::Accumulate(Rows::new(&mut y[..], layout(&input.strides[2..]))))
+            .hyperedge_scale(Out::Overwrite(&mut grads[..]));
         let _ = match input.to_hyperedges {
             true => workspace.vertex_to_hyperedge_backward(&step, x, x, gradients),
             false => workspace.hyperedge_to_vertex_backward(&step, x, x, gradients),
