@@ -19,10 +19,10 @@ pub enum Misbatching {
     /// The vertex row was shifted by numbers of hyperedges, and the hyperedge row by numbers of vertices.
     ExchangedShifts,
     /// The hyperedge row was shifted by the largest hyperedge id + 1 of each graph before, which leaves out
-    /// empty hyperedges behind the last that has a vertex: what PyTorch Geometric's `HyperGraphData` does.
+    /// empty hyperedges after the last that has a vertex: what PyTorch Geometric's `HyperGraphData` does.
     HyperedgesShiftedByLargestId,
     /// The vertex row was shifted by the largest vertex id + 1 of each graph before, which leaves out
-    /// isolated vertices behind the last that stands in a hyperedge.
+    /// isolated vertices after the last that is in a hyperedge.
     VerticesShiftedByLargestId,
     /// Both rows were shifted by the size of the largest graph for each graph before: ids of a padded batch.
     PaddedToLargest,

@@ -3,7 +3,7 @@
 //!
 //! A `CudaSlice` carries two events. Once a context has several streams, each launch would wait for them and
 //! record them. Tables and scratch memory need none: tables are written before anybody can use them, and
-//! scratch memory is used on one stream only. Both are freed when an event behind their last use has passed
+//! scratch memory is used on one stream only. Both are freed when an event after their last use has passed
 //! (see `retired`).
 
 #![allow(unsafe_code)]

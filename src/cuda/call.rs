@@ -89,7 +89,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         }
     }
 
-    /// Rows of all instances along `axis`, one behind the other.
+    /// Rows of all instances along `axis`, one after the other.
     pub(super) fn contiguous(&self, axis: Axis, address: Address) -> Result<PlacedRows> {
         let layout = RowLayout::contiguous(self.features()).instances(self.instances);
         let operand = Operand { name: "scratch memory", axis, layout, len: usize::MAX };

@@ -55,7 +55,7 @@ pub(super) struct Backward<'w> {
 }
 
 impl<'w> Forward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
         max_instances: usize,
@@ -74,7 +74,7 @@ impl<'w> Forward<'w> {
         Ok((Self { x, weights, z, y }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
@@ -112,7 +112,7 @@ impl<'w> Forward<'w> {
 }
 
 impl<'w> Backward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
@@ -136,7 +136,7 @@ impl<'w> Backward<'w> {
         Ok((Self { x, z, weights, grad_y, grad_x, grad_weights }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.

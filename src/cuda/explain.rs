@@ -86,7 +86,7 @@ impl OperatorExplanation {
 }
 
 impl Explanation {
-    /// One operator's part.
+    /// What a call of one operator does and costs.
     pub fn of(&self, operator: Operator) -> &OperatorExplanation {
         &self.operators[operator as usize]
     }

@@ -59,7 +59,7 @@ impl<'a> Queue<'a> {
     ///
     /// # Safety
     /// The context of the stream is current. Until the work has ended, tables, scratch memory and record stay
-    /// alive and are used by nothing that is not ordered before or behind it; the operands' memory stays
+    /// alive and are used by nothing that is not ordered before or after it; the operands' memory stays
     /// alive, nobody else writes what is read or touches what is written, and no output shares memory with
     /// another operand. The tables are those of the batch, or the plan is a checked one.
     pub(super) unsafe fn new(

@@ -137,7 +137,7 @@ pub(super) trait Read<E> {
     fn context(&self) -> Option<&Arc<CudaContext>>;
 
     /// Its address, and in the safe tier a guard. With a guard the stream waits for earlier uses of the
-    /// memory, and dropping it, behind the launches, records this use. In a context with a single stream
+    /// memory, and dropping it, after the launches, records this use. In a context with a single stream
     /// guards do nothing.
     fn read<'a>(&'a self, stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>);
 }
@@ -346,7 +346,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         Ok(Bound { checked, addresses: self.addresses })
     }
 
-    /// Whether the call may queue its work behind the guards. Where it may not, the operands' events stay as
+    /// Whether the call may queue its work after the guards. Where it may not, the operands' events stay as
     /// they are: nothing has used them, and events that were recorded in a capture could not be waited for
     /// any more.
     fn check_guards(&mut self, call: &'static str) -> Result<()> {

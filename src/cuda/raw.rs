@@ -21,7 +21,7 @@
 //!    device of the plan, aligned, with any bits.
 //! 2. **Ordered.** The stream is of the device's very context. It is not the per-thread default stream if the
 //!    workspace moves to another thread. Every other use of the same workspace, on this stream or another, is
-//!    ordered before or behind this work, since the workspace's scratch memory is shared. So is every write
+//!    ordered before or after this work, since the workspace's scratch memory is shared. So is every write
 //!    to an operand that is read, and every use of an output. The simple way to keep this is a workspace for
 //!    each stream, and for each graph that may run beside others.
 //! 3. **Disjoint.** While the work or a replay of it runs, nothing else writes to the operands' memory, and

@@ -1,4 +1,4 @@
-//! Memory that was dropped while the device may still use it. It is kept until events behind its last uses
+//! Memory that was dropped while the device may still use it. It is kept until events after its last uses
 //! have passed.
 
 #![allow(unsafe_code)]
@@ -10,7 +10,7 @@ use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::driver::not_capturing;
 
-/// An event behind the last use on a stream.
+/// An event after the last use on a stream.
 pub(super) struct Mark {
     event: CudaEvent,
     stream: Arc<CudaStream>,

@@ -102,7 +102,7 @@ impl<'w> Scales<'w> {
 }
 
 impl<'w> Forward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
         max_instances: usize,
@@ -119,7 +119,7 @@ impl<'w> Forward<'w> {
         Ok((Self { scales, x, y: y.map(|y| bound.out(y)) }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.
@@ -144,7 +144,7 @@ impl<'w> Forward<'w> {
 }
 
 impl<'w> Backward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
         max_instances: usize,
@@ -183,7 +183,7 @@ impl<'w> Backward<'w> {
         Self { scales, x, grad_y, grad_x, grad_source, grad_target }
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.

@@ -120,8 +120,8 @@ pub enum Table {
     /// * the rows of up to 8;
     /// * (row, first segment) for each row of more than 512.
     Work(Orientation),
-    /// For each of these four lists in turn, instances + 1 prefix sums of their lengths; 64 bits. Empty for a
-    /// replicated batch, as all that follow.
+    /// For each of the four lists of [`Work`](Self::Work) in turn, instances + 1 prefix sums of their
+    /// lengths; 64 bits. This table and all that follow are empty for a replicated batch.
     WorkStarts(Orientation),
     /// Four 64-bit words for each chunk, whose instances' gradients of shared weights (or scales) are summed
     /// together. Another four end the table.

@@ -23,7 +23,7 @@ use crate::windows::WindowTable;
 pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
-    /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the
+    /// The offsets, the words of the chunks, their members and their classes, one after the other, as the
     /// kernels of `kernels/instance_sums.cu` read them. Taken when the table is dropped.
     words: Option<Buffer<u64>>,
     /// For the first reader, made in advance: to drop a table that one stream has read creates nothing.

@@ -27,7 +27,7 @@ pub(super) struct Held {
     /// Where something is checked.
     pub(super) record: Option<Record>,
     pub(super) stream: Arc<CudaStream>,
-    /// Is recorded behind the last launch, when the workspace is dropped.
+    /// Is recorded after the last launch, when the workspace is dropped.
     event: CudaEvent,
 }
 
@@ -207,8 +207,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// # Safety
     /// The context of the stream is current. Until the work has ended, the operands' memory stays alive,
     /// nobody else writes what is read or touches what is written, and no output shares memory with another
-    /// operand. Whatever else uses this workspace is ordered before or behind the work. (Tables, scratch
-    /// memory and record are held until an event behind their last use, see `retired`.)
+    /// operand. Whatever else uses this workspace is ordered before or after the work. (Tables, scratch
+    /// memory and record are held until an event after their last use, see `retired`.)
     pub(super) unsafe fn call(
         &self,
         operator: Operator,
