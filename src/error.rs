@@ -1,8 +1,8 @@
 //! What can be wrong with an index layout or a call, as values.
 //!
 //! Every variant names the table or operand, the place in it, the value found there and the bound it broke,
-//! in fields that a caller can read. No constructor and no operator panics on bad input. (Accessors that say
-//! so do, as slices do.) An operator call that returns an error has written nothing.
+//! in fields that a caller can read. Constructors and operators do not panic on bad input. An operator call
+//! that returns an error has written nothing. (Accessors panic as slices do, and say so.)
 
 use std::ops::Range;
 
@@ -237,9 +237,9 @@ pub enum Error {
         /// What the whole index looks like, if that is known.
         looks_like: Option<Misbatching>,
     },
-    /// All incidences of an already batched index are in one graph, though later graphs own vertices and
-    /// hyperedges. The ids may be local ones that nobody shifted, and the caller did not say that this is
-    /// meant ([`AllInFirst::Accept`](crate::AllInFirst::Accept)).
+    /// An already batched index looks as if nobody had shifted it: all incidences are in one graph, though
+    /// later graphs own vertices and hyperedges. [`AllInFirst::Accept`](crate::AllInFirst::Accept) says that
+    /// it is meant.
     #[error(
         "all {incidences} incidences are in graph {graph}, though graph {later} owns {} and {}, too. It looks like this: \
          {looks_like}. If it is meant, choose AllInFirst::Accept",
@@ -581,8 +581,8 @@ pub enum Error {
         message: String,
     },
     /// A checked kernel found a wrong value in a table. Every output since the last successful check is
-    /// unspecified (see `cuda::Workspace::check`). The context, the stream and the workspace stay usable. If
-    /// one kernel found several wrong values, scheduling decides which one is named.
+    /// unspecified. The context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
+    /// A kernel that found several wrong values names any one of them.
     #[error(
         "{kernel}, instance {instance}: {table}[{position}] on the device is {value}, but {}: upload the table again, \
          and look for who writes into it",

@@ -22,8 +22,7 @@ impl<T, const N: usize> List<T, N> {
         Self { items: [const { None }; N], len: 0 }
     }
 
-    /// Appends, and returns the position. There is always room, since an operator's number of operands is
-    /// fixed.
+    /// Appends, and gives the position. An operator's number of operands is fixed, so there is always room.
     pub(crate) fn push(&mut self, item: T) -> usize {
         let at = self.len;
         self.items[at] = Some(item);

@@ -385,7 +385,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         self.used::<E>(name, (address, guard), len, true)
     }
 
-    /// Whether the buffer is of the device's context. Once an operand is not, no other is waited for.
+    /// Whether the buffer is of the device's context. Nothing is waited for once an operand is not.
     fn may_use<E>(&mut self, operand: &'static str, buffer: &impl Read<E>) -> bool {
         let own = self.plan.batch().device().context();
         if let Some(context) = buffer.context()

@@ -464,7 +464,7 @@ impl InstanceTables {
 }
 
 impl TablesArgs {
-    /// The tables, as kernels take them, for a call with this many instances.
+    /// What kernels are told of the tables for a call with this many instances.
     pub(super) fn new(
         batch: &Batch,
         tables: &Tables,
