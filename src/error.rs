@@ -669,8 +669,8 @@ pub enum Error {
         /// The operator.
         operator: &'static str,
     },
-    /// The tables of a batch, or a window table, were overwritten on the device. Only checked kernels may
-    /// read them then.
+    /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may
+    /// read them.
     #[error(
         "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
          them: make such a plan, or upload the tables again"

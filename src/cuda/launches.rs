@@ -24,8 +24,7 @@ pub(super) trait Launches {
     /// Where kernels report what is wrong.
     fn record(&self) -> RecordArgs;
 
-    /// Launches a kernel over `warps` warps, and in y over `blocks` blocks of features. Launches nothing if
-    /// either is 0.
+    /// A launch of `warps` warps, and in y of `blocks` blocks of features; nothing if one of them is 0.
     ///
     /// # Safety
     /// The kernel takes one argument, an `A`, and what it does with it is sound in the order of the launches.

@@ -26,8 +26,8 @@ impl<T: DeviceElement> Plan<T> {
     /// A plan for rows of `features` elements. Loads the kernels if this is the first plan that needs them.
     ///
     /// # Errors
-    /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
-    /// [`Error::TooLarge`] for 2³² features and more; [`Error::Driver`].
+    /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten; [`Error::TooLarge`] for 2³²
+    /// features and more; [`Error::Driver`].
     pub fn new(batch: &DeviceBatch, features: usize, conv: Conv, checks: Checks) -> Result<Self> {
         if batch.tables().overwritten && checks == Checks::Off {
             return Err(Error::UncheckedTables);
