@@ -39,7 +39,7 @@ pub(super) struct Held {
 ///
 /// | error | when |
 /// |---|---|
-/// | [`Error::IndexOutOfBounds`] | an earlier call met a wrong index, until [`check`](Self::check) clears it |
+/// | [`Error::IndexOutOfBounds`] | an earlier call met a wrong index; [`check`](Self::check) clears it |
 /// | [`Error::NegativeDegree`] | an earlier call met a negative degree, likewise |
 /// | [`Error::Capturing`] | the stream records a CUDA graph |
 /// | [`Error::WrongContext`] | an operand or a window table is of another context than the device |
