@@ -1,8 +1,8 @@
 //! The operands of a call, bound one by one and then checked together.
 //!
-//! An operator of either backend states each of its operands once: its name, what its rows belong to, and whether it is
-//! written. The checks follow in the order that is documented with the [CPU backend](crate::cpu#errors-of-operands), and
-//! give each feature operand its place.
+//! An operator of either backend states each of its operands once: its name, what its rows belong to, and
+//! whether it is written. The checks follow in the order that is documented with
+//! the [CPU backend](crate::cpu#errors-of-operands), and give each feature operand its place.
 
 use arrayvec::ArrayVec;
 
@@ -96,7 +96,7 @@ impl<'w> Operands<'w> {
         self.scales.push(Scale { name, axis, len, windows });
     }
 
-    /// The gradient of weights or of a scale, which have a name and a length as well.
+    /// The gradient of weights or of a scale; `of` is the name and the length of those.
     pub(crate) fn gradient(&mut self, name: &'static str, len: usize, of: (&'static str, usize)) {
         self.gradients.push(Gradient { name, len, of });
     }

@@ -1,4 +1,5 @@
-// What the built-ins mean, written out for the tests: `tests/planted_semantics.rs` compares with its own formulas.
+// What the built-ins mean, written out for the tests: `tests/planted_semantics.rs` compares with its own
+// formulas.
 
 struct Rows {
     const float* data;

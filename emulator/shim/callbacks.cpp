@@ -1,5 +1,5 @@
-// What the instrumented kernels call: the functions that the sanitizers' own runtimes would define. Compiled without
-// instrumentation and linked into the checked kernel libraries.
+// What the instrumented kernels call: the functions that the sanitizers' own runtimes would define. Compiled
+// without instrumentation and linked into the checked kernel libraries.
 
 #include "bridge.h"
 

@@ -1,17 +1,18 @@
 //! The convolution y = L H U B⁻¹ Hᵀ R x and its gradients on the device, by gather-reduce.
 //!
-//! The formulas and the order of every sum are those of the CPU backend (`src/cpu/conv.rs`). What one kernel leaves for
-//! the next is in scratch memory: D and L of each vertex, rows of unrounded sums z = B⁻¹Hᵀ R x and q = Hᵀ L g of each
-//! hyperedge, and dot products in `f64`.
+//! The formulas and the order of every sum are those of the CPU backend (`src/cpu/conv.rs`). What one kernel
+//! leaves for the next is in scratch memory: D and L of each vertex, rows of unrounded sums z = B⁻¹Hᵀ R x and
+//! q = Hᵀ L g of each hyperedge, and dot products in `f64`.
 //!
 //! ```text
 //! forward     degrees → gather z → gather y
-//! backward    degrees → gather z → shifts of hyperedges → gather q, ⟨q, z⟩ → row scale U/B → gather ∂x, ⟨x, ∂x⟩
-//!             → gather ⟨g, y⟩ → gradients of degrees → gradients of each instance's weights → sums over instances
+//! backward    degrees → gather z → shifts of hyperedges → gather q, ⟨q, z⟩ → row scale U/B
+//!             → gather ∂x, ⟨x, ∂x⟩ → gather ⟨g, y⟩ → gradients of degrees
+//!             → gradients of each instance's weights → sums over instances
 //! ```
 //!
-//! Vertices of a single incidence have no part in ∂w under `Row` and `Documented`; where there are some, ⟨q, z⟩ is a
-//! gather of its own.
+//! Vertices of a single incidence have no part in ∂w under `Row` and `Documented`. Where there are some,
+//! ⟨q, z⟩ is a gather of its own.
 
 #![allow(unsafe_code)]
 
@@ -54,7 +55,7 @@ pub(super) struct Backward<'w> {
 }
 
 impl<'w> Forward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
         max_instances: usize,
@@ -73,7 +74,7 @@ impl<'w> Forward<'w> {
         Ok((Self { x, weights, z, y }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
@@ -111,7 +112,7 @@ impl<'w> Forward<'w> {
 }
 
 impl<'w> Backward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
@@ -135,7 +136,7 @@ impl<'w> Backward<'w> {
         Ok((Self { x, z, weights, grad_y, grad_x, grad_weights }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
@@ -263,7 +264,8 @@ struct Factors {
 impl Factors {
     fn new<T: DeviceElement, L: Launches>(call: &mut Call<'_, T, L>, weights: ScaleArgs) -> Result<Self> {
         let conv = call.plan.conv();
-        // A vertex of degree 0 has L = 0, and takes no part: neither as a row, whose store is zeros, nor as a factor.
+        // A vertex of degree 0 has L = 0, and takes no part: neither as a row, whose store is zeros, nor as a
+        // factor.
         let inv_degree = match conv.normalization {
             Normalization::None => ScaleArgs::none(),
             Normalization::Row | Normalization::Symmetric => {

@@ -7,8 +7,8 @@ use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
 use crate::error::{Error, Result, fits_u32};
 
-/// What stays from call to call: a batch on a device, the number of features F, the conventions of the convolution, and
-/// whether kernels check every index. A clone is cheap.
+/// What stays from call to call: a batch on a device, the number of features F, the conventions of the
+/// convolution, and whether kernels check every index. A clone is cheap.
 #[derive(Clone)]
 pub struct Plan<T: DeviceElement>(Arc<Parts<T>>);
 
@@ -59,8 +59,9 @@ impl<T: DeviceElement> Plan<T> {
         self.0.checks
     }
 
-    /// Whether there are vertices whose part in the gradients of weights is 0 whatever the weights: those of a single incidence,
-    /// where that makes y_v = z_e. To leave them out takes a gather of its own.
+    /// Whether the gradients of weights leave out vertices of a single incidence. Where the conventions make
+    /// y_v = z_e for those, their part is 0 whatever the weights. To leave them out takes a gather of its
+    /// own.
     pub(super) fn leaves_out_single_incidences(&self) -> bool {
         self.conv().single_incidences_cancel_out() && self.0.batch.tables().has_single_incidences
     }

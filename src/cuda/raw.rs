@@ -1,34 +1,45 @@
 //! The raw tier: the operators on memory and streams that belong to another framework.
 //!
-//! Operands are [`DevicePointer`]s, the stream is a `CUstream` of the device's context. No event is recorded or waited for: the
-//! current context, a launch for each kernel, and for a gradient that nothing adds to a fill with zeros, are all that the driver is
-//! asked for. So these calls may be captured into a
-//! CUDA graph, a whole forward and backward for instance, and replayed with new data in the same memory.
+//! Operands are [`DevicePointer`]s, and the stream is a `CUstream` of the device's context. A call records no
+//! event and waits for none. All that it asks of the driver is
+//!
+//! * the current context, which it changes and restores if it is another than the device's;
+//! * a launch for each kernel;
+//! * a fill with zeros for a gradient that no instance adds to.
+//!
+//! So these calls can be captured into a CUDA graph, for instance a whole forward and backward, and replayed
+//! with new data in the same memory.
 //!
 //! # Contract
-//! Shapes, strides, windows, alignment and overlaps of the operands are checked as in the safe tier, from the addresses and
-//! lengths that are given. The rest is up to the caller:
+//! Shapes, strides, windows, alignment and overlaps of the operands are checked as in the safe tier, from the
+//! addresses and lengths that are given. The rest is up to the caller:
 //!
-//! 1. **Alive.** From the call until its work has ended, and where it was captured until the last replay has ended and no other
-//!    will follow, the operands' memory, the workspace and the window tables are not dropped or freed, and window tables are not
-//!    overwritten, unless the plan has [`Checks::On`](super::Checks::On) and the overwriting is ordered like any other use. Each
-//!    [`DevicePointer`] has `len` elements of its type, on the device of the plan, aligned and of any bits.
-//! 2. **Ordered.** The stream is one of the device's very context (not the per-thread default stream, if the workspace moves to another
-//!    thread). Whatever else uses the same workspace, on this stream or another, is ordered before or behind this work: its
-//!    scratch memory is shared. The same holds for whoever writes operands that are read, and whoever uses outputs. A workspace for
-//!    each stream, and for each graph that may run beside others, is the simple way to keep this.
-//! 3. **Disjoint.** While the work or a replay of it is running, nothing else writes into the operands' memory, and no output's memory
-//!    is read by anything else or seen through a reference of any kind. Between replays, new data may be written.
+//! 1. **Alive.** The operands' memory, the workspace and the window tables are not dropped or freed before
+//!    the work has ended. If the call was captured, that is when the last replay has ended. Window tables are
+//!    not overwritten before then either, unless the plan has [`Checks::On`](super::Checks::On) and the
+//!    overwriting is ordered like any other use. Each [`DevicePointer`] has `len` elements of its type on the
+//!    device of the plan, aligned, with any bits.
+//! 2. **Ordered.** The stream is of the device's very context. It is not the per-thread default stream if the
+//!    workspace moves to another thread. Every other use of the same workspace, on this stream or another, is
+//!    ordered before or after this work, since the workspace's scratch memory is shared. So is every write
+//!    to an operand that is read, and every use of an output. The simple way to keep this is a workspace for
+//!    each stream, and for each graph that may run beside others.
+//! 3. **Disjoint.** While the work or a replay of it runs, nothing else writes to the operands' memory, and
+//!    nothing else reads an output or holds a reference of any kind into it. Between replays, new data may be
+//!    written.
 //!
 //! # Graphs
-//! A captured call keeps the addresses, the strides and the number of instances that it was given. For a replicated batch
-//! those are all that ties it to the data; window tables and tables of instances are read anew at each replay. Memory of a
-//! workspace is fixed when that is made, so nothing is allocated during capture. Kernels are loaded when the plan is made;
-//! a driver that puts that off until the first launch (`CUDA_MODULE_LOADING=LAZY`, the default of newer ones) wants a call
-//! of each operator before it is captured.
+//! A captured call keeps the addresses, the strides and the number of instances that it was given. For a
+//! replicated batch nothing else ties it to the data. Window tables and tables of instances are read anew at
+//! each replay.
 //!
-//! Reports of wrong indices and negative degrees are written to host memory at each replay, and [`Workspace::check_raw`] reads them
-//! once the stream is done. Until they are cleared, new calls return them, captured or not; replays go on.
+//! Capturing allocates nothing, since the memory of a workspace is fixed when it is made. Kernels are loaded
+//! when the plan is made, but a driver may put that off until the first launch (`CUDA_MODULE_LOADING=LAZY`,
+//! the default of newer drivers). So call each operator once before you capture it.
+//!
+//! Kernels record wrong indices and negative degrees in host memory at each replay, and
+//! [`Workspace::check_raw`] reads them once the stream is done. Until then new calls return the error,
+//! captured or not. Replays go on.
 
 #![allow(unsafe_code)]
 
@@ -214,17 +225,19 @@ impl<T: DeviceElement> Workspace<T> {
         }
     }
 
-    /// [`check`](Self::check) for work on another stream: waits for that one, and then for the workspace's own.
+    /// [`check`](Self::check) for work on another stream. Synchronises that stream, and then the workspace's
+    /// own.
     ///
     /// # Errors
     /// As [`check`](Self::check).
     ///
     /// # Safety
-    /// `stream` is alive and of the device's context, and no replay that uses the workspace is queued on a third stream.
+    /// `stream` is alive and of the device's context, and no replay that uses the workspace is queued on a
+    /// third stream.
     pub unsafe fn check_raw(&mut self, stream: sys::CUstream) -> Result<()> {
         {
             let _current = Current::enter(self.plan.batch().device().context())?;
-            // Waiting for a stream that records a graph would end that.
+            // To wait for a stream that records a graph would make the capture invalid.
             // SAFETY: the caller's promise, here and below.
             let status = unsafe { result::stream::is_capturing(stream) };
             if status.map_err(|e| failed("reading the capture status", e))?

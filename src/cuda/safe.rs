@@ -18,29 +18,17 @@ use crate::step::StepGradients;
 use crate::windows::Weights;
 
 impl<T: DeviceElement> Workspace<T> {
-    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale
+    /// of `step`.
     ///
     /// * `x`: `N` rows of vertices;
-    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge gets zeros.
+    /// * `z`: `M` rows of hyperedges, overwritten or added to; nothing between them is written. An empty
+    ///   hyperedge gets zeros.
     ///
-    /// The work is queued on the workspace's stream, in at most 2 launches; the call does not wait for it, and allocates nothing.
+    /// The call queues its work on the workspace's stream. It waits for nothing and allocates nothing.
     ///
     /// # Errors
-    /// Those [of operands](crate::cpu#errors-of-operands);
-    /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
-    /// [`Error::Capturing`]; [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`] of an earlier call until
-    /// [`check`](Self::check) has cleared it; [`Error::Driver`].
-    /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
-    /// waits for it may be.
-    ///
-    /// [`Error::WrongContext`]: crate::Error::WrongContext
-    /// [`Error::Misaligned`]: crate::Error::Misaligned
-    /// [`Error::SharedMemory`]: crate::Error::SharedMemory
-    /// [`Error::UncheckedTables`]: crate::Error::UncheckedTables
-    /// [`Error::Capturing`]: crate::Error::Capturing
-    /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
-    /// [`Error::NegativeDegree`]: crate::Error::NegativeDegree
-    /// [`Error::Driver`]: crate::Error::Driver
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn vertex_to_hyperedge(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
@@ -56,10 +44,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// * `grad_z`: ∂loss/∂z, `M` rows of hyperedges;
     /// * `gradients.rows`: ∂loss/∂x, `N` rows of vertices.
     ///
-    /// In at most 9 launches.
-    ///
     /// # Errors
-    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn vertex_to_hyperedge_backward(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
@@ -70,16 +56,15 @@ impl<T: DeviceElement> Workspace<T> {
         self.step_backward(Direction::VertexToHyperedge, step, x, grad_z, gradients)
     }
 
-    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
-    /// the vertex scale of `step`.
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge
+    /// scale and t the vertex scale of `step`.
     ///
     /// * `z`: `M` rows of hyperedges;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex gets zeros.
-    ///
-    /// In at most 2 launches.
+    /// * `y`: `N` rows of vertices, overwritten or added to; nothing between them is written. An isolated
+    ///   vertex gets zeros.
     ///
     /// # Errors
-    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn hyperedge_to_vertex(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
@@ -95,10 +80,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// * `grad_y`: ∂loss/∂y, `N` rows of vertices;
     /// * `gradients.rows`: ∂loss/∂z, `M` rows of hyperedges.
     ///
-    /// In at most 9 launches.
-    ///
     /// # Errors
-    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn hyperedge_to_vertex_backward(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
@@ -113,20 +96,15 @@ impl<T: DeviceElement> Workspace<T> {
     ///
     /// * `x`: `N` rows of vertices;
     /// * `weights`: one for each hyperedge, read through windows;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0 gets
-    ///   zeros, unless the normalization is `None`.
+    /// * `y`: `N` rows of vertices, overwritten or added to; nothing between them is written. A vertex of
+    ///   degree 0 gets zeros, unless the normalization is `None`.
     ///
-    /// The work is queued on the workspace's stream, in at most 6 launches; the call does not wait for it, and allocates nothing.
-    /// A negative degree under symmetric normalization is found by a kernel, with checks or without, and
+    /// The call queues its work on the workspace's stream. It waits for nothing and allocates nothing.
+    /// Only a kernel can see a negative degree under symmetric normalization, with checks or without. It is
     /// reported as a wrong index is: by a later call, or by [`check`](Self::check).
     ///
     /// # Errors
-    /// Those [of operands](crate::cpu#errors-of-operands); [`Error::NoScratch`] if the workspace was made for less;
-    /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
-    /// [`Error::Capturing`]; [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`] of an earlier call until
-    /// [`check`](Self::check) has cleared it; [`Error::Driver`].
-    /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
-    /// waits for it may be.
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv(
         &mut self,
         x: Rows<CudaView<'_, T>>,
@@ -136,16 +114,16 @@ impl<T: DeviceElement> Workspace<T> {
         self.forward(Operator::Conv, x, weights, None, y)
     }
 
-    /// [`conv`](Self::conv), which also stores z = B⁻¹ Hᵀ R x for [`conv_backward_from_z`](Self::conv_backward_from_z), with the
-    /// same bits of y.
+    /// [`conv`](Self::conv) that also stores z = B⁻¹ Hᵀ R x, for
+    /// [`conv_backward_from_z`](Self::conv_backward_from_z). y has the same bits.
     ///
-    /// * `z`: `M` rows of hyperedges of the accumulation type, overwritten, also where y is skipped.
+    /// * `z`: `M` rows of hyperedges of the accumulation type; overwritten, even if y is skipped.
     ///
-    /// It needs no scratch memory for rows, and saves the backward one of its four gathers; in exchange the caller keeps
-    /// M · F elements of the accumulation type from here to there.
+    /// It needs no scratch memory for rows, and saves the backward a gather. In exchange the caller keeps
+    /// M · F elements of the accumulation type until then.
     ///
     /// # Errors
-    /// As [`conv`](Self::conv).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv_saving_z(
         &mut self,
         x: Rows<CudaView<'_, T>>,
@@ -156,17 +134,16 @@ impl<T: DeviceElement> Workspace<T> {
         self.forward(Operator::ConvSavingZ, x, weights, Some(z), y)
     }
 
-    /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`; z is computed again.
+    /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`; z is computed
+    /// again.
     ///
     /// * `x`, `grad_y`: `N` rows of vertices;
     /// * `grad_x`: `N` rows of vertices, overwritten, added to or skipped;
-    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped: for each, the sum
-    ///   over all instances whose windows cover it, 0 where there are none.
-    ///
-    /// In at most 20 launches.
+    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped. Each
+    ///   gets the sum over all instances whose windows cover it, or 0 if none does.
     ///
     /// # Errors
-    /// As [`conv`](Self::conv).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv_backward(
         &mut self,
         x: Rows<CudaView<'_, T>>,
@@ -178,13 +155,15 @@ impl<T: DeviceElement> Workspace<T> {
         self.backward(Operator::ConvBackward, x, None, weights, grad_y, grad_x, grad_weights)
     }
 
-    /// [`conv_backward`](Self::conv_backward) with the z that [`conv_saving_z`](Self::conv_saving_z) stored for the same `x` and
-    /// `weights`, and the same bits.
+    /// [`conv_backward`](Self::conv_backward) with the z that [`conv_saving_z`](Self::conv_saving_z) stored
+    /// for the same `x` and `weights`. The results have the same bits.
     ///
     /// * `z`: `M` rows of hyperedges of the accumulation type.
     ///
+    /// The other operands are those of [`conv_backward`](Self::conv_backward).
+    ///
     /// # Errors
-    /// As [`conv`](Self::conv).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv_backward_from_z(
         &mut self,
         x: Rows<CudaView<'_, T>>,
@@ -271,7 +250,8 @@ impl<T: DeviceElement> Workspace<T> {
         unsafe { backward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
     }
 
-    /// What comes first in a call: an earlier report, the current context, and that the stream records no graph.
+    /// What comes before all operands: an earlier report, the current context, and whether the stream records
+    /// a graph.
     fn begin(&self, operator: Operator) -> Result<Current> {
         self.poll()?;
         let current = self.plan.batch().device().enter()?;
