@@ -1,15 +1,18 @@
 // The row scale: the factor that a row's gradient is passed on with, for each target row of a batch.
 //
-//     row_scale  p_d = (2^-hs t_d) mean_d    mean_d = 1, or 1/count for a mean; s is the shift of d, h how often it counts
+//     row_scale  p_d = (2^-hs t_d) mean_d
 //
-// Factors are of the accumulation type and are overwritten. Launched by src/cuda/windows.rs.
+// where mean_d is 1, or 1/count for a mean; s is the shift of d, and h is how often that counts.
+//
+// Factors are of the accumulation type and are overwritten. Launched by src/cuda/row_scale.rs.
 
 #include "modules.cuh"
 #include "tables.cuh"
 
 // That of row `i` of the batch.
 template <typename A, bool Checked>
-__device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance, A& row_scale) {
+__device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance,
+                                             A& row_scale) {
     const TablesArgs& tables = args.tables;
     u64 id = 0;
     if (tables.topology_ids != nullptr) {
@@ -50,7 +53,7 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
         if (!window_of(check, TARGET_WINDOWS, args.scale, instance, first, t.n_targets, window)) {
             return false;
         }
-        factor = reinterpret_cast<const A*>(args.scale.values)[window + row];
+        factor = static_cast<const A*>(args.scale.values)[window + row];
     }
     if (args.shifts != nullptr) {
         factor = times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));

@@ -1,17 +1,20 @@
 // Sums of one number for each incidence of a row, and what is stored for the row.
 //
-// A row's sum runs in 32 interleaved lanes, which are then added in halves; a row of more than SEGMENT incidences is cut
-// into segments of that length, counted from its start, whose sums are stored in scratch memory (overwritten), and `add_*`
-// adds them in order. So the bits depend on the row alone. `sum` in src/cpu/gather.rs is the same sum.
+// A row's sum runs in 32 interleaved lanes, which are then added in halves; a row of more than SEGMENT
+// incidences is cut into segments of that length, counted from its start, whose sums are stored in scratch
+// memory (overwritten), and `add_*` adds them in order. So the bits depend on the row alone. `sum` in
+// src/cpu/gather.rs is the same sum.
 //
-// `Of` says what is summed: `value` of the source that is number `at` in the values, from `zero` on, by `Combine`; and what
-// `finish` stores for the row. `poison` is what a segment has where a wrong value was found.
+// `Of` says what is summed: `value` of the source that is number `at` in the values, from `zero` on, by
+// `Combine`; and what `epilogue` stores for the row. `poison` is what a segment has where a wrong value was
+// found.
 
 #pragma once
 
 #include "tables.cuh"
 
-// All rows but the long ones, and the segments of those. A warp takes a segment, a row of medium length or four short ones.
+// All rows but the long ones, and the segments of those. A warp takes a segment, a row of medium length or
+// four short ones.
 template <typename Of, bool Checked>
 __device__ __forceinline__ void sum_rows(const SumArgs& args) {
     using V = typename Of::Value;
@@ -26,7 +29,8 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         V sum = Of::zero();
         u64 start = 0;
         if (args.values.windows != NO_SCALE && row.count != 0 &&
-            window_of(check, SOURCE_WINDOWS, args.values, row.instance, row.first_source, row.n_sources, start)) {
+            window_of(check, SOURCE_WINDOWS, args.values, row.instance, row.first_source, row.n_sources,
+                      start)) {
             for (u32 i = lane; i < row.count; i += width) {
                 u32 source = source_of(args.tables, check, row, i);
                 if (source != NO_SOURCE) {
@@ -42,12 +46,12 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         }
         if (lane == 0) {
             if (item.work_class == PARTIAL) {
-                // Also where no row could be found: somebody adds what is here.
+                // Also where no row was found: the kernel that adds the segments reads this place.
                 if (item.number < args.tables.items.partial) {
                     static_cast<V*>(args.partials)[item.number] = poisoned ? Of::poison() : sum;
                 }
             } else if (row.exists) {
-                Of::finish(args, row, poisoned, sum);
+                Of::epilogue(args, row, poisoned, sum);
             }
         }
         check.publish(args.record, Of::SUM, args.tables.orientation, row.instance);
@@ -72,7 +76,7 @@ __device__ __forceinline__ void add_sums(const SumArgs& args) {
             }
         }
         if (row.exists && lane == 0) {
-            Of::finish(args, row, check.failed, sum);
+            Of::epilogue(args, row, check.failed, sum);
         }
         check.publish(args.record, Of::ADD, args.tables.orientation, row.instance);
     }

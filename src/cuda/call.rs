@@ -21,6 +21,8 @@ pub(super) struct Call<'a, T: DeviceElement, L> {
     pub(super) plan: &'a Plan<T>,
     pub(super) launches: L,
     pub(super) instances: usize,
+    /// The rows of all instances, of vertices and of hyperedges.
+    totals: [usize; 2],
 }
 
 /// Rows of features, of elements or sums, on the device.
@@ -53,6 +55,12 @@ pub(super) struct GradientTo {
 }
 
 impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
+    pub(super) fn new(plan: &'a Plan<T>, launches: L, instances: usize) -> Result<Self> {
+        let batch = plan.batch().batch();
+        let totals = [batch.total(Axis::Vertex, instances)?, batch.total(Axis::Hyperedge, instances)?];
+        Ok(Self { plan, launches, instances, totals })
+    }
+
     pub(super) fn batch(&self) -> &'a Batch {
         self.plan.batch().batch()
     }
@@ -66,8 +74,8 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         self.instances > 0 && self.features() > 0
     }
 
-    pub(super) fn tables(&self, orientation: Orientation) -> Result<TablesArgs> {
-        TablesArgs::new(self.batch(), self.plan.batch().tables(), orientation, self.instances)
+    pub(super) fn tables(&self, orientation: Orientation) -> TablesArgs {
+        TablesArgs::new(self.batch(), self.plan.batch().tables(), orientation, self.instances, self.totals)
     }
 
     /// The blocks of features that dot products are stored for.
@@ -76,8 +84,9 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     }
 
     /// The rows of all instances.
-    pub(super) fn total(&self, axis: Axis) -> Result<usize> {
-        self.batch().total(axis, self.instances)
+    #[inline]
+    pub(super) fn total(&self, axis: Axis) -> usize {
+        self.totals[axis as usize]
     }
 
     /// The incidences of all instances.
@@ -99,26 +108,26 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     /// Rows of sums in scratch memory, of all instances along `axis`.
     pub(super) fn scratch_rows(&mut self, slot: Slot, axis: Axis) -> Result<PlacedRows> {
         let row = self.features() as u128 * size_of::<T::Acc>() as u128;
-        let bytes = self.total(axis)? as u128 * row;
+        let bytes = self.total(axis) as u128 * row;
         let address = self.launches.scratch(slot, bytes)?;
         self.contiguous(axis, address)
     }
 
     /// Numbers of type `U` in scratch memory, one for each row of all instances along `axis`.
     pub(super) fn scratch_numbers<U>(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
-        let bytes = self.total(axis)? as u128 * size_of::<U>() as u128;
+        let bytes = self.total(axis) as u128 * size_of::<U>() as u128;
         self.launches.scratch(slot, bytes)
     }
 
     /// The same numbers as factors of the rows.
     pub(super) fn scratch_scale<U>(&mut self, slot: Slot, axis: Axis) -> Result<ScaleArgs> {
         let address = self.scratch_numbers::<U>(slot, axis)?;
-        Ok(ScaleArgs::consecutive(address, self.total(axis)?))
+        Ok(ScaleArgs::consecutive(address, self.total(axis)))
     }
 
     /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of features.
     pub(super) fn scratch_dots(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
-        let numbers = self.total(axis)? as u128 * self.feature_blocks() as u128;
+        let numbers = self.total(axis) as u128 * self.feature_blocks() as u128;
         self.launches.scratch(slot, numbers * size_of::<f64>() as u128)
     }
 }

@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice,
     DriverError, SyncOnDrop, sys,
@@ -20,7 +21,7 @@ use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
-use crate::operands::{Checked, List, MOST_ROWS, MOST_VALUES, RowsId};
+use crate::operands::{Checked, MOST_ROWS, MOST_VALUES, RowsId};
 use crate::rows::{self, Out, RowLayout, Rows};
 use crate::windows::{Weights, Windows};
 
@@ -223,8 +224,8 @@ pub(super) struct Operands<'a, 'w, T: DeviceElement> {
     safe: Option<&'static str>,
     shapes: crate::operands::Operands<'w>,
     addresses: [Address; MOST_ROWS],
-    ranges: List<Range, MOST>,
-    guards: List<SyncOnDrop<'a>, MOST>,
+    ranges: ArrayVec<Range, MOST>,
+    guards: ArrayVec<SyncOnDrop<'a>, MOST>,
     /// The first operand that may not be used at all.
     error: Option<Error>,
 }
@@ -251,6 +252,7 @@ pub(super) struct BoundOut {
 
 impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     /// Those of a call of the safe tier, by the name of its operator, or of one of the raw tier.
+    #[inline(always)]
     pub(super) fn new(plan: &'a Plan<T>, stream: &'a Arc<CudaStream>, safe: Option<&'static str>) -> Self {
         Self {
             plan,
@@ -258,19 +260,21 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             safe,
             shapes: crate::operands::Operands::new(),
             addresses: [0; MOST_ROWS],
-            ranges: List::new(),
-            guards: List::new(),
+            ranges: ArrayVec::new(),
+            guards: ArrayVec::new(),
             error: None,
         }
     }
 
     /// Rows that are read.
+    #[inline]
     pub(super) fn read<E>(&mut self, name: &'static str, axis: Axis, rows: &'a Rows<impl Read<E>>) -> RowsId {
         let address = self.read_buffer(name, &rows.buffer);
         self.rows(name, axis, rows.layout, rows.buffer.len(), address, false)
     }
 
     /// Rows that are overwritten.
+    #[inline]
     pub(super) fn overwrite<E>(
         &mut self,
         name: &'static str,
@@ -283,6 +287,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Rows that are written, if they are wanted.
+    #[inline]
     pub(super) fn write<E>(
         &mut self,
         name: &'static str,
@@ -294,6 +299,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Weights, or a scale.
+    #[inline]
     pub(super) fn weights<A>(
         &mut self,
         name: &'static str,
@@ -317,6 +323,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
 
     /// The gradient of weights or of a scale, if it is wanted; `of` has the name `name_of`, and no values where there is
     /// no such scale.
+    #[inline]
     pub(super) fn gradient<A>(
         &mut self,
         name: &'static str,
@@ -332,7 +339,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Checks all operands together.
-    pub(super) fn check(&mut self, max_instances: usize) -> Result<Bound> {
+    pub(super) fn check(&mut self, max_instances: usize) -> Result<Bound<'_>> {
         if let Some(call) = self.safe {
             self.check_guards(call)?;
         }
@@ -342,7 +349,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         }
         let checked = self.shapes.check(batch, self.plan.features(), max_instances)?;
         check_memory(&self.ranges)?;
-        Ok(Bound { checked, addresses: self.addresses })
+        Ok(Bound { checked, addresses: &self.addresses })
     }
 
     /// Whether the call may queue its work behind the guards. Where it may not, the operands' events stay as they are:
@@ -359,11 +366,12 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         };
         let allowed = self.error.take().map_or(Ok(()), Err).and(capturing).and(waited);
         if allowed.is_err() {
-            std::mem::forget(std::mem::replace(&mut self.guards, List::new()));
+            std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
         }
         allowed
     }
 
+    #[inline]
     fn read_buffer<E>(&mut self, name: &'static str, buffer: &'a impl Read<E>) -> Address {
         if !self.may_use(name, buffer) {
             return 0;
@@ -373,6 +381,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         self.used::<E>(name, (address, guard), len, false)
     }
 
+    #[inline]
     fn write_buffer<E>(&mut self, name: &'static str, buffer: &'a mut impl Write<E>) -> Address {
         if !self.may_use(name, buffer) {
             return 0;
@@ -383,6 +392,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Whether the buffer is of the device's context. Nothing is waited for once an operand is not.
+    #[inline]
     fn may_use<E>(&mut self, operand: &'static str, buffer: &impl Read<E>) -> bool {
         let own = self.plan.batch().device().context();
         if let Some(context) = buffer.context()
@@ -395,6 +405,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         self.error.is_none()
     }
 
+    #[inline]
     fn used<E>(
         &mut self,
         name: &'static str,
@@ -411,6 +422,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         address
     }
 
+    #[inline]
     fn rows(
         &mut self,
         name: &'static str,
@@ -443,12 +455,12 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
 }
 
 /// Operands that passed all checks.
-pub(super) struct Bound {
-    checked: Checked,
-    addresses: [Address; MOST_ROWS],
+pub(super) struct Bound<'o> {
+    checked: Checked<'o>,
+    addresses: &'o [Address; MOST_ROWS],
 }
 
-impl Bound {
+impl Bound<'_> {
     pub(super) fn instances(&self) -> usize {
         self.checked.instances
     }
@@ -466,7 +478,7 @@ impl Bound {
 
 /// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with another
 /// operand.
-fn check_memory(operands: &List<Range, MOST>) -> Result<()> {
+fn check_memory(operands: &ArrayVec<Range, MOST>) -> Result<()> {
     for &Range { name, address, element, .. } in operands.iter() {
         if !address.is_multiple_of(element) {
             return Err(Error::Misaligned { operand: name, value: address, bound: element });

@@ -330,6 +330,7 @@ impl<T: DeviceElement> Workspace<T> {
         self.plan.batch().device().enter()
     }
 
+    #[inline(always)]
     fn operands_raw<'w>(&self) -> Operands<'_, 'w, T> {
         Operands::new(&self.plan, self.stream(), None)
     }

@@ -279,6 +279,7 @@ impl<T: DeviceElement> Workspace<T> {
         Ok(current)
     }
 
+    #[inline(always)]
     fn operands<'w>(&self, operator: Operator) -> Operands<'_, 'w, T> {
         Operands::new(&self.plan, self.stream(), Some(operator.name()))
     }
