@@ -181,6 +181,7 @@ mod safe;
 mod scratch;
 mod step;
 mod tables;
+mod tiers;
 mod weight_gradient;
 mod window_table;
 mod workspace;

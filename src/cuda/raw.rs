@@ -45,12 +45,12 @@
 
 use cudarc::driver::{result, sys};
 
+use super::DeviceElement;
 use super::driver::{Current, failed};
-use super::operands::{DevicePointer, Operands, Step};
-use super::ranges::Range;
+use super::operands::{DevicePointer, Step};
+use super::tiers::Tier;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
-use super::{DeviceElement, conv, step};
 use crate::direction::Direction;
 use crate::error::{Error, Result};
 use crate::operator::Operator;
@@ -74,7 +74,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.step_raw(stream, Direction::VertexToHyperedge, step, x, z) }
+        unsafe { self.step(Tier::Raw(stream), Direction::VertexToHyperedge, step, x, z) }
     }
 
     /// [`vertex_to_hyperedge_backward`](Self::vertex_to_hyperedge_backward) in the [raw tier](super::raw).
@@ -93,7 +93,9 @@ impl<T: DeviceElement> Workspace<T> {
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.step_backward_raw(stream, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
+        unsafe {
+            self.step_backward(Tier::Raw(stream), Direction::VertexToHyperedge, step, x, grad_z, gradients)
+        }
     }
 
     /// [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) in the [raw tier](super::raw).
@@ -111,7 +113,7 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.step_raw(stream, Direction::HyperedgeToVertex, step, z, y) }
+        unsafe { self.step(Tier::Raw(stream), Direction::HyperedgeToVertex, step, z, y) }
     }
 
     /// [`hyperedge_to_vertex_backward`](Self::hyperedge_to_vertex_backward) in the [raw tier](super::raw).
@@ -130,7 +132,9 @@ impl<T: DeviceElement> Workspace<T> {
         gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.step_backward_raw(stream, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
+        unsafe {
+            self.step_backward(Tier::Raw(stream), Direction::HyperedgeToVertex, step, z, grad_y, gradients)
+        }
     }
 
     /// [`conv`](Self::conv) in the [raw tier](super::raw).
@@ -148,7 +152,16 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.forward_raw(Operator::Conv, stream, x, weights, None, y) }
+        unsafe {
+            self.convolve(
+                Tier::Raw(stream),
+                Operator::Conv,
+                x,
+                weights,
+                None::<Rows<DevicePointer<T::Acc>>>,
+                y,
+            )
+        }
     }
 
     /// [`conv_saving_z`](Self::conv_saving_z) in the [raw tier](super::raw).
@@ -167,7 +180,7 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.forward_raw(Operator::ConvSavingZ, stream, x, weights, Some(z), y) }
+        unsafe { self.convolve(Tier::Raw(stream), Operator::ConvSavingZ, x, weights, Some(z), y) }
     }
 
     /// [`conv_backward`](Self::conv_backward) in the [raw tier](super::raw).
@@ -188,7 +201,16 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.backward_raw(Operator::ConvBackward, stream, x, None, weights, grad_y, grad_x, grad_weights)
+            self.convolve_backward(
+                Tier::Raw(stream),
+                Operator::ConvBackward,
+                x,
+                None::<Rows<DevicePointer<T::Acc>>>,
+                weights,
+                grad_y,
+                grad_x,
+                grad_weights,
+            )
         }
     }
 
@@ -212,9 +234,9 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.backward_raw(
+            self.convolve_backward(
+                Tier::Raw(stream),
                 Operator::ConvBackwardFromZ,
-                stream,
                 x,
                 Some(z),
                 weights,
@@ -250,101 +272,5 @@ impl<T: DeviceElement> Workspace<T> {
                 .map_err(|e| failed("waiting for the stream", e))?;
         }
         self.check()
-    }
-
-    /// # Safety
-    /// The contract of the raw tier, here and below.
-    unsafe fn step_raw(
-        &mut self,
-        stream: sys::CUstream,
-        direction: Direction,
-        step: &Step<'_, DevicePointer<T::Acc>>,
-        x: Rows<DevicePointer<T>>,
-        mut y: Out<Rows<DevicePointer<T>>>,
-    ) -> Result<()> {
-        let operator = Operator::step(direction);
-        let _range = Range::enter(operator);
-        let _current = self.begin_raw()?;
-        let mut operands = self.operands_raw();
-        let (forward, instances) =
-            step::Forward::bind(&mut operands, self.max_instances, direction, step, &x, &mut y)?;
-        // SAFETY: the caller's promise; the placements and windows were checked against the buffers.
-        unsafe { forward.run(&mut self.call(operator, stream, instances)?) }
-    }
-
-    /// # Safety
-    /// As above.
-    unsafe fn step_backward_raw(
-        &mut self,
-        stream: sys::CUstream,
-        direction: Direction,
-        step: &Step<'_, DevicePointer<T::Acc>>,
-        x: Rows<DevicePointer<T>>,
-        grad_y: Rows<DevicePointer<T>>,
-        mut gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
-    ) -> Result<()> {
-        let operator = Operator::step_backward(direction);
-        let _range = Range::enter(operator);
-        let _current = self.begin_raw()?;
-        let mut operands = self.operands_raw();
-        let max = self.max_instances;
-        let (backward, instances) =
-            step::Backward::bind(&mut operands, max, direction, step, &x, &grad_y, &mut gradients)?;
-        // SAFETY: as in `step_raw`.
-        unsafe { backward.run(&mut self.call(operator, stream, instances)?) }
-    }
-
-    /// # Safety
-    /// As above.
-    unsafe fn forward_raw(
-        &mut self,
-        operator: Operator,
-        stream: sys::CUstream,
-        x: Rows<DevicePointer<T>>,
-        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
-        mut z: Option<Rows<DevicePointer<T::Acc>>>,
-        mut y: Out<Rows<DevicePointer<T>>>,
-    ) -> Result<()> {
-        let _range = Range::enter(operator);
-        let _current = self.begin_raw()?;
-        let mut operands = self.operands_raw();
-        let (forward, instances) =
-            conv::Forward::bind(&mut operands, self.max_instances, &x, &weights, z.as_mut(), &mut y)?;
-        // SAFETY: as in `step_raw`.
-        unsafe { forward.run(&mut self.call(operator, stream, instances)?) }
-    }
-
-    /// # Safety
-    /// As above.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn backward_raw(
-        &mut self,
-        operator: Operator,
-        stream: sys::CUstream,
-        x: Rows<DevicePointer<T>>,
-        z: Option<Rows<DevicePointer<T::Acc>>>,
-        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
-        grad_y: Rows<DevicePointer<T>>,
-        mut grad_x: Out<Rows<DevicePointer<T>>>,
-        mut grad_weights: Out<DevicePointer<T::Acc>>,
-    ) -> Result<()> {
-        let _range = Range::enter(operator);
-        let _current = self.begin_raw()?;
-        let mut operands = self.operands_raw();
-        let (max, z, out) = (self.max_instances, z.as_ref(), &mut grad_weights);
-        let (backward, instances) =
-            conv::Backward::bind(&mut operands, max, &x, z, &weights, &grad_y, &mut grad_x, out)?;
-        // SAFETY: as in `step_raw`.
-        unsafe { backward.run(&mut self.call(operator, stream, instances)?) }
-    }
-
-    fn begin_raw(&self) -> Result<Current> {
-        self.poll()?;
-        self.plan.batch().device().enter()
-    }
-
-    #[inline(always)]
-    fn operands_raw<'w>(&self) -> Operands<'_, 'w, T> {
-        Operands::new(&self.plan, self.stream(), None)
     }
 }

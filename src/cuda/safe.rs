@@ -4,12 +4,11 @@
 
 use cudarc::driver::{CudaView, CudaViewMut};
 
-use super::driver::{Current, not_capturing};
-use super::operands::{Operands, Step};
-use super::ranges::Range;
+use super::DeviceElement;
+use super::operands::Step;
+use super::tiers::Tier;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
-use super::{DeviceElement, conv, step};
 use crate::direction::Direction;
 use crate::error::Result;
 use crate::operator::Operator;
@@ -35,7 +34,8 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<CudaView<'_, T>>,
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.step(Direction::VertexToHyperedge, step, x, z)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step(Tier::Safe, Direction::VertexToHyperedge, step, x, z) }
     }
 
     /// The gradients of [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) from the same `x`.
@@ -53,7 +53,8 @@ impl<T: DeviceElement> Workspace<T> {
         grad_z: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.step_backward(Direction::VertexToHyperedge, step, x, grad_z, gradients)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step_backward(Tier::Safe, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
     }
 
     /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge
@@ -71,7 +72,8 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<CudaView<'_, T>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.step(Direction::HyperedgeToVertex, step, z, y)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step(Tier::Safe, Direction::HyperedgeToVertex, step, z, y) }
     }
 
     /// The gradients of [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) from the same `z`.
@@ -89,7 +91,8 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.step_backward(Direction::HyperedgeToVertex, step, z, grad_y, gradients)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step_backward(Tier::Safe, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
     }
 
     /// y = L H U B⁻¹ Hᵀ R x with the plan's conventions.
@@ -111,7 +114,10 @@ impl<T: DeviceElement> Workspace<T> {
         weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.forward(Operator::Conv, x, weights, None, y)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe {
+            self.convolve(Tier::Safe, Operator::Conv, x, weights, None::<Rows<CudaViewMut<'_, T::Acc>>>, y)
+        }
     }
 
     /// [`conv`](Self::conv) that also stores z = B⁻¹ Hᵀ R x, for
@@ -131,7 +137,8 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<CudaViewMut<'_, T::Acc>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.forward(Operator::ConvSavingZ, x, weights, Some(z), y)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.convolve(Tier::Safe, Operator::ConvSavingZ, x, weights, Some(z), y) }
     }
 
     /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`; z is computed
@@ -152,7 +159,19 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.backward(Operator::ConvBackward, x, None, weights, grad_y, grad_x, grad_weights)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe {
+            self.convolve_backward(
+                Tier::Safe,
+                Operator::ConvBackward,
+                x,
+                None::<Rows<CudaView<'_, T::Acc>>>,
+                weights,
+                grad_y,
+                grad_x,
+                grad_weights,
+            )
+        }
     }
 
     /// [`conv_backward`](Self::conv_backward) with the z that [`conv_saving_z`](Self::conv_saving_z) stored
@@ -173,94 +192,18 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.backward(Operator::ConvBackwardFromZ, x, Some(z), weights, grad_y, grad_x, grad_weights)
-    }
-
-    fn step(
-        &mut self,
-        direction: Direction,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
-        x: Rows<CudaView<'_, T>>,
-        mut y: Out<Rows<CudaViewMut<'_, T>>>,
-    ) -> Result<()> {
-        let operator = Operator::step(direction);
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let (forward, instances) =
-            step::Forward::bind(&mut operands, self.max_instances, direction, step, &x, &mut y)?;
-        // SAFETY: as `call` says: the placements and windows were checked against the buffers.
-        unsafe { forward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    fn step_backward(
-        &mut self,
-        direction: Direction,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
-        x: Rows<CudaView<'_, T>>,
-        grad_y: Rows<CudaView<'_, T>>,
-        mut gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
-    ) -> Result<()> {
-        let operator = Operator::step_backward(direction);
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let max = self.max_instances;
-        let (backward, instances) =
-            step::Backward::bind(&mut operands, max, direction, step, &x, &grad_y, &mut gradients)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    fn forward(
-        &mut self,
-        operator: Operator,
-        x: Rows<CudaView<'_, T>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
-        mut z: Option<Rows<CudaViewMut<'_, T::Acc>>>,
-        mut y: Out<Rows<CudaViewMut<'_, T>>>,
-    ) -> Result<()> {
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let (forward, instances) =
-            conv::Forward::bind(&mut operands, self.max_instances, &x, &weights, z.as_mut(), &mut y)?;
-        // SAFETY: as in `step`.
-        unsafe { forward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn backward(
-        &mut self,
-        operator: Operator,
-        x: Rows<CudaView<'_, T>>,
-        z: Option<Rows<CudaView<'_, T::Acc>>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
-        grad_y: Rows<CudaView<'_, T>>,
-        mut grad_x: Out<Rows<CudaViewMut<'_, T>>>,
-        mut grad_weights: Out<CudaViewMut<'_, T::Acc>>,
-    ) -> Result<()> {
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let (max, z, out) = (self.max_instances, z.as_ref(), &mut grad_weights);
-        let (backward, instances) =
-            conv::Backward::bind(&mut operands, max, &x, z, &weights, &grad_y, &mut grad_x, out)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    /// What comes before all operands: an earlier report, the current context, and whether the stream records
-    /// a graph.
-    fn begin(&self, operator: Operator) -> Result<Current> {
-        self.poll()?;
-        let current = self.plan.batch().device().enter()?;
-        not_capturing(self.stream(), operator.name())?;
-        Ok(current)
-    }
-
-    #[inline(always)]
-    fn operands<'w>(&self, operator: Operator) -> Operands<'_, 'w, T> {
-        Operands::new(&self.plan, self.stream(), Some(operator.name()))
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe {
+            self.convolve_backward(
+                Tier::Safe,
+                Operator::ConvBackwardFromZ,
+                x,
+                Some(z),
+                weights,
+                grad_y,
+                grad_x,
+                grad_weights,
+            )
+        }
     }
 }
