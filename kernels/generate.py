@@ -31,6 +31,7 @@ TYPES = {
     "gather": ["bf16", "f16", "f32", "f64"],
     "instance_sums": ["f32", "f64"],
     "row_scale": ["f32", "f64"],
+    "single_block": ["bf16", "f16", "f32", "f64"],
     "weight_gradient": [""],
 }
 CHECKS = ["", "checked"]

@@ -2,7 +2,7 @@
 //
 //     row_scale  p_d = (2^-hs t_d) mean_d    mean_d = 1, or 1/count for a mean; s is the shift of d, h how often it counts
 //
-// Factors are of the accumulation type and are overwritten. Launched by src/cuda/windows.rs.
+// Factors are of the accumulation type and are overwritten. Launched by src/cuda/row_scale.rs.
 
 #include "modules.cuh"
 #include "tables.cuh"
@@ -11,16 +11,12 @@
 template <typename A, bool Checked>
 __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance, A& row_scale) {
     const TablesArgs& tables = args.tables;
-    u64 id = 0;
     if (tables.topology_ids != nullptr) {
         instance = search(tables.target_starts, tables.instances, i);
-        id = tables.topology_ids[instance];
-        if (!check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies)) {
-            return false;
-        }
     }
-    const TopologyWords t = tables.topologies[id];
-    if (!(fits(tables, check, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
+    u64 id = 0;
+    TopologyWords t;
+    if (!(topology_of(tables, check, instance, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
         return false;
     }
     if (tables.topology_ids == nullptr) {
@@ -37,11 +33,8 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
     if (!check.below(WORK_ITEMS, i, row, t.n_targets)) {
         return false;
     }
-    u64 pointer = t.pointers + row;
-    u32 start = tables.pointers[pointer];
-    u32 end = tables.pointers[pointer + 1];
-    if (!(check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
-          check.below(POINTERS, pointer, start, u64(end) + 1))) {
+    Pointers pointers = {};
+    if (!pointers_of(tables, check, t, row, pointers)) {
         return false;
     }
     A factor = 1;
@@ -55,7 +48,7 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
     if (args.shifts != nullptr) {
         factor = times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));
     }
-    row_scale = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
+    row_scale = factor * (args.mean != 0 ? inverse_count<A>(pointers.end - pointers.start) : A(1));
     return true;
 }
 

@@ -101,6 +101,67 @@ __device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, cons
     return true;
 }
 
+// The topology of an instance and its number, unless its tables are not to be used.
+template <bool Checked>
+__device__ __forceinline__ bool topology_of(const TablesArgs& tables, Check<Checked>& check, u64 instance, u64& id,
+                                            TopologyWords& t) {
+    id = 0;
+    if (tables.topology_ids != nullptr) {
+        id = tables.topology_ids[instance];
+        if (!check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies)) {
+            return false;
+        }
+    }
+    t = tables.topologies[id];
+    return fits(tables, check, id, t);
+}
+
+// Where the incidences of a row start and end among those of its topology.
+struct Pointers {
+    u64 position;  // of the start in the table
+    u32 start;
+    u32 end;
+};
+
+template <bool Checked>
+__device__ __forceinline__ bool pointers_of(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t, u64 row,
+                                            Pointers& found) {
+    u64 position = t.pointers + row;
+    found = {position, tables.pointers[position], tables.pointers[position + 1]};
+    return check.below(POINTERS, position + 1, found.end, t.n_indices + 1) &&
+           check.below(POINTERS, position, found.start, u64(found.end) + 1);
+}
+
+// Fills in row `number` of an instance of topology `t`: its place, its length, and where its incidences start.
+template <bool Checked>
+__device__ __forceinline__ bool place_row(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t, u64 instance,
+                                          u32 number, Row& row, Pointers& pointers) {
+    row.instance = instance;
+    row.row = number;
+    row.n_targets = static_cast<u32>(t.n_targets);
+    row.n_sources = static_cast<u32>(t.n_sources);
+    if (!start_of(check, TARGET_STARTS, tables.target_starts, instance, t.n_targets, tables.n_targets, row.first_target)) {
+        return false;
+    }
+    // From here on a wrong value makes the row NaN.
+    row.exists = true;
+    if (!(start_of(check, SOURCE_STARTS, tables.source_starts, instance, t.n_sources, tables.n_sources, row.first_source) &&
+          pointers_of(tables, check, t, number, pointers))) {
+        return false;
+    }
+    row.length = pointers.end - pointers.start;
+    row.indices = t.indices + pointers.start;
+    return true;
+}
+
+// Takes all incidences of a row, which are `longest` at most.
+template <bool Checked>
+__device__ __forceinline__ void take_whole_row(Check<Checked>& check, const Pointers& pointers, u32 longest, Row& row) {
+    if (check.below(POINTERS, pointers.position + 1, pointers.end, u64(pointers.start) + longest + 1)) {
+        row.count = row.length;
+    }
+}
+
 // The last of the `n` + 1 ascending numbers `starts[i * stride]` that is not above `item`; below `n` whatever they hold.
 __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 stride = 1) {
     u64 low = 0;
@@ -125,16 +186,12 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
     }
 
     // The instance, its topology, and the item's entry in the topology's list.
-    u64 id = 0;
     if (tables.topology_ids != nullptr) {
         found.instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
-        id = tables.topology_ids[found.instance];
-        if (!check.below(TOPOLOGY_IDS, found.instance, id, tables.n_topologies)) {
-            return found;
-        }
     }
-    const TopologyWords t = tables.topologies[id];
-    if (!fits(tables, check, id, t)) {
+    u64 id = 0;
+    TopologyWords t;
+    if (!topology_of(tables, check, found.instance, id, t)) {
         return found;
     }
     u64 count = of_class(t.count, work_class);
@@ -173,31 +230,10 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
         return found;
     }
 
-    // Where target and source rows lie. From here on a wrong value makes the target row NaN.
-    found.row = row;
-    found.n_targets = static_cast<u32>(t.n_targets);
-    found.n_sources = static_cast<u32>(t.n_sources);
-    if (!start_of(check, TARGET_STARTS, tables.target_starts, found.instance, t.n_targets, tables.n_targets,
-                  found.first_target)) {
+    Pointers pointers = {};
+    if (!place_row(tables, check, t, found.instance, row, found, pointers)) {
         return found;
     }
-    found.exists = true;
-    if (!start_of(check, SOURCE_STARTS, tables.source_starts, found.instance, t.n_sources, tables.n_sources,
-                  found.first_source)) {
-        return found;
-    }
-
-    // Its incidences.
-    u64 pointer = t.pointers + row;
-    u32 start = tables.pointers[pointer];
-    u32 end = tables.pointers[pointer + 1];
-    if (!(check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
-          check.below(POINTERS, pointer, start, u64(end) + 1))) {
-        return found;
-    }
-    found.length = end - start;
-    found.indices = t.indices + start;
-
     if (work_class == PARTIAL) {
         u32 segment = tables.work[position + 1];
         u64 segments = (u64(found.length) + (SEGMENT - 1)) / SEGMENT;
@@ -222,6 +258,7 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
         }
         u64 listed = next - first;
         u64 least = (listed - 1) * SEGMENT + 1;
+        auto [pointer, start, end] = pointers;
         if (!(check.below(POINTERS, pointer + 1, end, start + listed * SEGMENT + 1) &&
               check.below(POINTERS, pointer, start, end >= least ? end - least + 1 : 0))) {
             return found;
@@ -245,10 +282,7 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
         found.partials = before + first;
         found.n_partials = static_cast<u32>(listed);
     } else {
-        u32 longest = work_class == SHORT ? SHORT_ROW : SEGMENT;
-        if (check.below(POINTERS, pointer + 1, end, u64(start) + longest + 1)) {
-            found.count = found.length;
-        }
+        take_whole_row(check, pointers, work_class == SHORT ? SHORT_ROW : SEGMENT, found);
     }
     return found;
 }

@@ -672,6 +672,14 @@ pub enum Error {
         /// The operator.
         operator: &'static str,
     },
+    /// A plan launched a kernel that it was made without. This is a mistake of this crate.
+    #[error(
+        "the kernel {kernel} was not loaded with its plan: this is a mistake of hyperscatter, please report it"
+    )]
+    KernelNotLoaded {
+        /// The kernel.
+        kernel: &'static str,
+    },
     /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may
     /// read them.
     #[error(

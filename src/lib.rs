@@ -24,6 +24,8 @@ mod operands;
 mod operator;
 mod owners;
 mod rows;
+#[cfg(feature = "cuda")]
+mod shared_memory;
 mod step;
 mod summation;
 mod windows;

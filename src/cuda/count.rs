@@ -7,6 +7,7 @@ use bytemuck::Pod;
 use super::DeviceElement;
 use super::args::{Address, RecordArgs, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::geometry::Grid;
 use super::kernels::{Kernel, Kernels};
 use super::launches::Launches;
 use super::plan::Plan;
@@ -112,14 +113,8 @@ impl Launches for Count<'_> {
         RecordArgs::none()
     }
 
-    unsafe fn launch<A: Pod>(
-        &mut self,
-        kernel: Kernel,
-        warps: u64,
-        blocks: u32,
-        _arguments: &A,
-    ) -> Result<()> {
-        if warps > 0 && blocks > 0 {
+    unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, grid: Grid, _arguments: &A) -> Result<()> {
+        if !grid.is_empty() {
             self.launches += 1;
             let name = self.kernels.name(kernel);
             if !self.names.contains(&name) {

@@ -148,6 +148,7 @@ mod row_scale;
 mod row_sums;
 mod safe;
 mod scratch;
+mod single_block;
 mod step;
 mod tables;
 mod weight_gradient;

@@ -34,7 +34,7 @@ impl<T: DeviceElement> Plan<T> {
         }
         let features = fits_u32("the number of features", features)?;
         let _current = batch.device().enter()?;
-        let kernels = Kernels::load(batch.device(), T::kernels(checks))?;
+        let kernels = Kernels::load(batch.device(), T::kernels(checks), false)?;
         let (batch, element) = (batch.clone(), std::marker::PhantomData);
         Ok(Self(Arc::new(Parts { batch, features, conv, checks, kernels, element })))
     }

@@ -87,6 +87,7 @@ impl Orientation {
             TableId::Members => Table::Members(orientation).name(),
             TableId::Classes => Table::Classes(orientation).name(),
             TableId::NegativeDegree => "no table",
+            TableId::PathInstances => "path_instances",
         }
     }
 }
