@@ -148,6 +148,7 @@ mod row_scale;
 mod row_sums;
 mod safe;
 mod scratch;
+mod split;
 mod step;
 mod tables;
 mod weight_gradient;
