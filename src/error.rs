@@ -673,8 +673,8 @@ pub enum Error {
     },
     /// A topology cannot be on the path that a plan was given for it.
     #[error(
-        "topology {topology} has {value} {what}, but {path} takes at most {bound}: give it another path, or let the \
-         plan choose"
+        "{path} takes at most {bound} {what}, and topology {topology} has {value}: give it another path, or let the plan \
+         choose"
     )]
     PathUnavailable {
         /// The path.

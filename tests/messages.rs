@@ -378,7 +378,7 @@ fn messages() -> Vec<(Error, &'static str)> {
                 value: 50_000,
                 bound: 49_152,
             },
-            "topology 2 has 50000 bytes of shared memory, but single-block gather takes at most 49152: give it another \
+            "single-block gather takes at most 49152 bytes of shared memory, and topology 2 has 50000: give it another \
              path, or let the plan choose",
         ),
         (

@@ -72,7 +72,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     pub(super) fn tables(&self, orientation: Orientation) -> Result<TablesArgs> {
         let all = TablesArgs::new(self.batch(), self.plan.batch().tables(), orientation, self.instances)?;
         match (self.only, self.plan.split()) {
-            (Some(Path::Gather), Some(split)) => Ok(split.gather(all, orientation)),
+            (Some(path), Some(split)) => Ok(split.tables(path, orientation, all)),
             _ => Ok(all),
         }
     }

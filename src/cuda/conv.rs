@@ -97,7 +97,7 @@ impl<'w> Forward<'w> {
                 match path {
                     Path::Gather => self.gather(call, &factors)?,
                     Path::SingleBlock => {
-                        let instances = call.plan.split().map(|split| split.single_block());
+                        let instances = call.plan.split().and_then(|split| split.instances(path));
                         let (x, weights) = (self.x, self.weights.scale);
                         call.single_block(SingleBlock { x, weights, y, instances })?;
                     }

@@ -189,7 +189,7 @@ mod workspace;
 pub use batch::DeviceBatch;
 pub use count::Request;
 pub use cudarc;
-# [doc(hidden)]
+#[doc(hidden)]
 pub use device::embedded_modules;
 pub use device::{Device, LoadedModule};
 pub use element::{Checks, DeviceElement};
