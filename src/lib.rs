@@ -19,7 +19,6 @@ mod groups;
 mod incidence;
 mod index;
 mod misbatching;
-#[cfg(feature = "cuda")]
 mod operands;
 mod operator;
 mod owners;

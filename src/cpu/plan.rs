@@ -5,9 +5,8 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::conv::Conv;
 use crate::element::Element;
-use crate::error::{Error, Result, fits_u32};
+use crate::error::Result;
 use crate::path::{Path, Paths};
-use crate::rows::{Operand, agree_on_instances};
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
 /// clone is cheap.
@@ -43,7 +42,9 @@ impl<T: Element> Plan<T> {
     /// A plan with a path for each topology of the batch, in their order, instead of those that are chosen.
     ///
     /// # Errors
-    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`], [`Error::OutOfMemory`].
+    /// [`Error::PathsMismatch`](crate::Error::PathsMismatch),
+    /// [`Error::PathUnavailable`](crate::Error::PathUnavailable),
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn with_paths(batch: &Batch, features: usize, conv: Conv, paths: &[Path]) -> Result<Self> {
         Self::on(batch, features, conv, Paths::given::<T>(batch.topologies(), features, paths)?)
     }
@@ -71,15 +72,5 @@ impl<T: Element> Plan<T> {
     /// How the convolution of each topology's instances is computed.
     pub fn paths(&self) -> &[Path] {
         self.shared.paths.as_slice()
-    }
-
-    /// The number of instances of a call with these operands.
-    pub(super) fn instances(&self, operands: &[Option<Operand>], max_instances: usize) -> Result<usize> {
-        let value = agree_on_instances(self.batch(), self.features(), operands.iter().flatten())?;
-        fits_u32("the number of instances", value)?;
-        if value > max_instances {
-            return Err(Error::TooManyInstances { value, bound: max_instances });
-        }
-        Ok(value)
     }
 }
