@@ -31,12 +31,14 @@ BACKEND=(
     cuda::calls:: cuda::captures:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes:: cuda::raw::
     cuda::window_tables::
 )
-SUITES=(golden:: kept_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale::)
+SUITES=(golden:: saved_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale::)
 # Racecheck follows every access to shared memory: fewer suites, and few cases of each property.
 FEWER_SUITES=(
-    golden::golden_f32_on_the_gpu kept_z::suite_on_the_gpu steps::steps_have_the_same_bits
-    convolutions::convolutions_have_the_same_bits gradients::zeros_and_infinities_on_the_gpu
-    weight_scale::weights_at_the_ends_of_the_range_cancel_out_on_the_gpu
+    golden::convolutions_have_the_golden_results::cuda::f32
+    golden::convolutions_from_a_saved_z_have_the_golden_results::cuda::f32
+    golden::means_have_the_golden_results::cuda::f32
+    saved_z:: steps::steps_have_the_bits_of_the_cpu:: convolutions::convolutions_have_the_bits_of_the_cpu::
+    gradients:: weight_scale::weights_at_the_ends_of_the_range_cancel_out::
 )
 FEWER_CASES=4
 
@@ -188,7 +190,7 @@ for tool in memcheck racecheck initcheck synccheck; do
     elif [ -n "$sanitizer" ]; then
         # One test at a time: they take turns on the device anyway.
         step $tool sanitizer_ran env "${environment[@]}" "$sanitizer" --tool $tool --error-exitcode 1 \
-            "$root/dev/tests" --show-output --test-threads 1 --skip on_the_cpu "${tested[@]}"
+            "$root/dev/tests" --show-output --test-threads 1 --skip ::cpu:: "${tested[@]}"
     else
         report $tool skip 0 "there is no compute-sanitizer on this machine"
     fi

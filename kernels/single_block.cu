@@ -6,8 +6,8 @@
 // degree.cu and gather.cu make it, of the same device functions and in the same order, so it has the same bits. Rows of y are
 // overwritten or added to; each is stored once, by one group of lanes. No other memory is written.
 //
-// An instance is here only if no row has more than SEGMENT incidences, and its z, L and shifts fit into `shared_bytes`; see
-// src/shared_memory.rs. Launched by src/cuda/single_block.rs. There is no file on the CPU beside it: the bits are the same.
+// An instance is here only if no row has more than SEGMENT incidences, and its z, L and shifts fit into shared memory; see
+// src/path.rs. Launched by src/cuda/single_block.rs. There is no file on the CPU beside it: the bits are the same.
 
 #include "degree.cuh"
 #include "modules.cuh"

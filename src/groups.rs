@@ -1,5 +1,6 @@
 //! The instances of a table, grouped by what they share, and their chunks.
 
+#[cfg(feature = "cuda")]
 use std::ops::Range;
 
 use crate::axis::Axis;

@@ -41,6 +41,7 @@ pub enum SelfLoops {
 /// A view of one direction of an incidence structure in compressed sparse row form: row `i` holds
 /// `indices[pointers[i] .. pointers[i + 1]]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Csr<'a> {
     /// Rows + 1 positions in `indices`, from 0 to its length, not decreasing.
     pub pointers: &'a [u32],

@@ -19,13 +19,11 @@ mod groups;
 mod incidence;
 mod index;
 mod misbatching;
-#[cfg(feature = "cuda")]
 mod operands;
 mod operator;
 mod owners;
+mod path;
 mod rows;
-#[cfg(feature = "cuda")]
-mod shared_memory;
 mod step;
 mod summation;
 mod windows;
@@ -44,6 +42,7 @@ pub use index::Index;
 pub use misbatching::Misbatching;
 pub use operator::Operator;
 pub use owners::Owners;
+pub use path::Path;
 pub use rows::{Out, RowLayout, Rows};
 pub use step::{Step, StepGradients};
 pub use windows::{Weights, WindowTable, Windows};

@@ -48,6 +48,7 @@ pub(crate) const MOST_VALUES: usize = 2;
 pub(crate) struct RowsId(usize);
 
 impl RowsId {
+    #[cfg(feature = "cuda")]
     pub(crate) fn index(self) -> usize {
         self.0
     }

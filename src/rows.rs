@@ -109,19 +109,10 @@ impl<B> Out<B> {
     }
 
     /// The buffer, if there is one, and whether results are added to it.
-    #[cfg(feature = "cuda")]
     pub(crate) fn as_parts(&mut self) -> Option<(&mut B, bool)> {
         match self {
             Self::Overwrite(buffer) => Some((buffer, false)),
             Self::Accumulate(buffer) => Some((buffer, true)),
-            Self::Skip => None,
-        }
-    }
-
-    /// The buffer, if there is one.
-    pub(crate) fn as_ref(&self) -> Option<&B> {
-        match self {
-            Self::Overwrite(buffer) | Self::Accumulate(buffer) => Some(buffer),
             Self::Skip => None,
         }
     }

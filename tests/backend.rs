@@ -62,7 +62,10 @@ pub trait Operators<T: TestElement> {
 }
 
 /// A backend.
-pub trait Backend<T> {
+pub trait Backend<T>: Sync {
+    /// Whether a test may take as many calls as it likes of so many instances times features.
+    fn affords(&self, elements: usize) -> bool;
+
     fn operators(
         &self,
         batch: &Batch,
@@ -78,6 +81,10 @@ pub struct Cpu;
 struct OnCpu<T: TestElement>(cpu::Workspace<T>);
 
 impl<T: TestElement> Backend<T> for Cpu {
+    fn affords(&self, _elements: usize) -> bool {
+        !cfg!(miri)
+    }
+
     fn operators(
         &self,
         batch: &Batch,

@@ -5,7 +5,8 @@ use hyperscatter::{Batch, Conv, Error, Incidence, Normalization, Out, WeightUse,
 
 use crate::allocator::allocations;
 use crate::common::{features, weights};
-use crate::operands::{F, out, pairs, rows};
+use crate::layouts::pairs;
+use crate::operands::{F, out, rows};
 
 /// A call of every operator for `copies` copies of the pairs of four.
 fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {

@@ -4,8 +4,14 @@ use hyperscatter::half::{bf16, f16};
 use hyperscatter::{Accumulator, Element};
 use proptest::prelude::*;
 
+/// A type of elements or of sums, and how far it rounds.
+pub trait Rounded {
+    /// The relative error of rounding to this type once: half a unit in the last place.
+    const ROUNDING: f64;
+}
+
 /// An element type that tests convert from `f64`.
-pub trait TestElement: Element {
+pub trait TestElement: Element<Acc: Rounded> + Rounded {
     /// `x`, rounded to `Acc` and then to this type.
     fn of(x: f64) -> Self;
 
@@ -14,7 +20,11 @@ pub trait TestElement: Element {
 }
 
 macro_rules! test_element {
-    ($t:ty, $narrow:expr, $acc:ty) => {
+    ($t:ty, $narrow:expr, $acc:ty, $significant_bits:expr) => {
+        impl Rounded for $t {
+            const ROUNDING: f64 = 1.0 / (1u64 << $significant_bits) as f64;
+        }
+
         impl TestElement for $t {
             fn of(x: f64) -> Self {
                 $narrow(x as $acc)
@@ -26,10 +36,10 @@ macro_rules! test_element {
         }
     };
 }
-test_element!(f64, |x| x, f64);
-test_element!(f32, |x| x, f32);
-test_element!(f16, f16::from_f32, f32);
-test_element!(bf16, bf16::from_f32, f32);
+test_element!(f64, |x| x, f64, f64::MANTISSA_DIGITS);
+test_element!(f32, |x| x, f32, f32::MANTISSA_DIGITS);
+test_element!(f16, f16::from_f32, f32, f16::MANTISSA_DIGITS);
+test_element!(bf16, bf16::from_f32, f32, bf16::MANTISSA_DIGITS);
 
 /// An element type, as property cases draw it.
 #[derive(Debug, Clone, Copy)]
@@ -66,16 +76,6 @@ macro_rules! with_element {
     };
 }
 pub(crate) use with_element;
-
-/// The relative error of rounding to `T` once: half a unit in the last place.
-pub fn rounding<T: Element>() -> f64 {
-    match T::NAME {
-        "f64" => f64::EPSILON / 2.0,
-        "f32" => f64::from(f32::EPSILON) / 2.0,
-        "f16" => f16::EPSILON.to_f64() / 2.0,
-        _ => bf16::EPSILON.to_f64() / 2.0,
-    }
-}
 
 /// The values as `f64`, which holds all of them exactly.
 pub fn widen<T: Element>(values: &[T]) -> Vec<f64> {

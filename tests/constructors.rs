@@ -217,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_ok_or_err(
+    fn any_input_is_a_valid_structure_or_an_error(
         (n, m, k) in (size(), size(), size()),
         (a, b, c, d) in (numbers(), numbers(), numbers(), numbers()),
         lists in prop::collection::vec(numbers(), 0..5),

@@ -5,17 +5,12 @@ use hyperscatter::{Batch, Conv, Incidence, Normalization, Repeats, WeightUse};
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
-#[cfg(feature = "cuda")]
-use crate::common::cases;
 use crate::common::{
-    TestElement, bits, element_types, features, norm, numbers, poison, relative_error, rounding, sums,
-    weights, widen, with_element, with_threads,
+    Rounded, TestElement, bits, features, norm, numbers, poison, relative_error, sums, weights, widen,
+    with_threads,
 };
-#[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode, modes};
-use crate::layouts::{Layout, layout};
-#[cfg(feature = "cuda")]
-use crate::layouts::{extremes, long_and_wide_layout};
+use crate::layouts::{Layout, extremes, layout, long_and_wide_layout};
+use crate::per_backend::per_backend;
 use crate::reference;
 
 /// What a convolution and its backward are asked for.
@@ -138,9 +133,13 @@ pub fn run<T: TestElement>(
     }
 }
 
-/// Batched = one at a time: outputs and ∂x bit for bit, ∂weights to the rounding of their sum. And the same call gives the
-/// same bits again.
-fn a_batch_is_its_instances<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout, keep_z: bool) {
+/// A batch gives what its instances give one at a time: outputs and ∂x bit for bit, ∂weights to the rounding of
+/// their sum. And the same call gives the same bits again.
+fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    keep_z: bool,
+) {
     let operands = Operands::<T>::of(layout);
     let asked = Asked { keep_z, ..Asked::ALL };
     let mut batch = operators(backend, layout);
@@ -164,7 +163,7 @@ fn a_batch_is_its_instances<T: TestElement>(backend: &dyn Backend<T>, layout: &L
         }
     }
     assert_eq!(batched.bits()[..3], all.bits()[..3], "alone, in {}", T::NAME);
-    let epsilon = 2.0 * rounding::<T::Acc>() * (layout.instances + 1) as f64;
+    let epsilon = 2.0 * T::Acc::ROUNDING * (layout.instances + 1) as f64;
     for (i, (a, b)) in widen(&batched.grad_weights).iter().zip(&sums).enumerate() {
         assert!((a - b).abs() <= epsilon * sizes[i], "weight {i}: {a} is not the sum {b} in {}", T::NAME);
     }
@@ -230,7 +229,7 @@ fn permutation(n: usize, seed: u64) -> Vec<usize> {
 }
 
 /// Renaming vertices and hyperedges renames the results.
-fn renaming_renames_results(backend: &dyn Backend<f64>, layout: &Layout) {
+fn renaming_vertices_and_hyperedges_renames_results(backend: &dyn Backend<f64>, layout: &Layout) {
     let layout = Layout { batch: Batch::replicate(layout.batch.topologies()[0].clone()), ..layout.clone() };
     let layout = layout.alone(0);
     let (topology, f) = (&layout.batch.topologies()[0], layout.features);
@@ -264,122 +263,81 @@ fn renaming_renames_results(backend: &dyn Backend<f64>, layout: &Layout) {
     assert!(norm(&difference) < 1e-12 * size, "grad_weights: {}", norm(&difference));
 }
 
-fn the_same_bits_on_any_number_of_threads<T: TestElement>(layout: &Layout, asked: Asked, poisoned: bool) {
+fn the_number_of_threads_changes_no_bit<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    asked: Asked,
+    poisoned: bool,
+) {
     let operands = Operands::<T>::poisoned(layout, poisoned);
     let all = [1, 2, 8].map(|threads| {
-        with_threads(threads, || run(&mut *operators(&Cpu, layout), layout, &operands, asked).bits())
+        with_threads(threads, || run(&mut *operators(backend, layout), layout, &operands, asked).bits())
     });
     assert_eq!(all[0], all[1]);
     assert_eq!(all[0], all[2]);
 }
 
-proptest! {
-    #[test]
-    fn a_batch_is_its_instances_on_the_cpu(
-        layout in layout(),
-        keep_z in any::<bool>(),
-        element in element_types(),
-    ) {
-        with_element!(element, a_batch_is_its_instances(&Cpu, &layout, keep_z));
-    }
-
-    #[test]
-    fn a_convolution_is_the_dense_operator_on_the_cpu(layout in layout()) {
-        a_convolution_is_the_dense_operator(&Cpu, &layout);
-    }
-
-    #[test]
-    fn renaming_vertices_and_hyperedges_renames_results_on_the_cpu(layout in layout()) {
-        prop_assume!(!layout.batch.topologies().is_empty());
-        renaming_renames_results(&Cpu, &layout);
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_no_bit(
-        layout in layout(),
-        asked in asked(),
-        poisoned in prop::bool::weighted(0.2),
-        element in element_types(),
-    ) {
-        with_element!(element, the_same_bits_on_any_number_of_threads(&layout, asked, poisoned));
-    }
+per_backend! {
+    on [cpu], in [any_type]:
+    the_number_of_threads_changes_no_bit(&layout, asked, poisoned)
+        for layout in layout(), asked in asked(), poisoned in prop::bool::weighted(0.2);
 }
 
-#[cfg(feature = "cuda")]
-fn same_bits_on_cpu_and_gpu<T: GpuElement>(layout: &Layout, asked: Asked, poisoned: bool, mode: Mode) {
+fn convolutions_have_the_bits_of_the_cpu<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    asked: Asked,
+    poisoned: bool,
+) {
     let operands = Operands::<T>::poisoned(layout, poisoned);
     let on =
         |backend: &dyn Backend<T>| run(&mut *operators(backend, layout), layout, &operands, asked).bits();
-    assert_eq!(on(&Cpu), on(&Cuda::new(mode)), "in {}", T::NAME);
+    assert_eq!(on(&Cpu), on(backend), "in {}", T::NAME);
 }
 
-#[cfg(feature = "cuda")]
-#[test]
-fn extreme_convolutions_have_the_same_bits_on_cpu_and_gpu() {
-    use hyperscatter_emulator::interface::Order;
-    for (i, mode) in modes(&[Order::Forward, Order::Reverse]).enumerate() {
-        let grad_weights = if i % 2 == 0 { Write::Overwrite } else { Write::Accumulate };
-        let asked = Asked { grad_weights, ..Asked::ALL };
+fn convolutions_of_long_and_wide_rows_have_the_bits_of_the_cpu<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    keep_z: bool,
+) {
+    convolutions_have_the_bits_of_the_cpu(backend, layout, Asked { keep_z, ..Asked::ALL }, false);
+}
+
+fn extreme_convolutions_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
+    for grad_weights in [Write::Overwrite, Write::Accumulate] {
         for layout in extremes() {
-            same_bits_on_cpu_and_gpu::<f32>(&layout, asked, false, mode);
-            same_bits_on_cpu_and_gpu::<f64>(&layout, asked, false, mode);
+            let asked = Asked { grad_weights, ..Asked::ALL };
+            convolutions_have_the_bits_of_the_cpu(backend, &layout, asked, false);
         }
     }
 }
 
 // On the emulated driver a case of these takes a core 5 to 80 ms, and one of long and wide rows 170 ms.
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(64))]
-
-    #[test]
-    fn a_batch_is_its_instances_on_the_gpu(
-        layout in layout(),
-        keep_z in any::<bool>(),
-        mode in mode(),
-        element in element_types(),
-    ) {
-        with_element!(element, a_batch_is_its_instances(&Cuda::new(mode), &layout, keep_z));
-    }
-
-    #[test]
-    fn a_convolution_is_the_dense_operator_on_the_gpu(layout in layout(), mode in mode()) {
-        a_convolution_is_the_dense_operator(&Cuda::new(mode), &layout);
-    }
-
-    #[test]
-    fn renaming_vertices_and_hyperedges_renames_results_on_the_gpu(layout in layout(), mode in mode()) {
-        prop_assume!(!layout.batch.topologies().is_empty());
-        renaming_renames_results(&Cuda::new(mode), &layout);
-    }
+per_backend! {
+    on [cpu, cuda(cases(64))], in [any_type]:
+    a_batch_has_the_bits_of_its_instances_alone(&layout, keep_z)
+        for layout in layout(), keep_z in any::<bool>();
 }
 
-#[cfg(feature = "cuda")]
-proptest! {
-    #[test]
-    fn convolutions_have_the_same_bits_on_cpu_and_gpu(
-        layout in layout(),
-        asked in asked(),
-        poisoned in prop::bool::weighted(0.2),
-        mode in mode(),
-        element in element_types(),
-    ) {
-        with_element!(element, same_bits_on_cpu_and_gpu(&layout, asked, poisoned, mode));
-    }
+per_backend! {
+    on [cpu, cuda(cases(64))], in [f64]:
+    a_convolution_is_the_dense_operator(&layout) for layout in layout();
+    renaming_vertices_and_hyperedges_renames_results(&layout) for layout in layout();
 }
 
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(16))]
+per_backend! {
+    on [cuda(ProptestConfig::default())], in [any_type]:
+    convolutions_have_the_bits_of_the_cpu(&layout, asked, poisoned)
+        for layout in layout(), asked in asked(), poisoned in prop::bool::weighted(0.2);
+}
 
-    #[test]
-    fn convolutions_of_long_and_wide_rows_have_the_same_bits_on_cpu_and_gpu(
-        layout in long_and_wide_layout(),
-        keep_z in any::<bool>(),
-        mode in mode(),
-        element in element_types(),
-    ) {
-        let asked = Asked { keep_z, ..Asked::ALL };
-        with_element!(element, same_bits_on_cpu_and_gpu(&layout, asked, false, mode));
-    }
+per_backend! {
+    on [cuda(cases(16))], in [any_type]:
+    convolutions_of_long_and_wide_rows_have_the_bits_of_the_cpu(&layout, keep_z)
+        for layout in long_and_wide_layout(), keep_z in any::<bool>();
+}
+
+per_backend! {
+    on [cuda(modes(&[Order::Reverse]))], in [f32, f64]:
+    extreme_convolutions_have_the_bits_of_the_cpu;
 }

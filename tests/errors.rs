@@ -80,7 +80,7 @@ fn hyperedge_out_of_range() {
 }
 
 #[test]
-fn pointers() {
+fn pointers_that_fall_or_miss_an_end() {
     let falling = Incidence::from_csr(3, &[0, 2, 1, 3], &[0, 1, 2], Repeats::Keep).unwrap_err();
     assert_eq!(falling, Error::PointersNotMonotone { table: "edge_ptr", position: 2, value: 1, previous: 2 });
     let late = Incidence::from_csr(3, &[1, 3], &[0, 1, 2], Repeats::Keep).unwrap_err();
@@ -177,7 +177,7 @@ fn enormous_strides_do_not_overflow() {
 }
 
 #[test]
-fn topology_and_graph_ids() {
+fn topology_and_graph_ids_out_of_range_or_order() {
     let pair = || vec![Incidence::subsets(2, 2).unwrap()];
     let topology = Batch::from_table(pair(), &[0, 1]).unwrap_err();
     assert_eq!(
@@ -287,7 +287,7 @@ fn negative_degree_under_symmetric_normalization() {
 }
 
 #[test]
-fn shapes() {
+fn rows_and_gradients_of_another_shape() {
     let operand = "x";
     let mut call = Call::new(2);
     let weights = [1.0f32; 3];
@@ -398,7 +398,7 @@ fn more_instances_than_a_workspace_is_for() {
 }
 
 #[test]
-fn no_memory() {
+fn a_workspace_larger_than_any_memory() {
     let no_vertices = Incidence::from_edges(0, &[NONE; 3], Repeats::Keep).unwrap();
     let plan = Plan::<f64>::new(&Batch::replicate(no_vertices), usize::MAX / 64, Conv::default()).unwrap();
     let error = plan.workspace(1).unwrap_err();

@@ -11,14 +11,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use hyperscatter::half::{bf16, f16};
 use hyperscatter::{Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, WindowTable, cpu};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::backend::{Backend, Cpu};
-use crate::common::{TestElement, norm, relative_error, rounding, widen};
-#[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, GpuElement, modes};
+use crate::backend::Backend;
+use crate::common::{TestElement, norm, relative_error, widen};
+use crate::per_backend::per_backend;
 use crate::reference;
 
 /// One file.
@@ -264,7 +262,7 @@ fn tolerance<T: TestElement>(case: &Case, conv: Conv) -> Tolerance {
     }
     // Rows of results are rounded once; z and weight gradients are `f32`. Five times the tolerance of `f32` results: where a
     // weight gradient is a small difference of large terms, over 31 seeds of the generator up to 7e-6 was seen.
-    let rows = rounding::<T>() + bound;
+    let rows = T::ROUNDING + bound;
     Tolerance { z: bound, out: rows, grad_x: rows, grad_weights: grad_weights.max(5.0 * bound) }
 }
 
@@ -273,37 +271,54 @@ fn mean_tolerance<T: TestElement>() -> f64 {
     match T::NAME {
         "f64" => 1e-12,
         "f32" => 2e-6,
-        _ => 2.0 * rounding::<T>(),
+        _ => 2.0 * T::ROUNDING,
     }
 }
 
-/// Every case on every backend, one behind the other, with z kept or not.
-fn golden<T: TestElement>(backends: impl IntoIterator<Item = (impl Backend<T>, bool)>) {
-    let cases: Vec<_> = fixtures().iter().map(|path| Case::load(path)).collect();
-    let expected = |case: &Case, key: &str, conv| match T::NAME {
-        "f64" | "f32" => case.expected(key, conv),
-        _ => case.dense::<T>(conv),
-    };
-    let all = |case| {
-        let conventions = Case::conventions(case).into_iter();
-        conventions.map(move |(key, conv)| (case, conv, expected(case, &key, conv), key))
-    };
-    let convolutions: Vec<_> = cases.iter().flat_map(all).collect();
-    for (backend, keep_z) in backends {
-        for (case, conv, expected, key) in &convolutions {
-            let computed = case.computed::<T>(&backend, *conv, keep_z);
-            compare(case, key, T::NAME, &computed, expected, &tolerance::<T>(case, *conv));
-        }
-        for case in cases.iter().filter(|case| case.tensors.contains_key("mean_z")) {
-            let error = relative_error(&case.mean_z::<T>(&backend), case.f64("mean_z"));
-            let bound = mean_tolerance::<T>();
-            assert!(error <= bound, "{}: mean_z in {}: {error:.1e} > {bound:.1e}", case.name, T::NAME);
+/// The convolutions of every case under every convention, with z saved for the backward or not.
+fn compare_all<T: TestElement>(backend: &dyn Backend<T>, keep_z: bool) {
+    for case in fixtures().iter().map(|path| Case::load(path)) {
+        for (key, conv) in case.conventions() {
+            let expected = match T::NAME {
+                "f64" | "f32" => case.expected(&key, conv),
+                _ => case.dense::<T>(conv),
+            };
+            let computed = case.computed::<T>(backend, conv, keep_z);
+            compare(&case, &key, T::NAME, &computed, &expected, &tolerance::<T>(&case, conv));
         }
     }
+}
+
+fn convolutions_have_the_golden_results<T: TestElement>(backend: &dyn Backend<T>) {
+    compare_all(backend, false);
+}
+
+fn convolutions_from_a_saved_z_have_the_golden_results<T: TestElement>(backend: &dyn Backend<T>) {
+    compare_all(backend, true);
+}
+
+fn means_have_the_golden_results<T: TestElement>(backend: &dyn Backend<T>) {
+    let cases = fixtures().into_iter().map(|path| Case::load(&path));
+    for case in cases.filter(|case| case.tensors.contains_key("mean_z")) {
+        let error = relative_error(&case.mean_z::<T>(backend), case.f64("mean_z"));
+        let bound = mean_tolerance::<T>();
+        assert!(error <= bound, "{}: mean_z in {}: {error:.1e} > {bound:.1e}", case.name, T::NAME);
+    }
+}
+
+per_backend! {
+    on [cpu, cuda(modes(&[Order::Reverse]))], in [f32, f64, f16, bf16]:
+    convolutions_have_the_golden_results;
+}
+
+per_backend! {
+    on [cpu, cuda(modes(&[Order::Forward, Order::Shuffled(1)]))], in [f32, f64, f16, bf16]:
+    convolutions_from_a_saved_z_have_the_golden_results;
+    means_have_the_golden_results;
 }
 
 #[test]
-fn golden_dense_reference() {
+fn the_dense_reference_has_the_golden_results() {
     for path in fixtures() {
         let case = Case::load(&path);
         let conventions = case.conventions();
@@ -313,46 +328,6 @@ fn golden_dense_reference() {
             compare(&case, &key, "the dense reference", &computed, &expected, &tolerance::<f64>(&case, conv));
         }
     }
-}
-
-#[test]
-fn golden_on_the_cpu() {
-    golden::<f64>([(Cpu, true), (Cpu, false)]);
-    golden::<f32>([(Cpu, true), (Cpu, false)]);
-    golden::<f16>([(Cpu, true), (Cpu, false)]);
-    golden::<bf16>([(Cpu, true), (Cpu, false)]);
-}
-
-#[cfg(feature = "cuda")]
-fn golden_in_all_modes<T: GpuElement>() {
-    use hyperscatter_emulator::interface::Order;
-    let modes = modes(&[Order::Forward, Order::Reverse, Order::Shuffled(1)]);
-    // Not in step with the checks.
-    golden::<T>(modes.enumerate().map(|(i, mode)| (Cuda::new(mode), i / 2 % 2 == 0)));
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn golden_f64_on_the_gpu() {
-    golden_in_all_modes::<f64>();
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn golden_f32_on_the_gpu() {
-    golden_in_all_modes::<f32>();
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn golden_f16_on_the_gpu() {
-    golden_in_all_modes::<f16>();
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn golden_bf16_on_the_gpu() {
-    golden_in_all_modes::<bf16>();
 }
 
 /// The repository, or where its test files were copied to.

@@ -6,13 +6,10 @@ use hyperscatter::{
 };
 use proptest::prelude::*;
 
-use crate::backend::{Backend, Cpu, StepKind};
-#[cfg(feature = "cuda")]
-use crate::common::cases;
+use crate::backend::{Backend, StepKind};
 use crate::common::{features, numbers};
-#[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, mode, modes};
 use crate::layouts::conventions;
+use crate::per_backend::per_backend;
 
 const FEATURES: usize = 3;
 
@@ -275,41 +272,16 @@ fn a_scale_of_zero_multiplies(backend: &dyn Backend<f64>) {
     }
 }
 
-fn zeros_and_infinities(backend: &dyn Backend<f64>) {
-    gradients_at_zero_weights_are_finite_and_zero_through_the_degree(backend);
-    a_vertex_of_degree_zero_keeps_its_infinities(backend);
-    infinities_do_not_reach_a_vertex_of_degree_zero(backend);
-    a_scale_of_zero_multiplies(backend);
-}
-
-#[test]
-fn zeros_and_infinities_on_the_cpu() {
-    zeros_and_infinities(&Cpu);
-}
-
-proptest! {
-    #[test]
-    fn gradients_are_difference_quotients_on_the_cpu(problem in problem()) {
-        gradients_are_difference_quotients(&Cpu, &problem);
-    }
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn zeros_and_infinities_on_the_gpu() {
-    use hyperscatter_emulator::interface::Order;
-    for mode in modes(&[Order::Forward, Order::Shuffled(1)]) {
-        zeros_and_infinities(&Cuda::new(mode));
-    }
+per_backend! {
+    on [cpu, cuda(modes(&[Order::Forward, Order::Shuffled(1)]))], in [f64]:
+    gradients_at_zero_weights_are_finite_and_zero_through_the_degree;
+    a_vertex_of_degree_zero_keeps_its_infinities;
+    infinities_do_not_reach_a_vertex_of_degree_zero;
+    a_scale_of_zero_multiplies;
 }
 
 // On the emulated driver a case takes a core 30 ms.
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(64))]
-
-    #[test]
-    fn gradients_are_difference_quotients_on_the_gpu(problem in problem(), mode in mode()) {
-        gradients_are_difference_quotients(&Cuda::new(mode), &problem);
-    }
+per_backend! {
+    on [cpu, cuda(cases(64))], in [f64]:
+    gradients_are_difference_quotients(&problem) for problem in problem();
 }

@@ -44,6 +44,11 @@ pub fn topology() -> impl Strategy<Value = Incidence> {
     prop_oneof![26 => small, 13 => subsets, 1 => giant()]
 }
 
+/// Copies of all pairs of four vertices.
+pub fn pairs() -> Batch {
+    Batch::replicate(Incidence::subsets(4, 2).unwrap())
+}
+
 /// Batches without vertices, without hyperedges, without instances, without anything.
 pub fn empty_batches() -> Vec<Batch> {
     let empty = Incidence::from_edges(0, &[] as &[Vec<u32>], Repeats::Reject).unwrap();
@@ -67,6 +72,8 @@ pub enum WindowKind {
 }
 
 impl WindowKind {
+    pub const ALL: [Self; 3] = [Self::Shared, Self::Consecutive, Self::Table];
+
     pub fn any() -> impl Strategy<Value = Self> {
         prop_oneof![Just(Self::Shared), Just(Self::Consecutive), Just(Self::Table)]
     }
@@ -173,14 +180,12 @@ pub fn layout() -> impl Strategy<Value = Layout> {
 }
 
 /// A layout with rows that are both long and wide.
-#[cfg(feature = "cuda")]
 pub fn long_and_wide_layout() -> impl Strategy<Value = Layout> {
     with(long_and_wide())
 }
 
 /// What random layouts are too small for: windows that are scattered over so many values that a thread sums each of their
 /// gradients, and not a warp; and rows of more segments than a warp has lanes.
-#[cfg(feature = "cuda")]
 pub fn extremes() -> [Layout; 2] {
     let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(5, 3).unwrap()];
     let instances = 40;

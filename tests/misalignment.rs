@@ -4,10 +4,9 @@ use hyperscatter::{
     AllInFirst, Batch, Conv, Error, Incidence, Misbatching, Out, Owners, Repeats, Rows, WindowTable, cpu,
 };
 
-use crate::backend::{Backend, Cpu, Operators};
+use crate::backend::{Backend, Operators};
 use crate::common::{bits, features, weights};
-#[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, Mode};
+use crate::per_backend::per_backend;
 
 const TOKENS: usize = 37;
 const FEATURES: usize = 16;
@@ -79,15 +78,9 @@ fn a_batch_of_experts_equals_the_loop_over_tokens(backend: &dyn Backend<f32>) {
     }
 }
 
-#[test]
-fn a_batch_of_experts_equals_the_loop_over_tokens_on_the_cpu() {
-    a_batch_of_experts_equals_the_loop_over_tokens(&Cpu);
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn a_batch_of_experts_equals_the_loop_over_tokens_on_the_gpu() {
-    a_batch_of_experts_equals_the_loop_over_tokens(&Cuda::new(Mode::PLAIN));
+per_backend! {
+    on [cpu, cuda([Mode::PLAIN])], in [f32]:
+    a_batch_of_experts_equals_the_loop_over_tokens;
 }
 
 #[test]

@@ -1,22 +1,16 @@
 //! What an operator makes of its operands: outputs overwritten, added to or skipped; any number of copies; windows; rows
 //! read and written in place; nothing of anything; what it refuses. The generic suite, for every backend.
 
-use hyperscatter::half::{bf16, f16};
 use hyperscatter::{
     Accumulator, Batch, Conv, Element, Error, Incidence, Normalization, Out, RowLayout, Rows, WeightUse,
     WindowTable, cpu,
 };
 use proptest::prelude::*;
 
-use crate::backend::{Backend, Cpu, Operators, Write};
-#[cfg(feature = "cuda")]
-use crate::common::cases;
-use crate::common::{
-    TestElement, bits, element_types, features, rounding, sums, weights, widen, with_element,
-};
-#[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, GpuElement, mode, modes};
-use crate::layouts::{Layout, empty_batches, layout};
+use crate::backend::{Backend, Operators, Write};
+use crate::common::{Rounded, TestElement, bits, features, sums, weights, widen};
+use crate::layouts::{Layout, empty_batches, layout, pairs};
+use crate::per_backend::per_backend;
 
 pub const F: usize = 5;
 
@@ -26,10 +20,6 @@ pub fn rows<T>(data: &[T]) -> Rows<&[T]> {
 
 pub fn out<T>(data: &mut [T]) -> Rows<&mut [T]> {
     Rows::contiguous(data, F)
-}
-
-pub fn pairs() -> Batch {
-    Batch::replicate(Incidence::subsets(4, 2).unwrap())
 }
 
 fn operators<T: TestElement>(
@@ -133,11 +123,11 @@ impl<T: TestElement> Calls<T> {
     }
 }
 
-fn assert_added<T: Element>(added: &[T], before: &[T], result: &[T]) {
+fn assert_added<T: Element + Rounded>(added: &[T], before: &[T], result: &[T]) {
     let [added, before, result] = [added, before, result].map(widen);
     for ((added, before), result) in added.iter().zip(before).zip(result) {
         // The result is rounded once on its own and once in the sum; its parts are sums in another order.
-        let bound = 8.0 * rounding::<T>() * (before.abs() + result.abs());
+        let bound = 8.0 * T::ROUNDING * (before.abs() + result.abs());
         assert!(
             (added - (before + result)).abs() <= bound,
             "{added} is not {before} + {result} in {}",
@@ -185,7 +175,12 @@ fn outputs_are_added_to_or_skipped<T: TestElement>(backend: &dyn Backend<T>) {
 }
 
 /// The number of copies is an operand: one workspace serves any, up to what it was made for.
-fn a_replicated_batch_serves_any_number_of_copies<T: TestElement>(backend: &dyn Backend<T>, most: usize) {
+fn a_replicated_batch_serves_any_number_of_copies<T: TestElement>(backend: &dyn Backend<T>) {
+    let most = match backend.affords(24_576 * F) {
+        true => 24_576,
+        false if cfg!(miri) => 7,
+        false => 100,
+    };
     let mut operators = operators(backend, &pairs(), most);
     let all = Calls::<T>::new(most).run(&mut *operators, [Write::Overwrite; 3]);
     for copies in [7, 1, 0] {
@@ -307,8 +302,8 @@ fn expert_major_and_multi_head_tensors_stay_in_place<T: TestElement>(backend: &d
     }
 }
 
-/// Nothing of anything is legal, and what sums nothing is zero.
-fn zero_of_everything_is_legal<T: TestElement>(backend: &dyn Backend<T>) {
+/// No features, no rows, no instances: all of it is legal, and what sums nothing is zero.
+fn empty_batches_are_legal_and_give_zeros<T: TestElement>(backend: &dyn Backend<T>) {
     for (batch, features) in empty_batches().iter().flat_map(|batch| [0, F].map(|f| (batch, f))) {
         let instances = batch.n_instances().unwrap_or(4);
         let (n, m) = (batch.vertex_start(instances) * features, batch.hyperedge_start(instances) * features);
@@ -351,7 +346,7 @@ fn zero_of_everything_is_legal<T: TestElement>(backend: &dyn Backend<T>) {
 }
 
 /// Shapes, strides and overlaps are checked before anything is written.
-fn shapes_are_checked<T: TestElement>(backend: &dyn Backend<T>) {
+fn shapes_are_checked_before_anything_is_written<T: TestElement>(backend: &dyn Backend<T>) {
     let batch = Batch::replicate(Incidence::subsets(3, 2).unwrap());
     let mut operators = backend.operators(&batch, 4, Conv::default(), 2).unwrap();
     let x: Vec<T> = features(1, 24);
@@ -395,7 +390,7 @@ fn shapes_are_checked<T: TestElement>(backend: &dyn Backend<T>) {
 }
 
 /// The same mistake is the same error of every backend, of the step and of the convolution, and of the backward of each.
-fn the_same_mistake_is_the_same_error<T: TestElement>(backend: &dyn Backend<T>) {
+fn the_same_mistake_is_the_same_error_of_every_operator<T: TestElement>(backend: &dyn Backend<T>) {
     let pairs = || Incidence::subsets(3, 2).unwrap();
     let copies = Batch::replicate(pairs());
     let table = Batch::from_table(vec![pairs()], &[0, 0]).unwrap();
@@ -523,47 +518,18 @@ fn elements_between_rows_stay_as_they_are<T: TestElement>(backend: &dyn Backend<
     }
 }
 
-fn suite<T: TestElement>(backend: &dyn Backend<T>, copies: usize) {
-    outputs_are_added_to_or_skipped(backend);
-    a_replicated_batch_serves_any_number_of_copies(backend, copies);
-    a_window_table_serves_fewer_copies(backend);
-    what_no_window_covers_has_gradient_zero(backend);
-    expert_major_and_multi_head_tensors_stay_in_place(backend);
-    zero_of_everything_is_legal(backend);
-    shapes_are_checked(backend);
-    the_same_mistake_is_the_same_error(backend);
-    elements_between_rows_stay_as_they_are(backend);
-}
-
-#[test]
-fn suite_on_the_cpu() {
-    suite::<f64>(&Cpu, 24_576);
-    suite::<f16>(&Cpu, 24_576);
-    suite::<bf16>(&Cpu, 24_576);
-}
-
-/// A test of its own for Miri, which is too slow for many copies and for all types.
-#[test]
-fn suite_of_f32_on_the_cpu() {
-    suite::<f32>(&Cpu, if cfg!(miri) { 7 } else { 24_576 });
-}
-
-#[cfg(feature = "cuda")]
-fn suite_in_all_modes<T: GpuElement>() {
-    use hyperscatter_emulator::interface::Order;
-    let orders = [Order::Forward, Order::Reverse, Order::Shuffled(1), Order::Preempting(2)];
-    for mode in modes(&orders) {
-        suite::<T>(&Cuda::new(mode), 100);
-    }
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn suite_on_the_gpu() {
-    suite_in_all_modes::<f64>();
-    suite_in_all_modes::<f32>();
-    suite_in_all_modes::<f16>();
-    suite_in_all_modes::<bf16>();
+per_backend! {
+    on [cpu, cuda(modes(&[Order::Forward, Order::Reverse, Order::Shuffled(1), Order::Preempting(2)]))],
+    in [f32, f64, f16, bf16]:
+    outputs_are_added_to_or_skipped;
+    a_replicated_batch_serves_any_number_of_copies;
+    a_window_table_serves_fewer_copies;
+    what_no_window_covers_has_gradient_zero;
+    expert_major_and_multi_head_tensors_stay_in_place;
+    empty_batches_are_legal_and_give_zeros;
+    shapes_are_checked_before_anything_is_written;
+    the_same_mistake_is_the_same_error_of_every_operator;
+    elements_between_rows_stay_as_they_are;
 }
 
 /// A negative degree under the symmetric normalization is an error that names one, of the forward and of the backward, and
@@ -616,29 +582,9 @@ fn negative_degrees_are_reported<T: TestElement>(backend: &dyn Backend<T>, layou
     assert!(widen(&y).iter().all(|y| y.is_finite()));
 }
 
-proptest! {
-    #[test]
-    fn negative_degrees_are_reported_on_the_cpu(
-        layout in layout(),
-        negative in prop::bool::weighted(0.8),
-        element in element_types(),
-    ) {
-        with_element!(element, negative_degrees_are_reported(&Cpu, &layout, negative));
-    }
-}
-
 // On the emulated driver a case takes a core 50 ms.
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(64))]
-
-    #[test]
-    fn negative_degrees_are_reported_on_the_gpu(
-        layout in layout(),
-        negative in prop::bool::weighted(0.8),
-        mode in mode(),
-        element in element_types(),
-    ) {
-        with_element!(element, negative_degrees_are_reported(&Cuda::new(mode), &layout, negative));
-    }
+per_backend! {
+    on [cpu, cuda(cases(64))], in [any_type]:
+    negative_degrees_are_reported(&layout, negative)
+        for layout in layout(), negative in prop::bool::weighted(0.8);
 }

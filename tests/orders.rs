@@ -11,7 +11,8 @@ use hyperscatter::{
 };
 use proptest::prelude::*;
 
-use crate::common::{TestElement, bits, features, numbers, weights};
+use crate::backend::StepKind;
+use crate::common::{TestElement, bits, element_types, features, numbers, weights, with_element};
 use crate::layouts::{Layout, Place, WindowKind, layout};
 
 /// 1/`count`, and 0 for a count of 0.
@@ -380,39 +381,30 @@ fn step_is_the_model<T: TestElement>(layout: &Layout, case: StepCase) {
 }
 
 fn step_case() -> impl Strategy<Value = StepCase> {
-    let kind =
-        || prop_oneof![Just(WindowKind::Shared), Just(WindowKind::Consecutive), Just(WindowKind::Table)];
-    let reduce = prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)];
-    (any::<bool>(), reduce, any::<[bool; 2]>(), [kind(), kind()], any::<bool>()).prop_map(
-        |(to_hyperedges, reduce, scales, windows, add)| StepCase {
-            to_hyperedges,
-            reduce,
-            scales,
-            windows,
-            add,
-        },
-    )
+    let windows = [WindowKind::any(), WindowKind::any()];
+    (StepKind::any(), any::<[bool; 2]>(), windows, any::<bool>()).prop_map(|(kind, scales, windows, add)| {
+        let StepKind { to_hyperedges, reduce } = kind;
+        StepCase { to_hyperedges, reduce, scales, windows, add }
+    })
 }
 
 proptest! {
     #[test]
-    fn the_convolution_adds_in_the_promised_order(layout in layout(), element in 0..4, add in any::<bool>()) {
-        match element {
-            0 => conv_is_the_model::<f32>(&layout, add),
-            1 => conv_is_the_model::<f64>(&layout, add),
-            2 => conv_is_the_model::<f16>(&layout, add),
-            _ => conv_is_the_model::<bf16>(&layout, add),
-        }
+    fn the_convolution_adds_in_the_promised_order(
+        layout in layout(),
+        element in element_types(),
+        add in any::<bool>(),
+    ) {
+        with_element!(element, conv_is_the_model(&layout, add));
     }
 
     #[test]
-    fn steps_add_in_the_promised_order(layout in layout(), case in step_case(), element in 0..4) {
-        match element {
-            0 => step_is_the_model::<f32>(&layout, case),
-            1 => step_is_the_model::<f64>(&layout, case),
-            2 => step_is_the_model::<f16>(&layout, case),
-            _ => step_is_the_model::<bf16>(&layout, case),
-        }
+    fn steps_add_in_the_promised_order(
+        layout in layout(),
+        case in step_case(),
+        element in element_types(),
+    ) {
+        with_element!(element, step_is_the_model(&layout, case));
     }
 }
 

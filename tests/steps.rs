@@ -7,17 +7,9 @@ use hyperscatter::{Conv, Reduce, WindowTable, Windows, cpu};
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, StepKind, Write};
-#[cfg(feature = "cuda")]
-use crate::common::cases;
-use crate::common::{
-    TestElement, bits, element_types, features, poison, rounding, sums, weights, widen, with_element,
-    with_threads,
-};
-#[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, GpuElement, Mode, mode, modes};
-use crate::layouts::{Layout, WindowKind, layout};
-#[cfg(feature = "cuda")]
-use crate::layouts::{extremes, long_and_wide_layout};
+use crate::common::{Rounded, TestElement, bits, features, poison, sums, weights, widen, with_threads};
+use crate::layouts::{Layout, WindowKind, extremes, layout, long_and_wide_layout};
+use crate::per_backend::per_backend;
 
 /// A step over a layout: which scales it has, and the windows through which they are read.
 #[derive(Debug, Clone)]
@@ -274,7 +266,7 @@ impl StepLayout {
 
 /// A step is what its definition says, has the same bits alone, at any position and at any strides, and when it is called
 /// again.
-fn a_step_is_its_definition<T: TestElement>(backend: &dyn Backend<T>, step: &StepLayout) {
+fn steps_are_their_definition<T: TestElement>(backend: &dyn Backend<T>, step: &StepLayout) {
     let operands = step.operands::<T>();
     let mut batch = step.operators(backend);
     let batched = step.run(&mut *batch, &operands, Asked::ALL);
@@ -285,10 +277,10 @@ fn a_step_is_its_definition<T: TestElement>(backend: &dyn Backend<T>, step: &Ste
     // n terms in any order of summation are off by at most n ε of the sum of their sizes.
     let incidences = |g| step.layout.batch.topology(g).n_incidences();
     let n_terms = (0..step.layout.instances).map(incidences).sum::<usize>() * step.layout.features + 4;
-    let epsilon = 2.0 * rounding::<T::Acc>() * n_terms as f64;
+    let epsilon = 2.0 * T::Acc::ROUNDING * n_terms as f64;
     for (what, a, b, size, rounding) in [
-        ("y", widen(&batched.y), &expected.y, &sizes.y, rounding::<T>()),
-        ("grad_x", widen(&batched.grad_x), &expected.grad_x, &sizes.grad_x, rounding::<T>()),
+        ("y", widen(&batched.y), &expected.y, &sizes.y, T::ROUNDING),
+        ("grad_x", widen(&batched.grad_x), &expected.grad_x, &sizes.grad_x, T::ROUNDING),
         (
             "grad_vertex_scale",
             widen(&batched.grad_vertex_scale),
@@ -325,10 +317,15 @@ fn a_step_is_its_definition<T: TestElement>(backend: &dyn Backend<T>, step: &Ste
     assert_eq!(bits(&batched.grad_x), bits(&grad_x), "grad_x alone, in {}", T::NAME);
 }
 
-fn the_same_bits_on_any_number_of_threads<T: TestElement>(step: &StepLayout, asked: Asked, poisoned: bool) {
+fn the_number_of_threads_changes_no_bit<T: TestElement>(
+    backend: &dyn Backend<T>,
+    step: &StepLayout,
+    asked: Asked,
+    poisoned: bool,
+) {
     let operands = step.poisoned::<T>(poisoned);
     let all = [1, 2, 8].map(|threads| {
-        with_threads(threads, || step.run(&mut *step.operators(&Cpu), &operands, asked).bits())
+        with_threads(threads, || step.run(&mut *step.operators(backend), &operands, asked).bits())
     });
     assert_eq!(all[0], all[1]);
     assert_eq!(all[0], all[2]);
@@ -346,96 +343,68 @@ pub fn step_bits<T: TestElement>(
     step.run(&mut *step.operators(backend), &step.operands(), Asked::ALL).bits()
 }
 
-proptest! {
-    #[test]
-    fn steps_are_their_definition_on_the_cpu(step in step_layout(layout()), element in element_types()) {
-        with_element!(element, a_step_is_its_definition(&Cpu, &step));
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_no_bit_of_a_step(
-        step in step_layout(layout()),
-        asked in asked(),
-        poisoned in prop::bool::weighted(0.2),
-        element in element_types(),
-    ) {
-        with_element!(element, the_same_bits_on_any_number_of_threads(&step, asked, poisoned));
-    }
+per_backend! {
+    on [cpu], in [any_type]:
+    the_number_of_threads_changes_no_bit(&step, asked, poisoned)
+        for step in step_layout(layout()), asked in asked(), poisoned in prop::bool::weighted(0.2);
 }
 
-#[cfg(feature = "cuda")]
-fn same_bits_on_cpu_and_gpu<T: GpuElement>(step: &StepLayout, asked: Asked, poisoned: bool, mode: Mode) {
+fn steps_have_the_bits_of_the_cpu<T: TestElement>(
+    backend: &dyn Backend<T>,
+    step: &StepLayout,
+    asked: Asked,
+    poisoned: bool,
+) {
     let operands = step.poisoned::<T>(poisoned);
     let on = |backend: &dyn Backend<T>| step.run(&mut *step.operators(backend), &operands, asked).bits();
-    assert_eq!(on(&Cpu), on(&Cuda::new(mode)), "in {}", T::NAME);
+    assert_eq!(on(&Cpu), on(backend), "in {}", T::NAME);
 }
 
-#[cfg(feature = "cuda")]
-#[test]
-fn extreme_steps_have_the_same_bits_on_cpu_and_gpu() {
-    use hyperscatter_emulator::interface::Order;
-    for (i, mode) in modes(&[Order::Forward, Order::Reverse]).enumerate() {
-        let (write, to_hyperedges) =
-            if i % 2 == 0 { (Write::Overwrite, true) } else { (Write::Accumulate, false) };
+fn steps_of_long_and_wide_rows_have_the_bits_of_the_cpu<T: TestElement>(
+    backend: &dyn Backend<T>,
+    step: &StepLayout,
+) {
+    steps_have_the_bits_of_the_cpu(backend, step, Asked::ALL, false);
+}
+
+fn extreme_steps_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
+    for (write, to_hyperedges) in [(Write::Overwrite, true), (Write::Accumulate, false)] {
         let asked = Asked { grad_vertex_scale: write, grad_hyperedge_scale: write, ..Asked::ALL };
         let kind = StepKind { to_hyperedges, reduce: Reduce::Mean };
         let scale = Some(WindowKind::Table);
         for layout in extremes() {
             let step = StepLayout { layout, kind, vertex_scale: scale, hyperedge_scale: scale };
-            same_bits_on_cpu_and_gpu::<f32>(&step, asked, false, mode);
-            same_bits_on_cpu_and_gpu::<f64>(&step, asked, false, mode);
+            steps_have_the_bits_of_the_cpu(backend, &step, asked, false);
         }
     }
 }
 
 // On the emulated driver a case of these takes a core 10 to 80 ms, and one of long and wide rows 70 ms.
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(64))]
-
-    #[test]
-    fn steps_are_their_definition_on_the_gpu(
-        step in step_layout(layout()),
-        mode in mode(),
-        element in element_types(),
-    ) {
-        with_element!(element, a_step_is_its_definition(&Cuda::new(mode), &step));
-    }
+per_backend! {
+    on [cpu, cuda(cases(64))], in [any_type]:
+    steps_are_their_definition(&step) for step in step_layout(layout());
 }
 
-#[cfg(feature = "cuda")]
-proptest! {
-    #[test]
-    fn steps_have_the_same_bits_on_cpu_and_gpu(
-        step in step_layout(layout()),
-        asked in asked(),
-        poisoned in prop::bool::weighted(0.2),
-        mode in mode(),
-        element in element_types(),
-    ) {
-        with_element!(element, same_bits_on_cpu_and_gpu(&step, asked, poisoned, mode));
-    }
+per_backend! {
+    on [cuda(ProptestConfig::default())], in [any_type]:
+    steps_have_the_bits_of_the_cpu(&step, asked, poisoned)
+        for step in step_layout(layout()), asked in asked(), poisoned in prop::bool::weighted(0.2);
 }
 
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(16))]
+per_backend! {
+    on [cuda(cases(16))], in [any_type]:
+    steps_of_long_and_wide_rows_have_the_bits_of_the_cpu(&step)
+        for step in step_layout(long_and_wide_layout());
+}
 
-    #[test]
-    fn steps_of_long_and_wide_rows_have_the_same_bits_on_cpu_and_gpu(
-        step in step_layout(long_and_wide_layout()),
-        mode in mode(),
-        element in element_types(),
-    ) {
-        with_element!(element, same_bits_on_cpu_and_gpu(&step, Asked::ALL, false, mode));
-    }
+per_backend! {
+    on [cuda(modes(&[Order::Reverse]))], in [f32, f64]:
+    extreme_steps_have_the_bits_of_the_cpu;
 }
 
 /// A sum that underflows to -0 is -0 in any surroundings: with other rows beside it, at any strides, in segments, on any
 /// backend.
-#[cfg(feature = "cuda")]
-#[test]
-fn a_sum_that_underflows_has_the_same_sign_everywhere() {
+fn a_sum_that_underflows_has_the_same_sign_everywhere(backend: &dyn Backend<f32>) {
     use hyperscatter::{Batch, Incidence, Out, Repeats, RowLayout, Rows};
     const F: usize = 4;
     let z = |backend: &dyn Backend<f32>, edges: &[Vec<u32>], stride: usize| {
@@ -449,7 +418,6 @@ fn a_sum_that_underflows_has_the_same_sign_everywhere() {
         operators.step(true, step, x, Out::Overwrite(Rows::contiguous(&mut z[..], F))).unwrap();
         bits(&z)
     };
-    let gpu = Cuda::new(Mode::PLAIN);
     let of = |len: u32| (0..len).map(|i| i % 6).collect::<Vec<u32>>();
     for len in [1, 3, 4, 7, 9, 30, 512, 1024] {
         let alone = z(&Cpu, &[of(len)], F);
@@ -460,9 +428,12 @@ fn a_sum_that_underflows_has_the_same_sign_everywhere() {
             (vec![of(len), of(8), of(2)], F),
             (vec![of(len), of(11), of(500)], F),
         ] {
-            for backend in [&Cpu as &dyn Backend<f32>, &gpu] {
-                assert_eq!(z(backend, &edges, stride)[..F], alone, "{len} incidences, stride {stride}");
-            }
+            assert_eq!(z(backend, &edges, stride)[..F], alone, "{len} incidences, stride {stride}");
         }
     }
+}
+
+per_backend! {
+    on [cpu, cuda([Mode::PLAIN])], in [f32]:
+    a_sum_that_underflows_has_the_same_sign_everywhere;
 }

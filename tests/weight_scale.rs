@@ -5,15 +5,11 @@ use hyperscatter::{Accumulator, Batch, Conv, Incidence, Normalization, Out, Repe
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu};
-use crate::common::{TestElement, bits, element_types, numbers, rounding, widen, with_element};
+use crate::common::{Rounded, TestElement, bits, numbers, widen};
 use crate::convolutions::{Asked, Operands, Results, operators, run};
 use crate::layouts::{Layout, WindowKind, layout};
+use crate::per_backend::per_backend;
 use crate::reference;
-#[cfg(feature = "cuda")]
-use crate::{
-    common::cases,
-    cuda::gpu::{Cuda, Mode, mode},
-};
 
 /// 2^`n`, also where that is a subnormal number.
 fn power_of_two(n: i32) -> f64 {
@@ -52,7 +48,7 @@ fn one_feature<T: TestElement>(
 }
 
 /// Weights at both ends of what the type holds.
-fn the_ends_of_the_range<T: TestElement>(backend: &dyn Backend<T>) {
+fn weights_at_the_ends_of_the_range_cancel_out<T: TestElement>(backend: &dyn Backend<T>) {
     let pair: &[&[u32]] = &[&[0, 1]];
     let (smallest, largest) = exponents::<T>();
     for w in [smallest, smallest + 17, largest - 1, largest].map(power_of_two) {
@@ -70,7 +66,7 @@ fn the_ends_of_the_range<T: TestElement>(backend: &dyn Backend<T>) {
     let [y, grad_x, _] =
         one_feature(backend, Conv::default(), (2, twice), &[large, large * 1.5], &[1.0, 3.0], &[1.0, 2.0]);
     for (value, right) in y.into_iter().zip([2.0; 2]).chain(grad_x.into_iter().zip([1.5; 2])) {
-        let bound = 8.0 * (rounding::<T>() + rounding::<T::Acc>());
+        let bound = 8.0 * (T::ROUNDING + T::Acc::ROUNDING);
         assert!((value - right).abs() <= bound, "{value} in {}", T::NAME);
     }
     // A vertex whose only hyperedges are masked by tiny weights, beside others that are not; and one that is masked by 0.
@@ -85,7 +81,7 @@ fn the_ends_of_the_range<T: TestElement>(backend: &dyn Backend<T>) {
     assert_eq!(grad_x, [0.5, 3.125, 3.375, 0.0], "in {}", T::NAME);
     // ∂w = Σ g_u (z_e − y_u) / D_u: without bound for those of vertex 0, and nothing but rounding for that of 1 and 2.
     assert_eq!(grad_w[..2], [f64::NEG_INFINITY, f64::INFINITY], "in {}", T::NAME);
-    assert!(grad_w[2].abs() <= 64.0 * rounding::<T::Acc>(), "{:e} in {}", grad_w[2], T::NAME);
+    assert!(grad_w[2].abs() <= 64.0 * T::Acc::ROUNDING, "{:e} in {}", grad_w[2], T::NAME);
     assert_eq!(grad_w[3], f64::INFINITY, "in {}", T::NAME);
     // Degrees far apart in one hyperedge, and a gradient at the large one alone: g_1 (z_0 − y_1) / D_1.
     let path: &[&[u32]] = &[&[0, 1], &[1, 2]];
@@ -98,7 +94,7 @@ fn the_ends_of_the_range<T: TestElement>(backend: &dyn Backend<T>) {
 }
 
 /// Weights that no power of two is: a subnormal one, and two whose products with z are no `f32`.
-fn a_pair_under_weights_of_any_scale(backend: &dyn Backend<f32>) {
+fn a_pair_is_right_under_weights_of_any_scale(backend: &dyn Backend<f32>) {
     let conv = Conv::default();
     let subnormal = one_feature(backend, conv, (2, &[&[0, 1]]), &[1e-39], &[1.0, 3.0], &[1.0, 2.0]);
     assert_eq!(subnormal, [vec![2.0; 2], vec![1.5; 2], vec![0.0]]);
@@ -109,19 +105,8 @@ fn a_pair_under_weights_of_any_scale(backend: &dyn Backend<f32>) {
     }
 }
 
-#[test]
-fn a_pair_under_weights_of_any_scale_on_the_cpu() {
-    a_pair_under_weights_of_any_scale(&Cpu);
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn a_pair_under_weights_of_any_scale_on_the_gpu() {
-    a_pair_under_weights_of_any_scale(&Cuda::new(Mode::PLAIN));
-}
-
 /// A degree that is not finite makes its rows, and what is differentiated through them, NaN; a degree of zero makes zeros.
-fn degrees_that_are_not_finite<T: TestElement>(backend: &dyn Backend<T>) {
+fn a_degree_that_is_not_finite_is_seen<T: TestElement>(backend: &dyn Backend<T>) {
     let (x, g) = ([1.0, 3.0, 5.0, 7.0], [1.0, 2.0, 4.0, 8.0]);
     let edges: &[&[u32]] = &[&[0, 1], &[1, 2], &[2, 3]];
     let largest = power_of_two(exponents::<T>().1);
@@ -148,7 +133,7 @@ fn degrees_that_are_not_finite<T: TestElement>(backend: &dyn Backend<T>) {
 }
 
 /// A degree of only the degree's convention divides by as much as it says, down to the smallest.
-fn weights_in_the_degree_alone<T: TestElement>(backend: &dyn Backend<T>) {
+fn the_smallest_degree_divides_as_it_says<T: TestElement>(backend: &dyn Backend<T>) {
     let edges: &[&[u32]] = &[&[0, 1]];
     let conv = Conv::new(Normalization::Row, WeightUse::DegreeOnly);
     let (smallest, largest) = exponents::<T>();
@@ -181,6 +166,12 @@ fn range_of_scale<T: TestElement>() -> std::ops::RangeInclusive<i32> {
     smallest + 25..=largest - 33
 }
 
+/// The `k` that an index draws.
+fn drawn<T: TestElement>(k: prop::sample::Index) -> i32 {
+    let range = range_of_scale::<T>();
+    range.start() + k.index((range.end() - range.start()) as usize + 1) as i32
+}
+
 fn operands<T: TestElement>(layout: &Layout) -> Operands<T> {
     Operands { weights: short_weights::<T>(layout), ..Operands::of(layout) }
 }
@@ -204,12 +195,13 @@ fn scaled<T: TestElement>(
 }
 
 /// y(w · 2^k) and ∂x have the bits of y(w) and ∂x; ∂w is 2^-k times what it was.
-fn a_power_of_two_cancels_out<T: TestElement>(
+fn a_power_of_two_of_the_weights_cancels_out<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
-    k: i32,
+    k: prop::sample::Index,
     symmetric: bool,
 ) {
+    let k = drawn::<T>(k);
     let normalization = if symmetric { Normalization::Symmetric } else { Normalization::Row };
     let layout = Layout { conv: Conv::new(normalization, WeightUse::Documented), ..layout.clone() };
     let k = if symmetric { k & !1 } else { k };
@@ -237,7 +229,11 @@ fn a_power_of_two_cancels_out<T: TestElement>(
 
 /// An odd power of two goes through a square root, and is right to the rounding of the sums: half a unit in the last place
 /// of the accumulation type for each term of two rows and eight more, and the rounding of the result.
-fn an_odd_power_of_two_cancels_out_nearly<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout, k: i32) {
+fn an_odd_power_of_two_cancels_out_but_for_rounding<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+    k: prop::sample::Index,
+) {
     let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
     let layout = Layout { conv, ..layout.clone() };
     let mut operands = operands::<T>(&layout);
@@ -245,7 +241,7 @@ fn an_odd_power_of_two_cancels_out_nearly<T: TestElement>(backend: &dyn Backend<
     for value in operands.x.iter_mut().chain(&mut operands.g) {
         *value = T::of(value.widen().to_f64().abs());
     }
-    let (k, scaled) = (k | 1, |k| scaled(backend, &layout, &operands, k, 1.0));
+    let (k, scaled) = (drawn::<T>(k) | 1, |k| scaled(backend, &layout, &operands, k, 1.0));
     let (plain, other) = (scaled(0), scaled(k));
     let longest = |hyperedges: bool| {
         let rows = layout.batch.topologies().iter().flat_map(|t| match hyperedges {
@@ -255,7 +251,7 @@ fn an_odd_power_of_two_cancels_out_nearly<T: TestElement>(backend: &dyn Backend<
         rows.max().unwrap_or(0) as f64
     };
     let terms = longest(true) + longest(false) + 8.0;
-    let bound = terms * rounding::<T::Acc>() + 2.0 * rounding::<T>();
+    let bound = terms * T::Acc::ROUNDING + 2.0 * T::ROUNDING;
     for (what, a, b) in [("y", &other.y, &plain.y), ("grad_x", &other.grad_x, &plain.grad_x)] {
         for (a, b) in widen(a).into_iter().zip(widen(b)) {
             let tiny = if T::NAME == "f16" { 6e-8 } else { 0.0 };
@@ -318,7 +314,7 @@ fn sizes_of_weight_gradients(
 
 /// Weights of any size up to about 1 side by side, gradients of any size, and of some vertices none: each number in `f32` is
 /// right, to the rounding of its terms.
-fn any_weights_side_by_side(backend: &dyn Backend<f32>, layout: &Layout, conv: Conv) {
+fn weights_of_any_size_side_by_side_are_right(backend: &dyn Backend<f32>, layout: &Layout, conv: Conv) {
     let layout = Layout { conv, features: layout.features.min(5), ..layout.clone() };
     if layout.features == 0 || layout.batch.topologies().iter().any(|t| t.n_incidences() > 500) {
         return;
@@ -372,11 +368,10 @@ fn any_weights_side_by_side(backend: &dyn Backend<f32>, layout: &Layout, conv: C
 }
 
 /// Weights at both ends of the type, zeros, infinities and NaN side by side have the same bits on both backends.
-#[cfg(feature = "cuda")]
-fn extreme_weights_have_the_same_bits<T: crate::cuda::gpu::GpuElement>(
+fn extreme_weights_have_the_bits_of_the_cpu<T: TestElement>(
+    backend: &dyn Backend<T>,
     layout: &Layout,
     conv: Conv,
-    mode: Mode,
 ) {
     let layout = &Layout { conv, ..layout.clone() };
     let (smallest, largest) = exponents::<T>();
@@ -399,7 +394,7 @@ fn extreme_weights_have_the_same_bits<T: crate::cuda::gpu::GpuElement>(
     let on = |backend: &dyn Backend<T>| {
         run(&mut *operators(backend, layout), layout, &operands, Asked::ALL).bits()
     };
-    assert_eq!(on(&Cpu), on(&Cuda::new(mode)), "in {}", T::NAME);
+    assert_eq!(on(&Cpu), on(backend), "in {}", T::NAME);
 }
 
 /// A normalization, with weights in the degree.
@@ -409,108 +404,36 @@ fn normalized() -> impl Strategy<Value = Conv> {
     (normalization, weight_use).prop_map(|(normalization, weight_use)| Conv::new(normalization, weight_use))
 }
 
-macro_rules! fixed_cases {
-    ($($test:ident: $on_cpu:ident, $on_gpu:ident;)*) => {$(
-        #[test]
-        fn $on_cpu() {
-            $test::<f32>(&Cpu);
-            $test::<f64>(&Cpu);
-            $test::<hyperscatter::half::f16>(&Cpu);
-            $test::<hyperscatter::half::bf16>(&Cpu);
-        }
-
-        #[cfg(feature = "cuda")]
-        #[test]
-        fn $on_gpu() {
-            let gpu = Cuda::new(Mode::PLAIN);
-            $test::<f32>(&gpu);
-            $test::<f64>(&gpu);
-            $test::<hyperscatter::half::f16>(&gpu);
-            $test::<hyperscatter::half::bf16>(&gpu);
-        }
-    )*};
-}
-fixed_cases! {
-    the_ends_of_the_range:
-        weights_at_the_ends_of_the_range_cancel_out_on_the_cpu,
-        weights_at_the_ends_of_the_range_cancel_out_on_the_gpu;
-    degrees_that_are_not_finite:
-        a_degree_that_is_not_finite_is_seen_on_the_cpu,
-        a_degree_that_is_not_finite_is_seen_on_the_gpu;
-    weights_in_the_degree_alone:
-        the_smallest_degree_divides_as_it_says_on_the_cpu,
-        the_smallest_degree_divides_as_it_says_on_the_gpu;
+per_backend! {
+    on [cpu, cuda([Mode::PLAIN])], in [f32, f64, f16, bf16]:
+    weights_at_the_ends_of_the_range_cancel_out;
+    a_degree_that_is_not_finite_is_seen;
+    the_smallest_degree_divides_as_it_says;
 }
 
-proptest! {
-    #[test]
-    fn a_power_of_two_of_the_weights_cancels_out_on_the_cpu(
-        layout in layout(),
-        element in element_types(),
-        k in any::<prop::sample::Index>(),
-        symmetric in any::<bool>(),
-    ) {
-        with_element!(element, on_the_cpu(&layout, k, symmetric));
-    }
-
-    #[test]
-    fn weights_of_any_size_side_by_side_are_right_on_the_cpu(layout in layout(), conv in normalized()) {
-        any_weights_side_by_side(&Cpu, &layout, conv);
-    }
+per_backend! {
+    on [cpu, cuda([Mode::PLAIN])], in [f32]:
+    a_pair_is_right_under_weights_of_any_scale;
 }
 
-/// The `k` that an index draws.
-fn drawn<T: TestElement>(k: prop::sample::Index) -> i32 {
-    let range = range_of_scale::<T>();
-    range.start() + k.index((range.end() - range.start()) as usize + 1) as i32
+per_backend! {
+    on [cpu, cuda(cases(64))], in [any_type]:
+    a_power_of_two_of_the_weights_cancels_out(&layout, k, symmetric)
+        for layout in layout(), k in any::<prop::sample::Index>(), symmetric in any::<bool>();
 }
 
-fn on_the_cpu<T: TestElement>(layout: &Layout, k: prop::sample::Index, symmetric: bool) {
-    a_power_of_two_cancels_out::<T>(&Cpu, layout, drawn::<T>(k), symmetric);
-    an_odd_power_of_two_cancels_out_nearly::<T>(&Cpu, layout, drawn::<T>(k));
+per_backend! {
+    on [cpu], in [any_type]:
+    an_odd_power_of_two_cancels_out_but_for_rounding(&layout, k)
+        for layout in layout(), k in any::<prop::sample::Index>();
 }
 
-#[cfg(feature = "cuda")]
-fn on_the_gpu<T: crate::cuda::gpu::GpuElement>(
-    layout: &Layout,
-    k: prop::sample::Index,
-    symmetric: bool,
-    mode: Mode,
-) {
-    a_power_of_two_cancels_out::<T>(&Cuda::new(mode), layout, drawn::<T>(k), symmetric);
+per_backend! {
+    on [cpu, cuda(cases(64))], in [f32]:
+    weights_of_any_size_side_by_side_are_right(&layout, conv) for layout in layout(), conv in normalized();
 }
 
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(64))]
-
-    #[test]
-    fn a_power_of_two_of_the_weights_cancels_out_on_the_gpu(
-        layout in layout(),
-        element in element_types(),
-        k in any::<prop::sample::Index>(),
-        symmetric in any::<bool>(),
-        mode in mode(),
-    ) {
-        with_element!(element, on_the_gpu(&layout, k, symmetric, mode));
-    }
-
-    #[test]
-    fn weights_of_any_size_side_by_side_are_right_on_the_gpu(
-        layout in layout(),
-        conv in normalized(),
-        mode in mode(),
-    ) {
-        any_weights_side_by_side(&Cuda::new(mode), &layout, conv);
-    }
-
-    #[test]
-    fn extreme_weights_have_the_same_bits_on_cpu_and_gpu(
-        layout in layout(),
-        conv in normalized(),
-        element in element_types(),
-        mode in mode(),
-    ) {
-        with_element!(element, extreme_weights_have_the_same_bits(&layout, conv, mode));
-    }
+per_backend! {
+    on [cuda(cases(64))], in [any_type]:
+    extreme_weights_have_the_bits_of_the_cpu(&layout, conv) for layout in layout(), conv in normalized();
 }

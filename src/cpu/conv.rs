@@ -21,17 +21,20 @@
 
 use super::degree::{check_degrees, fill_degrees, fill_edge_shifts};
 use super::gather::{Dot, Source, Store, gather, inverse_count, sum};
-use super::operands::{Input, Output, Weights, operand, output};
+use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
 use super::schedule::{Schedule, Task, each, each_row, each_value};
 use super::scratch::Scratch;
-use super::weight_gradient::started;
+use super::weight_gradient::GradientTo;
 use super::workspace::Workspace;
 use crate::axis::Axis;
 use crate::conv::{Conv, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::rows::{Operand, Out, Rows, check_gradient};
+use crate::path::Path;
+use crate::rows::{Out, Rows};
+
+const WEIGHTS: &str = "weights";
 
 impl<T: Element> Workspace<T> {
     /// y = L H U B⁻¹ Hᵀ R x with the plan's conventions.
@@ -119,20 +122,20 @@ impl<T: Element> Workspace<T> {
         x: Rows<&[T]>,
         weights: Weights<'_, T::Acc>,
         z: Option<Rows<&mut [T::Acc]>>,
-        y: Out<Rows<&mut [T]>>,
+        mut y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        let z = z.map_or(Out::Skip, Out::Overwrite);
-        let x_operand = operand("x", Axis::Vertex, &x);
-        let z_operand = output("z", Axis::Hyperedge, &z);
-        let y_operand = output("y", Axis::Vertex, &y);
-        let operands = [Some(x_operand), z_operand, y_operand];
-        let call = Call::new(&self.plan, self.max_instances, &operands, weights)?;
-        let (batch, instances) = (call.plan.batch(), call.instances);
+        let mut z = z.map_or(Out::Skip, Out::Overwrite);
+        let mut operands = Operands::new();
+        let x = operands.read("x", Axis::Vertex, x);
+        operands.weights(WEIGHTS, Axis::Hyperedge, weights);
+        let z = operands.write("z", Axis::Hyperedge, &mut z);
+        let y = operands.write("y", Axis::Vertex, &mut y);
+        let bound = operands.check(&self.plan, self.max_instances)?;
         let forward = Forward {
-            x: Input::new(x, x_operand, batch, instances)?,
-            z: Output::new(z, z_operand, batch, instances)?,
-            y: Output::new(y, y_operand, batch, instances)?,
-            call,
+            call: Call::new(&self.plan, bound.instances(), weights),
+            x: bound.input(x),
+            z: z.map(|z| bound.output(z)),
+            y: y.map(|y| bound.output(y)),
         };
         forward.call.check_degrees()?;
         if forward.call.has_elements() && (forward.z.is_some() || forward.y.is_some()) {
@@ -147,32 +150,30 @@ impl<T: Element> Workspace<T> {
         z: Option<Rows<&[T::Acc]>>,
         weights: Weights<'_, T::Acc>,
         grad_y: Rows<&[T]>,
-        grad_x: Out<Rows<&mut [T]>>,
-        grad_weights: Out<&mut [T::Acc]>,
+        mut grad_x: Out<Rows<&mut [T]>>,
+        mut grad_weights: Out<&mut [T::Acc]>,
     ) -> Result<()> {
-        let x_operand = operand("x", Axis::Vertex, &x);
-        let z = z.map(|z| (z, operand("z", Axis::Hyperedge, &z)));
-        let grad_y_operand = operand("grad_y", Axis::Vertex, &grad_y);
-        let grad_x_operand = output("grad_x", Axis::Vertex, &grad_x);
-        let z_operand = z.map(|(_, operand)| operand);
-        let operands = [Some(x_operand), z_operand, Some(grad_y_operand), grad_x_operand];
-        let call = Call::new(&self.plan, self.max_instances, &operands, weights)?;
-        let (batch, instances) = (call.plan.batch(), call.instances);
-        let len = grad_weights.as_ref().map(|values| values.len());
-        check_gradient(("grad_weights", len), ("weights", weights.values.len()))?;
-        let wanted = grad_weights.is_wanted();
+        let mut operands = Operands::new();
+        let x = operands.read("x", Axis::Vertex, x);
+        let z = z.map(|z| operands.read("z", Axis::Hyperedge, z));
+        operands.weights(WEIGHTS, Axis::Hyperedge, weights);
+        let grad_y = operands.read("grad_y", Axis::Vertex, grad_y);
+        let grad_x = operands.write("grad_x", Axis::Vertex, &mut grad_x);
+        let grad_weights = operands.gradient("grad_weights", WEIGHTS, weights, &mut grad_weights);
+        let bound = operands.check(&self.plan, self.max_instances)?;
+        let (conv, wanted) = (self.plan.conv(), grad_weights.is_some());
         let backward = Backward {
-            x: Input::new(x, x_operand, batch, instances)?,
-            z: z.map(|(z, operand)| Input::new(z, operand, batch, instances)).transpose()?,
-            grad_y: Input::new(grad_y, grad_y_operand, batch, instances)?,
-            grad_x: Output::new(grad_x, grad_x_operand, batch, instances)?,
-            through_degree: wanted && call.conv.weights_in_degree(),
-            through_message: wanted && call.conv.weight_use.in_message(),
-            call,
+            call: Call::new(&self.plan, bound.instances(), weights),
+            x: bound.input(x),
+            z: z.map(|z| bound.input(z)),
+            grad_y: bound.input(grad_y),
+            grad_x: grad_x.map(|grad_x| bound.output(grad_x)),
+            through_degree: wanted && conv.weights_in_degree(),
+            through_message: wanted && conv.weight_use.in_message(),
         };
         backward.call.check_degrees()?;
         // Where the weights have no part in y, nothing is added, not even zeros.
-        let grad_weights = started(grad_weights).filter(|_| backward.weights_wanted());
+        let grad_weights = grad_weights.map(GradientTo::start).filter(|_| backward.weights_wanted());
         if backward.call.has_elements() && (backward.grad_x.is_some() || grad_weights.is_some()) {
             let (memory, schedule) = (&mut self.memory, &backward.call.schedule);
             self.sums.add_up(memory, schedule, grad_weights, |task, scratch, sums| {
@@ -193,17 +194,10 @@ struct Call<'a, T: Element> {
 }
 
 impl<'a, T: Element> Call<'a, T> {
-    fn new(
-        plan: &'a Plan<T>,
-        max_instances: usize,
-        operands: &[Option<Operand>],
-        weights: Weights<'a, T::Acc>,
-    ) -> Result<Self> {
-        let instances = plan.instances(operands, max_instances)?;
+    fn new(plan: &'a Plan<T>, instances: usize, weights: Weights<'a, T::Acc>) -> Self {
         let Weights { values, windows } = weights;
-        windows.check("weights", plan.batch(), Axis::Hyperedge, instances, values.len())?;
         let schedule = Schedule::new(plan, Axis::Hyperedge, windows, instances);
-        Ok(Self { plan, conv: plan.conv(), instances, weights: values, schedule })
+        Self { plan, conv: plan.conv(), instances, weights: values, schedule }
     }
 
     fn has_elements(&self) -> bool {
@@ -263,7 +257,7 @@ impl<'a, T: Element> Call<'a, T> {
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in
             // it.
             let saved = saved.map(|out| unsafe { out.store(batch, instance, e, scale) });
-            gather(x, members, &mut (Store { row, scale, add: false }, saved));
+            gather(x, members, &mut (Store { row, scale, accumulate: false }, saved));
         });
     }
 }
@@ -282,7 +276,15 @@ struct Forward<'a, T: Element> {
 }
 
 impl<T: Element> Forward<'_, T> {
+    /// Computes a chunk.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+        match self.call.plan.paths()[task.chunk.topology] {
+            // Both keep z of an instance in the scratch memory of the thread that computes it.
+            Path::Gather | Path::SingleBlock => self.gather(task, scratch),
+        }
+    }
+
+    fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
         let call = &self.call;
         fill_degrees(call.conv, task, call.window(task), scratch);
         for instance in task.instances() {
@@ -377,7 +379,7 @@ impl<T: Element> Backward<'_, T> {
         let grad_y = self.grad_y(instance, call.left(inv_degree));
         let shifts = call.shifts(vertex_shift);
         each_row(task.parallel(), &mut q[..by_edge.len() * features], features, |e, row| {
-            let mut store = Store { row, scale: T::Acc::ONE, add: false };
+            let mut store = Store { row, scale: T::Acc::ONE, accumulate: false };
             gather(grad_y.shifted(shifts, edge_shift[e]), by_edge.row(e), &mut store);
         });
     }
@@ -416,9 +418,9 @@ impl<T: Element> Backward<'_, T> {
             let dot_x = (through_degree && is_symmetric).then(|| Dot::<T, _>::new(x.row(v), T::Acc::ONE));
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
             let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, v, right) });
-            let mut sink = (store, dot_x);
-            if sink.0.is_some() || sink.1.is_some() {
-                gather(q, edges_of_x, &mut sink);
+            let mut epilogue = (store, dot_x);
+            if epilogue.0.is_some() || epilogue.1.is_some() {
+                gather(q, edges_of_x, &mut epilogue);
             }
             if !through_degree {
                 *degree_gradient = 0.0;
@@ -428,7 +430,7 @@ impl<T: Element> Backward<'_, T> {
             gather(z.shifted(None, shift), edges, &mut dot_y);
             let both = inv_degree[v].to_f64() * dot_y.value();
             let degree = degree[v].times_power_of_two(call.conv.shifts_of_degree() * shift).to_f64();
-            *degree_gradient = -match sink.1 {
+            *degree_gradient = -match epilogue.1 {
                 None => both / degree,
                 Some(dot_x) => (both + right.to_f64() * dot_x.value()) / (2.0 * degree),
             };

@@ -91,25 +91,25 @@ impl<A: Accumulator> Terms<A> {
 }
 
 /// What becomes of a row of sums, which comes in blocks of consecutive features.
-pub(super) trait Sink<A> {
-    /// Takes the sums of the features from `start` on.
-    fn put(&mut self, start: usize, sums: &[A]);
+pub(super) trait Epilogue<A> {
+    /// Deals with the sums of the features from `start` on.
+    fn apply(&mut self, start: usize, sums: &[A]);
 }
 
-impl<A, S: Sink<A>> Sink<A> for Option<S> {
+impl<A, S: Epilogue<A>> Epilogue<A> for Option<S> {
     #[inline(always)]
-    fn put(&mut self, start: usize, sums: &[A]) {
-        if let Some(sink) = self {
-            sink.put(start, sums);
+    fn apply(&mut self, start: usize, sums: &[A]) {
+        if let Some(epilogue) = self {
+            epilogue.apply(start, sums);
         }
     }
 }
 
-impl<A, S: Sink<A>, R: Sink<A>> Sink<A> for (S, R) {
+impl<A, S: Epilogue<A>, R: Epilogue<A>> Epilogue<A> for (S, R) {
     #[inline(always)]
-    fn put(&mut self, start: usize, sums: &[A]) {
-        self.0.put(start, sums);
-        self.1.put(start, sums);
+    fn apply(&mut self, start: usize, sums: &[A]) {
+        self.0.apply(start, sums);
+        self.1.apply(start, sums);
     }
 }
 
@@ -117,16 +117,16 @@ impl<A, S: Sink<A>, R: Sink<A>> Sink<A> for (S, R) {
 pub(super) struct Store<'a, T: Element> {
     pub(super) row: &'a mut [T],
     pub(super) scale: T::Acc,
-    pub(super) add: bool,
+    pub(super) accumulate: bool,
 }
 
-impl<T: Element> Sink<T::Acc> for Store<'_, T> {
+impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
     #[inline(always)]
-    fn put(&mut self, start: usize, sums: &[T::Acc]) {
+    fn apply(&mut self, start: usize, sums: &[T::Acc]) {
         let row = &mut self.row[start..start + sums.len()];
         for (place, &sum) in row.iter_mut().zip(sums) {
             let value = sum * self.scale;
-            *place = T::narrow(if self.add { place.widen() + value } else { value });
+            *place = T::narrow(if self.accumulate { place.widen() + value } else { value });
         }
     }
 }
@@ -170,9 +170,9 @@ impl<'a, T: Element, S: Element> Dot<'a, T, S> {
     }
 }
 
-impl<T: Element, S: Element> Sink<S::Acc> for Dot<'_, T, S> {
+impl<T: Element, S: Element> Epilogue<S::Acc> for Dot<'_, T, S> {
     #[inline(always)]
-    fn put(&mut self, start: usize, sums: &[S::Acc]) {
+    fn apply(&mut self, start: usize, sums: &[S::Acc]) {
         let place = start % Self::BLOCK;
         if place == 0 && start > 0 {
             self.end_block(Self::BLOCK);
@@ -227,26 +227,34 @@ pub(super) fn inverse_count<A: Accumulator>(count: usize) -> A {
     if count == 0 { A::ZERO } else { A::ONE / A::from_count(count) }
 }
 
-/// Puts Σ scale(i) · row(i) over `indices` into `sink`. All of `indices` must be rows of the source.
+/// Puts Σ scale(i) · row(i) over `indices` into `epilogue`. All of `indices` must be rows of the source.
 #[inline]
-pub(super) fn gather<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
+pub(super) fn gather<S: Element>(
+    source: Source<'_, S>,
+    indices: &[u32],
+    epilogue: &mut impl Epilogue<S::Acc>,
+) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma")]
-        fn with_avx2<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
-            gather_portable(source, indices, sink);
+        fn with_avx2<S: Element>(
+            source: Source<'_, S>,
+            indices: &[u32],
+            epilogue: &mut impl Epilogue<S::Acc>,
+        ) {
+            gather_portable(source, indices, epilogue);
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the processor has both features.
-            return unsafe { with_avx2(source, indices, sink) };
+            return unsafe { with_avx2(source, indices, epilogue) };
         }
     }
-    gather_portable(source, indices, sink);
+    gather_portable(source, indices, epilogue);
 }
 
 /// [`gather`] for whatever processor the caller is compiled for; the bits are the same on all.
 #[inline(always)]
-fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
+fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], epilogue: &mut impl Epilogue<S::Acc>) {
     let mut terms = Terms::new();
     if indices.len() <= SEGMENT {
         terms.of(&source, indices);
@@ -255,15 +263,15 @@ fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mu
     // As many features as fill four AVX2 registers of `f32` or eight of `f64`: half of the sixteen are left for what is
     // loaded.
     while start + LANES <= source.features {
-        sink.put(start, &sum_block::<S, LANES>(&source, indices, &mut terms, start));
+        epilogue.apply(start, &sum_block::<S, LANES>(&source, indices, &mut terms, start));
         start += LANES;
     }
     while start + 8 <= source.features {
-        sink.put(start, &sum_block::<S, 8>(&source, indices, &mut terms, start));
+        epilogue.apply(start, &sum_block::<S, 8>(&source, indices, &mut terms, start));
         start += 8;
     }
     while start < source.features {
-        sink.put(start, &sum_block::<S, 1>(&source, indices, &mut terms, start));
+        epilogue.apply(start, &sum_block::<S, 1>(&source, indices, &mut terms, start));
         start += 1;
     }
 }
@@ -332,8 +340,12 @@ mod tests {
             let source = source(&data, features, Some(&scale), skip_zero);
             let mut sums = [vec![S::Acc::ZERO; features], vec![S::Acc::ZERO; features]];
             let [detected, portable] = &mut sums;
-            gather(source, &indices, &mut Store { row: detected, scale: S::Acc::ONE, add: false });
-            gather_portable(source, &indices, &mut Store { row: portable, scale: S::Acc::ONE, add: false });
+            gather(source, &indices, &mut Store { row: detected, scale: S::Acc::ONE, accumulate: false });
+            gather_portable(
+                source,
+                &indices,
+                &mut Store { row: portable, scale: S::Acc::ONE, accumulate: false },
+            );
             assert_eq!(sums[0], sums[1], "{}", S::NAME);
             assert!(sums[0].iter().any(|&s| s != S::Acc::ZERO));
         }
@@ -389,7 +401,7 @@ mod tests {
             let scale = [S::Acc::ONE / S::Acc::from_count(7), S::Acc::ONE];
             let source = source(&rows, features, Some(&scale), false);
             let mut sums = vec![S::Acc::ZERO; features];
-            gather(source, &[1, 0], &mut Store { row: &mut sums[..], scale: S::Acc::ONE, add: false });
+            gather(source, &[1, 0], &mut Store { row: &mut sums[..], scale: S::Acc::ONE, accumulate: false });
             let mut dot = Dot::<T, S>::new(&with, factor);
             gather(source, &[1, 0], &mut dot);
             let expected = dot_in_order::<T, S>(&with, &sums, factor);

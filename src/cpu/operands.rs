@@ -1,28 +1,128 @@
-//! Operands of a call, checked against the batch.
+//! The operands of a call, bound one by one, and where their rows are once all are checked.
 
 #![allow(unsafe_code)]
 
 use super::disjoint::Disjoint;
 use super::gather::{Source, Store};
+use super::plan::Plan;
+use super::weight_gradient::GradientTo;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::element::Element;
 use crate::error::Result;
-use crate::rows::{Operand, Out, Placement, Rows};
+use crate::operands::{self, Checked, RowsId};
+use crate::rows::{Operand, Out, Placement, RowLayout, Rows};
 use crate::windows::WindowTable;
 
 /// Weights (or scales) in a slice.
 pub type Weights<'a, A> = crate::Weights<&'a [A], &'a WindowTable>;
 
-pub(super) fn operand<T>(name: &'static str, axis: Axis, rows: &Rows<&[T]>) -> Operand {
-    Operand { name, axis, layout: rows.layout, len: rows.buffer.len() }
+/// Rows that were bound: their elements, and what the checks know them by.
+#[derive(Clone, Copy)]
+pub(super) struct BoundRows<B> {
+    buffer: B,
+    id: RowsId,
 }
 
-pub(super) fn output<T>(name: &'static str, axis: Axis, rows: &Out<Rows<&mut [T]>>) -> Option<Operand> {
-    rows.as_ref().map(|rows| Operand { name, axis, layout: rows.layout, len: rows.buffer.len() })
+/// Rows that were bound as an output.
+pub(super) struct BoundOut<'a, E> {
+    rows: BoundRows<&'a mut [E]>,
+    accumulate: bool,
 }
 
-/// An operand that is read, checked.
+/// The operands of a call. Each is bound once; then all are checked.
+pub(super) struct Operands<'w>(operands::Operands<'w>);
+
+impl<'w> Operands<'w> {
+    pub(super) fn new() -> Self {
+        Self(operands::Operands::new())
+    }
+
+    /// Rows that are read.
+    pub(super) fn read<'a, E>(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        rows: Rows<&'a [E]>,
+    ) -> BoundRows<&'a [E]> {
+        let id = self.rows(name, axis, rows.layout, rows.buffer.len(), false);
+        BoundRows { buffer: rows.buffer, id }
+    }
+
+    /// Rows that are written, if they are wanted.
+    pub(super) fn write<'a, E>(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        out: &'a mut Out<Rows<&mut [E]>>,
+    ) -> Option<BoundOut<'a, E>> {
+        let (rows, accumulate) = out.as_parts()?;
+        let id = self.rows(name, axis, rows.layout, rows.buffer.len(), true);
+        Some(BoundOut { rows: BoundRows { buffer: rows.buffer, id }, accumulate })
+    }
+
+    fn rows(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        layout: RowLayout,
+        len: usize,
+        is_written: bool,
+    ) -> RowsId {
+        self.0.rows(Operand { name, axis, layout, len }, is_written)
+    }
+
+    /// Weights, or a scale, if there is one.
+    pub(super) fn weights<A: 'w>(
+        &mut self,
+        name: &'static str,
+        axis: Axis,
+        weights: impl Into<Option<Weights<'w, A>>>,
+    ) {
+        if let Some(Weights { values, windows }) = weights.into() {
+            self.0.scale(name, axis, values.len(), windows);
+        }
+    }
+
+    /// The gradient of weights or of a scale, if it is wanted; `of` has the name `name_of`.
+    pub(super) fn gradient<'a, A: 'w>(
+        &mut self,
+        name: &'static str,
+        name_of: &'static str,
+        of: impl Into<Option<Weights<'w, A>>>,
+        out: &'a mut Out<&mut [A]>,
+    ) -> Option<GradientTo<'a, A>> {
+        let (values, accumulate) = out.as_parts()?;
+        let len = of.into().map_or(0, |weights| weights.values.len());
+        self.0.gradient(name, values.len(), (name_of, len));
+        Some(GradientTo { values, accumulate })
+    }
+
+    /// Checks all operands together.
+    pub(super) fn check<T: Element>(&self, plan: &Plan<T>, max_instances: usize) -> Result<Bound> {
+        self.0.check(plan.batch(), plan.features(), max_instances).map(Bound)
+    }
+}
+
+/// Operands that passed all checks.
+pub(super) struct Bound(Checked);
+
+impl Bound {
+    pub(super) fn instances(&self) -> usize {
+        self.0.instances
+    }
+
+    pub(super) fn input<'a, E>(&self, rows: BoundRows<&'a [E]>) -> Input<'a, E> {
+        Input { buffer: rows.buffer, placement: self.0.placement(rows.id) }
+    }
+
+    pub(super) fn output<'a, E>(&self, BoundOut { rows, accumulate }: BoundOut<'a, E>) -> Output<'a, E> {
+        let placement = self.0.placement(rows.id);
+        Output { buffer: Disjoint::new(rows.buffer), placement, accumulate }
+    }
+}
+
+/// Rows that are read.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a, T> {
     buffer: &'a [T],
@@ -30,15 +130,6 @@ pub(super) struct Input<'a, T> {
 }
 
 impl<'a, T: Element> Input<'a, T> {
-    pub(super) fn new(
-        rows: Rows<&'a [T]>,
-        operand: Operand,
-        batch: &Batch,
-        instances: usize,
-    ) -> Result<Self> {
-        Ok(Self { buffer: rows.buffer, placement: operand.place(batch, instances, false)? })
-    }
-
     /// The rows of one instance, to gather from.
     pub(super) fn source<'s>(
         &self,
@@ -62,31 +153,14 @@ impl<'a, T: Element> Input<'a, T> {
     }
 }
 
-/// An operand that is written, checked; its rows are disjoint.
+/// Rows that are written; they are disjoint.
 pub(super) struct Output<'a, T> {
     buffer: Disjoint<'a, T>,
     placement: Placement,
-    add: bool,
+    accumulate: bool,
 }
 
-impl<'a, T: Element> Output<'a, T> {
-    /// `None` where the result is not wanted.
-    pub(super) fn new(
-        rows: Out<Rows<&'a mut [T]>>,
-        operand: Option<Operand>,
-        batch: &Batch,
-        instances: usize,
-    ) -> Result<Option<Self>> {
-        let Some(operand) = operand else { return Ok(None) };
-        let placement = operand.place(batch, instances, true)?;
-        let (rows, add) = match rows {
-            Out::Overwrite(rows) => (rows, false),
-            Out::Accumulate(rows) => (rows, true),
-            Out::Skip => return Ok(None),
-        };
-        Ok(Some(Self { buffer: Disjoint::new(rows.buffer), placement, add }))
-    }
-
+impl<T: Element> Output<'_, T> {
     /// Where row `i` of `instance` is stored, times `scale`.
     ///
     /// # Safety
@@ -101,6 +175,6 @@ impl<'a, T: Element> Output<'a, T> {
         let start = self.placement.base(batch, instance) + i * self.placement.row_stride();
         // SAFETY: rows of the placement do not overlap, and this one is the caller's.
         let row = unsafe { self.buffer.part(start..start + self.placement.features) };
-        Store { row, scale, add: self.add }
+        Store { row, scale, accumulate: self.accumulate }
     }
 }

@@ -11,11 +11,11 @@
 #![allow(unsafe_code)]
 
 use super::gather::{Dot, gather, inverse_count};
-use super::operands::{Input, Output, Weights, operand, output};
+use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, each, each_value, for_each};
 use super::scratch::Scratch;
-use super::weight_gradient::started;
+use super::weight_gradient::GradientTo;
 use super::workspace::Workspace;
 use crate::axis::Axis;
 use crate::conv::Reduce;
@@ -23,7 +23,7 @@ use crate::direction::{Direction, HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, VERTEX_GR
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::incidence::{Csr, Incidence};
-use crate::rows::{Operand, Out, Rows, check_gradient};
+use crate::rows::{Out, Rows};
 use crate::windows::Windows;
 
 /// What a step computes.
@@ -110,15 +110,19 @@ impl<T: Element> Workspace<T> {
         direction: Direction,
         step: &Step<'_, T::Acc>,
         x: Rows<&[T]>,
-        y: Out<Rows<&mut [T]>>,
+        mut y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        let x_operand = operand(direction.names().input, direction.source(), &x);
-        let y_operand = output(direction.names().output, direction.target(), &y);
-        let call = Call::new(&self.plan, self.max_instances, direction, &[Some(x_operand), y_operand], step)?;
-        let x = Input::new(x, x_operand, call.plan.batch(), call.instances)?;
-        let y = Output::new(y, y_operand, call.plan.batch(), call.instances)?;
+        let names = direction.names();
+        let mut operands = Operands::new();
+        let x = operands.read(names.input, direction.source(), x);
+        operands.weights(VERTEX_SCALE, Axis::Vertex, step.vertex_scale);
+        operands.weights(HYPEREDGE_SCALE, Axis::Hyperedge, step.hyperedge_scale);
+        let y = operands.write(names.output, direction.target(), &mut y);
+        let bound = operands.check(&self.plan, self.max_instances)?;
+        let call = Call::new(&self.plan, direction, bound.instances(), step);
         let Some(y) = y.filter(|_| call.plan.features() > 0) else { return Ok(()) };
 
+        let (x, y) = (bound.input(x), bound.output(y));
         for_each(&mut self.memory.threads, 0..call.instances, |_, instance| {
             call.forward(Parallel::Instances, instance, x, &y)
         });
@@ -134,24 +138,24 @@ impl<T: Element> Workspace<T> {
         step: &Step<'_, T::Acc>,
         x: Rows<&[T]>,
         grad_y: Rows<&[T]>,
-        gradients: StepGradients<'_, T>,
+        mut gradients: StepGradients<'_, T>,
     ) -> Result<()> {
-        let x_operand = operand(direction.names().input, direction.source(), &x);
-        let grad_y_operand = operand(direction.names().grad_output, direction.target(), &grad_y);
-        let grad_x_operand = output(direction.names().grad_input, direction.source(), &gradients.rows);
-        let operands = [Some(x_operand), Some(grad_y_operand), grad_x_operand];
-        let call = Call::new(&self.plan, self.max_instances, direction, &operands, step)?;
-        let batch = call.plan.batch();
-        let len = |scale: Option<Weights<'_, T::Acc>>| scale.map_or(0, |s| s.values.len());
-        let of = |gradient: &Out<&mut [T::Acc]>| gradient.as_ref().map(|values| values.len());
-        let vertices = (VERTEX_GRADIENT, of(&gradients.vertex_scale));
-        check_gradient(vertices, (VERTEX_SCALE, len(step.vertex_scale)))?;
-        let hyperedges = (HYPEREDGE_GRADIENT, of(&gradients.hyperedge_scale));
-        check_gradient(hyperedges, (HYPEREDGE_SCALE, len(step.hyperedge_scale)))?;
-        let x = Input::new(x, x_operand, batch, call.instances)?;
-        let grad_y = Input::new(grad_y, grad_y_operand, batch, call.instances)?;
-        let grad_x = Output::new(gradients.rows, grad_x_operand, batch, call.instances)?;
-        let (vertex, hyperedge) = (started(gradients.vertex_scale), started(gradients.hyperedge_scale));
+        let StepGradients { rows, vertex_scale: vertex, hyperedge_scale: hyperedge } = &mut gradients;
+        let names = direction.names();
+        let mut operands = Operands::new();
+        let x = operands.read(names.input, direction.source(), x);
+        operands.weights(VERTEX_SCALE, Axis::Vertex, step.vertex_scale);
+        operands.weights(HYPEREDGE_SCALE, Axis::Hyperedge, step.hyperedge_scale);
+        let grad_y = operands.read(names.grad_output, direction.target(), grad_y);
+        let grad_x = operands.write(names.grad_input, direction.source(), rows);
+        let vertex = operands.gradient(VERTEX_GRADIENT, VERTEX_SCALE, step.vertex_scale, vertex);
+        let hyperedge =
+            operands.gradient(HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, step.hyperedge_scale, hyperedge);
+        let bound = operands.check(&self.plan, self.max_instances)?;
+        let call = Call::new(&self.plan, direction, bound.instances(), step);
+        let (x, grad_y) = (bound.input(x), bound.input(grad_y));
+        let grad_x = grad_x.map(|grad_x| bound.output(grad_x));
+        let (vertex, hyperedge) = (vertex.map(GradientTo::start), hyperedge.map(GradientTo::start));
         if call.plan.features() == 0 {
             return Ok(());
         }
@@ -190,27 +194,13 @@ struct Call<'a, T: Element> {
 }
 
 impl<'a, T: Element> Call<'a, T> {
-    fn new(
-        plan: &'a Plan<T>,
-        max_instances: usize,
-        direction: Direction,
-        operands: &[Option<Operand>],
-        step: &Step<'a, T::Acc>,
-    ) -> Result<Self> {
-        let instances = plan.instances(operands, max_instances)?;
+    fn new(plan: &'a Plan<T>, direction: Direction, instances: usize, step: &Step<'a, T::Acc>) -> Self {
         let Step { reduce, vertex_scale, hyperedge_scale } = *step;
-        let scales =
-            [(VERTEX_SCALE, Axis::Vertex, vertex_scale), (HYPEREDGE_SCALE, Axis::Hyperedge, hyperedge_scale)];
-        for (name, axis, scale) in scales {
-            if let Some(scale) = scale {
-                scale.windows.check(name, plan.batch(), axis, instances, scale.values.len())?;
-            }
-        }
         let (source_scale, target_scale) = match direction.source() {
             Axis::Vertex => (vertex_scale, hyperedge_scale),
             Axis::Hyperedge => (hyperedge_scale, vertex_scale),
         };
-        Ok(Self { plan, direction, instances, reduce, source_scale, target_scale })
+        Self { plan, direction, instances, reduce, source_scale, target_scale }
     }
 
     /// The sources of each target.
@@ -305,9 +295,9 @@ impl<T: Element> Backward<'_, T> {
                 // it.
                 let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, s, scale) });
                 let dot = self.source_scale_wanted.then(|| Dot::<T, _>::new(x.row(s), T::Acc::ONE));
-                let mut sink = (store, dot);
-                gather(grad_y, sources.row(s), &mut sink);
-                if let Some(dot) = sink.1 {
+                let mut epilogue = (store, dot);
+                gather(grad_y, sources.row(s), &mut epilogue);
+                if let Some(dot) = epilogue.1 {
                     *sum_of_chunk += T::Acc::from_f64(dot.value());
                 }
             });

@@ -11,7 +11,6 @@ use super::schedule::{Parallel, Schedule, Task, for_each};
 use super::scratch::{Memory, Scratch};
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
-use crate::rows::Out;
 
 /// Room for the sums of chunks.
 pub(super) struct ChunkSums<A> {
@@ -101,14 +100,18 @@ impl<A: Accumulator> Partials<A> {
     }
 }
 
-/// A gradient to add to, which starts at zero if it is to be overwritten; `None` if it is not wanted.
-pub(super) fn started<A: Accumulator>(values: Out<&mut [A]>) -> Option<&mut [A]> {
-    match values {
-        Out::Overwrite(values) => {
-            values.fill(A::ZERO);
-            Some(values)
+/// The gradient of weights or of a scale.
+pub(super) struct GradientTo<'a, A> {
+    pub(super) values: &'a mut [A],
+    pub(super) accumulate: bool,
+}
+
+impl<'a, A: Accumulator> GradientTo<'a, A> {
+    /// The sums so far: zeros, unless results are added to what there is.
+    pub(super) fn start(self) -> &'a mut [A] {
+        if !self.accumulate {
+            self.values.fill(A::ZERO);
         }
-        Out::Accumulate(values) => Some(values),
-        Out::Skip => None,
+        self.values
     }
 }

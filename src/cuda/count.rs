@@ -257,7 +257,7 @@ pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'
         compulsory: 0,
         sizes: Sizes::default(),
     };
-    let mut call = Call { plan, launches, instances: value };
+    let mut call = Call { plan, launches, instances: value, only: None };
     match request.operator {
         Operator::VertexToHyperedge => call.step(Direction::VertexToHyperedge, request)?,
         Operator::HyperedgeToVertex => call.step(Direction::HyperedgeToVertex, request)?,
@@ -277,9 +277,17 @@ pub(super) fn scratch_sizes<T: DeviceElement>(
     operators: &[Operator],
     max_instances: usize,
 ) -> Result<Sizes> {
-    // A table batch has always all of its instances. What wants everything needs the most.
+    // A table batch has always all of its instances.
     let instances = plan.batch().batch().n_instances().unwrap_or(max_instances);
-    operators.iter().try_fold(Sizes::default(), |sizes, &operator| {
-        Ok(sizes.union(count(plan, &Request::new(operator, instances))?.sizes))
-    })
+    let mut sizes = Sizes::default();
+    for &operator in operators {
+        // What wants less may go another way.
+        for wanted in 0..8 {
+            let [rows, vertex, hyperedge] = [1, 2, 4].map(|bit| wanted & bit != 0);
+            let request = Request::new(operator, instances).rows(rows);
+            let request = request.vertex_gradient(vertex).hyperedge_gradient(hyperedge);
+            sizes = sizes.union(count(plan, &request)?.sizes);
+        }
+    }
+    Ok(sizes)
 }

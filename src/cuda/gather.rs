@@ -113,8 +113,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             padding: 0,
         };
         if L::COUNTS {
-            let written = u128::from(tables.n_targets) * outputs.iter().flatten().count() as u128;
-            let rows = [(self.incidences(), source_size), (written, target_size)];
+            let (incidences, targets) = self.size(orientation.rows());
+            let written = targets * outputs.iter().flatten().count() as u128;
+            let rows = [(incidences, source_size), (written, target_size)];
             self.launches.moves(rows.iter().map(|&(rows, size)| rows * (features * size) as u128).sum());
         }
         let kernel = match elements {

@@ -9,9 +9,10 @@ use super::geometry::{Grid, feature_blocks, lanes, whole_vectors};
 use super::kernels::Kernel;
 use super::launches::Launches;
 use super::tables::Orientation;
+use crate::axis::Axis;
 use crate::conv::Normalization;
 use crate::error::Result;
-use crate::shared_memory::{SHARED_BYTES, shared_bytes};
+use crate::path::{Path, shared_bytes};
 
 /// A convolution of which z is not wanted.
 pub(super) struct SingleBlock {
@@ -28,8 +29,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// needs no scratch memory.
     ///
     /// # Safety
-    /// The operands have rows where their placements say, and weights where their windows say. No row of an instance on
-    /// this path has more than [`SEGMENT`](super::geometry::SEGMENT) incidences, and each fits into [`SHARED_BYTES`].
+    /// The operands have rows where their placements say, and weights where their windows say. The instances are those
+    /// whose topologies are on this path.
     pub(super) unsafe fn single_block(&mut self, stage: SingleBlock) -> Result<()> {
         let SingleBlock { x, weights, y, instances } = stage;
         let conv = self.plan.conv();
@@ -57,6 +58,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             plain_exponents: conv.plain_exponents::<T::Acc>(),
             shifts_of_degree: conv.shifts_of_degree() as u32,
         };
+        if L::COUNTS {
+            // z never leaves the block.
+            let (incidences, vertices) = self.size(Axis::Vertex);
+            self.launches.moves((incidences + vertices) * (features * size) as u128);
+        }
         let grid = Grid::of_blocks(n_instances).with_shared_bytes(args.shared_bytes);
         // SAFETY: the kernel takes a `SingleBlockArgs`; the caller promises the rest.
         unsafe { self.launches.launch(Kernel::SingleBlock, grid, &args) }
@@ -64,9 +70,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
 
     /// The shared memory of a block, enough for each topology on this path.
     fn shared_bytes(&self) -> usize {
-        let topologies = self.batch().topologies().iter();
-        let bytes = topologies
-            .map(|t| shared_bytes(t.n_vertices(), t.n_hyperedges(), self.features(), size_of::<T::Acc>()));
-        bytes.filter(|&bytes| bytes <= SHARED_BYTES).max().unwrap_or(0)
+        let (batch, paths) = (self.batch(), self.plan.paths());
+        let on_path = batch.topologies().iter().zip(paths).filter(|&(_, &path)| path == Path::SingleBlock);
+        let bytes = on_path.map(|(t, _)| {
+            shared_bytes(t.n_vertices(), t.n_hyperedges(), self.features(), size_of::<T::Acc>())
+        });
+        bytes.max().unwrap_or(0)
     }
 }

@@ -64,7 +64,7 @@ fn renew_events(slice: &mut CudaSlice<f32>) -> Result<(), DriverError> {
 
 /// A stream that waits for work of a capturing stream becomes part of its graph: the operand's guard does that.
 #[test]
-fn calls_that_an_operand_would_take_into_a_graph() {
+fn calls_that_an_operand_would_take_into_a_graph_are_refused_and_leave_nothing_in_it() {
     for call in Call::ALL {
         let gpu = Gpu::take();
         let context = gpu.device().context();
@@ -99,7 +99,7 @@ fn calls_that_an_operand_would_take_into_a_graph() {
 /// A capture takes nothing in that was used outside: the other operands' waits spoil it. The call says why all the same, and
 /// nothing is left of it.
 #[test]
-fn calls_that_an_operand_takes_into_a_graph_with_operands_from_outside() {
+fn calls_that_would_take_operands_from_outside_into_a_graph_are_refused_and_leave_nothing_in_it() {
     if under_tool("calls that the driver refuses count as errors") {
         return;
     }
@@ -204,7 +204,7 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
 
 /// A workspace is not made, and not let go of too early, while its stream records a graph.
 #[test]
-fn workspaces_of_capturing_streams() {
+fn a_workspace_is_neither_made_nor_freed_while_its_stream_captures() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().new_stream().unwrap();
     let batch = gpu.device().upload(&pairs()).unwrap();

@@ -24,7 +24,7 @@ fn case<T: GpuElement>(device: &Device, checks: Checks, kind: WindowKind) -> Cas
 /// With guards of operands and without, that is in contexts with several streams and with one; from another device, and from
 /// the same.
 #[test]
-fn operands_of_another_context() {
+fn operands_of_another_context_are_refused() {
     for (own_stream, other_device) in [(false, false), (true, false), (false, true), (true, true)] {
         let gpu = Gpu::take();
         let second = if other_device { Gpu::second() } else { None };
@@ -255,7 +255,7 @@ fn assert_memory_is_checked<T: GpuElement>() {
 }
 
 #[test]
-fn memory_that_is_misaligned_too_short_or_shared() {
+fn memory_that_is_misaligned_too_short_or_shared_is_refused() {
     assert_memory_is_checked::<f32>();
     // Elements and sums of different sizes.
     assert_memory_is_checked::<bf16>();
@@ -333,7 +333,7 @@ fn overwritten_window_tables_need_checks() {
 }
 
 #[test]
-fn window_tables_of_other_batches() {
+fn window_tables_of_other_batches_are_refused() {
     let gpu = Gpu::take();
     let batch = gpu.device().upload(&pairs()).unwrap();
     // The same in all values, but another batch.
@@ -357,7 +357,7 @@ fn window_tables_of_other_batches() {
 }
 
 #[test]
-fn ranges_outside_a_window_table() {
+fn ranges_outside_a_window_table_are_refused() {
     let gpu = Gpu::take();
     let batch = gpu.device().upload(&table_batch()).unwrap();
     let stream = gpu.device().context().default_stream();
@@ -402,7 +402,7 @@ fn ranges_outside_a_window_table() {
 }
 
 #[test]
-fn the_per_thread_stream() {
+fn the_per_thread_stream_is_refused() {
     let gpu = Gpu::take();
     let plan =
         Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();

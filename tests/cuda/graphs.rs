@@ -214,7 +214,7 @@ fn negative_degrees_are_reported_behind_each_replay() {
 
 /// A report does not stop replays: the right rows of each are computed.
 #[test]
-fn a_table_that_is_repaired_between_replays() {
+fn replays_are_right_again_once_a_table_is_repaired() {
     in_any_order(repaired_between_replays);
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::gpu::{GpuElement, to_device};
 use crate::common::{TestElement, bits, features, sums, weights};
+pub use crate::layouts::{WindowKind, pairs};
 
 /// The features of all rows here.
 pub const F: usize = 8;
@@ -33,10 +34,6 @@ pub fn long_rows() -> Incidence {
 pub fn table_batch() -> Batch {
     let small = Incidence::from_edges(3, &[vec![0u32, 1], vec![]], Repeats::Keep).unwrap();
     Batch::from_table(vec![Incidence::subsets(4, 2).unwrap(), small], &[0, 1, 0, 0, 1]).unwrap()
-}
-
-pub fn pairs() -> Batch {
-    Batch::replicate(Incidence::subsets(4, 2).unwrap())
 }
 
 /// A method of a workspace.
@@ -276,17 +273,6 @@ pub struct AllWindows {
     pub hyperedges: Windows<Box<DeviceWindows>>,
     /// The values that they are windows of.
     lens: [usize; 2],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WindowKind {
-    Shared,
-    Consecutive,
-    Table,
-}
-
-impl WindowKind {
-    pub const ALL: [Self; 3] = [Self::Shared, Self::Consecutive, Self::Table];
 }
 
 impl AllWindows {

@@ -121,7 +121,7 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
 
 /// What each call finds wrong with a table, and with a degree, is heard of by `check_raw`, once; until then calls return it.
 #[test]
-fn reports_of_raw_calls() {
+fn what_a_raw_call_finds_wrong_is_reported_once() {
     in_any_order(|gpu| {
         assert_reported(gpu, &spoilt_indices(gpu), &Call::ALL, is_spoilt_index);
         for checks in [Checks::Off, Checks::On] {

@@ -1,19 +1,12 @@
-//! The convolution that keeps z, and the backward from it: the same bits as without, on every backend.
+//! The convolution that saves z, and the backward from it: the same bits as without, on every backend.
 
-use hyperscatter::{
-    Accumulator, Batch, Conv, Error, Incidence, Normalization, Out, RowLayout, Rows, WeightUse, cpu,
-};
-use proptest::prelude::*;
+use hyperscatter::{Accumulator, Conv, Error, Normalization, Out, RowLayout, Rows, WeightUse, cpu};
 
-use crate::backend::{Backend, Cpu, Operators, Write};
-#[cfg(feature = "cuda")]
-use crate::common::cases;
-use crate::common::{TestElement, bits, element_types, features, sums, weights, with_element};
-#[cfg(feature = "cuda")]
-use crate::cuda::gpu::{Cuda, mode, modes};
-use crate::layouts::{Layout, empty_batches, layout};
-
-const F: usize = 5;
+use crate::backend::{Backend, Operators, Write};
+use crate::common::{TestElement, bits, features, sums, weights};
+use crate::layouts::{Layout, empty_batches, layout, pairs};
+use crate::operands::{F, rows};
+use crate::per_backend::per_backend;
 
 /// Forward and backward with and without a saved z.
 fn a_saved_z_changes_no_bit<T: TestElement>(
@@ -57,43 +50,15 @@ fn a_saved_z_changes_no_bit<T: TestElement>(
     assert_eq!(gradients[0], gradients[1], "gradients in {}", T::NAME);
 }
 
-proptest! {
-    #[test]
-    fn a_saved_z_changes_no_bit_on_the_cpu(
-        layout in layout(),
-        write in [Write::any(), Write::any(), Write::any()],
-        element in element_types(),
-    ) {
-        with_element!(element, a_saved_z_changes_no_bit(&Cpu, &layout, write));
-    }
-}
-
 // On the emulated driver a case takes a core 80 ms.
-#[cfg(feature = "cuda")]
-proptest! {
-    #![proptest_config(cases(48))]
-
-    #[test]
-    fn a_saved_z_changes_no_bit_on_the_gpu(
-        layout in layout(),
-        write in [Write::any(), Write::any(), Write::any()],
-        mode in mode(),
-        element in element_types(),
-    ) {
-        with_element!(element, a_saved_z_changes_no_bit(&Cuda::new(mode), &layout, write));
-    }
-}
-
-fn pairs() -> Batch {
-    Batch::replicate(Incidence::subsets(4, 2).unwrap())
+per_backend! {
+    on [cpu, cuda(cases(48))], in [any_type]:
+    a_saved_z_changes_no_bit(&layout, write)
+        for layout in layout(), write in [Write::any(), Write::any(), Write::any()];
 }
 
 fn operators(backend: &dyn Backend<f32>, conv: Conv) -> Box<dyn Operators<f32>> {
     backend.operators(&pairs(), F, conv, 3).unwrap()
-}
-
-fn rows<A>(values: &[A]) -> Rows<&[A]> {
-    Rows::contiguous(values, F)
 }
 
 /// The gradients of two copies from `z`, as bits: of x and of the weights.
@@ -189,7 +154,7 @@ fn z_may_tell_the_number_of_copies(backend: &dyn Backend<f32>) {
     assert_eq!(bits(&z), bits(&kept));
 }
 
-fn nothing_of_anything_is_legal(backend: &dyn Backend<f32>) {
+fn empty_batches_are_legal_and_give_zeros(backend: &dyn Backend<f32>) {
     for (batch, features) in empty_batches().iter().flat_map(|batch| [0, F].map(|f| (batch, f))) {
         let instances = batch.n_instances().unwrap_or(4);
         let (n, m) = (batch.vertex_start(instances) * features, batch.hyperedge_start(instances) * features);
@@ -208,24 +173,11 @@ fn nothing_of_anything_is_legal(backend: &dyn Backend<f32>) {
     }
 }
 
-fn suite(backend: &dyn Backend<f32>) {
-    the_given_z_is_what_is_used(backend);
-    a_z_that_no_gradient_needs_is_not_read(backend);
-    the_shape_of_z_is_checked_before_anything_is_written(backend);
-    z_may_tell_the_number_of_copies(backend);
-    nothing_of_anything_is_legal(backend);
-}
-
-#[test]
-fn suite_on_the_cpu() {
-    suite(&Cpu);
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn suite_on_the_gpu() {
-    use hyperscatter_emulator::interface::Order;
-    for mode in modes(&[Order::Forward, Order::Shuffled(1)]) {
-        suite(&Cuda::new(mode));
-    }
+per_backend! {
+    on [cpu, cuda(modes(&[Order::Forward, Order::Shuffled(1)]))], in [f32]:
+    the_given_z_is_what_is_used;
+    a_z_that_no_gradient_needs_is_not_read;
+    the_shape_of_z_is_checked_before_anything_is_written;
+    z_may_tell_the_number_of_copies;
+    empty_batches_are_legal_and_give_zeros;
 }
