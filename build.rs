@@ -1,8 +1,8 @@
 //! Embeds the kernels: the PTX that is part of the repository, and native code only where it is asked for.
 //!
-//! Nothing of CUDA is needed to build. With `HYPERSCATTER_NVCC` naming an nvcc and `HYPERSCATTER_ARCHITECTURES` the
-//! architectures (`80,90,120`), the kernels are compiled to cubins besides, which a device of such an architecture then
-//! loads without compiling the PTX.
+//! Nothing of CUDA is needed to build. With `HYPERSCATTER_NVCC` naming an nvcc and
+//! `HYPERSCATTER_ARCHITECTURES` the architectures (`80,90,120`), the kernels are compiled to cubins besides,
+//! which a device of such an architecture then loads without compiling the PTX.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 // Generated from src/cuda/args.rs by `HYPERSCATTER_WRITE_ABI=1 cargo test --lib abi`. Do not edit.
 //
-// What the host and the kernels must agree on: numbers that decide how rows are cut and added, what things are called by
-// number, and the structures that kernels take and write. `cargo test` compares this file with the Rust definitions.
+// What the host and the kernels must agree on: numbers that decide how rows are cut and added, what things
+// are called by number, and the structures that kernels take and write. `cargo test` compares this file with
+// the Rust definitions.
 
 #pragma once
 
@@ -119,7 +120,7 @@ static_assert(OFFSET_OF(Violation, bound) == 40, "offset");
 
 // Where a violation is published.
 struct RecordArgs {
-    // In device memory: 0 until one thread has something to say.
+    // In device memory: 0 until a thread has found a wrong value.
     u32* claim;
     // In mapped host memory.
     Violation* published;
@@ -141,9 +142,10 @@ static_assert(OFFSET_OF(Counts, medium) == 8, "offset");
 static_assert(OFFSET_OF(Counts, short_row) == 16, "offset");
 static_assert(OFFSET_OF(Counts, long_row) == 24, "offset");
 
-// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of `work` holds
-// (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by falling length, the rows of up
-// to 8 by falling length, and (row, first segment in this list) of each long row.
+// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of
+// `work` holds (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by
+// falling length, the rows of up to 8 by falling length, and (row, first segment in this list) of each
+// long row.
 struct TopologyWords {
     u64 pointers;
     u64 indices;
@@ -172,7 +174,8 @@ enum : u32 {
     TOPOLOGY_WORDS = 10,
 };
 
-// A chunk of instances whose gradients are summed together, for windows at one offset. A last one ends the others.
+// A chunk of instances whose gradients are summed together, for windows at one offset. A last one ends
+// the others.
 struct ChunkWords {
     u64 offset;
     u64 topology;
@@ -209,8 +212,8 @@ enum : u32 {
     CLASS_WORDS = 2,
 };
 
-// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables, sources what their
-// indices mean.
+// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables,
+// sources what their indices mean.
 struct TablesArgs {
     const TopologyWords* topologies;
     const u32* pointers;
@@ -282,7 +285,7 @@ static_assert(OFFSET_OF(Tiles, long_row) == 24, "offset");
 
 // A factor for each row of one side, and the part of the values that each instance reads.
 struct ScaleArgs {
-    u64 values;
+    const void* values;
     u64 len;
     // For windows of the kind TABLE.
     const u64* offsets;
@@ -298,10 +301,10 @@ static_assert(OFFSET_OF(ScaleArgs, offsets) == 16, "offset");
 static_assert(OFFSET_OF(ScaleArgs, windows) == 24, "offset");
 static_assert(OFFSET_OF(ScaleArgs, skip_zero) == 28, "offset");
 
-// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows are packed, at
-// (start of g + i) * row_stride.
+// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows
+// are packed, at (start of g + i) * row_stride.
 struct RowsArgs {
-    u64 data;
+    void* data;
     u64 row_stride;
     u64 instance_stride;
     u32 packed;
@@ -314,7 +317,8 @@ static_assert(OFFSET_OF(RowsArgs, instance_stride) == 16, "offset");
 static_assert(OFFSET_OF(RowsArgs, packed) == 24, "offset");
 static_assert(OFFSET_OF(RowsArgs, padding) == 28, "offset");
 
-// Of the kernels of gather.cu.
+// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time: each
+// that became a template parameter would double the PTX that a plan loads.
 struct GatherArgs {
     TablesArgs tables;
     Tiles tiles;
@@ -331,7 +335,7 @@ struct GatherArgs {
     // For each target row of the batch one for each block of features.
     double* dots;
     // Scratch: a row of sums for each segment of a long row, without gaps.
-    u64 partials;
+    void* partials;
     RecordArgs record;
     u32 features;
     // Of a group: 8, 16 or 32.
@@ -376,9 +380,9 @@ struct SumArgs {
     RecordArgs record;
     // Of the accumulation type, as the next two.
     void* degree;
-    void* left;
+    void* inv_degree;
     // L, and 0 for single incidences; null where those count like others.
-    void* weight_left;
+    void* weight_inv_degree;
     // Null: degrees are not shifted.
     int* vertex_shifts;
     int* edge_shifts;
@@ -400,8 +404,8 @@ static_assert(OFFSET_OF(SumArgs, values) == 200, "offset");
 static_assert(OFFSET_OF(SumArgs, partials) == 232, "offset");
 static_assert(OFFSET_OF(SumArgs, record) == 240, "offset");
 static_assert(OFFSET_OF(SumArgs, degree) == 256, "offset");
-static_assert(OFFSET_OF(SumArgs, left) == 264, "offset");
-static_assert(OFFSET_OF(SumArgs, weight_left) == 272, "offset");
+static_assert(OFFSET_OF(SumArgs, inv_degree) == 264, "offset");
+static_assert(OFFSET_OF(SumArgs, weight_inv_degree) == 272, "offset");
 static_assert(OFFSET_OF(SumArgs, vertex_shifts) == 280, "offset");
 static_assert(OFFSET_OF(SumArgs, edge_shifts) == 288, "offset");
 static_assert(OFFSET_OF(SumArgs, dots) == 296, "offset");
@@ -414,9 +418,9 @@ static_assert(OFFSET_OF(SumArgs, shifts_of_degree) == 324, "offset");
 // Of the gradients of degrees.
 struct DegreeGradientArgs {
     const void* degree;
-    const void* left;
+    const void* inv_degree;
     // Where it is 0, there is no gradient.
-    const void* weight_left;
+    const void* weight_inv_degree;
     const int* shifts;
     const double* dots_y;
     // Null unless symmetric.
@@ -429,8 +433,8 @@ struct DegreeGradientArgs {
 };
 static_assert(sizeof(DegreeGradientArgs) == 72 && alignof(DegreeGradientArgs) == 8, "size");
 static_assert(OFFSET_OF(DegreeGradientArgs, degree) == 0, "offset");
-static_assert(OFFSET_OF(DegreeGradientArgs, left) == 8, "offset");
-static_assert(OFFSET_OF(DegreeGradientArgs, weight_left) == 16, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, inv_degree) == 8, "offset");
+static_assert(OFFSET_OF(DegreeGradientArgs, weight_inv_degree) == 16, "offset");
 static_assert(OFFSET_OF(DegreeGradientArgs, shifts) == 24, "offset");
 static_assert(OFFSET_OF(DegreeGradientArgs, dots_y) == 32, "offset");
 static_assert(OFFSET_OF(DegreeGradientArgs, dots_x) == 40, "offset");

@@ -1,7 +1,7 @@
 // What every kernel file shares: element types, the violation record of the checked builds, arithmetic.
 //
-// Kernel sources include no header of any toolkit, so that the same text compiles under nvcc, NVRTC and, for the
-// emulated driver of the tests, a host compiler.
+// Kernel sources include no header of any toolkit, so that the same text compiles under nvcc, NVRTC and, for
+// the emulated driver of the tests, a host compiler.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 enum : u32 { ALL_LANES = 0xffffffffu };
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // Elements: how features are loaded and stored, and in what type they are summed.
 
 // Conversions have the bits of those in src/element.rs, but for the payloads of NaN.
@@ -78,8 +78,8 @@ struct Element<F16> {
 #else
         u32 bits = __float_as_uint(value);
         u32 magnitude = bits & 0x7fffffffu;
-        // From 2^-14 on the result is normal: move the exponent's bias, round to nearest even in the 13 lost bits. Below
-        // that, adding 1/2 aligns the subnormal's last bit with a float's last bit, which rounds.
+        // From 2^-14 on the result is normal: move the exponent's bias, round to nearest even in the 13 lost
+        // bits. Below that, adding 1/2 aligns the subnormal's last bit with a float's last bit, which rounds.
         u32 normal = (magnitude - (112u << 23) + 0x0fffu + (magnitude >> 13 & 1u)) >> 13;
         u32 half_one = 126u << 23;
         u32 subnormal = __float_as_uint(__uint_as_float(magnitude) + __uint_as_float(half_one)) - half_one;
@@ -138,10 +138,10 @@ __device__ __forceinline__ void store_elements(T* to, u32 len, const Vector<T>& 
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Violations. In a checked build every value of a table is tested where it is loaded. The access that a wrong value was
-// for is left out, the rows that it was for become NaN, and the kernel goes on to its end. The first thread that has
-// something to say claims the record and publishes it to host memory.
+// -----------------------------------------------------------------------------------------------------------
+// Violations. In a checked build every value of a table is tested where it is loaded. The access that a wrong
+// value was for is left out, the rows that it was for become NaN, and the kernel goes on to its end. The
+// first thread that finds a wrong value claims the record and publishes what it found to host memory.
 
 // Publishes a violation, unless another thread was first.
 __device__ __forceinline__ void publish_first(const RecordArgs& record, const Violation& found) {
@@ -184,7 +184,8 @@ struct Check {
         return false;
     }
 
-    // Whether the prefix sums `start` and `end`, at `position` of `table` and `stride` behind it, lie `size` apart.
+    // Whether the prefix sums `start` and `end`, at `position` of `table` and `stride` behind it, lie `size`
+    // apart.
     __device__ __forceinline__ bool apart(u32 in_table, u64 at_position, u64 start, u64 end, u64 size, u64 stride = 1) {
         if (start <= end && end - start > size) {
             return below(in_table, at_position + stride, end, start + size + 1);
@@ -207,7 +208,7 @@ struct Check<false> {
     __device__ __forceinline__ void publish(const RecordArgs&, u32, u32, u64) const {}
 };
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
 // a / b in 32 bits where both fit, which is several times faster.
 __device__ __forceinline__ u64 divide(u64 a, u64 b) {
@@ -223,7 +224,8 @@ __device__ __forceinline__ double fused_multiply_add(double a, double b, double 
 __device__ __forceinline__ float square_root(float value) { return __fsqrt_rn(value); }
 __device__ __forceinline__ double square_root(double value) { return __dsqrt_rn(value); }
 
-// What powers of two are in a type. `exponent` and `times_power_of_two` have the bits of those in src/element.rs.
+// What powers of two are in a type. `exponent` and `times_power_of_two` have the bits of those in
+// src/element.rs.
 template <typename A>
 struct Powers;
 
@@ -265,8 +267,8 @@ __device__ __forceinline__ int exponent(A value) {
 // value 2^n, rounded once.
 template <typename A>
 __device__ __forceinline__ A times_power_of_two(A value, int n) {
-    // Three powers take any number to any other. Each product is exact, or so small (or large) that the next ones make it 0
-    // (or infinite) in any case.
+    // Three powers take any number to any other. Each product is exact, or so small (or large) that the next
+    // ones make it 0 (or infinite) in any case.
     int last = clamp(n, Powers<A>::LEAST, Powers<A>::MOST);
     int second = clamp(n - last, Powers<A>::LEAST, Powers<A>::MOST);
     int first = clamp(n - last - second, Powers<A>::LEAST, Powers<A>::MOST);
@@ -274,7 +276,9 @@ __device__ __forceinline__ A times_power_of_two(A value, int n) {
 }
 
 // Of shifts, without overflow whatever an unwritten one may hold.
-__device__ __forceinline__ int add_shifts(int a, int b) { return static_cast<int>(static_cast<u32>(a) + static_cast<u32>(b)); }
+__device__ __forceinline__ int add_shifts(int a, int b) {
+    return static_cast<int>(static_cast<u32>(a) + static_cast<u32>(b));
+}
 __device__ __forceinline__ int times_shift(int times, int shift) {
     return static_cast<int>(static_cast<u32>(times) * static_cast<u32>(shift));
 }
@@ -297,6 +301,11 @@ __device__ __forceinline__ float shuffle(float value, u32 lane) {
 
 __device__ __forceinline__ double shuffle(double value, u32 lane) {
     return __longlong_as_double(static_cast<long long>(shuffle(static_cast<u64>(__double_as_longlong(value)), lane)));
+}
+
+template <typename T>
+__device__ __forceinline__ const T* shuffle(const T* value, u32 lane) {
+    return reinterpret_cast<const T*>(shuffle(reinterpret_cast<u64>(value), lane));
 }
 
 struct Plus {

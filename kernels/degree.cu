@@ -2,16 +2,19 @@
 //
 //     degree           D_v = sum of w_e over the hyperedges of v (or their number)
 //                      L_v = 1/D_v or 1/sqrt(D_v), and 0 for D_v = 0
-//     edge_shift       t_e = -(the largest shift s_v of the vertices of e), or more where the smallest is far below
-//     degree_gradient  dloss/dD_v = -L_v <g_v, s_v> / D_v                              row
-//                                 = -(L_v <g_v, s_v> + L_v <x_v, r_v>) / (2 D_v)       symmetric, and 0 for D_v = 0
+//     edge_shift       t_e = -(the largest shift s_v of the vertices of e), or more where the smallest is
+//                      far below
+//     degree_gradient  dloss/dD_v = -L_v <g_v, s_v> / D_v                            row
+//                                 = -(L_v <g_v, s_v> + L_v <x_v, r_v>) / (2 D_v)     symmetric
+//                                 = 0 for D_v = 0
 //
-// where y_v = L_v s_v, dloss/dx_v = L_v r_v, and the dot products come from gather.cu. Degrees are of the accumulation type,
-// their gradients double. Everything is overwritten. Where weights are part of the degrees, L and dloss/dD are multiplied by
-// powers of two, so that weights may have any scale: see `Conv::shift` in src/conv.rs, which has the formulas.
+// where y_v = L_v s_v, dloss/dx_v = L_v r_v, and the dot products come from gather.cu. Degrees are of the
+// accumulation type, their gradients double. Everything is overwritten. Where weights are part of the
+// degrees, L and dloss/dD are multiplied by powers of two, so that weights may have any scale: see
+// `Conv::shift` in src/conv.rs, which has the formulas.
 //
-// A negative degree under the symmetric normalization is published like a violation, in unchecked builds too. Launched by
-// src/cuda/degree.rs.
+// A negative degree under the symmetric normalization is published like a violation, in unchecked builds too.
+// Launched by src/cuda/degree.rs.
 
 #include "degree.cuh"
 #include "modules.cuh"
@@ -29,10 +32,10 @@ struct Degrees {
     static __device__ __forceinline__ A poison() { return not_a_number<A>(); }
 
     static __device__ __forceinline__ A value(const SumArgs& args, const Row&, u64 at) {
-        return reinterpret_cast<const A*>(args.values.values)[at];
+        return static_cast<const A*>(args.values.values)[at];
     }
 
-    static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool poisoned, A sum) {
+    static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool poisoned, A sum) {
         bool weighted = args.values.windows != NO_SCALE;
         A degree = weighted ? sum : static_cast<A>(row.length);
         if (poisoned) {
@@ -45,10 +48,10 @@ struct Degrees {
             args.vertex_shifts[at] = inverse.shift;
         }
         static_cast<A*>(args.degree)[at] = degree;
-        static_cast<A*>(args.left)[at] = inverse.inv_degree;
-        if (args.weight_left != nullptr) {
+        static_cast<A*>(args.inv_degree)[at] = inverse.inv_degree;
+        if (args.weight_inv_degree != nullptr) {
             bool is_left_out = row.length == 1 && is_finite(degree);
-            static_cast<A*>(args.weight_left)[at] = is_left_out ? A(0) : inverse.inv_degree;
+            static_cast<A*>(args.weight_inv_degree)[at] = is_left_out ? A(0) : inverse.inv_degree;
         }
         if (weighted) {
             publish_if_negative(args, DEGREE, args.tables.orientation, row, degree);
@@ -56,9 +59,12 @@ struct Degrees {
     }
 };
 
-// Two integers as one number that lanes can exchange: the largest shift, and the largest of those with the other sign.
+// Two integers as one number that lanes can exchange: the largest shift, and the largest of those with the
+// other sign.
 struct LargerOfEach {
-    static __device__ __forceinline__ u64 pair(int a, int b) { return u64(static_cast<u32>(a)) << 32 | static_cast<u32>(b); }
+    static __device__ __forceinline__ u64 pair(int a, int b) {
+        return u64(static_cast<u32>(a)) << 32 | static_cast<u32>(b);
+    }
     static __device__ __forceinline__ int first(u64 pair) { return static_cast<int>(static_cast<u32>(pair >> 32)); }
     static __device__ __forceinline__ int second(u64 pair) { return static_cast<int>(static_cast<u32>(pair)); }
 
@@ -84,12 +90,13 @@ struct EdgeShifts {
     }
 
     // As `Conv::edge_shift`.
-    static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool, u64 pair) {
+    static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool, u64 pair) {
         int largest = LargerOfEach::first(pair);
         int range = -Powers<A>::LEAST / static_cast<int>(args.shifts_of_degree);
         int spread = add_shifts(largest, LargerOfEach::second(pair));
         int more = clamp(add_shifts(spread, -range / 3), 0, range / 2);
-        args.edge_shifts[row.first_target + row.row] = largest == NO_SHIFT ? 0 : add_shifts(times_shift(-1, largest), more);
+        int shift = largest == NO_SHIFT ? 0 : add_shifts(times_shift(-1, largest), more);
+        args.edge_shifts[row.first_target + row.row] = shift;
     }
 };
 
@@ -98,16 +105,16 @@ template <typename A>
 __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) {
     u64 step = u64(gridDim.x) * THREADS;
     for (u64 v = u64(blockIdx.x) * THREADS + threadIdx.x; v < args.n_vertices; v += step) {
-        double left = static_cast<const A*>(args.left)[v];
+        double inv_degree = static_cast<const A*>(args.inv_degree)[v];
         double gradient = 0;
-        if (static_cast<const A*>(args.weight_left)[v] != A(0)) {
+        if (static_cast<const A*>(args.weight_inv_degree)[v] != A(0)) {
             int shift = times_shift(static_cast<int>(args.shifts_of_degree), args.shifts[v]);
             double degree = times_power_of_two(static_cast<const A*>(args.degree)[v], shift);
-            double through_y = left * sum_of_blocks(args.dots_y, v, args.dot_blocks);
+            double through_y = inv_degree * sum_of_blocks(args.dots_y, v, args.dot_blocks);
             if (args.dots_x == nullptr) {
                 gradient = -(through_y / degree);
             } else {
-                double through_x = left * sum_of_blocks(args.dots_x, v, args.dot_blocks);
+                double through_x = inv_degree * sum_of_blocks(args.dots_x, v, args.dot_blocks);
                 gradient = -((through_y + through_x) / (2 * degree));
             }
         }

@@ -1,37 +1,39 @@
-// Gather-reduce: each target row is a weighted sum of its source rows, or their mean. One step of a hypergraph is this on
-// the incidence structure (targets are hyperedges, sources vertices), the other is this on its transpose; the gradients of
-// both, and the convolution with its gradients, are made of them.
+// Gather-reduce: each target row is a weighted sum of its source rows, or their mean. One step of a
+// hypergraph is this on the incidence structure (targets are hyperedges, sources vertices), the other is this
+// on its transpose; the gradients of both, and the convolution with its gradients, are made of them.
 //
-//     y_d = t_d mean_d * sum over the incidences s of d, in their order, of p_s x_s      mean_d = 1, or 1/count for a mean
-//     dot_d = <o_d, mean_d * the same sum>, in double
+//     y_d = t_d mean_d * sum over the incidences s of d, in their order, of p_s x_s
+//     dot_d = <o_d, mean_d * the same sum>, in double        mean_d = 1, or 1/count for a mean
 //
-// p and t are factors that the instances read through windows, or 1. Both results are optional; o are rows like y's. Where
-// there are shifts, p_s is multiplied by 2^(shift of s + shift of d), which the sum does not round: see `Conv::shift`.
+// p and t are factors that the instances read through windows, or 1. Both results are optional; o are rows
+// like y's. Where there are shifts, p_s is multiplied by 2^(shift of s + shift of d), which the sum does not
+// round: see `Conv::shift`.
 //
-// A row is owned: one group of lanes computes it and stores it once (overwritten, or added to what was there), so
-// there are no atomics and the bits depend on nothing but the row. A lane owns 16 bytes of features; all lanes of a group
-// see the same incidences. Sums start at 0 and add the incidences in order, one fused multiply-add each. A row of more than
-// SEGMENT incidences is cut into segments of that length, counted from the row's start; `gather_*` stores their sums in
-// scratch memory (overwritten), and `add_partials_*` adds them in order. A dot product is stored for each block of features
-// (of the lanes of a group): a lane adds the products of its features in order, and the lanes are added in halves.
-// `gather_sums_*` is the same for 16-bit results of rows in the accumulation type. All are launched by src/cuda/gather.rs;
-// src/cpu/gather.rs is the same sum on the CPU, with the same bits.
+// A row is owned: one group of lanes computes it and stores it once (overwritten, or added to what was
+// there), so there are no atomics and the bits depend on nothing but the row. A lane owns 16 bytes of
+// features; all lanes of a group see the same incidences. Sums start at 0 and add the incidences in order,
+// one fused multiply-add each. A row of more than SEGMENT incidences is cut into segments of that length,
+// counted from the row's start; `gather_*` stores their sums in scratch memory (overwritten), and
+// `add_partials_*` adds them in order. A dot product is stored for each block of features (of the lanes of a
+// group): a lane adds the products of its features in order, and the lanes are added in halves.
+// `gather_sums_*` is the same for 16-bit results of rows in the accumulation type. All are launched by
+// src/cuda/gather.rs; src/cpu/gather.rs is the same sum on the CPU, with the same bits.
 //
-// A group has 8, 16 or 32 lanes, as many as the features need. A warp takes a segment or a row of medium length for each
-// of its groups, or four short rows, whose indices it loads at once.
+// A group has 8, 16 or 32 lanes, as many as the features need. A warp takes a segment or a row of medium
+// length for each of its groups, or four short rows, whose indices it loads at once.
 
 #include "modules.cuh"
 #include "rows.cuh"
 #include "tables.cuh"
 
 enum : u32 {
-    // The source rows that a lane loads before it adds the first. By arithmetic, not yet measured: 4 for each of 32 warps
-    // are 64 KiB under way on a multiprocessor, and 3 TB/s times a latency of 0.8 us are 18 KB for each of 132. With 8, the
-    // registers left room for 20 warps.
+    // The source rows that a lane loads before it adds the first. By arithmetic, not yet measured: 4 for each
+    // of 32 warps are 64 KiB under way on a multiprocessor, and 3 TB/s times a latency of 0.8 us are 18 KB
+    // for each of 132. With 8, the registers left room for 20 warps.
     IN_FLIGHT = 4,
 };
 
-// A row to be finished.
+// A row whose sums are complete: what the epilogue has to know of it.
 template <typename A>
 struct Target {
     u64 instance;
@@ -41,11 +43,11 @@ struct Target {
     A factor;
 };
 
-// Stores a lane's part of a row of elements of type `D`, or adds it to what is there, and gives the lane's part of the dot
-// product, each where it is asked for.
+// Stores a lane's part of a row of elements of type `D`, or adds it to what is there, and gives the lane's
+// part of the dot product, each where it is asked for.
 template <typename T, typename D, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& target, bool poisoned, const Lane& lane,
-                                      const SumsOf<T>& sums) {
+__device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Target<A>& target, bool poisoned,
+                                                const Lane& lane, const SumsOf<T>& sums) {
     constexpr u32 WIDTH = Vector<D>::LEN;
     A mean = args.mean != 0 ? inverse_count<A>(target.length) : A(1);
     bool left_out = args.target_scale.skip_zero != 0 && target.factor == A(0);
@@ -54,8 +56,8 @@ __device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& t
 #pragma unroll
     for (u32 v = 0; v < Vector<T>::LEN; v += WIDTH) {
         u32 len = lane.len > v ? lane.len - v : 0;
-        if (args.others.data != 0 && len != 0) {
-            const D* from = reinterpret_cast<const D*>(args.others.data) +
+        if (args.others.data != nullptr && len != 0) {
+            const D* from = static_cast<const D*>(args.others.data) +
                             element(args.others, target.instance, target.first, target.row) + lane.first + v;
             Vector<D> other = args.aligned ? load_vector(from) : load_elements(from, len);
 #pragma unroll
@@ -63,10 +65,10 @@ __device__ __forceinline__ double put(const GatherArgs& args, const Target<A>& t
                 dot += static_cast<double>(Element<D>::widen(other.at[i])) * static_cast<double>(sums.at[v + i] * mean);
             }
         }
-        if (args.targets.data != 0 && len != 0) {
-            D* to = reinterpret_cast<D*>(args.targets.data) +
+        if (args.targets.data != nullptr && len != 0) {
+            D* to = static_cast<D*>(args.targets.data) +
                     element(args.targets, target.instance, target.first, target.row) + lane.first + v;
-            store_sums(to, args.aligned, args.add, len, &sums.at[v], epilogue);
+            store_sums(to, args.aligned != 0, args.add != 0, len, &sums.at[v], epilogue);
         }
     }
     return dot;
@@ -84,34 +86,35 @@ __device__ __forceinline__ Group group_of(const GatherArgs& args) {
     return {lane_of_warp, lane_of_warp / args.lanes, lane_of_warp % args.lanes};
 }
 
-// Finishes the row of each group, if it has one.
+// Stores the row of each group, if it has one, and its dot product.
 template <typename T, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ void finish(const GatherArgs& args, const Target<A>& target, bool exists, bool poisoned,
-                                       const Group& group, const Lane& lane, u32 block, const SumsOf<T>& sums) {
+__device__ __forceinline__ void epilogue(const GatherArgs& args, const Target<A>& target, bool exists, bool poisoned,
+                                         const Group& group, const Lane& lane, u32 block, const SumsOf<T>& sums) {
     double dot = 0;
     if (exists) {
         if (sizeof(T) != sizeof(A) && args.wide != 0) {
-            dot = put<T, A>(args, target, poisoned, lane, sums);
+            dot = lane_epilogue<T, A>(args, target, poisoned, lane, sums);
         } else {
-            dot = put<T, T>(args, target, poisoned, lane, sums);
+            dot = lane_epilogue<T, T>(args, target, poisoned, lane, sums);
         }
     }
-    if (args.others.data == 0) {
+    if (args.others.data == nullptr) {
         return;
     }
     dot = sum_of_group(dot, args.lanes);
     if (exists && group.lane == 0) {
-        args.dots[(target.first + target.row) * args.feature_blocks + block] = poisoned ? not_a_number<double>() : dot;
+        args.dots[(target.first + target.row) * args.feature_blocks + block] =
+            poisoned ? not_a_number<double>() : dot;
     }
 }
 
 // Stores the sums of a segment.
 template <typename T>
-__device__ __forceinline__ void finish_partial(const GatherArgs& args, u64 item, bool poisoned, const Lane& lane,
+__device__ __forceinline__ void store_partial(const GatherArgs& args, u64 item, bool poisoned, const Lane& lane,
                                                const SumsOf<T>& sums) {
     using Acc = typename Element<T>::Acc;
     constexpr u32 LEN = Vector<Acc>::LEN;
-    Acc* to = reinterpret_cast<Acc*>(args.partials) + item * args.features + lane.first;
+    Acc* to = static_cast<Acc*>(args.partials) + item * args.features + lane.first;
 #pragma unroll
     for (u32 i = 0; i < Vector<T>::LEN; i += LEN) {
         Vector<Acc> values;
@@ -140,7 +143,7 @@ __device__ __forceinline__ A target_factor(const GatherArgs& args, Check<Checked
     if (!window_of(check, TARGET_WINDOWS, args.target_scale, row.instance, row.first_target, row.n_targets, start)) {
         return 1;
     }
-    return reinterpret_cast<const A*>(args.target_scale.values)[start + row.row];
+    return static_cast<const A*>(args.target_scale.values)[start + row.row];
 }
 
 // The source rows of one instance, and where it reads their factors.
@@ -150,9 +153,9 @@ struct Sources {
     u64 stride;
     const A* factors;  // null: all are 1
 
-    // The factor of a source of `row`; one that is left out becomes none. Where the shifts lie is found again for each source,
-    // from what is at hand anyway: with two registers more, the assembler no longer has all loads under way together, and
-    // gathers take 3 to 13 % longer.
+    // The factor of a source of `row`; one that is left out becomes none. Where the shifts lie is found again
+    // for each source, from what is at hand anyway: with two registers more, the assembler no longer has all
+    // loads under way together, and gathers take 3 to 13 % longer.
     __device__ __forceinline__ A factor(const GatherArgs& args, const Row& row, u32& source) const {
         if (source == NO_SOURCE) {
             return 1;
@@ -165,7 +168,7 @@ struct Sources {
         int shift = 0;
         if (args.source_shifts != nullptr) {
             // They lie as the factors do, for each source row of the batch.
-            shift = args.source_shifts[factors - reinterpret_cast<const A*>(args.source_scale.values) + source];
+            shift = args.source_shifts[factors - static_cast<const A*>(args.source_scale.values) + source];
         }
         if (args.target_shifts != nullptr) {
             shift = add_shifts(shift, args.target_shifts[row.first_target + row.row]);
@@ -176,7 +179,7 @@ struct Sources {
 
 template <typename S, typename A, bool Checked>
 __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Check<Checked>& check, Row& row) {
-    const S* rows = reinterpret_cast<const S*>(args.sources.data) +
+    const S* rows = static_cast<const S*>(args.sources.data) +
                     element(args.sources, row.instance, row.first_source, 0);
     const A* factors = nullptr;
     if (args.source_scale.windows != NO_SCALE && row.count != 0) {
@@ -184,14 +187,14 @@ __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Chec
         if (!window_of(check, SOURCE_WINDOWS, args.source_scale, row.instance, row.first_source, row.n_sources, start)) {
             row.count = 0;
         }
-        factors = reinterpret_cast<const A*>(args.source_scale.values) + start;
+        factors = static_cast<const A*>(args.source_scale.values) + start;
     }
     return {rows, args.sources.row_stride, factors};
 }
 
-// A tile. In the classes PARTIAL and MEDIUM each group of lanes has a row (or segment) to itself. In the class SHORT each 8
-// lanes know a row and load its indices; then each group of lanes computes its share of the four rows (one, two or all
-// four), one after the other.
+// A tile. In the classes PARTIAL and MEDIUM each group of lanes has a row (or segment) to itself. In the
+// class SHORT each 8 lanes know a row and load its indices; then each group of lanes computes its share of
+// the four rows (one, two or all four), one after the other.
 template <typename T, typename S, bool Checked>
 __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checked>& check, const Item& item, Row& row,
                                             const Group& group, u32 block) {
@@ -211,7 +214,7 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
     Acc my_factor = 1;
     for (u32 r = 0; r < rows_of_group; r++) {
         u32 leader = group.number * args.lanes + r * width;
-        const S* rows = reinterpret_cast<const S*>(shuffle(reinterpret_cast<u64>(sources.rows), leader)) + lane.first;
+        const S* rows = shuffle(sources.rows, leader) + lane.first;
         SumsOf<T> sums = {};
         for (u32 first = 0; first < longest; first += width) {
             if (r == 0) {
@@ -232,21 +235,21 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
             poisoned = (__ballot_sync(ALL_LANES, check.failed) & lanes) != 0;
         }
         if (item.work_class == PARTIAL) {
-            // Also where no row could be found: somebody adds what is here.
+            // Also where no row was found: the kernel that adds the segments reads this place.
             if (item.number < args.tables.items.partial) {
-                finish_partial<T>(args, item.number, poisoned, lane, sums);
+                store_partial<T>(args, item.number, poisoned, lane, sums);
             }
             continue;
         }
         Target<Acc> target = {shuffle(row.instance, leader), shuffle(row.first_target, leader),
                               __shfl_sync(ALL_LANES, row.row, static_cast<int>(leader)),
                               __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader)), shuffle(factor, leader)};
-        finish<T>(args, target, (exist >> leader & 1) != 0, poisoned, group, lane, block, sums);
+        epilogue<T>(args, target, (exist >> leader & 1) != 0, poisoned, group, lane, block, sums);
     }
 }
 
-// All rows but the long ones, and the segments of those. Warps take tiles: segments first, then medium rows, then short
-// ones, so that the longest work starts first. Blocks in y take blocks of features.
+// All rows but the long ones, and the segments of those. Warps take tiles: segments first, then medium rows,
+// then short ones, so that the longest work starts first. Blocks in y take blocks of features.
 template <typename T, typename S, bool Checked>
 __device__ __forceinline__ void gather(const GatherArgs& args, u32 kernel) {
     Group group = group_of(args);
@@ -274,7 +277,7 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
             Check<Checked> check;
             Row row = find_row(args.tables, check, LONG, tile * groups + group.number);
             Acc factor = target_factor<Acc>(args, check, row);
-            const Acc* partials = reinterpret_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;
+            const Acc* partials = static_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;
             SumsOf<T> sums = {};
             for (u32 first = 0; first < row.n_partials; first += IN_FLIGHT) {
                 add_rows<Acc, IN_FLIGHT>(sums, args.aligned, lane.len, [&](u32 j) -> Source<Acc, Acc> {
@@ -282,14 +285,15 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
                 });
             }
             Target<Acc> target = {row.instance, row.first_target, row.row, row.length, factor};
-            finish<T>(args, target, row.exists, check.failed, group, lane, block, sums);
+            epilogue<T>(args, target, row.exists, check.failed, group, lane, block, sums);
             check.publish(args.record, ADD_PARTIALS, args.tables.orientation, row.instance);
         }
     }
 }
 
-// With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has more, and the
-// checked builds need more. With one block more, `f16` and `f64_checked` spill (kernels/resources.py).
+// With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has
+// more, and the checked builds need more. With one block more, `f16` and `f64_checked` spill
+// (kernels/resources.py).
 #define KERNELS(T, NAME, CHECKS, BLOCKS)                                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) {          \
         gather<T, T, CHECKS>(args, GATHER);                                                                       \

@@ -1,13 +1,15 @@
 // The gradients of weights (and scales), of which each is the sum over all instances whose windows cover it.
 //
 //     sum_chunks   s_ci = sum over the instances g of chunk c, ascending, of v_gi
-//     sum_windows  dloss/dw_j (+)= sum over the chunks c whose windows cover j, in their order, of s_c(j - offset of c)
+//     sum_windows  dloss/dw_j (+)= sum over the chunks c whose windows cover j, in their order, of
+//                                  s_c(j - offset of c)
 //
-// v_gi is the gradient of row i of instance g alone, in double and in blocks that are added first, then rounded to the
-// accumulation type. Up to 64 instances of one topology that read at one offset are a chunk. Chunks are listed by classes of
-// window widths, by offset within a class: those that cover j are found by binary search, with no table of all slots. A
-// chunk's sums are stored in the rows of its first instance, so they need no room but that of all rows. Nothing depends on
-// the number of threads. Launched by src/cuda/windows.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
+// v_gi is the gradient of row i of instance g alone, in double and in blocks that are added first, then
+// rounded to the accumulation type. Up to 64 instances of one topology that read at one offset are a chunk.
+// Chunks are listed by classes of window widths, by offset within a class: those that cover j are found by
+// binary search, with no table of all slots. A chunk's sums are stored in the rows of its first instance, so
+// they need no room but that of all rows. Nothing depends on the number of threads. Launched by
+// src/cuda/instance_sums.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
 
 #include "modules.cuh"
 #include "tables.cuh"
@@ -26,8 +28,8 @@ __device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked
     const TablesArgs& tables = args.tables;
     if (args.chunks == nullptr) {
         u64 first = c * args.chunk_len;
-        u64 left = tables.instances - first;
-        chunk = {args.n_rows, 0, first, first + (left < args.chunk_len ? left : args.chunk_len)};
+        u64 rest = tables.instances - first;
+        chunk = {args.n_rows, 0, first, first + (rest < args.chunk_len ? rest : args.chunk_len)};
         return true;
     }
     const u64* words = args.chunks + c * CHUNK_WORDS;
@@ -35,8 +37,10 @@ __device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked
     if (!check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_TOPOLOGY, topology, tables.n_topologies)) {
         return false;
     }
-    chunk = {tables.topologies[topology].n_targets, words[CHUNK_OFFSET], words[CHUNK_FIRST_MEMBER], words[CHUNK_WORDS + CHUNK_FIRST_MEMBER]};
-    return check.below(TOPOLOGIES, topology * TOPOLOGY_WORDS + TOPOLOGY_N_TARGETS, chunk.n_rows, u64(tables.largest_targets) + 1) &&
+    chunk = {tables.topologies[topology].n_targets, words[CHUNK_OFFSET], words[CHUNK_FIRST_MEMBER],
+             words[CHUNK_WORDS + CHUNK_FIRST_MEMBER]};
+    return check.below(TOPOLOGIES, topology * TOPOLOGY_WORDS + TOPOLOGY_N_TARGETS, chunk.n_rows,
+                       u64(tables.largest_targets) + 1) &&
            check.below(CHUNKS, (c + 1) * CHUNK_WORDS + CHUNK_FIRST_MEMBER, chunk.end_member, args.n_members + 1) &&
            check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_MEMBER, chunk.first_member, chunk.end_member);
 }
@@ -144,7 +148,8 @@ __device__ __forceinline__ bool covers(const GradientArgs& args, Check<Checked>&
     return true;
 }
 
-// The first of the chunks `low` ... `high`, ascending by offset, whose offset plus `widest` is above `slot`; `high` if none.
+// The first of the chunks `low` ... `high`, ascending by offset, whose offset plus `widest` is above `slot`;
+// `high` if none.
 __device__ __forceinline__ u64 first_above(const u64* chunks, u64 low, u64 high, u64 slot, u64 widest) {
     while (low < high) {
         u64 middle = low + (high - low) / 2;
@@ -185,7 +190,8 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
                     break;
                 }
                 u64 widest = words[CLASS_WIDTH];
-                if (!check.below(CLASSES, k * CLASS_WORDS + CLASS_WIDTH, widest, u64(args.tables.largest_targets) + 1)) {
+                if (!check.below(CLASSES, k * CLASS_WORDS + CLASS_WIDTH, widest,
+                                 u64(args.tables.largest_targets) + 1)) {
                     break;
                 }
                 low = first_above(args.chunks, low, high, slot, widest);

@@ -1,11 +1,12 @@
 // Which kernels a compilation has.
 //
-// A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a plan loads those
-// that it needs. generate.py and build.rs say which module they compile, for example by
+// A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a
+// plan loads those that it needs. generate.py and build.rs say which module they compile, for example by
 //
 //     -DHYPERSCATTER_F32 -DHYPERSCATTER_UNCHECKED
 //
-// What is not narrowed down is all there: without any of these macros a file has the kernels of all its modules.
+// What is not narrowed down is all there: without any of these macros a file has the kernels of all its
+// modules.
 
 #pragma once
 

@@ -1,6 +1,8 @@
 // The row scale: the factor that a row's gradient is passed on with, for each target row of a batch.
 //
-//     row_scale  p_d = (2^-hs t_d) mean_d    mean_d = 1, or 1/count for a mean; s is the shift of d, h how often it counts
+//     row_scale  p_d = (2^-hs t_d) mean_d
+//
+// where mean_d is 1, or 1/count for a mean; s is the shift of d, and h is how often that counts.
 //
 // Factors are of the accumulation type and are overwritten. Launched by src/cuda/row_scale.rs.
 
@@ -9,14 +11,18 @@
 
 // That of row `i` of the batch.
 template <typename A, bool Checked>
-__device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance, A& row_scale) {
+__device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance,
+                                             A& row_scale) {
     const TablesArgs& tables = args.tables;
+    u64 id = 0;
     if (tables.topology_ids != nullptr) {
         instance = search(tables.target_starts, tables.instances, i);
     }
-    u64 id = 0;
-    TopologyWords t;
-    if (!(topology_of(tables, check, instance, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
+    if (!find_topology_id(tables, check, instance, id)) {
+        return false;
+    }
+    const TopologyWords t = tables.topologies[id];
+    if (!(fits(tables, check, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
         return false;
     }
     if (tables.topology_ids == nullptr) {
@@ -33,8 +39,9 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
     if (!check.below(WORK_ITEMS, i, row, t.n_targets)) {
         return false;
     }
-    Pointers pointers = {};
-    if (!pointers_of(tables, check, t, row, pointers)) {
+    u32 start = 0;
+    u32 end = 0;
+    if (!find_incidences(tables, check, t, t.pointers + row, start, end)) {
         return false;
     }
     A factor = 1;
@@ -43,12 +50,12 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
         if (!window_of(check, TARGET_WINDOWS, args.scale, instance, first, t.n_targets, window)) {
             return false;
         }
-        factor = reinterpret_cast<const A*>(args.scale.values)[window + row];
+        factor = static_cast<const A*>(args.scale.values)[window + row];
     }
     if (args.shifts != nullptr) {
         factor = times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));
     }
-    row_scale = factor * (args.mean != 0 ? inverse_count<A>(pointers.end - pointers.start) : A(1));
+    row_scale = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
     return true;
 }
 

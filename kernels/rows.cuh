@@ -1,7 +1,8 @@
 // Rows of features: where they lie, how a lane sums its part of some, and what is stored of the sums.
 //
-// A lane owns 16 bytes of features, and all lanes of a group see the same incidences. Sums start at 0 and add the incidences in
-// order, one fused multiply-add each. src/cpu/gather.rs is the same sum on the CPU, with the same bits.
+// A lane owns 16 bytes of features, and all lanes of a group see the same incidences. Sums start at 0 and add
+// the incidences in order, one fused multiply-add each. src/cpu/gather.rs is the same sum on the CPU, with the
+// same bits.
 
 #pragma once
 
@@ -12,7 +13,7 @@ __device__ __forceinline__ u64 element(const RowsArgs& rows, u64 instance, u64 f
     return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) + row * rows.row_stride;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // Sums.
 
 template <typename A, u32 N>
@@ -34,8 +35,8 @@ struct Lane {
 template <typename T>
 __device__ __forceinline__ Lane features_of(u32 features, u32 lanes, u32 block, u32 lane_of_group) {
     u64 first = (u64(block) * lanes + lane_of_group) * Vector<T>::LEN;
-    u64 left = first < features ? features - first : 0;
-    return {first, left < Vector<T>::LEN ? static_cast<u32>(left) : Vector<T>::LEN};
+    u64 rest = first < features ? features - first : 0;
+    return {first, rest < Vector<T>::LEN ? static_cast<u32>(rest) : Vector<T>::LEN};
 }
 
 // A source row, and its factor.
@@ -45,13 +46,14 @@ struct Source {
     A factor;
 };
 
-// Adds `N` rows of elements of type `S`, those that `at(j)` tells, to `LEN` sums. Aligned rows are all loaded before the first
-// sum; others come one by one, which is slower and a fraction of the code.
+// Adds `N` rows of elements of type `S`, those that `at(j)` tells, to `LEN` sums. Aligned rows are all loaded
+// before the first sum; others come one by one, which is slower and a fraction of the code.
 template <typename S, u32 N, typename A, u32 LEN, typename At>
 __device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 len, At at) {
     constexpr u32 WIDTH = Vector<S>::LEN;
     constexpr u32 VECTORS = LEN / WIDTH;
-    // A row that is left out changes no sum: not even by +0, which would make +0 of a sum that underflowed to -0.
+    // A row that is left out changes no sum: not even by +0, which would make +0 of a sum that underflowed to
+    // -0.
     if (!aligned) {
 #pragma unroll 1
         for (u32 j = 0; j < N; j++) {
@@ -108,9 +110,11 @@ struct Epilogue {
     bool poisoned;
 };
 
-// Stores the sums of a vector of features as elements of type `D`, or adds them to what is there; `len` of them are to be stored.
+// Stores the sums of a vector of features as elements of type `D`, or adds them to what is there. `len` of
+// them are to be stored.
 template <typename D, typename A>
-__device__ __forceinline__ void store_sums(D* to, bool aligned, bool add, u32 len, const A* sums, const Epilogue<A>& epilogue) {
+__device__ __forceinline__ void store_sums(D* to, bool aligned, bool add, u32 len, const A* sums,
+                                           const Epilogue<A>& epilogue) {
     Vector<D> result = {};
     if (add) {
         result = aligned ? load_vector(to) : load_elements(to, len);

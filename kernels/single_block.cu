@@ -64,9 +64,13 @@ __device__ __forceinline__ bool find_instance(const SingleBlockArgs& args, u64 i
     u64 id = 0;
     instance.number = args.instances != nullptr ? args.instances[item] : item;
     bool found = by_vertex.below(PATH_INSTANCES, item, instance.number, args.by_vertex.instances) &&
-                 topology_of(args.by_vertex, by_vertex, instance.number, id, instance.by_vertex) &&
-                 topology_of(args.by_edge, by_edge, instance.number, id, instance.by_edge) &&
-                 fits_block(args, by_edge, by_vertex, instance, id);
+                 find_topology_id(args.by_vertex, by_vertex, instance.number, id);
+    if (found) {
+        instance.by_vertex = args.by_vertex.topologies[id];
+        instance.by_edge = args.by_edge.topologies[id];
+        found = fits(args.by_vertex, by_vertex, id, instance.by_vertex) &&
+                fits(args.by_edge, by_edge, id, instance.by_edge) && fits_block(args, by_edge, by_vertex, instance, id);
+    }
     by_vertex.publish(args.record, SINGLE_BLOCK, args.by_vertex.orientation, instance.number);
     by_edge.publish(args.record, SINGLE_BLOCK, args.by_edge.orientation, instance.number);
     if (!found) {
@@ -83,9 +87,12 @@ template <bool Checked>
 __device__ __forceinline__ Row row_of(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t, u64 instance,
                                       u32 number) {
     Row row = {};
-    Pointers pointers = {};
-    if (place_row(tables, check, t, instance, number, row, pointers)) {
-        take_whole_row(check, pointers, SEGMENT, row);
+    row.instance = instance;
+    row.row = number;
+    u32 start = 0;
+    u32 end = 0;
+    if (find_place(tables, check, t, row, start, end)) {
+        take_all(check, t, SEGMENT, start, end, row);
     }
     return row;
 }
@@ -99,9 +106,9 @@ __device__ __forceinline__ void find_degrees(const SingleBlockArgs& args, const 
         if (args.normalized != 0) {
             Check<Checked> check;
             Row row = row_of(args.by_vertex, check, instance.by_vertex, instance.number, v);
-            const A* weights = reinterpret_cast<const A*>(args.degree_weights.values);
-            A degree = sum_of_row<A, Plus>(args.by_vertex, check, args.degree_weights, row, WARP, A(0),
-                                           [&](u64 at) { return weights[at]; });
+            const A* weights = static_cast<const A*>(args.degree_weights.values);
+            A degree = sum_of_row<Plus>(args.by_vertex, check, args.degree_weights, row, WARP, A(0),
+                                        [&](u64 at) { return weights[at]; });
             if (!weighted) {
                 degree = static_cast<A>(row.length);
             }
@@ -159,7 +166,7 @@ __device__ __forceinline__ void gather_hyperedges(const SingleBlockArgs& args, c
     for (u32 e = threadIdx.x / args.lanes; e < instance.by_edge.n_targets; e += THREADS / args.lanes) {
         Check<Checked> check;
         Row row = row_of(args.by_edge, check, instance.by_edge, instance.number, e);
-        const T* x = reinterpret_cast<const T*>(args.x.data) + element(args.x, instance.number, row.first_source, 0);
+        const T* x = static_cast<const T*>(args.x.data) + element(args.x, instance.number, row.first_source, 0);
         auto source = [&](u32 i) -> Source<T, A> {
             u32 v = source_of(args.by_edge, check, row, i);
             if (v == NO_SOURCE) {
@@ -190,7 +197,7 @@ __device__ __forceinline__ void gather_vertices(const SingleBlockArgs& args, con
         if (message.windows != NO_SCALE && row.count != 0) {
             u64 start = 0;
             if (window_of(check, SOURCE_WINDOWS, message, instance.number, row.first_source, row.n_sources, start)) {
-                weights = reinterpret_cast<const A*>(message.values) + start;
+                weights = static_cast<const A*>(message.values) + start;
             } else {
                 row.count = 0;
             }
@@ -204,7 +211,7 @@ __device__ __forceinline__ void gather_vertices(const SingleBlockArgs& args, con
             return {instance.z + u64(e) * args.features, shifted(weights == nullptr ? A(1) : weights[e], shift)};
         };
         A factor = instance.inv_degree[v];
-        T* y = reinterpret_cast<T*>(args.y.data) + element(args.y, instance.number, row.first_target, v);
+        T* y = static_cast<T*>(args.y.data) + element(args.y, instance.number, row.first_target, v);
         sum_row<T, A>(args, row.count, source, [&](const Lane& lane, const SumsOf<T>& sums) {
             if (row.exists) {
                 Epilogue<A> epilogue = {factor, factor == A(0), check.failed};

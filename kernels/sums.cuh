@@ -1,19 +1,22 @@
 // Sums of one number for each incidence of a row, and what is stored for the row.
 //
-// A row's sum runs in 32 interleaved lanes, which are then added in halves; a row of more than SEGMENT incidences is cut
-// into segments of that length, counted from its start, whose sums are stored in scratch memory (overwritten), and `add_*`
-// adds them in order. So the bits depend on the row alone. `sum` in src/cpu/gather.rs is the same sum.
+// A row's sum runs in 32 interleaved lanes, which are then added in halves; a row of more than SEGMENT
+// incidences is cut into segments of that length, counted from its start, whose sums are stored in scratch
+// memory (overwritten), and `add_*` adds them in order. So the bits depend on the row alone. `sum` in
+// src/cpu/gather.rs is the same sum.
 //
-// `Of` says what is summed: `value` of the source that is number `at` in the values, from `zero` on, by `Combine`; and what
-// `finish` stores for the row. `poison` is what a segment has where a wrong value was found.
+// `Of` says what is summed: `value` of the source that is number `at` in the values, from `zero` on, by
+// `Combine`; and what `epilogue` stores for the row. `poison` is what a segment has where a wrong value was
+// found.
 
 #pragma once
 
 #include "tables.cuh"
 
-// What `combine` makes of `value(i)` of a row's incidences, from `zero` on, where i is the number of the source in `values`: in
-// all of the `width` lanes that know the row. Without values it is `zero`, and no index is read.
-template <typename V, typename Combine, bool Checked, typename Value>
+// What `combine` makes of `value(i)` of a row's incidences, from `zero` on, where i is the number of the source
+// in `values`: in all of the `width` lanes that know the row. Without values it is `zero`, and no index is
+// read.
+template <typename Combine, typename V, bool Checked, typename Value>
 __device__ __forceinline__ V sum_of_row(const TablesArgs& tables, Check<Checked>& check, const ScaleArgs& values,
                                         const Row& row, u32 width, V zero, Value value) {
     Combine combine;
@@ -31,7 +34,8 @@ __device__ __forceinline__ V sum_of_row(const TablesArgs& tables, Check<Checked>
     return fold_group(sum, width, combine);
 }
 
-// All rows but the long ones, and the segments of those. A warp takes a segment, a row of medium length or four short ones.
+// All rows but the long ones, and the segments of those. A warp takes a segment, a row of medium length or
+// four short ones.
 template <typename Of, bool Checked>
 __device__ __forceinline__ void sum_rows(const SumArgs& args) {
     using V = typename Of::Value;
@@ -42,8 +46,8 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         Row row = find_row(args.tables, check, item.work_class, item.number);
         u32 width = item.work_class == SHORT ? SHORT_ROW : WARP;
         u32 lane = lane_of_warp % width;
-        V sum = sum_of_row<V, typename Of::Combine>(args.tables, check, args.values, row, width, Of::zero(),
-                                                    [&](u64 at) { return Of::value(args, row, at); });
+        V sum = sum_of_row<typename Of::Combine>(args.tables, check, args.values, row, width, Of::zero(),
+                                                 [&](u64 at) { return Of::value(args, row, at); });
         bool poisoned = false;
         if (Checked) {
             u32 lanes = width == WARP ? ALL_LANES : ((1u << width) - 1) << lane_of_warp / width * width;
@@ -51,12 +55,12 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         }
         if (lane == 0) {
             if (item.work_class == PARTIAL) {
-                // Also where no row could be found: somebody adds what is here.
+                // Also where no row was found: the kernel that adds the segments reads this place.
                 if (item.number < args.tables.items.partial) {
                     static_cast<V*>(args.partials)[item.number] = poisoned ? Of::poison() : sum;
                 }
             } else if (row.exists) {
-                Of::finish(args, row, poisoned, sum);
+                Of::epilogue(args, row, poisoned, sum);
             }
         }
         check.publish(args.record, Of::SUM, args.tables.orientation, row.instance);
@@ -81,7 +85,7 @@ __device__ __forceinline__ void add_sums(const SumArgs& args) {
             }
         }
         if (row.exists && lane == 0) {
-            Of::finish(args, row, check.failed, sum);
+            Of::epilogue(args, row, check.failed, sum);
         }
         check.publish(args.record, Of::ADD, args.tables.orientation, row.instance);
     }

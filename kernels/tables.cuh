@@ -8,8 +8,9 @@
 //     SHORT     0 ... 8
 //     LONG      513 ..., from the results of its segments
 //
-// An instance is not expanded: work item i of a class is entry `i mod count` of instance `i / count` for copies of one
-// topology; for a table of instances it is found by binary search in the prefix sums of the counts.
+// An instance is not expanded: work item i of a class is entry `i mod count` of instance `i / count` for
+// copies of one topology; for a table of instances it is found by binary search in the prefix sums of the
+// counts.
 
 #pragma once
 
@@ -18,7 +19,8 @@
 // No source: nothing to load. Ids are below 2^32 - 1.
 enum : u32 { NO_SOURCE = 0xffffffffu };
 
-// The number of a class. By selection: an index that is not constant would put the structure into local memory.
+// The number of a class. By selection: an index that is not constant would put the structure into local
+// memory.
 __device__ __forceinline__ u64 of_class(const Counts& counts, u32 work_class) {
     return work_class == PARTIAL ? counts.partial
            : work_class == MEDIUM ? counts.medium
@@ -26,11 +28,11 @@ __device__ __forceinline__ u64 of_class(const Counts& counts, u32 work_class) {
                                   : counts.long_row;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // Which row a work item is.
 
 struct Row {
-    bool exists;  // there is such a row, and its place is known; where a check failed all the same, it becomes NaN
+    bool exists;  // there is such a row, and its place is known: where a check fails later, it becomes NaN
     u32 row;      // in its instance
     u32 count;    // its incidences, or those of its segment
     u32 length;   // the incidences of the whole row
@@ -59,16 +61,16 @@ __device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& c
           check.below(TOPOLOGIES, word + TOPOLOGY_INDICES, t.indices, tables.n_indices - t.n_indices + 1))) {
         return false;
     }
-    u64 left = tables.n_work;
-    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + PARTIAL, t.count.partial, left / 2 + 1)) return false;
-    left -= 2 * t.count.partial;
-    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + MEDIUM, t.count.medium, left + 1)) return false;
-    left -= t.count.medium;
-    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + SHORT, t.count.short_row, left + 1)) return false;
-    left -= t.count.short_row;
-    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + LONG, t.count.long_row, left / 2 + 1)) return false;
-    left -= 2 * t.count.long_row;
-    return check.below(TOPOLOGIES, word + TOPOLOGY_WORK, t.work, left + 1);
+    u64 rest = tables.n_work;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + PARTIAL, t.count.partial, rest / 2 + 1)) return false;
+    rest -= 2 * t.count.partial;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + MEDIUM, t.count.medium, rest + 1)) return false;
+    rest -= t.count.medium;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + SHORT, t.count.short_row, rest + 1)) return false;
+    rest -= t.count.short_row;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + LONG, t.count.long_row, rest / 2 + 1)) return false;
+    rest -= 2 * t.count.long_row;
+    return check.below(TOPOLOGIES, word + TOPOLOGY_WORK, t.work, rest + 1);
 }
 
 // Where the rows of an instance start in the batch.
@@ -89,8 +91,8 @@ __device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const
 
 // Where an instance with `n_rows` rows, the first of which is `first` in the batch, reads its factors.
 template <bool Checked>
-__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const ScaleArgs& scale, u64 instance, u64 first,
-                                          u64 n_rows, u64& start) {
+__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const ScaleArgs& scale, u64 instance,
+                                          u64 first, u64 n_rows, u64& start) {
     start = 0;
     if (scale.windows == CONSECUTIVE) {
         start = first;
@@ -101,68 +103,8 @@ __device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, cons
     return true;
 }
 
-// The topology of an instance and its number, unless its tables are not to be used.
-template <bool Checked>
-__device__ __forceinline__ bool topology_of(const TablesArgs& tables, Check<Checked>& check, u64 instance, u64& id,
-                                            TopologyWords& t) {
-    id = 0;
-    if (tables.topology_ids != nullptr) {
-        id = tables.topology_ids[instance];
-        if (!check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies)) {
-            return false;
-        }
-    }
-    t = tables.topologies[id];
-    return fits(tables, check, id, t);
-}
-
-// Where the incidences of a row start and end among those of its topology.
-struct Pointers {
-    u64 position;  // of the start in the table
-    u32 start;
-    u32 end;
-};
-
-template <bool Checked>
-__device__ __forceinline__ bool pointers_of(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t, u64 row,
-                                            Pointers& found) {
-    u64 position = t.pointers + row;
-    found = {position, tables.pointers[position], tables.pointers[position + 1]};
-    return check.below(POINTERS, position + 1, found.end, t.n_indices + 1) &&
-           check.below(POINTERS, position, found.start, u64(found.end) + 1);
-}
-
-// Fills in row `number` of an instance of topology `t`: its place, its length, and where its incidences start.
-template <bool Checked>
-__device__ __forceinline__ bool place_row(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t, u64 instance,
-                                          u32 number, Row& row, Pointers& pointers) {
-    row.instance = instance;
-    row.row = number;
-    row.n_targets = static_cast<u32>(t.n_targets);
-    row.n_sources = static_cast<u32>(t.n_sources);
-    if (!start_of(check, TARGET_STARTS, tables.target_starts, instance, t.n_targets, tables.n_targets, row.first_target)) {
-        return false;
-    }
-    // From here on a wrong value makes the row NaN.
-    row.exists = true;
-    if (!(start_of(check, SOURCE_STARTS, tables.source_starts, instance, t.n_sources, tables.n_sources, row.first_source) &&
-          pointers_of(tables, check, t, number, pointers))) {
-        return false;
-    }
-    row.length = pointers.end - pointers.start;
-    row.indices = t.indices + pointers.start;
-    return true;
-}
-
-// Takes all incidences of a row, which are `longest` at most.
-template <bool Checked>
-__device__ __forceinline__ void take_whole_row(Check<Checked>& check, const Pointers& pointers, u32 longest, Row& row) {
-    if (check.below(POINTERS, pointers.position + 1, pointers.end, u64(pointers.start) + longest + 1)) {
-        row.count = row.length;
-    }
-}
-
-// The last of the `n` + 1 ascending numbers `starts[i * stride]` that is not above `item`; below `n` whatever they hold.
+// The last of the `n` + 1 ascending numbers `starts[i * stride]` that is not above `item`; below `n` whatever
+// they hold.
 __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 stride = 1) {
     u64 low = 0;
     u64 high = n;
@@ -177,114 +119,215 @@ __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 st
     return low;
 }
 
-// Work item `item` of a class.
+// The number of an instance's topology.
 template <bool Checked>
-__device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item) {
-    Row found = {};
-    if (item >= of_class(tables.items, work_class)) {
-        return found;
+__device__ __forceinline__ bool find_topology_id(const TablesArgs& tables, Check<Checked>& check, u64 instance, u64& id) {
+    if (tables.topology_ids == nullptr) {
+        id = 0;
+        return true;
     }
+    id = tables.topology_ids[instance];
+    return check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies);
+}
 
-    // The instance, its topology, and the item's entry in the topology's list.
+// The steps of find_row. Each takes what the ones before have found, and is false where a value is wrong:
+// then nothing that follows from it can be found.
+
+// The instance of a table batch that has the item, and its topology; copies all have topology 0, and
+// find_entry finds theirs.
+template <bool Checked>
+__device__ __forceinline__ bool find_topology(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item,
+                                              u64& instance, u64& id) {
     if (tables.topology_ids != nullptr) {
-        found.instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
+        instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
     }
-    u64 id = 0;
-    TopologyWords t;
-    if (!topology_of(tables, check, found.instance, id, t)) {
-        return found;
-    }
+    return find_topology_id(tables, check, instance, id);
+}
+
+// The item's entry in the list of its topology, and for copies its instance.
+template <bool Checked>
+__device__ __forceinline__ bool find_entry(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item,
+                                           const TopologyWords& t, u64& instance, u64& entry) {
     u64 count = of_class(t.count, work_class);
     if (!check.below(WORK_ITEMS, item, 0, count)) {
-        return found;
+        return false;
     }
-    u64 start_of_items = 0;
     if (tables.topology_ids == nullptr) {
-        found.instance = divide(item, count);
-        start_of_items = found.instance * count;
-        if (!check.below(WORK_ITEMS, item, found.instance, tables.instances)) {
-            return found;
-        }
-    } else {
-        u64 position = work_class * (tables.instances + 1) + found.instance;
-        start_of_items = tables.work_starts[position];
-        if (Checked && !(check.below(WORK_STARTS, position, start_of_items, item + 1) &&
-                         check.apart(WORK_STARTS, position, start_of_items, tables.work_starts[position + 1], count) &&
-                         check.below(WORK_ITEMS, item, item - start_of_items, count))) {
-            return found;
-        }
+        instance = divide(item, count);
+        entry = item - instance * count;
+        return check.below(WORK_ITEMS, item, instance, tables.instances);
     }
-    u64 entry = item - start_of_items;
+    u64 position = work_class * (tables.instances + 1) + instance;
+    u64 start = tables.work_starts[position];
+    if (Checked && !(check.below(WORK_STARTS, position, start, item + 1) &&
+                     check.apart(WORK_STARTS, position, start, tables.work_starts[position + 1], count) &&
+                     check.below(WORK_ITEMS, item, item - start, count))) {
+        return false;
+    }
+    entry = item - start;
+    return true;
+}
 
-    // The entry: a row, and for the segments of long rows a second word.
+// Where an entry stands in `work`: entries are one word, or two in the classes PARTIAL and LONG.
+__device__ __forceinline__ u64 position_of(const TopologyWords& t, u32 work_class, u64 entry) {
     u64 position = t.work + entry;
     if (work_class == PARTIAL) {
-        position += entry;
-    } else {
-        position += 2 * t.count.partial;
-        if (work_class > MEDIUM) position += t.count.medium;
-        if (work_class > SHORT) position += t.count.short_row + entry;
+        return position + entry;
     }
-    u32 row = tables.work[position];
-    if (!check.below(WORK, position, row, t.n_targets)) {
-        return found;
-    }
+    position += 2 * t.count.partial;
+    if (work_class > MEDIUM) position += t.count.medium;
+    if (work_class > SHORT) position += t.count.short_row + entry;
+    return position;
+}
 
-    Pointers pointers = {};
-    if (!place_row(tables, check, t, found.instance, row, found, pointers)) {
-        return found;
+// Where the rows of its instance start in the batch, targets and sources.
+template <bool Checked>
+__device__ __forceinline__ bool find_instance_rows(const TablesArgs& tables, Check<Checked>& check,
+                                                   const TopologyWords& t, Row& row) {
+    row.n_targets = static_cast<u32>(t.n_targets);
+    row.n_sources = static_cast<u32>(t.n_sources);
+    if (!start_of(check, TARGET_STARTS, tables.target_starts, row.instance, t.n_targets, tables.n_targets,
+                  row.first_target)) {
+        return false;
+    }
+    // The row has a place now. From here on a wrong value makes it NaN.
+    row.exists = true;
+    return start_of(check, SOURCE_STARTS, tables.source_starts, row.instance, t.n_sources, tables.n_sources,
+                    row.first_source);
+}
+
+// All incidences of a row: `start` ... `end` of its topology's.
+template <bool Checked>
+__device__ __forceinline__ bool find_incidences(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t,
+                                                u64 pointer, u32& start, u32& end) {
+    start = tables.pointers[pointer];
+    end = tables.pointers[pointer + 1];
+    return check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
+           check.below(POINTERS, pointer, start, u64(end) + 1);
+}
+
+// The place of row `row.row`, and all its incidences.
+template <bool Checked>
+__device__ __forceinline__ bool find_place(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t,
+                                           Row& row, u32& start, u32& end) {
+    if (!(find_instance_rows(tables, check, t, row) &&
+          find_incidences(tables, check, t, t.pointers + row.row, start, end))) {
+        return false;
+    }
+    row.length = end - start;
+    row.indices = t.indices + start;
+    return true;
+}
+
+// All incidences of a row that is summed in one go: up to `longest`.
+template <bool Checked>
+__device__ __forceinline__ void take_all(Check<Checked>& check, const TopologyWords& t, u32 longest, u32 start, u32 end,
+                                         Row& row) {
+    if (check.below(POINTERS, t.pointers + row.row + 1, end, u64(start) + longest + 1)) {
+        row.count = row.length;
+    }
+}
+
+// Of all incidences the segment that the second word of the entry says.
+template <bool Checked>
+__device__ __forceinline__ void find_segment(const TablesArgs& tables, Check<Checked>& check, u64 position, Row& row) {
+    u32 segment = tables.work[position + 1];
+    u64 segments = (u64(row.length) + (SEGMENT - 1)) / SEGMENT;
+    if (!check.below(WORK, position + 1, segment, segments)) {
+        return;
+    }
+    u32 before = segment * SEGMENT;
+    row.indices += before;
+    row.count = row.length - before < SEGMENT ? row.length - before : SEGMENT;
+}
+
+// The segments before those of the instance, in the whole batch.
+template <bool Checked>
+__device__ __forceinline__ bool find_first_partial(const TablesArgs& tables, Check<Checked>& check, u64 id,
+                                                   const TopologyWords& t, u64 instance, u64& before) {
+    if (tables.topology_ids == nullptr) {
+        u64 of_each = Checked ? divide(tables.items.partial, tables.instances) : 0;
+        if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + TOPOLOGY_COUNT + PARTIAL, t.count.partial, of_each + 1)) {
+            return false;
+        }
+        before = instance * t.count.partial;
+        return true;
+    }
+    before = tables.work_starts[instance];  // of the class PARTIAL
+    return !Checked ||
+           (check.apart(WORK_STARTS, instance, before, tables.work_starts[instance + 1], t.count.partial) &&
+            check.below(WORK_STARTS, instance + 1, before + t.count.partial, tables.items.partial + 1));
+}
+
+// The segments of a long row: those that are listed from the second word of its entry up to that of the next
+// long row.
+template <bool Checked>
+__device__ __forceinline__ void find_partials(const TablesArgs& tables, Check<Checked>& check, u64 id,
+                                              const TopologyWords& t, u64 entry, u64 position, u64 pointer, u32 start,
+                                              u32 end, Row& row) {
+    u32 first = tables.work[position + 1];
+    u64 next = t.count.partial;
+    if (entry + 1 < t.count.long_row) {
+        next = tables.work[position + 3];
+        if (!check.below(WORK, position + 3, next, t.count.partial + 1)) {
+            return;
+        }
+    }
+    if (!check.below(WORK, position + 1, first, next)) {
+        return;
+    }
+    // As many as the row's incidences need.
+    u64 listed = next - first;
+    u64 least = (listed - 1) * SEGMENT + 1;
+    if (!(check.below(POINTERS, pointer + 1, end, start + listed * SEGMENT + 1) &&
+          check.below(POINTERS, pointer, start, end >= least ? end - least + 1 : 0))) {
+        return;
+    }
+    u64 before = 0;
+    if (!find_first_partial(tables, check, id, t, row.instance, before)) {
+        return;
+    }
+    row.partials = before + first;
+    row.n_partials = static_cast<u32>(listed);
+}
+
+// The row of work item `item` of a class: the item's topology and its entry in the list of that, which says
+// the row; where the row is in the batch; and its incidences, or those of its segment, or the results of its
+// segments.
+template <bool Checked>
+__device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item) {
+    Row row = {};
+    if (item >= of_class(tables.items, work_class)) {
+        return row;
+    }
+    u64 id = 0;
+    if (!find_topology(tables, check, work_class, item, row.instance, id)) {
+        return row;
+    }
+    const TopologyWords t = tables.topologies[id];
+    u64 entry = 0;
+    if (!(fits(tables, check, id, t) && find_entry(tables, check, work_class, item, t, row.instance, entry))) {
+        return row;
+    }
+    u64 position = position_of(t, work_class, entry);
+    u32 number = tables.work[position];
+    if (!check.below(WORK, position, number, t.n_targets)) {
+        return row;
+    }
+    row.row = number;
+    u32 start = 0;
+    u32 end = 0;
+    if (!find_place(tables, check, t, row, start, end)) {
+        return row;
     }
     if (work_class == PARTIAL) {
-        u32 segment = tables.work[position + 1];
-        u64 segments = (u64(found.length) + (SEGMENT - 1)) / SEGMENT;
-        if (!check.below(WORK, position + 1, segment, segments)) {
-            return found;
-        }
-        u32 before = segment * SEGMENT;
-        found.indices += before;
-        found.count = found.length - before < SEGMENT ? found.length - before : SEGMENT;
+        find_segment(tables, check, position, row);
     } else if (work_class == LONG) {
-        // Its segments are those listed up to the first of the next long row.
-        u32 first = tables.work[position + 1];
-        u64 next = t.count.partial;
-        if (entry + 1 < t.count.long_row) {
-            next = tables.work[position + 3];
-            if (!check.below(WORK, position + 3, next, t.count.partial + 1)) {
-                return found;
-            }
-        }
-        if (!check.below(WORK, position + 1, first, next)) {
-            return found;
-        }
-        u64 listed = next - first;
-        u64 least = (listed - 1) * SEGMENT + 1;
-        auto [pointer, start, end] = pointers;
-        if (!(check.below(POINTERS, pointer + 1, end, start + listed * SEGMENT + 1) &&
-              check.below(POINTERS, pointer, start, end >= least ? end - least + 1 : 0))) {
-            return found;
-        }
-        u64 before = 0;
-        if (tables.topology_ids == nullptr) {
-            u64 of_each = Checked ? divide(tables.items.partial, tables.instances) : 0;
-            if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + TOPOLOGY_COUNT + PARTIAL, t.count.partial, of_each + 1)) {
-                return found;
-            }
-            before = found.instance * t.count.partial;
-        } else {
-            before = tables.work_starts[found.instance];  // of the class PARTIAL
-            if (Checked &&
-                !(check.apart(WORK_STARTS, found.instance, before, tables.work_starts[found.instance + 1],
-                              t.count.partial) &&
-                  check.below(WORK_STARTS, found.instance + 1, before + t.count.partial, tables.items.partial + 1))) {
-                return found;
-            }
-        }
-        found.partials = before + first;
-        found.n_partials = static_cast<u32>(listed);
+        find_partials(tables, check, id, t, entry, position, t.pointers + number, start, end, row);
     } else {
-        take_whole_row(check, pointers, work_class == SHORT ? SHORT_ROW : SEGMENT, found);
+        take_all(check, t, work_class == SHORT ? SHORT_ROW : SEGMENT, start, end, row);
     }
-    return found;
+    return row;
 }
 
 // Incidence `i` of a row, or NO_SOURCE.
@@ -297,8 +340,8 @@ __device__ __forceinline__ u32 source_of(const TablesArgs& tables, Check<Checked
     return check.below(INDICES, row.indices + i, source, row.n_sources) ? source : NO_SOURCE;
 }
 
-// The class of a tile, and the item that group `group` of its `groups` groups of lanes has; in a tile of short rows each
-// SHORT_ROW lanes have one.
+// The class of a tile, and the item that group `group` of its `groups` groups of lanes has; in a tile of
+// short rows each SHORT_ROW lanes have one.
 struct Item {
     u32 work_class;
     u64 number;

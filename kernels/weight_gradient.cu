@@ -2,9 +2,10 @@
 //
 //     weight_gradient  dloss/dw_e = <q_e, z_e> + sum of dloss/dD_v over the vertices of e
 //
-// The dot products come from gather.cu, the gradients of degrees from degree.cu. All are double, whatever the type of the
-// features, and are overwritten. q and dloss/dD were multiplied by powers of two, which is undone here: see `Conv::shift` in
-// src/conv.rs. instance_sums.cu then adds what instances have for the same weight. Launched by src/cuda/degree.rs.
+// The dot products come from gather.cu, the gradients of degrees from degree.cu. All are double, whatever the
+// type of the features, and are overwritten. q and dloss/dD were multiplied by powers of two, which is undone
+// here: see `Conv::shift` in src/conv.rs. instance_sums.cu then adds what instances have for the same weight.
+// Launched by src/cuda/weight_gradient.rs.
 
 #include "modules.cuh"
 #include "sums.cuh"
@@ -20,12 +21,12 @@ struct WeightGradients {
     static __device__ __forceinline__ double poison() { return not_a_number<double>(); }
 
     static __device__ __forceinline__ double value(const SumArgs& args, const Row& row, u64 at) {
-        double gradient = reinterpret_cast<const double*>(args.values.values)[at];
+        double gradient = static_cast<const double*>(args.values.values)[at];
         int shift = add_shifts(args.edge_shifts[row.first_target + row.row], args.vertex_shifts[at]);
         return times_power_of_two(gradient, times_shift(static_cast<int>(args.shifts_of_degree), shift));
     }
 
-    static __device__ __forceinline__ void finish(const SumArgs& args, const Row& row, bool poisoned, double sum) {
+    static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool poisoned, double sum) {
         u64 at = row.first_target + row.row;
         int shift = args.edge_shifts[at];
         int shifts_of_degree = static_cast<int>(args.shifts_of_degree);

@@ -10,12 +10,14 @@ use crate::groups::Groups;
 use crate::incidence::Incidence;
 use crate::index::{Index, below};
 
-/// Hypergraph instances to be computed together. Either *replicated*: copies of one topology, whose number is
-/// an operand of each call, so that a batch costs the same for 1 and for 24,576 copies and a smaller last
-/// batch rebuilds nothing; or a *table*: instances over several topologies.
+/// Hypergraph instances that are computed together. There are two kinds:
 ///
-/// The vertices of instance `g` follow those of instance `g - 1`, and so do its hyperedges: feature rows,
-/// weights of [`Windows::Consecutive`](crate::Windows::Consecutive) and results are in that order. A clone is
+/// * *replicated*: any number of copies of one topology. Each call tells how many, so a batch costs the same
+///   for 1 and for 24,576 copies, and nothing is built again for a smaller last batch;
+/// * a *table*: instances over several topologies. Their number is fixed.
+///
+/// The vertices of instance `g` follow those of instance `g - 1`, and so do its hyperedges. Feature rows,
+/// results and weights of [`Windows::Consecutive`](crate::Windows::Consecutive) are in that order. A clone is
 /// cheap and is the same batch.
 #[derive(Debug, Clone)]
 pub struct Batch(Arc<Inner>);
@@ -44,8 +46,8 @@ impl Batch {
         Self(Arc::new(Inner { topologies: vec![topology], largest, table: None }))
     }
 
-    /// One instance for each entry of `topology_ids`, which index `topologies`. A topology may serve any
-    /// number of instances, none included.
+    /// A table with one instance for each entry of `topology_ids`, which are positions in `topologies`. A
+    /// topology may serve any number of instances, or none.
     ///
     /// # Errors
     /// [`Error::TopologyOutOfRange`], [`Error::TooLarge`], [`Error::OutOfMemory`].
@@ -65,7 +67,7 @@ impl Batch {
         Self::of(topologies, ids)
     }
 
-    /// One instance of each topology, in order. Equal topologies are stored once.
+    /// A table with one instance of each topology, in order. Equal topologies are stored once.
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::OutOfMemory`].
@@ -113,7 +115,7 @@ impl Batch {
         &self.0.topologies
     }
 
-    /// The number of instances of a table; `None` for a replicated batch, where each call tells it.
+    /// The number of instances of a table; `None` for a replicated batch, whose calls tell it.
     pub fn n_instances(&self) -> Option<usize> {
         self.0.table.as_ref().map(|t| t.topology_ids.len())
     }
@@ -139,35 +141,6 @@ impl Batch {
     #[inline]
     pub fn topology(&self, instance: usize) -> &Incidence {
         &self.0.topologies[self.topology_id(instance)]
-    }
-
-    /// The number of vertices of all instances before `instance`: where its vertices start in the batch.
-    /// `vertex_start(n_instances)` is the total.
-    ///
-    /// # Panics
-    /// If `instance` is above the number of instances of a table.
-    pub fn vertex_start(&self, instance: usize) -> usize {
-        self.start(Axis::Vertex, instance)
-    }
-
-    /// The number of hyperedges of all instances before `instance`: where its hyperedges start in the batch.
-    /// `hyperedge_start(n_instances)` is the total.
-    ///
-    /// # Panics
-    /// If `instance` is above the number of instances of a table.
-    pub fn hyperedge_start(&self, instance: usize) -> usize {
-        self.start(Axis::Hyperedge, instance)
-    }
-
-    /// The vertices of the largest topology that an instance uses.
-    pub fn max_vertices(&self) -> usize {
-        self.largest(Axis::Vertex)
-    }
-
-    /// The hyperedges of the largest topology that an instance uses: the number of weights that shared
-    /// windows read.
-    pub fn max_hyperedges(&self) -> usize {
-        self.largest(Axis::Hyperedge)
     }
 
     /// The rows of all instances before `instance` along an axis: where its rows start in the batch.

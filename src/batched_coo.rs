@@ -11,14 +11,13 @@ use crate::index::{Index, below};
 use crate::misbatching::Misbatching;
 use crate::owners::{Owners, graph_of, owner_of, range, starts, total};
 
-/// What to do with an already batched index all of whose incidences are in one graph, the first that owns
-/// both vertices and hyperedges, although later graphs own both, too, and which may be the local ids of the
-/// graphs: those that nobody shifted look like this where the graphs have the same size.
+/// What to do with an already batched index that looks as if nobody had shifted it: all incidences are in the
+/// first graph that owns both vertices and hyperedges, later graphs own both, too, and all ids may be local
+/// ones. Unshifted ids of graphs that have the same size look like this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AllInFirst {
-    /// Refuse it with [`Error::AllInFirstGraph`]: the choice for batches where every graph may have
-    /// incidences.
+    /// Refuse it with [`Error::AllInFirstGraph`]. The choice where every graph may have incidences.
     Reject,
     /// It is meant: the vertices of later graphs are isolated, and their hyperedges empty.
     Accept,
@@ -26,28 +25,34 @@ pub enum AllInFirst {
 
 impl Batch {
     /// From an already batched `hyperedge_index`: incidence `i` puts vertex `vertices[i]` into hyperedge
-    /// `hyperedges[i]`, both numbered over the whole batch, in any order. The result is a table of `n_graphs`
-    /// instances; graphs with equal incidences share one stored topology, and all topologies share one
-    /// allocation. Owners state every vertex and every hyperedge, so empty hyperedges (trailing ones too),
-    /// isolated vertices and empty graphs keep their places. The four arrays may have different integer
-    /// types.
+    /// `hyperedges[i]`. Both are numbered over the whole batch, and incidences stand in any order. The result
+    /// is a table of `n_graphs` instances. Graphs with equal incidences share one stored topology, and all
+    /// topologies share one allocation.
+    ///
+    /// Owners state every vertex and every hyperedge, so empty hyperedges (trailing ones too), isolated
+    /// vertices and empty graphs keep their places. The four arrays may have different integer types.
     ///
     /// Since topologies share one allocation, a clone of one of them keeps that of all: see
     /// [`Incidence`](crate::Incidence) for how to copy one out.
     ///
     /// # Cost
-    /// Where graphs are small, up to 1.3 times that of one [`from_coo`](crate::Incidence::from_coo) of the
-    /// same index if incidences stand hyperedge after hyperedge; 1.5 times if they stand vertex after vertex,
-    /// with the hyperedges of each ascending; 2 times in any other order, graph after graph; and 12 times if
-    /// those of different graphs are mixed, since each then looks for its graph. (The largest ratios of
-    /// `benches/cpu.rs`, on one core of an AMD EPYC: 16,384 graphs of 8 vertices and 14 hyperedges.)
+    /// For many small graphs, in multiples of one [`from_coo`](crate::Incidence::from_coo) of the same index:
+    ///
+    /// | order of the incidences | cost |
+    /// |---|---|
+    /// | hyperedge after hyperedge | 1.3 |
+    /// | vertex after vertex, the hyperedges of each ascending | 1.5 |
+    /// | any other, graph after graph | 2 |
+    /// | graphs are mixed, so that each incidence looks for its graph | 12 |
+    ///
+    /// These are the largest ratios of `benches/cpu.rs`, on one core of an AMD EPYC, for 16,384 graphs of 8
+    /// vertices and 14 hyperedges.
     ///
     /// # What is refused, and what cannot be told
-    /// An index is refused if an incidence joins a vertex and a hyperedge of different graphs, or one that
-    /// does not exist; and, by [`AllInFirst::Reject`], if all incidences are in the first graph that owns
-    /// vertices and hyperedges, while later ones own both, too, and the ids may be local ones. The error says
-    /// which mistake of a loader the index looks like, see [`Misbatching`], if the whole index is what that
-    /// mistake leaves.
+    /// An index is refused if an incidence joins a vertex and a hyperedge of different graphs, or names one
+    /// that does not exist. By [`AllInFirst::Reject`] it is also refused if it looks as if nobody had shifted
+    /// it. Where the whole index is what a mistake of a loader leaves, the error says which, see
+    /// [`Misbatching`].
     ///
     /// A wrong index that keeps every incidence within one graph is a right index of other graphs, and
     /// passes:

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-/// What [`Rows`](crate::Rows) and [`Weights`](crate::Weights) are made of: a reference to a slice, an array,
-/// a `Vec` or a boxed slice for the CPU, which becomes `&[T]` or `&mut [T]`; for CUDA one to a `CudaSlice`,
-/// which becomes a view of all of it, a view, or in the raw tier a `DevicePointer`. An owned view stays as it
-/// is, a reference to one (`&view`) leaves it for the next call.
+/// What [`Rows`](crate::Rows) and [`Weights`](crate::Weights) are made of.
+///
+/// | backend | a buffer is | operators take |
+/// |---|---|---|
+/// | CPU | a reference to a slice, an array, a `Vec`, a boxed slice or an `Arc<[T]>` | `&[T]` or `&mut [T]` |
+/// | CUDA | a reference to a `CudaSlice`, or a view or a reference to one | `CudaView` or `CudaViewMut` |
+/// | CUDA, raw tier | a `DevicePointer` | the same |
+///
+/// A view that is passed by value is used up; `&view` and `&mut view` leave it for the next call.
 ///
 /// This trait is sealed.
 pub trait Buffer: sealed::Sealed {

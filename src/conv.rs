@@ -7,8 +7,8 @@
 
 use crate::element::Accumulator;
 
-/// Where the hyperedge weights enter the convolution. Models trained under one convention and evaluated under
-/// another lose accuracy, so this must match where weights come from elsewhere.
+/// Where the hyperedge weights enter the convolution. A model that was trained under one convention loses
+/// accuracy under another, so this must match where weights come from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WeightUse {
@@ -34,20 +34,23 @@ impl WeightUse {
     }
 }
 
-/// How the convolution divides by the vertex degree. 1/0 counts as 0, with a zero gradient: a vertex of
-/// degree zero gets a row of zeros. A degree that is not finite makes NaN of its rows and of the gradients
-/// that pass through it.
+/// How the convolution divides by the vertex degree.
 ///
-/// Under `Row` and `Symmetric` the scale of [`WeightUse::Documented`] weights cancels out, also where 1/D or
-/// a sum of weighted rows would be no number of the type: with weights 2^k w (those being exact, and degrees
-/// finite) y and ∂x have the bits that they have with w, and ∂w is multiplied by 2^−k. That holds for every k
-/// under `Row`; under `Symmetric` for every even k with which z, which is multiplied by 2^(−k/2), stays in
-/// the type's range. An odd k differs by the rounding of √2: half a unit in the last place for each term of
-/// its sums.
+/// 1/0 counts as 0, with a zero gradient: a vertex of degree zero gets a row of zeros. A degree that is not
+/// finite makes its rows NaN, and the gradients that pass through it.
 ///
-/// ∂w is as exact as its terms ⟨g, z_e − y_v⟩ / D_v are: the rounding of y_v is divided by D_v as well, and
-/// where hyperedges of equal z should make the difference 0, that is what is left of it, however small D_v
-/// is.
+/// # The scale of weights
+///
+/// Under `Row` and `Symmetric` a common scale of [`WeightUse::Documented`] weights cancels out, even where the
+/// type has no number for 1/D or for a sum of weighted rows. Where the weights 2^k w are exact and degrees are
+/// finite, y and ∂x have the bits that they have with w, and ∂w is multiplied by 2^−k:
+///
+/// * under `Row` for every k;
+/// * under `Symmetric` for every even k with which z, then multiplied by 2^(−k/2), stays in the type's range.
+///   An odd k differs by the rounding of √2: half a unit in the last place for each term of its sums.
+///
+/// ∂w is as exact as its terms ⟨g, z_e − y_v⟩ / D_v. The rounding of y_v is divided by D_v, too: where
+/// hyperedges of equal z should make a term 0, the rounding is what is left of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Normalization {
@@ -165,6 +168,6 @@ pub enum Reduce {
     /// Their sum.
     #[default]
     Sum,
-    /// Their sum, divided by their number; repeated incidences count, and the mean of no rows is 0.
+    /// Their sum, divided by their number. Repeated incidences count. The mean of no rows is 0.
     Mean,
 }

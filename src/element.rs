@@ -18,7 +18,7 @@ pub trait Element:
     /// The value in the accumulation type; exact.
     fn widen(self) -> Self::Acc;
 
-    /// The nearest value of this type, ties to even; too large a value becomes an infinity.
+    /// The nearest value of this type, ties to even. A value that is too large becomes an infinity.
     fn narrow(value: Self::Acc) -> Self;
 }
 
@@ -54,7 +54,7 @@ pub trait Accumulator:
     /// Whether this is neither infinite nor NaN.
     fn is_finite(self) -> bool;
 
-    /// ⌊log₂|self|⌋, for numbers that are neither 0, infinite nor NaN; subnormal ones have theirs, too.
+    /// ⌊log₂|self|⌋. The number must be neither 0, infinite nor NaN; it may be subnormal.
     fn exponent(self) -> i32;
 
     /// `self · 2^n`, rounded once.

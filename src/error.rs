@@ -1,8 +1,8 @@
 //! What can be wrong with an index layout or a call, as values.
 //!
 //! Every variant names the table or operand, the place in it, the value found there and the bound it broke,
-//! in fields that a caller can read. No constructor and no operator panics on bad input (accessors that say
-//! so do, as slices do), and an operator call that returns an error has written nothing.
+//! in fields that a caller can read. Constructors and operators do not panic on bad input. An operator call
+//! that returns an error has written nothing. (Accessors panic as slices do, and say so.)
 
 use std::ops::Range;
 
@@ -56,8 +56,8 @@ pub enum Error {
     },
     /// A CSR pointer is smaller than the one before it.
     #[error(
-        "{table}[{position}] = {value} is smaller than the pointer before it, {previous}: pointers must not decrease; if \
-         these are the sizes of the hyperedges, give their running sums, from 0 on"
+        "{table}[{position}] = {value} is smaller than the pointer before it, {previous}: pointers must not \
+         decrease; if these are the sizes of the hyperedges, give their running sums, from 0 on"
     )]
     PointersNotMonotone {
         /// The pointer array.
@@ -71,8 +71,8 @@ pub enum Error {
     },
     /// There are no CSR pointers at all.
     #[error(
-        "{table} is empty, but there is one pointer more than there are hyperedges: where there are none, give the \
-         pointer 0 alone"
+        "{table} is empty, but there is one pointer more than there are hyperedges: where there are none, \
+         give the pointer 0 alone"
     )]
     NoPointers {
         /// The pointer array.
@@ -80,8 +80,8 @@ pub enum Error {
     },
     /// The first CSR pointer is not 0.
     #[error(
-        "{table}[0] = {value}, but the first pointer must be 0: for a part of a larger table, subtract the first pointer \
-         from all"
+        "{table}[0] = {value}, but the first pointer must be 0: for a part of a larger table, subtract the \
+         first pointer from all"
     )]
     FirstPointerNotZero {
         /// The pointer array.
@@ -91,8 +91,8 @@ pub enum Error {
     },
     /// The last CSR pointer is not the length of the array that the pointers point into.
     #[error(
-        "{table} ends at {value}, but {bound_of} has length {bound}: the last pointer must be that length, so there is one \
-         pointer more than there are rows"
+        "{table} ends at {value}, but {bound_of} has length {bound}: the last pointer must be that length, \
+         so there is one pointer more than there are rows"
     )]
     LastPointer {
         /// The pointer array.
@@ -118,8 +118,8 @@ pub enum Error {
     },
     /// A vertex stands twice in one hyperedge, and the caller chose to reject that.
     #[error(
-        "{} repeats vertex {vertex} in hyperedge {hyperedge}: choose Repeats::Keep or Repeats::Merge if this is \
-         meant{}",
+        "{} repeats vertex {vertex} in hyperedge {hyperedge}: choose Repeats::Keep or Repeats::Merge if this \
+         is meant{}",
         place(table, *list, *position),
         cause(*looks_like)
     )]
@@ -172,7 +172,8 @@ pub enum Error {
     },
     /// There is not one number of vertices (or hyperedges) for each graph.
     #[error(
-        "{table} has {value} counts, but there are {bound} graphs: give one for each graph, 0 for a graph without any{}",
+        "{table} has {value} counts, but there are {bound} graphs: give one for each graph, 0 for a graph \
+         without any{}",
         cause(*looks_like)
     )]
     CountsLength {
@@ -199,8 +200,8 @@ pub enum Error {
     },
     /// Graph ids decrease: vertices and hyperedges of one graph must stand together, graph after graph.
     #[error(
-        "{table}[{position}] = {value} is smaller than the graph id before it, {previous}: number vertices and hyperedges \
-         graph after graph{}",
+        "{table}[{position}] = {value} is smaller than the graph id before it, {previous}: number vertices \
+         and hyperedges graph after graph{}",
         cause(*looks_like)
     )]
     GraphIdsNotSorted {
@@ -217,8 +218,8 @@ pub enum Error {
     },
     /// An incidence of an already batched index joins a vertex of one graph with a hyperedge of another.
     #[error(
-        "incidence {position} joins vertex {vertex} of graph {vertex_graph} with hyperedge {hyperedge} of graph \
-         {hyperedge_graph}, but graph {vertex_graph} owns {}{}",
+        "incidence {position} joins vertex {vertex} of graph {vertex_graph} with hyperedge {hyperedge} of \
+         graph {hyperedge_graph}, but graph {vertex_graph} owns {}{}",
         owned("hyperedge", bound), cause_or(*looks_like, SHIFT_BOTH)
     )]
     CrossGraphIncidence {
@@ -237,12 +238,12 @@ pub enum Error {
         /// What the whole index looks like, if that is known.
         looks_like: Option<Misbatching>,
     },
-    /// All incidences of an already batched index are in one graph, though later graphs own vertices and
-    /// hyperedges, the ids may be local ones that nobody shifted, and the caller did not say that this is
-    /// meant.
+    /// An already batched index looks as if nobody had shifted it: all incidences are in one graph, though
+    /// later graphs own vertices and hyperedges. [`AllInFirst::Accept`](crate::AllInFirst::Accept) says that
+    /// it is meant.
     #[error(
-        "all {incidences} incidences are in graph {graph}, though graph {later} owns {} and {}, too. It looks like this: \
-         {looks_like}. If it is meant, choose AllInFirst::Accept",
+        "all {incidences} incidences are in graph {graph}, though graph {later} owns {} and {}, too. It \
+         looks like this: {looks_like}. If it is meant, choose AllInFirst::Accept",
         owned("vertex", vertices),
         owned("hyperedge", hyperedges)
     )]
@@ -262,8 +263,8 @@ pub enum Error {
     },
     /// An instance's weight window ends past the last weight (or scale).
     #[error(
-        "instance {instance} reads {table}[{value} .. {}], but {table} has {}: give it more values, or windows that \
-         end within them",
+        "instance {instance} reads {table}[{value} .. {}], but {table} has {}: give it more values, or \
+         windows that end within them",
         value.saturating_add(*width as u64), count(*bound, "value")
     )]
     WindowOutOfRange {
@@ -310,8 +311,8 @@ pub enum Error {
     },
     /// A window table was made for another batch.
     #[error(
-        "{table}: this window table was made for another batch; make it from the very batch of the plan (clones of a \
-         batch are the same batch, equal ones are not)"
+        "{table}: this window table was made for another batch; make it from the very batch of the plan \
+         (clones of a batch are the same batch, equal ones are not)"
     )]
     WindowTableMismatch {
         /// The operand that is read through windows, or the argument that is the table.
@@ -319,8 +320,8 @@ pub enum Error {
     },
     /// A window table of vertex scales was given for values of hyperedges, or the other way round.
     #[error(
-        "{table}: this window table is for {value}, but {bound} are needed; WindowTable::new makes windows of \
-         hyperedges, WindowTable::for_vertices those of vertices"
+        "{table}: this window table is for {value}, but {bound} are needed; WindowTable::new makes windows \
+         of hyperedges, WindowTable::for_vertices those of vertices"
     )]
     WindowTableAxis {
         /// The operand that is read through windows.
@@ -363,7 +364,8 @@ pub enum Error {
     },
     /// The rows of an operand have another number of features than the plan.
     #[error(
-        "{operand} has rows of {}, but the plan is for {bound}: state the plan's number, or make a plan for {value}",
+        "{operand} has rows of {}, but the plan is for {bound}: state the plan's number, or make a plan for \
+         {value}",
         count(*value, "feature")
     )]
     FeaturesMismatch {
@@ -376,8 +378,8 @@ pub enum Error {
     },
     /// The length of a contiguous operand is no whole number of rows.
     #[error(
-        "{operand} has {}, which is no whole number of rows of {}: check its length, and which of its sizes is the \
-         number of features",
+        "{operand} has {}, which is no whole number of rows of {}: check its length, and which of its sizes \
+         is the number of features",
         count(*value, "element"), count(*bound, "feature")
     )]
     PartialRow {
@@ -390,7 +392,8 @@ pub enum Error {
     },
     /// The rows of an operand are no whole number of instances of a replicated batch.
     #[error(
-        "{operand} has {}, which is no whole number of instances: each has {bound} {what}, and a row for each",
+        "{operand} has {}, which is no whole number of instances: each has {bound} {what}, and a row for \
+         each",
         count(*value, "row")
     )]
     PartialInstance {
@@ -435,8 +438,8 @@ pub enum Error {
     },
     /// The number of copies of a replicated batch is open.
     #[error(
-        "no operand tells the number of copies, and {operand} has elements: its layout has an instance stride, or its \
-         rows are empty; state the number of copies by RowLayout::instances"
+        "no operand tells the number of copies, and {operand} has elements: its layout has an instance \
+         stride, or its rows are empty; state the number of copies by RowLayout::instances"
     )]
     UnknownInstances {
         /// The first operand that has elements.
@@ -460,8 +463,8 @@ pub enum Error {
     },
     /// Rows placed by their strides end past the operand's last element.
     #[error(
-        "{operand} has {}, but {} end at element {value}: make it longer, or its strides or the number of instances \
-         smaller",
+        "{operand} has {}, but {} end at element {value}: make it longer, or its strides or the number of \
+         instances smaller",
         count(*bound, "element"), placed(*instances, *rows, *row_stride, *instance_stride)
     )]
     Stride {
@@ -482,8 +485,8 @@ pub enum Error {
     },
     /// Rows of an output overlap: two results would be written to one place.
     #[error(
-        "rows of the output {operand} overlap: its {what} stride is {value}, but must be at least {bound} elements for \
-         each row to have a place of its own"
+        "rows of the output {operand} overlap: its {what} stride is {value}, but must be at least {bound} \
+         elements for each row to have a place of its own"
     )]
     Overlap {
         /// The operand.
@@ -511,8 +514,8 @@ pub enum Error {
     ///
     /// [`Normalization::Symmetric`]: crate::Normalization::Symmetric
     #[error(
-        "instance {instance}: vertex {vertex} has degree {value}, but symmetric normalization needs degrees of at \
-         least 0: keep the weights positive, or use another normalization"
+        "instance {instance}: vertex {vertex} has degree {value}, but symmetric normalization needs degrees \
+         of at least 0: keep the weights positive, or use another normalization"
     )]
     NegativeDegree {
         /// The first instance with a negative degree; on a GPU any of them, as it is scheduled.
@@ -524,8 +527,8 @@ pub enum Error {
     },
     /// The CUDA driver's library cannot be used: there is none, or it is a stub or a broken installation.
     #[error(
-        "the CUDA driver is not available: {reason}. Install the NVIDIA driver (it brings {library}; a CUDA toolkit \
-         is not needed), and in a container start it with GPU support"
+        "the CUDA driver is not available: {reason}. Install the NVIDIA driver (it brings {library}; a CUDA \
+         toolkit is not needed), and in a container start it with GPU support"
     )]
     DriverUnavailable {
         /// The library that was looked for.
@@ -535,7 +538,8 @@ pub enum Error {
     },
     /// The CUDA driver is older than what the kernels need. Versions are (major, minor) of the CUDA release.
     #[error(
-        "the CUDA driver supports CUDA {}.{}, but the kernels need {}.{}: install NVIDIA driver R525 or newer",
+        "the CUDA driver supports CUDA {}.{}, but the kernels need {}.{}: install NVIDIA driver R525 or \
+         newer",
         found.0, found.1, needed.0, needed.1
     )]
     DriverTooOld {
@@ -546,8 +550,8 @@ pub enum Error {
     },
     /// There is no CUDA device of this ordinal.
     #[error(
-        "there is no CUDA device {ordinal}: the driver shows {count}. See `nvidia-smi` for what is installed and \
-         CUDA_VISIBLE_DEVICES for what is visible"
+        "there is no CUDA device {ordinal}: the driver shows {count}. See `nvidia-smi` for what is installed \
+         and CUDA_VISIBLE_DEVICES for what is visible"
     )]
     NoDevice {
         /// The ordinal that was asked for.
@@ -558,8 +562,8 @@ pub enum Error {
     /// The device is of an architecture that the kernels were not compiled for. Compute capabilities are
     /// (major, minor).
     #[error(
-        "CUDA device {ordinal} has compute capability {}.{}, but the kernels need {}.{} or newer: use a Turing or \
-         later GPU, or the CPU backend",
+        "CUDA device {ordinal} has compute capability {}.{}, but the kernels need {}.{} or newer: use a \
+         Turing or later GPU, or the CPU backend",
         found.0, found.1, needed.0, needed.1
     )]
     UnsupportedArchitecture {
@@ -583,12 +587,12 @@ pub enum Error {
         /// The driver's description of it.
         message: String,
     },
-    /// A checked kernel found a wrong value in a table. Every output since the last clean check is
-    /// unspecified; the context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
-    /// Of several wrong values that one kernel found, which is named depends on scheduling.
+    /// A checked kernel found a wrong value in a table. Every output since the last successful check is
+    /// unspecified. The context, the stream and the workspace can be used on, see `cuda::Workspace::check`.
+    /// A kernel that found several wrong values names any one of them.
     #[error(
-        "{kernel}, instance {instance}: {table}[{position}] on the device is {value}, but {}: upload the table again, \
-         and look for who writes into it",
+        "{kernel}, instance {instance}: {table}[{position}] on the device is {value}, but {}: upload the \
+         table again, and look for who writes into it",
         below(*bound)
     )]
     IndexOutOfBounds {
@@ -621,8 +625,8 @@ pub enum Error {
     },
     /// An operand's address is not a multiple of its element's size.
     #[error(
-        "{operand} starts at address {value:#x}, which is not a multiple of {bound}, the size of its elements: start \
-         it at a whole element"
+        "{operand} starts at address {value:#x}, which is not a multiple of {bound}, the size of its \
+         elements: start it at a whole element"
     )]
     Misaligned {
         /// The operand.
@@ -634,8 +638,8 @@ pub enum Error {
     },
     /// An output shares memory with another operand.
     #[error(
-        "the output {operand} shares memory with {other}: it starts at address {value:#x}, and {other} ends at \
-         {bound:#x}; give it memory of its own"
+        "the output {operand} shares memory with {other}: it starts at address {value:#x}, and {other} ends \
+         at {bound:#x}; give it memory of its own"
     )]
     SharedMemory {
         /// The output.
@@ -649,8 +653,8 @@ pub enum Error {
     },
     /// A call that cannot be part of a CUDA graph was made while its stream was being captured.
     #[error(
-        "{call} cannot be captured, and the stream is recording a CUDA graph: do it before or behind the capture; calls \
-         of the raw tier (hyperscatter::cuda::raw) can be captured"
+        "{call} cannot be captured, and the stream is recording a CUDA graph: do it before or behind the \
+         capture; calls of the raw tier (hyperscatter::cuda::raw) can be captured"
     )]
     Capturing {
         /// The call.
@@ -659,8 +663,8 @@ pub enum Error {
     /// The per-thread default stream, which is another stream on each thread, was given to a workspace, which
     /// may move to another thread.
     #[error(
-        "the per-thread default stream is another one on each thread, and a workspace may move: make it on a stream of \
-         its own, or on the default stream"
+        "the per-thread default stream is another one on each thread, and a workspace may move: make it on a \
+         stream of its own, or on the default stream"
     )]
     PerThreadStream,
     /// A plan was given another number of paths than its batch has topologies.
@@ -690,8 +694,8 @@ pub enum Error {
     },
     /// A workspace has no scratch memory for an operator.
     #[error(
-        "{operator} needs scratch memory that this workspace was not made with: make it by Plan::workspace, or by \
-         Plan::workspace_for with {operator} among the operators"
+        "{operator} needs scratch memory that this workspace was not made with: make it by Plan::workspace, \
+         or by Plan::workspace_for with {operator} among the operators"
     )]
     NoScratch {
         /// The operator.
@@ -708,14 +712,14 @@ pub enum Error {
     /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may
     /// read them.
     #[error(
-        "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
-         them: make such a plan, or upload the tables again"
+        "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On \
+         may read them: make such a plan, or upload the tables again"
     )]
     UncheckedTables,
     /// The tables of a batch cannot be overwritten while plans or clones hold it.
     #[error(
-        "the batch is held in {} besides this one: drop its plans, workspaces and clones before its tables are \
-         overwritten",
+        "the batch is held in {} besides this one: drop its plans, workspaces and clones before its tables \
+         are overwritten",
         count(*value, "place")
     )]
     BatchInUse {
@@ -768,8 +772,8 @@ fn owned(one: &str, range: &Range<usize>) -> String {
 }
 
 /// What to do where nothing is known of the cause.
-const SHIFT_BOTH: &str = ": the vertex row must be shifted by the number of vertices of all graphs before, the hyperedge row \
-                          by their number of hyperedges";
+const SHIFT_BOTH: &str = ": the vertex row must be shifted by the number of vertices of all graphs before, \
+                          the hyperedge row by their number of hyperedges";
 
 fn cause(looks_like: Option<Misbatching>) -> String {
     cause_or(looks_like, "")
@@ -810,7 +814,8 @@ fn placed(instances: usize, rows: usize, row_stride: usize, instance_stride: Opt
     match instance_stride {
         None => format!("the {rows} of {instances} in all, at a row stride of {row_stride},"),
         Some(stride) => format!(
-            "{instances} at an instance stride of {stride}, of up to {rows} each at a row stride of {row_stride},"
+            "{instances} at an instance stride of {stride}, of up to {rows} each at a row stride of \
+             {row_stride},"
         ),
     }
 }

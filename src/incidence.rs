@@ -79,12 +79,14 @@ impl<'a> Csr<'a> {
 }
 
 /// The incidences of one hypergraph with `n` vertices and `m` hyperedges: CSR by hyperedge, and its transpose
-/// by vertex. A clone is cheap and shares them. Topologies that were made together by
-/// [`Batch::from_batched_coo`](crate::Batch::from_batched_coo) share one allocation, which a clone of one of
-/// them keeps for all; [`from_csr`](Self::from_csr) of its [`by_edge`](Self::by_edge) is a copy by itself.
+/// by vertex. A clone is cheap and shares them.
 ///
-/// Vertices and hyperedges are never renumbered, and the members of a hyperedge keep the order in which they
-/// were given: it is the order of summation. Empty hyperedges and isolated vertices keep their places.
+/// Vertices and hyperedges are never renumbered. The members of a hyperedge keep the order in which they were
+/// given, which is the order of summation. Empty hyperedges and isolated vertices keep their places.
+///
+/// Topologies that were made together by [`Batch::from_batched_coo`](crate::Batch::from_batched_coo) share one
+/// allocation: a clone of one of them keeps the memory of all. To copy one out, give its
+/// [`by_edge`](Self::by_edge) to [`from_csr`](Self::from_csr).
 ///
 /// Invariants, always checked by the constructors:
 /// * `by_edge().pointers` has `m + 1` entries, starts at 0, does not decrease, ends at the number of

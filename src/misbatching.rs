@@ -55,50 +55,51 @@ impl Misbatching {
     fn text(self) -> &'static str {
         match self {
             Self::NotShifted => {
-                "the ids of every graph start at 0, as they do before graphs are put together; add the number of \
-                 vertices of all graphs before to the vertex row, and their number of hyperedges to the hyperedge row"
+                "the ids of every graph start at 0, as they do before graphs are put together; add the \
+                 number of vertices of all graphs before to the vertex row, and their number of hyperedges \
+                 to the hyperedge row"
             }
             Self::ShiftedByVertices => {
-                "the hyperedge row is shifted by the number of vertices of the graphs before it, which is what \
-                 PyTorch Geometric's plain `Data` batching does to `hyperedge_index`; it must be shifted by \
-                 their number of hyperedges"
+                "the hyperedge row is shifted by the number of vertices of the graphs before it, which is \
+                 what PyTorch Geometric's plain `Data` batching does to `hyperedge_index`; it must be \
+                 shifted by their number of hyperedges"
             }
             Self::ShiftedByHyperedges => {
-                "the vertex row is shifted by the number of hyperedges of the graphs before it; it must be shifted by \
-                 their number of vertices"
+                "the vertex row is shifted by the number of hyperedges of the graphs before it; it must be \
+                 shifted by their number of vertices"
             }
             Self::HyperedgesNotShifted => {
-                "the vertex row is shifted and the hyperedge row is not; add the number of hyperedges of all graphs \
-                 before to the hyperedge row"
+                "the vertex row is shifted and the hyperedge row is not; add the number of hyperedges of all \
+                 graphs before to the hyperedge row"
             }
             Self::VerticesNotShifted => {
-                "the hyperedge row is shifted and the vertex row is not; add the number of vertices of all graphs \
-                 before to the vertex row"
+                "the hyperedge row is shifted and the vertex row is not; add the number of vertices of all \
+                 graphs before to the vertex row"
             }
             Self::ExchangedShifts => {
-                "the vertex row is shifted by numbers of hyperedges and the hyperedge row by numbers of vertices; \
-                 exchange the two"
+                "the vertex row is shifted by numbers of hyperedges and the hyperedge row by numbers of \
+                 vertices; exchange the two"
             }
             Self::HyperedgesShiftedByLargestId => {
-                "the hyperedge row is shifted by the largest hyperedge id + 1 of each graph, which is what PyTorch \
-                 Geometric's `HyperGraphData` does; it must be shifted by the number of hyperedges, empty ones at the \
-                 end included"
+                "the hyperedge row is shifted by the largest hyperedge id + 1 of each graph, which is what \
+                 PyTorch Geometric's `HyperGraphData` does; it must be shifted by the number of hyperedges, \
+                 empty ones at the end included"
             }
             Self::VerticesShiftedByLargestId => {
-                "the vertex row is shifted by the largest vertex id + 1 of each graph; it must be shifted by the number \
-                 of vertices, isolated ones at the end included"
+                "the vertex row is shifted by the largest vertex id + 1 of each graph; it must be shifted by \
+                 the number of vertices, isolated ones at the end included"
             }
             Self::PaddedToLargest => {
-                "both rows are shifted by the size of the largest graph, as in a padded batch; shift by the sizes of \
-                 the graphs before, or give every graph the size of the largest in the owners"
+                "both rows are shifted by the size of the largest graph, as in a padded batch; shift by the \
+                 sizes of the graphs before, or give every graph the size of the largest in the owners"
             }
             Self::ShiftedPastOwnGraph => {
-                "both rows are shifted by one graph too many; shift by the sizes of the graphs before, without that of \
-                 the graph itself"
+                "both rows are shifted by one graph too many; shift by the sizes of the graphs before, \
+                 without that of the graph itself"
             }
             Self::RowsExchanged => {
-                "the two rows of the index (or the sizes of vertices and of hyperedges) are exchanged; vertices come \
-                 first, then hyperedges"
+                "the two rows of the index (or the sizes of vertices and of hyperedges) are exchanged; \
+                 vertices come first, then hyperedges"
             }
             Self::OneBased => "vertex and hyperedge ids start at 1; subtract 1 from both rows",
             Self::OneBasedVertices => "vertex ids start at 1; subtract 1 from them",
@@ -107,7 +108,8 @@ impl Misbatching {
             Self::CountsAsGraphIds => "these are numbers of each graph, not graph ids; use Owners::Counts",
             Self::GraphIdsAsCounts => "these are graph ids, not numbers of each graph; use Owners::GraphIds",
             Self::StartsAsOwners => {
-                "these are starts, with the total at the end; take the differences of neighbours and use Owners::Counts"
+                "these are starts, with the total at the end; take the differences of neighbours and use \
+                 Owners::Counts"
             }
             Self::OneBasedGraphIds => "graph ids start at 1; subtract 1 from them",
         }

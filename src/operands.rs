@@ -18,11 +18,13 @@ pub(crate) struct List<T, const N: usize> {
 }
 
 impl<T, const N: usize> List<T, N> {
+    #[inline]
     pub(crate) fn new() -> Self {
         Self { items: [const { None }; N], len: 0 }
     }
 
     /// Appends, and gives the position. An operator's number of operands is fixed, so there is always room.
+    #[inline]
     pub(crate) fn push(&mut self, item: T) -> usize {
         let at = self.len;
         self.items[at] = Some(item);
@@ -30,10 +32,12 @@ impl<T, const N: usize> List<T, N> {
         at
     }
 
+    #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> + Clone {
         self.items[..self.len].iter().flatten()
     }
 
+    #[inline]
     pub(crate) fn get(&self, at: usize) -> Option<&T> {
         self.items.get(at)?.as_ref()
     }
@@ -72,17 +76,20 @@ pub(crate) struct Operands<'w> {
     rows: List<(Operand, bool), MOST_ROWS>,
     scales: List<Scale<'w>, MOST_VALUES>,
     gradients: List<Gradient, MOST_VALUES>,
-}
-
-/// What the checks have found.
-pub(crate) struct Checked {
-    /// The instances of the call.
-    pub(crate) instances: usize,
+    /// Where the rows of each feature operand lie, once that is checked.
     placements: List<Placement, MOST_ROWS>,
 }
 
-impl Checked {
+/// Operands that passed all checks.
+pub(crate) struct Checked<'o> {
+    /// The instances of the call.
+    pub(crate) instances: usize,
+    placements: &'o List<Placement, MOST_ROWS>,
+}
+
+impl Checked<'_> {
     /// Where the rows of an operand lie.
+    #[inline]
     pub(crate) fn placement(&self, id: RowsId) -> Placement {
         *self.placements.get(id.0).expect("one for each feature operand")
     }
@@ -90,15 +97,17 @@ impl Checked {
 
 impl<'w> Operands<'w> {
     pub(crate) fn new() -> Self {
-        Self { rows: List::new(), scales: List::new(), gradients: List::new() }
+        Self { rows: List::new(), scales: List::new(), gradients: List::new(), placements: List::new() }
     }
 
     /// A feature operand.
+    #[inline]
     pub(crate) fn rows(&mut self, operand: Operand, is_written: bool) -> RowsId {
         RowsId(self.rows.push((operand, is_written)))
     }
 
     /// Weights, or a scale, of `len` values.
+    #[inline]
     pub(crate) fn scale(
         &mut self,
         name: &'static str,
@@ -115,7 +124,12 @@ impl<'w> Operands<'w> {
     }
 
     /// Checks all operands.
-    pub(crate) fn check(&self, batch: &Batch, features: usize, max_instances: usize) -> Result<Checked> {
+    pub(crate) fn check(
+        &mut self,
+        batch: &Batch,
+        features: usize,
+        max_instances: usize,
+    ) -> Result<Checked<'_>> {
         let operands = self.rows.iter().map(|(operand, _)| operand);
         let instances = agree_on_instances(batch, features, operands)?;
         fits_u32("the number of instances", instances)?;
@@ -128,10 +142,9 @@ impl<'w> Operands<'w> {
         for Gradient { name, len, of } in self.gradients.iter() {
             check_gradient((name, Some(*len)), *of)?;
         }
-        let mut placements = List::new();
         for (operand, is_written) in self.rows.iter() {
-            placements.push(operand.place(batch, instances, *is_written)?);
+            self.placements.push(operand.place(batch, instances, *is_written)?);
         }
-        Ok(Checked { instances, placements })
+        Ok(Checked { instances, placements: &self.placements })
     }
 }

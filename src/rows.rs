@@ -1,26 +1,25 @@
 //! Feature operands: where in a buffer the rows of a batch lie.
-//!
-//! Only the F elements of one row are contiguous. What lies between rows is neither read nor written: an
-//! output keeps it as it is, whatever [`Out`] says. A row stride places the rows of an instance, an instance
-//! stride the instances, so that expert-major `[E, T, F]` and multi-head `[T, E, H, d]` tensors are read and
-//! written in place:
-//!
-//! | tensor | layout of `E` vertices and `T` instances |
-//! |---|---|
-//! | `[T, E, F]` | `RowLayout::contiguous(F)` |
-//! | `[E, T, F]` | `RowLayout::contiguous(F).row_stride(T * F).instance_stride(F).instances(T)` |
-//! | head `h` of `[T, E, H, d]` | `RowLayout::contiguous(d).row_stride(H * d)` on the buffer from element `h * d` on |
-//! | `[T, E_max, F]`, padded | `RowLayout::contiguous(F).instance_stride(E_max * F).instances(T)` |
 
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 
-/// Where the rows of an operand lie; strides are in elements.
+/// Where the rows of an operand lie. Strides are in elements.
 ///
-/// Elements that no row is placed on (gaps between rows, the padding of `[T, E_max, F]`, what follows the
-/// last row) are not read, and in an output they stay as they are, also under [`Out::Overwrite`].
+/// The F elements of a row are contiguous. A row stride places the rows of an instance, and an instance
+/// stride places the instances. So expert-major `[E, T, F]` and multi-head `[T, E, H, d]` tensors are read
+/// and written in place:
+///
+/// | tensor | layout of `E` vertices and `T` instances |
+/// |---|---|
+/// | `[T, E, F]` | `contiguous(F)` |
+/// | `[E, T, F]` | `contiguous(F).row_stride(T * F).instance_stride(F).instances(T)` |
+/// | head `h` of `[T, E, H, d]` | `contiguous(d).row_stride(H * d)`, the buffer from element `h * d` on |
+/// | `[T, E_max, F]`, padded | `contiguous(F).instance_stride(E_max * F).instances(T)` |
+///
+/// Elements that no row is placed on (gaps between rows, padding, what follows the last row) are not read. In
+/// an output they stay as they are, also under [`Out::Overwrite`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowLayout {
     features: usize,
@@ -47,8 +46,8 @@ impl RowLayout {
         Self { instance_stride: Some(instance_stride), ..self }
     }
 
-    /// The number of instances. Without it, it is the buffer's length that tells the number of copies of a
-    /// replicated batch, if rows are packed; one operand of a call that tells it is enough.
+    /// The number of instances. Without it, the buffer's length tells the number of copies of a replicated
+    /// batch, if rows are packed. It is enough that one operand of a call tells the number.
     pub fn instances(self, instances: usize) -> Self {
         Self { instances: Some(instances), ..self }
     }
@@ -59,9 +58,8 @@ impl RowLayout {
     }
 }
 
-/// A feature operand: a buffer and the layout of its rows. `B` is `&[T]` or `&mut [T]` for the CPU operators,
-/// and a `CudaView` or `CudaViewMut` for those on a GPU; the constructors make it of whatever is a
-/// [`Buffer`]:
+/// A feature operand: a buffer, and the layout of its rows. `B` is `&[T]` or `&mut [T]` for the CPU
+/// operators, and a `CudaView` or `CudaViewMut` for those on a GPU. The constructors take any [`Buffer`]:
 ///
 /// ```
 /// # use hyperscatter::Rows;
@@ -88,10 +86,11 @@ impl<B> Rows<B> {
     }
 }
 
-/// What happens to an output. Both ways of writing touch the rows of the call's instances and nothing else:
-/// elements that the [`RowLayout`] places no row on stay as they are, so padding that must be zero has to be
-/// made so by the caller. A gradient of weights or scales has no such gaps: what no window covers becomes 0
-/// under `Overwrite`.
+/// What happens to an output.
+///
+/// Only the rows of the call's instances are written. Elements that the [`RowLayout`] places no row on stay
+/// as they are: padding that must be zero has to be made so by the caller. A gradient of weights or scales
+/// has no such gaps: under `Overwrite`, what no window covers becomes 0.
 #[derive(Debug)]
 pub enum Out<B> {
     /// The result replaces what the rows held; nothing of that is read.

@@ -3,13 +3,13 @@
 use crate::conv::Reduce;
 use crate::rows::{Out, Rows};
 
-/// What a step computes: the reduction, and scales of vertices and hyperedges (1 where there are none), which
-/// the instances read through windows.
+/// What a step computes: the reduction, and scales of vertices and hyperedges. A scale is 1 where there is
+/// none. The instances read scales through windows; [`WindowTable::for_vertices`] makes those of vertices.
 ///
-/// A scale is a plain factor: 0 times an infinity is NaN. `S` is [`Weights`](crate::Weights) of the backend.
-/// Window tables of vertex scales are made by
-/// [`WindowTable::for_vertices`](crate::WindowTable::for_vertices). Operators take a step by reference, so
-/// that a step and its backward can share one.
+/// A scale is a plain factor: 0 times an infinity is NaN. `S` is the [`Weights`](crate::Weights) of a backend.
+/// Operators take a step by reference, so that a step and its backward can share one.
+///
+/// [`WindowTable::for_vertices`]: crate::WindowTable::for_vertices
 ///
 /// ```
 /// use hyperscatter::{Step, cpu::Weights};
@@ -62,18 +62,18 @@ impl<S> Default for Step<S> {
     }
 }
 
-/// The gradients that a step's backward computes; all are skipped unless they are asked for.
+/// Where the gradients of a step go. A gradient that is not asked for is not computed.
 ///
-/// `R` is a mutable buffer of elements and `S` one of elements of the accumulation type.
+/// `R` is a mutable buffer of elements, and `S` one of elements of the accumulation type.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StepGradients<R, S> {
-    /// ∂ of the feature rows that the step read.
+    /// The gradient of the feature rows that the step read.
     pub rows: Out<Rows<R>>,
-    /// ∂ of the vertex scale: as many elements as that has values (none without it), each summed over the
-    /// instances that read it.
+    /// The gradient of the vertex scale: for each of its values an element, summed over the instances that
+    /// read it. Without a scale there are no elements.
     pub vertex_scale: Out<S>,
-    /// ∂ of the hyperedge scale, likewise.
+    /// The gradient of the hyperedge scale, likewise.
     pub hyperedge_scale: Out<S>,
 }
 

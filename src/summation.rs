@@ -1,17 +1,19 @@
-//! What decides in which order numbers are added, and with that the bits of all results: the same on the CPU, on a GPU, in
-//! every batch and on any number of threads.
+//! What decides in which order numbers are added, and with that the bits of all results: the same on the CPU,
+//! on a GPU, in every batch and on any number of threads.
 //!
 //! * A sum of rows adds the incidences of a row in their order, one fused multiply-add each.
-//! * A sum of one number for each incidence adds them in [`LANES`] interleaved lanes, which are then added in halves.
-//! * Both cut a row into segments of [`SEGMENT`] incidences, counted from its start, and add the sums of these in order.
-//! * A dot product adds blocks of features in order. Each block is added in lanes of as many consecutive features as
-//!   [`VECTOR_BYTES`] hold.
+//! * A sum of one number for each incidence adds them in [`LANES`] interleaved lanes, which are then added in
+//!   halves.
+//! * Both cut a row into segments of [`SEGMENT`] incidences, counted from its start, and add the sums of these
+//!   in order.
+//! * A dot product adds blocks of features in order. Each block is added in lanes of as many consecutive
+//!   features as [`VECTOR_BYTES`] hold.
 //! * A gradient that belongs to many instances is added chunk by chunk, see `groups.rs`.
 //!
 //! `kernels/abi.cuh` has the same numbers, and is generated from them.
 
-/// The incidences that are summed in one go. Segments make the error of a long row grow with its number of segments
-/// instead of its length, and let them be summed independently of each other.
+/// The incidences that are summed in one go. Segments make the error of a long row grow with its number of
+/// segments instead of its length, and let them be summed independently of each other.
 pub(crate) const SEGMENT: usize = 512;
 
 /// The lanes of scalar sums and dot products, as many as a warp has.

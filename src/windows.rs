@@ -9,9 +9,10 @@ use crate::error::{Error, Result, fits_u32, try_with_capacity};
 use crate::groups::Groups;
 use crate::index::Index;
 
-/// The weight-offset table of a batch: instance `g`, with `m` hyperedges, reads `weights[offsets[g] ..
-/// offsets[g] + m]`. Windows may overlap in any way. Validated once, so that a call compares two numbers. A
-/// clone is cheap and is the same table.
+/// The weight-offset table of a batch. Instance `g`, with `m` hyperedges, reads
+/// `weights[offsets[g] .. offsets[g] + m]`. Windows may overlap in any way.
+///
+/// Offsets are checked once, when the table is made. A clone is cheap and is the same table.
 #[derive(Debug, Clone)]
 pub struct WindowTable(Arc<Inner>);
 
@@ -26,8 +27,8 @@ struct Inner {
 }
 
 impl WindowTable {
-    /// The windows of hyperedge weights (or scales) of a batch: one offset for each instance. For a
-    /// replicated batch, the table has as many offsets as a call may have copies; a call with fewer reads the
+    /// The windows of hyperedge weights (or scales) of a batch: one offset for each instance. The table of a
+    /// replicated batch has as many offsets as a call may have copies. A call with fewer copies reads the
     /// first ones.
     ///
     /// # Errors
@@ -38,8 +39,8 @@ impl WindowTable {
         Self::along(batch, Axis::Hyperedge, offsets)
     }
 
-    /// The same for scales of vertices: instance `g`, with `n` vertices, reads `offsets[g] .. offsets[g] +
-    /// n`.
+    /// The same for scales of vertices: instance `g`, with `n` vertices, reads
+    /// `scale[offsets[g] .. offsets[g] + n]`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -149,11 +150,10 @@ impl WindowTable {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Windows<W> {
-    /// All instances read from offset 0: one set of weights for all, just as many as the largest instance
-    /// reads.
+    /// All instances read from offset 0. There is one set of weights, as many as the largest instance reads.
     Shared,
-    /// Each instance reads its own window, behind that of the instance before it: one weight for each
-    /// hyperedge of the batch, no more and no less.
+    /// Each instance reads a window of its own, behind that of the instance before it. There is one weight
+    /// for each hyperedge of the batch.
     Consecutive,
     /// Each instance reads at its offset in the table. There may be weights that no window covers.
     Table(W),
@@ -170,9 +170,9 @@ impl<W: std::ops::Deref> Windows<W> {
     }
 }
 
-/// Hyperedge weights (or scales of vertices or hyperedges) of a call: values, and the windows through which
-/// the instances read them. `B` is `&[A]` for the CPU operators and a `CudaView` for those on a GPU, of the
-/// accumulation type; the constructors make it of whatever is a [`Buffer`], such as `&vec`.
+/// Hyperedge weights of a call, or scales of vertices or hyperedges: values of the accumulation type `A`, and
+/// the windows through which the instances read them. `B` is `&[A]` for the CPU operators and a `CudaView`
+/// for those on a GPU. The constructors take any [`Buffer`], such as `&vec`.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<B, W> {
     /// The values.

@@ -1,7 +1,7 @@
 //! What stays from call to call on the CPU: nothing is allocated, and threads share plans.
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Normalization, Out, WeightUse, WindowTable};
+use hyperscatter::{Axis, Batch, Conv, Error, Incidence, Normalization, Out, WeightUse, WindowTable};
 
 use crate::allocator::allocations;
 use crate::common::{features, weights};
@@ -83,12 +83,12 @@ fn no_call_allocates() {
         let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
         let mut workspace = Plan::<f32>::new(&batch, F, conv).unwrap().workspace(4).unwrap();
         let table = WindowTable::new(&batch, &[3, 0, 3, 9]).unwrap();
-        let (n, m) = (batch.vertex_start(4), batch.hyperedge_start(4));
+        let (n, m) = (batch.start(Axis::Vertex, 4), batch.start(Axis::Hyperedge, 4));
         let (x, z) = (features::<f32>(1, n * F), features::<f32>(2, m * F));
         let (mut y, mut grad_z) = (x.clone(), z.clone());
         let w = weights::<f32>(3, m, false);
         let mut grad_w = w.clone();
-        let most = batch.max_hyperedges();
+        let most = batch.largest(Axis::Hyperedge);
         let before = allocations();
         for (weights, len) in [
             (Weights::shared(&w[..most]), most),

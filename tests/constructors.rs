@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use hyperscatter::{AllInFirst, Batch, Csr, Error, Incidence, Owners, Repeats, SelfLoops, WindowTable};
+use hyperscatter::{AllInFirst, Axis, Batch, Csr, Error, Incidence, Owners, Repeats, SelfLoops, WindowTable};
 use proptest::prelude::*;
 
 use crate::invariants::{assert_batch, assert_incidence, is_all_in_first};
@@ -110,8 +110,8 @@ fn a_batched_index_in_any_order_gives_the_graphs_back() {
     for g in 0..4 {
         assert_eq!(by_ids.topology(g), by_counts.topology(g));
         assert_eq!(
-            (by_ids.vertex_start(g), by_ids.hyperedge_start(g)),
-            (by_counts.vertex_start(g), by_counts.hyperedge_start(g))
+            (by_ids.start(Axis::Vertex, g), by_ids.start(Axis::Hyperedge, g)),
+            (by_counts.start(Axis::Vertex, g), by_counts.start(Axis::Hyperedge, g))
         );
     }
 }

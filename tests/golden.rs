@@ -11,7 +11,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use hyperscatter::{Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, WindowTable, cpu};
+use hyperscatter::{
+    Axis, Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, WindowTable, cpu,
+};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::backend::Backend;
@@ -138,7 +140,7 @@ impl Case {
             (self.get("x"), self.get("grad_out"), self.weights::<T>());
         let (mut y, mut grad_x) = (vec![T::of(f64::NAN); x.len()], vec![T::of(f64::NAN); x.len()]);
         let mut grad_weights = vec![T::acc(f64::NAN); w.len()];
-        let mut z = vec![T::acc(f64::NAN); self.batch.hyperedge_start(self.offsets.len()) * features];
+        let mut z = vec![T::acc(f64::NAN); self.batch.start(Axis::Hyperedge, self.offsets.len()) * features];
         let weights = cpu::Weights::table(&w[..], &self.windows);
         let (x, g) = (Rows::contiguous(&x[..], features), Rows::contiguous(&g[..], features));
         let mut operators = backend.operators(&self.batch, features, conv, self.offsets.len()).unwrap();
@@ -156,7 +158,7 @@ impl Case {
     fn mean_z<T: TestElement>(&self, backend: &dyn Backend<T>) -> Vec<f64> {
         let (features, instances) = (self.features, self.offsets.len());
         let x: Vec<T> = self.get("x");
-        let mut z = vec![T::of(f64::NAN); self.batch.hyperedge_start(instances) * features];
+        let mut z = vec![T::of(f64::NAN); self.batch.start(Axis::Hyperedge, instances) * features];
         let rows = Out::Overwrite(Rows::contiguous(&mut z[..], features));
         let mut operators = backend.operators(&self.batch, features, Conv::default(), instances).unwrap();
         operators.step(true, cpu::Step::mean(), Rows::contiguous(&x, features), rows).unwrap();
@@ -171,7 +173,7 @@ impl Case {
             Results { z: vec![], out: vec![], grad_x: vec![], grad_weights: vec![0.0; w.len()] };
         for (instance, &offset) in self.offsets.iter().enumerate() {
             let topology = self.batch.topology(instance);
-            let start = self.batch.vertex_start(instance) * self.features;
+            let start = self.batch.start(Axis::Vertex, instance) * self.features;
             let rows = start..start + topology.n_vertices() * self.features;
             let weights = &w[offset as usize..][..topology.n_hyperedges()];
             let dense = reference::conv(topology, self.features, conv, weights, &x[rows.clone()], &g[rows]);

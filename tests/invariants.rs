@@ -1,6 +1,6 @@
 //! What constructors promise of everything they return; for the tests and the fuzz target.
 
-use hyperscatter::{Batch, Incidence, Index};
+use hyperscatter::{Axis, Batch, Incidence, Index};
 
 /// Everything that [`Incidence`] promises.
 pub fn assert_incidence(incidence: &Incidence) {
@@ -28,12 +28,15 @@ pub fn assert_batch(batch: &Batch) {
     let instances = batch.n_instances().unwrap();
     let (mut vertices, mut hyperedges) = (0, 0);
     for g in 0..instances {
-        assert_eq!((batch.vertex_start(g), batch.hyperedge_start(g)), (vertices, hyperedges));
+        assert_eq!((batch.start(Axis::Vertex, g), batch.start(Axis::Hyperedge, g)), (vertices, hyperedges));
         vertices += batch.topology(g).n_vertices();
         hyperedges += batch.topology(g).n_hyperedges();
         assert_incidence(batch.topology(g));
     }
-    assert_eq!((batch.vertex_start(instances), batch.hyperedge_start(instances)), (vertices, hyperedges));
+    assert_eq!(
+        (batch.start(Axis::Vertex, instances), batch.start(Axis::Hyperedge, instances)),
+        (vertices, hyperedges)
+    );
 }
 
 /// Whether all incidences of a table batch are in one instance, the first that has vertices and hyperedges, although a

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use hyperscatter::{
-    Batch, Conv, Incidence, Normalization, Repeats, RowLayout, Rows, WeightUse, WindowTable, cpu,
+    Axis, Batch, Conv, Incidence, Normalization, Repeats, RowLayout, Rows, WeightUse, WindowTable, cpu,
 };
 use proptest::prelude::*;
 
@@ -218,7 +218,7 @@ impl Layout {
     pub fn offset(&self, g: usize) -> usize {
         match self.windows {
             WindowKind::Shared => 0,
-            WindowKind::Consecutive => self.batch.hyperedge_start(g),
+            WindowKind::Consecutive => self.batch.start(Axis::Hyperedge, g),
             WindowKind::Table => self.offsets[g],
         }
     }
@@ -259,8 +259,8 @@ impl Layout {
     /// The elements of instance `g` in contiguous rows of vertices (or hyperedges).
     pub fn elements_of(&self, g: usize, hyperedges: bool) -> Range<usize> {
         let start = match hyperedges {
-            true => self.batch.hyperedge_start(g),
-            false => self.batch.vertex_start(g),
+            true => self.batch.start(Axis::Hyperedge, g),
+            false => self.batch.start(Axis::Vertex, g),
         };
         start * self.features..(start + self.n_rows_of(g, hyperedges)) * self.features
     }

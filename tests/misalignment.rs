@@ -1,7 +1,8 @@
 //! What this crate exists for: batches of small expert hypergraphs never fall out of step with their weights.
 
 use hyperscatter::{
-    AllInFirst, Batch, Conv, Error, Incidence, Misbatching, Out, Owners, Repeats, Rows, WindowTable, cpu,
+    AllInFirst, Axis, Batch, Conv, Error, Incidence, Misbatching, Out, Owners, Repeats, Rows, WindowTable,
+    cpu,
 };
 
 use crate::backend::{Backend, Operators};
@@ -141,7 +142,7 @@ fn a_trailing_empty_hyperedge_keeps_its_weight_slot() {
     let (v, e) = (Owners::Counts(&[2u32, 2][..]), Owners::Counts(&[2u32, 1][..]));
     let batch = Batch::from_batched_coo(2, &vertices, &hyperedges, v, e, Repeats::Reject, AllInFirst::Reject)
         .unwrap();
-    assert_eq!(batch.hyperedge_start(1), 2);
+    assert_eq!(batch.start(Axis::Hyperedge, 1), 2);
     assert_eq!(batch.topology(0).n_hyperedges(), 2);
     assert_eq!(batch.topology(1).by_edge().row(0), [0, 1]);
 }

@@ -2,8 +2,8 @@
 //! read and written in place; nothing of anything; what it refuses. The generic suite, for every backend.
 
 use hyperscatter::{
-    Accumulator, Batch, Conv, Element, Error, Incidence, Normalization, Out, RowLayout, Rows, WeightUse,
-    WindowTable, cpu,
+    Accumulator, Axis, Batch, Conv, Element, Error, Incidence, Normalization, Out, RowLayout, Rows,
+    WeightUse, WindowTable, cpu,
 };
 use proptest::prelude::*;
 
@@ -306,7 +306,10 @@ fn expert_major_and_multi_head_tensors_stay_in_place<T: TestElement>(backend: &d
 fn empty_batches_are_legal_and_give_zeros<T: TestElement>(backend: &dyn Backend<T>) {
     for (batch, features) in empty_batches().iter().flat_map(|batch| [0, F].map(|f| (batch, f))) {
         let instances = batch.n_instances().unwrap_or(4);
-        let (n, m) = (batch.vertex_start(instances) * features, batch.hyperedge_start(instances) * features);
+        let (n, m) = (
+            batch.start(Axis::Vertex, instances) * features,
+            batch.start(Axis::Hyperedge, instances) * features,
+        );
         let mut operators = backend.operators(batch, features, Conv::default(), instances).unwrap();
         let layout = RowLayout::contiguous(features).instances(instances);
         let shared = |of: fn(&Incidence) -> usize| {

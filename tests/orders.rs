@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hyperscatter::cpu::{Plan, Step, StepGradients};
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{
-    Accumulator, Batch, Conv, Csr, Element, Incidence, Normalization, Out, Reduce, Repeats, WeightUse,
+    Accumulator, Axis, Batch, Conv, Csr, Element, Incidence, Normalization, Out, Reduce, Repeats, WeightUse,
     WindowTable, cpu,
 };
 use proptest::prelude::*;
@@ -286,8 +286,8 @@ impl<A: Accumulator> Scale<A> {
         let batch = &layout.batch;
         let offset = |g: usize| match kind {
             WindowKind::Shared => 0,
-            WindowKind::Consecutive if hyperedges => batch.hyperedge_start(g),
-            WindowKind::Consecutive => batch.vertex_start(g),
+            WindowKind::Consecutive if hyperedges => batch.start(Axis::Hyperedge, g),
+            WindowKind::Consecutive => batch.start(Axis::Vertex, g),
             WindowKind::Table => layout.offsets[g],
         };
         let offsets: Vec<usize> = (0..layout.instances).map(offset).collect();

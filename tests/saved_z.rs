@@ -1,6 +1,6 @@
 //! The convolution that saves z, and the backward from it: the same bits as without, on every backend.
 
-use hyperscatter::{Accumulator, Conv, Error, Normalization, Out, RowLayout, Rows, WeightUse, cpu};
+use hyperscatter::{Accumulator, Axis, Conv, Error, Normalization, Out, RowLayout, Rows, WeightUse, cpu};
 
 use crate::backend::{Backend, Operators, Write};
 use crate::common::{TestElement, bits, features, sums, weights};
@@ -157,9 +157,12 @@ fn z_may_tell_the_number_of_copies(backend: &dyn Backend<f32>) {
 fn empty_batches_are_legal_and_give_zeros(backend: &dyn Backend<f32>) {
     for (batch, features) in empty_batches().iter().flat_map(|batch| [0, F].map(|f| (batch, f))) {
         let instances = batch.n_instances().unwrap_or(4);
-        let (n, m) = (batch.vertex_start(instances) * features, batch.hyperedge_start(instances) * features);
+        let (n, m) = (
+            batch.start(Axis::Vertex, instances) * features,
+            batch.start(Axis::Hyperedge, instances) * features,
+        );
         let rows = RowLayout::contiguous(features).instances(instances);
-        let w = vec![1.0f32; batch.max_hyperedges()];
+        let w = vec![1.0f32; batch.largest(Axis::Hyperedge)];
         let (x, mut z, mut y) = (vec![1.0f32; n], vec![f32::NAN; m], vec![f32::NAN; n]);
         let mut operators = backend.operators(batch, features, Conv::default(), instances).unwrap();
         let (x, weights) = (Rows::new(&x[..], rows), cpu::Weights::shared(&w[..]));

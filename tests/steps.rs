@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use hyperscatter::{Conv, Reduce, WindowTable, Windows, cpu};
+use hyperscatter::{Axis, Conv, Reduce, WindowTable, Windows, cpu};
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, StepKind, Write};
@@ -127,8 +127,8 @@ impl StepLayout {
         let Layout { batch, offsets, seed, instances, .. } = &self.layout;
         let start = |g| match kind {
             WindowKind::Shared => 0,
-            WindowKind::Consecutive if hyperedges => batch.hyperedge_start(g),
-            WindowKind::Consecutive => batch.vertex_start(g),
+            WindowKind::Consecutive if hyperedges => batch.start(Axis::Hyperedge, g),
+            WindowKind::Consecutive => batch.start(Axis::Vertex, g),
             WindowKind::Table => offsets[g],
         };
         let range = |g| start(g)..start(g) + self.layout.n_rows_of(g, hyperedges);

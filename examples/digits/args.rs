@@ -158,7 +158,8 @@ impl Args {
         };
         ensure!(
             self.hyperedges.size() <= cut.experts,
-            "A triple joins three experts and there are only {}: choose --hyperedges pairs or more --experts.",
+            "A triple joins three experts and there are only {}: choose --hyperedges pairs or more \
+             --experts.",
             cut.experts
         );
         let noisy = self.noisy.unwrap_or(cut.experts * 3 / 8);
@@ -238,12 +239,13 @@ mod tests {
         for (arguments, sentence) in [
             (
                 "--experts 5",
-                "The image cannot be shared out to 5 experts: --experts takes 2 (halves), 4 (quadrants), 8 (rows), \
-                 16 (blocks).",
+                "The image cannot be shared out to 5 experts: --experts takes 2 (halves), 4 (quadrants), 8 \
+                 (rows), 16 (blocks).",
             ),
             (
                 "--experts 2 --hyperedges triples",
-                "A triple joins three experts and there are only 2: choose --hyperedges pairs or more --experts.",
+                "A triple joins three experts and there are only 2: choose --hyperedges pairs or more \
+                 --experts.",
             ),
             (
                 "--experts 4 --noisy 4",

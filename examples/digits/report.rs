@@ -193,8 +193,8 @@ mod tests {
         let text = degrees(&Settings { weights: WeightKind::Raw, ..settings }, &runs).unwrap();
         assert_eq!(
             text,
-            "Smallest |D_v| with learned weights: 2.00e-3 (layer 2, expert 4, step 10), below 0.1: messages to this \
-             expert were multiplied by 500.\n"
+            "Smallest |D_v| with learned weights: 2.00e-3 (layer 2, expert 4, step 10), below 0.1: messages \
+             to this expert were multiplied by 500.\n"
         );
     }
 }

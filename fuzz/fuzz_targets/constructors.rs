@@ -5,7 +5,7 @@
 
 use arbitrary::Arbitrary;
 use hyperscatter::{
-    AllInFirst, Batch, Conv, Error, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows,
+    AllInFirst, Axis, Batch, Conv, Error, Incidence, Normalization, Out, Owners, Repeats, RowLayout, Rows,
     SelfLoops, WeightUse, WindowTable, cpu,
 };
 use libfuzzer_sys::fuzz_target;
@@ -126,7 +126,7 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
     let Ok(mut workspace) = cpu::Plan::<f32>::new(batch, FEATURES, conv).unwrap().workspace(300) else {
         return;
     };
-    let len = batch.vertex_start(batch.n_instances().unwrap_or(2)) * FEATURES;
+    let len = batch.start(Axis::Vertex, batch.n_instances().unwrap_or(2)) * FEATURES;
     let (x, mut y, weights) = (vec![1.0f32; len], vec![0.0f32; len], vec![0.5f32; 40]);
     let mut grads = vec![0.0f32; weights.len()];
     let table = WindowTable::new(batch, offsets).ok();
@@ -146,7 +146,9 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
             true => workspace.vertex_to_hyperedge(&step, x, out),
             false => workspace.hyperedge_to_vertex(&step, x, out),
         };
-        let gradients = cpu::StepGradients::none().rows(Out::Accumulate(Rows::new(&mut y[..], layout(&input.strides[2..])))).hyperedge_scale(Out::Overwrite(&mut grads[..]));
+        let gradients = cpu::StepGradients::none()
+            .rows(Out::Accumulate(Rows::new(&mut y[..], layout(&input.strides[2..]))))
+            .hyperedge_scale(Out::Overwrite(&mut grads[..]));
         let _ = match input.to_hyperedges {
             true => workspace.vertex_to_hyperedge_backward(&step, x, x, gradients),
             false => workspace.hyperedge_to_vertex_backward(&step, x, x, gradients),

@@ -19,16 +19,18 @@
 
 #![allow(unsafe_code)]
 
-use super::degree::{check_degrees, fill_degrees, fill_edge_shifts};
-use super::gather::{Dot, Source, Store, gather, inverse_count, sum};
+use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
+use super::gather::{Dot, Source, Store, gather, inverse_count};
+use super::instance_sums::GradientTo;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
+use super::row_scale::fill_row_scales;
 use super::schedule::{Schedule, Task, each, each_row, each_value};
 use super::scratch::Scratch;
-use super::weight_gradient::GradientTo;
+use super::weight_gradient::weight_gradient;
 use super::workspace::Workspace;
 use crate::axis::Axis;
-use crate::conv::{Conv, Normalization};
+use crate::conv::{Conv, Normalization, Reduce};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::path::Path;
@@ -347,15 +349,13 @@ impl<T: Element> Backward<'_, T> {
         }
     }
 
-    /// The factors U B⁻¹ with which hyperedges pass q on.
+    /// The factors U B⁻¹ that hyperedges pass q on with.
     fn fill_row_scales(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+        let Scratch { row_scale, edge_shift, .. } = scratch;
         let (call, by_edge) = (&self.call, task.topology.by_edge());
-        let message = call.message(call.window(task));
-        for (e, row_scale) in scratch.row_scale[..by_edge.len()].iter_mut().enumerate() {
-            let shift = -call.conv.shifts_of_degree() * scratch.edge_shift[e];
-            let message = message.map_or(T::Acc::ONE, |w| w[e]).times_power_of_two(shift);
-            *row_scale = message * inverse_count(by_edge.row(e).len());
-        }
+        let (message, shifts_of_degree) = (call.message(call.window(task)), call.conv.shifts_of_degree());
+        let shift = |e| -shifts_of_degree * edge_shift[e];
+        fill_row_scales(task.parallel(), by_edge, Reduce::Mean, message, shift, row_scale);
     }
 
     /// z of an instance: what the caller saved, or what was computed again.
@@ -393,7 +393,7 @@ impl<T: Element> Backward<'_, T> {
             inv_degree,
             weight_inv_degree,
             vertex_shift,
-            degree_gradient,
+            degree_gradient: degree_gradients,
             edge_shift,
             row_scale,
         } = scratch;
@@ -406,7 +406,7 @@ impl<T: Element> Backward<'_, T> {
         let z = self.z(instance, z).scaled(call.message(call.window(task)));
         let q = edge_rows(q, features, Some(row_scale));
 
-        each_value(task.parallel(), &mut degree_gradient[..by_vertex.len()], |v, degree_gradient| {
+        each_value(task.parallel(), &mut degree_gradients[..by_vertex.len()], |v, grad_degree| {
             let (edges, shift) = (by_vertex.row(v), vertex_shift[v]);
             let right = right.map_or(T::Acc::ONE, |right| right[v]);
             // A degree of zero has no gradient, and makes the right factor of the symmetric normalization
@@ -422,18 +422,13 @@ impl<T: Element> Backward<'_, T> {
             if epilogue.0.is_some() || epilogue.1.is_some() {
                 gather(q, edges_of_x, &mut epilogue);
             }
-            if !through_degree {
-                *degree_gradient = 0.0;
-                return;
+            *grad_degree = 0.0;
+            if through_degree {
+                let mut dot_y = Dot::<T, _>::new(grad_y.row(v), T::Acc::ONE);
+                gather(z.shifted(None, shift), edges, &mut dot_y);
+                let (dot_x, dot_y) = (epilogue.1.map(Dot::value), dot_y.value());
+                *grad_degree = degree_gradient(call.conv, degree[v], (inv_degree[v], shift), dot_y, dot_x);
             }
-            let mut dot_y = Dot::<T, _>::new(grad_y.row(v), T::Acc::ONE);
-            gather(z.shifted(None, shift), edges, &mut dot_y);
-            let both = inv_degree[v].to_f64() * dot_y.value();
-            let degree = degree[v].times_power_of_two(call.conv.shifts_of_degree() * shift).to_f64();
-            *degree_gradient = -match epilogue.1 {
-                None => both / degree,
-                Some(dot_x) => (both + right.to_f64() * dot_x.value()) / (2.0 * degree),
-            };
         });
     }
 
@@ -447,21 +442,12 @@ impl<T: Element> Backward<'_, T> {
     ) {
         let Scratch { degree_gradient, vertex_shift, edge_shift, .. } = scratch;
         let (call, by_edge) = (&self.call, task.topology.by_edge());
-        let shifts_of_degree = call.conv.shifts_of_degree();
+        let degree_gradients = self.through_degree.then_some(&degree_gradient[..]);
         each_value(task.parallel(), &mut sums[..by_edge.len()], |e, sum_of_chunk| {
-            let shift = edge_shift[e];
-            let mut grad = 0.0;
-            if self.through_message {
-                let dot = self.dot_of_q_and_z(task, instance, scratch, e);
-                grad = dot.times_power_of_two((shifts_of_degree - 1) * shift);
-            }
-            if self.through_degree {
-                grad += sum(by_edge.row(e), |v| {
-                    let shift = shifts_of_degree * (shift + vertex_shift[v]);
-                    degree_gradient[v].times_power_of_two(shift)
-                });
-            }
-            *sum_of_chunk += T::Acc::from_f64(grad.times_power_of_two(-shifts_of_degree * shift));
+            let (members, shifts) = (by_edge.row(e), (edge_shift[e], &vertex_shift[..]));
+            let dot = self.through_message.then(|| self.dot_of_q_and_z(task, instance, scratch, e));
+            let gradient = weight_gradient(call.conv, members, dot, degree_gradients, shifts);
+            *sum_of_chunk += T::Acc::from_f64(gradient);
         });
     }
 

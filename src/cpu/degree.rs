@@ -94,3 +94,21 @@ pub(super) fn fill_edge_shifts<A: Accumulator>(conv: Conv, task: &Task<'_>, scra
         };
     });
 }
+
+/// ∂loss/∂D_v, from the dot products ⟨g_v, y_v / L_v⟩ and, where R depends on the degree, ⟨x_v, ∂x_v / R_v⟩. L
+/// and its shift are those that [`fill_degrees`] found.
+pub(super) fn degree_gradient<A: Accumulator>(
+    conv: Conv,
+    degree: A,
+    (inv_degree, shift): (A, i32),
+    dot_y: f64,
+    dot_x: Option<f64>,
+) -> f64 {
+    let inv_degree = inv_degree.to_f64();
+    let degree = degree.times_power_of_two(conv.shifts_of_degree() * shift).to_f64();
+    let left = inv_degree * dot_y;
+    match dot_x {
+        None => -(left / degree),
+        Some(dot_x) => -((left + inv_degree * dot_x) / (2.0 * degree)),
+    }
+}

@@ -15,8 +15,8 @@ use std::mem::MaybeUninit;
 use crate::element::{Accumulator, Element};
 use crate::summation::{LANES, SEGMENT, VECTOR_BYTES};
 
-/// Rows to gather from: row `i` is `rows[i * row_stride ..][.. features]`, times `scale[i] · 2^(shifts[i] +
-/// shift)`.
+/// Rows to gather from. Row `i` is `rows[i * row_stride ..][.. features]`, times
+/// `scale[i] · 2^(shifts[i] + shift)`.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a, S: Element> {
     pub(super) rows: &'a [S],

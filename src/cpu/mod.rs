@@ -1,8 +1,8 @@
 //! The operators on slices, in parallel on the current rayon pool.
 //!
-//! A [`Plan`] is what stays from step to step: batch, features, conventions. A [`Workspace`] owns the scratch
-//! memory of one caller at a time, and its methods are the operators: no call allocates. Outputs are
-//! overwritten unless the call says [`Out::Accumulate`](crate::Out::Accumulate); a call that returns an error
+//! A [`Plan`] is what stays from call to call: batch, features, conventions. A [`Workspace`] owns the scratch
+//! memory of one caller at a time. Its methods are the operators, and none of them allocates. Outputs are
+//! overwritten unless the call says [`Out::Accumulate`](crate::Out::Accumulate). A call that returns an error
 //! has written nothing.
 //!
 //! # Bits
@@ -19,30 +19,31 @@
 //!    by its offset, by topology id.
 //!
 //! # What the backward computes again
-//! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again, so that nothing
-//! that a later call needs hides in a workspace. A caller that has the memory keeps it instead: see
-//! [`conv_saving_z`](Workspace::conv_saving_z) and [`conv_backward_from_z`](Workspace::conv_backward_from_z).
+//! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again: a workspace holds
+//! nothing that a later call needs. A caller that has the memory saves z instead, by
+//! [`conv_saving_z`](Workspace::conv_saving_z) for [`conv_backward_from_z`](Workspace::conv_backward_from_z).
 //!
 //! # Shapes
-//! With `N` vertices and `M` hyperedges in all instances, features of vertices are `N` rows and features of
-//! hyperedges are `M` rows, of `F` elements of type `T` each, wherever their [`RowLayout`](crate::RowLayout)
-//! places them. Weights, scales and their gradients are of type `T::Acc`.
+//! All instances together have `N` vertices and `M` hyperedges. Features of vertices are `N` rows, and those
+//! of hyperedges are `M` rows. A row has `F` elements of type `T`, and lies where the
+//! [`RowLayout`](crate::RowLayout) of its operand places it. Weights, scales and their gradients are of type
+//! `T::Acc`.
 //!
-//! An output's rows are overwritten or added to, and nothing else of its buffer: elements that its layout
-//! places no row on stay as they are.
+//! Only the rows of an output are written. Elements that its layout places no row on stay as they are.
 //!
 //! # Errors of operands
 //! The operators of both backends check their operands in this order, before anything is written:
 //!
-//! * features, and the number of instances, operand by operand: [`Error::FeaturesMismatch`];
-//!   [`Error::PartialRow`] and [`Error::PartialInstance`] where a length is no whole number of them;
-//!   [`Error::InstancesMismatch`], [`Error::UnknownInstances`]; [`Error::TooManyInstances`] for the
-//!   workspace, [`Error::TooLarge`] for the batch;
-//! * windows: [`Error::WindowOutOfRange`], [`Error::UnreadWeights`]; [`Error::WindowTableMismatch`],
-//!   [`Error::WindowTableAxis`], [`Error::WindowTableLength`];
-//! * gradients of weights and scales: [`Error::GradientMismatch`];
-//! * places of rows: [`Error::RowsMismatch`], or [`Error::Stride`] where strides or instances are given;
-//!   [`Error::Overlap`] of an output's rows.
+//! 1. features and the number of instances, operand by operand: [`Error::FeaturesMismatch`];
+//!    [`Error::PartialRow`] and [`Error::PartialInstance`] where a length is no whole number of them;
+//!    [`Error::InstancesMismatch`], [`Error::UnknownInstances`];
+//! 2. the number of instances against the workspace ([`Error::TooManyInstances`]) and the batch
+//!    ([`Error::TooLarge`]);
+//! 3. windows: [`Error::WindowTableMismatch`], [`Error::WindowTableAxis`], [`Error::WindowTableLength`];
+//!    [`Error::WindowOutOfRange`], [`Error::UnreadWeights`];
+//! 4. gradients of weights and scales: [`Error::GradientMismatch`];
+//! 5. places of rows: [`Error::RowsMismatch`], or [`Error::Stride`] where strides or instances are given;
+//!    [`Error::Overlap`] of an output's rows.
 //!
 //! [`Error::FeaturesMismatch`]: crate::Error::FeaturesMismatch
 //! [`Error::GradientMismatch`]: crate::Error::GradientMismatch
@@ -65,8 +66,10 @@ mod conv;
 mod degree;
 mod disjoint;
 mod gather;
+mod instance_sums;
 mod operands;
 mod plan;
+mod row_scale;
 mod schedule;
 mod scratch;
 mod step;

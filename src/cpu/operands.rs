@@ -4,8 +4,8 @@
 
 use super::disjoint::Disjoint;
 use super::gather::{Source, Store};
+use super::instance_sums::GradientTo;
 use super::plan::Plan;
-use super::weight_gradient::GradientTo;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::element::Element;
@@ -99,15 +99,15 @@ impl<'w> Operands<'w> {
     }
 
     /// Checks all operands together.
-    pub(super) fn check<T: Element>(&self, plan: &Plan<T>, max_instances: usize) -> Result<Bound> {
+    pub(super) fn check<T: Element>(&mut self, plan: &Plan<T>, max_instances: usize) -> Result<Bound<'_>> {
         self.0.check(plan.batch(), plan.features(), max_instances).map(Bound)
     }
 }
 
 /// Operands that passed all checks.
-pub(super) struct Bound(Checked);
+pub(super) struct Bound<'o>(Checked<'o>);
 
-impl Bound {
+impl Bound<'_> {
     pub(super) fn instances(&self) -> usize {
         self.0.instances
     }

@@ -34,7 +34,7 @@ impl<T: Element> Plan<T> {
     /// A plan for rows of `features` elements.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn new(batch: &Batch, features: usize, conv: Conv) -> Result<Self> {
         Self::on(batch, features, conv, Paths::choose::<T>(batch.topologies(), features)?)
     }

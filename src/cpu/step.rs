@@ -10,12 +10,13 @@
 
 #![allow(unsafe_code)]
 
-use super::gather::{Dot, gather, inverse_count};
+use super::gather::{Dot, gather};
+use super::instance_sums::GradientTo;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
+use super::row_scale::{fill_row_scales, mean};
 use super::schedule::{Parallel, Schedule, Task, each, each_value, for_each};
 use super::scratch::Scratch;
-use super::weight_gradient::GradientTo;
 use super::workspace::Workspace;
 use crate::axis::Axis;
 use crate::conv::Reduce;
@@ -231,14 +232,6 @@ impl<'a, T: Element> Call<'a, T> {
         Some(&values[start..][..self.plan.batch().topology(instance).size(axis)])
     }
 
-    /// 1/k for a mean, and 1 for a sum.
-    fn mean(&self, count: usize) -> T::Acc {
-        match self.reduce {
-            Reduce::Sum => T::Acc::ONE,
-            Reduce::Mean => inverse_count(count),
-        }
-    }
-
     /// The chunks in which gradients of a scale along `axis` are summed; any where there is no such scale.
     fn schedule(&self, axis: Axis, scale: Option<Weights<'a, T::Acc>>) -> Schedule<'a, T> {
         let windows = scale.map_or(Windows::Shared, |scale| scale.windows);
@@ -258,7 +251,7 @@ impl<'a, T: Element> Call<'a, T> {
         let x = x.source(batch, instance, source_scale, false);
         each(parallel, targets.len(), |d| {
             let sources = targets.row(d);
-            let scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * self.mean(sources.len());
+            let scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * mean(self.reduce, sources.len());
             // SAFETY: each instance is computed once, and each target once in it.
             let mut store = unsafe { y.store(batch, instance, d, scale) };
             gather(x, sources, &mut store);
@@ -284,9 +277,7 @@ impl<T: Element> Backward<'_, T> {
         for instance in task.instances() {
             let source_scale = call.window(call.source_scale, call.direction.source(), instance);
             let target_scale = call.window(call.target_scale, call.direction.target(), instance);
-            each_value(parallel, &mut scratch.row_scale[..targets.len()], |d, row_scale| {
-                *row_scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * call.mean(targets.row(d).len());
-            });
+            fill_row_scales(parallel, targets, call.reduce, target_scale, |_| 0, &mut scratch.row_scale);
             let grad_y = self.grad_y.source(batch, instance, Some(&scratch.row_scale), false);
             let x = self.x.source(batch, instance, None, false);
             each_value(parallel, &mut sums[..sources.len()], |s, sum_of_chunk| {
@@ -315,7 +306,7 @@ impl<T: Element> Backward<'_, T> {
             let x = self.x.source(batch, instance, source_scale, false);
             each_value(task.parallel(), &mut sums[..targets.len()], |d, sum_of_chunk| {
                 let sources = targets.row(d);
-                let mut dot = Dot::<T, _>::new(grad_y.row(d), call.mean(sources.len()));
+                let mut dot = Dot::<T, _>::new(grad_y.row(d), mean(call.reduce, sources.len()));
                 gather(x, sources, &mut dot);
                 *sum_of_chunk += T::Acc::from_f64(dot.value());
             });

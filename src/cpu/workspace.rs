@@ -1,8 +1,8 @@
 //! What a plan's calls compute in, made once for all calls.
 
+use super::instance_sums::ChunkSums;
 use super::plan::Plan;
 use super::scratch::Memory;
-use super::weight_gradient::ChunkSums;
 use crate::element::Element;
 use crate::error::{Error, Result};
 

@@ -1,13 +1,13 @@
-//! What the host and the kernels must agree on is defined once, in Rust, and describes itself: `kernels/abi.cuh` is written
-//! from that. The test at the end compares the two, so a field, a number or a constant that changes on one side alone
-//! fails it. To write the header anew:
+//! What the host and the kernels must agree on is defined once, in Rust, and describes itself:
+//! `kernels/abi.cuh` is written from that. The test at the end compares the two, so a field, a number or a
+//! constant that changes on one side alone fails it. To write the header anew:
 //!
 //! ```text
 //! HYPERSCATTER_WRITE_ABI=1 cargo test --lib abi
 //! ```
 
-/// Defines structures that kernels take or write. Comments go into the header, and so does the type of each field: by
-/// default the one that the Rust type stands for; for addresses, the type behind `=>`.
+/// Defines structures that kernels take or write. Comments go into the header, and so does the type of each
+/// field: by default the one that the Rust type stands for; for addresses, the type behind `=>`.
 macro_rules! structures {
     ($(
         $(#[doc = $doc:literal])*
@@ -106,8 +106,9 @@ mod header {
     const HEAD: &str = "\
 // Generated from src/cuda/args.rs by `HYPERSCATTER_WRITE_ABI=1 cargo test --lib abi`. Do not edit.
 //
-// What the host and the kernels must agree on: numbers that decide how rows are cut and added, what things are called by
-// number, and the structures that kernels take and write. `cargo test` compares this file with the Rust definitions.
+// What the host and the kernels must agree on: numbers that decide how rows are cut and added, what things
+// are called by number, and the structures that kernels take and write. `cargo test` compares this file with
+// the Rust definitions.
 
 #pragma once
 

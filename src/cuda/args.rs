@@ -1,7 +1,8 @@
 //! The structures that kernels take and write, and what they and the host call by number.
 //!
-//! `kernels/abi.cuh` is written from this file, see `abi.rs`. The structures have no padding and hold numbers alone: an
-//! address is a `u64`, and 0 where there is nothing. What fills them from batches, tables and operands is with those.
+//! `kernels/abi.cuh` is written from this file, see `abi.rs`. The structures have no padding and hold numbers
+//! alone: an address is a `u64`, and 0 where there is nothing. What fills them from batches, tables and
+//! operands is with those.
 
 #![allow(unsafe_code)]
 
@@ -93,7 +94,7 @@ structures! {
 
     /// Where a violation is published.
     RecordArgs {
-        /// In device memory: 0 until one thread has something to say.
+        /// In device memory: 0 until a thread has found a wrong value.
         claim: Address => "u32*",
         /// In mapped host memory.
         published: Address => "Violation*",
@@ -107,9 +108,10 @@ structures! {
         long_row: u64,
     }
 
-    /// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of `work` holds
-    /// (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by falling length, the rows of up
-    /// to 8 by falling length, and (row, first segment in this list) of each long row.
+    /// One topology, seen from its targets: where its parts of the tables start, and their sizes. Its part of
+    /// `work` holds (row, segment) of each segment of the long rows, the rows of 9 to 512 incidences by
+    /// falling length, the rows of up to 8 by falling length, and (row, first segment in this list) of each
+    /// long row.
     TopologyWords {
         pointers: u64,
         indices: u64,
@@ -120,7 +122,8 @@ structures! {
         count: Counts,
     }
 
-    /// A chunk of instances whose gradients are summed together, for windows at one offset. A last one ends the others.
+    /// A chunk of instances whose gradients are summed together, for windows at one offset. A last one ends
+    /// the others.
     ChunkWords {
         offset: u64,
         topology: u64,
@@ -137,8 +140,8 @@ structures! {
         width: u64,
     }
 
-    /// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables, sources what their
-    /// indices mean.
+    /// The tables of one orientation, and what a call makes of them. Targets are the rows of the tables,
+    /// sources what their indices mean.
     TablesArgs {
         topologies: Address => "const TopologyWords*",
         pointers: Address => "const u32*",
@@ -184,7 +187,7 @@ structures! {
 
     /// A factor for each row of one side, and the part of the values that each instance reads.
     ScaleArgs {
-        values: Address => "u64",
+        values: Address => "const void*",
         len: u64,
         /// For windows of the kind TABLE.
         offsets: Address => "const u64*",
@@ -194,17 +197,18 @@ structures! {
         skip_zero: u32,
     }
 
-    /// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows are packed, at
-    /// (start of g + i) * row_stride.
+    /// A feature operand. Row i of instance g starts at g * instance_stride + i * row_stride, or, where rows
+    /// are packed, at (start of g + i) * row_stride.
     RowsArgs {
-        data: Address => "u64",
+        data: Address => "void*",
         row_stride: u64,
         instance_stride: u64,
         packed: u32,
         padding: u32,
     }
 
-    /// Of the kernels of gather.cu.
+    /// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time: each
+    /// that became a template parameter would double the PTX that a plan loads.
     GatherArgs {
         tables: TablesArgs,
         tiles: Tiles,
@@ -221,7 +225,7 @@ structures! {
         /// For each target row of the batch one for each block of features.
         dots: Address => "double*",
         /// Scratch: a row of sums for each segment of a long row, without gaps.
-        partials: Address => "u64",
+        partials: Address => "void*",
         record: RecordArgs,
         features: u32,
         /// Of a group: 8, 16 or 32.
@@ -245,9 +249,9 @@ structures! {
         record: RecordArgs,
         /// Of the accumulation type, as the next two.
         degree: Address => "void*",
-        left: Address => "void*",
+        inv_degree: Address => "void*",
         /// L, and 0 for single incidences; null where those count like others.
-        weight_left: Address => "void*",
+        weight_inv_degree: Address => "void*",
         /// Null: degrees are not shifted.
         vertex_shifts: Address => "int*",
         edge_shifts: Address => "int*",
@@ -266,9 +270,9 @@ structures! {
     /// Of the gradients of degrees.
     DegreeGradientArgs {
         degree: Address => "const void*",
-        left: Address => "const void*",
+        inv_degree: Address => "const void*",
         /// Where it is 0, there is no gradient.
-        weight_left: Address => "const void*",
+        weight_inv_degree: Address => "const void*",
         shifts: Address => "const int*",
         dots_y: Address => "const double*",
         /// Null unless symmetric.

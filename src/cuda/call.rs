@@ -24,6 +24,8 @@ pub(super) struct Call<'a, T: DeviceElement, L> {
     pub(super) instances: usize,
     /// The path whose instances alone are computed; all are where there is none.
     pub(super) only: Option<Path>,
+    /// The rows of all instances, of vertices and of hyperedges.
+    totals: [usize; 2],
 }
 
 /// Rows of features, of elements or sums, on the device.
@@ -56,6 +58,12 @@ pub(super) struct GradientTo {
 }
 
 impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
+    pub(super) fn new(plan: &'a Plan<T>, launches: L, instances: usize) -> Result<Self> {
+        let batch = plan.batch().batch();
+        let totals = [batch.total(Axis::Vertex, instances)?, batch.total(Axis::Hyperedge, instances)?];
+        Ok(Self { plan, launches, instances, only: None, totals })
+    }
+
     pub(super) fn batch(&self) -> &'a Batch {
         self.plan.batch().batch()
     }
@@ -69,11 +77,12 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         self.instances > 0 && self.features() > 0
     }
 
-    pub(super) fn tables(&self, orientation: Orientation) -> Result<TablesArgs> {
-        let all = TablesArgs::new(self.batch(), self.plan.batch().tables(), orientation, self.instances)?;
+    pub(super) fn tables(&self, orientation: Orientation) -> TablesArgs {
+        let tables = self.plan.batch().tables();
+        let all = TablesArgs::new(self.batch(), tables, orientation, self.instances, self.totals);
         match (self.only, self.plan.split()) {
-            (Some(path), Some(split)) => Ok(split.tables(path, orientation, all)),
-            _ => Ok(all),
+            (Some(path), Some(split)) => split.tables(path, orientation, all),
+            _ => all,
         }
     }
 
@@ -83,8 +92,9 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     }
 
     /// The rows of all instances.
-    pub(super) fn total(&self, axis: Axis) -> Result<usize> {
-        self.batch().total(axis, self.instances)
+    #[inline]
+    pub(super) fn total(&self, axis: Axis) -> usize {
+        self.totals[axis as usize]
     }
 
     /// The incidences, and the rows along `axis`, of the instances that are computed.
@@ -118,26 +128,26 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     /// Rows of sums in scratch memory, of all instances along `axis`.
     pub(super) fn scratch_rows(&mut self, slot: Slot, axis: Axis) -> Result<PlacedRows> {
         let row = self.features() as u128 * size_of::<T::Acc>() as u128;
-        let bytes = self.total(axis)? as u128 * row;
+        let bytes = self.total(axis) as u128 * row;
         let address = self.launches.scratch(slot, bytes)?;
         self.contiguous(axis, address)
     }
 
     /// Numbers of type `U` in scratch memory, one for each row of all instances along `axis`.
     pub(super) fn scratch_numbers<U>(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
-        let bytes = self.total(axis)? as u128 * size_of::<U>() as u128;
+        let bytes = self.total(axis) as u128 * size_of::<U>() as u128;
         self.launches.scratch(slot, bytes)
     }
 
     /// The same numbers as factors of the rows.
     pub(super) fn scratch_scale<U>(&mut self, slot: Slot, axis: Axis) -> Result<ScaleArgs> {
         let address = self.scratch_numbers::<U>(slot, axis)?;
-        Ok(ScaleArgs::consecutive(address, self.total(axis)?))
+        Ok(ScaleArgs::consecutive(address, self.total(axis)))
     }
 
     /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of features.
     pub(super) fn scratch_dots(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
-        let numbers = self.total(axis)? as u128 * self.feature_blocks() as u128;
+        let numbers = self.total(axis) as u128 * self.feature_blocks() as u128;
         self.launches.scratch(slot, numbers * size_of::<f64>() as u128)
     }
 }

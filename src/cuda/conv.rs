@@ -224,7 +224,7 @@ impl<'w> Backward<'w> {
                     if q.is_some() {
                         call.gather(gather_q(factors.inv_degree, q, None))?;
                     }
-                    let vertices = call.total(Axis::Vertex)?;
+                    let vertices = call.total(Axis::Vertex);
                     let inv_degree = ScaleArgs::consecutive(call.weight_inv_degree()?, vertices);
                     call.gather(gather_q(inv_degree.skipping_zeros(), None, Some(dots)))?;
                 }

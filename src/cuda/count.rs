@@ -136,7 +136,7 @@ impl Launches for Count<'_> {
 impl<T: DeviceElement> Call<'_, T, Count<'_>> {
     /// A feature operand of elements of `size` bytes.
     fn operand(&mut self, axis: Axis, size: usize) -> Result<PlacedRows> {
-        let rows = self.total(axis)? as u128;
+        let rows = self.total(axis) as u128;
         self.launches.compulsory += rows * self.features() as u128 * size as u128;
         self.contiguous(axis, 0)
     }
@@ -152,19 +152,19 @@ impl<T: DeviceElement> Call<'_, T, Count<'_>> {
 
     fn weights<'w>(&self, axis: Axis, windows: Windows<&'w DeviceWindows>) -> Result<PlacedWeights<'w>> {
         let scale = match windows {
-            Windows::Shared => ScaleArgs::shared(0, self.values(axis, windows)?),
-            Windows::Consecutive => ScaleArgs::consecutive(0, self.values(axis, windows)?),
-            Windows::Table(table) => ScaleArgs::table(0, self.values(axis, windows)?, table.offsets()),
+            Windows::Shared => ScaleArgs::shared(0, self.values(axis, windows)),
+            Windows::Consecutive => ScaleArgs::consecutive(0, self.values(axis, windows)),
+            Windows::Table(table) => ScaleArgs::table(0, self.values(axis, windows), table.offsets()),
         };
         Ok(PlacedWeights { scale, windows })
     }
 
     /// The values that are read through windows.
-    fn values(&self, axis: Axis, windows: Windows<&DeviceWindows>) -> Result<usize> {
+    fn values(&self, axis: Axis, windows: Windows<&DeviceWindows>) -> usize {
         match windows {
-            Windows::Shared => Ok(self.batch().largest(axis)),
+            Windows::Shared => self.batch().largest(axis),
             Windows::Consecutive => self.total(axis),
-            Windows::Table(table) => Ok(table.table().reach(self.instances)),
+            Windows::Table(table) => table.table().reach(self.instances),
         }
     }
 
@@ -175,7 +175,7 @@ impl<T: DeviceElement> Call<'_, T, Count<'_>> {
         windows: Option<Windows<&DeviceWindows>>,
     ) -> Result<Option<GradientTo>> {
         let Some(windows) = windows.filter(|_| is_wanted) else { return Ok(None) };
-        Ok(Some(GradientTo { address: 0, len: self.values(axis, windows)?, accumulate: false }))
+        Ok(Some(GradientTo { address: 0, len: self.values(axis, windows), accumulate: false }))
     }
 
     fn scales<'w>(&self, direction: Direction, request: &Request<'w>) -> Result<step::Scales<'w>> {
@@ -257,7 +257,7 @@ pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'
         compulsory: 0,
         sizes: Sizes::default(),
     };
-    let mut call = Call { plan, launches, instances: value, only: None };
+    let mut call = Call::new(plan, launches, value)?;
     match request.operator {
         Operator::VertexToHyperedge => call.step(Direction::VertexToHyperedge, request)?,
         Operator::HyperedgeToVertex => call.step(Direction::HyperedgeToVertex, request)?,

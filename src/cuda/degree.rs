@@ -24,8 +24,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let left_out = for_weights && self.plan.leaves_out_single_incidences();
         let args = SumArgs {
             degree: self.scratch_numbers::<T::Acc>(Slot::Degree, Axis::Vertex)?,
-            left: self.scratch_numbers::<T::Acc>(Slot::InvDegree, Axis::Vertex)?,
-            weight_left: if left_out { self.weight_inv_degree()? } else { 0 },
+            inv_degree: self.scratch_numbers::<T::Acc>(Slot::InvDegree, Axis::Vertex)?,
+            weight_inv_degree: if left_out { self.weight_inv_degree()? } else { 0 },
             vertex_shifts: if conv.weights_in_degree() { self.vertex_shifts()? } else { 0 },
             least_exponent: conv.least_exponent::<T::Acc>(),
             plain_exponents: conv.plain_exponents::<T::Acc>(),
@@ -56,11 +56,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// # Safety
     /// [`degrees`](Self::degrees) and those dot products were computed.
     pub(super) unsafe fn degree_gradients(&mut self, symmetric: bool) -> Result<()> {
-        let n_vertices = self.total(Axis::Vertex)? as u64;
+        let n_vertices = self.total(Axis::Vertex) as u64;
         let args = DegreeGradientArgs {
             degree: self.scratch_numbers::<T::Acc>(Slot::Degree, Axis::Vertex)?,
-            left: self.scratch_numbers::<T::Acc>(Slot::InvDegree, Axis::Vertex)?,
-            weight_left: self.weight_inv_degree()?,
+            inv_degree: self.scratch_numbers::<T::Acc>(Slot::InvDegree, Axis::Vertex)?,
+            weight_inv_degree: self.weight_inv_degree()?,
             shifts: self.vertex_shifts()?,
             dots_y: self.scratch_dots(Slot::DotsY, Axis::Vertex)?,
             dots_x: if symmetric { self.scratch_dots(Slot::DotsX, Axis::Vertex)? } else { 0 },

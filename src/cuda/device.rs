@@ -23,7 +23,8 @@ struct Image {
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// The number of the embedded module of this name. Looked up at compile time, where a name that is not there is an error.
+/// The number of the embedded module of this name. Looked up at compile time, where a name that is not there
+/// is an error.
 pub(super) const fn module(name: &str) -> usize {
     let mut number = 0;
     while number < IMAGES.len() {
@@ -58,9 +59,11 @@ pub struct LoadedModule {
     pub name: &'static str,
     /// The size of what the driver was given.
     pub bytes: usize,
-    /// Whether that was native code of the device's architecture, and not PTX, which the driver has to compile.
+    /// Whether that was native code of the device's architecture, and not PTX, which the driver has to
+    /// compile.
     pub is_native: bool,
-    /// How long the driver took. It keeps on disk what it compiles, unless it is told not to (`CUDA_CACHE_DISABLE=1`).
+    /// How long the driver took. It keeps on disk what it compiles, unless it is told not to
+    /// (`CUDA_CACHE_DISABLE=1`).
     pub time: Duration,
 }
 
@@ -75,9 +78,9 @@ type Modules = [Option<Loaded>; IMAGES.len()];
 
 /// A CUDA device. A clone is cheap, and is the same device.
 ///
-/// Kernels are loaded when a plan first needs them: those of its type, with checks or without. What a workspace used is kept when it is dropped, and let go once an event
-/// behind its last use has passed: at the next upload, workspace or check, or when the last holder of the device goes, which waits
-/// for it.
+/// Kernels are loaded when a plan first needs them: those of its type, with checks or without. What a
+/// workspace used is kept when it is dropped, and let go once an event behind its last use has passed: at the
+/// next upload, workspace or check, or when the last holder of the device goes, which waits for it.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
@@ -102,11 +105,13 @@ impl Drop for Inner {
 }
 
 impl Device {
-    /// Opens the device of this ordinal, by its primary context. The thread's current context stays as it was.
+    /// Opens the device of this ordinal, by its primary context. The thread's current context stays as it
+    /// was.
     ///
     /// # Errors
-    /// [`Error::DriverUnavailable`], [`Error::DriverTooOld`], [`Error::NoDevice`], [`Error::UnsupportedArchitecture`],
-    /// each with what can be done; [`Error::Driver`] for everything else that the driver reports.
+    /// [`Error::DriverUnavailable`], [`Error::DriverTooOld`], [`Error::NoDevice`],
+    /// [`Error::UnsupportedArchitecture`], each with what can be done; [`Error::Driver`] for everything else
+    /// that the driver reports.
     pub fn open(ordinal: usize) -> Result<Self> {
         driver::ready()?;
         let count = driver::device_count(ordinal)?;
@@ -118,8 +123,8 @@ impl Device {
         Self::on(context)
     }
 
-    /// The device of a context that the caller made. Buffers and streams of calls must be of this very context: another
-    /// `Arc`, even on the same device, is [`Error::WrongContext`].
+    /// The device of a context that the caller made. Buffers and streams of calls must be of this very
+    /// context: another `Arc`, even on the same device, is [`Error::WrongContext`].
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -202,8 +207,9 @@ impl Device {
         {
             return Ok(loaded(module, cubin.len(), true));
         }
-        // A driver that is older than the compiler of the native code cannot load it, but still compiles the PTX.
-        // That the driver is new enough for it, and the device too, was checked when the device was opened.
+        // A driver that is older than the compiler of the native code cannot load it, but still compiles the
+        // PTX. That the driver is new enough for it, and the device too, was checked when the device was
+        // opened.
         let module = self
             .context()
             .load_module(Ptx::from_src(image.ptx))

@@ -76,7 +76,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     pub(super) unsafe fn gather(&mut self, gather: Gather) -> Result<()> {
         let Gather { orientation, elements, sources, source_scale, target_scale, shifts, reduce, .. } =
             gather;
-        let tables = self.tables(orientation)?;
+        let tables = self.tables(orientation);
         let (size, acc) = (size_of::<T>(), size_of::<T::Acc>());
         let features = self.features();
         let lanes = lanes(features, size);

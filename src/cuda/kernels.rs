@@ -70,7 +70,8 @@ impl KernelSet {
     }
 }
 
-/// The kernels of an element type, given that of its sums, the kernel that gathers rows of sums, and how names end.
+/// The kernels of an element type, given that of its sums, the kernel that gathers rows of sums, and how
+/// names end.
 macro_rules! kernel_set {
     ($t:literal, $acc:literal, $gather_sums:literal, $checks:literal) => {
         KernelSet::new(

@@ -251,6 +251,7 @@ pub(super) struct BoundOut {
 
 impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     /// Those of a call of the safe tier, by the name of its operator, or of one of the raw tier.
+    #[inline]
     pub(super) fn new(plan: &'a Plan<T>, stream: &'a Arc<CudaStream>, safe: Option<&'static str>) -> Self {
         Self {
             plan,
@@ -265,12 +266,14 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Rows that are read.
+    #[inline]
     pub(super) fn read<E>(&mut self, name: &'static str, axis: Axis, rows: &'a Rows<impl Read<E>>) -> RowsId {
         let address = self.read_buffer(name, &rows.buffer);
         self.rows(name, axis, rows.layout, rows.buffer.len(), address, false)
     }
 
     /// Rows that are overwritten.
+    #[inline]
     pub(super) fn overwrite<E>(
         &mut self,
         name: &'static str,
@@ -283,6 +286,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Rows that are written, if they are wanted.
+    #[inline]
     pub(super) fn write<E>(
         &mut self,
         name: &'static str,
@@ -294,6 +298,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Weights, or a scale.
+    #[inline]
     pub(super) fn weights<A>(
         &mut self,
         name: &'static str,
@@ -317,6 +322,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
 
     /// The gradient of weights or of a scale, if it is wanted; `of` has the name `name_of`, and no values where there is
     /// no such scale.
+    #[inline]
     pub(super) fn gradient<A>(
         &mut self,
         name: &'static str,
@@ -332,7 +338,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Checks all operands together.
-    pub(super) fn check(&mut self, max_instances: usize) -> Result<Bound> {
+    pub(super) fn check(&mut self, max_instances: usize) -> Result<Bound<'_>> {
         if let Some(call) = self.safe {
             self.check_guards(call)?;
         }
@@ -342,7 +348,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         }
         let checked = self.shapes.check(batch, self.plan.features(), max_instances)?;
         check_memory(&self.ranges)?;
-        Ok(Bound { checked, addresses: self.addresses })
+        Ok(Bound { checked, addresses: &self.addresses })
     }
 
     /// Whether the call may queue its work behind the guards. Where it may not, the operands' events stay as they are:
@@ -364,6 +370,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         allowed
     }
 
+    #[inline]
     fn read_buffer<E>(&mut self, name: &'static str, buffer: &'a impl Read<E>) -> Address {
         if !self.may_use(name, buffer) {
             return 0;
@@ -373,6 +380,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         self.used::<E>(name, (address, guard), len, false)
     }
 
+    #[inline]
     fn write_buffer<E>(&mut self, name: &'static str, buffer: &'a mut impl Write<E>) -> Address {
         if !self.may_use(name, buffer) {
             return 0;
@@ -383,6 +391,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     /// Whether the buffer is of the device's context. Nothing is waited for once an operand is not.
+    #[inline]
     fn may_use<E>(&mut self, operand: &'static str, buffer: &impl Read<E>) -> bool {
         let own = self.plan.batch().device().context();
         if let Some(context) = buffer.context()
@@ -395,6 +404,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         self.error.is_none()
     }
 
+    #[inline]
     fn used<E>(
         &mut self,
         name: &'static str,
@@ -411,6 +421,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         address
     }
 
+    #[inline]
     fn rows(
         &mut self,
         name: &'static str,
@@ -443,12 +454,12 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
 }
 
 /// Operands that passed all checks.
-pub(super) struct Bound {
-    checked: Checked,
-    addresses: [Address; MOST_ROWS],
+pub(super) struct Bound<'o> {
+    checked: Checked<'o>,
+    addresses: &'o [Address; MOST_ROWS],
 }
 
-impl Bound {
+impl Bound<'_> {
     pub(super) fn instances(&self) -> usize {
         self.checked.instances
     }

@@ -1,9 +1,10 @@
-//! The violation record of a workspace: what a checked kernel found wrong in a table (or any kernel in a degree), and how
-//! the host hears of it.
+//! The violation record of a workspace: what a checked kernel found wrong in a table (or any kernel in a
+//! degree), and how the host hears of it.
 //!
-//! The first thread that finds something claims the record in device memory, and publishes the facts to mapped host
-//! memory, its `ready` word last. Of several violations of one kernel, which is reported depends on scheduling: to find the smallest,
-//! kernels would have to compare. The host looks at that word at each call, without calling the driver.
+//! The first thread that finds something claims the record in device memory, and publishes the facts to
+//! mapped host memory, its `ready` word last. Of several violations of one kernel, which is reported depends
+//! on scheduling: to find the smallest, kernels would have to compare. The host looks at that word at each
+//! call, without calling the driver.
 
 #![allow(unsafe_code)]
 
@@ -56,8 +57,8 @@ impl Record {
         Err(Error::IndexOutOfBounds { kernel, table, instance, position, value, bound })
     }
 
-    /// Forgets the violation, and waits for that: the work that follows may be on another stream. No kernel that uses the
-    /// record may be running, and the context must be current.
+    /// Forgets the violation, and waits for that: the work that follows may be on another stream. No kernel
+    /// that uses the record may be running, and the context must be current.
     pub(super) fn clear(&self) -> Result<()> {
         self.claim.write(0, &[0])?;
         // SAFETY: as in `published`; no kernel is running that would write.

@@ -26,7 +26,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         reduce: Reduce,
         shifts: Option<Address>,
     ) -> Result<ScaleArgs> {
-        let tables = self.tables(orientation)?;
+        let tables = self.tables(orientation);
         let args = RowScaleArgs {
             tables,
             scale,

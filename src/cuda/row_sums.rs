@@ -21,7 +21,7 @@ const SEGMENT_BYTES: u128 = 8;
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// The arguments that all these sums have: of `values` of the sources, over the rows of `orientation`.
     pub(super) fn sum_args(&mut self, orientation: Orientation, values: ScaleArgs) -> Result<SumArgs> {
-        let tables = self.tables(orientation)?;
+        let tables = self.tables(orientation);
         let partials = u128::from(tables.items.partial) * SEGMENT_BYTES;
         Ok(SumArgs {
             tables,

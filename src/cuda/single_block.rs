@@ -38,8 +38,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let when = |is_used: bool| if is_used { weights } else { ScaleArgs::none() };
         let (list, n_instances) = instances.unwrap_or((0, self.instances as u64));
         let args = SingleBlockArgs {
-            by_edge: self.tables(Orientation::ByEdge)?,
-            by_vertex: self.tables(Orientation::ByVertex)?,
+            by_edge: self.tables(Orientation::ByEdge),
+            by_vertex: self.tables(Orientation::ByVertex),
             instances: list,
             n_instances,
             x: x.args(),

@@ -494,18 +494,20 @@ impl InstanceTables {
 }
 
 impl TablesArgs {
-    /// What kernels are told of the tables for a call with this many instances.
+    /// What kernels are told of the tables for a call with this many instances, which have `totals` rows of vertices and of
+    /// hyperedges.
     pub(super) fn new(
         batch: &Batch,
         tables: &Tables,
         orientation: Orientation,
         instances: usize,
-    ) -> Result<Self> {
+        totals: [usize; 2],
+    ) -> Self {
         let side: &Side = tables.side(orientation);
         let table = tables.instances.as_ref();
         let starts = |axis| table.map_or(0, |t| t.starts(axis).address());
         let (targets, sources) = (orientation.rows(), orientation.indices());
-        Ok(Self {
+        Self {
             topologies: side.topologies.address(),
             pointers: side.pointers.address(),
             indices: side.indices.address(),
@@ -519,14 +521,14 @@ impl TablesArgs {
             n_indices: side.indices.len() as u64,
             n_work: side.work.len() as u64,
             instances: instances as u64,
-            n_targets: batch.total(targets, instances)? as u64,
-            n_sources: batch.total(sources, instances)? as u64,
+            n_targets: totals[targets as usize] as u64,
+            n_sources: totals[sources as usize] as u64,
             largest_targets: batch.largest(targets) as u32,
             largest_sources: batch.largest(sources) as u32,
             items: side.items(batch, instances),
             orientation: orientation as u32,
             padding: 0,
-        })
+        }
     }
 }
 

@@ -197,7 +197,7 @@ impl<T: DeviceElement> Workspace<T> {
         let record = record.as_ref().map_or(RecordArgs::none(), |record| record.args());
         // SAFETY: the caller's promise; the plan is a checked one where tables were overwritten.
         let launches = unsafe { Queue::new(operator, self.plan.kernels(), scratch, record, stream) };
-        Ok(Call { plan: &self.plan, launches, instances, only: None })
+        Call::new(&self.plan, launches, instances)
     }
 
     /// What the launches use.

@@ -4,7 +4,7 @@
 //! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
 
 use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Reduce, Repeats, Rows};
+use hyperscatter::{Axis, Batch, Conv, Error, Incidence, Out, Reduce, Repeats, Rows};
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 
@@ -124,8 +124,8 @@ fn corrupt(batch: &mut DeviceBatch, orientation: Orientation, corruptions: &[Cor
 /// The call that the model computes: contiguous rows.
 fn model_call<'a>(layout: &Layout, kind: StepKind, items: [u64; 4], x: &'a [f32]) -> Call<'a> {
     let largest = |hyperedges: bool| match hyperedges {
-        true => layout.batch.max_hyperedges() as u64,
-        false => layout.batch.max_vertices() as u64,
+        true => layout.batch.largest(Axis::Hyperedge) as u64,
+        false => layout.batch.largest(Axis::Vertex) as u64,
     };
     let total = |hyperedges| layout.n_rows(hyperedges) as u64;
     Call {
@@ -292,7 +292,7 @@ fn a_wrong_value_is_reported(gpu: &Gpu, batch: &Batch, o: Orientation, table: Ta
     let plan = Plan::<f32>::new(&on_device, 4, Conv::default(), Checks::On).unwrap();
     let mut workspace = plan.workspace(&stream, 3).unwrap();
     let kind = StepKind { to_hyperedges: o == Orientation::ByEdge, reduce: Reduce::Sum };
-    let (n, m) = (batch.vertex_start(3) * 4, batch.hyperedge_start(3) * 4);
+    let (n, m) = (batch.start(Axis::Vertex, 3) * 4, batch.start(Axis::Hyperedge, 3) * 4);
     let (from, to) = if kind.to_hyperedges { (n, m) } else { (m, n) };
     let x = stream.clone_htod(&vec![1.0f32; from]).unwrap();
     let mut y = stream.alloc_zeros::<f32>(to).unwrap();

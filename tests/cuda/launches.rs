@@ -3,8 +3,8 @@
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 use hyperscatter::cuda::{Checks, DeviceWindows, Plan, Request, Step, Workspace};
 use hyperscatter::{
-    Batch, Conv, Incidence, Normalization, Operator, Out, Reduce, Repeats, RowLayout, Rows, StepGradients,
-    WeightUse, WindowTable, Windows,
+    Axis, Batch, Conv, Incidence, Normalization, Operator, Out, Reduce, Repeats, RowLayout, Rows,
+    StepGradients, WeightUse, WindowTable, Windows,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -103,8 +103,8 @@ fn scale(
 ) -> Scale {
     let batch = plan.batch().batch();
     let (largest, total) = match of_vertices {
-        true => (batch.max_vertices(), batch.vertex_start(instances)),
-        false => (batch.max_hyperedges(), batch.hyperedge_start(instances)),
+        true => (batch.largest(Axis::Vertex), batch.start(Axis::Vertex, instances)),
+        false => (batch.largest(Axis::Hyperedge), batch.start(Axis::Hyperedge, instances)),
     };
     let (windows, len) = match kind {
         Kind::Shared => (Windows::Shared, if instances == 0 { 0 } else { largest }),
@@ -125,7 +125,7 @@ fn scale(
 fn call(workspace: &mut Workspace<f32>, options: Options, instances: usize, scales: [Option<&Scale>; 2]) {
     let (stream, plan) = (workspace.stream().clone(), workspace.plan().clone());
     let (batch, features) = (plan.batch().batch(), options.features);
-    let rows = [batch.vertex_start(instances), batch.hyperedge_start(instances)];
+    let rows = [batch.start(Axis::Vertex, instances), batch.start(Axis::Hyperedge, instances)];
     let len = |axis: usize| (rows[axis] * features).max(1);
     let layout = RowLayout::contiguous(features).instances(instances);
     let [x, g] =

@@ -5,7 +5,7 @@ use hyperscatter::cuda::cudarc::driver::{
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Step, Workspace};
 use hyperscatter::{
-    Batch, Conv, Element, Incidence, Normalization, Operator, Out, Repeats, Result, RowLayout, Rows,
+    Axis, Batch, Conv, Element, Incidence, Normalization, Operator, Out, Repeats, Result, RowLayout, Rows,
     StepGradients, WeightUse, Weights, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
@@ -283,12 +283,12 @@ impl AllWindows {
             WindowKind::Shared => Self {
                 vertices: Windows::Shared,
                 hyperedges: Windows::Shared,
-                lens: [host.max_vertices(), host.max_hyperedges()],
+                lens: [host.largest(Axis::Vertex), host.largest(Axis::Hyperedge)],
             },
             WindowKind::Consecutive => Self {
                 vertices: Windows::Consecutive,
                 hyperedges: Windows::Consecutive,
-                lens: [host.vertex_start(instances), host.hyperedge_start(instances)],
+                lens: [host.start(Axis::Vertex, instances), host.start(Axis::Hyperedge, instances)],
             },
             WindowKind::Table => {
                 // Windows overlap, and no window covers the first value nor the last.
@@ -297,7 +297,7 @@ impl AllWindows {
                 Self {
                     vertices: upload(WindowTable::for_vertices(host, &offsets)?)?,
                     hyperedges: upload(WindowTable::new(host, &offsets)?)?,
-                    lens: [host.max_vertices() + 12, host.max_hyperedges() + 12],
+                    lens: [host.largest(Axis::Vertex) + 12, host.largest(Axis::Hyperedge) + 12],
                 }
             }
         })
@@ -308,7 +308,7 @@ impl<T: TestElement> OnHost<T> {
     /// For these instances; outputs hold what may be added to.
     pub fn new(batch: &Batch, instances: usize, windows: &AllWindows, seed: u64) -> Self {
         let [vertex_values, hyperedge_values] = windows.lens;
-        let (n, m) = (batch.vertex_start(instances) * F, batch.hyperedge_start(instances) * F);
+        let (n, m) = (batch.start(Axis::Vertex, instances) * F, batch.start(Axis::Hyperedge, instances) * F);
         let mut seed = 100 * seed;
         let mut next = || {
             seed += 1;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hyperscatter::cuda::cudarc::driver::CudaStream;
 use hyperscatter::cuda::{Checks, DeviceBatch, DeviceWindows, Plan, Step, Table, WindowPart, Workspace};
 use hyperscatter::{
-    Batch, Conv, Error, Incidence, Normalization, Out, Reduce, Repeats, Result, RowLayout, Rows,
+    Axis, Batch, Conv, Error, Incidence, Normalization, Out, Reduce, Repeats, Result, RowLayout, Rows,
     StepGradients, WeightUse, Weights, WindowTable,
 };
 use hyperscatter_emulator::interface::Build;
@@ -149,8 +149,8 @@ impl<'a, T: GpuElement> Run<'a, T> {
         let Layout { batch, instances, offsets, seed, .. } = self.layout;
         let start = |g| match (self.kinds[axis], axis) {
             (WindowKind::Shared, _) => 0,
-            (WindowKind::Consecutive, 0) => batch.vertex_start(g),
-            (WindowKind::Consecutive, _) => batch.hyperedge_start(g),
+            (WindowKind::Consecutive, 0) => batch.start(Axis::Vertex, g),
+            (WindowKind::Consecutive, _) => batch.start(Axis::Hyperedge, g),
             (WindowKind::Table, _) => offsets[g],
         };
         let ends = (0..*instances).map(|g| start(g) + self.layout.n_rows_of(g, axis == 1));

@@ -109,23 +109,23 @@ pub enum HyperedgeWeight {
 
 /// Hypergraph convolution with a linear map before it: y = L H U B⁻¹ Hᵀ R (x Θᵀ) + bias.
 ///
-/// All copies of a replicated batch share the hyperedge weights. Input is `[…, n, in]`, output `[…, n, out]`;
-/// over a table batch `[N, in]` and `[N, out]` (see [`Operators`], also for dtypes and errors). A strided
-/// input such as `[E, T, in].transpose(0, 1)` is not copied.
+/// All copies of a replicated batch share the hyperedge weights. Input is `[…, n, in]`, and output
+/// `[…, n, out]`. Over a table batch they are `[N, in]` and `[N, out]`. See [`Operators`], also for dtypes and
+/// errors. A strided input such as `[E, T, in].transpose(0, 1)` is not copied.
 ///
 /// | parameter | shape | |
 /// |---|---|---|
 /// | `lin.weight` | `[out, in]` | Θ, as in PyTorch Geometric |
 /// | `bias` | `[out]` | as in PyTorch Geometric |
-/// | `hyperedge_weight` | `[n_weights]` | of the weights' type: `F64` for `F64`, else `F32`, also in a model of 16-bit types |
+/// | `hyperedge_weight` | `[n_weights]` | `F64` in a model of `F64`, and `F32` in all others |
 ///
 /// There are as many weights as the largest topology of the batch has hyperedges, unless
 /// [`n_weights`](HypergraphConvConfig::n_weights) is another number.
 ///
 /// # Other batches
 /// Another number of copies of a replicated batch is another shape of `x`, and nothing else. For another
-/// batch, such as the next table of instances, [`over`](Self::over) makes a layer of the same variables, in
-/// every step if need be.
+/// batch, such as the next table of instances, [`over`](Self::over) makes a layer of the same variables. It
+/// may be called in every step.
 #[derive(Debug, Clone)]
 pub struct HypergraphConv {
     operators: Operators,
@@ -240,27 +240,25 @@ impl HypergraphConv {
         Ok(Self { operators, lin, bias, hyperedge_weight, windows: TensorWindows::Shared, n_weights })
     }
 
-    /// The same layer, whose instances read their weights through `windows`. Without this, all read from the
-    /// first on. Weights of one have no windows.
+    /// The same layer, whose instances read their weights through `windows`. Without this, all instances read
+    /// from the first weight on. [`HyperedgeWeight::Ones`] has no windows.
     pub fn with_windows(self, windows: TensorWindows) -> Self {
         Self { windows, ..self }
     }
 
-    /// The same layer, which has `n_weights` hyperedge weights: more than its batch reads, because others
-    /// will read them ([`over`](Self::over)). Shared windows then read the first ones.
+    /// The same layer, which has `n_weights` hyperedge weights: more than its batch reads, because other
+    /// batches will read them ([`over`](Self::over)). Shared windows then read the first ones.
     ///
-    /// A layer made by [`hypergraph_conv`] knows the number. One made by [`new`](Self::new) from more weights
-    /// than its batch reads must be told: otherwise calls fail by
-    /// [`UnreadWeights`](hyperscatter::Error::UnreadWeights), for these might be the weights of several
-    /// instances.
+    /// A layer that was made by [`hypergraph_conv`] knows the number. A layer that was made by
+    /// [`new`](Self::new) from more weights than its batch reads must be told. Otherwise its calls fail by
+    /// [`UnreadWeights`](hyperscatter::Error::UnreadWeights): these might be the weights of several instances.
     pub fn with_n_weights(self, n_weights: usize) -> Self {
         Self { n_weights, ..self }
     }
 
-    /// The layer over another batch: the same variables, windows and conventions. That copies and computes
-    /// nothing; the first call makes the batch's scratch memory, as over any batch. Layers over one batch
-    /// share it where they are made by [`with_operators`](Self::with_operators) from clones of the same
-    /// operators.
+    /// The layer over another batch: the same variables, windows and conventions. Nothing is copied or
+    /// computed. The first call makes the batch's scratch memory. Layers over one batch share it if they are
+    /// made by [`with_operators`](Self::with_operators) from clones of the same operators.
     ///
     /// Shared windows read the first weights, as many as the batch needs. A window table belongs to one
     /// batch, so another needs a table of its own: [`with_windows`](Self::with_windows).
@@ -316,9 +314,8 @@ impl HypergraphConv {
         &self.hyperedge_weight
     }
 
-    /// The hyperedge weights w themselves, in the type in which the layer computes with features of Θ's
-    /// dtype; differentiable. Of a softplus, those that the type has no number for are rounded, at the small
-    /// end to 0.
+    /// The hyperedge weights w themselves, differentiable, in the type of the weights that goes with features
+    /// of Θ's dtype. Weights of a softplus that the type has no number for are rounded, very small ones to 0.
     ///
     /// # Errors
     /// Those of candle, for weights of a type that it cannot convert.

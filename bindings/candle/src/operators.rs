@@ -30,12 +30,13 @@ const HYPEREDGE_SCALES: &str = "hyperedge scales";
 /// | copies of one topology with `n` vertices and `m` hyperedges | `[…, n, F]` | `[…, m, F]` |
 /// | table with `N` vertices and `M` hyperedges in all instances | `[N, F]` | `[M, F]` |
 ///
-/// The leading dimensions `…` of a replicated batch, any number of them and also none, are its copies, in
-/// row-major order: a call's shape tells how many there are, and another number rebuilds nothing.
+/// The leading dimensions `…` of a replicated batch are its copies, in row-major order. There may be any
+/// number of dimensions, or none. The shape of a call tells how many copies there are, and nothing is built
+/// again for another number.
 ///
 /// Features may be strided. They are read in place if those of a row are contiguous and all leading
-/// dimensions can be walked with one stride, as in `[E, T, F].transpose(0, 1)`; else they are copied first.
-/// Results are contiguous, and do not depend on the strides.
+/// dimensions can be walked with one stride, as in `[E, T, F].transpose(0, 1)`. Otherwise they are copied
+/// first. Results are contiguous, and do not depend on the strides.
 ///
 /// # Types
 /// Features are `F32`, `F64`, `F16` or `BF16`; weights, scales and their gradients are `F64` for `F64` and
@@ -43,14 +44,14 @@ const HYPEREDGE_SCALES: &str = "hyperedge scales";
 ///
 /// # Gradients
 /// Every operator can be differentiated with respect to each of its tensors: features, weights, scales. The
-/// backward is one call of the core, which skips the gradients of tensors that no variable leads to. Every
-/// tensor that one leads to has a gradient, be it zeros: over an empty batch, too, and of weights that the
-/// conventions do not use.
+/// backward is one call of the core. It skips the gradients of tensors that no variable leads to. All other
+/// tensors have a gradient, be it zeros: over an empty batch, too, and of weights that the conventions do not
+/// use.
 ///
-/// Gradients can be differentiated again, any number of times, where candle keeps their graph: that is where
-/// the environment variable `CANDLE_GRAD_DO_NOT_DETACH` is 1 when a thread computes its first gradients. They
-/// have the same bits, and cost more: the graph behind them is made of sums over incidences and of candle's
-/// operations, in `f64`. Without it they are plain values, and no variable leads to them.
+/// Gradients can be differentiated again, any number of times, where candle keeps their graph. It does where
+/// the environment variable `CANDLE_GRAD_DO_NOT_DETACH` is 1 when a thread computes its first gradients. Such
+/// gradients have the same bits, and cost more: the graph behind them is made of sums over incidences and of
+/// candle's operations, in `f64`. Without the variable, gradients are plain values.
 ///
 /// | operator | candle operation |
 /// |---|---|

@@ -6,7 +6,7 @@ use hyperscatter_candle::{
 
 use crate::candle_core::{DType, Device, Module, Tensor, Var};
 use crate::candle_nn::{VarBuilder, VarMap};
-use crate::hyperscatter::{Batch, Conv, Incidence, Repeats};
+use crate::hyperscatter::{Axis, Batch, Conv, Incidence, Repeats};
 use crate::reference::*;
 
 fn no_edges(n: usize) -> Batch {
@@ -86,7 +86,7 @@ fn every_operand_of_an_operator_has_a_gradient_over_any_batch_and_width() {
         (no_edges(0), 0, 0),
     ];
     for (batch, copies, features) in cases {
-        let (n, m) = (batch.max_vertices(), batch.max_hyperedges());
+        let (n, m) = (batch.largest(Axis::Vertex), batch.largest(Axis::Hyperedge));
         let operators = Operators::new(&batch, Conv::default());
         let what = format!("{n} vertices, {m} hyperedges, {copies} copies, {features} features");
         let x = var(&signed(&[copies, n, features], 1, DType::F32));

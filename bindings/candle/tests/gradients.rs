@@ -4,7 +4,7 @@ use hyperscatter_candle::{Operators, TensorStep, TensorWeights};
 
 use crate::candle_core::{DType, Tensor, Var, WithDType};
 use crate::hyperscatter::half::bf16;
-use crate::hyperscatter::{Batch, Conv, Element, Out, Reduce, RowLayout, Rows, cpu};
+use crate::hyperscatter::{Axis, Batch, Conv, Element, Out, Reduce, RowLayout, Rows, cpu};
 use crate::reference::*;
 
 fn tolerance(dtype: DType) -> f64 {
@@ -233,7 +233,7 @@ fn gradients_of_the_core<T: Element<Acc = f32> + WithDType>(
         )
         .unwrap();
     // The gradient of a sum into hyperedges, for a gradient that is 1 everywhere.
-    let ones = vec![T::one(); copies * batch.max_hyperedges() * features];
+    let ones = vec![T::one(); copies * batch.largest(Axis::Hyperedge) * features];
     let mut grad_of_sum = x_values.clone();
     let out =
         Out::Overwrite(Rows::new(&mut grad_of_sum[..], RowLayout::contiguous(features).instances(copies)));

@@ -9,7 +9,7 @@ use hyperscatter_candle::{
 
 use crate::candle_core::{DType, Device, Module, Tensor};
 use crate::candle_nn::{AdamW, Init, Optimizer, ParamsAdamW, VarBuilder, VarMap};
-use crate::hyperscatter::{Batch, Conv, Error, Incidence, Normalization, WeightUse, WindowTable};
+use crate::hyperscatter::{Axis, Batch, Conv, Error, Incidence, Normalization, WeightUse, WindowTable};
 use crate::reference::*;
 
 fn layer(config: HypergraphConvConfig, dtype: DType) -> (HypergraphConv, VarMap) {
@@ -231,7 +231,7 @@ fn a_layer_takes_other_batches_and_keeps_its_variables() {
         let layer = hypergraph_conv(&batch(ids[0]), 3, 2, config, vb.clone()).unwrap();
         for ids in ids {
             let batch = batch(ids);
-            let x = signed(&[batch.vertex_start(ids.len()), 3], 1, DType::F64);
+            let x = signed(&[batch.start(Axis::Vertex, ids.len()), 3], 1, DType::F64);
             let other = layer.over(&batch);
             let y = other.forward(&x).unwrap();
             assert_eq!(other.degrees().unwrap().dims(), [x.dim(0).unwrap()]);
@@ -239,8 +239,9 @@ fn a_layer_takes_other_batches_and_keeps_its_variables() {
             let mut one_by_one = Vec::new();
             for (i, &id) in ids.iter().enumerate() {
                 let single = layer.over(&Batch::replicate(topologies[id].clone()));
-                let rows = batch.vertex_start(i + 1) - batch.vertex_start(i);
-                one_by_one.push(single.forward(&x.narrow(0, batch.vertex_start(i), rows).unwrap()).unwrap());
+                let rows = batch.start(Axis::Vertex, i + 1) - batch.start(Axis::Vertex, i);
+                one_by_one
+                    .push(single.forward(&x.narrow(0, batch.start(Axis::Vertex, i), rows).unwrap()).unwrap());
             }
             if !ids.is_empty() {
                 assert_same(&y, &Tensor::cat(&one_by_one, 0).unwrap(), &format!("{weights:?} {ids:?}"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyperscatter_candle::{Operators, TensorStep, TensorWeights, TensorWindows, core_error};
 
 use crate::candle_core::{DType, Device, Result, Tensor};
-use crate::hyperscatter::{Batch, Conv, Error, Incidence, Normalization, WeightUse, WindowTable};
+use crate::hyperscatter::{Axis, Batch, Conv, Error, Incidence, Normalization, WeightUse, WindowTable};
 use crate::reference::*;
 
 const SYMMETRIC: Normalization = Normalization::Symmetric;
@@ -163,7 +163,7 @@ fn a_table_of_topologies_computes_each_of_them() {
     let topologies = [Incidence::subsets(4, 2).unwrap(), Incidence::subsets(3, 3).unwrap(), odd_topology()];
     let ids = [2usize, 0, 1, 0];
     let batch = Batch::from_table(topologies.to_vec(), &ids).unwrap();
-    let (vertices, hyperedges) = (batch.vertex_start(4), batch.hyperedge_start(4));
+    let (vertices, hyperedges) = (batch.start(Axis::Vertex, 4), batch.start(Axis::Hyperedge, 4));
     let table = operators(&batch);
     let w = positive(&[hyperedges], 1, DType::F32);
     // Every second row of a larger tensor: the rows of a table may be strided.
@@ -175,7 +175,7 @@ fn a_table_of_topologies_computes_each_of_them() {
     assert_eq!(table.degrees(TensorWeights::consecutive(&w)).unwrap().dims(), [vertices]);
     for (i, &id) in ids.iter().enumerate() {
         let topology = &topologies[id];
-        let (v, e) = (batch.vertex_start(i), batch.hyperedge_start(i));
+        let (v, e) = (batch.start(Axis::Vertex, i), batch.start(Axis::Hyperedge, i));
         let of_vertices = |t: &Tensor| t.narrow(0, v, topology.n_vertices()).unwrap();
         let of_hyperedges = |t: &Tensor| t.narrow(0, e, topology.n_hyperedges()).unwrap();
         let single = operators(&Batch::replicate(topology.clone()));
