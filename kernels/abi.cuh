@@ -51,6 +51,8 @@ enum Kernel : u32 {
     ADD_EDGE_SHIFT = 11,
     // Reads no table, and so reports nothing.
     DEGREE_GRADIENT = 12,
+    // The convolution of small instances.
+    SINGLE_BLOCK = 13,
 };
 
 // What a wrong value was found in, by the numbers that violations name it by.
@@ -72,6 +74,8 @@ enum TableId : u32 {
     CLASSES = 13,
     // No table: the value is a degree, as the bits of a double.
     NEGATIVE_DEGREE = 14,
+    // The instances that a path computes.
+    PATH_INSTANCES = 15,
 };
 
 // The lists of work of a topology, see kernels/tables.cuh.
@@ -460,6 +464,58 @@ static_assert(OFFSET_OF(RowScaleArgs, row_scale) == 208, "offset");
 static_assert(OFFSET_OF(RowScaleArgs, record) == 216, "offset");
 static_assert(OFFSET_OF(RowScaleArgs, mean) == 232, "offset");
 static_assert(OFFSET_OF(RowScaleArgs, shifts_of_degree) == 236, "offset");
+
+// Of the convolution of small instances, each in a block of its own.
+struct SingleBlockArgs {
+    TablesArgs by_edge;
+    TablesArgs by_vertex;
+    // Their numbers; null: they are all of the call.
+    const u32* instances;
+    u64 n_instances;
+    RowsArgs x;
+    RowsArgs y;
+    // Of hyperedges, in the degrees; none: a degree is the number of incidences.
+    ScaleArgs degree_weights;
+    // Of hyperedges, in the messages.
+    ScaleArgs message_weights;
+    RecordArgs record;
+    u32 features;
+    // Of a group: 8, 16 or 32.
+    u32 lanes;
+    u32 feature_blocks;
+    u32 aligned;
+    u32 add;
+    // Of a block.
+    u32 shared_bytes;
+    // 0: there are no degrees, L and R are 1.
+    u32 normalized;
+    // That degrees are taken to have.
+    int least_exponent;
+    // Up to which, of either sign, degrees are not shifted.
+    int plain_exponents;
+    // 2 if L is 1/sqrt(D), and else 1.
+    u32 shifts_of_degree;
+};
+static_assert(sizeof(SingleBlockArgs) == 536 && alignof(SingleBlockArgs) == 8, "size");
+static_assert(OFFSET_OF(SingleBlockArgs, by_edge) == 0, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, by_vertex) == 168, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, instances) == 336, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, n_instances) == 344, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, x) == 352, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, y) == 384, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, degree_weights) == 416, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, message_weights) == 448, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, record) == 480, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, features) == 496, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, lanes) == 500, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, feature_blocks) == 504, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, aligned) == 508, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, add) == 512, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, shared_bytes) == 516, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, normalized) == 520, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, least_exponent) == 524, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, plain_exponents) == 528, "offset");
+static_assert(OFFSET_OF(SingleBlockArgs, shifts_of_degree) == 532, "offset");
 
 // Of the sums of gradients over instances.
 struct GradientArgs {

@@ -16,11 +16,9 @@
 // A negative degree under the symmetric normalization is published like a violation, in unchecked builds too.
 // Launched by src/cuda/degree.rs.
 
+#include "degree.cuh"
 #include "modules.cuh"
 #include "sums.cuh"
-
-// Whether L is 1/sqrt(D).
-__device__ __forceinline__ bool is_symmetric(const SumArgs& args) { return args.shifts_of_degree == 2; }
 
 // Stores a degree, its inverse and its shift.
 template <typename A>
@@ -43,32 +41,20 @@ struct Degrees {
         if (poisoned) {
             degree = not_a_number<A>();
         }
-        bool finite = degree - degree == A(0);
-        A shifted = degree;
         u64 at = row.first_target + row.row;
-        if (args.vertex_shifts != nullptr) {
-            int shift = NO_SHIFT;
-            if (finite && degree != A(0)) {
-                int n = exponent(degree);
-                bool plain = (n < 0 ? -n : n) <= args.plain_exponents;
-                n = n < args.least_exponent ? args.least_exponent : n;
-                // Rounded down: the last bit of the exponent stays with the degree.
-                shift = plain ? 0 : -(is_symmetric(args) ? n >> 1 : n);
-                shifted = times_power_of_two(degree, static_cast<int>(args.shifts_of_degree) * shift);
-            }
-            args.vertex_shifts[at] = shift;
+        bool is_shifted = args.vertex_shifts != nullptr;
+        Inverse<A> inverse = inverse_of(args, degree, is_shifted);
+        if (is_shifted) {
+            args.vertex_shifts[at] = inverse.shift;
         }
-        A inv_degree = is_symmetric(args) ? A(1) / square_root(shifted) : A(1) / shifted;
-        inv_degree = degree == A(0) ? A(0) : finite ? inv_degree : not_a_number<A>();
         static_cast<A*>(args.degree)[at] = degree;
-        static_cast<A*>(args.inv_degree)[at] = inv_degree;
+        static_cast<A*>(args.inv_degree)[at] = inverse.inv_degree;
         if (args.weight_inv_degree != nullptr) {
-            static_cast<A*>(args.weight_inv_degree)[at] = row.length == 1 && finite ? A(0) : inv_degree;
+            bool is_left_out = row.length == 1 && is_finite(degree);
+            static_cast<A*>(args.weight_inv_degree)[at] = is_left_out ? A(0) : inverse.inv_degree;
         }
-        if (is_symmetric(args) && weighted && degree < A(0)) {
-            u64 value = static_cast<u64>(__double_as_longlong(static_cast<double>(degree)));
-            publish_first(args.record, {0, DEGREE, NEGATIVE_DEGREE, args.tables.orientation, row.instance, row.row,
-                                        value, 0});
+        if (weighted) {
+            publish_if_negative(args, DEGREE, args.tables.orientation, row, degree);
         }
     }
 };

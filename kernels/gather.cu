@@ -23,6 +23,7 @@
 // length for each of its groups, or four short rows, whose indices it loads at once.
 
 #include "modules.cuh"
+#include "rows.cuh"
 #include "tables.cuh"
 
 enum : u32 {
@@ -31,93 +32,6 @@ enum : u32 {
     // for each of 132. With 8, the registers left room for 20 warps.
     IN_FLIGHT = 4,
 };
-
-// Where row `row` of an instance starts, whose rows start at `first` in the batch.
-__device__ __forceinline__ u64 element(const RowsArgs& rows, u64 instance, u64 first, u32 row) {
-    return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) + row * rows.row_stride;
-}
-
-// -----------------------------------------------------------------------------------------------------------
-// Sums.
-
-template <typename A, u32 N>
-struct Sums {
-    A at[N];
-};
-
-// The sums of a lane's features.
-template <typename T>
-using SumsOf = Sums<typename Element<T>::Acc, Vector<T>::LEN>;
-
-// The features of this lane.
-struct Lane {
-    u64 first;
-    u32 len;  // 0: none
-};
-
-template <typename T>
-__device__ __forceinline__ Lane features_of(const GatherArgs& args, u32 block, u32 lane_of_group) {
-    u64 first = (u64(block) * args.lanes + lane_of_group) * Vector<T>::LEN;
-    u64 rest = first < args.features ? args.features - first : 0;
-    return {first, rest < Vector<T>::LEN ? static_cast<u32>(rest) : Vector<T>::LEN};
-}
-
-// A source row, and its factor.
-template <typename S, typename A>
-struct Source {
-    const S* row;  // null: none
-    A factor;
-};
-
-// Adds `N` rows of elements of type `S`, those that `at(j)` tells, to `LEN` sums. Aligned rows are all loaded
-// before the first sum; others come one by one, which is slower and a fraction of the code.
-template <typename S, u32 N, typename A, u32 LEN, typename At>
-__device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 len, At at) {
-    constexpr u32 WIDTH = Vector<S>::LEN;
-    constexpr u32 VECTORS = LEN / WIDTH;
-    // A row that is left out changes no sum: not even by +0, which would make +0 of a sum that underflowed to
-    // -0.
-    if (!aligned) {
-#pragma unroll 1
-        for (u32 j = 0; j < N; j++) {
-            Source<S, A> source = at(j);
-#pragma unroll
-            for (u32 i = 0; i < LEN; i++) {
-                if (source.row != nullptr && i < len) {
-                    sums.at[i] = fused_multiply_add(source.factor, Element<S>::widen(source.row[i]), sums.at[i]);
-                }
-            }
-        }
-        return;
-    }
-    Source<S, A> from[N];
-    u32 present = 0;
-#pragma unroll
-    for (u32 j = 0; j < N; j++) {
-        from[j] = at(j);
-        present |= (from[j].row != nullptr ? 1u : 0u) << j;
-    }
-    Vector<S> rows[N][VECTORS];
-#pragma unroll
-    for (u32 j = 0; j < N; j++) {
-#pragma unroll
-        for (u32 v = 0; v < VECTORS; v++) {
-            rows[j][v] = {};
-            if (from[j].row != nullptr && len > v * WIDTH) {
-                rows[j][v] = load_vector(from[j].row + v * WIDTH);
-            }
-        }
-    }
-#pragma unroll
-    for (u32 j = 0; j < N; j++) {
-#pragma unroll
-        for (u32 i = 0; i < LEN; i++) {
-            A value = Element<S>::widen(rows[j][i / WIDTH].at[i % WIDTH]);
-            A sum = fused_multiply_add(from[j].factor, value, sums.at[i]);
-            sums.at[i] = (present >> j & 1) != 0 ? sum : sums.at[i];
-        }
-    }
-}
 
 // A row whose sums are complete: what the epilogue has to know of it.
 template <typename A>
@@ -136,9 +50,8 @@ __device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Ta
                                                 const Lane& lane, const SumsOf<T>& sums) {
     constexpr u32 WIDTH = Vector<D>::LEN;
     A mean = args.mean != 0 ? inverse_count<A>(target.length) : A(1);
-    A factor = target.factor * mean;
-    // A row with factor 0 is a store of zeros, not a product with 0, where it is left out.
     bool left_out = args.target_scale.skip_zero != 0 && target.factor == A(0);
+    Epilogue<A> epilogue = {target.factor * mean, left_out, poisoned};
     double dot = 0;
 #pragma unroll
     for (u32 v = 0; v < Vector<T>::LEN; v += WIDTH) {
@@ -155,23 +68,7 @@ __device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Ta
         if (args.targets.data != nullptr && len != 0) {
             D* to = static_cast<D*>(args.targets.data) +
                     element(args.targets, target.instance, target.first, target.row) + lane.first + v;
-            Vector<D> result = {};
-            if (args.add) {
-                result = args.aligned ? load_vector(to) : load_elements(to, len);
-            }
-#pragma unroll
-            for (u32 i = 0; i < WIDTH; i++) {
-                A value = left_out ? A(0) : sums.at[v + i] * factor;
-                if (args.add) {
-                    value = Element<D>::widen(result.at[i]) + value;
-                }
-                result.at[i] = Element<D>::narrow(poisoned ? not_a_number<A>() : value);
-            }
-            if (args.aligned) {
-                store_vector(to, result);
-            } else {
-                store_elements(to, len, result);
-            }
+            store_sums(to, args.aligned != 0, args.add != 0, len, &sums.at[v], epilogue);
         }
     }
     return dot;
@@ -276,7 +173,7 @@ struct Sources {
         if (args.target_shifts != nullptr) {
             shift = add_shifts(shift, args.target_shifts[row.first_target + row.row]);
         }
-        return shift == 0 ? factor : times_power_of_two(factor, shift);
+        return shifted(factor, shift);
     }
 };
 
@@ -312,7 +209,7 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
                        args.target_shifts != nullptr;
     u32 exist = __ballot_sync(ALL_LANES, row.exists);
     u32 longest = warp_max(row.count);
-    Lane lane = features_of<T>(args, block, group.lane);
+    Lane lane = features_of<T>(args.features, args.lanes, block, group.lane);
     u32 mine = NO_SOURCE;
     Acc my_factor = 1;
     for (u32 r = 0; r < rows_of_group; r++) {
@@ -375,7 +272,7 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
     Group group = group_of(args);
     u32 groups = WARP / args.lanes;
     for (u32 block = blockIdx.y; block < args.feature_blocks; block += gridDim.y) {
-        Lane lane = features_of<T>(args, block, group.lane);
+        Lane lane = features_of<T>(args.features, args.lanes, block, group.lane);
         for (u64 tile = first_tile(); tile < args.tiles.long_row; tile += tile_step()) {
             Check<Checked> check;
             Row row = find_row(args.tables, check, LONG, tile * groups + group.number);

@@ -31,11 +31,12 @@ TYPES = {
     "gather": ["bf16", "f16", "f32", "f64"],
     "instance_sums": ["f32", "f64"],
     "row_scale": ["f32", "f64"],
+    "single_block": ["bf16", "f16", "f32", "f64"],
     "weight_gradient": [""],
 }
 CHECKS = ["", "checked"]
 # All PTX files together, in bytes: they are part of the published crate.
-BUDGET = 2_000_000
+BUDGET = 2_100_000
 
 KERNELS = pathlib.Path(__file__).resolve().parent
 MODULES = KERNELS / "ptx"

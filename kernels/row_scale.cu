@@ -17,10 +17,9 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
     u64 id = 0;
     if (tables.topology_ids != nullptr) {
         instance = search(tables.target_starts, tables.instances, i);
-        id = tables.topology_ids[instance];
-        if (!check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies)) {
-            return false;
-        }
+    }
+    if (!find_topology_id(tables, check, instance, id)) {
+        return false;
     }
     const TopologyWords t = tables.topologies[id];
     if (!(fits(tables, check, id, t) && check.below(WORK_ITEMS, i, 0, t.n_targets))) {
@@ -40,11 +39,9 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
     if (!check.below(WORK_ITEMS, i, row, t.n_targets)) {
         return false;
     }
-    u64 pointer = t.pointers + row;
-    u32 start = tables.pointers[pointer];
-    u32 end = tables.pointers[pointer + 1];
-    if (!(check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
-          check.below(POINTERS, pointer, start, u64(end) + 1))) {
+    u32 start = 0;
+    u32 end = 0;
+    if (!find_incidences(tables, check, t, t.pointers + row, start, end)) {
         return false;
     }
     A factor = 1;

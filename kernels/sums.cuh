@@ -13,6 +13,27 @@
 
 #include "tables.cuh"
 
+// What `combine` makes of `value(i)` of a row's incidences, from `zero` on, where i is the number of the source
+// in `values`: in all of the `width` lanes that know the row. Without values it is `zero`, and no index is
+// read.
+template <typename Combine, typename V, bool Checked, typename Value>
+__device__ __forceinline__ V sum_of_row(const TablesArgs& tables, Check<Checked>& check, const ScaleArgs& values,
+                                        const Row& row, u32 width, V zero, Value value) {
+    Combine combine;
+    V sum = zero;
+    u64 start = 0;
+    if (values.windows != NO_SCALE && row.count != 0 &&
+        window_of(check, SOURCE_WINDOWS, values, row.instance, row.first_source, row.n_sources, start)) {
+        for (u32 i = threadIdx.x % width; i < row.count; i += width) {
+            u32 source = source_of(tables, check, row, i);
+            if (source != NO_SOURCE) {
+                sum = combine(sum, value(start + source));
+            }
+        }
+    }
+    return fold_group(sum, width, combine);
+}
+
 // All rows but the long ones, and the segments of those. A warp takes a segment, a row of medium length or
 // four short ones.
 template <typename Of, bool Checked>
@@ -25,20 +46,8 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         Row row = find_row(args.tables, check, item.work_class, item.number);
         u32 width = item.work_class == SHORT ? SHORT_ROW : WARP;
         u32 lane = lane_of_warp % width;
-        typename Of::Combine combine;
-        V sum = Of::zero();
-        u64 start = 0;
-        if (args.values.windows != NO_SCALE && row.count != 0 &&
-            window_of(check, SOURCE_WINDOWS, args.values, row.instance, row.first_source, row.n_sources,
-                      start)) {
-            for (u32 i = lane; i < row.count; i += width) {
-                u32 source = source_of(args.tables, check, row, i);
-                if (source != NO_SOURCE) {
-                    sum = combine(sum, Of::value(args, row, start + source));
-                }
-            }
-        }
-        sum = fold_group(sum, width, combine);
+        V sum = sum_of_row<typename Of::Combine>(args.tables, check, args.values, row, width, Of::zero(),
+                                                 [&](u64 at) { return Of::value(args, row, at); });
         bool poisoned = false;
         if (Checked) {
             u32 lanes = width == WARP ? ALL_LANES : ((1u << width) - 1) << lane_of_warp / width * width;

@@ -119,6 +119,17 @@ __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 st
     return low;
 }
 
+// The number of an instance's topology.
+template <bool Checked>
+__device__ __forceinline__ bool find_topology_id(const TablesArgs& tables, Check<Checked>& check, u64 instance, u64& id) {
+    if (tables.topology_ids == nullptr) {
+        id = 0;
+        return true;
+    }
+    id = tables.topology_ids[instance];
+    return check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies);
+}
+
 // The steps of find_row. Each takes what the ones before have found, and is false where a value is wrong:
 // then nothing that follows from it can be found.
 
@@ -127,12 +138,10 @@ __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 st
 template <bool Checked>
 __device__ __forceinline__ bool find_topology(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item,
                                               u64& instance, u64& id) {
-    if (tables.topology_ids == nullptr) {
-        return true;
+    if (tables.topology_ids != nullptr) {
+        instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
     }
-    instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
-    id = tables.topology_ids[instance];
-    return check.below(TOPOLOGY_IDS, instance, id, tables.n_topologies);
+    return find_topology_id(tables, check, instance, id);
 }
 
 // The item's entry in the list of its topology, and for copies its instance.
@@ -197,7 +206,29 @@ __device__ __forceinline__ bool find_incidences(const TablesArgs& tables, Check<
            check.below(POINTERS, pointer, start, u64(end) + 1);
 }
 
-// Of those the segment that the second word of the entry says.
+// The place of row `row.row`, and all its incidences.
+template <bool Checked>
+__device__ __forceinline__ bool find_place(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t,
+                                           Row& row, u32& start, u32& end) {
+    if (!(find_instance_rows(tables, check, t, row) &&
+          find_incidences(tables, check, t, t.pointers + row.row, start, end))) {
+        return false;
+    }
+    row.length = end - start;
+    row.indices = t.indices + start;
+    return true;
+}
+
+// All incidences of a row that is summed in one go: up to `longest`.
+template <bool Checked>
+__device__ __forceinline__ void take_all(Check<Checked>& check, const TopologyWords& t, u32 longest, u32 start, u32 end,
+                                         Row& row) {
+    if (check.below(POINTERS, t.pointers + row.row + 1, end, u64(start) + longest + 1)) {
+        row.count = row.length;
+    }
+}
+
+// Of all incidences the segment that the second word of the entry says.
 template <bool Checked>
 __device__ __forceinline__ void find_segment(const TablesArgs& tables, Check<Checked>& check, u64 position, Row& row) {
     u32 segment = tables.work[position + 1];
@@ -284,23 +315,17 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
         return row;
     }
     row.row = number;
-    u64 pointer = t.pointers + number;
     u32 start = 0;
     u32 end = 0;
-    if (!(find_instance_rows(tables, check, t, row) && find_incidences(tables, check, t, pointer, start, end))) {
+    if (!find_place(tables, check, t, row, start, end)) {
         return row;
     }
-    row.length = end - start;
-    row.indices = t.indices + start;
     if (work_class == PARTIAL) {
         find_segment(tables, check, position, row);
     } else if (work_class == LONG) {
-        find_partials(tables, check, id, t, entry, position, pointer, start, end, row);
+        find_partials(tables, check, id, t, entry, position, t.pointers + number, start, end, row);
     } else {
-        u32 longest = work_class == SHORT ? SHORT_ROW : SEGMENT;
-        if (check.below(POINTERS, pointer + 1, end, u64(start) + longest + 1)) {
-            row.count = row.length;
-        }
+        take_all(check, t, work_class == SHORT ? SHORT_ROW : SEGMENT, start, end, row);
     }
     return row;
 }

@@ -19,6 +19,9 @@ impl Incidence {
         2 * self.n_incidences() + self.n_vertices() + self.n_hyperedges()
     }
 
+    /// The most incidences that an instance without anything else has where it is not large.
+    pub(crate) const MOST_INCIDENCES_OF_SMALL: usize = CHUNK_WORK / 2;
+
     /// Whether one instance is more than a chunk's work, so that its own rows are worth computing in
     /// parallel.
     pub(crate) fn is_large(&self) -> bool {

@@ -664,6 +664,31 @@ pub enum Error {
          stream of its own, or on the default stream"
     )]
     PerThreadStream,
+    /// A plan was given another number of paths than its batch has topologies.
+    #[error("{value} paths were given for {bound} topologies: give one for each, in their order")]
+    PathsMismatch {
+        /// The number of paths.
+        value: usize,
+        /// The number of topologies.
+        bound: usize,
+    },
+    /// A topology cannot be on the path that a plan was given for it.
+    #[error(
+        "{path} takes at most {bound} {what}, and topology {topology} has {value}: give it another path, or let the plan \
+         choose"
+    )]
+    PathUnavailable {
+        /// The path.
+        path: &'static str,
+        /// The topology.
+        topology: usize,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there are.
+        value: usize,
+        /// The most that there may be.
+        bound: usize,
+    },
     /// A workspace has no scratch memory for an operator.
     #[error(
         "{operator} needs scratch memory that this workspace was not made with: make it by Plan::workspace, \
@@ -672,6 +697,14 @@ pub enum Error {
     NoScratch {
         /// The operator.
         operator: &'static str,
+    },
+    /// A plan launched a kernel that it was made without. This is a mistake of this crate.
+    #[error(
+        "the kernel {kernel} was not loaded with its plan: this is a mistake of hyperscatter, please report it"
+    )]
+    KernelNotLoaded {
+        /// The kernel.
+        kernel: &'static str,
     },
     /// The tables of a batch or a window table were overwritten on the device, so only checked kernels may
     /// read them.

@@ -367,6 +367,21 @@ fn messages() -> Vec<(Error, &'static str)> {
              Plan::workspace_for with conv among the operators",
         ),
         (
+            Error::PathsMismatch { value: 1, bound: 3 },
+            "1 paths were given for 3 topologies: give one for each, in their order",
+        ),
+        (
+            Error::PathUnavailable {
+                path: "single-block gather",
+                topology: 2,
+                what: "bytes of shared memory",
+                value: 50_000,
+                bound: 49_152,
+            },
+            "single-block gather takes at most 49152 bytes of shared memory, and topology 2 has 50000: give it another \
+             path, or let the plan choose",
+        ),
+        (
             Error::UncheckedTables,
             "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
              them: make such a plan, or upload the tables again",

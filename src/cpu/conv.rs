@@ -33,6 +33,7 @@ use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
+use crate::path::Path;
 use crate::rows::{Out, Rows};
 
 const WEIGHTS: &str = "weights";
@@ -277,7 +278,15 @@ struct Forward<'a, T: Element> {
 }
 
 impl<T: Element> Forward<'_, T> {
+    /// Computes a chunk.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+        match self.call.plan.paths()[task.chunk.topology] {
+            // Both keep z of an instance in the scratch memory of the thread that computes it.
+            Path::Gather | Path::SingleBlock => self.gather(task, scratch),
+        }
+    }
+
+    fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
         let call = &self.call;
         fill_degrees(call.conv, task, call.window(task), scratch);
         for instance in task.instances() {

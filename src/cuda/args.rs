@@ -32,6 +32,8 @@ numbers! {
         AddEdgeShift,
         /// Reads no table, and so reports nothing.
         DegreeGradient,
+        /// The convolution of small instances.
+        SingleBlock,
     }
 
     /// What a wrong value was found in, by the numbers that violations name it by.
@@ -53,6 +55,8 @@ numbers! {
         Classes,
         /// No table: the value is a degree, as the bits of a double.
         NegativeDegree,
+        /// The instances that a path computes.
+        PathInstances,
     }
 
     /// The lists of work of a topology, see kernels/tables.cuh.
@@ -291,6 +295,38 @@ structures! {
         row_scale: Address => "void*",
         record: RecordArgs,
         mean: u32,
+        shifts_of_degree: u32,
+    }
+
+    /// Of the convolution of small instances, each in a block of its own.
+    SingleBlockArgs {
+        by_edge: TablesArgs,
+        by_vertex: TablesArgs,
+        /// Their numbers; null: they are all of the call.
+        instances: Address => "const u32*",
+        n_instances: u64,
+        x: RowsArgs,
+        y: RowsArgs,
+        /// Of hyperedges, in the degrees; none: a degree is the number of incidences.
+        degree_weights: ScaleArgs,
+        /// Of hyperedges, in the messages.
+        message_weights: ScaleArgs,
+        record: RecordArgs,
+        features: u32,
+        /// Of a group: 8, 16 or 32.
+        lanes: u32,
+        feature_blocks: u32,
+        aligned: u32,
+        add: u32,
+        /// Of a block.
+        shared_bytes: u32,
+        /// 0: there are no degrees, L and R are 1.
+        normalized: u32,
+        /// That degrees are taken to have.
+        least_exponent: i32,
+        /// Up to which, of either sign, degrees are not shifted.
+        plain_exponents: i32,
+        /// 2 if L is 1/sqrt(D), and else 1.
         shifts_of_degree: u32,
     }
 

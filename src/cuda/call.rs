@@ -11,6 +11,7 @@ use super::window_table::DeviceWindows;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::error::Result;
+use crate::path::Path;
 use crate::rows::{Operand, Placement, RowLayout};
 use crate::windows::Windows;
 
@@ -21,6 +22,8 @@ pub(super) struct Call<'a, T: DeviceElement, L> {
     pub(super) plan: &'a Plan<T>,
     pub(super) launches: L,
     pub(super) instances: usize,
+    /// The path whose instances alone are computed; all are where there is none.
+    pub(super) only: Option<Path>,
     /// The rows of all instances, of vertices and of hyperedges.
     totals: [usize; 2],
 }
@@ -58,7 +61,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     pub(super) fn new(plan: &'a Plan<T>, launches: L, instances: usize) -> Result<Self> {
         let batch = plan.batch().batch();
         let totals = [batch.total(Axis::Vertex, instances)?, batch.total(Axis::Hyperedge, instances)?];
-        Ok(Self { plan, launches, instances, totals })
+        Ok(Self { plan, launches, instances, only: None, totals })
     }
 
     pub(super) fn batch(&self) -> &'a Batch {
@@ -75,7 +78,12 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     }
 
     pub(super) fn tables(&self, orientation: Orientation) -> TablesArgs {
-        TablesArgs::new(self.batch(), self.plan.batch().tables(), orientation, self.instances, self.totals)
+        let tables = self.plan.batch().tables();
+        let all = TablesArgs::new(self.batch(), tables, orientation, self.instances, self.totals);
+        match (self.only, self.plan.split()) {
+            (Some(path), Some(split)) => split.tables(path, orientation, all),
+            _ => all,
+        }
     }
 
     /// The number of blocks of features. A dot product is stored for each block.
@@ -89,12 +97,24 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         self.totals[axis as usize]
     }
 
-    /// The incidences of all instances.
-    pub(super) fn incidences(&self) -> u128 {
+    /// The incidences, and the rows along `axis`, of the instances that are computed.
+    pub(super) fn size(&self, axis: Axis) -> (u128, u128) {
         let batch = self.batch();
+        let of = |id: usize| {
+            let topology = &batch.topologies()[id];
+            let takes_part = self.only.is_none_or(|path| self.plan.paths()[id] == path);
+            match takes_part {
+                true => (topology.n_incidences() as u128, topology.size(axis) as u128),
+                false => (0, 0),
+            }
+        };
+        let plus = |a: (u128, u128), b: (u128, u128)| (a.0 + b.0, a.1 + b.1);
         match batch.is_replicated() {
-            true => batch.topologies()[0].n_incidences() as u128 * self.instances as u128,
-            false => (0..self.instances).map(|g| batch.topology(g).n_incidences() as u128).sum(),
+            true => {
+                let (incidences, rows) = of(0);
+                (incidences * self.instances as u128, rows * self.instances as u128)
+            }
+            false => (0..self.instances).map(|g| of(batch.topology_id(g))).fold((0, 0), plus),
         }
     }
 

@@ -24,11 +24,13 @@ use super::instance_sums::RowGradients;
 use super::launches::Launches;
 use super::operands::{Operands, Read, Write};
 use super::scratch::Slot;
+use super::single_block::SingleBlock;
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::error::Result;
+use crate::path::Path;
 use crate::rows::{Out, Rows};
 use crate::windows::Weights;
 
@@ -84,12 +86,41 @@ impl<'w> Forward<'w> {
         if call.instances == 0 || !(is_wanted || factors.conv.checks_degrees()) {
             return Ok(());
         }
+        // SAFETY: the caller's promise, here and below.
+        unsafe {
+            if !is_wanted {
+                // A negative degree is reported all the same.
+                return factors.degrees(call, false);
+            }
+            let Some(y) = self.y.filter(|_| self.z.is_none()) else { return self.gather(call, &factors) };
+            for path in call.plan.used_paths() {
+                call.only = Some(path);
+                match path {
+                    Path::Gather => self.gather(call, &factors)?,
+                    Path::SingleBlock => {
+                        let instances = call.plan.split().and_then(|split| split.instances(path));
+                        let (x, weights) = (self.x, self.weights.scale);
+                        call.single_block(SingleBlock { x, weights, y, instances })?;
+                    }
+                }
+            }
+            call.only = None;
+            Ok(())
+        }
+    }
+
+    /// The launches of [`Path::Gather`].
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn gather<T: DeviceElement, L: Launches>(
+        &self,
+        call: &mut Call<'_, T, L>,
+        factors: &Factors,
+    ) -> Result<()> {
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
         unsafe {
             factors.degrees(call, false)?;
-            if !is_wanted {
-                return Ok(());
-            }
             let z = match self.z {
                 Some(saved) => saved,
                 None => call.scratch_rows(Slot::Q, Axis::Hyperedge)?,

@@ -7,6 +7,7 @@ use bytemuck::Pod;
 use super::DeviceElement;
 use super::args::{Address, RecordArgs, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::geometry::Grid;
 use super::kernels::{Kernel, Kernels};
 use super::launches::Launches;
 use super::plan::Plan;
@@ -113,14 +114,8 @@ impl Launches for Count<'_> {
         RecordArgs::none()
     }
 
-    unsafe fn launch<A: Pod>(
-        &mut self,
-        kernel: Kernel,
-        warps: u64,
-        blocks: u32,
-        _arguments: &A,
-    ) -> Result<()> {
-        if warps > 0 && blocks > 0 {
+    unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, grid: Grid, _arguments: &A) -> Result<()> {
+        if !grid.is_empty() {
             self.launches += 1;
             let name = self.kernels.name(kernel);
             if !self.names.contains(&name) {
@@ -284,9 +279,17 @@ pub(super) fn scratch_sizes<T: DeviceElement>(
     operators: &[Operator],
     max_instances: usize,
 ) -> Result<Sizes> {
-    // A table batch has always all of its instances. What wants everything needs the most.
+    // A table batch has always all of its instances.
     let instances = plan.batch().batch().n_instances().unwrap_or(max_instances);
-    operators.iter().try_fold(Sizes::default(), |sizes, &operator| {
-        Ok(sizes.union(count(plan, &Request::new(operator, instances))?.sizes))
-    })
+    let mut sizes = Sizes::default();
+    for &operator in operators {
+        // What wants less may go another way.
+        for wanted in 0..8 {
+            let [rows, vertex, hyperedge] = [1, 2, 4].map(|bit| wanted & bit != 0);
+            let request = Request::new(operator, instances).rows(rows);
+            let request = request.vertex_gradient(vertex).hyperedge_gradient(hyperedge);
+            sizes = sizes.union(count(plan, &request)?.sizes);
+        }
+    }
+    Ok(sizes)
 }

@@ -6,7 +6,7 @@
 use super::DeviceElement;
 use super::args::{Address, DegreeGradientArgs, ScaleArgs, SumArgs};
 use super::call::Call;
-use super::geometry::WARP;
+use super::geometry::{Grid, WARP};
 use super::kernels::Kernel;
 use super::launches::Launches;
 use super::scratch::Slot;
@@ -72,7 +72,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         };
         let warps = n_vertices.div_ceil(u64::from(WARP));
         // SAFETY: a thread for each vertex; the caller promises the rest.
-        unsafe { self.launches.launch(Kernel::DegreeGradient, warps, 1, &args) }
+        unsafe { self.launches.launch(Kernel::DegreeGradient, Grid::of_warps(warps), &args) }
     }
 
     /// L as the gradients of weights see it: 0 for a vertex of a single incidence that they leave out.

@@ -11,6 +11,7 @@ use super::{Checks, DeviceElement};
 use crate::conv::Conv;
 use crate::error::Result;
 use crate::operator::Operator;
+use crate::path::Path;
 
 /// What the calls of a plan do and cost with some number of instances. Printing it tells the same in words.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,8 +61,8 @@ pub struct RowsExplanation {
 pub struct OperatorExplanation {
     /// The operator.
     pub operator: Operator,
-    /// How it is computed.
-    pub path: &'static str,
+    /// How it is computed for the instances of each topology.
+    pub paths: Vec<Path>,
     /// Its kernels, each named once.
     pub kernels: Vec<&'static str>,
     /// The kernels that it launches.
@@ -124,6 +125,14 @@ impl<T: DeviceElement> Plan<T> {
         })
     }
 
+    /// The path of each topology for an operator. z of a path that keeps it to itself cannot be saved.
+    fn paths_of(&self, operator: Operator) -> Vec<Path> {
+        match operator {
+            Operator::Conv => self.paths().to_vec(),
+            _ => vec![Path::Gather; self.paths().len()],
+        }
+    }
+
     /// What one call does and costs.
     ///
     /// # Errors
@@ -133,7 +142,7 @@ impl<T: DeviceElement> Plan<T> {
         let scratch = scratch_sizes(self, &[request.operator], request.instances)?;
         Ok(OperatorExplanation {
             operator: request.operator,
-            path: "gather-reduce",
+            paths: self.paths_of(request.operator),
             kernels: counted.names,
             launches: counted.launches,
             compulsory_bytes: counted.compulsory,
@@ -172,8 +181,17 @@ impl std::fmt::Display for Explanation {
             )?;
         }
         for explained in &self.operators {
-            let OperatorExplanation { operator, path, kernels, launches, .. } = explained;
-            writeln!(f, "  {}: {path}, {launches} launches ({})", operator.name(), kernels.join(", "))?;
+            let OperatorExplanation { operator, paths, kernels, launches, .. } = explained;
+            write!(f, "  {}: ", operator.name())?;
+            let used = Path::ALL.iter().filter(|path| paths.contains(path));
+            for (i, path) in used.enumerate() {
+                let topologies = paths.iter().filter(|&of| of == path).count();
+                write!(f, "{}{}", if i == 0 { "" } else { ", " }, path.name())?;
+                if topologies < paths.len() {
+                    write!(f, " ({topologies} of {} topologies)", paths.len())?;
+                }
+            }
+            writeln!(f, ", {launches} launches ({})", kernels.join(", "))?;
             writeln!(
                 f,
                 "    bytes: {} at least ({:.3} us at 3.0 TB/s, an H100's copy), {} without caches; {} of workspace",

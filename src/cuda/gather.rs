@@ -7,7 +7,7 @@ use bytemuck::Zeroable;
 use super::DeviceElement;
 use super::args::{Address, GatherArgs, RowsArgs, ScaleArgs, Tiles};
 use super::call::{Call, Destination, PlacedRows};
-use super::geometry::{VECTOR_BYTES, feature_blocks, lanes, whole_vectors};
+use super::geometry::{Grid, VECTOR_BYTES, feature_blocks, lanes, whole_vectors};
 use super::kernels::Kernel;
 use super::launches::Launches;
 use super::scratch::Slot;
@@ -16,7 +16,7 @@ use crate::conv::Reduce;
 use crate::error::Result;
 
 impl PlacedRows {
-    fn args(self) -> RowsArgs {
+    pub(super) fn args(self) -> RowsArgs {
         let stride = self.placement.instance_stride();
         RowsArgs {
             data: self.address,
@@ -28,7 +28,7 @@ impl PlacedRows {
     }
 
     /// Whether every row of elements of `size` bytes starts at a multiple of 16 bytes.
-    fn is_aligned(self, size: usize) -> bool {
+    pub(super) fn is_aligned(self, size: usize) -> bool {
         let multiple = |elements: usize| elements.wrapping_mul(size).is_multiple_of(VECTOR_BYTES);
         self.address.is_multiple_of(VECTOR_BYTES as u64)
             && multiple(self.placement.row_stride())
@@ -114,18 +114,20 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             padding: 0,
         };
         if L::COUNTS {
-            let written = u128::from(tables.n_targets) * outputs.iter().flatten().count() as u128;
-            let rows = [(self.incidences(), source_size), (written, target_size)];
+            let (incidences, targets) = self.size(orientation.rows());
+            let written = targets * outputs.iter().flatten().count() as u128;
+            let rows = [(incidences, source_size), (written, target_size)];
             self.launches.moves(rows.iter().map(|&(rows, size)| rows * (features * size) as u128).sum());
         }
         let kernel = match elements {
             Elements::FromSums => Kernel::GatherSums,
             Elements::Plain | Elements::ToSums => Kernel::Gather,
         };
+        let grid = |warps| Grid::of_warps(warps).times_feature_blocks(feature_blocks);
         // SAFETY: both kernels take a `GatherArgs`; the caller promises the rest.
         unsafe {
-            self.launches.launch(kernel, tiles.all, feature_blocks, &args)?;
-            self.launches.launch(Kernel::AddPartials, tiles.long_row, feature_blocks, &args)
+            self.launches.launch(kernel, grid(tiles.all), &args)?;
+            self.launches.launch(Kernel::AddPartials, grid(tiles.long_row), &args)
         }
     }
 }

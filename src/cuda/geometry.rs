@@ -6,11 +6,11 @@ pub(super) use crate::summation::{SEGMENT, VECTOR_BYTES};
 /// The threads of a block; any multiple of a warp would do.
 pub(super) const THREADS: u32 = 128;
 pub(super) const WARP: u32 = summation::LANES as u32;
-pub(super) const WARPS_OF_BLOCK: u64 = (THREADS / WARP) as u64;
+const WARPS_OF_BLOCK: u64 = (THREADS / WARP) as u64;
 
 /// The largest grid in x and in y.
-pub(super) const MAX_GRID_X: u64 = (1 << 31) - 1;
-pub(super) const MAX_GRID_Y: u32 = 65_535;
+const MAX_GRID_X: u64 = (1 << 31) - 1;
+const MAX_GRID_Y: u32 = 65_535;
 
 /// The most incidences of a short row: a quarter of a warp loads them at once.
 pub(super) const SHORT_ROW: usize = 8;
@@ -35,4 +35,50 @@ pub(super) fn feature_blocks(features: usize, size: usize) -> usize {
 /// Whether rows of this many features can be read 16 bytes at a time, if addresses and strides allow it.
 pub(super) fn whole_vectors(features: usize, size: usize) -> bool {
     (features * size).is_multiple_of(VECTOR_BYTES)
+}
+
+/// How many blocks a launch has, and the shared memory of each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    /// In x: what is shared out, which kernels walk through in steps of the grid.
+    blocks: u64,
+    /// In y: blocks of features, likewise.
+    feature_blocks: u32,
+    shared_bytes: u32,
+}
+
+impl Grid {
+    /// This many warps.
+    pub(super) fn of_warps(warps: u64) -> Self {
+        Self::of_blocks(warps.div_ceil(WARPS_OF_BLOCK))
+    }
+
+    /// This many blocks.
+    pub(super) fn of_blocks(blocks: u64) -> Self {
+        Self { blocks, feature_blocks: 1, shared_bytes: 0 }
+    }
+
+    /// All of it for each of some blocks of features.
+    pub(super) fn times_feature_blocks(self, feature_blocks: u32) -> Self {
+        Self { feature_blocks, ..self }
+    }
+
+    /// Bytes of shared memory that the launch gives to each block.
+    pub(super) fn with_shared_bytes(self, shared_bytes: u32) -> Self {
+        Self { shared_bytes, ..self }
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(self) -> bool {
+        self.blocks == 0 || self.feature_blocks == 0
+    }
+
+    /// The blocks in x, y and z, as many as a launch may have.
+    pub(super) fn dimensions(self) -> (u32, u32, u32) {
+        (self.blocks.min(MAX_GRID_X) as u32, self.feature_blocks.min(MAX_GRID_Y), 1)
+    }
+
+    pub(super) fn shared_bytes(self) -> u32 {
+        self.shared_bytes
+    }
 }

@@ -8,7 +8,7 @@ use bytemuck::Zeroable;
 use super::DeviceElement;
 use super::args::{Address, GradientArgs};
 use super::call::{Call, GradientTo};
-use super::geometry::WARP;
+use super::geometry::{Grid, WARP};
 use super::kernels::Kernel;
 use super::launches::Launches;
 use super::scratch::Slot;
@@ -79,12 +79,12 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // SAFETY: both kernels take a `GradientArgs`; a warp for each tile, and for each slot or 32 of them;
         // the caller promises the rest.
         unsafe {
-            self.launches.launch(Kernel::SumChunks, args.tiles, 1, &args)?;
+            self.launches.launch(Kernel::SumChunks, Grid::of_warps(args.tiles), &args)?;
             if args.direct == 1 {
                 return Ok(());
             }
             let warps = args.n_slots.div_ceil(u64::from(WARP / args.lanes));
-            self.launches.launch(Kernel::SumWindows, warps, 1, &args)
+            self.launches.launch(Kernel::SumWindows, Grid::of_warps(warps), &args)
         }
     }
 

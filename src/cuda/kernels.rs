@@ -10,8 +10,8 @@ use cudarc::driver::{CudaFunction, result, sys};
 pub(super) use super::args::Kernel;
 use super::device::{Device, module};
 use super::driver::failed;
-use super::geometry::{MAX_GRID_X, MAX_GRID_Y, THREADS, WARPS_OF_BLOCK};
-use crate::error::Result;
+use super::geometry::{Grid, THREADS};
+use crate::error::{Error, Result};
 
 /// The kernel files of `kernels/`, each of which is a module for each type, with checks and without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +21,11 @@ enum File {
     WeightGradient,
     RowScale,
     InstanceSums,
+    SingleBlock,
 }
 
 impl File {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 }
 
 impl Kernel {
@@ -37,6 +38,7 @@ impl Kernel {
             Self::WeightGradient | Self::AddWeightGradient => File::WeightGradient,
             Self::RowScale => File::RowScale,
             Self::SumChunks | Self::SumWindows => File::InstanceSums,
+            Self::SingleBlock => File::SingleBlock,
         }
     }
 }
@@ -53,7 +55,7 @@ pub struct KernelSet {
 impl KernelSet {
     #[doc(hidden)]
     pub const fn new(names: [&'static str; Kernel::COUNT], modules: [&str; File::COUNT]) -> Self {
-        let [gather, degree, weight_gradient, row_scale, instance_sums] = modules;
+        let [gather, degree, weight_gradient, row_scale, instance_sums, single_block] = modules;
         Self {
             names,
             modules: [
@@ -62,6 +64,7 @@ impl KernelSet {
                 module(weight_gradient),
                 module(row_scale),
                 module(instance_sums),
+                module(single_block),
             ],
         }
     }
@@ -86,6 +89,7 @@ macro_rules! kernel_set {
                 concat!("edge_shift_", $acc, $checks),
                 concat!("add_edge_shift_", $acc, $checks),
                 concat!("degree_gradient_", $acc, $checks),
+                concat!("conv_single_block_", $t, $checks),
             ],
             [
                 concat!("gather_", $t, $checks),
@@ -93,6 +97,7 @@ macro_rules! kernel_set {
                 concat!("weight_gradient", $checks),
                 concat!("row_scale_", $acc, $checks),
                 concat!("instance_sums_", $acc, $checks),
+                concat!("single_block_", $t, $checks),
             ],
         )
     };
@@ -102,19 +107,25 @@ pub(super) use kernel_set;
 /// The kernels for one element type, with or without checks.
 #[derive(Clone)]
 pub(super) struct Kernels {
-    functions: [CudaFunction; Kernel::COUNT],
+    /// None of those whose module no call of the plan needs.
+    functions: [Option<CudaFunction>; Kernel::COUNT],
     set: &'static KernelSet,
 }
 
 impl Kernels {
-    /// Loads what is not loaded yet. The context must be current.
-    pub(super) fn load(device: &Device, set: &'static KernelSet) -> Result<Self> {
-        let mut functions = Vec::with_capacity(Kernel::COUNT);
-        for (&kernel, name) in Kernel::ALL.iter().zip(set.names) {
-            let module = device.module(set.modules[kernel.file() as usize])?;
-            functions.push(module.load_function(name).map_err(|e| failed("loading a kernel", e))?);
+    /// Loads what is not loaded yet: the kernels of the gather path, and those of the path `single_block` where a plan
+    /// has it. The context must be current.
+    pub(super) fn load(device: &Device, set: &'static KernelSet, single_block: bool) -> Result<Self> {
+        let mut functions = [const { None }; Kernel::COUNT];
+        for &kernel in Kernel::ALL {
+            let file = kernel.file();
+            if file == File::SingleBlock && !single_block {
+                continue;
+            }
+            let function =
+                device.module(set.modules[file as usize])?.load_function(set.names[kernel as usize]);
+            functions[kernel as usize] = Some(function.map_err(|e| failed("loading a kernel", e))?);
         }
-        let Ok(functions) = functions.try_into() else { unreachable!("as many functions as kernels") };
         Ok(Self { functions, set })
     }
 
@@ -127,7 +138,10 @@ impl Kernels {
         Kernel::numbered(number).map_or("an unknown kernel", |kernel| self.name(kernel))
     }
 
-    /// Queues a launch, if there is something to do: `warps` warps, and in y `blocks` blocks of features.
+    /// Queues a launch, if there is something to do.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotLoaded`] for a kernel that the plan was made without.
     ///
     /// # Safety
     /// The kernel takes one argument, an `A`, and what it does with it is sound; the context is current.
@@ -135,19 +149,27 @@ impl Kernels {
         &self,
         kernel: Kernel,
         stream: sys::CUstream,
-        warps: u64,
-        blocks: u32,
+        grid: Grid,
         arguments: &A,
     ) -> Result<()> {
-        if warps == 0 || blocks == 0 {
+        if grid.is_empty() {
             return Ok(());
         }
-        let function = &self.functions[kernel as usize];
-        let grid = (warps.div_ceil(WARPS_OF_BLOCK).min(MAX_GRID_X) as u32, blocks.min(MAX_GRID_Y), 1);
+        let Some(function) = &self.functions[kernel as usize] else {
+            return Err(Error::KernelNotLoaded { kernel: self.name(kernel) });
+        };
+        let (blocks, shared_bytes) = (grid.dimensions(), grid.shared_bytes());
         let mut parameters = [(&raw const *arguments).cast_mut().cast::<c_void>()];
         // SAFETY: the driver only reads the argument; the caller promises the rest.
         unsafe {
-            result::launch_kernel(function.cu_function(), grid, (THREADS, 1, 1), 0, stream, &mut parameters)
+            result::launch_kernel(
+                function.cu_function(),
+                blocks,
+                (THREADS, 1, 1),
+                shared_bytes,
+                stream,
+                &mut parameters,
+            )
         }
         .map_err(|e| failed("launching a kernel", e))
     }

@@ -11,6 +11,7 @@ use cudarc::driver::{result, sys};
 
 use super::args::{Address, RecordArgs};
 use super::driver::failed;
+use super::geometry::Grid;
 use super::kernels::{Kernel, Kernels};
 use super::scratch::{Scratch, Slot};
 use crate::error::{Error, Result};
@@ -24,12 +25,11 @@ pub(super) trait Launches {
     /// Where kernels report what is wrong.
     fn record(&self) -> RecordArgs;
 
-    /// A launch of `warps` warps, and in y of `blocks` blocks of features; nothing if one of them is 0.
+    /// A launch; nothing if the grid is empty.
     ///
     /// # Safety
     /// The kernel takes one argument, an `A`, and what it does with it is sound in the order of the launches.
-    unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, warps: u64, blocks: u32, arguments: &A)
-    -> Result<()>;
+    unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, grid: Grid, arguments: &A) -> Result<()>;
 
     /// Writes zeros to `bytes` bytes from `address` on.
     ///
@@ -83,15 +83,9 @@ impl Launches for Queue<'_> {
         self.record
     }
 
-    unsafe fn launch<A: Pod>(
-        &mut self,
-        kernel: Kernel,
-        warps: u64,
-        blocks: u32,
-        arguments: &A,
-    ) -> Result<()> {
+    unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, grid: Grid, arguments: &A) -> Result<()> {
         // SAFETY: the caller's promise, and that of `new`.
-        unsafe { self.kernels.launch(kernel, self.stream, warps, blocks, arguments) }
+        unsafe { self.kernels.launch(kernel, self.stream, grid, arguments) }
     }
 
     unsafe fn zero(&mut self, address: Address, bytes: usize) -> Result<()> {

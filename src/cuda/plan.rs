@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::kernels::Kernels;
+use super::split::Split;
 use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
 use crate::error::{Error, Result, fits_u32};
+use crate::path::{Path, Paths};
 
 /// What stays from call to call: a batch on a device, the number of features F, the conventions of the
 /// convolution, and whether kernels check every index. A clone is cheap.
@@ -15,28 +17,68 @@ pub struct Plan<T: DeviceElement>(Arc<Parts<T>>);
 struct Parts<T> {
     // Before the batch, which may be the last holder of the device.
     kernels: Kernels,
+    /// Where the instances are on several paths.
+    split: Option<Arc<Split>>,
     batch: DeviceBatch,
     features: u32,
     conv: Conv,
     checks: Checks,
+    paths: Paths,
     element: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: DeviceElement> Plan<T> {
-    /// A plan for rows of `features` elements. Loads the kernels if this is the first plan that needs them.
+    /// A plan for rows of `features` elements. Loads the kernels if this is the first plan that needs them, and uploads which
+    /// instances are on which path where a table batch has several.
     ///
     /// # Errors
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten; [`Error::TooLarge`] for 2³²
-    /// features and more; [`Error::Driver`].
+    /// features and more; [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn new(batch: &DeviceBatch, features: usize, conv: Conv, checks: Checks) -> Result<Self> {
+        let paths = Paths::choose::<T>(batch.batch().topologies(), features)?;
+        Self::on(batch, features, conv, checks, paths)
+    }
+
+    /// A plan with a path for each topology of the batch, in their order, instead of those that are chosen.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::PathsMismatch`], [`Error::PathUnavailable`].
+    pub fn with_paths(
+        batch: &DeviceBatch,
+        features: usize,
+        conv: Conv,
+        checks: Checks,
+        paths: &[Path],
+    ) -> Result<Self> {
+        let paths = Paths::given::<T>(batch.batch().topologies(), features, paths)?;
+        Self::on(batch, features, conv, checks, paths)
+    }
+
+    fn on(batch: &DeviceBatch, features: usize, conv: Conv, checks: Checks, paths: Paths) -> Result<Self> {
         if batch.tables().overwritten && checks == Checks::Off {
             return Err(Error::UncheckedTables);
         }
         let features = fits_u32("the number of features", features)?;
         let _current = batch.device().enter()?;
-        let kernels = Kernels::load(batch.device(), T::kernels(checks))?;
+        let single_block = paths.used().any(|path| path == Path::SingleBlock);
+        let kernels = Kernels::load(batch.device(), T::kernels(checks), single_block)?;
+        let split = Split::new(batch, &paths)?.map(Arc::new);
         let (batch, element) = (batch.clone(), std::marker::PhantomData);
-        Ok(Self(Arc::new(Parts { batch, features, conv, checks, kernels, element })))
+        Ok(Self(Arc::new(Parts { split, batch, features, conv, checks, paths, kernels, element })))
+    }
+
+    /// How the convolution of each topology's instances is computed.
+    pub fn paths(&self) -> &[Path] {
+        self.0.paths.as_slice()
+    }
+
+    /// The paths that some topology is on.
+    pub(super) fn used_paths(&self) -> impl Iterator<Item = Path> + use<T> {
+        self.0.paths.used()
+    }
+
+    pub(super) fn split(&self) -> Option<&Arc<Split>> {
+        self.0.split.as_ref()
     }
 
     /// The batch.

@@ -5,7 +5,7 @@
 use super::DeviceElement;
 use super::args::{Address, RowScaleArgs, ScaleArgs};
 use super::call::Call;
-use super::geometry::WARP;
+use super::geometry::{Grid, WARP};
 use super::kernels::Kernel;
 use super::launches::Launches;
 use super::scratch::Slot;
@@ -39,7 +39,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         };
         let warps = tables.n_targets.div_ceil(u64::from(WARP));
         // SAFETY: a thread for each row; the caller promises the rest.
-        unsafe { self.launches.launch(Kernel::RowScale, warps, 1, &args) }?;
+        unsafe { self.launches.launch(Kernel::RowScale, Grid::of_warps(warps), &args) }?;
         self.scratch_scale::<T::Acc>(Slot::RowScale, orientation.rows())
     }
 }

@@ -8,7 +8,7 @@ use bytemuck::Zeroable;
 use super::DeviceElement;
 use super::args::{ScaleArgs, SumArgs, Tiles};
 use super::call::Call;
-use super::geometry::WARP;
+use super::geometry::{Grid, WARP};
 use super::kernels::Kernel;
 use super::launches::Launches;
 use super::scratch::Slot;
@@ -42,8 +42,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     pub(super) unsafe fn sum_rows(&mut self, [sum, add]: [Kernel; 2], args: &SumArgs) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.launches.launch(sum, args.tiles.all, 1, args)?;
-            self.launches.launch(add, args.tiles.long_row, 1, args)
+            self.launches.launch(sum, Grid::of_warps(args.tiles.all), args)?;
+            self.launches.launch(add, Grid::of_warps(args.tiles.long_row), args)
         }
     }
 }

@@ -87,6 +87,7 @@ impl Orientation {
             TableId::Members => Table::Members(orientation).name(),
             TableId::Classes => Table::Classes(orientation).name(),
             TableId::NegativeDegree => "no table",
+            TableId::PathInstances => "path_instances",
         }
     }
 }
@@ -242,18 +243,24 @@ impl HostSide {
         for topology in batch.topologies() {
             side.push(orientation, topology)?;
         }
-        if let Some(instances) = batch.n_instances() {
-            side.work_starts = try_with_capacity("the work starts", WorkClass::COUNT * (instances + 1))?;
-            for &class in WorkClass::ALL {
-                let mut start = 0;
-                side.work_starts.push(start);
-                for g in 0..instances {
-                    start += side.topologies[batch.topology_id(g)].count.of(class);
-                    side.work_starts.push(start);
-                }
+        Ok(side)
+    }
+
+    /// Derives where the work of each instance of a table starts. Gives the lengths of the lists: of topology 0 for a
+    /// replicated batch, and of all instances for a table.
+    fn start_work(&mut self, batch: &Batch) -> Result<Counts> {
+        let Some(instances) = batch.n_instances() else { return Ok(self.topologies[0].count) };
+        self.work_starts = try_with_capacity("the work starts", WorkClass::COUNT * (instances + 1))?;
+        for &class in WorkClass::ALL {
+            let mut start = 0;
+            self.work_starts.push(start);
+            for g in 0..instances {
+                start += self.topologies[batch.topology_id(g)].count.of(class);
+                self.work_starts.push(start);
             }
         }
-        Ok(side)
+        let counts = (0..instances).map(|g| self.topologies[batch.topology_id(g)].count);
+        Ok(counts.fold(Counts::zeroed(), Counts::plus))
     }
 
     fn push(&mut self, orientation: Orientation, topology: &Incidence) -> Result<()> {
@@ -316,14 +323,9 @@ pub(super) struct Side {
 
 impl Side {
     fn new(batch: &Batch, orientation: Orientation, stream: &Arc<CudaStream>) -> Result<Self> {
-        let HostSide { topologies, pointers, indices, work, work_starts } =
-            HostSide::new(batch, orientation)?;
-        let counts = match batch.n_instances() {
-            None => topologies[0].count,
-            Some(instances) => (0..instances)
-                .map(|g| topologies[batch.topology_id(g)].count)
-                .fold(Counts::zeroed(), Counts::plus),
-        };
+        let mut side = HostSide::new(batch, orientation)?;
+        let counts = side.start_work(batch)?;
+        let HostSide { topologies, pointers, indices, work, work_starts } = side;
         let instances = batch.n_instances();
         Ok(Self {
             topologies: Buffer::from_slice("the topology table", stream, bytemuck::cast_slice(&topologies))?,
@@ -347,6 +349,44 @@ impl Side {
             true => self.counts.map(|count| count * instances as u64),
             false => self.counts,
         }
+    }
+}
+
+/// What is other in the tables of one orientation where only some instances of a table batch take part: the others have
+/// no work.
+pub(super) struct PartSide {
+    topologies: Buffer<u64>,
+    work_starts: Buffer<u64>,
+    counts: Counts,
+}
+
+impl PartSide {
+    /// With the instances of the topologies that `takes_part` says. The context of `stream` must be current.
+    pub(super) fn new(
+        batch: &Batch,
+        orientation: Orientation,
+        takes_part: impl Fn(usize) -> bool,
+        stream: &Arc<CudaStream>,
+    ) -> Result<Self> {
+        let mut side = HostSide::new(batch, orientation)?;
+        let left_out = side.topologies.iter_mut().enumerate().filter(|&(id, _)| !takes_part(id));
+        left_out.for_each(|(_, topology)| topology.count = Counts::zeroed());
+        let counts = side.start_work(batch)?;
+        Ok(Self {
+            topologies: Buffer::from_slice(
+                "the topology table",
+                stream,
+                bytemuck::cast_slice(&side.topologies),
+            )?,
+            work_starts: Buffer::from_slice("the work starts", stream, &side.work_starts)?,
+            counts,
+        })
+    }
+
+    /// What kernels are told, given what they are told of all instances.
+    pub(super) fn instead_of(&self, all: TablesArgs) -> TablesArgs {
+        let (topologies, work_starts) = (self.topologies.address(), self.work_starts.address());
+        TablesArgs { topologies, work_starts, items: self.counts, ..all }
     }
 }
 

@@ -15,6 +15,7 @@ use super::plan::Plan;
 use super::record::Record;
 use super::retired::Mark;
 use super::scratch::Scratch;
+use super::split::Split;
 use super::tables::Tables;
 use super::{Checks, DeviceElement};
 use crate::error::{Error, Result, fits_u32};
@@ -23,6 +24,7 @@ use crate::operator::Operator;
 /// What a workspace's launches use, besides the operands of each call.
 pub(super) struct Held {
     pub(super) tables: Arc<Tables>,
+    split: Option<Arc<Split>>,
     pub(super) scratch: Scratch,
     /// Where something is checked.
     pub(super) record: Option<Record>,
@@ -133,6 +135,7 @@ impl<T: DeviceElement> Workspace<T> {
         let has_record = plan.checks() == Checks::On || plan.conv().checks_degrees();
         let held = Held {
             tables: plan.batch().tables().clone(),
+            split: plan.split().cloned(),
             scratch: Scratch::new(&scratch_sizes(&plan, operators, max_instances)?, &stream)?,
             record: if has_record { Some(Record::new(&stream)?) } else { None },
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
@@ -242,8 +245,10 @@ impl<T: DeviceElement> Drop for Workspace<T> {
         let device = self.plan.batch().device();
         match Current::enter(device.context()) {
             Ok(_current) => {
-                let Held { tables, scratch, record, stream, event } = held;
-                device.retired().push(Box::new((tables, scratch, record)), vec![Mark::new(event, stream)]);
+                let Held { tables, split, scratch, record, stream, event } = held;
+                device
+                    .retired()
+                    .push(Box::new((tables, split, scratch, record)), vec![Mark::new(event, stream)]);
             }
             Err(_) => std::mem::forget(held),
         }

@@ -11,7 +11,7 @@ use hyperscatter::cuda::cudarc::driver::{
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Plan, Step, Workspace};
 use hyperscatter::{
-    Batch, Conv, Element, Out, Result, RowLayout, Rows, StepGradients, Weights, Windows, cpu,
+    Batch, Conv, Element, Out, Path, Result, RowLayout, Rows, StepGradients, Weights, Windows, cpu,
 };
 use hyperscatter_emulator::control::{DeviceControl, DeviceLease, install};
 use hyperscatter_emulator::interface::{Build, Order};
@@ -233,6 +233,35 @@ impl Cuda {
         gpu.set(mode);
         Self { gpu, mode }
     }
+
+    pub fn device(&self) -> &Device {
+        self.gpu.device()
+    }
+
+    /// The operators, with a path for each topology.
+    pub fn operators_on<T: GpuElement>(
+        &self,
+        batch: &Batch,
+        features: usize,
+        conv: Conv,
+        max_instances: usize,
+        paths: &[Path],
+    ) -> Result<Box<dyn Operators<T>>> {
+        let batch = self.device().upload(batch)?;
+        let plan = Plan::with_paths(&batch, features, conv, self.mode.checks, paths)?;
+        self.on(batch, plan, max_instances)
+    }
+
+    fn on<T: GpuElement>(
+        &self,
+        batch: DeviceBatch,
+        plan: Plan<T>,
+        max_instances: usize,
+    ) -> Result<Box<dyn Operators<T>>> {
+        let stream = stream(self.device(), self.mode.own_stream);
+        let workspace = plan.workspace(&stream, max_instances)?;
+        Ok(Box::new(OnCuda { workspace, batch, stream }))
+    }
 }
 
 /// An element type that tests move to a device.
@@ -260,12 +289,9 @@ impl<T: GpuElement> Backend<T> for Cuda {
         conv: Conv,
         max_instances: usize,
     ) -> Result<Box<dyn Operators<T>>> {
-        let device = self.gpu.device();
-        let stream = stream(device, self.mode.own_stream);
-        let batch = device.upload(batch)?;
-        let workspace =
-            Plan::new(&batch, features, conv, self.mode.checks)?.workspace(&stream, max_instances)?;
-        Ok(Box::new(OnCuda { workspace, batch, stream }))
+        let batch = self.device().upload(batch)?;
+        let plan = Plan::new(&batch, features, conv, self.mode.checks)?;
+        self.on(batch, plan, max_instances)
     }
 }
 

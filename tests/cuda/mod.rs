@@ -11,6 +11,7 @@ mod launches;
 mod lifetimes;
 mod model;
 mod operators;
+mod paths;
 mod raw;
 mod shipping;
 mod spelling;

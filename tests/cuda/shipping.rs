@@ -8,7 +8,7 @@ use std::process::Command;
 
 use hyperscatter::cuda::{Checks, Device, DeviceElement, Plan, embedded_modules};
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Batch, Conv, Error, Incidence};
+use hyperscatter::{Batch, Conv, Error, Incidence, Path};
 
 use super::gpu::Gpu;
 
@@ -161,10 +161,10 @@ fn plans_load_each_kernel_that_is_shipped() {
 
 /// The modules of a plan, and how many bytes of PTX they may have together. A driver takes about 3.7 s to compile a megabyte
 /// of it, where it has not kept what it compiled.
-fn modules_of<T: DeviceElement>(checks: Checks) -> (BTreeSet<String>, usize) {
+fn modules_of<T: DeviceElement>(path: Path, checks: Checks) -> (BTreeSet<String>, usize) {
     let acc = if T::NAME == "f64" { "f64" } else { "f32" };
     let ending = if checks == Checks::On { "_checked" } else { "" };
-    let names = [
+    let mut names = vec![
         format!("gather_{}{ending}", T::NAME),
         format!("degree_{acc}{ending}"),
         format!("weight_gradient{ending}"),
@@ -177,7 +177,13 @@ fn modules_of<T: DeviceElement>(checks: Checks) -> (BTreeSet<String>, usize) {
         ("f32" | "f64", Checks::On) => 380_000,
         (_, Checks::On) => 500_000,
     };
-    (names.into(), budget)
+    match path {
+        Path::SingleBlock => {
+            names.push(format!("single_block_{}{ending}", T::NAME));
+            (names.into_iter().collect(), budget + if checks == Checks::On { 80_000 } else { 40_000 })
+        }
+        _ => (names.into_iter().collect(), budget),
+    }
 }
 
 /// The names and the bytes of the modules that a device has loaded; as the device says, and as the driver does.
@@ -201,24 +207,24 @@ fn loaded(gpu: &Gpu, device: &Device) -> (BTreeSet<String>, usize) {
 }
 
 #[test]
-fn a_plan_loads_the_modules_of_its_type_and_checks_alone() {
-    fn load<T: DeviceElement>(checks: Checks) {
+fn a_plan_loads_the_modules_of_its_type_its_paths_and_checks_alone() {
+    fn load<T: DeviceElement>(path: Path, checks: Checks) {
         let gpu = Gpu::take();
         let device = Device::open(gpu.ordinal()).unwrap();
         let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
         assert_eq!(device.loaded_modules(), []);
-        let plan = Plan::<T>::new(&batch, 4, Conv::default(), checks).unwrap();
-        let (expected, budget) = modules_of::<T>(checks);
+        let plan = Plan::<T>::with_paths(&batch, 4, Conv::default(), checks, &[path]).unwrap();
+        let (expected, budget) = modules_of::<T>(path, checks);
         let (names, bytes) = loaded(&gpu, &device);
         assert_eq!(names, expected);
         assert!(bytes <= budget, "{} {checks:?}: {bytes} bytes of at most {budget}", T::NAME);
         drop(plan);
     }
-    for checks in [Checks::Off, Checks::On] {
-        load::<f32>(checks);
-        load::<f64>(checks);
-        load::<f16>(checks);
-        load::<bf16>(checks);
+    for (path, checks) in Path::ALL.iter().flat_map(|&path| [(path, Checks::Off), (path, Checks::On)]) {
+        load::<f32>(path, checks);
+        load::<f64>(path, checks);
+        load::<f16>(path, checks);
+        load::<bf16>(path, checks);
     }
 }
 
@@ -230,9 +236,9 @@ fn plans_share_modules() {
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let first = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
     let second = Plan::<bf16>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
-    let (mut expected, _) = modules_of::<f32>(Checks::Off);
-    assert_eq!(expected.len(), 5);
-    expected.insert("gather_bf16".to_string());
+    let (mut expected, _) = modules_of::<f32>(Path::SingleBlock, Checks::Off);
+    assert_eq!(expected.len(), 6);
+    expected.extend(["gather_bf16", "single_block_bf16"].map(String::from));
     assert_eq!(loaded(&gpu, &device).0, expected);
     drop((first, second));
 }

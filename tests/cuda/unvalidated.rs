@@ -222,6 +222,12 @@ impl<'a, T: GpuElement> Run<'a, T> {
         };
         let at = self.at();
         let mut z_device = to_device(&stream, &z);
+        // On the path that is chosen; a z that is saved takes the gather path.
+        let mut y = to_device(&stream, &x);
+        let to = Out::Accumulate(Rows::new(y.slice_mut(..x.len()), at));
+        let queued = self.workspace.conv(Rows::new(x_device.slice(..x.len()), at), weights(), to);
+        self.check(queued);
+        self.results.push(bits(&to_host(&stream, &y, x.len())));
         let mut y = to_device(&stream, &x);
         let mut grad_x = to_device(&stream, &x);
         let mut grad_w = to_device(&stream, &w);
@@ -273,11 +279,16 @@ fn each_word_of_each_table_is_checked_or_not_needed() {
     let edges = [long, vec![0, 1], vec![1, 2, 3, 0, 1, 2, 3, 1, 2, 0], vec![]];
     let first = Incidence::from_edges(4, &edges, Repeats::Keep).unwrap();
     let small = Incidence::subsets(3, 2).unwrap();
-    let table = Batch::from_table(vec![first.clone(), small], &[1u8, 0, 1]).unwrap();
+    let medium = Incidence::from_edges(4, &edges[1..], Repeats::Keep).unwrap();
+    let table = Batch::from_table(vec![first.clone(), small.clone()], &[1u8, 0, 1]).unwrap();
     let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
-    for (batch, instances, offsets) in
-        [(table, 3, vec![4usize, 0, 1]), (Batch::replicate(first), 2, vec![0, 3])]
-    {
+    // The first on both paths of the convolution, the second on the gather path, the others on the single-block path.
+    for (batch, instances, offsets) in [
+        (table, 3, vec![4usize, 0, 1]),
+        (Batch::replicate(first), 2, vec![0, 3]),
+        (Batch::from_table(vec![medium.clone(), small], &[1u8, 0, 1]).unwrap(), 3, vec![4, 0, 1]),
+        (Batch::replicate(medium), 2, vec![0, 3]),
+    ] {
         let layout = Layout {
             batch,
             instances,

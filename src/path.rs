@@ -1,0 +1,142 @@
+//! How the convolution of one topology's instances is computed, chosen in one place for both backends.
+
+use crate::element::Element;
+use crate::error::{Error, Result, try_with_capacity};
+use crate::incidence::Incidence;
+use crate::summation::SEGMENT;
+
+/// A way to compute the forward of the convolution for the instances of one topology.
+///
+/// A plan chooses one for each topology, by the topology, the number of features and the element type alone. The backward
+/// and the steps are gather-reductions on every path. Both paths have the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Path {
+    /// Gather-reduce over the whole batch, a kernel for each stage. Rows of hyperedges are in scratch memory.
+    Gather,
+    /// Gather-reduce, a block of threads for each instance and one kernel for all stages. Rows of hyperedges stay in shared
+    /// memory. For small topologies. On the CPU, which computes small instances one at a time anyway, it is the same as
+    /// [`Gather`](Self::Gather).
+    SingleBlock,
+}
+
+/// The shared memory that every device gives a block without being asked for more.
+const SHARED_BYTES: usize = 48 << 10;
+
+/// The shared memory of an instance on [`Path::SingleBlock`]: rows of sums for the hyperedges, and for each vertex L and its
+/// shift; the largest number where that is no number.
+pub(crate) const fn shared_bytes(
+    n_vertices: usize,
+    n_hyperedges: usize,
+    features: usize,
+    sum_bytes: usize,
+) -> usize {
+    let rows = n_hyperedges.saturating_mul(features).saturating_mul(sum_bytes);
+    rows.saturating_add(n_vertices.saturating_mul(sum_bytes + size_of::<i32>()))
+}
+
+/// Why a topology cannot be on a path.
+struct Obstacle {
+    what: &'static str,
+    value: usize,
+    bound: usize,
+}
+
+impl Path {
+    /// All paths.
+    pub const ALL: &'static [Self] = &[Self::Gather, Self::SingleBlock];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gather => "gather-reduce",
+            Self::SingleBlock => "single-block gather",
+        }
+    }
+
+    /// The path of a topology.
+    pub(crate) fn choose<T: Element>(topology: &Incidence, features: usize) -> Self {
+        match Self::SingleBlock.obstacle::<T>(topology, features) {
+            None => Self::SingleBlock,
+            Some(_) => Self::Gather,
+        }
+    }
+
+    fn obstacle<T: Element>(self, topology: &Incidence, features: usize) -> Option<Obstacle> {
+        if self == Self::Gather {
+            return None;
+        }
+        // A block of its own would leave the rest of a device idle.
+        if topology.is_large() {
+            let (value, bound) = (topology.n_incidences(), Incidence::MOST_INCIDENCES_OF_SMALL);
+            return Some(Obstacle { what: "incidences", value, bound });
+        }
+        // Longer rows are summed in segments.
+        let rows = topology.by_edge().rows().chain(topology.by_vertex().rows());
+        let longest = rows.map(<[u32]>::len).max().unwrap_or(0);
+        if longest > SEGMENT {
+            return Some(Obstacle { what: "incidences of a row", value: longest, bound: SEGMENT });
+        }
+        let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
+        let value = shared_bytes(n, m, features, size_of::<T::Acc>());
+        (value > SHARED_BYTES).then_some(Obstacle {
+            what: "bytes of shared memory",
+            value,
+            bound: SHARED_BYTES,
+        })
+    }
+}
+
+/// The paths of the topologies of a plan.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    of_topologies: Vec<Path>,
+    /// Whether some topology is on it, for each path.
+    is_used: [bool; 2],
+}
+
+impl Paths {
+    /// The paths that are chosen.
+    pub(crate) fn choose<T: Element>(topologies: &[Incidence], features: usize) -> Result<Self> {
+        let mut paths = try_with_capacity("the path of each topology", topologies.len())?;
+        paths.extend(topologies.iter().map(|topology| Path::choose::<T>(topology, features)));
+        Ok(Self::new(paths))
+    }
+
+    /// Paths that the caller chose.
+    pub(crate) fn given<T: Element>(
+        topologies: &[Incidence],
+        features: usize,
+        given: &[Path],
+    ) -> Result<Self> {
+        if given.len() != topologies.len() {
+            return Err(Error::PathsMismatch { value: given.len(), bound: topologies.len() });
+        }
+        let mut paths = try_with_capacity("the path of each topology", given.len())?;
+        for (topology, (incidence, path)) in topologies.iter().zip(given).enumerate() {
+            if let Some(Obstacle { what, value, bound }) = path.obstacle::<T>(incidence, features) {
+                return Err(Error::PathUnavailable { path: path.name(), topology, what, value, bound });
+            }
+            paths.push(*path);
+        }
+        Ok(Self::new(paths))
+    }
+
+    fn new(of_topologies: Vec<Path>) -> Self {
+        let mut is_used = [false; 2];
+        of_topologies.iter().for_each(|&path| is_used[path as usize] = true);
+        Self { of_topologies, is_used }
+    }
+
+    /// One for each topology.
+    pub(crate) fn as_slice(&self) -> &[Path] {
+        &self.of_topologies
+    }
+
+    /// The paths that some topology is on.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn used(&self) -> impl Iterator<Item = Path> + use<> {
+        let is_used = self.is_used;
+        Path::ALL.iter().copied().filter(move |&path| is_used[path as usize])
+    }
+}
