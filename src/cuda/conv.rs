@@ -16,6 +16,9 @@
 
 #![allow(unsafe_code)]
 
+mod single_block;
+
+use self::single_block::SingleBlock;
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
@@ -24,7 +27,6 @@ use super::instance_sums::RowGradients;
 use super::launches::Launches;
 use super::operands::{Operands, Read, Write};
 use super::scratch::Slot;
-use super::single_block::SingleBlock;
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use crate::axis::Axis;
@@ -93,7 +95,7 @@ impl<'w> Forward<'w> {
                 return factors.degrees(call, false);
             }
             let Some(y) = self.y.filter(|_| self.z.is_none()) else { return self.gather(call, &factors) };
-            for path in call.plan.used_paths() {
+            for &path in call.plan.used_paths() {
                 call.only = Some(path);
                 match path {
                     Path::Gather => self.gather(call, &factors)?,

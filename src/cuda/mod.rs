@@ -179,7 +179,6 @@ mod row_scale;
 mod row_sums;
 mod safe;
 mod scratch;
-mod single_block;
 mod split;
 mod step;
 mod tables;

@@ -593,6 +593,11 @@ impl Tables {
         }
     }
 
+    /// Whether a row of an instance is summed in segments.
+    pub(super) fn has_long_rows(&self) -> bool {
+        [&self.by_edge, &self.by_vertex].iter().any(|side| side.counts.long_row > 0)
+    }
+
     /// The chunks of shared weights along `axis`, of a table batch.
     pub(super) fn chunks(&self, axis: Axis) -> Option<&ChunkTables> {
         self.instances.as_ref().map(|instances| instances.chunks(axis))
