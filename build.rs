@@ -14,9 +14,6 @@ const CHECKED: &str = "_checked";
 /// Ends what is before that in the name of a module with the kernels for long rows.
 const LONG: &str = "_long";
 
-/// What a module's name has behind that of its kernel file, where it is for one type.
-const TYPES: [&str; 4] = ["f16", "bf16", "f32", "f64"];
-
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
@@ -70,7 +67,7 @@ fn native() -> Option<(PathBuf, Vec<String>)> {
     Some((nvcc.into(), architectures))
 }
 
-/// Compiles a module: the kernel file that its name begins with, for the type and the checks that follow.
+/// Compiles a module: the kernel file that its name begins with, for the type, the rows and the checks that follow.
 fn compile(nvcc: &Path, architecture: &str, kernels: &Path, module: &str, cubin: &Path) {
     let (name, checks) = match module.strip_suffix(CHECKED) {
         Some(name) => (name, "CHECKED"),
@@ -81,9 +78,13 @@ fn compile(nvcc: &Path, architecture: &str, kernels: &Path, module: &str, cubin:
         Some(name) => (name, "LONG_ROWS"),
         None => (name, "OTHER_ROWS"),
     };
-    let typed = name.rsplit_once('_').filter(|(_, last)| TYPES.contains(last));
-    let source = kernels.join(typed.map_or(name, |(file, _)| file)).with_extension("cu");
-    let of_type = typed.map(|(_, of_type)| format!("-DHYPERSCATTER_{}", of_type.to_uppercase()));
+    // Where no file has the whole name, the last word is a type.
+    let whole = kernels.join(name).with_extension("cu");
+    let (source, of_type) = match name.rsplit_once('_').filter(|_| !whole.exists()) {
+        Some((file, of_type)) => (kernels.join(file).with_extension("cu"), Some(of_type)),
+        None => (whole, None),
+    };
+    let of_type = of_type.map(|of_type| format!("-DHYPERSCATTER_{}", of_type.to_uppercase()));
     let status = Command::new(nvcc)
         .args(["-cubin", "-std=c++17", "--fmad=false", "-O3"])
         .arg(format!("-arch=sm_{architecture}"))
