@@ -1,8 +1,8 @@
 //! Embeds the kernels: the PTX that is part of the repository, and native code only where it is asked for.
 //!
-//! Nothing of CUDA is needed to build. With `HYPERSCATTER_NVCC` naming an nvcc and
-//! `HYPERSCATTER_ARCHITECTURES` the architectures (`80,90,120`), the kernels are compiled to cubins besides,
-//! which a device of such an architecture then loads without compiling the PTX.
+//! Building needs nothing of CUDA. If `HYPERSCATTER_NVCC` names an nvcc and `HYPERSCATTER_ARCHITECTURES`
+//! architectures (`80,90,120`), the kernels are also compiled to cubins. A device of such an architecture
+//! loads those, and does not have to compile the PTX.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,9 @@ use std::process::Command;
 
 /// Ends the name of a module with checks.
 const CHECKED: &str = "_checked";
+
+/// Ends what is before that in the name of a module with the kernels for long rows.
+const LONG: &str = "_long";
 
 /// What a module's name has behind that of its kernel file, where it is for one type.
 const TYPES: [&str; 4] = ["f16", "bf16", "f32", "f64"];
@@ -73,6 +76,11 @@ fn compile(nvcc: &Path, architecture: &str, kernels: &Path, module: &str, cubin:
         Some(name) => (name, "CHECKED"),
         None => (module, "UNCHECKED"),
     };
+    // Without a meaning for files that do not set them apart.
+    let (name, rows) = match name.strip_suffix(LONG) {
+        Some(name) => (name, "LONG_ROWS"),
+        None => (name, "OTHER_ROWS"),
+    };
     let typed = name.rsplit_once('_').filter(|(_, last)| TYPES.contains(last));
     let source = kernels.join(typed.map_or(name, |(file, _)| file)).with_extension("cu");
     let of_type = typed.map(|(_, of_type)| format!("-DHYPERSCATTER_{}", of_type.to_uppercase()));
@@ -80,6 +88,7 @@ fn compile(nvcc: &Path, architecture: &str, kernels: &Path, module: &str, cubin:
         .args(["-cubin", "-std=c++17", "--fmad=false", "-O3"])
         .arg(format!("-arch=sm_{architecture}"))
         .arg(format!("-DHYPERSCATTER_{checks}"))
+        .arg(format!("-DHYPERSCATTER_{rows}"))
         .args(of_type)
         .arg("-o")
         .args([cubin, &source])

@@ -1,15 +1,20 @@
-//! The convolution on the CPU against a copy of its features, in compulsory bytes: forward reads X and writes Y, backward
-//! reads X and G and writes ∂X. What a case takes longer than its copy is what is left to gain.
+//! The convolution on the CPU against a copy of its features, in compulsory bytes: forward reads X and writes
+//! Y, backward reads X and G and writes ∂X. The time beyond that of the copy is what is left to gain.
 //!
 //! * A: 3,072 × (8 vertices, 28 pairs), B: 512 × (16 vertices, 560 triples), weights shared;
 //! * C: one hypergraph of the size of Cora's co-citations, 2,708 × 1,579 with 4,786 incidences, at random.
 //!
 //! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine.
 //!
-//! And what a batch of 16,384 different small graphs costs to make from an index that is batched already, as a ratio to one
-//! `from_coo` of the same index, which knows nothing of graphs: medians of calls that take turns, for four orders of an
-//! index (hyperedge after hyperedge, vertex after vertex, any within each graph, and graphs mixed), both kinds of owners and
-//! all `Repeats`. They should be at most 1.5 for the first two orders; the other two are limits that are known.
+//! It also measures what a batch of 16,384 different small graphs costs to make from an index that is batched
+//! already. That is a ratio to one `from_coo` of the same index, which knows nothing of graphs: of medians of
+//! calls that take turns, for both kinds of owners, all `Repeats`, and four orders of the index. The ratio
+//! should be at most 1.5 for the first two:
+//!
+//! * hyperedge after hyperedge;
+//! * vertex after vertex;
+//! * any order within each graph;
+//! * graphs mixed. The last two are slower, which is a known limit.
 
 #![forbid(unsafe_code)]
 
@@ -144,7 +149,7 @@ fn small_graphs(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a constructor takes, without what it takes to free the result.
+/// The time of a constructor, without the time to free its result.
 fn time<T>(construct: impl Fn() -> Result<T>) -> Duration {
     let start = Instant::now();
     let made = black_box(construct().unwrap());

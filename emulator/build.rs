@@ -1,8 +1,8 @@
 //! Compiles the CUDA kernels for the host: each `.cu` file into a *fast* and a *checked* library.
 //!
-//! The checked build is instrumented by g++'s thread and undefined-behaviour sanitizers, but not linked with their
-//! runtimes: `shim/callbacks.cpp` defines the functions that they call. Shared memory is thread-local, so that the
-//! thread-local segment of a library is the shared memory of its kernels.
+//! The checked build is instrumented by g++'s thread and undefined-behaviour sanitizers, but not linked with
+//! their runtimes: `shim/callbacks.cpp` defines the functions that they call. Shared memory is thread-local,
+//! so that the thread-local segment of a library is the shared memory of its kernels.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -155,8 +155,8 @@ impl Job {
         command
     }
 
-    /// The kernels of the file, also those that macros define: what stands before the first parenthesis behind
-    /// `__global__` in the preprocessed source.
+    /// The kernels of the file, also those that macros define: what stands before the first parenthesis
+    /// behind `__global__` in the preprocessed source.
     fn kernel_names(&self) -> Vec<String> {
         let mut command = self.compiler();
         command.arg(format!("-D__global__={MARKER}")).args(["-E", "-P", "-x", "c++"]).arg(&self.source);
@@ -237,8 +237,8 @@ fn name_of(declaration: &str, source: &Path) -> String {
     }
 }
 
-/// The definition of the dynamic shared memory, which a kernel file declares only: the one undefined thread-local
-/// symbol of its object, under a second name that the engine knows.
+/// The definition of the dynamic shared memory, which a kernel file declares only: the one undefined
+/// thread-local symbol of its object, under a second name that the engine knows.
 fn dynamic_shared(object: &Path, source: &Path) -> String {
     let symbols = output(Command::new("readelf").args(["-sW"]).arg(object));
     let undefined: Vec<_> = symbols

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the GPU check and packs it into a folder, which then runs on any x86-64 Linux with an NVIDIA driver (README.md).
+# Builds the GPU check and packs it into a folder, which then runs on any x86-64 Linux with an NVIDIA driver
+# (README.md).
 #
 #     gpu-check/pack.sh FOLDER
 set -euo pipefail
@@ -34,8 +35,8 @@ executable() {
 pack() {
     mkdir -p "$(dirname "$folder/$2")"
     strip -o "$folder/$2" "$1"
-    # Tests of missing, old and broken drivers start processes of their own with the emulated driver. They look for it
-    # beside the executable.
+    # Tests of missing, old and broken drivers start processes of their own with the emulated driver. They
+    # look for it beside the executable.
     local emulator
     emulator=$(dirname "$1")/libhyperscatter_emulator.so
     if [ -e "$emulator" ]; then

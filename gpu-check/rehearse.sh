@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests as on a real driver, with the emulated one in its place, without packing anything (README.md).
+# Runs the tests as on a real driver, with the emulated one in its place, without packing anything
+# (README.md).
 #
 #     gpu-check/rehearse.sh [ARGUMENTS OF THE TESTS]
 set -euo pipefail

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs all tests, compute-sanitizer and the benchmarks on a real GPU, within ten minutes. It runs in a folder that
-# pack.sh made; nothing but an NVIDIA driver is needed (README.md).
+# Runs all tests, compute-sanitizer and the benchmarks on a real GPU, within ten minutes. It runs in a folder
+# that pack.sh made, and needs nothing but an NVIDIA driver (README.md).
 #
 #     ./run.sh OUT
 #
-# On a machine without a GPU, HYPERSCATTER_STAND_IN=1 puts the emulated driver in the real one's place: a rehearsal of
-# this script and of the tests as a real driver has them, whose times and benchmarks mean nothing.
+# On a machine without a GPU, HYPERSCATTER_STAND_IN=1 puts the emulated driver in the real one's place. That
+# rehearses this script, and the tests as they run on a real driver. Times and benchmarks mean nothing then.
 #
-# OUT gets summary.md and a log for each step, and nothing else. Fails if a step failed or ran out of time, or did not
-# do what it is here for. What was skipped is in the summary.
+# OUT gets summary.md and a log for each step, and nothing else. The script fails if a step failed, ran out of
+# time, or did not do what it is here for. What was skipped is in the summary.
 set -u
 
-# How long each step may take, in seconds; 550 together. On an H100 and an H200 the tests took 12, in release 9, the
-# determinism 9, the four tools about 30, 37, 24 and 15, and the benchmarks 67.
+# How long each step may take, in seconds; 550 together. On an H100 and an H200 the tests took 12, in release
+# 9, the determinism 9, the four tools about 30, 37, 24 and 15, and the benchmarks 67.
 declare -A BUDGET=(
     [tests]=50
     [tests-release]=40
@@ -24,9 +24,10 @@ declare -A BUDGET=(
     [benches]=110
 )
 
-# The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend itself, which
-# call every operator in both tiers, and the suites of results on the GPU. Not cuda::shipping, which starts processes with
-# the emulated driver, and not the many changes of cuda::unvalidated.
+# The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend
+# itself, which call every operator in both tiers, and the suites of results on the GPU. Left out are
+# cuda::shipping, which starts processes with the emulated driver, and cuda::unvalidated, which has too many
+# cases.
 BACKEND=(
     cuda::calls:: cuda::captures:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes:: cuda::raw::
     cuda::window_tables::
@@ -42,7 +43,7 @@ FEWER_SUITES=(
 )
 FEWER_CASES=4
 
-# What has a step of its own: fifty calls of each operator, whose results are compared bit for bit.
+# These have a step of their own: fifty calls of each operator, whose results are compared bit for bit.
 REPEATED=cuda::determinism::
 
 if [ $# -ne 1 ]; then
@@ -59,7 +60,7 @@ if [ -n "$(ls -A "$out")" ]; then
     echo "$out is not empty" >&2
     exit 2
 fi
-# Whatever is written by the way goes here.
+# Temporary files go here.
 scratch=$(mktemp -d) || exit 2
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 2

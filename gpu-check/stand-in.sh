@@ -2,8 +2,9 @@
 
 # stand_in LIBRARY FOLDER: whoever is started from here on finds LIBRARY by the driver's name, in FOLDER.
 #
-# It runs without its checks: nobody tells it which tests are meant to read what was never written, and it would give the one
-# context up, as a device does that has failed. The tests in the emulated driver's own way have the checks.
+# It runs without its checks. Nobody tells it which tests read unwritten memory on purpose; it would take that
+# for a fault, and the only context would be lost, as on a real device. `cargo test` runs the tests with the
+# checks.
 stand_in() {
     ln -s "$1" "$2/libcuda.so"
     export LD_LIBRARY_PATH=$2 HYPERSCATTER_STAND_IN=1

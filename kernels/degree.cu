@@ -15,6 +15,8 @@
 //
 // A negative degree under the symmetric normalization is published like a violation, in unchecked builds too.
 // Launched by src/cuda/degree.rs.
+//
+// Modules: f32, f64; long rows apart.
 
 #include "degree.cuh"
 #include "modules.cuh"
@@ -123,23 +125,23 @@ __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) 
 }
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define KERNELS(A, NAME, CHECKS)                                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_##NAME(const SumArgs args) {            \
-        sum_rows<Degrees<A>, CHECKS>(args);                                                                 \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_degree_##NAME(const SumArgs args) {        \
-        add_sums<Degrees<A>, CHECKS>(args);                                                                 \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift_##NAME(const SumArgs args) {        \
-        sum_rows<EdgeShifts<A>, CHECKS>(args);                                                              \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift_##NAME(const SumArgs args) {    \
-        add_sums<EdgeShifts<A>, CHECKS>(args);                                                              \
-    }                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8)                                                \
-        degree_gradient_##NAME(const DegreeGradientArgs args) {                                             \
-        degree_gradient<A>(args);                                                                           \
-    }
+#define KERNELS(A, NAME, CHECKS) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_##NAME(const SumArgs args) { \
+        sum_rows<Degrees<A>, CHECKS>(args); \
+    }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_degree_##NAME(const SumArgs args) { \
+        add_sums<Degrees<A>, CHECKS>(args); \
+    }) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift_##NAME(const SumArgs args) { \
+        sum_rows<EdgeShifts<A>, CHECKS>(args); \
+    }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift_##NAME(const SumArgs args) { \
+        add_sums<EdgeShifts<A>, CHECKS>(args); \
+    }) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+        degree_gradient_##NAME(const DegreeGradientArgs args) { \
+        degree_gradient<A>(args); \
+    })
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
 MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))

@@ -21,6 +21,8 @@
 //
 // A group has 8, 16 or 32 lanes, as many as the features need. A warp takes a segment or a row of medium
 // length for each of its groups, or four short rows, whose indices it loads at once.
+//
+// Modules: bf16, f16, f32, f64; long rows apart.
 
 #include "modules.cuh"
 #include "rows.cuh"
@@ -294,18 +296,18 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
 // With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has
 // more, and the checked builds need more. With one block more, `f16` and `f64_checked` spill
 // (kernels/resources.py).
-#define KERNELS(T, NAME, CHECKS, BLOCKS)                                                                          \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) {          \
-        gather<T, T, CHECKS>(args, GATHER);                                                                       \
-    }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) {    \
-        add_partials<T, CHECKS>(args);                                                                            \
-    }
-#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS)                                                               \
-    KERNELS(T, NAME, CHECKS, BLOCKS)                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) {     \
-        gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS);                                                    \
-    }
+#define KERNELS(T, NAME, CHECKS, BLOCKS)                                                                       \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) { \
+        gather<T, T, CHECKS>(args, GATHER);                                                                    \
+    })                                                                                                         \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) { \
+        add_partials<T, CHECKS>(args);                                                                         \
+    })
+#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS)                                                            \
+    KERNELS(T, NAME, CHECKS, BLOCKS)                                                                           \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) { \
+        gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS);                                                 \
+    })
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 7)))
 MODULES_OF_F32(CHECKED(KERNELS(float, f32_checked, true, 6)))

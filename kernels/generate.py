@@ -13,6 +13,7 @@ machine. It is installed into target/ on the first run. No GPU and no CUDA toolk
 import argparse
 import ctypes
 import hashlib
+import itertools
 import pathlib
 import re
 import subprocess
@@ -24,16 +25,10 @@ ARCHITECTURE = "compute_75"
 # Multiplications and additions are fused where the source says so and nowhere else: the CPU backend has the same bits.
 OPTIONS = ["--std=c++17", f"--gpu-architecture={ARCHITECTURE}", "--fmad=false", "--prec-div=true", "--prec-sqrt=true",
            "--ftz=false", "--restrict"]
-# The types that each kernel file is compiled for. What is the same for two types is compiled once: sums of 16-bit features
-# are f32, and the gradients of the weights of an instance are double for all.
-TYPES = {
-    "degree": ["f32", "f64"],
-    "gather": ["bf16", "f16", "f32", "f64"],
-    "instance_sums": ["f32", "f64"],
-    "row_scale": ["f32", "f64"],
-    "single_block": ["bf16", "f16", "f32", "f64"],
-    "weight_gradient": [""],
-}
+# The line of a kernel file that says which modules it is: its types, and whether kernels for long rows are apart. What is
+# the same for two types is compiled once: sums of 16-bit features are f32, and the gradients of the weights of an instance
+# are double for all.
+HEAD = re.compile(r"^// Modules: (?:(one for all types)|((?:\w+, )*\w+))(; long rows apart)?\.$", re.MULTILINE)
 CHECKS = ["", "checked"]
 # All PTX files together, in bytes: they are part of the published crate.
 BUDGET = 2_100_000
@@ -99,17 +94,21 @@ def without_unused_variables(ptx: str) -> str:
 
 def modules() -> list[tuple[str, pathlib.Path, list[str]]]:
     """The modules by name, with their sources and the macros that say which they are, as build.rs has them."""
-    return [("_".join(part for part in (file, element, checks) if part), KERNELS / f"{file}.cu",
-             [f"HYPERSCATTER_{word.upper()}" for word in (element, checks or "unchecked") if word])
-            for file, types in TYPES.items() for element in types for checks in CHECKS]
+    found = []
+    for source in sorted(KERNELS.glob("*.cu")):
+        head = HEAD.search(source.read_text()) or sys.exit(f"{source.name} does not say which modules it is")
+        types = [""] if head[1] else head[2].split(", ")
+        for element, rows, checks in itertools.product(types, ["", "long"] if head[3] else [""], CHECKS):
+            name = "_".join(part for part in (source.stem, element, rows, checks) if part)
+            words = [element, checks or "unchecked", (rows or "other") + "_rows" if head[3] else ""]
+            found.append((name, source, [f"HYPERSCATTER_{word.upper()}" for word in words if word]))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the files that are there, write nothing")
     check = parser.parse_args().check
-    if unknown := {source.stem for source in KERNELS.glob("*.cu")} ^ set(TYPES):
-        sys.exit(f"either no kernel files, or not among the modules of this script: {', '.join(sorted(unknown))}")
     nvrtc = Nvrtc(installed())
     total, wrong, stale = 0, [], set(MODULES.glob("*.ptx"))
     for name, source, defines in modules():

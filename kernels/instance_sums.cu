@@ -10,6 +10,8 @@
 // binary search, with no table of all slots. A chunk's sums are stored in the rows of its first instance, so
 // they need no room but that of all rows. Nothing depends on the number of threads. Launched by
 // src/cuda/instance_sums.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
+//
+// Modules: f32, f64.
 
 #include "modules.cuh"
 #include "tables.cuh"

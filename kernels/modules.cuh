@@ -1,16 +1,18 @@
 // Which kernels a compilation has.
 //
-// A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a
-// plan loads those that it needs. generate.py and build.rs say which module they compile, for example by
+// A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a plan
+// loads those that it needs. Kernels for long rows are modules of their own where the file says so. generate.py
+// reads that from the line `Modules:` in the head of each kernel file. It and build.rs say which module they
+// compile, for example by
 //
-//     -DHYPERSCATTER_F32 -DHYPERSCATTER_UNCHECKED
+//     -DHYPERSCATTER_F32 -DHYPERSCATTER_OTHER_ROWS -DHYPERSCATTER_UNCHECKED
 //
-// What is not narrowed down is all there: without any of these macros a file has the kernels of all its
-// modules.
+// What is not narrowed down is all there: without any of these macros a file has the kernels of all its modules.
 
 #pragma once
 
-#if defined(HYPERSCATTER_F16) || defined(HYPERSCATTER_BF16) || defined(HYPERSCATTER_F32) || defined(HYPERSCATTER_F64)
+#if defined(HYPERSCATTER_F16) || defined(HYPERSCATTER_BF16) || defined(HYPERSCATTER_F32) || \
+    defined(HYPERSCATTER_F64)
 #define HYPERSCATTER_ONE_TYPE
 #endif
 
@@ -36,6 +38,19 @@
 #define MODULES_OF_F64(...) __VA_ARGS__
 #else
 #define MODULES_OF_F64(...)
+#endif
+
+// Kernels that add the sums of the segments of long rows, and the others: few batches have such rows.
+#if !defined(HYPERSCATTER_OTHER_ROWS)
+#define LONG_ROWS(...) __VA_ARGS__
+#else
+#define LONG_ROWS(...)
+#endif
+
+#if !defined(HYPERSCATTER_LONG_ROWS)
+#define OTHER_ROWS(...) __VA_ARGS__
+#else
+#define OTHER_ROWS(...)
 #endif
 
 #if !defined(HYPERSCATTER_CHECKED)

@@ -5,6 +5,8 @@
 // where mean_d is 1, or 1/count for a mean; s is the shift of d, and h is how often that counts.
 //
 // Factors are of the accumulation type and are overwritten. Launched by src/cuda/row_scale.rs.
+//
+// Modules: f32, f64.
 
 #include "modules.cuh"
 #include "tables.cuh"

@@ -7,7 +7,9 @@
 // overwritten or added to; each is stored once, by one group of lanes. No other memory is written.
 //
 // An instance is here only if no row has more than SEGMENT incidences, and its z, L and shifts fit into shared memory; see
-// src/path.rs. Launched by src/cuda/single_block.rs. There is no file on the CPU beside it: the bits are the same.
+// src/path.rs. Launched by src/cuda/conv/single_block.rs. There is no file on the CPU beside it: the bits are the same.
+//
+// Modules: bf16, f16, f32, f64.
 
 #include "degree.cuh"
 #include "modules.cuh"

@@ -6,6 +6,8 @@
 // type of the features, and are overwritten. q and dloss/dD were multiplied by powers of two, which is undone
 // here: see `Conv::shift` in src/conv.rs. instance_sums.cu then adds what instances have for the same weight.
 // Launched by src/cuda/weight_gradient.rs.
+//
+// Modules: one for all types; long rows apart.
 
 #include "modules.cuh"
 #include "sums.cuh"
@@ -38,13 +40,13 @@ struct WeightGradients {
 };
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define KERNELS(NAME, CHECKS)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_gradient##NAME(const SumArgs args) {        \
-        sum_rows<WeightGradients, CHECKS>(args);                                                                \
-    }                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) add_weight_gradient##NAME(const SumArgs args) {    \
-        add_sums<WeightGradients, CHECKS>(args);                                                                \
-    }
+#define KERNELS(NAME, CHECKS) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_gradient##NAME(const SumArgs args) { \
+        sum_rows<WeightGradients, CHECKS>(args); \
+    }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_weight_gradient##NAME(const SumArgs args) { \
+        add_sums<WeightGradients, CHECKS>(args); \
+    })
 
 UNCHECKED(KERNELS(, false))
 CHECKED(KERNELS(_checked, true))

@@ -29,7 +29,7 @@ impl Axis {
         }
     }
 
-    /// What the rows of a whole batch are counted as, in errors.
+    /// The name of their number in a whole batch, in errors.
     pub(crate) fn total(self) -> &'static str {
         match self {
             Self::Vertex => "the number of vertices of the batch",

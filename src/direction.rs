@@ -1,4 +1,4 @@
-//! The two steps as one: rows of a source axis are gathered into rows of a target axis.
+//! The direction of a step: rows of a source axis are gathered into rows of a target axis.
 
 use crate::axis::Axis;
 
@@ -15,7 +15,7 @@ impl Direction {
     /// Both.
     pub const ALL: &'static [Self] = &[Self::VertexToHyperedge, Self::HyperedgeToVertex];
 
-    /// What it reads rows of.
+    /// The axis whose rows it reads.
     pub fn source(self) -> Axis {
         match self {
             Self::VertexToHyperedge => Axis::Vertex,
@@ -23,12 +23,12 @@ impl Direction {
         }
     }
 
-    /// What it computes rows of.
+    /// The axis whose rows it computes.
     pub fn target(self) -> Axis {
         self.source().other()
     }
 
-    /// The other one, which leads back.
+    /// The opposite direction.
     pub fn reversed(self) -> Self {
         match self {
             Self::VertexToHyperedge => Self::HyperedgeToVertex,

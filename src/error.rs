@@ -25,7 +25,7 @@ pub enum Error {
     VertexOutOfRange {
         /// The argument that holds the id.
         table: &'static str,
-        /// The list there that holds it, where the argument is lists of the members of hyperedges.
+        /// Which list there holds it, if the argument is a list of members for each hyperedge.
         list: Option<usize>,
         /// Its position there.
         position: usize,
@@ -126,7 +126,7 @@ pub enum Error {
     RepeatedIncidence {
         /// The argument that holds the vertex ids.
         table: &'static str,
-        /// The list there that holds it, where the argument is lists of the members of hyperedges.
+        /// Which list there holds it, if the argument is a list of members for each hyperedge.
         list: Option<usize>,
         /// The position of the second occurrence there.
         position: usize,
@@ -279,8 +279,7 @@ pub enum Error {
         /// The length of the operand.
         bound: usize,
     },
-    /// Shared or consecutive windows do not read all weights (or scales), so they are not the windows that
-    /// were meant.
+    /// Shared or consecutive windows leave some weights (or scales) unread, so other windows must be meant.
     #[error("{table} has {}, but {}", count(*value, "value"), read_by(windows, what, *bound))]
     UnreadWeights {
         /// The operand that is read through windows.
@@ -344,7 +343,7 @@ pub enum Error {
         /// The number of instances.
         bound: usize,
     },
-    /// A number that does not fit its type: the indices of a topology are 32-bit, element offsets are 64-bit.
+    /// A number does not fit its type: the indices of a topology are 32-bit, element offsets are 64-bit.
     #[error("{what} is {value}, but at most {bound} can be dealt with at once: split it up")]
     TooLarge {
         /// What is counted.
@@ -376,7 +375,7 @@ pub enum Error {
         /// The features of the plan.
         bound: usize,
     },
-    /// The length of a contiguous operand is no whole number of rows.
+    /// The length of a contiguous operand is not a whole number of rows.
     #[error(
         "{operand} has {}, which is no whole number of rows of {}: check its length, and which of its sizes \
          is the number of features",
@@ -390,7 +389,7 @@ pub enum Error {
         /// The features of a row.
         bound: usize,
     },
-    /// The rows of an operand are no whole number of instances of a replicated batch.
+    /// The rows of an operand are not a whole number of instances of a replicated batch.
     #[error(
         "{operand} has {}, which is no whole number of instances: each has {bound} {what}, and a row for \
          each",
@@ -436,7 +435,7 @@ pub enum Error {
         /// What sets that number: `"the batch"`, or the first operand that tells it.
         bound_of: &'static str,
     },
-    /// The number of copies of a replicated batch is open.
+    /// No operand tells how many copies of a replicated batch there are.
     #[error(
         "no operand tells the number of copies, and {operand} has elements: its layout has an instance \
          stride, or its rows are empty; state the number of copies by RowLayout::instances"
@@ -445,7 +444,7 @@ pub enum Error {
         /// The first operand that has elements.
         operand: &'static str,
     },
-    /// The gradient of weights or scales has not an element for each of their values.
+    /// A gradient has another length than the weights or the scale that it is the gradient of.
     #[error(
         "{operand} has {}, but {bound_of} has {}, and a gradient for each{}",
         count(*value, "element"), count(*bound, "value"),
@@ -509,8 +508,7 @@ pub enum Error {
         /// The number given when the workspace was made.
         bound: usize,
     },
-    /// The weighted degree of a vertex is negative under [`Normalization::Symmetric`], whose square root is
-    /// then not defined.
+    /// The weighted degree of a vertex is negative. [`Normalization::Symmetric`] needs its square root.
     ///
     /// [`Normalization::Symmetric`]: crate::Normalization::Symmetric
     #[error(
@@ -518,9 +516,9 @@ pub enum Error {
          of at least 0: keep the weights positive, or use another normalization"
     )]
     NegativeDegree {
-        /// The first instance with a negative degree; on a GPU any of them, as it is scheduled.
+        /// The first instance with a negative degree; on a GPU any of them, depending on scheduling.
         instance: usize,
-        /// Its first vertex with a negative degree (on a GPU, any), as numbered in its topology.
+        /// Its first vertex with a negative degree (on a GPU any of them), as numbered in its topology.
         vertex: usize,
         /// The degree.
         value: f64,
@@ -574,8 +572,7 @@ pub enum Error {
         /// The least that would do.
         needed: (u32, u32),
     },
-    /// A call of the CUDA driver failed. Errors of earlier, asynchronous work of the same context surface
-    /// here, too.
+    /// A call of the CUDA driver failed, or an earlier call or asynchronous work of the same context did.
     #[error("{call} failed: {name} ({code}): {message}")]
     Driver {
         /// What was being done.
@@ -606,7 +603,7 @@ pub enum Error {
         position: u64,
         /// The value.
         value: u64,
-        /// What the value must be below; 0 where no value would be right because of the one behind it.
+        /// What the value must be below; 0 if the value behind it leaves no right one.
         bound: u64,
     },
     /// An operand or a stream belongs to another CUDA context than the device.
@@ -617,8 +614,8 @@ pub enum Error {
     WrongContext {
         /// The operand, or `"the stream"`.
         operand: &'static str,
-        /// The ordinal of the device of the operand's context; another context on the same device has the
-        /// same.
+        /// The ordinal of the device of the operand's context. It equals `bound` for another context on the
+        /// same device.
         value: usize,
         /// The ordinal of the plan's device.
         bound: usize,
@@ -660,8 +657,8 @@ pub enum Error {
         /// The call.
         call: &'static str,
     },
-    /// The per-thread default stream, which is another stream on each thread, was given to a workspace, which
-    /// may move to another thread.
+    /// A workspace was to be made on the per-thread default stream. That is another stream on each thread,
+    /// and a workspace may move to another thread.
     #[error(
         "the per-thread default stream is another one on each thread, and a workspace may move: make it on a \
          stream of its own, or on the default stream"

@@ -1,7 +1,7 @@
-//! The mistakes that loaders make when they put graphs together.
+//! The mistakes that data loaders make when they put graphs together.
 
-/// How a wrong index came about, where the whole index is just what this mistake leaves. It is a likely
-/// cause, no proof: several mistakes may leave the same index.
+/// A mistake that explains a wrong index: the whole index is just what this mistake leaves. It is a likely
+/// cause, not a proof, since several mistakes may leave the same index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Misbatching {
@@ -19,10 +19,10 @@ pub enum Misbatching {
     /// The vertex row was shifted by numbers of hyperedges, and the hyperedge row by numbers of vertices.
     ExchangedShifts,
     /// The hyperedge row was shifted by the largest hyperedge id + 1 of each graph before, which leaves out
-    /// empty hyperedges behind the last that has a vertex: what PyTorch Geometric's `HyperGraphData` does.
+    /// empty hyperedges after the last that has a vertex: what PyTorch Geometric's `HyperGraphData` does.
     HyperedgesShiftedByLargestId,
     /// The vertex row was shifted by the largest vertex id + 1 of each graph before, which leaves out
-    /// isolated vertices behind the last that stands in a hyperedge.
+    /// isolated vertices after the last that is in a hyperedge.
     VerticesShiftedByLargestId,
     /// Both rows were shifted by the size of the largest graph for each graph before: ids of a padded batch.
     PaddedToLargest,
@@ -51,7 +51,7 @@ pub enum Misbatching {
 }
 
 impl Misbatching {
-    /// What it looks like, and what to do.
+    /// What the index looks like, and what to do.
     fn text(self) -> &'static str {
         match self {
             Self::NotShifted => {

@@ -1,47 +1,16 @@
 //! The operands of a call, bound one by one and then checked together.
 //!
-//! An operator of either backend states each of its operands once: its name, what its rows belong to, and whether it is
-//! written. The checks follow in the order that is documented with the [CPU backend](crate::cpu#errors-of-operands), and
-//! give each feature operand its place.
+//! An operator of either backend states each of its operands once: its name, what its rows belong to, and
+//! whether it is written. The checks follow in the order that is documented with
+//! the [CPU backend](crate::cpu#errors-of-operands), and give each feature operand its place.
+
+use arrayvec::ArrayVec;
 
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::error::{Error, Result, fits_u32};
 use crate::rows::{Operand, Placement, agree_on_instances, check_gradient};
 use crate::windows::{WindowTable, Windows};
-
-/// A list of a few things that needs no allocation.
-#[derive(Debug, Clone)]
-pub(crate) struct List<T, const N: usize> {
-    items: [Option<T>; N],
-    len: usize,
-}
-
-impl<T, const N: usize> List<T, N> {
-    #[inline]
-    pub(crate) fn new() -> Self {
-        Self { items: [const { None }; N], len: 0 }
-    }
-
-    /// Appends, and gives the position. An operator's number of operands is fixed, so there is always room.
-    #[inline]
-    pub(crate) fn push(&mut self, item: T) -> usize {
-        let at = self.len;
-        self.items[at] = Some(item);
-        self.len += 1;
-        at
-    }
-
-    #[inline]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> + Clone {
-        self.items[..self.len].iter().flatten()
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, at: usize) -> Option<&T> {
-        self.items.get(at)?.as_ref()
-    }
-}
 
 /// The most feature operands of an operator, and the most scales and gradients.
 pub(crate) const MOST_ROWS: usize = 4;
@@ -73,37 +42,46 @@ struct Gradient {
 
 /// The operands of one call.
 pub(crate) struct Operands<'w> {
-    rows: List<(Operand, bool), MOST_ROWS>,
-    scales: List<Scale<'w>, MOST_VALUES>,
-    gradients: List<Gradient, MOST_VALUES>,
+    rows: ArrayVec<(Operand, bool), MOST_ROWS>,
+    scales: ArrayVec<Scale<'w>, MOST_VALUES>,
+    gradients: ArrayVec<Gradient, MOST_VALUES>,
     /// Where the rows of each feature operand lie, once that is checked.
-    placements: List<Placement, MOST_ROWS>,
+    placements: ArrayVec<Placement, MOST_ROWS>,
 }
 
 /// Operands that passed all checks.
 pub(crate) struct Checked<'o> {
     /// The instances of the call.
     pub(crate) instances: usize,
-    placements: &'o List<Placement, MOST_ROWS>,
+    placements: &'o ArrayVec<Placement, MOST_ROWS>,
 }
 
 impl Checked<'_> {
     /// Where the rows of an operand lie.
     #[inline]
     pub(crate) fn placement(&self, id: RowsId) -> Placement {
-        *self.placements.get(id.0).expect("one for each feature operand")
+        self.placements[id.0]
     }
 }
 
 impl<'w> Operands<'w> {
+    // Made in place: it is large.
+    #[inline(always)]
     pub(crate) fn new() -> Self {
-        Self { rows: List::new(), scales: List::new(), gradients: List::new(), placements: List::new() }
+        Self {
+            rows: ArrayVec::new(),
+            scales: ArrayVec::new(),
+            gradients: ArrayVec::new(),
+            placements: ArrayVec::new(),
+        }
     }
 
     /// A feature operand.
     #[inline]
     pub(crate) fn rows(&mut self, operand: Operand, is_written: bool) -> RowsId {
-        RowsId(self.rows.push((operand, is_written)))
+        let id = RowsId(self.rows.len());
+        self.rows.push((operand, is_written));
+        id
     }
 
     /// Weights, or a scale, of `len` values.
@@ -118,7 +96,7 @@ impl<'w> Operands<'w> {
         self.scales.push(Scale { name, axis, len, windows });
     }
 
-    /// The gradient of weights or of a scale, which have a name and a length as well.
+    /// The gradient of weights or of a scale; `of` is the name and the length of those.
     pub(crate) fn gradient(&mut self, name: &'static str, len: usize, of: (&'static str, usize)) {
         self.gradients.push(Gradient { name, len, of });
     }
@@ -136,13 +114,13 @@ impl<'w> Operands<'w> {
         if instances > max_instances {
             return Err(Error::TooManyInstances { value: instances, bound: max_instances });
         }
-        for Scale { name, axis, len, windows } in self.scales.iter() {
+        for Scale { name, axis, len, windows } in &self.scales {
             windows.check(name, batch, *axis, instances, *len)?;
         }
-        for Gradient { name, len, of } in self.gradients.iter() {
+        for Gradient { name, len, of } in &self.gradients {
             check_gradient((name, Some(*len)), *of)?;
         }
-        for (operand, is_written) in self.rows.iter() {
+        for (operand, is_written) in &self.rows {
             self.placements.push(operand.place(batch, instances, *is_written)?);
         }
         Ok(Checked { instances, placements: &self.placements })

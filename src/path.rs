@@ -89,18 +89,14 @@ impl Path {
 
 /// The paths of the topologies of a plan.
 #[derive(Debug)]
-pub(crate) struct Paths {
-    of_topologies: Vec<Path>,
-    /// Whether some topology is on it, for each path.
-    is_used: [bool; 2],
-}
+pub(crate) struct Paths(Vec<Path>);
 
 impl Paths {
     /// The paths that are chosen.
     pub(crate) fn choose<T: Element>(topologies: &[Incidence], features: usize) -> Result<Self> {
         let mut paths = try_with_capacity("the path of each topology", topologies.len())?;
         paths.extend(topologies.iter().map(|topology| Path::choose::<T>(topology, features)));
-        Ok(Self::new(paths))
+        Ok(Self(paths))
     }
 
     /// Paths that the caller chose.
@@ -119,24 +115,17 @@ impl Paths {
             }
             paths.push(*path);
         }
-        Ok(Self::new(paths))
-    }
-
-    fn new(of_topologies: Vec<Path>) -> Self {
-        let mut is_used = [false; 2];
-        of_topologies.iter().for_each(|&path| is_used[path as usize] = true);
-        Self { of_topologies, is_used }
+        Ok(Self(paths))
     }
 
     /// One for each topology.
     pub(crate) fn as_slice(&self) -> &[Path] {
-        &self.of_topologies
+        &self.0
     }
 
     /// The paths that some topology is on.
     #[cfg(feature = "cuda")]
-    pub(crate) fn used(&self) -> impl Iterator<Item = Path> + use<> {
-        let is_used = self.is_used;
-        Path::ALL.iter().copied().filter(move |&path| is_used[path as usize])
+    pub(crate) fn used(&self) -> impl Iterator<Item = Path> {
+        Path::ALL.iter().copied().filter(|path| self.0.contains(path))
     }
 }

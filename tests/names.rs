@@ -59,6 +59,9 @@ fn documents_name_files_that_exist() {
     let documents = [
         ("README.md", include_str!("../README.md")),
         ("SAFETY.md", include_str!("../SAFETY.md")),
+        ("ARCHITECTURE.md", include_str!("../ARCHITECTURE.md")),
+        ("CONTRIBUTING.md", include_str!("../CONTRIBUTING.md")),
+        ("RELEASING.md", include_str!("../RELEASING.md")),
         ("gpu-check/README.md", include_str!("../gpu-check/README.md")),
         MAP,
     ];

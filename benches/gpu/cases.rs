@@ -92,8 +92,8 @@ impl std::fmt::Display for Run {
     }
 }
 
-/// Hyperedge sizes fall as rank^(−3/4), and vertex v of a ranking has a share ∝ v^(−2/3) of the incidences. Neighbours in
-/// rank are far from each other in memory.
+/// Hyperedge sizes fall as rank^(−3/4), and vertex v of a ranking has a share ∝ v^(−2/3) of the incidences.
+/// Neighbours in rank are far from each other in memory.
 fn power_law(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> Incidence {
     const PRIME: usize = 611_953;
     let weight = |e: usize| ((e * PRIME % n_hyperedges + 1) as f64).powf(-0.75);
@@ -104,7 +104,7 @@ fn power_law(n_vertices: usize, n_hyperedges: usize, n_incidences: usize) -> Inc
         sum += weight(e);
         *end = (n_incidences as f64 * (sum / whole)) as u32;
     }
-    // Whatever rounding left over.
+    // Rounding may have left some over.
     pointers[n_hyperedges] = n_incidences as u32;
     let mut state = 1u64;
     let vertices: Vec<u32> = (0..n_incidences)

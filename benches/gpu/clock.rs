@@ -32,16 +32,17 @@ impl Clock {
         unsafe { (self.between)(&mut milliseconds, self.start.cu_event(), self.end.cu_event()) }
             .result()
             .unwrap();
-        // Criterion refuses 0, which two events may be apart by their resolution.
+        // Criterion refuses 0, which is what the events' resolution may leave.
         Duration::from_secs_f64(f64::from(milliseconds) / 1e3).max(Duration::from_nanos(1))
     }
 }
 
-/// `cuEventElapsedTime`, which every driver has. Bindings of CUDA 13 know `cuEventElapsedTime_v2` alone, which drivers
-/// before CUDA 12.8 do not have.
+/// `cuEventElapsedTime`, which every driver has. Bindings of CUDA 13 know `cuEventElapsedTime_v2` alone,
+/// which drivers before CUDA 12.8 do not have.
 fn elapsed_time() -> ElapsedTime {
     let names = if cfg!(windows) { ["nvcuda.dll"; 2] } else { ["libcuda.so", "libcuda.so.1"] };
-    // SAFETY: the driver was loaded by this name when the device was opened; this is another handle of the same library.
+    // SAFETY: the driver was loaded by this name when the device was opened; this is another handle of the
+    // same library.
     let library = names.into_iter().find_map(|name| unsafe { libloading::Library::new(name) }.ok());
     let library = library.expect("the driver, which has opened a device");
     // SAFETY: the function has this type, and the driver stays loaded as long as the process runs.

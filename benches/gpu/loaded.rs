@@ -9,14 +9,14 @@ use hyperscatter::{Conv, Operator, Out, Rows, Weights};
 
 use crate::clock::Clock;
 
-/// What the sets of operands of a run have in bytes, together, at least: three times the largest L2 cache (60 MB) of the
+/// The least bytes of all sets of operands of a run together: three times the largest L2 cache (60 MB) of the
 /// devices that this was written for.
 const ROTATED_BYTES: u128 = 3 * 60_000_000;
 
-/// What a run takes of the device's memory at most.
+/// The most memory of the device that a run takes.
 const MOST_BYTES: u128 = 70_000_000_000;
 
-/// What is left to the driver of the memory that is free.
+/// The free memory that is left to the driver.
 const RESERVED_BYTES: u128 = 1_000_000_000;
 
 /// Features that are measured: their sums and weights are `f32`.
@@ -27,7 +27,7 @@ impl<T: DeviceElement<Acc = f32> + DeviceRepr + ValidAsZeroBits> Feature for T {
 /// A timed call.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Call {
-    /// Of x to y.
+    /// A copy of x to y.
     Copy,
     Of(Operator),
 }
@@ -72,7 +72,7 @@ struct Set<T> {
 pub struct Loaded<T: Feature> {
     stream: Arc<CudaStream>,
     clock: Clock,
-    /// Calls take turns on them.
+    /// Calls take turns on these.
     sets: Vec<Set<T>>,
     weights: CudaSlice<f32>,
     grad_weights: CudaSlice<f32>,
@@ -82,7 +82,7 @@ pub struct Loaded<T: Feature> {
 }
 
 impl<T: Feature> Loaded<T> {
-    /// As many of the `copies` as the memory has room for; 2 sets of operands at least where `rotate` says no more.
+    /// As many of the `copies` as the memory has room for. Without `rotate` there are two sets of operands.
     pub fn new(
         batch: &DeviceBatch,
         features: usize,
@@ -105,8 +105,8 @@ impl<T: Feature> Loaded<T> {
             let set = features + len(m, copies) * size_of::<f32>();
             (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Operator::ALL).unwrap()
         };
-        // What the run before took is free then: a workspace that is made lets go of the scratch memory of others, and the
-        // driver takes back what was freed when somebody waits.
+        // Frees the memory of the run before: to make a workspace frees the scratch memory of dropped ones,
+        // and the driver takes freed memory back when somebody waits.
         stream.synchronize().unwrap();
         drop(plan.workspace_for(&stream, 1, &[]).unwrap());
         stream.synchronize().unwrap();
@@ -134,7 +134,7 @@ impl<T: Feature> Loaded<T> {
             copies,
             stream,
         };
-        // What the command line leaves out is not computed, but read by others: y as ∂loss/∂y, and both z.
+        // The command line may leave out the calls that write y (read as ∂loss/∂y) and both z.
         for set in 0..loaded.sets.len() {
             [Operator::VertexToHyperedge, Operator::ConvSavingZ]
                 .map(Call::Of)
@@ -218,7 +218,7 @@ impl<T: Feature> Loaded<T> {
     }
 }
 
-/// Numbers on the device; no zeros, which it computes with less power, and so at a higher clock.
+/// Numbers on the device. Zeros would take less power to compute with, and so run at a higher clock.
 fn numbers<T: Feature>(stream: &Arc<CudaStream>, len: usize) -> CudaSlice<T> {
     const PIECE: usize = 1 << 22;
     let piece: Vec<T> = (0..len.min(PIECE)).map(|i| T::narrow((i % 1013) as f32 / 500.0 - 1.0)).collect();

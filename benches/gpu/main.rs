@@ -7,25 +7,35 @@
 //! | C | of the size of Cora's co-citations: 2,708 × 1,579, 4,786 incidences | 1 | 64, 256 |
 //! | D | 10⁶ × 10⁶, 10⁸ incidences, or 2·10⁷ where memory is short | 1 | 64, 256 |
 //!
-//! Each in `f32` and `bf16`, and A at F = 256 and D at F = 64 with checks too, in `f32`. C and D are synthetic: sizes of
-//! hyperedges and degrees of vertices fall by power laws. Sums in the steps; the convolution is normalized by rows, with
-//! documented weights, shared by all instances. B takes the most memory, 58 GB at F = 256: rows of hyperedges are 14 GB, and
-//! there are two sets of them in the workspace, z and the saved z. Where that is not free, instances are halved until there is room;
-//! D needs 8 GB.
+//! Each case runs in `f32` and `bf16`. A at F = 256 and D at F = 64 also run with checks, in `f32`. C and D
+//! are synthetic: sizes of hyperedges and degrees of vertices fall by power laws. The steps are sums. The
+//! convolution is normalized by rows, with documented weights that all instances share.
 //!
-//! Time is that of the device, between two events around a batch of calls: the median of 10 batches, 0.2 seconds together
-//! behind 0.05 of warming up, or a call each where calls are long. The calls of a batch take turns on several sets of
-//! operands, together larger than any cache. Calls are queued one by one, not as a graph, so that the shortest take what
-//! queueing their launches takes (C). All of it is meant to take less than 110 seconds on an H100; no run is begun after
-//! that, and what is left out is said.
+//! B takes the most memory, 58 GB at F = 256. Rows of hyperedges take 14 GB: the workspace has two sets of
+//! them, and z and the saved z are two more. Where there is less room, instances are halved until they fit. D
+//! needs 8 GB.
 //!
-//! `floor` is the time that the copy would take for the compulsory bytes, and `% of copy` is floor / time. Compulsory bytes (`MB`)
-//! are each feature row that is an operand once, gathered bytes a row for each incidence of each gather; rows that are used often
-//! come from caches, which may give more than the memory's bandwidth. Both are those of `Plan::explain`.
+//! # Time
+//! Time is the device's, between two events around a batch of calls. It is the median of 10 batches, which
+//! take 0.2 seconds together after 0.05 of warming up; a batch is a single call where calls are long. The
+//! calls of a batch take turns on several sets of operands, together larger than any cache. Calls are queued
+//! one by one, not as a graph, so the time of the shortest (C) is that of queueing their launches. Everything
+//! is meant to take less than 110 seconds on an H100. No run is begun after that, and what is left out is
+//! said.
 //!
-//! The command line chooses, as criterion has it: `cargo bench --bench gpu -- 'B.*256, bf16/conv'`. `HYPERSCATTER_BENCH_SMALL=1`,
-//! or `--test`: tiny sizes, for a rehearsal. Without a driver or a device nothing is measured, which is said; with
-//! `HYPERSCATTER_GPU=real` it is a failure.
+//! # Columns
+//! * `MB`: the compulsory bytes, each feature row that is an operand once;
+//! * gathered bytes: a row for each incidence of each gather. Rows that are used often come from caches,
+//!   which may give more than the memory's bandwidth;
+//! * `floor`: the time that the copy would take for the compulsory bytes;
+//! * `% of copy`: floor / time.
+//!
+//! Both numbers of bytes are those of `Plan::explain`.
+//!
+//! # Choices
+//! An argument chooses cases, as with criterion: `cargo bench --bench gpu -- 'B.*256, bf16/conv'`. With
+//! `HYPERSCATTER_BENCH_SMALL=1` or `--test` sizes are tiny, for a rehearsal. Without a driver or a device
+//! nothing is measured, and the output says so; with `HYPERSCATTER_GPU=real` that is a failure.
 
 mod cases;
 mod clock;
@@ -47,14 +57,15 @@ use table::{Measured, Row, print};
 /// The batches of calls that are timed; criterion takes no fewer.
 const SAMPLES: usize = 10;
 
-/// Behind this no run is begun.
+/// After this time no run is begun.
 const LONGEST: Duration = Duration::from_secs(105);
 
-/// What has to be free on the host and on the device for 10⁸ incidences: 3 GB while the tables are made, and 9 GB with the
-/// operands at F = 256; others may want some.
+/// The memory that has to be free on the host and on the device for 10⁸ incidences: 3 GB while the tables are
+/// made, and 9 GB with the operands at F = 256. Other processes may want some.
 const BYTES_OF_LARGEST: u64 = 12_000_000_000;
 
-/// A case whose tables are uploaded when it is first measured: what the command line leaves out is never loaded.
+/// A case whose tables are uploaded when it is first measured: what the command line leaves out is never
+/// loaded.
 struct Tables<'a> {
     device: &'a Device,
     case: &'a Case,
@@ -89,7 +100,8 @@ fn measure<T: Feature>(
                 time
             });
         });
-        // The samples come last, behind the batches that warm up. There are none of what the command line leaves out.
+        // The samples come last, after the batches that warm up. There are none if the command line leaves
+        // the call out.
         let mut samples = means.split_off(means.len().saturating_sub(SAMPLES));
         samples.sort_by(f64::total_cmp);
         let seconds = *samples.get(samples.len() / 2)?;
@@ -100,7 +112,7 @@ fn measure<T: Feature>(
     rows.collect()
 }
 
-/// How long the driver takes for the kernels: to load them, and to run each once.
+/// Prints how long the driver takes to load the kernels, and to call each operator once.
 fn print_loading_time(device: &Device) {
     let is_cached = std::env::var_os("CUDA_CACHE_DISABLE").is_none_or(|disabled| disabled != "1");
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
@@ -154,7 +166,7 @@ fn main() -> ExitCode {
             return if real { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
-    // As criterion has it: benchmarks are tried, not timed, unless cargo says `--bench`.
+    // As with criterion, benchmarks are tried, not timed, unless cargo says `--bench`.
     let arguments: Vec<String> = std::env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let tried = has("--test") || !has("--bench");

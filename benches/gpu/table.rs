@@ -14,7 +14,8 @@ pub struct Row {
     pub bytes: Bytes,
 }
 
-/// Prints the rows of all runs. The floor is the time that the copy of the same run takes for as many bytes as are compulsory.
+/// Prints the rows of all runs. The floor is the time that the copy of the same run takes for as many bytes
+/// as are compulsory.
 pub fn print(table: &[Measured]) {
     println!(
         "{:<22} {:>11} {:>11} {:>11} {:>9} {:>9} {:>13} {:>13}",

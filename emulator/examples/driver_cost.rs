@@ -1,5 +1,5 @@
-//! What calls of the emulated driver cost when kernels do not run, in nanoseconds: the least that a measurement of the
-//! host side of a launch contains.
+//! What calls of the emulated driver cost when kernels do not run, in nanoseconds: the least that a
+//! measurement of the host side of a launch contains.
 
 use std::ptr;
 use std::time::Instant;

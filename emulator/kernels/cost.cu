@@ -1,4 +1,5 @@
-// What the emulator itself costs: accesses, waits, and threads that do nothing. `examples/cost.rs` measures them.
+// What the emulator itself costs: accesses, waits, and threads that do nothing. `examples/cost.rs` measures
+// them.
 
 extern "C" __global__ void cost_nothing(float* out, const float* in, int n) {}
 

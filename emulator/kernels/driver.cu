@@ -49,10 +49,8 @@ extern "C" __global__ void driver_misaligned(unsigned char* data) {
 
 // Never ends.
 extern "C" __global__ void driver_endless(volatile unsigned* data) {
-    while (*data == 0) {
-    }
+    while (*data == 0) {}
 }
 
 // No parameters.
-extern "C" __global__ void driver_nothing() {
-}
+extern "C" __global__ void driver_nothing() {}

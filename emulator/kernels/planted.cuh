@@ -1,7 +1,9 @@
 // Shared by the planted kernels.
 #pragma once
 
-__device__ __forceinline__ int index_of_thread() { return static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); }
+__device__ __forceinline__ int index_of_thread() {
+    return static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+}
 
 // What bug_in_header() and its twin call.
 template <bool BUG>

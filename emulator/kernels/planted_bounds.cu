@@ -85,7 +85,6 @@ extern "C" __global__ void static_shared_bounds_ok(float* out, const float* in, 
     out[i] = tile[i + 1];
 }
 
-
 extern "C" __global__ void dynamic_shared_bounds(float* out, const float* in, int n) {
     float* tile = reinterpret_cast<float*>(dynamic_shared);
     int i = static_cast<int>(threadIdx.x);
@@ -141,7 +140,9 @@ extern "C" __global__ void copy_struct_ok(float* out, const float* in, int n) {
 // The body, and its bug, are in planted.cuh.
 extern "C" __global__ void bug_in_header(float* out, const float* in, int n) { reversed<true>(out, in, n); }
 
-extern "C" __global__ void bug_in_header_ok(float* out, const float* in, int n) { reversed<false>(out, in, n); }
+extern "C" __global__ void bug_in_header_ok(float* out, const float* in, int n) {
+    reversed<false>(out, in, n);
+}
 
 // Shared memory that an earlier block wrote, in a file with both sorts of it.
 extern "C" __global__ void unwritten_dynamic(float* out, const float* in, int n) {

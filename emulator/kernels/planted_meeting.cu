@@ -1,5 +1,5 @@
-// Planted: barriers and warp operations that not all threads reach, or reach in the wrong way, each beside its correct
-// twin (`_ok`).
+// Planted: barriers and warp operations that not all threads reach, or reach in the wrong way, each beside
+// its correct twin (`_ok`).
 
 constexpr unsigned ALL = 0xffffffff;
 

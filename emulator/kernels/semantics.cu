@@ -1,4 +1,5 @@
-// What the built-ins mean, written out for the tests: `tests/planted_semantics.rs` compares with its own formulas.
+// What the built-ins mean, written out for the tests: `tests/planted_semantics.rs` compares with its own
+// formulas.
 
 struct Rows {
     const float* data;
@@ -13,7 +14,8 @@ struct Arguments {
 };
 
 // A structure by value, with pointers inside.
-extern "C" __global__ void semantics_arguments(const Arguments args, const void* tag, const double* __restrict__ scale) {
+extern "C" __global__ void semantics_arguments(const Arguments args, const void* tag,
+                                               const double* __restrict__ scale) {
     unsigned i = threadIdx.x;
     if (i < args.count && args.from.flag == 7 && tag == nullptr) {
         args.to[i] = args.from.data[i * args.from.stride] * static_cast<float>(scale[0]);
@@ -25,7 +27,8 @@ extern "C" __global__ void semantics_indices(unsigned* out) {
     unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
     unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
     unsigned place = block * (blockDim.x * blockDim.y * blockDim.z) + thread;
-    out[place] = threadIdx.x | threadIdx.y << 4 | threadIdx.z << 8 | blockIdx.x << 12 | blockIdx.y << 16 | blockIdx.z << 20;
+    out[place] = threadIdx.x | threadIdx.y << 4 | threadIdx.z << 8 | blockIdx.x << 12 | blockIdx.y << 16 |
+                 blockIdx.z << 20;
 }
 
 // Every warp operation, one row of 32 results for each.
@@ -141,9 +144,9 @@ __device__ void store_two(T* out) {
 }
 
 // Entries that a macro writes, with what may stand between the qualifier and the name.
-#define SEMANTICS_ENTRY(NAME, T)                                                            \
+#define SEMANTICS_ENTRY(NAME, T) \
     extern "C" __global__ void __launch_bounds__(64) __attribute__((noinline)) NAME(T* out) { \
-        store_two<T>(out);                                                                  \
+        store_two<T>(out); \
     }
 SEMANTICS_ENTRY(semantics_macro_f32, float)
 SEMANTICS_ENTRY(semantics_macro_f64, double)

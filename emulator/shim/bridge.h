@@ -36,7 +36,8 @@ struct Bridge {
     Word (*warp)(Lane*, unsigned mask, unsigned operation, Word value, unsigned source, const char* file,
                  unsigned line);
     // A mistake of the kernel's own; does not return.
-    void (*mistake)(Lane*, unsigned mistake, const char* text, const char* file, unsigned line, const void* pc);
+    void (*mistake)(Lane*, unsigned mistake, const char* text, const char* file, unsigned line,
+                    const void* pc);
     // The budget is used up; does not return.
     void (*timeout)(Lane*, const void* pc);
 };

@@ -1,5 +1,5 @@
-// What the instrumented kernels call: the functions that the sanitizers' own runtimes would define. Compiled without
-// instrumentation and linked into the checked kernel libraries.
+// What the instrumented kernels call: the functions that the sanitizers' own runtimes would define. Compiled
+// without instrumentation and linked into the checked kernel libraries.
 
 #include "bridge.h"
 
@@ -45,14 +45,14 @@ void __sanitizer_cov_trace_pc() {
 
 void __tsan_init() {}
 
-#define PLAIN(SIZE)                                                                                 \
-    void __tsan_read##SIZE(void* p) { access(p, SIZE, READ, PC); }                                  \
-    void __tsan_write##SIZE(void* p) { access(p, SIZE, WRITE, PC); }                                \
-    void __tsan_unaligned_read##SIZE(void* p) { access(p, SIZE, READ | UNALIGNED, PC); }            \
-    void __tsan_unaligned_write##SIZE(void* p) { access(p, SIZE, WRITE | UNALIGNED, PC); }          \
-    /* A volatile access is one that other threads may see: no race with another one. */            \
-    void __tsan_volatile_read##SIZE(void* p) { access(p, SIZE, READ | ATOMIC, PC); }                \
-    void __tsan_volatile_write##SIZE(void* p) { access(p, SIZE, WRITE | ATOMIC, PC); }              \
+#define PLAIN(SIZE) \
+    void __tsan_read##SIZE(void* p) { access(p, SIZE, READ, PC); } \
+    void __tsan_write##SIZE(void* p) { access(p, SIZE, WRITE, PC); } \
+    void __tsan_unaligned_read##SIZE(void* p) { access(p, SIZE, READ | UNALIGNED, PC); } \
+    void __tsan_unaligned_write##SIZE(void* p) { access(p, SIZE, WRITE | UNALIGNED, PC); } \
+    /* A volatile access is one that other threads may see: no race with another one. */ \
+    void __tsan_volatile_read##SIZE(void* p) { access(p, SIZE, READ | ATOMIC, PC); } \
+    void __tsan_volatile_write##SIZE(void* p) { access(p, SIZE, WRITE | ATOMIC, PC); } \
     void __tsan_unaligned_volatile_read##SIZE(void* p) { access(p, SIZE, READ | ATOMIC | UNALIGNED, PC); } \
     void __tsan_unaligned_volatile_write##SIZE(void* p) { access(p, SIZE, WRITE | ATOMIC | UNALIGNED, PC); }
 PLAIN(1)
@@ -85,32 +85,32 @@ void* memset(void* to, int byte, size_t bytes) {
 void* __tsan_memcpy(void* to, const void* from, size_t bytes) { return memcpy(to, from, bytes); }
 void* __tsan_memset(void* to, int byte, size_t bytes) { return memset(to, byte, bytes); }
 
-#define FETCH(BITS, T, NAME, BUILTIN)                                                               \
-    T __tsan_atomic##BITS##_##NAME(volatile T* p, T value, int) {                                   \
-        access(p, sizeof(T), READ | WRITE | ATOMIC, PC);                                            \
-        return BUILTIN(p, value, __ATOMIC_SEQ_CST);                                                 \
+#define FETCH(BITS, T, NAME, BUILTIN) \
+    T __tsan_atomic##BITS##_##NAME(volatile T* p, T value, int) { \
+        access(p, sizeof(T), READ | WRITE | ATOMIC, PC); \
+        return BUILTIN(p, value, __ATOMIC_SEQ_CST); \
     }
-#define ATOMICS(BITS, T)                                                                            \
-    T __tsan_atomic##BITS##_load(const volatile T* p, int) {                                        \
-        access(p, sizeof(T), READ | ATOMIC, PC);                                                    \
-        return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                \
-    }                                                                                               \
-    void __tsan_atomic##BITS##_store(volatile T* p, T value, int) {                                 \
-        access(p, sizeof(T), WRITE | ATOMIC, PC);                                                   \
-        __atomic_store_n(p, value, __ATOMIC_SEQ_CST);                                               \
-    }                                                                                               \
-    FETCH(BITS, T, exchange, __atomic_exchange_n)                                                   \
-    FETCH(BITS, T, fetch_add, __atomic_fetch_add)                                                   \
-    FETCH(BITS, T, fetch_sub, __atomic_fetch_sub)                                                   \
-    FETCH(BITS, T, fetch_and, __atomic_fetch_and)                                                   \
-    FETCH(BITS, T, fetch_or, __atomic_fetch_or)                                                     \
-    FETCH(BITS, T, fetch_xor, __atomic_fetch_xor)                                                   \
+#define ATOMICS(BITS, T) \
+    T __tsan_atomic##BITS##_load(const volatile T* p, int) { \
+        access(p, sizeof(T), READ | ATOMIC, PC); \
+        return __atomic_load_n(p, __ATOMIC_SEQ_CST); \
+    } \
+    void __tsan_atomic##BITS##_store(volatile T* p, T value, int) { \
+        access(p, sizeof(T), WRITE | ATOMIC, PC); \
+        __atomic_store_n(p, value, __ATOMIC_SEQ_CST); \
+    } \
+    FETCH(BITS, T, exchange, __atomic_exchange_n) \
+    FETCH(BITS, T, fetch_add, __atomic_fetch_add) \
+    FETCH(BITS, T, fetch_sub, __atomic_fetch_sub) \
+    FETCH(BITS, T, fetch_and, __atomic_fetch_and) \
+    FETCH(BITS, T, fetch_or, __atomic_fetch_or) \
+    FETCH(BITS, T, fetch_xor, __atomic_fetch_xor) \
     int __tsan_atomic##BITS##_compare_exchange_strong(volatile T* p, T* expected, T value, int, int) { \
-        access(p, sizeof(T), READ | WRITE | ATOMIC, PC);                                            \
+        access(p, sizeof(T), READ | WRITE | ATOMIC, PC); \
         return __atomic_compare_exchange_n(p, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
-    }                                                                                               \
+    } \
     int __tsan_atomic##BITS##_compare_exchange_weak(volatile T* p, T* expected, T value, int, int) { \
-        access(p, sizeof(T), READ | WRITE | ATOMIC, PC);                                            \
+        access(p, sizeof(T), READ | WRITE | ATOMIC, PC); \
         return __atomic_compare_exchange_n(p, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
     }
 ATOMICS(8, unsigned char)
@@ -225,8 +225,8 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, void* pointer) {
         std::snprintf(text, sizeof text, "null pointer to %s", data->type->name);
         report(emulator::OUT_OF_BOUNDS, data->place, PC, text);
     } else if (address % align != 0) {
-        std::snprintf(text, sizeof text, "address %#lx of %s is not a multiple of %lu", address, data->type->name,
-                      align);
+        std::snprintf(text, sizeof text, "address %#lx of %s is not a multiple of %lu", address,
+                      data->type->name, align);
         report(emulator::MISALIGNED, data->place, PC, text);
     } else {
         std::snprintf(text, sizeof text, "%s at %#lx does not fit into the variable that it lies in",

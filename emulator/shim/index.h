@@ -3,8 +3,8 @@
 
 namespace emulator {
 
-// Reads a number of the control block. In assembler, so that the sanitizers do not take it for an access of the kernel;
-// not volatile, because it never changes while a thread runs.
+// Reads a number of the control block. In assembler, so that the sanitizers do not take it for an access of
+// the kernel; not volatile, because it never changes while a thread runs.
 template <unsigned long OFFSET>
 EMULATOR_INLINE unsigned lane_word() {
     unsigned value;

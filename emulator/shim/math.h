@@ -1,9 +1,9 @@
 // Arithmetic. Built with -ffp-contract=off: nothing is fused but what the kernel fuses.
 #pragma once
 
-#define EMULATOR_UNARY(NAME)                                                                         \
-    EMULATOR_INLINE double NAME(double x) { return __builtin_##NAME(x); }                            \
-    EMULATOR_INLINE float NAME(float x) { return __builtin_##NAME##f(x); }                           \
+#define EMULATOR_UNARY(NAME) \
+    EMULATOR_INLINE double NAME(double x) { return __builtin_##NAME(x); } \
+    EMULATOR_INLINE float NAME(float x) { return __builtin_##NAME##f(x); } \
     EMULATOR_INLINE float NAME##f(float x) { return __builtin_##NAME##f(x); }
 EMULATOR_UNARY(sqrt)
 EMULATOR_UNARY(fabs)
@@ -24,9 +24,9 @@ EMULATOR_UNARY(tanh)
 EMULATOR_UNARY(erf)
 #undef EMULATOR_UNARY
 
-#define EMULATOR_BINARY(NAME)                                                                        \
-    EMULATOR_INLINE double NAME(double x, double y) { return __builtin_##NAME(x, y); }               \
-    EMULATOR_INLINE float NAME(float x, float y) { return __builtin_##NAME##f(x, y); }               \
+#define EMULATOR_BINARY(NAME) \
+    EMULATOR_INLINE double NAME(double x, double y) { return __builtin_##NAME(x, y); } \
+    EMULATOR_INLINE float NAME(float x, float y) { return __builtin_##NAME##f(x, y); } \
     EMULATOR_INLINE float NAME##f(float x, float y) { return __builtin_##NAME##f(x, y); }
 EMULATOR_BINARY(fmin)
 EMULATOR_BINARY(fmax)
@@ -57,13 +57,21 @@ EMULATOR_INLINE double __drcp_rn(double x) { return 1.0 / x; }
 EMULATOR_INLINE double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
 
 template <class T>
-EMULATOR_INLINE bool isnan(T x) { return __builtin_isnan(x); }
+EMULATOR_INLINE bool isnan(T x) {
+    return __builtin_isnan(x);
+}
 template <class T>
-EMULATOR_INLINE bool isinf(T x) { return __builtin_isinf_sign(x) != 0; }
+EMULATOR_INLINE bool isinf(T x) {
+    return __builtin_isinf_sign(x) != 0;
+}
 template <class T>
-EMULATOR_INLINE bool isfinite(T x) { return __builtin_isfinite(x); }
+EMULATOR_INLINE bool isfinite(T x) {
+    return __builtin_isfinite(x);
+}
 template <class T>
-EMULATOR_INLINE bool signbit(T x) { return __builtin_signbit(x) != 0; }
+EMULATOR_INLINE bool signbit(T x) {
+    return __builtin_signbit(x) != 0;
+}
 
 // Of two numbers in their common type; a NaN is not chosen.
 template <class A, class B>

@@ -9,40 +9,39 @@ EMULATOR_INLINE T update(T* address, Next next) {
     static_assert(sizeof(T) == sizeof(Bits));
     Bits* bits = reinterpret_cast<Bits*>(address);
     Bits old = __atomic_load_n(bits, __ATOMIC_RELAXED);
-    while (!__atomic_compare_exchange_n(bits, &old, __builtin_bit_cast(Bits, next(__builtin_bit_cast(T, old))),
-                                        false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
-    }
+    while (!__atomic_compare_exchange_n(bits, &old,
+                                        __builtin_bit_cast(Bits, next(__builtin_bit_cast(T, old))), false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {}
     return __builtin_bit_cast(T, old);
 }
 
 }  // namespace emulator
 
-#define EMULATOR_ATOMICS(T)                                                                          \
-    EMULATOR_INLINE T atomicAdd(T* address, T value) {                                               \
-        return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);                                 \
-    }                                                                                                \
-    EMULATOR_INLINE T atomicExch(T* address, T value) {                                              \
-        return __atomic_exchange_n(address, value, __ATOMIC_SEQ_CST);                                \
-    }                                                                                                \
-    EMULATOR_INLINE T atomicCAS(T* address, T expected, T value) {                                   \
-        __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST,              \
-                                    __ATOMIC_SEQ_CST);                                               \
-        return expected;                                                                             \
-    }                                                                                                \
-    EMULATOR_INLINE T atomicAnd(T* address, T value) {                                               \
-        return __atomic_fetch_and(address, value, __ATOMIC_SEQ_CST);                                 \
-    }                                                                                                \
-    EMULATOR_INLINE T atomicOr(T* address, T value) {                                                \
-        return __atomic_fetch_or(address, value, __ATOMIC_SEQ_CST);                                  \
-    }                                                                                                \
-    EMULATOR_INLINE T atomicXor(T* address, T value) {                                               \
-        return __atomic_fetch_xor(address, value, __ATOMIC_SEQ_CST);                                 \
-    }                                                                                                \
-    EMULATOR_INLINE T atomicMin(T* address, T value) {                                               \
-        return emulator::update<T, T>(address, [=](T old) { return value < old ? value : old; });    \
-    }                                                                                                \
-    EMULATOR_INLINE T atomicMax(T* address, T value) {                                               \
-        return emulator::update<T, T>(address, [=](T old) { return value > old ? value : old; });    \
+#define EMULATOR_ATOMICS(T) \
+    EMULATOR_INLINE T atomicAdd(T* address, T value) { \
+        return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST); \
+    } \
+    EMULATOR_INLINE T atomicExch(T* address, T value) { \
+        return __atomic_exchange_n(address, value, __ATOMIC_SEQ_CST); \
+    } \
+    EMULATOR_INLINE T atomicCAS(T* address, T expected, T value) { \
+        __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+        return expected; \
+    } \
+    EMULATOR_INLINE T atomicAnd(T* address, T value) { \
+        return __atomic_fetch_and(address, value, __ATOMIC_SEQ_CST); \
+    } \
+    EMULATOR_INLINE T atomicOr(T* address, T value) { \
+        return __atomic_fetch_or(address, value, __ATOMIC_SEQ_CST); \
+    } \
+    EMULATOR_INLINE T atomicXor(T* address, T value) { \
+        return __atomic_fetch_xor(address, value, __ATOMIC_SEQ_CST); \
+    } \
+    EMULATOR_INLINE T atomicMin(T* address, T value) { \
+        return emulator::update<T, T>(address, [=](T old) { return value < old ? value : old; }); \
+    } \
+    EMULATOR_INLINE T atomicMax(T* address, T value) { \
+        return emulator::update<T, T>(address, [=](T old) { return value > old ? value : old; }); \
     }
 EMULATOR_ATOMICS(int)
 EMULATOR_ATOMICS(unsigned)
@@ -66,10 +65,10 @@ EMULATOR_INLINE float atomicExch(float* address, float value) {
     return emulator::update<float, unsigned>(address, [=](float) { return value; });
 }
 
-#define EMULATOR_LOAD(NAME)                                                                          \
-    template <class T>                                                                               \
-    EMULATOR_INLINE T NAME(const T* address) {                                                       \
-        return *address;                                                                             \
+#define EMULATOR_LOAD(NAME) \
+    template <class T> \
+    EMULATOR_INLINE T NAME(const T* address) { \
+        return *address; \
     }
 EMULATOR_LOAD(__ldg)
 EMULATOR_LOAD(__ldca)
@@ -79,10 +78,10 @@ EMULATOR_LOAD(__ldlu)
 EMULATOR_LOAD(__ldcv)
 #undef EMULATOR_LOAD
 
-#define EMULATOR_STORE(NAME)                                                                         \
-    template <class T>                                                                               \
-    EMULATOR_INLINE void NAME(T* address, T value) {                                                 \
-        *address = value;                                                                            \
+#define EMULATOR_STORE(NAME) \
+    template <class T> \
+    EMULATOR_INLINE void NAME(T* address, T value) { \
+        *address = value; \
     }
 EMULATOR_STORE(__stwb)
 EMULATOR_STORE(__stwt)

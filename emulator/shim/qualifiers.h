@@ -1,7 +1,8 @@
 // The qualifiers of functions and variables.
 //
-// Shared memory is thread-local: the thread-local segment of a kernel library is the shared memory of the block that
-// its OS thread runs. The build script defines __global__ itself when it looks for the names of the kernels.
+// Shared memory is thread-local: the thread-local segment of a kernel library is the shared memory of the
+// block that its OS thread runs. The build script defines __global__ itself when it looks for the names of
+// the kernels.
 #pragma once
 
 #ifndef __global__

@@ -85,12 +85,13 @@ EMULATOR_INLINE int __all_sync(unsigned mask, int predicate, EMULATOR_SITE) {
 }
 template <class T>
 EMULATOR_INLINE unsigned __match_any_sync(unsigned mask, T value, EMULATOR_SITE) {
-    return static_cast<unsigned>(emulator::warp(mask, emulator::MATCH, emulator::to_word(value), 0, file, line));
+    return static_cast<unsigned>(
+        emulator::warp(mask, emulator::MATCH, emulator::to_word(value), 0, file, line));
 }
 
-#define EMULATOR_REDUCE(T, NAME, OPERATION)                                                         \
-    EMULATOR_INLINE T __reduce_##NAME##_sync(unsigned mask, T value, EMULATOR_SITE) {               \
-        return static_cast<T>(                                                                      \
+#define EMULATOR_REDUCE(T, NAME, OPERATION) \
+    EMULATOR_INLINE T __reduce_##NAME##_sync(unsigned mask, T value, EMULATOR_SITE) { \
+        return static_cast<T>( \
             emulator::warp(mask, emulator::OPERATION, static_cast<unsigned>(value), 0, file, line)); \
     }
 EMULATOR_REDUCE(unsigned, add, ADD)
@@ -112,6 +113,4 @@ EMULATOR_REDUCE(unsigned, xor, XOR)
 // The threads of a block run on one OS thread, but the host may watch mapped memory.
 EMULATOR_INLINE void __threadfence_block() { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 EMULATOR_INLINE void __threadfence() { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
-EMULATOR_INLINE void __threadfence_system() {
-    asm volatile("mfence" ::: "memory");
-}
+EMULATOR_INLINE void __threadfence_system() { asm volatile("mfence" ::: "memory"); }

@@ -3,14 +3,14 @@
 
 using size_t = __SIZE_TYPE__;
 
-#define EMULATOR_VECTORS(T, NAME, ALIGN2, ALIGN4)                                                   \
-    struct NAME##1 { T x; };                                                                        \
-    struct __align__(ALIGN2) NAME##2 { T x, y; };                                                   \
-    struct NAME##3 { T x, y, z; };                                                                  \
-    struct __align__(ALIGN4) NAME##4 { T x, y, z, w; };                                             \
-    EMULATOR_INLINE NAME##1 make_##NAME##1(T x) { return {x}; }                                     \
-    EMULATOR_INLINE NAME##2 make_##NAME##2(T x, T y) { return {x, y}; }                             \
-    EMULATOR_INLINE NAME##3 make_##NAME##3(T x, T y, T z) { return {x, y, z}; }                     \
+#define EMULATOR_VECTORS(T, NAME, ALIGN2, ALIGN4) \
+    struct NAME##1 { T x; }; \
+    struct __align__(ALIGN2) NAME##2 { T x, y; }; \
+    struct NAME##3 { T x, y, z; }; \
+    struct __align__(ALIGN4) NAME##4 { T x, y, z, w; }; \
+    EMULATOR_INLINE NAME##1 make_##NAME##1(T x) { return {x}; } \
+    EMULATOR_INLINE NAME##2 make_##NAME##2(T x, T y) { return {x, y}; } \
+    EMULATOR_INLINE NAME##3 make_##NAME##3(T x, T y, T z) { return {x, y, z}; } \
     EMULATOR_INLINE NAME##4 make_##NAME##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 
 EMULATOR_VECTORS(signed char, char, 2, 4)

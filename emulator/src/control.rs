@@ -1,7 +1,7 @@
 //! How a test loads the emulated driver and tells it what to do.
 //!
-//! The driver is a library of its own, even where a test links this crate: it is loaded by its path, before anything
-//! asks for `libcuda.so`, and everything here goes through that one copy.
+//! The driver is a library of its own, even where a test links this crate: it is loaded by its path, before
+//! anything asks for `libcuda.so`, and everything here goes through that one copy.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -41,8 +41,9 @@ struct Pool {
     lost: usize,
 }
 
-/// A device that its owner has to itself. Dropping it resets the device and lets others take it, unless a context on it
-/// still lives, as one that a failed test left: its end must not meet the next owner.
+/// A device that its owner has to itself. Dropping it resets the device and lets others take it. A device on
+/// which a context still lives, left by a failed test, is not given to anybody else: the end of that context
+/// must not meet the next owner.
 #[derive(Debug)]
 pub struct DeviceLease(DeviceControl);
 
@@ -77,7 +78,7 @@ pub struct DeviceControl {
 
 /// Loads the emulated driver, once for the process: from then on, whoever loads `libcuda.so` gets it.
 ///
-/// To be called before anything of CUDA is. A test that is to run on a real GPU leaves it out.
+/// Call it before anything of CUDA. A test that is to run on a real GPU leaves it out.
 ///
 /// # Errors
 /// Where the library is not found or not loaded, or where another `libcuda.so` was loaded before.
@@ -118,8 +119,8 @@ fn check_shadow(control: Control) -> Result<(), String> {
     }
 }
 
-/// The library lies in the folder `deps` of a build, which tests are in and examples beside. A copy in the folder above is
-/// that of the last `cargo build` and may be old.
+/// The library lies in the folder `deps` of a build. Tests are in that folder too, examples in one beside it.
+/// A copy in the folder above is from the last `cargo build`, and may be old.
 fn find() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os(VARIABLE) {
         return Ok(path.into());
@@ -183,8 +184,9 @@ impl DeviceControl {
         self.ordinal
     }
 
-    /// Forgets everything: allocations, work, faults, sticky errors, options and counters. Only the references to the
-    /// primary context stay, as their owners will release them; their other objects are gone.
+    /// Forgets everything: allocations, work, faults, sticky errors, options and counters. Only the
+    /// references to the primary context stay, as their owners will release them; their other objects are
+    /// gone.
     pub fn reset(&self) {
         self.command("reset");
     }
@@ -217,30 +219,30 @@ impl DeviceControl {
         self.command(&format!("detect_races {detect}"));
     }
 
-    /// Sets whether new memory is filled with ones, bit by bit, and counts as written from the start; it does not unless
-    /// set. For tests of kernels that may read what nobody has computed, as long as they stay within bounds.
+    /// Sets whether new memory has all bits set and counts as written from the start; not unless set. This is
+    /// for tests of kernels that may read what nobody has computed, as long as they stay within bounds.
     pub fn set_fill_memory(&self, fill: bool) {
         self.command(&format!("fill_memory {fill}"));
     }
 
-    /// Sets whether kernels run. Without, launches are checked and counted only: what they cost is what the host costs.
+    /// Sets whether kernels run. If not, launches are only checked and counted: their time is the host's.
     pub fn set_execute(&self, execute: bool) {
         self.command(&format!("execute {execute}"));
     }
 
-    /// Makes the n-th creation from now fail, once: of device memory, pinned memory, a stream, an event, a module or an
-    /// executable graph. 1 is the next.
+    /// Makes the n-th creation from now fail, once: of device memory, pinned memory, a stream, an event, a
+    /// module or an executable graph. 1 is the next.
     pub fn fail_creation(&self, nth: Option<u64>) {
         self.command(&format!("fail_creation {}", optional(nth)));
     }
 
-    /// Makes the n-th call of a function of the driver from now fail, once, with `CUDA_ERROR_UNKNOWN`; it has no effect then.
-    /// 1 is the next. Whose calls these are is as for [`calls`](Self::calls).
+    /// Makes the n-th call of a function of the driver from now fail, once, with `CUDA_ERROR_UNKNOWN` and
+    /// without any effect. 1 is the next. Calls are counted for devices as in [`calls`](Self::calls).
     pub fn fail_call(&self, function: &str, nth: u32) {
         self.command(&format!("fail_call {function} {nth}"));
     }
 
-    /// No call is to fail.
+    /// No call is to fail any more.
     pub fn fail_no_call(&self) {
         self.command("fail_call none 0");
     }
@@ -260,8 +262,8 @@ impl DeviceControl {
         self.command(&format!("compute_capability {major} {minor}"));
     }
 
-    /// How often each function was called since the reset. Functions that name no device count for that of the current
-    /// context.
+    /// How often each function was called since the reset. Functions that name no device count for that of
+    /// the current context.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.items("calls")
             .into_iter()

@@ -1,4 +1,5 @@
-//! What the driver half (contexts, streams, memory) and the execution half (fibers, checks) of the emulator share.
+//! What the emulator's two halves share: the driver (contexts, streams, memory) and the engine (fibers,
+//! checks).
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -45,8 +46,8 @@ pub struct Allocation {
     pub number: u64,
     /// Whether it has been freed; then it is kept for messages only.
     pub freed: bool,
-    /// One byte for each byte: 1 once it has been written. `None` for allocations that are not tracked (very large
-    /// ones, and mapped host memory).
+    /// One byte for each byte: 1 once it has been written. `None` for allocations that are not tracked (very
+    /// large ones, and mapped host memory).
     pub written: Option<Box<[AtomicU8]>>,
 }
 
@@ -67,8 +68,9 @@ impl Allocation {
 
 /// The allocations of one device, as a launch sees them. They do not change while a launch runs.
 pub trait Memory {
-    /// The live allocation that contains `address`, or else a freed one that did, or else the live allocation that
-    /// ends closest before `address` (for messages: "16 bytes behind allocation 3"); `None` where there is nothing near.
+    /// The live allocation that contains `address`, or else a freed one that did, or else the live allocation
+    /// that ends closest before `address` (for messages: "16 bytes behind allocation 3"); `None` where there
+    /// is nothing near.
     fn find(&self, address: usize) -> Option<&Allocation>;
 }
 

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::interface::{Allocation, Memory, Space};
 
-/// Larger allocations are mapped lazily, neither poisoned nor tracked, so that a test may have a tensor of more elements
-/// than 32 bits count and touch a few of them.
+/// Larger allocations are mapped lazily, neither poisoned nor tracked, so that a test may have a tensor of
+/// more elements than 32 bits count and touch a few of them.
 const LAZY_BYTES: usize = 64 << 20;
 
 /// What fresh and freed memory holds: NaN in every floating-point type.
 const POISON: u8 = 0xff;
 
-/// How many freed allocations, and bytes of them, are kept: an address that is not given again tells a use after free
-/// from a use of the next allocation.
+/// How many freed allocations, and bytes of them, are kept. While an address is not given again, a use after
+/// free cannot be taken for a use of the next allocation.
 const QUARANTINE_ALLOCATIONS: usize = 1024;
 const QUARANTINE_BYTES: usize = 64 << 20;
 
@@ -191,7 +191,8 @@ impl Heap {
         }
     }
 
-    /// Whether a new operation may use the bytes: they belong to one live allocation, and no stream will free it.
+    /// Whether a new operation may use the bytes: they belong to one live allocation, and no stream will free
+    /// it.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -203,7 +204,8 @@ impl Heap {
         }
     }
 
-    /// Why an address must not be given to anything new: it lies in an allocation that has been freed, or will be.
+    /// Why no new operation may be given this address: it lies in an allocation that has been freed, or will
+    /// be.
     pub(crate) fn dangling(&self, address: usize) -> Option<String> {
         let (_, block) = self.blocks.range(..=address).next_back()?;
         (contains(&block.allocation, address) && (block.freeing || block.allocation.freed))

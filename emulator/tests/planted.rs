@@ -1,5 +1,5 @@
-//! Kernels with planted bugs: the checked build finds each, and names its line, in every order of threads. Beside each
-//! stands its correct twin, which passes with the right result in both builds.
+//! Kernels with planted bugs: the checked build finds each, and names its line, in every order of threads.
+//! Beside each stands its correct twin, which passes with the right result in both builds.
 
 use std::fs;
 use std::sync::atomic::AtomicU8;

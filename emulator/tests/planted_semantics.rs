@@ -1,5 +1,5 @@
-//! The built-ins mean in the emulator what the CUDA documentation says, in both builds and every order; launches do not
-//! disturb each other.
+//! The built-ins mean in the emulator what the CUDA documentation says, in both builds and every order;
+//! launches do not disturb each other.
 
 use std::fs;
 use std::sync::atomic::AtomicU8;
@@ -56,8 +56,8 @@ fn launch<'a>(kernel: &'static str, grid: [u32; 3], block: [u32; 3], params: &'a
     }
 }
 
-/// Runs a kernel that takes `out` and perhaps `input`, in both builds and every order; returns `out`, which is always
-/// the same.
+/// Runs a kernel that takes `out` and perhaps `input`, in both builds and every order; returns `out`, which
+/// is always the same.
 fn always(kernel: &'static str, grid: [u32; 3], block: [u32; 3], out: &[u32], input: &[u32]) -> Vec<u32> {
     let mut results =
         BUILDS.into_iter().flat_map(|build| ORDERS.map(|order| (build, order))).map(|(build, order)| {

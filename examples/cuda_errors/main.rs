@@ -1,9 +1,9 @@
-//! What goes wrong with CUDA is an error that can be handled: a driver or a device that is missing or too old, and a
-//! wrong index on the device, after which the same context goes on.
+//! What goes wrong with CUDA is an error that a program can handle: a driver or a device that is missing or
+//! too old, and a wrong index on the device, after which the same context gives right results again.
 //!
-//! `cargo run --example cuda_errors` shows what this machine has. `HYPERSCATTER_EMULATED=1 cargo run --example cuda_errors`
-//! shows the rest, without a GPU, on the emulated driver of the tests, which runs the kernels on the CPU. Building it needs
-//! Linux on x86-64, g++ and binutils for that driver, and no CUDA.
+//! `cargo run --example cuda_errors` shows what this machine has. With `HYPERSCATTER_EMULATED=1` it shows the
+//! rest without a GPU, on the emulated driver of the tests, which runs the kernels on the CPU. Building that
+//! driver needs Linux on x86-64, g++ and binutils, and no CUDA.
 
 mod opening;
 mod recovery;

@@ -1,6 +1,7 @@
 //! The four errors of opening a device.
 //!
-//! A process loads the driver once. So each is provoked in a process of its own, which is this program again.
+//! A process loads the driver once. So each error is provoked in a process of its own, which runs this
+//! program again.
 
 use std::error::Error as StdError;
 use std::process::Command;
@@ -53,7 +54,7 @@ fn kind(error: &Error) -> &'static str {
     }
 }
 
-/// What opening a device comes to with this driver, and with these variables.
+/// The outcome of opening a device with this driver and these environment variables.
 fn open(driver: &str, variables: &[(&str, &str)]) -> Result<String, Box<dyn StdError>> {
     let mut command = Command::new(std::env::current_exe()?);
     let output = command.env(CHILD, driver).envs(variables.iter().copied()).output()?;
@@ -63,7 +64,8 @@ fn open(driver: &str, variables: &[(&str, &str)]) -> Result<String, Box<dyn StdE
     Err(format!("{driver}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// Tells what this machine has, and then each of the errors: provoked where that is possible, and else its words.
+/// Prints what this machine has, and then each of the errors. Where an error cannot be provoked, its text is
+/// printed.
 pub fn show() -> Result<(), Box<dyn StdError>> {
     let own = open(OWN, &[])?;
     let missing = Error::DriverUnavailable { library: "libcuda.so", reason: "what the loader says".into() };

@@ -1,5 +1,5 @@
-//! Arbitrary input to every constructor gives `Ok` with all invariants, or `Err`; and a call with arbitrary windows,
-//! strides and operands on what they return gives `Ok` or `Err`, within the bounds of its buffers.
+//! Arbitrary input to every constructor gives `Ok` with all invariants, or `Err`. A call with arbitrary
+//! windows, strides and operands on their results gives `Ok` or `Err`, within the bounds of its buffers.
 
 #![no_main]
 
@@ -27,7 +27,7 @@ struct Input {
     to_hyperedges: bool,
 }
 
-/// Mostly small; never so large that its tables would fill the memory, unless it is refused.
+/// Mostly small. Never so large that its tables would fill the memory, unless a constructor refuses it.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Size {
     Small(u8),

@@ -7,8 +7,8 @@ use super::tables::{Table, Tables};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 
-/// A batch whose tables are on a device, for plans of every width. A clone is cheap and is the same batch. It may be
-/// dropped while work that reads its tables is in flight.
+/// A batch whose tables are on a device, for plans of every width. A clone is cheap and is the same batch. It
+/// may be dropped while work that reads its tables is in flight.
 #[derive(Clone)]
 pub struct DeviceBatch {
     batch: Batch,
@@ -51,7 +51,7 @@ impl DeviceBatch {
         self.tables.bytes()
     }
 
-    /// A copy of a table; empty for the tables of instances of a replicated batch.
+    /// A copy of a table. A replicated batch has no tables of instances: those are empty.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -60,18 +60,24 @@ impl DeviceBatch {
         self.tables.read(table)
     }
 
-    /// Overwrites a part of a table on the device, from `position` on, and waits for it. Values that were not validated
-    /// may only meet checked kernels: from now on, plans on this batch need [`Checks::On`](super::Checks::On), and an index
-    /// out of bounds is [`Error::IndexOutOfBounds`] from the calls that follow.
+    /// Overwrites a part of a table on the device, from `position` on, and waits for it. Nobody validates the
+    /// new values, so only checked kernels may read them: from now on, plans on this batch need
+    /// [`Checks::On`](super::Checks::On). An index out of bounds is [`Error::IndexOutOfBounds`] from the
+    /// calls that follow.
     ///
-    /// Indices may become any in range; what is listed elsewhere (the lengths of rows, the sizes of topologies) has to stay
-    /// as it is.
+    /// An index may become any other in range. Row lengths and sizes of topologies have to stay as they are,
+    /// since other tables repeat them.
     ///
     /// # Errors
-    /// [`Error::BatchInUse`] while a plan, a workspace or a clone holds the batch, or work of a dropped workspace is in
-    /// flight; [`Error::TableRange`] for a range outside the table, [`Error::TableValue`] for values that do not fit. Nothing
-    /// is written then.
-    /// [`Error::OutOfMemory`], [`Error::Driver`]: then the table may have been written, and counts as overwritten.
+    /// In these cases nothing is written:
+    ///
+    /// * [`Error::BatchInUse`] while a plan, a workspace or a clone holds the batch, or work of a dropped
+    ///   workspace is in flight;
+    /// * [`Error::TableRange`] for a range outside the table;
+    /// * [`Error::TableValue`] for values that do not fit.
+    ///
+    /// After [`Error::OutOfMemory`] or [`Error::Driver`] the table may have been written, and counts as
+    /// overwritten.
     pub fn overwrite_table(&mut self, table: Table, position: usize, values: &[u64]) -> Result<()> {
         let _current = self.device.enter()?;
         self.device.retired().sweep();

@@ -1,8 +1,10 @@
-//! Memory that the backend owns: device buffers without events of their own, and one page of mapped host memory.
+//! Memory that the backend owns: device buffers without events of their own, and one page of mapped host
+//! memory.
 //!
-//! A `CudaSlice` carries two events, which would be waited for and recorded at each launch once a context has several
-//! streams. Tables and scratch memory need none: tables are written before anybody can use them, scratch memory is used
-//! on one stream only, and both are let go when an event behind their last use has passed (see `retired`).
+//! A `CudaSlice` carries two events. Once a context has several streams, each launch would wait for them and
+//! record them. Tables and scratch memory need none: tables are written before anybody can use them, and
+//! scratch memory is used on one stream only. Both are freed when an event after their last use has passed
+//! (see `retired`).
 
 #![allow(unsafe_code)]
 
@@ -63,8 +65,8 @@ impl<T: Pod> Buffer<T> {
         self.len * size_of::<T>()
     }
 
-    /// Writes `values` from `start` on, and waits for it. The context must be current, and no kernel may be using the
-    /// buffer.
+    /// Writes `values` from `start` on, and waits for it. The context must be current, and no kernel may be
+    /// using the buffer.
     pub(super) fn write(&self, start: usize, values: &[T]) -> Result<()> {
         self.assert_within(start, values.len());
         if values.is_empty() {
@@ -111,8 +113,8 @@ impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         let context = self.stream.context();
         let Ok(_current) = Current::enter(context) else { return };
-        // SAFETY: allocated in `new` by the matching call, and freed only here. Whoever drops a buffer knows that no
-        // work outside its own stream's order uses it any more.
+        // SAFETY: allocated in `new` by the matching call, and freed only here. Whoever drops a buffer knows
+        // that no work outside its own stream's order uses it any more.
         context.record_err(unsafe {
             match context.has_async_alloc() {
                 true => result::free_async(self.address, self.stream.cu_stream()),

@@ -28,7 +28,7 @@ pub(super) struct Call<'a, T: DeviceElement, L> {
     totals: [usize; 2],
 }
 
-/// Rows of features, of elements or sums, on the device.
+/// Rows of features on the device, of elements or of sums.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PlacedRows {
     pub(super) address: Address,
@@ -86,7 +86,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         }
     }
 
-    /// The blocks of features that dot products are stored for.
+    /// The number of blocks of features. A dot product is stored for each block.
     pub(super) fn feature_blocks(&self) -> usize {
         feature_blocks(self.features(), size_of::<T>())
     }
@@ -118,7 +118,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         }
     }
 
-    /// Rows of all instances along `axis`, one behind the other.
+    /// Rows of all instances along `axis`, one after the other.
     pub(super) fn contiguous(&self, axis: Axis, address: Address) -> Result<PlacedRows> {
         let layout = RowLayout::contiguous(self.features()).instances(self.instances);
         let operand = Operand { name: "scratch memory", axis, layout, len: usize::MAX };
@@ -145,7 +145,8 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         Ok(ScaleArgs::consecutive(address, self.total(axis)))
     }
 
-    /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of features.
+    /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of
+    /// features.
     pub(super) fn scratch_dots(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
         let numbers = self.total(axis) as u128 * self.feature_blocks() as u128;
         self.launches.scratch(slot, numbers * size_of::<f64>() as u128)

@@ -1,20 +1,24 @@
 //! The convolution y = L H U B⁻¹ Hᵀ R x and its gradients on the device, by gather-reduce.
 //!
-//! The formulas and the order of every sum are those of the CPU backend (`src/cpu/conv.rs`). What one kernel leaves for
-//! the next is in scratch memory: D and L of each vertex, rows of unrounded sums z = B⁻¹Hᵀ R x and q = Hᵀ L g of each
-//! hyperedge, and dot products in `f64`.
+//! The formulas and the order of every sum are those of the CPU backend (`src/cpu/conv.rs`). What one kernel
+//! leaves for the next is in scratch memory: D and L of each vertex, rows of unrounded sums z = B⁻¹Hᵀ R x and
+//! q = Hᵀ L g of each hyperedge, and dot products in `f64`.
 //!
 //! ```text
 //! forward     degrees → gather z → gather y
-//! backward    degrees → gather z → shifts of hyperedges → gather q, ⟨q, z⟩ → row scale U/B → gather ∂x, ⟨x, ∂x⟩
-//!             → gather ⟨g, y⟩ → gradients of degrees → gradients of each instance's weights → sums over instances
+//! backward    degrees → gather z → shifts of hyperedges → gather q, ⟨q, z⟩ → row scale U/B
+//!             → gather ∂x, ⟨x, ∂x⟩ → gather ⟨g, y⟩ → gradients of degrees
+//!             → gradients of each instance's weights → sums over instances
 //! ```
 //!
-//! Vertices of a single incidence have no part in ∂w under `Row` and `Documented`; where there are some, ⟨q, z⟩ is a
-//! gather of its own.
+//! Vertices of a single incidence have no part in ∂w under `Row` and `Documented`. Where there are some,
+//! ⟨q, z⟩ is a gather of its own.
 
 #![allow(unsafe_code)]
 
+mod single_block;
+
+use self::single_block::SingleBlock;
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
@@ -23,7 +27,6 @@ use super::instance_sums::RowGradients;
 use super::launches::Launches;
 use super::operands::{Operands, Read, Write};
 use super::scratch::Slot;
-use super::single_block::SingleBlock;
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use crate::axis::Axis;
@@ -56,7 +59,7 @@ pub(super) struct Backward<'w> {
 }
 
 impl<'w> Forward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
         max_instances: usize,
@@ -75,7 +78,7 @@ impl<'w> Forward<'w> {
         Ok((Self { x, weights, z, y }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
@@ -92,7 +95,7 @@ impl<'w> Forward<'w> {
                 return factors.degrees(call, false);
             }
             let Some(y) = self.y.filter(|_| self.z.is_none()) else { return self.gather(call, &factors) };
-            for path in call.plan.used_paths() {
+            for &path in call.plan.used_paths() {
                 call.only = Some(path);
                 match path {
                     Path::Gather => self.gather(call, &factors)?,
@@ -142,7 +145,7 @@ impl<'w> Forward<'w> {
 }
 
 impl<'w> Backward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
@@ -166,7 +169,7 @@ impl<'w> Backward<'w> {
         Ok((Self { x, z, weights, grad_y, grad_x, grad_weights }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
@@ -294,7 +297,8 @@ struct Factors {
 impl Factors {
     fn new<T: DeviceElement, L: Launches>(call: &mut Call<'_, T, L>, weights: ScaleArgs) -> Result<Self> {
         let conv = call.plan.conv();
-        // A vertex of degree 0 has L = 0, and takes no part: neither as a row, whose store is zeros, nor as a factor.
+        // A vertex of degree 0 has L = 0, and takes no part: neither as a row, whose store is zeros, nor as a
+        // factor.
         let inv_degree = match conv.normalization {
             Normalization::None => ScaleArgs::none(),
             Normalization::Row | Normalization::Symmetric => {

@@ -1,4 +1,4 @@
-//! What a call would launch, move and need: the descriptions of the operators, counted instead of queued.
+//! What a call would launch, move and need: the operators' descriptions, counted instead of queued.
 
 #![allow(unsafe_code)]
 
@@ -21,9 +21,10 @@ use crate::error::{Error, Result, fits_u32};
 use crate::operator::Operator;
 use crate::windows::Windows;
 
-/// A call that [`Plan::explain_call`] is asked about: an operator, and what of its operands matters for its launches.
+/// A call that [`Plan::explain_call`] is asked about: an operator, and what of its operands matters for its
+/// launches.
 ///
-/// By default a call wants all its results, reads shared windows, and is, if a step, a mean with both scales.
+/// By default all results are wanted and windows are shared. A step is a mean with both scales.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'w> {
     pub(super) operator: Operator,
@@ -37,7 +38,7 @@ pub struct Request<'w> {
 }
 
 impl<'w> Request<'w> {
-    /// A call of `operator` with this number of instances, which wants everything.
+    /// A call of `operator` with this number of instances that wants all results.
     pub fn new(operator: Operator, instances: usize) -> Self {
         Self {
             operator,
@@ -271,7 +272,8 @@ pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'
     Ok(call.launches)
 }
 
-/// The scratch memory for calls of these operators with up to `max_instances` instances, whatever their operands.
+/// The scratch memory for calls of these operators with up to `max_instances` instances, whatever their
+/// operands.
 pub(super) fn scratch_sizes<T: DeviceElement>(
     plan: &Plan<T>,
     operators: &[Operator],

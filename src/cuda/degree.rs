@@ -1,4 +1,5 @@
-//! The launches of `kernels/degree.cu`: the degrees of vertices, the shifts of hyperedges, the gradients of degrees.
+//! The launches of `kernels/degree.cu`: the degrees of vertices, the shifts of hyperedges, the gradients of
+//! degrees.
 
 #![allow(unsafe_code)]
 
@@ -14,11 +15,11 @@ use crate::axis::Axis;
 use crate::error::Result;
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// D and L of all vertices, and their shifts where weights are part of the degrees. For the gradients of weights,
-    /// `for_weights`, also L without vertices of a single incidence, where those are left out.
+    /// D and L of all vertices, and their shifts where weights are part of the degrees. With `for_weights`
+    /// also L as the gradients of weights see it, where that leaves out vertices of a single incidence.
     ///
     /// # Safety
-    /// `weights` has a weight where its windows say. It is none where degrees are numbers of incidences.
+    /// `weights` has a weight where its windows say, or is none, and degrees are numbers of incidences.
     pub(super) unsafe fn degrees(&mut self, weights: ScaleArgs, for_weights: bool) -> Result<()> {
         let conv = self.plan.conv();
         let left_out = for_weights && self.plan.leaves_out_single_incidences();
@@ -74,7 +75,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         unsafe { self.launches.launch(Kernel::DegreeGradient, Grid::of_warps(warps), &args) }
     }
 
-    /// L as the gradients of weights see it.
+    /// L as the gradients of weights see it: 0 for a vertex of a single incidence that they leave out.
     pub(super) fn weight_inv_degree(&mut self) -> Result<Address> {
         let slot = match self.plan.leaves_out_single_incidences() {
             true => Slot::WeightInvDegree,

@@ -1,4 +1,4 @@
-//! A device: its context, its kernels, and what waits to be let go.
+//! A device: its context, its kernels, and dropped memory that its work may still use.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The compute capability that the PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
 const NEEDED_CAPABILITY: (u32, u32) = (7, 5);
 
-/// A module, as it is embedded: one kernel file for one type, with checks or without.
+/// An embedded module: one kernel file for one type, with checks or without.
 struct Image {
     name: &'static str,
     ptx: &'static str,
@@ -23,8 +23,8 @@ struct Image {
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// The number of the embedded module of this name. Looked up at compile time, where a name that is not there
-/// is an error.
+/// The number of the embedded module of this name. It is looked up at compile time; an unknown name does not
+/// compile.
 pub(super) const fn module(name: &str) -> usize {
     let mut number = 0;
     while number < IMAGES.len() {
@@ -78,9 +78,10 @@ type Modules = [Option<Loaded>; IMAGES.len()];
 
 /// A CUDA device. A clone is cheap, and is the same device.
 ///
-/// Kernels are loaded when a plan first needs them: those of its type, with checks or without. What a
-/// workspace used is kept when it is dropped, and let go once an event behind its last use has passed: at the
-/// next upload, workspace or check, or when the last holder of the device goes, which waits for it.
+/// Kernels are loaded when a plan first needs them: those of its type, with checks or without.
+///
+/// The memory of a dropped workspace is kept until its work has ended. It is freed at the next upload,
+/// workspace or check after that. The last holder of the device waits for it.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
@@ -163,7 +164,7 @@ impl Device {
         self.context().ordinal()
     }
 
-    /// Makes the context current, and reports what failed in it unheard.
+    /// Makes the context current, and returns the error of an earlier call that could not return it.
     pub(super) fn enter(&self) -> Result<Current> {
         let current = Current::enter(self.context())?;
         pending_error(self.context(), "an earlier call of this context")?;

@@ -1,7 +1,8 @@
 //! The CUDA driver: whether there is one, how old it is, and its errors as values.
 //!
-//! `cudarc` loads the driver's library on first use and panics where there is none, or where it lacks a function. So the
-//! library is probed here first, and every function that this crate calls, itself or through `cudarc`, is looked up once.
+//! `cudarc` loads the driver's library on first use and panics where there is none, or where it lacks a
+//! function. So the library is probed here first, and every function that this crate calls, itself or through
+//! `cudarc`, is looked up once.
 
 #![allow(unsafe_code)]
 
@@ -20,7 +21,8 @@ const LIBRARIES: [&str; 2] = ["libcuda.so", "libcuda.so.1"];
 #[cfg(windows)]
 const LIBRARIES: [&str; 1] = ["nvcuda.dll"];
 
-/// The functions of the driver that this crate calls, itself or through `cudarc`. All are in CUDA 11.2 and later.
+/// The functions of the driver that this crate calls, itself or through `cudarc`. All are in CUDA 11.2 and
+/// later.
 const FUNCTIONS: [&str; 34] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -137,9 +139,9 @@ pub(super) fn failed(call: &'static str, error: DriverError) -> Error {
     Error::Driver { call, code: error.0 as u32, name, message }
 }
 
-/// Makes a context current on this thread for as long as it lives, and then the one that was current before.
+/// Makes a context current on this thread while it lives. Then it restores the one that was current before.
 pub(super) struct Current {
-    /// What to make current again, if it was another context (or none: null).
+    /// The context to restore, null for none; `None` where nothing was changed.
     previous: Option<sys::CUcontext>,
 }
 
@@ -165,8 +167,8 @@ impl Current {
 impl Drop for Current {
     fn drop(&mut self) {
         if let Some(previous) = self.previous {
-            // SAFETY: it was current on this thread a moment ago, so it was alive; the driver reports one that died
-            // meanwhile. There is nobody to tell about a failure.
+            // SAFETY: it was current on this thread a moment ago, so it was alive; the driver reports one
+            // that died meanwhile. There is nobody to tell about a failure.
             let _ = unsafe { result::ctx::set_current(previous) };
         }
     }

@@ -6,13 +6,15 @@ use crate::element::Element;
 /// Whether kernels check every index that they read from a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checks {
-    /// Each value of a table is tested where it is loaded. A wrong one becomes [`Error::IndexOutOfBounds`] from
-    /// [`Workspace::check`](super::Workspace::check) or from a later call, the rows it was for become NaN (where it is not what tells their place),
-    /// and nothing is read or written out of bounds.
+    /// Each value of a table is tested where it is loaded, and nothing is read or written out of bounds. A
+    /// wrong value is [`Error::IndexOutOfBounds`] from [`Workspace::check`](super::Workspace::check) or from
+    /// a later call. An affected row becomes NaN, or is not written at all if the wrong value is the row's
+    /// own position.
     ///
     /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
     On,
-    /// Tables are trusted. They were validated when the batch was made, and nothing in safe code changes them since.
+    /// Tables are trusted. They were validated when the batch was made, and nothing in safe code changes them
+    /// since.
     Off,
 }
 

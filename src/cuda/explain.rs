@@ -1,4 +1,4 @@
-//! What the calls of a plan do and cost.
+//! What the calls of a plan launch, move and need.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub struct RowsExplanation {
     pub medium: u64,
     /// Rows of more than 512 incidences.
     pub long: u64,
-    /// The segments of up to 512 incidences that those are cut into.
+    /// The segments of up to 512 incidences that long rows are cut into.
     pub segments: u64,
 }
 
@@ -67,17 +67,19 @@ pub struct OperatorExplanation {
     pub kernels: Vec<&'static str>,
     /// The kernels that it launches.
     pub launches: usize,
-    /// What has to be moved at least: each row of features (and of a saved z) that is an operand, once.
+    /// The bytes that any implementation has to move: each row of features, and of a saved z, that is an
+    /// operand, once.
     pub compulsory_bytes: u128,
-    /// What is moved without any cache: a feature row for each incidence of each gather, each result once.
+    /// The bytes that are moved if nothing is cached: a feature row for each incidence of each gather, each
+    /// result once.
     pub gathered_bytes: u128,
     /// The scratch memory of a workspace that is made for it.
     pub workspace_bytes: u128,
 }
 
 impl OperatorExplanation {
-    /// The time below which the operator cannot be on a device that moves so many bytes a second; `Duration::MAX` where that is
-    /// no positive number.
+    /// The least time that the compulsory bytes take on a device that moves this many bytes a second;
+    /// `Duration::MAX` if that is not a positive number.
     pub fn floor(&self, bytes_per_second: f64) -> Duration {
         let seconds = self.compulsory_bytes as f64 / bytes_per_second;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -85,19 +87,20 @@ impl OperatorExplanation {
 }
 
 impl Explanation {
-    /// One operator's part.
+    /// What a call of one operator does and costs.
     pub fn of(&self, operator: Operator) -> &OperatorExplanation {
         &self.operators[operator as usize]
     }
 }
 
 impl<T: DeviceElement> Plan<T> {
-    /// What the calls of this plan do and cost with this number of instances, if all of their results are wanted, weights
-    /// and scales are shared by the instances, and steps are means with both scales.
+    /// What a call of each operator does and costs with this number of instances. All results are wanted, all
+    /// instances share the weights and scales, and steps are means with both scales.
+    /// [`explain_call`](Self::explain_call) tells about other calls.
     ///
     /// # Errors
-    /// [`Error::InstancesMismatch`](crate::Error::InstancesMismatch) for another number of instances than a table batch
-    /// has, [`Error::TooLarge`](crate::Error::TooLarge).
+    /// [`Error::InstancesMismatch`](crate::Error::InstancesMismatch) for another number of instances than a
+    /// table batch has, [`Error::TooLarge`](crate::Error::TooLarge).
     pub fn explain(&self, instances: usize) -> Result<Explanation> {
         let explained = |&operator: &Operator| self.explain_call(&Request::new(operator, instances));
         let operators = Operator::ALL.iter().map(explained).collect::<Result<_>>()?;

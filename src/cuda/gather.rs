@@ -68,11 +68,12 @@ pub(super) struct Gather {
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// Rows and segments, and the sums of long rows if there are some.
+    /// Launches the sums of rows and of segments, then those of long rows from their segments, if there are
+    /// any.
     ///
     /// # Safety
-    /// The operands' memory has rows where their placements say and of the type that `elements` says, the scales have
-    /// factors where their windows say, and `dots` has room for each target row's feature blocks.
+    /// The operands' memory has rows where their placements say and of the type that `elements` says, the
+    /// scales have factors where their windows say, and `dots` has room for each target row's feature blocks.
     pub(super) unsafe fn gather(&mut self, gather: Gather) -> Result<()> {
         let Gather { orientation, elements, sources, source_scale, target_scale, shifts, reduce, .. } =
             gather;

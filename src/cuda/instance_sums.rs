@@ -1,4 +1,5 @@
-//! The launches of `kernels/instance_sums.cu`: gradients of weights and scales, summed over the instances that read them.
+//! The launches of `kernels/instance_sums.cu`: gradients of weights and scales, summed over the instances
+//! that read them.
 
 #![allow(unsafe_code)]
 
@@ -17,11 +18,11 @@ use crate::axis::Axis;
 use crate::error::Result;
 use crate::windows::Windows;
 
-/// The slots of a gradient from which on a thread has one instead of a warp: then there are threads enough to keep a
-/// device busy.
-const SLOTS_OF_THREADS: u64 = 1 << 16;
+/// From this many values of a gradient on, a thread sums each of them, and a warp does for fewer. That many
+/// threads keep a device busy.
+const THREAD_PER_VALUE: u64 = 1 << 16;
 
-/// The gradient of each row of the batch alone: `blocks` numbers of type `f64`, which are added first.
+/// The gradient of each row in its own instance: `blocks` numbers of type `f64`, whose sum it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowGradients {
     pub(super) values: Address,
@@ -29,7 +30,8 @@ pub(super) struct RowGradients {
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// The sums of the gradients of all instances, of the rows along `axis`, which read through `windows`.
+    /// Sums the gradients of the rows along `axis` over all instances, into the values that they read through
+    /// `windows`.
     ///
     /// # Safety
     /// There are gradients of all rows, and the output has the elements that it says.
@@ -58,7 +60,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let tiles_of_each = |rows: u64| rows.div_ceil(u64::from(WARP));
         match (windows, self.plan.batch().tables().chunks(axis)) {
             (Windows::Consecutive, _) => {
-                // All rows of the batch as those of one instance, which has the only window.
+                // Each value has one row: take all rows of the batch for those of a single instance.
                 args.n_rows = args.tables.n_targets;
                 args.tables = args.tables.as_one_instance();
                 args.tiles = tiles_of_each(args.n_rows);
@@ -73,9 +75,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             (Windows::Table(windows), _) => args.set_chunks(windows.counts(), windows.addresses()),
         }
         args.direct = (args.chunks == 0 && args.n_chunks == 1).into();
-        args.lanes = if args.n_slots < SLOTS_OF_THREADS { WARP } else { 1 };
-        // SAFETY: both kernels take a `GradientArgs`; a warp for each tile, and for each slot or 32 of them; the caller
-        // promises the rest.
+        args.lanes = if args.n_slots < THREAD_PER_VALUE { WARP } else { 1 };
+        // SAFETY: both kernels take a `GradientArgs`; a warp for each tile, and for each slot or 32 of them;
+        // the caller promises the rest.
         unsafe {
             self.launches.launch(Kernel::SumChunks, Grid::of_warps(args.tiles), &args)?;
             if args.direct == 1 {
@@ -86,7 +88,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
     }
 
-    /// Zeros for a gradient that nothing adds to.
+    /// Writes zeros to a gradient that no instance adds to.
     ///
     /// # Safety
     /// The output has the elements that it says.

@@ -12,30 +12,36 @@ use super::device::{Device, module};
 use super::driver::failed;
 use super::geometry::{Grid, THREADS};
 use crate::error::{Error, Result};
+use crate::path::{Path, Paths};
 
-/// The kernel files of `kernels/`, each of which is a module for each type, with checks and without.
+/// The kernel files of `kernels/`, each of which is a module for each type, with checks and without, and those of their
+/// kernels that only batches with long rows need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum File {
     Gather,
+    GatherLong,
     Degree,
+    DegreeLong,
     WeightGradient,
+    WeightGradientLong,
     RowScale,
     InstanceSums,
     SingleBlock,
 }
 
 impl File {
-    const COUNT: usize = 6;
+    const COUNT: usize = 9;
 }
 
 impl Kernel {
     fn file(self) -> File {
         match self {
-            Self::Gather | Self::AddPartials | Self::GatherSums => File::Gather,
-            Self::Degree | Self::AddDegree | Self::EdgeShift | Self::AddEdgeShift | Self::DegreeGradient => {
-                File::Degree
-            }
-            Self::WeightGradient | Self::AddWeightGradient => File::WeightGradient,
+            Self::Gather | Self::GatherSums => File::Gather,
+            Self::AddPartials => File::GatherLong,
+            Self::Degree | Self::EdgeShift | Self::DegreeGradient => File::Degree,
+            Self::AddDegree | Self::AddEdgeShift => File::DegreeLong,
+            Self::WeightGradient => File::WeightGradient,
+            Self::AddWeightGradient => File::WeightGradientLong,
             Self::RowScale => File::RowScale,
             Self::SumChunks | Self::SumWindows => File::InstanceSums,
             Self::SingleBlock => File::SingleBlock,
@@ -55,18 +61,13 @@ pub struct KernelSet {
 impl KernelSet {
     #[doc(hidden)]
     pub const fn new(names: [&'static str; Kernel::COUNT], modules: [&str; File::COUNT]) -> Self {
-        let [gather, degree, weight_gradient, row_scale, instance_sums, single_block] = modules;
-        Self {
-            names,
-            modules: [
-                module(gather),
-                module(degree),
-                module(weight_gradient),
-                module(row_scale),
-                module(instance_sums),
-                module(single_block),
-            ],
+        let mut numbers = [0; File::COUNT];
+        let mut file = 0;
+        while file < File::COUNT {
+            numbers[file] = module(modules[file]);
+            file += 1;
         }
+        Self { names, modules: numbers }
     }
 }
 
@@ -93,8 +94,11 @@ macro_rules! kernel_set {
             ],
             [
                 concat!("gather_", $t, $checks),
+                concat!("gather_", $t, "_long", $checks),
                 concat!("degree_", $acc, $checks),
+                concat!("degree_", $acc, "_long", $checks),
                 concat!("weight_gradient", $checks),
+                concat!("weight_gradient_long", $checks),
                 concat!("row_scale_", $acc, $checks),
                 concat!("instance_sums_", $acc, $checks),
                 concat!("single_block_", $t, $checks),
@@ -103,6 +107,25 @@ macro_rules! kernel_set {
     };
 }
 pub(super) use kernel_set;
+
+/// What of a plan decides which kernels it needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needs<'a> {
+    /// Whether rows of the batch are summed in segments.
+    pub(super) long_rows: bool,
+    /// The paths of its topologies.
+    pub(super) paths: &'a Paths,
+}
+
+impl Needs<'_> {
+    fn includes(self, file: File) -> bool {
+        match file {
+            File::GatherLong | File::DegreeLong | File::WeightGradientLong => self.long_rows,
+            File::SingleBlock => self.paths.used().any(|path| path == Path::SingleBlock),
+            File::Gather | File::Degree | File::WeightGradient | File::RowScale | File::InstanceSums => true,
+        }
+    }
+}
 
 /// The kernels for one element type, with or without checks.
 #[derive(Clone)]
@@ -113,13 +136,12 @@ pub(super) struct Kernels {
 }
 
 impl Kernels {
-    /// Loads what is not loaded yet: the kernels of the gather path, and those of the path `single_block` where a plan
-    /// has it. The context must be current.
-    pub(super) fn load(device: &Device, set: &'static KernelSet, single_block: bool) -> Result<Self> {
+    /// Loads what is needed and not loaded yet. The context must be current.
+    pub(super) fn load(device: &Device, set: &'static KernelSet, needs: Needs<'_>) -> Result<Self> {
         let mut functions = [const { None }; Kernel::COUNT];
         for &kernel in Kernel::ALL {
             let file = kernel.file();
-            if file == File::SingleBlock && !single_block {
+            if !needs.includes(file) {
                 continue;
             }
             let function =

@@ -1,7 +1,8 @@
-//! What the description of an operator is told to: its kernel launches, and the scratch memory between them.
+//! Where an operator's kernel launches go, and where its scratch memory comes from.
 //!
-//! Each operator is written once, as a function over [`Launches`]. [`Queue`] puts its launches on a stream;
-//! [`Count`](super::count::Count) counts launches, bytes and scratch memory, for `explain` and for the size of a workspace.
+//! Each operator is written once, as a function over [`Launches`]. [`Queue`] puts its launches on a stream.
+//! [`Count`](super::count::Count) counts launches, bytes and scratch memory, for `explain` and for the size
+//! of a workspace.
 
 #![allow(unsafe_code)]
 
@@ -30,13 +31,13 @@ pub(super) trait Launches {
     /// The kernel takes one argument, an `A`, and what it does with it is sound in the order of the launches.
     unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, grid: Grid, arguments: &A) -> Result<()>;
 
-    /// Zeros in `bytes` bytes from `address` on.
+    /// Writes zeros to `bytes` bytes from `address` on.
     ///
     /// # Safety
     /// The memory is an output of the call.
     unsafe fn zero(&mut self, address: Address, bytes: usize) -> Result<()>;
 
-    /// Whether anybody wants to know what launches move, which takes time to find out.
+    /// Whether `moves` is of any use. To find out what launches move takes time, which a queued call saves.
     const COUNTS: bool;
 
     /// The bytes of feature rows that the next launches move if nothing is cached.
@@ -56,10 +57,10 @@ impl<'a> Queue<'a> {
     /// The launches of a call of `operator`.
     ///
     /// # Safety
-    /// The context of the stream is current. Until the work has ended, tables, scratch memory and record stay alive and
-    /// are used by nothing that is not ordered before or behind it; the operands' memory stays alive, nobody else writes
-    /// what is read or touches what is written, and no output shares memory with another operand. The tables are those
-    /// of the batch, or the plan is a checked one.
+    /// The context of the stream is current. Until the work has ended, tables, scratch memory and record stay
+    /// alive and are used by nothing that is not ordered before or after it; the operands' memory stays
+    /// alive, nobody else writes what is read or touches what is written, and no output shares memory with
+    /// another operand. The tables are those of the batch, or the plan is a checked one.
     pub(super) unsafe fn new(
         operator: Operator,
         kernels: &'a Kernels,
@@ -74,7 +75,7 @@ impl<'a> Queue<'a> {
 impl Launches for Queue<'_> {
     #[inline]
     fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
-        // A workspace is made with what this same description needs at most, so this is for safety alone.
+        // A workspace is sized by this same description, so there is room. Nothing unsafe relies on that.
         self.scratch.get(slot, bytes).ok_or(Error::NoScratch { operator: self.operator.name() })
     }
 

@@ -1,11 +1,12 @@
-//! The operands of a call in either tier, bound one by one: whose memory they are in, who else uses it, where their rows
-//! lie, and that no output shares memory with another operand.
+//! The operands of a call in either tier, bound one by one and then checked together: whose memory they are
+//! in, who else uses it, where their rows lie, and that no output shares memory with another operand.
 
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice,
     DriverError, SyncOnDrop, sys,
@@ -20,11 +21,12 @@ use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
-use crate::operands::{Checked, List, MOST_ROWS, MOST_VALUES, RowsId};
+use crate::operands::{Checked, MOST_ROWS, MOST_VALUES, RowsId};
 use crate::rows::{self, Out, RowLayout, Rows};
 use crate::windows::{Weights, Windows};
 
-/// Elements of type `T` on the device that are somebody else's: `len` of them from `address` on. An operand of the raw tier.
+/// An operand of the raw tier: `len` elements of type `T` from `address` on, in device memory that somebody
+/// else owns.
 pub struct DevicePointer<T> {
     /// Where the first element is: a `CUdeviceptr`.
     pub address: sys::CUdeviceptr,
@@ -34,7 +36,7 @@ pub struct DevicePointer<T> {
 }
 
 impl<T> DevicePointer<T> {
-    /// `len` elements from `address` on. Nothing is checked: that is up to who uses it.
+    /// `len` elements from `address` on. Nothing is checked here: the raw calls and their contract do that.
     pub fn new(address: sys::CUdeviceptr, len: usize) -> Self {
         Self { address, len, elements: PhantomData }
     }
@@ -54,11 +56,11 @@ impl<T> std::fmt::Debug for DevicePointer<T> {
     }
 }
 
-/// What a step computes: `B` is a `CudaView` of elements of the accumulation type, or a [`DevicePointer`] in the raw
-/// tier. `CudaView`s are not `Clone`, and neither is a step with them.
+/// What a step computes. `B` is a `CudaView` of elements of the accumulation type, or a [`DevicePointer`] in
+/// the raw tier. A `CudaView` is not `Clone`, so neither is a step with one.
 pub type Step<'a, B> = crate::Step<Weights<B, &'a DeviceWindows>>;
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // What the constructors of `Rows` and `Weights` take. A view of a view lasts as long as the first.
 
 impl<T> Sealed for DevicePointer<T> {}
@@ -124,7 +126,7 @@ impl<'a, T> Buffer for &'a mut CudaViewMut<'_, T> {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 // The buffers of both tiers.
 
 /// A buffer that a call reads elements of type `E` from.
@@ -132,12 +134,12 @@ pub(super) trait Read<E> {
     /// The number of elements.
     fn len(&self) -> usize;
 
-    /// The context that it is of, in the safe tier.
+    /// Its context, in the safe tier.
     fn context(&self) -> Option<&Arc<CudaContext>>;
 
-    /// Its address, and in the safe tier a guard. The stream then waits for what the memory is still used for, and this
-    /// use is recorded when the guard is dropped, behind the launches. In a context with a single stream guards do
-    /// nothing.
+    /// Its address, and in the safe tier a guard. With a guard the stream waits for earlier uses of the
+    /// memory, and dropping it, after the launches, records this use. In a context with a single stream
+    /// guards do nothing.
     fn read<'a>(&'a self, stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>);
 }
 
@@ -194,14 +196,14 @@ impl<E> Write<E> for CudaViewMut<'_, E> {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------------------------------------
 
 /// The most operands of an operator: its feature rows, and its weights or scales with their gradients.
 const MOST: usize = MOST_ROWS + 2 * MOST_VALUES;
 
 /// The memory of an operand.
 #[derive(Debug, Clone, Copy)]
-struct Range {
+struct Span {
     name: &'static str,
     address: Address,
     bytes: u64,
@@ -209,7 +211,7 @@ struct Range {
     is_written: bool,
 }
 
-impl Range {
+impl Span {
     fn end(self) -> u64 {
         self.address.saturating_add(self.bytes)
     }
@@ -219,13 +221,13 @@ impl Range {
 pub(super) struct Operands<'a, 'w, T: DeviceElement> {
     plan: &'a Plan<T>,
     stream: &'a Arc<CudaStream>,
-    /// In the safe tier the name of the operator.
+    /// The name of the operator, in the safe tier.
     safe: Option<&'static str>,
     shapes: crate::operands::Operands<'w>,
     addresses: [Address; MOST_ROWS],
-    ranges: List<Range, MOST>,
-    guards: List<SyncOnDrop<'a>, MOST>,
-    /// The first operand that may not be used at all.
+    spans: ArrayVec<Span, MOST>,
+    guards: ArrayVec<SyncOnDrop<'a>, MOST>,
+    /// Of the first operand that may not be used at all.
     error: Option<Error>,
 }
 
@@ -250,8 +252,8 @@ pub(super) struct BoundOut {
 }
 
 impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
-    /// Those of a call of the safe tier, by the name of its operator, or of one of the raw tier.
-    #[inline]
+    /// The operands of a call: of the safe tier if `safe` names its operator, and else of the raw tier.
+    #[inline(always)]
     pub(super) fn new(plan: &'a Plan<T>, stream: &'a Arc<CudaStream>, safe: Option<&'static str>) -> Self {
         Self {
             plan,
@@ -259,8 +261,8 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             safe,
             shapes: crate::operands::Operands::new(),
             addresses: [0; MOST_ROWS],
-            ranges: List::new(),
-            guards: List::new(),
+            spans: ArrayVec::new(),
+            guards: ArrayVec::new(),
             error: None,
         }
     }
@@ -320,8 +322,8 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         BoundWeights { len, placed: PlacedWeights { scale, windows } }
     }
 
-    /// The gradient of weights or of a scale, if it is wanted; `of` has the name `name_of`, and no values where there is
-    /// no such scale.
+    /// The gradient of weights or of a scale, if it is wanted. `of` is what it is the gradient of, and
+    /// `name_of` the name of that. Without such a scale the gradient has no values.
     #[inline]
     pub(super) fn gradient<A>(
         &mut self,
@@ -347,25 +349,27 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             return Err(error);
         }
         let checked = self.shapes.check(batch, self.plan.features(), max_instances)?;
-        check_memory(&self.ranges)?;
+        check_memory(&self.spans)?;
         Ok(Bound { checked, addresses: &self.addresses })
     }
 
-    /// Whether the call may queue its work behind the guards. Where it may not, the operands' events stay as they are:
-    /// nothing has used them, and events that were recorded in a capture could not be waited for any more.
+    /// Whether the call may queue its work after the guards. Where it may not, the operands' events stay as
+    /// they are: nothing has used them, and events that were recorded in a capture could not be waited for
+    /// any more.
     fn check_guards(&mut self, call: &'static str) -> Result<()> {
         let context = self.plan.batch().device().context();
         // A wait that failed is remembered by the context.
         let waited = context.check_err().map_err(waiting_failed);
-        // Waiting for an operand that was written on a stream that records a graph takes this stream into the graph. What
-        // was used outside cannot be waited for then: that is why the wait failed.
+        // To wait for an operand that was written on a stream that records a graph takes this stream into the
+        // graph. A wait for work outside of the graph fails then, so this error comes before that of the
+        // wait.
         let capturing = match context.is_managing_stream_synchronization() {
             true => not_capturing(self.stream, call),
             false => Ok(()),
         };
         let allowed = self.error.take().map_or(Ok(()), Err).and(capturing).and(waited);
         if allowed.is_err() {
-            std::mem::forget(std::mem::replace(&mut self.guards, List::new()));
+            std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
         }
         allowed
     }
@@ -414,7 +418,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     ) -> Address {
         let element = size_of::<E>() as u64;
         let bytes = element.saturating_mul(len as u64);
-        self.ranges.push(Range { name, address, bytes, element, is_written });
+        self.spans.push(Span { name, address, bytes, element, is_written });
         if let Some(guard) = guard {
             self.guards.push(guard);
         }
@@ -475,10 +479,10 @@ impl Bound<'_> {
     }
 }
 
-/// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with another
-/// operand.
-fn check_memory(operands: &List<Range, MOST>) -> Result<()> {
-    for &Range { name, address, element, .. } in operands.iter() {
+/// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with
+/// another operand.
+fn check_memory(operands: &ArrayVec<Span, MOST>) -> Result<()> {
+    for &Span { name, address, element, .. } in operands.iter() {
         if !address.is_multiple_of(element) {
             return Err(Error::Misaligned { operand: name, value: address, bound: element });
         }
@@ -494,8 +498,8 @@ fn check_memory(operands: &List<Range, MOST>) -> Result<()> {
     Ok(())
 }
 
-/// Why an operand could not be waited for. Its events are alive, so an invalid one was recorded in a capture that has
-/// ended.
+/// Why an operand could not be waited for. Its events are alive, so an invalid one was recorded in a capture
+/// that has ended.
 fn waiting_failed(error: DriverError) -> Error {
     let call = match error.0 {
         sys::CUresult::CUDA_ERROR_INVALID_VALUE => "waiting for an operand that a stream capture used last",

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::kernels::Kernels;
+use super::kernels::{Kernels, Needs};
 use super::split::Split;
 use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
 use crate::error::{Error, Result, fits_u32};
-use crate::path::{Path, Paths};
+use crate::incidence::Incidence;
+use crate::path::{Path, Paths, shared_bytes};
 
-/// What stays from call to call: a batch on a device, the number of features F, the conventions of the convolution, and
-/// whether kernels check every index. A clone is cheap.
+/// What stays from call to call: a batch on a device, the number of features F, the conventions of the
+/// convolution, and whether kernels check every index. A clone is cheap.
 #[derive(Clone)]
 pub struct Plan<T: DeviceElement>(Arc<Parts<T>>);
 
@@ -24,6 +25,10 @@ struct Parts<T> {
     conv: Conv,
     checks: Checks,
     paths: Paths,
+    /// The paths that some topology is on.
+    used_paths: Vec<Path>,
+    /// The shared memory of a block, enough for each topology on [`Path::SingleBlock`].
+    shared_bytes: usize,
     element: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -60,11 +65,29 @@ impl<T: DeviceElement> Plan<T> {
         }
         let features = fits_u32("the number of features", features)?;
         let _current = batch.device().enter()?;
-        let single_block = paths.used().any(|path| path == Path::SingleBlock);
-        let kernels = Kernels::load(batch.device(), T::kernels(checks), single_block)?;
+        let needs = Needs { long_rows: batch.tables().has_long_rows(), paths: &paths };
+        let kernels = Kernels::load(batch.device(), T::kernels(checks), needs)?;
+        let used_paths = paths.used().collect();
+        let on_single_block = batch.batch().topologies().iter().zip(paths.as_slice());
+        let on_single_block = on_single_block.filter(|&(_, &path)| path == Path::SingleBlock);
+        let bytes = |t: &Incidence| {
+            shared_bytes(t.n_vertices(), t.n_hyperedges(), features as usize, size_of::<T::Acc>())
+        };
+        let shared_bytes = on_single_block.map(|(topology, _)| bytes(topology)).max().unwrap_or(0);
         let split = Split::new(batch, &paths)?.map(Arc::new);
         let (batch, element) = (batch.clone(), std::marker::PhantomData);
-        Ok(Self(Arc::new(Parts { split, batch, features, conv, checks, paths, kernels, element })))
+        Ok(Self(Arc::new(Parts {
+            split,
+            batch,
+            features,
+            conv,
+            checks,
+            paths,
+            used_paths,
+            shared_bytes,
+            kernels,
+            element,
+        })))
     }
 
     /// How the convolution of each topology's instances is computed.
@@ -73,8 +96,13 @@ impl<T: DeviceElement> Plan<T> {
     }
 
     /// The paths that some topology is on.
-    pub(super) fn used_paths(&self) -> impl Iterator<Item = Path> + use<T> {
-        self.0.paths.used()
+    pub(super) fn used_paths(&self) -> &[Path] {
+        &self.0.used_paths
+    }
+
+    /// The shared memory of a block, enough for each topology on [`Path::SingleBlock`].
+    pub(super) fn shared_bytes(&self) -> usize {
+        self.0.shared_bytes
     }
 
     pub(super) fn split(&self) -> Option<&Arc<Split>> {
@@ -101,8 +129,9 @@ impl<T: DeviceElement> Plan<T> {
         self.0.checks
     }
 
-    /// Whether there are vertices whose part in the gradients of weights is 0 whatever the weights: those of a single incidence,
-    /// where that makes y_v = z_e. To leave them out takes a gather of its own.
+    /// Whether the gradients of weights leave out vertices of a single incidence. Where the conventions make
+    /// y_v = z_e for those, their part is 0 whatever the weights. To leave them out takes a gather of its
+    /// own.
     pub(super) fn leaves_out_single_incidences(&self) -> bool {
         self.conv().single_incidences_cancel_out() && self.0.batch.tables().has_single_incidences
     }

@@ -1,12 +1,13 @@
 //! A range of NVTX around each call of an operator, for the timelines of profilers.
 //!
-//! Only with the feature `nvtx`; without it, all of this is nothing.
+//! Without the feature `nvtx` all of this compiles to nothing.
 
 #![cfg_attr(feature = "nvtx", allow(unsafe_code))]
 
 use crate::operator::Operator;
 
-/// A range of this thread, from when it is entered until it is dropped; on the same thread, and the last one first.
+/// A range of this thread, from `enter` until it is dropped on the same thread. The range entered last is
+/// dropped first.
 #[must_use]
 pub(super) struct Range {
     #[cfg(feature = "nvtx")]
@@ -41,8 +42,8 @@ impl Drop for Range {
 
 /// The library.
 ///
-/// Not by `cudarc`'s feature of the same name: that panics where the library is missing, does not know what it is called
-/// from CUDA 12.9 on, and allocates a string for each range.
+/// Not by `cudarc`'s feature of the same name: that panics where the library is missing, does not know what
+/// it is called from CUDA 12.9 on, and allocates a string for each range.
 #[cfg(feature = "nvtx")]
 mod nvtx {
     use std::ffi::{CStr, c_char, c_int};
@@ -51,7 +52,8 @@ mod nvtx {
 
     use crate::operator::Operator;
 
-    /// Its names: from CUDA 12.9 on, and before; of an installed package, and of the files for compiling.
+    /// Its names from CUDA 12.9 on, then those before; of each, first the name at run time, then that for
+    /// linking.
     #[cfg(not(windows))]
     const LIBRARIES: [&str; 4] =
         ["libnvtx3interop.so.1", "libnvtx3interop.so", "libnvToolsExt.so.1", "libnvToolsExt.so"];
@@ -70,8 +72,8 @@ mod nvtx {
     }
 
     fn load(name: &str) -> Option<Nvtx> {
-        // SAFETY: loading NVTX runs its initialisers, which do nothing that this process could notice; a profiler is loaded
-        // at the first range.
+        // SAFETY: loading NVTX runs its initialisers, which do nothing that this process could notice. A
+        // profiler is loaded at the first range.
         let library = unsafe { libloading::Library::new(name) }.ok()?;
         // SAFETY: since NVTX 1 the functions of these names have these types.
         let nvtx = unsafe {

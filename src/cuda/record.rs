@@ -2,9 +2,9 @@
 //! degree), and how the host hears of it.
 //!
 //! The first thread that finds something claims the record in device memory, and publishes the facts to
-//! mapped host memory, its `ready` word last. Of several violations of one kernel, which is reported depends
-//! on scheduling: to find the smallest, kernels would have to compare. The host looks at that word at each
-//! call, without calling the driver.
+//! mapped host memory, its `ready` word last. The host looks at that word at each call, without calling the
+//! driver. If one kernel finds several violations, scheduling decides which is reported: to report the
+//! smallest, threads would have to compare them.
 
 #![allow(unsafe_code)]
 
@@ -57,8 +57,8 @@ impl Record {
         Err(Error::IndexOutOfBounds { kernel, table, instance, position, value, bound })
     }
 
-    /// Forgets the violation, and waits for that: the work that follows may be on another stream. No kernel
-    /// that uses the record may be running, and the context must be current.
+    /// Forgets the violation, and waits for that, since the work that follows may be on another stream. No
+    /// kernel that uses the record may be running, and the context must be current.
     pub(super) fn clear(&self) -> Result<()> {
         self.claim.write(0, &[0])?;
         // SAFETY: as in `published`; no kernel is running that would write.

@@ -1,4 +1,5 @@
-//! What was dropped while the device may still be using it, until events behind its last uses have passed.
+//! Memory that was dropped while the device may still use it. It is kept until events after its last uses
+//! have passed.
 
 #![allow(unsafe_code)]
 
@@ -9,12 +10,13 @@ use cudarc::driver::{CudaEvent, CudaStream, DriverError, result, sys};
 
 use super::driver::not_capturing;
 
-/// An event behind the last use on a stream.
+/// An event after the last use on a stream.
 pub(super) struct Mark {
     event: CudaEvent,
     stream: Arc<CudaStream>,
-    /// Whether the event is recorded. A stream that records a CUDA graph would put it into the graph, so it has to wait for the
-    /// end of that; launches of the safe tier are not in graphs, so they lie before.
+    /// Whether the event is recorded. A stream that records a CUDA graph would put the event into the graph,
+    /// so it is recorded after the capture. That is early enough: launches of the safe tier are not in
+    /// graphs, so they lie before it.
     is_recorded: bool,
 }
 
@@ -32,13 +34,14 @@ impl Mark {
         }
     }
 
-    /// Whether the work before the event has ended, and nothing that is let go on the stream would end up in a graph.
+    /// Whether the work before the event has ended, and freeing memory on the stream would not become part of
+    /// a graph.
     fn is_passed(&mut self) -> bool {
         // SAFETY: the event is alive.
         not_capturing(&self.stream, "").is_ok() && self.asked(|event| unsafe { result::event::query(event) })
     }
 
-    /// Waits until the work before the event has ended; whether it has.
+    /// Waits until the work before the event has ended. `false` if that is not known.
     fn wait(&mut self) -> bool {
         // SAFETY: the event is alive.
         let wait = |mark: &mut Self| mark.asked(|event| unsafe { result::event::synchronize(event) });
@@ -54,8 +57,8 @@ impl Mark {
             return false;
         }
         let answer = ask(self.event.cu_event());
-        // It may have been recorded in a capture that another thread began at that moment: from the capture's end on it stands
-        // for nothing, and has to be recorded again.
+        // Another thread may have begun a capture just before the event was recorded. Such an event is
+        // invalid once the capture has ended, and has to be recorded again.
         self.is_recorded = answer != Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE));
         answer.is_ok()
     }
@@ -72,7 +75,7 @@ struct Entry {
 pub(super) struct Retired(Mutex<Vec<Entry>>);
 
 impl Retired {
-    /// Keeps something until the work that is on the streams of its uses now has ended.
+    /// Keeps something until the work that is now on the streams of `marks` has ended.
     pub(super) fn push(&self, kept: Box<dyn Any + Send>, mut marks: Vec<Mark>) {
         marks.iter_mut().for_each(Mark::record);
         self.lock().push(Entry { _kept: kept, marks });
@@ -94,7 +97,8 @@ impl Retired {
         for mut entry in self.lock().drain(..) {
             entry.marks.iter_mut().for_each(Mark::record);
             if !entry.marks.iter_mut().all(Mark::wait) {
-                // Nothing is known about the work on this stream: rather lose the memory than take it from a kernel.
+                // Nothing is known about the work on this stream: rather lose the memory than take it from a
+                // kernel.
                 std::mem::forget(entry);
             }
         }

@@ -14,8 +14,9 @@ use crate::conv::Reduce;
 use crate::error::Result;
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// The row scale of the rows of `orientation`: `scale`, divided by the number of incidences for a mean, and where
-    /// there are `shifts` of the rows, shifted down as often as a degree is up. Gives it as factors of the rows.
+    /// The row scale of the rows of `orientation`: `scale`, divided by the number of incidences for a mean.
+    /// With `shifts` of the rows, it is shifted down as often as a degree is shifted up. Returns it as
+    /// factors of the rows.
     ///
     /// # Safety
     /// `scale` has a factor where its windows say, and `shifts` has a shift for each row.

@@ -1,5 +1,5 @@
-//! Sums of one number for each incidence of a row, as in `kernels/sums.cuh`: what degrees, shifts and gradients of
-//! weights have in common.
+//! Sums of one number for each incidence of a row, as in `kernels/sums.cuh`: what degrees, shifts and
+//! gradients of weights have in common.
 
 #![allow(unsafe_code)]
 
@@ -34,7 +34,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         })
     }
 
-    /// Rows and segments, and the sums of long rows if there are some.
+    /// Launches the sums of rows and of segments, then those of long rows from their segments, if there are
+    /// any.
     ///
     /// # Safety
     /// Both kernels take a `SumArgs`, and what it names is there.

@@ -4,12 +4,11 @@
 
 use cudarc::driver::{CudaView, CudaViewMut};
 
-use super::driver::{Current, not_capturing};
-use super::operands::{Operands, Step};
-use super::ranges::Range;
+use super::DeviceElement;
+use super::operands::Step;
+use super::tiers::Tier;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
-use super::{DeviceElement, conv, step};
 use crate::direction::Direction;
 use crate::error::Result;
 use crate::operator::Operator;
@@ -18,36 +17,25 @@ use crate::step::StepGradients;
 use crate::windows::Weights;
 
 impl<T: DeviceElement> Workspace<T> {
-    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale of `step`.
+    /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale
+    /// of `step`.
     ///
     /// * `x`: `N` rows of vertices;
-    /// * `z`: `M` rows of hyperedges, overwritten or added to, and nothing between them. An empty hyperedge gets zeros.
+    /// * `z`: `M` rows of hyperedges, overwritten or added to; nothing between them is written. An empty
+    ///   hyperedge gets zeros.
     ///
-    /// The work is queued on the workspace's stream, in at most 2 launches; the call does not wait for it, and allocates nothing.
+    /// The call queues its work on the workspace's stream. It waits for nothing and allocates nothing.
     ///
     /// # Errors
-    /// Those [of operands](crate::cpu#errors-of-operands);
-    /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
-    /// [`Error::Capturing`]; [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`] of an earlier call until
-    /// [`check`](Self::check) has cleared it; [`Error::Driver`].
-    /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
-    /// waits for it may be.
-    ///
-    /// [`Error::WrongContext`]: crate::Error::WrongContext
-    /// [`Error::Misaligned`]: crate::Error::Misaligned
-    /// [`Error::SharedMemory`]: crate::Error::SharedMemory
-    /// [`Error::UncheckedTables`]: crate::Error::UncheckedTables
-    /// [`Error::Capturing`]: crate::Error::Capturing
-    /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
-    /// [`Error::NegativeDegree`]: crate::Error::NegativeDegree
-    /// [`Error::Driver`]: crate::Error::Driver
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn vertex_to_hyperedge(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
         x: Rows<CudaView<'_, T>>,
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.step(Direction::VertexToHyperedge, step, x, z)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step(Tier::Safe, Direction::VertexToHyperedge, step, x, z) }
     }
 
     /// The gradients of [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) from the same `x`.
@@ -56,10 +44,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// * `grad_z`: ∂loss/∂z, `M` rows of hyperedges;
     /// * `gradients.rows`: ∂loss/∂x, `N` rows of vertices.
     ///
-    /// In at most 9 launches.
-    ///
     /// # Errors
-    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn vertex_to_hyperedge_backward(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
@@ -67,26 +53,27 @@ impl<T: DeviceElement> Workspace<T> {
         grad_z: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.step_backward(Direction::VertexToHyperedge, step, x, grad_z, gradients)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step_backward(Tier::Safe, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
     }
 
-    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge scale and t
-    /// the vertex scale of `step`.
+    /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge
+    /// scale and t the vertex scale of `step`.
     ///
     /// * `z`: `M` rows of hyperedges;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. An isolated vertex gets zeros.
-    ///
-    /// In at most 2 launches.
+    /// * `y`: `N` rows of vertices, overwritten or added to; nothing between them is written. An isolated
+    ///   vertex gets zeros.
     ///
     /// # Errors
-    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn hyperedge_to_vertex(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
         z: Rows<CudaView<'_, T>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.step(Direction::HyperedgeToVertex, step, z, y)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step(Tier::Safe, Direction::HyperedgeToVertex, step, z, y) }
     }
 
     /// The gradients of [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) from the same `z`.
@@ -95,10 +82,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// * `grad_y`: ∂loss/∂y, `N` rows of vertices;
     /// * `gradients.rows`: ∂loss/∂z, `M` rows of hyperedges.
     ///
-    /// In at most 9 launches.
-    ///
     /// # Errors
-    /// As [`vertex_to_hyperedge`](Self::vertex_to_hyperedge).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn hyperedge_to_vertex_backward(
         &mut self,
         step: &Step<'_, CudaView<'_, T::Acc>>,
@@ -106,46 +91,45 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<CudaView<'_, T>>,
         gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.step_backward(Direction::HyperedgeToVertex, step, z, grad_y, gradients)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.step_backward(Tier::Safe, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
     }
 
     /// y = L H U B⁻¹ Hᵀ R x with the plan's conventions.
     ///
     /// * `x`: `N` rows of vertices;
     /// * `weights`: one for each hyperedge, read through windows;
-    /// * `y`: `N` rows of vertices, overwritten or added to, and nothing between them. A vertex of degree 0 gets
-    ///   zeros, unless the normalization is `None`.
+    /// * `y`: `N` rows of vertices, overwritten or added to; nothing between them is written. A vertex of
+    ///   degree 0 gets zeros, unless the normalization is `None`.
     ///
-    /// The work is queued on the workspace's stream, in at most 6 launches; the call does not wait for it, and allocates nothing.
-    /// A negative degree under symmetric normalization is found by a kernel, with checks or without, and
+    /// The call queues its work on the workspace's stream. It waits for nothing and allocates nothing.
+    /// Only a kernel can see a negative degree under symmetric normalization, with checks or without. It is
     /// reported as a wrong index is: by a later call, or by [`check`](Self::check).
     ///
     /// # Errors
-    /// Those [of operands](crate::cpu#errors-of-operands); [`Error::NoScratch`] if the workspace was made for less;
-    /// [`Error::WrongContext`], [`Error::Misaligned`], [`Error::SharedMemory`], [`Error::UncheckedTables`];
-    /// [`Error::Capturing`]; [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`] of an earlier call until
-    /// [`check`](Self::check) has cleared it; [`Error::Driver`].
-    /// No kernel is queued then, unless the driver failed between two launches. Where several streams take turns on an operand,
-    /// waits for it may be.
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv(
         &mut self,
         x: Rows<CudaView<'_, T>>,
         weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.forward(Operator::Conv, x, weights, None, y)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe {
+            self.convolve(Tier::Safe, Operator::Conv, x, weights, None::<Rows<CudaViewMut<'_, T::Acc>>>, y)
+        }
     }
 
-    /// [`conv`](Self::conv), which also stores z = B⁻¹ Hᵀ R x for [`conv_backward_from_z`](Self::conv_backward_from_z), with the
-    /// same bits of y.
+    /// [`conv`](Self::conv) that also stores z = B⁻¹ Hᵀ R x, for
+    /// [`conv_backward_from_z`](Self::conv_backward_from_z). y has the same bits.
     ///
-    /// * `z`: `M` rows of hyperedges of the accumulation type, overwritten, also where y is skipped.
+    /// * `z`: `M` rows of hyperedges of the accumulation type; overwritten, even if y is skipped.
     ///
-    /// It needs no scratch memory for rows, and saves the backward one of its four gathers; in exchange the caller keeps
-    /// M · F elements of the accumulation type from here to there.
+    /// It needs no scratch memory for rows, and saves the backward a gather. In exchange the caller keeps
+    /// M · F elements of the accumulation type until then.
     ///
     /// # Errors
-    /// As [`conv`](Self::conv).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv_saving_z(
         &mut self,
         x: Rows<CudaView<'_, T>>,
@@ -153,20 +137,20 @@ impl<T: DeviceElement> Workspace<T> {
         z: Rows<CudaViewMut<'_, T::Acc>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
-        self.forward(Operator::ConvSavingZ, x, weights, Some(z), y)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.convolve(Tier::Safe, Operator::ConvSavingZ, x, weights, Some(z), y) }
     }
 
-    /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`; z is computed again.
+    /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`; z is computed
+    /// again.
     ///
     /// * `x`, `grad_y`: `N` rows of vertices;
     /// * `grad_x`: `N` rows of vertices, overwritten, added to or skipped;
-    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped: for each, the sum
-    ///   over all instances whose windows cover it, 0 where there are none.
-    ///
-    /// In at most 20 launches.
+    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped. Each
+    ///   gets the sum over all instances whose windows cover it, or 0 if none does.
     ///
     /// # Errors
-    /// As [`conv`](Self::conv).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv_backward(
         &mut self,
         x: Rows<CudaView<'_, T>>,
@@ -175,16 +159,30 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.backward(Operator::ConvBackward, x, None, weights, grad_y, grad_x, grad_weights)
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe {
+            self.convolve_backward(
+                Tier::Safe,
+                Operator::ConvBackward,
+                x,
+                None::<Rows<CudaView<'_, T::Acc>>>,
+                weights,
+                grad_y,
+                grad_x,
+                grad_weights,
+            )
+        }
     }
 
-    /// [`conv_backward`](Self::conv_backward) with the z that [`conv_saving_z`](Self::conv_saving_z) stored for the same `x` and
-    /// `weights`, and the same bits.
+    /// [`conv_backward`](Self::conv_backward) with the z that [`conv_saving_z`](Self::conv_saving_z) stored
+    /// for the same `x` and `weights`. The results have the same bits.
     ///
     /// * `z`: `M` rows of hyperedges of the accumulation type.
     ///
+    /// The other operands are those of [`conv_backward`](Self::conv_backward).
+    ///
     /// # Errors
-    /// As [`conv`](Self::conv).
+    /// Those [of operators](Workspace#errors-of-operators).
     pub fn conv_backward_from_z(
         &mut self,
         x: Rows<CudaView<'_, T>>,
@@ -194,92 +192,18 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
-        self.backward(Operator::ConvBackwardFromZ, x, Some(z), weights, grad_y, grad_x, grad_weights)
-    }
-
-    fn step(
-        &mut self,
-        direction: Direction,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
-        x: Rows<CudaView<'_, T>>,
-        mut y: Out<Rows<CudaViewMut<'_, T>>>,
-    ) -> Result<()> {
-        let operator = Operator::step(direction);
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let (forward, instances) =
-            step::Forward::bind(&mut operands, self.max_instances, direction, step, &x, &mut y)?;
-        // SAFETY: as `call` says: the placements and windows were checked against the buffers.
-        unsafe { forward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    fn step_backward(
-        &mut self,
-        direction: Direction,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
-        x: Rows<CudaView<'_, T>>,
-        grad_y: Rows<CudaView<'_, T>>,
-        mut gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
-    ) -> Result<()> {
-        let operator = Operator::step_backward(direction);
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let max = self.max_instances;
-        let (backward, instances) =
-            step::Backward::bind(&mut operands, max, direction, step, &x, &grad_y, &mut gradients)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    fn forward(
-        &mut self,
-        operator: Operator,
-        x: Rows<CudaView<'_, T>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
-        mut z: Option<Rows<CudaViewMut<'_, T::Acc>>>,
-        mut y: Out<Rows<CudaViewMut<'_, T>>>,
-    ) -> Result<()> {
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let (forward, instances) =
-            conv::Forward::bind(&mut operands, self.max_instances, &x, &weights, z.as_mut(), &mut y)?;
-        // SAFETY: as in `step`.
-        unsafe { forward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn backward(
-        &mut self,
-        operator: Operator,
-        x: Rows<CudaView<'_, T>>,
-        z: Option<Rows<CudaView<'_, T::Acc>>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
-        grad_y: Rows<CudaView<'_, T>>,
-        mut grad_x: Out<Rows<CudaViewMut<'_, T>>>,
-        mut grad_weights: Out<CudaViewMut<'_, T::Acc>>,
-    ) -> Result<()> {
-        let _range = Range::enter(operator);
-        let _current = self.begin(operator)?;
-        let mut operands = self.operands(operator);
-        let (max, z, out) = (self.max_instances, z.as_ref(), &mut grad_weights);
-        let (backward, instances) =
-            conv::Backward::bind(&mut operands, max, &x, z, &weights, &grad_y, &mut grad_x, out)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, self.stream().cu_stream(), instances)?) }
-    }
-
-    /// What comes first in a call: an earlier report, the current context, and that the stream records no graph.
-    fn begin(&self, operator: Operator) -> Result<Current> {
-        self.poll()?;
-        let current = self.plan.batch().device().enter()?;
-        not_capturing(self.stream(), operator.name())?;
-        Ok(current)
-    }
-
-    fn operands<'w>(&self, operator: Operator) -> Operands<'_, 'w, T> {
-        Operands::new(&self.plan, self.stream(), Some(operator.name()))
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe {
+            self.convolve_backward(
+                Tier::Safe,
+                Operator::ConvBackwardFromZ,
+                x,
+                Some(z),
+                weights,
+                grad_y,
+                grad_x,
+                grad_weights,
+            )
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Scratch memory: what the kernels of a call leave for the next. Nothing in it outlives a call.
+//! Scratch memory: what one kernel of a call leaves for the next. Nothing in it outlives a call.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use cudarc::driver::CudaStream;
 use super::buffer::Buffer;
 use crate::error::{Error, Result};
 
-/// What a piece of scratch memory is for. Rows and numbers are those of all instances of a call; "sums" are of the
-/// accumulation type.
+/// What a piece of scratch memory is for. Rows and numbers are those of all instances of a call; "sums" are
+/// of the accumulation type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
     /// For each segment of a long row its sums, or one number of 8 bytes.
@@ -23,18 +23,22 @@ pub(super) enum Slot {
     InvDegree,
     /// The same as the gradients of weights see it: 0 for a vertex of a single incidence.
     WeightInvDegree,
-    /// For each vertex its shift, and for each hyperedge: `i32`.
+    /// For each vertex its shift, `i32`.
     VertexShifts,
+    /// For each hyperedge its shift, `i32`.
     EdgeShifts,
-    /// For each row whose gradient is passed on, the factor of that, of the accumulation type.
+    /// For each row the factor that its gradient is passed on with, of the accumulation type.
     RowScale,
-    /// For each row and block of features a dot product, `f64`: of hyperedges, or of the targets of a step's gradient.
+    /// For each row and block of features a dot product, `f64`: of hyperedges, or of the targets of a step's
+    /// gradient.
     Dots,
-    /// Of vertices, with the sums that y is made of, and with those that ∂x is made of: `f64`.
+    /// The same of vertices: the gradient of y with the sums that y is made of.
     DotsY,
+    /// The same of vertices: x with the sums that ∂x is made of.
     DotsX,
-    /// For each vertex, and for each hyperedge: `f64`.
+    /// For each vertex the gradient of its degree, `f64`.
     DegreeGradient,
+    /// For each hyperedge the gradient of its weight in its own instance, `f64`.
     WeightGradient,
     /// The sums of chunks of instances, in the rows of their first instances; of the accumulation type.
     ChunkSums,
@@ -59,7 +63,7 @@ impl Slot {
         Self::ChunkSums,
     ];
 
-    /// What it is called where there is no memory for it.
+    /// Its name in errors.
     fn what(self) -> &'static str {
         match self {
             Self::Partials => "the sums of the segments of long rows",
@@ -109,7 +113,7 @@ impl Scratch {
         Ok(Self(buffers.map(|buffer| buffer.expect("one was made for each slot"))))
     }
 
-    /// Where `bytes` bytes for a slot are; `None` where there are not so many.
+    /// Where `bytes` bytes for a slot are; `None` if the slot has fewer.
     pub(super) fn get(&self, slot: Slot, bytes: u128) -> Option<u64> {
         let buffer = &self.0[slot as usize];
         (bytes <= buffer.len() as u128).then(|| buffer.address())

@@ -1,6 +1,7 @@
 //! The two scatter steps on the device, and their gradients.
 //!
-//! With rows x of sources s (factor p) and results y of targets d (factor t), and g = ∂loss/∂y, as on the CPU:
+//! With rows x of sources s (factor p) and results y of targets d (factor t), and g = ∂loss/∂y, as on the
+//! CPU:
 //!
 //! ```text
 //! y_d  = t_d/k_d Σ_{s∈d} p_s x_s              ∂t_d = ⟨g_d, 1/k_d Σ_{s∈d} p_s x_s⟩
@@ -57,7 +58,7 @@ pub(super) struct Backward<'w> {
 /// The scales of a step that were bound: of vertices and of hyperedges.
 type BoundScales<'w> = [Option<BoundWeights<'w>>; 2];
 
-/// What is of vertices and of hyperedges, as what is of sources and of targets.
+/// Values of (vertices, hyperedges) as values of (sources, targets).
 fn by_place<V>(direction: Direction, [vertex, hyperedge]: [V; 2]) -> (V, V) {
     match direction {
         Direction::VertexToHyperedge => (vertex, hyperedge),
@@ -101,7 +102,7 @@ impl<'w> Scales<'w> {
 }
 
 impl<'w> Forward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
         max_instances: usize,
@@ -118,7 +119,7 @@ impl<'w> Forward<'w> {
         Ok((Self { scales, x, y: y.map(|y| bound.out(y)) }, bound.instances()))
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.
@@ -143,7 +144,7 @@ impl<'w> Forward<'w> {
 }
 
 impl<'w> Backward<'w> {
-    /// The operands, and the number of instances.
+    /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
         max_instances: usize,
@@ -170,7 +171,7 @@ impl<'w> Backward<'w> {
         Ok((Self::placed(scales, x, grad_y, grad_x, gradients), bound.instances()))
     }
 
-    /// The gradients are those of the scales of vertices and of hyperedges.
+    /// `gradients` are those of the scales of vertices and of hyperedges.
     pub(super) fn placed(
         scales: Scales<'w>,
         x: PlacedRows,
@@ -182,14 +183,14 @@ impl<'w> Backward<'w> {
         Self { scales, x, grad_y, grad_x, grad_source, grad_target }
     }
 
-    /// The launches.
+    /// Makes the launches.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.
     pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { scales, x, grad_y, grad_x, .. } = self;
         let (source, target) = (scales.direction.source(), scales.direction.target());
-        // There is a gradient of a scale that there is.
+        // Without a scale there is no gradient of it.
         let grad_source = self.grad_source.zip(scales.source);
         let grad_target = self.grad_target.zip(scales.target);
         // SAFETY: the caller's promise, and scratch memory has what is asked for.

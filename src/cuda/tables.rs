@@ -1,8 +1,8 @@
 //! The tables of a batch, as the kernels read them: built on the host, uploaded once.
 //!
-//! A topology is stored once for each orientation: by hyperedge (the rows of the tables are hyperedges, their indices
-//! vertices) and by vertex. Instances are not expanded: a replicated batch has no table of instances at all, a table
-//! batch has its topology ids and prefix sums over its instances.
+//! A topology is stored once for each orientation: by hyperedge (the rows of the tables are hyperedges, their
+//! indices vertices) and by vertex. Instances are not expanded: a replicated batch has no table of instances
+//! at all, a table batch has its topology ids and prefix sums over its instances.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -104,28 +104,38 @@ pub(super) fn window_name(axis: Axis) -> &'static str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Table {
-    /// Ten 64-bit words for each topology: where its pointers, indices and work lists start; its numbers of rows,
-    /// of rows to gather from and of incidences; and its numbers of segments of long rows, medium rows, short rows and
-    /// long rows.
+    /// Ten 64-bit words for each topology:
+    ///
+    /// * where its pointers, indices and work lists start;
+    /// * its numbers of rows, of rows to gather from, and of incidences;
+    /// * its numbers of segments of long rows, of medium rows, of short rows and of long rows.
     Topologies(Orientation),
     /// The row pointers of all topologies, each one's from 0 on; 32 bits.
     Pointers(Orientation),
     /// The indices of all topologies; 32 bits.
     Indices(Orientation),
-    /// For each topology its rows by length, in 32-bit words: (row, segment) for each segment of the rows of more than
-    /// 512 incidences; the rows of 9 to 512; the rows of up to 8; (row, first segment) for each row of more than 512.
+    /// For each topology its rows by length, in 32-bit words, as four lists:
+    ///
+    /// * (row, segment) for each segment of a row of more than 512 incidences;
+    /// * the rows of 9 to 512 incidences;
+    /// * the rows of up to 8;
+    /// * (row, first segment) for each row of more than 512.
     Work(Orientation),
-    /// For each of these four lists in turn, instances + 1 prefix sums of their lengths; 64 bits. Empty for a replicated
-    /// batch, as all that follow.
+    /// For each of the four lists of [`Work`](Self::Work) in turn, instances + 1 prefix sums of their
+    /// lengths; 64 bits. This table and all that follow are empty for a replicated batch.
     WorkStarts(Orientation),
-    /// Four 64-bit words for each chunk of instances whose gradients of shared weights (or scales) of the rows are summed
-    /// together: the offset of their window, which is 0; their topology; the first of its members; and the first of its
-    /// tiles of 32 rows. Another four end them.
+    /// Four 64-bit words for each chunk, whose instances' gradients of shared weights (or scales) are summed
+    /// together. Another four end the table.
+    ///
+    /// * the offset of the instances' window, which is 0;
+    /// * their topology;
+    /// * the first of the chunk's members;
+    /// * the first of its tiles of 32 rows.
     Chunks(Orientation),
     /// The instances, chunk after chunk; 64 bits.
     Members(Orientation),
-    /// Two 64-bit words for each class of chunks with windows of similar width: its first chunk, and the width of the
-    /// widest. Another two end them.
+    /// Two 64-bit words for each class of chunks with windows of similar width: its first chunk, and the
+    /// width of the widest. Another two end them.
     Classes(Orientation),
     /// The topology of each instance; 32 bits.
     TopologyIds,
@@ -259,8 +269,8 @@ impl HostSide {
         let mut rows: Vec<u32> = try_with_capacity(what, csr.len())?;
         rows.extend(0..csr.len() as u32);
         let length = |row: u32| csr.row(row as usize).len();
-        // By falling length, so that the rows that a warp computes together are alike, and long ones come first. Not a stable
-        // sort, which would allocate.
+        // By falling length: the rows that a warp computes together are alike, and long ones come first. A
+        // stable sort would allocate.
         rows.sort_unstable_by_key(|&row| (Reverse(length(row)), row));
         let (long, rest) = rows.split_at(rows.partition_point(|&row| length(row) > SEGMENT));
         let (medium, short) = rest.split_at(rest.partition_point(|&row| length(row) > SHORT_ROW));
@@ -388,13 +398,13 @@ pub(super) struct HostChunks {
     pub(super) counts: ChunkCounts,
 }
 
-/// How many of what there are.
+/// The numbers of chunks and of their parts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ChunkCounts {
     pub(super) n_chunks: usize,
     pub(super) n_members: usize,
     pub(super) n_classes: usize,
-    /// Of 32 rows of a chunk each.
+    /// The tiles, each of 32 rows of a chunk.
     pub(super) tiles: u64,
 }
 
@@ -415,10 +425,10 @@ impl HostChunks {
         }
         let mut members = try_with_capacity(what, groups.order().len())?;
         members.extend(groups.order().iter().map(|&g| u64::from(g)));
-        // The words of the end have to hold what a search compares with.
+        // A search compares with the end's words, too, so they need right values.
         let first_member = members.len() as u64;
         chunks.push(ChunkWords { offset: 0, topology: 0, first_member, first_tile: tiles });
-        // Of which there are few, however many chunks.
+        // There are few classes, however many chunks.
         let mut classes = Vec::new();
         for class in groups.classes(batch.topologies(), axis) {
             classes.push(ClassWords { first_chunk: class.first_chunk as u64, width: class.width as u64 });
@@ -468,7 +478,7 @@ pub(super) struct Tables {
     pub(super) overwritten: bool,
 }
 
-/// What a table batch has besides.
+/// The tables that only a table batch has.
 pub(super) struct InstanceTables {
     pub(super) topology_ids: Buffer<u32>,
     pub(super) vertex_starts: Buffer<u64>,
@@ -581,6 +591,11 @@ impl Tables {
             Orientation::ByEdge => &self.by_edge,
             Orientation::ByVertex => &self.by_vertex,
         }
+    }
+
+    /// Whether a row of an instance is summed in segments.
+    pub(super) fn has_long_rows(&self) -> bool {
+        [&self.by_edge, &self.by_vertex].iter().any(|side| side.counts.long_row > 0)
     }
 
     /// The chunks of shared weights along `axis`, of a table batch.

@@ -1,4 +1,4 @@
-//! The launches of `kernels/weight_gradient.cu`: the gradients of the weights of each instance alone.
+//! The launches of `kernels/weight_gradient.cu`: the gradients of weights, for each instance by itself.
 
 #![allow(unsafe_code)]
 
@@ -14,11 +14,12 @@ use crate::axis::Axis;
 use crate::error::Result;
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// The gradients of the weights of each instance alone, where weights are part of the degrees: the sums of the
-    /// gradients of the degrees over the vertices of each hyperedge, and ⟨q, z⟩ if `through_message`.
+    /// The gradients of weights that are part of the degrees, for each instance by itself. That of a
+    /// hyperedge is the sum of the gradients of its vertices' degrees, plus ⟨q, z⟩ if `through_message`.
     ///
     /// # Safety
-    /// The gradients of the degrees were computed, and so were the shifts and the dot products of the hyperedges.
+    /// The gradients of the degrees were computed, and so were the shifts and the dot products of the
+    /// hyperedges.
     pub(super) unsafe fn weight_gradients(&mut self, through_message: bool) -> Result<RowGradients> {
         let of_degrees = self.scratch_scale::<f64>(Slot::DegreeGradient, Axis::Vertex)?;
         let args = SumArgs {

@@ -17,18 +17,19 @@ use crate::axis::Axis;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::windows::WindowTable;
 
-/// A window table on a device, for any number of calls with a batch on that device. It may be dropped while work that reads
-/// it is in flight, but for calls of the raw tier, which cannot know.
+/// A window table on a device, for any number of calls with a batch on that device. It may be dropped while
+/// calls of the safe tier that read it are in flight. For those of the raw tier, see their
+/// [contract](super::raw).
 pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
-    /// The offsets, the words of the chunks, their members and their classes, one behind the other, as the kernels of
-    /// `kernels/instance_sums.cu` read them. Taken when the table is dropped.
+    /// The offsets, the words of the chunks, their members and their classes, one after the other, as the
+    /// kernels of `kernels/instance_sums.cu` read them. Taken when the table is dropped.
     words: Option<Buffer<u64>>,
-    /// For the first reader, so that dropping needs nothing new where there is one.
+    /// For the first reader, made in advance: to drop a table that one stream has read creates nothing.
     event: Option<CudaEvent>,
-    /// The streams of the calls of the safe tier that read it: any number at once, which a `CudaSlice`, whose one event is that
-    /// of its last reader, would not do for.
+    /// The streams of the calls of the safe tier that read it, any number at once. A `CudaSlice` would not
+    /// do, since it knows its last reader only.
     readers: Mutex<Vec<Arc<CudaStream>>>,
     overwritten: bool,
     // Dropped last: the words are freed in its context.
@@ -58,7 +59,8 @@ impl DeviceBatch {
     /// Uploads a window table of this batch, and waits for it.
     ///
     /// # Errors
-    /// [`Error::WindowTableMismatch`] for a table of another batch, [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::WindowTableMismatch`] for a table of another batch, [`Error::OutOfMemory`],
+    /// [`Error::Driver`].
     pub fn upload_windows(&self, table: &WindowTable) -> Result<DeviceWindows> {
         if !table.batch().is(self.batch()) {
             return Err(Error::WindowTableMismatch { table: "table" });
@@ -110,15 +112,17 @@ impl DeviceWindows {
         Ok(words)
     }
 
-    /// Overwrites a part of the table on the device, from `position` of a part on, and waits for it. Offsets that were not
-    /// validated may only meet checked kernels: from now on, calls with this table need a plan with
-    /// [`Checks::On`](super::Checks::On), and a window that ends out of bounds is [`Error::IndexOutOfBounds`] from the calls
-    /// that follow. The gradient goes where the chunks say, which are not derived anew. Calls of the safe tier that read the table
-    /// are waited for.
+    /// Overwrites words of a part on the device, from `position` on, and waits for it. Calls of the safe tier
+    /// that read the table are waited for before.
+    ///
+    /// Nobody validates the new words, so only checked kernels may read them: from now on, calls with this
+    /// table need a plan with [`Checks::On`](super::Checks::On). A window that ends out of bounds is
+    /// [`Error::IndexOutOfBounds`] from the calls that follow. New offsets do not change the chunks:
+    /// gradients still go where those say.
     ///
     /// # Errors
-    /// [`Error::TableRange`] for a range outside the part, [`Error::Capturing`] while a stream that has read it records a CUDA
-    /// graph; nothing is written then. [`Error::Driver`].
+    /// [`Error::TableRange`] for a range outside the part, and [`Error::Capturing`] while a stream that has
+    /// read the table records a CUDA graph: nothing is written then. [`Error::Driver`].
     pub fn overwrite(&mut self, part: WindowPart, position: usize, values: &[u64]) -> Result<()> {
         let range = self.range(part);
         let room = range.len().checked_sub(position);
@@ -215,7 +219,8 @@ impl Drop for DeviceWindows {
                         // SAFETY: the stream is alive.
                         && unsafe { result::stream::synchronize(stream.cu_stream()) }.is_ok();
                     if !is_over {
-                        // Nothing tells when this reader is done: rather lose the memory than take it from a kernel.
+                        // Nothing tells when this reader is done: rather lose the memory than take it from a
+                        // kernel.
                         return std::mem::forget(words);
                     }
                 }

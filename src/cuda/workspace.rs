@@ -29,11 +29,31 @@ pub(super) struct Held {
     /// Where something is checked.
     pub(super) record: Option<Record>,
     pub(super) stream: Arc<CudaStream>,
-    /// Is recorded behind the last launch, when the workspace is dropped.
+    /// Is recorded after the last launch, when the workspace is dropped.
     event: CudaEvent,
 }
 
-/// The scratch memory of a plan for one stream, and the operators. It may be dropped while its work is in flight.
+/// The scratch memory of a plan for one stream, and the operators. It may be dropped while its work is in
+/// flight.
+///
+/// # Errors of operators
+/// The operators of the safe tier return these errors:
+///
+/// | error | when |
+/// |---|---|
+/// | [`Error::IndexOutOfBounds`] | an earlier call met a wrong index; [`check`](Self::check) clears it |
+/// | [`Error::NegativeDegree`] | an earlier call met a negative degree, likewise |
+/// | [`Error::Capturing`] | the stream records a CUDA graph |
+/// | [`Error::WrongContext`] | an operand or a window table is of another context than the device |
+/// | [`Error::UncheckedTables`] | a window table was overwritten, and the plan has [`Checks::Off`] |
+/// | those [of operands](crate::cpu#errors-of-operands) | shapes, windows or strides are wrong |
+/// | [`Error::Misaligned`] | an operand does not start at a whole element |
+/// | [`Error::SharedMemory`] | an output shares memory with another operand |
+/// | [`Error::NoScratch`] | the workspace was made for other operators |
+/// | [`Error::Driver`] | a call of the driver failed, or one of the same context did before |
+///
+/// A call that fails has queued no kernel, unless the driver failed between two launches. It may have made
+/// its stream wait for operands that other streams use.
 pub struct Workspace<T: DeviceElement> {
     pub(super) plan: Plan<T>,
     pub(super) max_instances: usize,
@@ -47,20 +67,26 @@ pub struct Workspace<T: DeviceElement> {
 const PER_THREAD_STREAM: usize = 2;
 
 impl<T: DeviceElement> Plan<T> {
-    /// The scratch memory for calls with up to `max_instances` instances on `stream`, and the operators, all of them.
-    /// Waits for the work that is on the stream, so that calls of the [raw tier](super::raw) may begin on any.
+    /// A workspace for all operators, for calls with up to `max_instances` instances on `stream`. Waits for
+    /// the work that is on the stream, so that the first call of the [raw tier](super::raw) may be on any
+    /// other.
     ///
     /// # Errors
-    /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of another context,
-    /// [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA graph, [`Error::TooLarge`],
-    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of
+    /// another context, [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA
+    /// graph, [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn workspace(&self, stream: &Arc<CudaStream>, max_instances: usize) -> Result<Workspace<T>> {
         self.workspace_for(stream, max_instances, Operator::ALL)
     }
 
-    /// The same with scratch memory for some operators only. What takes room are rows of hyperedges in the accumulation
-    /// type: none for the steps and [`ConvSavingZ`](Operator::ConvSavingZ), M rows of F for [`Conv`](Operator::Conv) and
-    /// [`ConvBackwardFromZ`](Operator::ConvBackwardFromZ), twice that for [`ConvBackward`](Operator::ConvBackward).
+    /// A workspace for some operators only, with scratch memory for no others. Most of that memory is rows of
+    /// F elements of the accumulation type for hyperedges:
+    ///
+    /// | operator | rows |
+    /// |---|---|
+    /// | the steps, [`ConvSavingZ`](Operator::ConvSavingZ) | none |
+    /// | [`Conv`](Operator::Conv), [`ConvBackwardFromZ`](Operator::ConvBackwardFromZ) | M |
+    /// | [`ConvBackward`](Operator::ConvBackward) | 2 M |
     ///
     /// # Errors
     /// As [`workspace`](Self::workspace).
@@ -73,7 +99,7 @@ impl<T: DeviceElement> Plan<T> {
         Workspace::new(self.clone(), stream.clone(), max_instances, operators)
     }
 
-    /// The bytes of device memory that such a workspace takes.
+    /// The bytes of device memory that a workspace for these operators takes.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for 2³² instances and more, or for 2⁶⁴ rows.
@@ -143,16 +169,18 @@ impl<T: DeviceElement> Workspace<T> {
         self.max_instances
     }
 
-    /// Waits until all work on the stream has ended, and reports a wrong index that a checked kernel found since the last
-    /// check, or a negative degree under symmetric normalization. The report is cleared: the workspace, its plan and its
-    /// stream can be used on. Where there is nothing to check it only waits.
+    /// Synchronises the stream, then returns and clears the first error that a kernel recorded since the last
+    /// check: a wrong index that a checked kernel found, or a negative degree under symmetric normalization.
+    /// The workspace, its plan and its stream stay usable.
+    ///
+    /// After such an error every output since the last successful check is unspecified: an affected row holds
+    /// NaN, or was not written at all if the corrupt value was the row's own position.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`]: then all outputs of this workspace since the last clean
-    /// check are unspecified. Rows that the wrong value was for are NaN; where the value is what tells the place of a row,
-    /// that row is left as it was. The report is that of the first kernel on the stream that found something; which of several
-    /// that it found depends on scheduling. [`Error::Capturing`] while the stream records a CUDA graph. [`Error::Driver`], also for
-    /// errors of earlier calls of the context that nobody was told of.
+    /// * [`Error::IndexOutOfBounds`] or [`Error::NegativeDegree`], from the first kernel on the stream that
+    ///   found something. If that kernel found several errors, scheduling decides which one it recorded.
+    /// * [`Error::Capturing`] while the stream records a CUDA graph.
+    /// * [`Error::Driver`], also for an earlier call of the context that could not return its error.
     pub fn check(&mut self) -> Result<()> {
         let device = self.plan.batch().device();
         let _current = Current::enter(device.context())?;
@@ -168,7 +196,7 @@ impl<T: DeviceElement> Workspace<T> {
         report.and_then(|()| pending_error(device.context(), "an earlier call of this context"))
     }
 
-    /// A report that a kernel has published, without a call of the driver.
+    /// Returns the error that a kernel has recorded, without a call of the driver.
     pub(super) fn poll(&self) -> Result<()> {
         let record = self.held().record.as_ref();
         record.map_or(Ok(()), |record| record.published(self.plan.kernels()))
@@ -180,10 +208,10 @@ impl<T: DeviceElement> Workspace<T> {
     /// [`Error::NoScratch`].
     ///
     /// # Safety
-    /// The context of the stream is current. Until the work has ended, the operands' memory stays alive, nobody else
-    /// writes what is read or touches what is written, and no output shares memory with another operand. Whatever else
-    /// uses this workspace is ordered before or behind the work. (Tables, scratch memory and record are held until an
-    /// event behind their last use, see `retired`.)
+    /// The context of the stream is current. Until the work has ended, the operands' memory stays alive,
+    /// nobody else writes what is read or touches what is written, and no output shares memory with another
+    /// operand. Whatever else uses this workspace is ordered before or after the work. (Tables, scratch
+    /// memory and record are held until an event after their last use, see `retired`.)
     pub(super) unsafe fn call(
         &self,
         operator: Operator,

@@ -39,9 +39,9 @@ mod named {
     use super::both::{
         Accumulator, AllInFirst, Axis, Batch, Buffer, Conv, Csr, Direction, Element, Error, HyperedgeWeight,
         HypergraphConv, HypergraphConvConfig, Incidence, Index, Misbatching, Normalization, Operator,
-        Operators, Out, Owners, Reduce, Repeats, Result, RowLayout, Rows, SelfLoops, Step, StepGradients,
-        TensorStep, TensorWeights, TensorWindows, WeightParametrization, WeightUse, Weights, WindowTable,
-        Windows, core_error, cpu, half, hypergraph_conv,
+        Operators, Out, Owners, Path, Reduce, Repeats, Result, RowLayout, Rows, SelfLoops, Step,
+        StepGradients, TensorStep, TensorWeights, TensorWindows, WeightParametrization, WeightUse, Weights,
+        WindowTable, Windows, core_error, cpu, half, hypergraph_conv,
     };
 }
 

@@ -1,8 +1,8 @@
 //! Stream capture: while it lasts, what a stream is given becomes nodes of a graph.
 //!
-//! The rules are CUDA's: a dependency between captured and other work is an error, as is a call that would wait for
-//! captured work, and an error makes the capture invalid until it is ended. Two are stricter, as a checker's should be:
-//! copies of pageable memory and stream-ordered allocations cannot be captured.
+//! The rules are CUDA's: a dependency between captured and other work is an error, as is a call that would
+//! wait for captured work, and an error makes the capture invalid until it is ended. Two are stricter, as a
+//! checker's should be: copies of pageable memory and stream-ordered allocations cannot be captured.
 
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
@@ -13,7 +13,8 @@ use super::state::State;
 use super::status::{Outcome, Status};
 use super::stream::LEGACY;
 
-/// Which calls a capture forbids that might wait for it: those of every thread, those of its own thread, or none.
+/// Whose calls that might wait for the capture are forbidden: those of every thread, of its own thread, or of
+/// none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Global,
@@ -102,8 +103,8 @@ impl State {
         Ok(Graph { nodes: capture.nodes })
     }
 
-    /// Takes a stream that is destroyed out of its capture, which is invalid then; without its origin nobody can end it,
-    /// so it is over.
+    /// Takes a stream that is destroyed out of its capture, which is invalid then; without its origin nobody
+    /// can end it, so it is over.
     pub(crate) fn leave_capture(&mut self, stream: u64) -> Outcome {
         let Some(Membership { capture: number, .. }) = self.stream(stream)?.capture.take() else {
             return Ok(());
@@ -179,7 +180,8 @@ impl State {
     /// Makes a stream wait for a captured event: it joins the capture.
     pub(crate) fn wait_captured(&mut self, stream: u64, point: &CapturedPoint) -> Outcome {
         match self.captures.get(&point.capture) {
-            // The capture has ended: the event stands for no work that will ever run, until it is recorded again.
+            // The capture has ended: the event stands for no work that will ever run, until it is recorded
+            // again.
             None => return Err(Status::INVALID_VALUE),
             Some(capture) if capture.invalid => return Err(Status::CAPTURE_INVALIDATED),
             Some(_) if stream == LEGACY => return self.refuse(vec![point.capture], Status::CAPTURE_IMPLICIT),

@@ -1,7 +1,7 @@
 //! The side door for tests: one exported function that takes commands in words and answers in words.
 //!
-//! Text crosses the boundary, as the driver and the test each have their own copy of this crate, and with it of every
-//! static and allocator.
+//! Text crosses the boundary, as the driver and the test each have their own copy of this crate, and with it
+//! of every static and allocator.
 
 use std::ffi::c_void;
 use std::slice;

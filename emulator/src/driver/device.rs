@@ -14,8 +14,8 @@ use super::status::{Outcome, Status};
 pub(crate) struct Device {
     /// How often each function was called.
     counts: [AtomicU64; NAMES.len()],
-    /// The call that is to fail: above, the number of its function, from 1; below, how many calls of it until then. 0 for
-    /// none.
+    /// The call that is to fail; 0 for none. The upper half is the number of its function, from 1, and the
+    /// lower half how many calls of it until then.
     failing: AtomicU64,
     state: Mutex<State>,
 }
@@ -44,8 +44,8 @@ pub(crate) fn at(ordinal: usize) -> Outcome<&'static Device> {
 }
 
 impl Device {
-    /// The state, for one caller at a time. A panic on another thread leaves it usable: what a failed test left is
-    /// forgotten by a reset.
+    /// The state, for one caller at a time. A panic on another thread leaves it usable: what a failed test
+    /// left is forgotten by a reset.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

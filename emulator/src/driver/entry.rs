@@ -1,5 +1,5 @@
-//! The frame of every exported function: it counts the call, finds the context, and keeps panics from crossing the C
-//! interface.
+//! The frame of every exported function: it counts the call, finds the context, and keeps panics from
+//! crossing the C interface.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -50,8 +50,8 @@ impl<T> Out<T> {
     }
 }
 
-/// Defines exported functions. Each is counted on the device that it names (`of ordinal`), else on the device of the
-/// current context.
+/// Defines exported functions. Each is counted on the device that it names (`of ordinal`), else on the device
+/// of the current context.
 macro_rules! exports {
     ($(
         $(#[$doc:meta])*

@@ -1,5 +1,5 @@
-//! The names of the exported functions, for counting calls. Each exists in the driver of CUDA 12.0; `symbols-12.0.txt`
-//! in the tests lists what that driver exports.
+//! The names of the exported functions, for counting calls. Each exists in the driver of CUDA 12.0;
+//! `symbols-12.0.txt` in the tests lists what that driver exports.
 
 macro_rules! functions {
     ($($name:ident)*) => {

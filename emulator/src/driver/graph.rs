@@ -17,8 +17,8 @@ pub(crate) struct Node {
 }
 
 impl Graph {
-    /// An order that the graph allows and that is far from the one of the capture: of the nodes that may run, the last
-    /// recorded runs first. A missing dependency then shows.
+    /// An order that the graph allows, far from that of the capture: of the nodes that may run, the last
+    /// recorded runs first. So a missing dependency shows.
     pub(crate) fn adverse_order(&self) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.nodes.len());
         let mut has_run = vec![false; self.nodes.len()];

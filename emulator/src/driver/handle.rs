@@ -1,5 +1,5 @@
-//! The opaque pointers that the driver gives out. They point to nothing: each names an object of a device by a number
-//! that is never given twice, so that a stale one is an error instead of a crash.
+//! The opaque pointers that the driver gives out. They point to nothing: each names an object of a device by
+//! a number that is never given twice, so that a stale one is an error instead of a crash.
 
 use super::status::{Outcome, Status};
 

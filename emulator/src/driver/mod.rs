@@ -1,7 +1,7 @@
 //! The driver: state of the devices, and the functions that it exports.
 //!
-//! The exported functions are in `api`; they check what the C interface hands them and work on the [`state::State`] of a
-//! device. Streams ([`stream`]) are queues of operations ([`operation`]) that run late.
+//! The exported functions are in `api`; they check what the C interface hands them and work on the
+//! [`state::State`] of a device. Streams ([`stream`]) are queues of operations ([`operation`]) that run late.
 
 mod api;
 mod capture;

@@ -1,4 +1,5 @@
-//! Modules and their functions. A module's image says which kernels it has; their code is the one compiled for the host.
+//! Modules and their functions. A module's image says which kernels it has; their code is the one compiled
+//! for the host.
 
 use std::fmt;
 use std::iter;

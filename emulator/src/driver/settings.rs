@@ -19,8 +19,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The newest PTX that the driver understands: 7.x for CUDA 11.x, 8.x for 12.x, where releases since 12.6 are one
-    /// ahead of their PTX, and 9.x for 13.x.
+    /// The newest PTX that the driver understands: 7.x for CUDA 11.x, 8.x for 12.x, where releases since 12.6
+    /// are one ahead of their PTX, and 9.x for 13.x.
     pub(crate) fn newest_ptx(&self) -> (u32, u32) {
         let (major, minor) = (self.driver_version / 1000, self.driver_version % 1000 / 10);
         let lag = u32::from(major == 12 && minor >= 6);

@@ -108,7 +108,8 @@ impl State {
         (self.options, self.reports) = (old.options, old.reports);
     }
 
-    /// Releases the primary context once; with its last reference it is destroyed, and what lives is reported.
+    /// Releases the primary context once; with its last reference it is destroyed, and what lives is
+    /// reported.
     pub(crate) fn release(&mut self) -> Outcome {
         self.references = self.references.checked_sub(1).ok_or(Status::INVALID_CONTEXT)?;
         if self.references == 0 {
@@ -185,8 +186,8 @@ impl State {
         self.total_bytes().saturating_sub(self.memory.live_device_bytes())
     }
 
-    /// Allocates memory. Where there is too little, the work that will free some runs first: that of the stream in whose
-    /// order the memory is allocated, or all.
+    /// Allocates memory. Where there is too little, the work that will free some runs first: that of the
+    /// stream in whose order the memory is allocated, or all.
     pub(crate) fn allocate(&mut self, len: usize, space: Space, stream: Option<u64>) -> Outcome<usize> {
         self.create()?;
         if space == Space::Device && len as u64 > self.free_bytes() {

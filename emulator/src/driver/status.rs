@@ -1,5 +1,5 @@
-//! The result codes of the driver, as CUDA 12.0 numbers them. No other code may leave the driver: a binding that maps
-//! codes to an enumeration cannot represent it.
+//! The result codes of the driver, as CUDA 12.0 numbers them. No other code may leave the driver, since a
+//! binding that maps codes to an enumeration could not represent it.
 
 use std::ffi::CStr;
 

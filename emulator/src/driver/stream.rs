@@ -1,7 +1,8 @@
 //! Streams whose operations wait until somebody needs them.
 //!
-//! A stream is a queue. Only what is waited for runs: the queue of that stream, and of other streams just the part that
-//! it waits for. A wait that is missing then shows in every run, as data that is stale or poisoned.
+//! A stream is a queue. Nothing runs before somebody waits for it: then that stream's queue runs, and of
+//! other streams just the part that it waits for. So a missing wait shows in every run, as data that is stale
+//! or poisoned.
 
 use std::collections::VecDeque;
 
@@ -16,7 +17,7 @@ pub(crate) const LEGACY: u64 = 1;
 /// The default stream of each thread. One for all threads here.
 pub(crate) const PER_THREAD: u64 = 2;
 
-/// After how many queries in a row the work runs that they ask about, so that a loop of queries ends.
+/// After this many queries in a row the work that they ask about runs, so that a loop of queries ends.
 const POLLS: u32 = 3;
 
 /// A stream.
@@ -107,8 +108,8 @@ impl State {
         Ok(())
     }
 
-    /// What is queued next is behind all of the default stream, if the stream is blocking; in the default stream it is
-    /// behind all of the blocking streams.
+    /// What is queued next is behind all of the default stream, if the stream is blocking; in the default
+    /// stream it is behind all of the blocking streams.
     pub(crate) fn order_with_default(&mut self, stream: u64) -> Outcome {
         let ahead: Vec<u64> = if stream == LEGACY {
             self.streams.iter().filter(|(n, s)| **n != LEGACY && s.blocking).map(|(n, _)| *n).collect()
@@ -139,8 +140,8 @@ impl State {
 
     /// Runs what has to run until a stream gets to a point, and nothing else.
     pub(crate) fn run_until(&mut self, point: Point) {
-        // Points wait for points that were there before them, so this ends; a list instead of recursion, as chains of
-        // waits may be long.
+        // Points wait for points that were there before them, so this ends; a list instead of recursion, as
+        // chains of waits may be long.
         let mut goals = vec![point];
         while let Some(&goal) = goals.last() {
             if self.is_done(goal) {
@@ -165,8 +166,8 @@ impl State {
         }
     }
 
-    /// Runs everything, the newest streams first: work of an older stream that a newer one needs and does not wait for
-    /// has then not run.
+    /// Runs everything, the newest streams first. If a newer stream needs work of an older one and does not
+    /// wait for it, that work has not run then, and the mistake shows.
     pub(crate) fn run_all(&mut self) {
         let streams: Vec<u64> = self.streams.keys().rev().copied().collect();
         for stream in streams {

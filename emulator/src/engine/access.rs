@@ -1,5 +1,5 @@
-//! The checks of one load or store: does it lie in memory that the kernel may touch, is it aligned, were the bytes
-//! written, and does another thread touch them without order.
+//! The checks of one load or store: does it lie in memory that the kernel may touch, is it aligned, were the
+//! bytes written, and does another thread touch them without order.
 
 use std::cell::{Cell, RefCell};
 

@@ -1,8 +1,9 @@
 //! What happened before what, within one launch.
 //!
-//! Blocks run one after the other, so one counter serves all of them: it advances where threads synchronise, and an
-//! access is stamped with it. Two accesses of a block are ordered if a `__syncthreads` lies between them, or, within a
-//! warp, a chain of `__syncwarp`s in which both threads took part. Shuffles and votes order no memory.
+//! Blocks run one after the other, so one counter serves all of them: it advances where threads synchronise,
+//! and an access is stamped with it. Two accesses of a block are ordered if a `__syncthreads` lies between
+//! them, or, within a warp, a chain of `__syncwarp`s in which both threads took part. Shuffles and votes
+//! order no memory.
 
 const LANES: usize = 32;
 
@@ -12,7 +13,8 @@ pub(super) struct Clock {
     block_start: u32,
     /// When the threads of the block synchronised last, or began.
     phase_start: u32,
-    /// For each thread: up to when it knows the accesses of the lanes of its warp. Empty where nothing is tracked.
+    /// For each thread: up to when it knows the accesses of the lanes of its warp. Empty where nothing is
+    /// tracked.
     known: Vec<[u32; LANES]>,
     /// When each block began, and its number.
     blocks: Vec<(u32, u64)>,

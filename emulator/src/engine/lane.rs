@@ -18,8 +18,8 @@ const LANE_BYTES: usize = 256;
 
 const GUARD_BYTES: usize = 4096;
 
-/// How many steps (basic blocks of the checked build; a wait counts as many) a thread may take: far more than the
-/// threads of a test take, and used up in half a second.
+/// How many steps (basic blocks of the checked build; a wait counts as many) a thread may take: far more than
+/// the threads of a test take, and used up in half a second.
 const BUDGET: i64 = 20_000_000;
 
 /// The same where threads are preempted, and an endless loop uses up the budgets of all threads together.
@@ -69,8 +69,8 @@ impl Lane {
 
     /// The launch that this fiber belongs to.
     pub(super) fn running(&self) -> &Running<'_> {
-        // SAFETY: `place` was given a reference to it, and the launch outlives its fibers. The lifetime inside is
-        // shortened to that of the fiber.
+        // SAFETY: `place` was given a reference to it, and the launch outlives its fibers. The lifetime
+        // inside is shortened to that of the fiber.
         unsafe { &*self.running.cast() }
     }
 

@@ -84,8 +84,8 @@ fn load(paths: impl Iterator<Item = &'static str>) -> HashMap<&'static str, Entr
 impl Library {
     /// Loads a library and lists its kernels.
     fn open(path: &'static str) -> Vec<Entry> {
-        // SAFETY: the build script compiled it: it has no constructors that do anything, and the symbols have the types
-        // of `shim/bridge.h` and `shim/register.h`.
+        // SAFETY: the build script compiled it: it has no constructors that do anything, and the symbols have
+        // the types of `shim/bridge.h` and `shim/register.h`.
         unsafe {
             let library = libloading::Library::new(path).unwrap_or_else(|e| panic!("{path}: {e}"));
             let library = ManuallyDrop::new(library);
@@ -95,7 +95,8 @@ impl Library {
             let kernels = *library
                 .get::<*const exported::Kernel>(b"emulator_kernels\0")
                 .unwrap_or_else(|e| panic!("{path}: {e}"));
-            // The loader does not know this thread's segment for a moment where another thread loads a library meanwhile.
+            // While another thread loads a library, the loader does not know this thread's segment for a
+            // moment.
             let (anchor_address, module) = loop {
                 let (anchor_address, module) = (anchor() as usize, Module::of(kernels as usize));
                 if module.segment.start != 0 {
@@ -180,8 +181,8 @@ impl Library {
         }
     }
 
-    /// Asks the debug information, by binutils, which the compiler needs anyway. Functions of the shim are inlined into
-    /// the line of the kernel that calls them, which is the one to name.
+    /// Asks the debug information, by binutils, which the compiler needs anyway. Functions of the shim are
+    /// inlined into the line of the kernel that calls them, which is the one to name.
     fn line_of(&self, offset: u32) -> Option<String> {
         // The return address may already belong to the next line.
         let address = format!("{:#x}", offset.checked_sub(1)?);

@@ -1,15 +1,22 @@
-//! Runs kernels: one fiber for each thread of a block, one block after the other, on the OS thread that asks for it.
+//! Runs kernels: one fiber for each thread of a block, one block after the other, on the OS thread that asks
+//! for it.
 //!
-//! Barriers, shuffles, votes and `__trap` are checked in both builds. The checked build also checks every load and
-//! store (bounds, lifetime, alignment, whether the bytes were written, races) and the arithmetic (signed overflow,
-//! shifts, division by zero), and stops endless loops.
+//! Barriers, shuffles, votes and `__trap` are checked in both builds. The checked build also checks every
+//! load and store (bounds, lifetime, alignment, whether the bytes were written, races) and the arithmetic
+//! (signed overflow, shifts, division by zero), and stops endless loops.
 //!
-//! What is not seen: an overrun from one static shared array into the next through a pointer whose origin the compiler
-//! has lost; unwritten bytes that a register carries on; the weaker orders of the GPU's memory. In the fast build a
-//! wild access, a division by zero or an endless loop without a barrier is one of the process.
+//! What is not seen:
 //!
-//! Copying the padding of a structure that was written field by field counts as a read of unwritten bytes, and a
-//! `volatile` access as an atomic one.
+//! * an overrun from one static shared array into the next, through a pointer whose origin the compiler has
+//!   lost;
+//! * unwritten bytes that a register carries on;
+//! * the weaker orders of the GPU's memory.
+//!
+//! In the fast build a wild access, a division by zero, or an endless loop without a barrier happens to the
+//! process itself.
+//!
+//! To copy the padding of a structure that was written field by field counts as a read of unwritten bytes. A
+//! `volatile` access counts as an atomic one.
 
 mod access;
 mod bridge;
@@ -48,7 +55,8 @@ pub fn kernel(build: Build, name: &str) -> Option<&'static KernelInfo> {
 
 /// Runs a whole grid on the calling thread.
 ///
-/// The dimensions are not 0, a block has at most 1024 threads, and the parameters have the sizes of the kernel's.
+/// The dimensions are not 0, a block has at most 1024 threads, and the parameters have the sizes of the
+/// kernel's.
 ///
 /// # Errors
 /// The first mistake that the kernel made; what it had written until then stays.
@@ -113,7 +121,8 @@ impl Running<'_> {
     fn live(&self, lane: &Lane, yielder: &Yielder<(), ()>) {
         lane.set_yielder(yielder);
         loop {
-            // SAFETY: the library's own function for this kernel, with parameters of the sizes that it states.
+            // SAFETY: the library's own function for this kernel, with parameters of the sizes that it
+            // states.
             unsafe { (self.entry.invoke)(self.params.as_ptr()) };
             let next = self.scheduler.borrow_mut().exit(lane.index(), lane.fiber());
             match next {
@@ -238,8 +247,8 @@ impl<'a> Grid<'a> {
         let used = dynamic.start..dynamic.start + self.running.launch.dynamic_shared as usize;
         let used = if dynamic.is_empty() { dynamic.clone() } else { used };
         for Range { start, end } in [all.start..dynamic.start, used, dynamic.end..all.end] {
-            // SAFETY: a part of the thread-local segment of a kernel library, which holds shared memory only; no
-            // thread of a block runs.
+            // SAFETY: a part of the thread-local segment of a kernel library, which holds shared memory only;
+            // no thread of a block runs.
             unsafe { ptr::write_bytes(start as *mut u8, POISON, end - start) };
         }
     }
@@ -248,8 +257,8 @@ impl<'a> Grid<'a> {
 impl Drop for Grid<'_> {
     fn drop(&mut self) {
         for (mut fiber, _) in self.fibers.drain(..) {
-            // SAFETY: nothing on the stack owns anything: kernels have no destructors, and the engine's functions
-            // suspend a fiber only while they own nothing.
+            // SAFETY: nothing on the stack owns anything: kernels have no destructors, and the engine's
+            // functions suspend a fiber only while they own nothing.
             unsafe { fiber.force_reset() };
             lane::return_stack(fiber.into_stack());
         }

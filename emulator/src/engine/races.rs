@@ -1,7 +1,7 @@
 //! Races: two accesses to the same byte, one of them a plain write, that nothing orders.
 //!
-//! The last write and the last reads of every word are remembered in pages that are made when they are first touched.
-//! A page keeps one cell for four bytes until a smaller access needs a finer one.
+//! The last write and the last reads of every word are remembered in pages that are made when they are first
+//! touched. A page keeps one cell for four bytes until a smaller access needs a finer one.
 
 use std::collections::HashMap;
 
@@ -156,8 +156,8 @@ impl Cell {
         if conflict.is_some() {
             return conflict;
         }
-        // A volatile read is not remembered: it is no race with atomics, and with a plain write it was one above
-        // or will be one if the kernel also writes in this way.
+        // A volatile read is not remembered: it is no race with atomics, and with a plain write it was one
+        // above or will be one if the kernel also writes in this way.
         if access.write {
             self.write = self.write.followed_by(view, access.atomic, pc);
             self.reads = Reads::default();
@@ -244,8 +244,8 @@ impl Reads {
                 self.lanes |= lane;
                 return;
             }
-            // Reads that came before this one are covered by it. The others keep the older stamp, which may hide
-            // a race but never invents one.
+            // Reads that came before this one are covered by it. The others keep the older stamp, which may
+            // hide a race but never invents one.
             self.lanes = self.unknown(view) & !lane;
             let stamp = if self.lanes == 0 { view.now } else { self.stamp };
             *self = Self { stamp, pc, lanes: self.lanes | lane, ..*self };

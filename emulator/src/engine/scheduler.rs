@@ -123,8 +123,8 @@ impl Scheduler {
         self.pending.pop().map(Next::Begin)
     }
 
-    /// The thread that a fiber goes on with when its own has exited, without a switch to the root; `None` if it is not
-    /// the turn of a new thread.
+    /// The thread that a fiber goes on with when its own has exited, without a switch to the root; `None` if
+    /// it is not the turn of a new thread.
     fn next_to_begin(&mut self) -> Option<u32> {
         let others = self.ready.len() - self.taken;
         let begins = if self.random_order() && others > 0 {

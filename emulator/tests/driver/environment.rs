@@ -72,7 +72,8 @@ fn kernels_can_run_unchecked_from_the_start() {
 fn child_without_checks() {
     let device = device();
     let stream = device.stream();
-    // SAFETY: one element, which the kernel reads although nobody has written it: the checked build would stop there.
+    // SAFETY: one element, which the kernel reads although nobody has written it: the checked build would
+    // stop there.
     let mut data = unsafe { stream.alloc::<f32>(1) }.unwrap();
     let kernel = device.kernel("driver_increment");
     // SAFETY: as many elements.

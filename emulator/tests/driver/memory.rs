@@ -174,7 +174,8 @@ fn the_nth_creation_fails_and_everything_stays_usable() {
         assert_eq!(code(scenario()), CUresult::CUDA_ERROR_OUT_OF_MEMORY, "creation {nth}");
         assert_eq!(control.live(), [""; 0], "creation {nth}");
         scenario().unwrap();
-        // cudarc 0.19.10 forgets the memory when it cannot make the events that track it: the last two creations.
+        // cudarc 0.19.10 forgets the memory when it cannot make the events that track it: the last two
+        // creations.
         let leaks = control.take_reports();
         assert_eq!(leaks.len(), usize::from(nth > creations - 2), "creation {nth}: {leaks:?}");
     }
@@ -230,7 +231,8 @@ fn freeing_pinned_memory_that_queued_work_may_use_is_reported() {
     let stream = device.stream();
     let data = stream.clone_htod(&[1u8; 8]).unwrap();
     let kernel = device.kernel("driver_flag");
-    // SAFETY: the early frees are the mistakes that the test is about; the emulator keeps freed memory for a while.
+    // SAFETY: the early frees are the mistakes that the test is about; the emulator keeps freed memory for a
+    // while.
     unsafe {
         let host = result::malloc_host(8, 0).unwrap();
         let target = std::slice::from_raw_parts_mut(host.cast::<u8>(), 8);

@@ -1,5 +1,5 @@
-//! What a real driver said of waits in and out of a capture, word for word: `capture-h100.txt` is what this program, as
-//! C, printed on an H100 with driver 580.159.04 (CUDA 13.0) on 2026-11-26.
+//! What a real driver said of waits in and out of a capture, word for word: `capture-h100.txt` is what this
+//! program, as C, printed on an H100 with driver 580.159.04 (CUDA 13.0) on 2026-11-26.
 
 use std::fmt::Write;
 use std::ptr;

@@ -19,7 +19,8 @@ fn scale(device: &Device, stream: &Arc<CudaStream>, from: &CudaSlice<f32>, to: &
     .unwrap();
 }
 
-/// What arrives when `consumer` copies what `producer` makes of 1: stale data is 5, and poisoned data is not a number.
+/// What arrives when `consumer` copies what `producer` makes of 1: stale data is 5, and poisoned data is not
+/// a number.
 fn handed_over(wait: bool, synchronise_context: bool) -> f32 {
     let device = device();
     let (producer, consumer) = (device.stream(), device.stream());

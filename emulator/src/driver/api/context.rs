@@ -8,7 +8,8 @@ use crate::driver::entry::{Out, contexts, current_context, current_device, expor
 use crate::driver::handle::{Handle, Kind};
 use crate::driver::status::{Outcome, Status};
 
-/// The only serial of a context: a device has no other than its primary one, and retaining it again gives the same.
+/// The only serial of a context: a device has no other than its primary one, and retaining it again gives the
+/// same.
 const PRIMARY: u64 = 1;
 
 /// The least and the greatest priority of a stream.
@@ -19,7 +20,7 @@ pub(super) fn primary(ordinal: usize) -> Handle {
     Handle::new(Kind::Context, ordinal, PRIMARY)
 }
 
-/// Passes for contexts, and for none.
+/// Passes for a context, and for null, which stands for none.
 fn check(context: Handle) -> Outcome {
     if context == Handle::NULL {
         return Ok(());
@@ -45,7 +46,7 @@ exports! {
         initialised(ordinal)?.lock().release()
     }
 
-    /// Sets how a thread waits, which is one here.
+    /// Sets how a thread waits, which changes nothing here.
     fn cuDevicePrimaryCtxSetFlags_v2(ordinal: c_int, _flags: c_uint) of ordinal {
         initialised(ordinal).map(drop)
     }
@@ -57,8 +58,8 @@ exports! {
         active.set(c_int::from(state.references > 0))
     }
 
-    /// Destroys all that the primary context has. A kernel's failure stays: only a new process, or the control of a
-    /// test, gets rid of it.
+    /// Destroys all that the primary context has. A kernel's failure stays: only a new process, or the
+    /// control of a test, gets rid of it.
     fn cuDevicePrimaryCtxReset_v2(ordinal: c_int) of ordinal {
         initialised(ordinal)?.lock().destroy_context();
         Ok(())
@@ -116,12 +117,12 @@ exports! {
         with_current(|_| if limit < 7 { Ok(()) } else { Err(Status::UNSUPPORTED_LIMIT) })
     }
 
-    /// How the cache is divided: as preferred by nobody.
+    /// How the cache is divided: without a preference.
     fn cuCtxGetCacheConfig(config: Out<c_uint>) {
         with_current(|_| config.set(0))
     }
 
-    /// Divides the cache, which there is none of.
+    /// Divides the cache, which changes nothing here.
     fn cuCtxSetCacheConfig(_config: c_uint) {
         with_current(|_| Ok(()))
     }
@@ -134,12 +135,12 @@ exports! {
         })
     }
 
-    /// Starts a profiler, which there is none of.
+    /// Starts the profiler, which changes nothing here.
     fn cuProfilerStart() {
         with_current(|_| Ok(()))
     }
 
-    /// Stops a profiler, which there is none of.
+    /// Stops the profiler, which changes nothing here.
     fn cuProfilerStop() {
         with_current(|_| Ok(()))
     }

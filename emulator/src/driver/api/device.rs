@@ -47,7 +47,8 @@ fn attribute(ordinal: c_int, number: c_uint) -> Outcome<u32> {
         4 => 64,
         5 => i32::MAX as u32,
         6 | 7 => 65_535,
-        // Shared memory of a block without asking, with asking, of a multiprocessor; what the system takes of it.
+        // Shared memory of a block without asking, with asking, of a multiprocessor; what the system takes of
+        // it.
         8 => SHARED_BYTES,
         97 => state.shared_bytes_opt_in(),
         81 => state.shared_bytes_opt_in() + 1024,

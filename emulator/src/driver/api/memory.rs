@@ -49,7 +49,7 @@ exports! {
         })
     }
 
-    /// Allocates device memory in the order of a stream. No bytes are no memory.
+    /// Allocates device memory in the order of a stream. The address of 0 bytes is null.
     fn cuMemAllocAsync(address: Out<usize>, bytes: usize, stream: Handle) {
         with_stream(stream, |state, stream| {
             state.refuse_if_captured(stream)?;

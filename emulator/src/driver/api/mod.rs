@@ -1,5 +1,5 @@
-//! The exported functions, by subject. Each exists in the driver of CUDA 12.0, so that code which needs a newer one fails
-//! in tests.
+//! The exported functions, by subject. Each exists in the driver of CUDA 12.0, so that code which needs a
+//! newer one fails in tests.
 
 mod context;
 mod device;

@@ -61,7 +61,7 @@ exports! {
         load(module, unsafe { image(start)? })
     }
 
-    /// Loads a module from memory; the options are those of a compiler that there is none of.
+    /// Loads a module from memory; the options are for the driver's compiler, and change nothing here.
     fn cuModuleLoadDataEx(
         module: Out<Handle>,
         start: *const u8,
@@ -131,7 +131,7 @@ exports! {
         })
     }
 
-    /// Divides the cache, which there is none of.
+    /// Divides the cache, which changes nothing here.
     fn cuFuncSetCacheConfig(function: Handle, _config: c_uint) {
         with_object(function, Kind::Function, |state, function| state.function(function).map(drop))
     }

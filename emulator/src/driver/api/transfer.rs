@@ -1,7 +1,7 @@
 //! Copies and memsets.
 //!
-//! The synchronous ones belong to the default stream, which does not wait for non-blocking streams. Those between
-//! allocations, and all memsets of device memory, return before they have run.
+//! The synchronous ones belong to the default stream, which does not wait for non-blocking streams. Those
+//! between allocations, and all memsets of device memory, return before they have run.
 
 use std::ffi::{c_uchar, c_uint, c_ushort};
 use std::slice;

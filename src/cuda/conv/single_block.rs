@@ -2,17 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use super::DeviceElement;
-use super::args::{Address, ScaleArgs, SingleBlockArgs};
-use super::call::{Call, Destination, PlacedRows};
-use super::geometry::{Grid, feature_blocks, lanes, whole_vectors};
-use super::kernels::Kernel;
-use super::launches::Launches;
-use super::tables::Orientation;
+use super::super::DeviceElement;
+use super::super::args::{Address, ScaleArgs, SingleBlockArgs};
+use super::super::call::{Call, Destination, PlacedRows};
+use super::super::geometry::{Grid, feature_blocks, lanes, whole_vectors};
+use super::super::kernels::Kernel;
+use super::super::launches::Launches;
+use super::super::tables::Orientation;
 use crate::axis::Axis;
 use crate::conv::Normalization;
 use crate::error::Result;
-use crate::path::{Path, shared_bytes};
 
 /// A convolution of which z is not wanted.
 pub(super) struct SingleBlock {
@@ -52,7 +51,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             feature_blocks: feature_blocks(features, size) as u32,
             aligned: (whole_vectors(features, size) && x.is_aligned(size) && y.rows.is_aligned(size)).into(),
             add: y.accumulate.into(),
-            shared_bytes: self.shared_bytes() as u32,
+            shared_bytes: self.plan.shared_bytes() as u32,
             normalized: (conv.normalization != Normalization::None).into(),
             least_exponent: conv.least_exponent::<T::Acc>(),
             plain_exponents: conv.plain_exponents::<T::Acc>(),
@@ -66,15 +65,5 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let grid = Grid::of_blocks(n_instances).with_shared_bytes(args.shared_bytes);
         // SAFETY: the kernel takes a `SingleBlockArgs`; the caller promises the rest.
         unsafe { self.launches.launch(Kernel::SingleBlock, grid, &args) }
-    }
-
-    /// The shared memory of a block, enough for each topology on this path.
-    fn shared_bytes(&self) -> usize {
-        let (batch, paths) = (self.batch(), self.plan.paths());
-        let on_path = batch.topologies().iter().zip(paths).filter(|&(_, &path)| path == Path::SingleBlock);
-        let bytes = on_path.map(|(t, _)| {
-            shared_bytes(t.n_vertices(), t.n_hyperedges(), self.features(), size_of::<T::Acc>())
-        });
-        bytes.max().unwrap_or(0)
     }
 }
