@@ -1,4 +1,5 @@
-//! The paths of the convolution: the same bits on each, whatever the layout, the options and the mixture of paths.
+//! The paths of the convolution: the same bits on each, whatever the layout, the options and the mixture of
+//! paths.
 
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, Orientation, Plan, Table};
 use hyperscatter::{
@@ -91,8 +92,8 @@ proptest! {
     }
 }
 
-/// What random layouts rarely have: rows of every length up to a segment, more features than a group of lanes takes at once,
-/// and weights of any scale, each with all conventions.
+/// What random layouts rarely have: rows of every length up to a segment, and more features than a group of
+/// lanes takes at once, with all conventions.
 #[test]
 fn paths_have_the_same_bits_where_rows_are_long_and_wide() {
     let length = |len: usize| (0..len as u32).map(|i| i * 7 % 23).collect::<Vec<u32>>();
@@ -197,15 +198,15 @@ fn a_negative_degree_is_reported_on_each_path() {
     });
 }
 
-/// A hyperedge index that is wrong takes its row of y alone; a wrong vertex index the row of z, and all rows of y that
-/// read that.
+/// A hyperedge index that is wrong takes its row of y alone; a wrong vertex index the row of z, and all
+/// rows of y that read that.
 #[test]
 fn a_wrong_index_poisons_the_rows_that_it_was_for() {
     let topology =
         Incidence::from_edges(5, &[vec![0u32, 1], vec![1, 2], vec![3, 4]], Repeats::Reject).unwrap();
     let at = RowLayout::contiguous(4).instances(2);
-    // The vertex of position 2 of `by_edge` is the first of hyperedge 1, which vertices 1 and 2 have; position 4 of
-    // `by_vertex` belongs to vertex 3.
+    // The vertex of position 2 of `by_edge` is the first of hyperedge 1, which vertices 1 and 2 have;
+    // position 4 of `by_vertex` belongs to vertex 3.
     let cases = [(Orientation::ByEdge, 2, vec![1, 2]), (Orientation::ByVertex, 4, vec![3])];
     in_any_order(|gpu| {
         let stream = gpu.device().context().default_stream();
@@ -235,8 +236,8 @@ fn a_wrong_index_poisons_the_rows_that_it_was_for() {
     });
 }
 
-/// Small changes, which leave places within the tables: sizes that the two orientations disagree about, or that no longer fit
-/// into shared memory. Nothing leaves its bounds; where the sizes of copies disagree, that is reported.
+/// Small changes, which leave places within the tables: sizes that the two orientations disagree about, or
+/// that no longer fit into shared memory. Nothing leaves its bounds, and wrong sizes are reported.
 #[test]
 fn plausible_words_of_topologies_are_survived() {
     // Words of a topology.
