@@ -1,8 +1,8 @@
 // Rows of features: where they lie, how a lane sums its part of some, and what is stored of the sums.
 //
-// A lane owns 16 bytes of features, and all lanes of a group see the same incidences. Sums start at 0 and add
-// the incidences in order, one fused multiply-add each. src/cpu/gather.rs is the same sum on the CPU, with the
-// same bits.
+// A lane owns 16 bytes of features, and all lanes of a group see the same incidences. Sums start at 0 and
+// add the incidences in order, one fused multiply-add each. src/cpu/gather.rs is the same sum on the CPU,
+// with the same bits.
 
 #pragma once
 

@@ -1,13 +1,16 @@
-// The convolution of small hypergraphs, forward: a block computes a whole instance, and z stays in its shared memory.
+// The convolution of small hypergraphs, forward: a block computes a whole instance, and z stays in its shared
+// memory.
 //
 //     y = L H U B^-1 H^T R x        as src/cuda/conv.rs has it
 //
-// In three phases, with a barrier behind each: L and the shift of each vertex, rows of z, rows of y. Each number is made as
-// degree.cu and gather.cu make it, of the same device functions and in the same order, so it has the same bits. Rows of y are
-// overwritten or added to; each is stored once, by one group of lanes. No other memory is written.
+// In three phases, with a barrier behind each: L and the shift of each vertex, rows of z, rows of y. Each
+// number is made as degree.cu and gather.cu make it, by the same device functions and in the same order,
+// so it has the same bits. Rows of y are overwritten or added to; each is stored once, by one group of
+// lanes. No other memory is written.
 //
-// An instance is here only if no row has more than SEGMENT incidences, and its z, L and shifts fit into shared memory; see
-// src/path.rs. Launched by src/cuda/conv/single_block.rs. There is no file on the CPU beside it: the bits are the same.
+// An instance is here only if no row has more than SEGMENT incidences, and its z, L and shifts fit into
+// shared memory; see src/path.rs. Launched by src/cuda/conv/single_block.rs. There is no file on the CPU
+// beside it: the bits are the same.
 //
 // Modules: bf16, f16, f32, f64.
 
@@ -17,7 +20,8 @@
 #include "sums.cuh"
 
 enum : u32 {
-    // The source rows that a lane loads before it adds the first.
+    // The source rows that a lane loads before it adds the first. More would hide more of the latency, for
+    // half as much PTX again.
     ROWS_TOGETHER = 1,
 };
 
@@ -37,8 +41,8 @@ struct Instance {
 
 // The two orientations have the same numbers of rows, and these fit into shared memory.
 template <typename A, bool Checked>
-__device__ __forceinline__ bool fits_block(const SingleBlockArgs& args, Check<Checked>& by_edge, Check<Checked>& by_vertex,
-                                           const Instance<A>& instance, u64 id) {
+__device__ __forceinline__ bool fits_block(const SingleBlockArgs& args, Check<Checked>& by_edge,
+                                           Check<Checked>& by_vertex, const Instance<A>& instance, u64 id) {
     if (!Checked) {
         return true;
     }
@@ -71,7 +75,8 @@ __device__ __forceinline__ bool find_instance(const SingleBlockArgs& args, u64 i
         instance.by_vertex = args.by_vertex.topologies[id];
         instance.by_edge = args.by_edge.topologies[id];
         found = fits(args.by_vertex, by_vertex, id, instance.by_vertex) &&
-                fits(args.by_edge, by_edge, id, instance.by_edge) && fits_block(args, by_edge, by_vertex, instance, id);
+                fits(args.by_edge, by_edge, id, instance.by_edge) &&
+                fits_block(args, by_edge, by_vertex, instance, id);
     }
     by_vertex.publish(args.record, SINGLE_BLOCK, args.by_vertex.orientation, instance.number);
     by_edge.publish(args.record, SINGLE_BLOCK, args.by_edge.orientation, instance.number);
@@ -86,8 +91,8 @@ __device__ __forceinline__ bool find_instance(const SingleBlockArgs& args, u64 i
 
 // Row `number` of one orientation of an instance.
 template <bool Checked>
-__device__ __forceinline__ Row row_of(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t, u64 instance,
-                                      u32 number) {
+__device__ __forceinline__ Row row_of(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t,
+                                      u64 instance, u32 number) {
     Row row = {};
     row.instance = instance;
     row.row = number;
@@ -130,10 +135,12 @@ __device__ __forceinline__ void find_degrees(const SingleBlockArgs& args, const 
     }
 }
 
-// Sums the source rows of a row, those that `source(i)` tells of its incidences i, and passes each lane's sums to `store`. All
-// lanes of a group do the same with features of their own, so they need not wait for each other.
+// Sums the source rows of a row, those that `source(i)` tells of its incidences i, and passes each lane's
+// sums to `store`. All lanes of a group do the same with features of their own, so they need not wait for
+// each other.
 template <typename T, typename S, typename SourceOf, typename Store>
-__device__ __forceinline__ void sum_row(const SingleBlockArgs& args, u32 n_incidences, SourceOf source, Store store) {
+__device__ __forceinline__ void sum_row(const SingleBlockArgs& args, u32 n_incidences, SourceOf source,
+                                        Store store) {
     using A = typename Element<T>::Acc;
     for (u32 block = 0; block < args.feature_blocks; block++) {
         Lane lane = features_of<T>(args.features, args.lanes, block, threadIdx.x % args.lanes);
@@ -151,8 +158,8 @@ __device__ __forceinline__ void sum_row(const SingleBlockArgs& args, u32 n_incid
 
 // Stores a lane's sums as elements of type `D`.
 template <typename T, typename D, typename A>
-__device__ __forceinline__ void store_row(const SingleBlockArgs& args, D* row, bool add, const Lane& lane, const SumsOf<T>& sums,
-                                          const Epilogue<A>& epilogue) {
+__device__ __forceinline__ void store_row(const SingleBlockArgs& args, D* row, bool add, const Lane& lane,
+                                          const SumsOf<T>& sums, const Epilogue<A>& epilogue) {
 #pragma unroll
     for (u32 v = 0; v < Vector<T>::LEN; v += Vector<D>::LEN) {
         if (lane.len > v) {
@@ -240,9 +247,11 @@ __device__ __forceinline__ void conv_single_block(const SingleBlockArgs& args) {
     }
 }
 
-#define KERNELS(T, NAME, CHECKS)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, 4) conv_single_block_##NAME(const SingleBlockArgs args) { \
-        conv_single_block<T, CHECKS>(args);                                                                      \
+// Without a number of blocks the assembler spills in some of these, to make room for more.
+#define KERNELS(T, NAME, CHECKS)                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4)         \
+        conv_single_block_##NAME(const SingleBlockArgs args) {       \
+        conv_single_block<T, CHECKS>(args);                          \
     }
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))

@@ -13,9 +13,9 @@
 
 #include "tables.cuh"
 
-// What `combine` makes of `value(i)` of a row's incidences, from `zero` on, where i is the number of the source
-// in `values`: in all of the `width` lanes that know the row. Without values it is `zero`, and no index is
-// read.
+// What `combine` makes of `value(i)` of a row's incidences, from `zero` on, where i is the number of the
+// source in `values`: in all of the `width` lanes that know the row. Without values it is `zero`, and no
+// index is read.
 template <typename Combine, typename V, bool Checked, typename Value>
 __device__ __forceinline__ V sum_of_row(const TablesArgs& tables, Check<Checked>& check, const ScaleArgs& values,
                                         const Row& row, u32 width, V zero, Value value) {

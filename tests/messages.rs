@@ -367,6 +367,11 @@ fn messages() -> Vec<(Error, &'static str)> {
              Plan::workspace_for with conv among the operators",
         ),
         (
+            Error::KernelNotLoaded { kernel: "conv_single_block_f32" },
+            "the kernel conv_single_block_f32 was not loaded with its plan: this is a mistake of hyperscatter, please \
+             report it",
+        ),
+        (
             Error::PathsMismatch { value: 1, bound: 3 },
             "1 paths were given for 3 topologies: give one for each, in their order",
         ),

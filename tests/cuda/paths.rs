@@ -1,9 +1,10 @@
-//! The paths of the convolution: the same bits on each, whatever the layout, the options and the mixture of paths.
+//! The paths of the convolution: the same bits on each, whatever the layout, the options and the mixture of
+//! paths.
 
-use hyperscatter::cuda::{Checks, Device, DeviceBatch, Plan};
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, Orientation, Plan, Table};
 use hyperscatter::{
-    Batch, Conv, Error, Incidence, Normalization, Operator, Out, Path, Repeats, RowLayout, Rows, WeightUse,
-    Weights,
+    Axis, Batch, Conv, Error, Incidence, Normalization, Operator, Out, Path, Repeats, RowLayout, Rows,
+    WeightUse, Weights,
 };
 use hyperscatter_emulator::interface::Order;
 use proptest::prelude::*;
@@ -91,31 +92,32 @@ proptest! {
     }
 }
 
-/// What random layouts rarely have: rows of every length up to a segment, more features than a group of lanes takes at once,
-/// and weights of any scale, each with all conventions.
+/// What random layouts rarely have: rows of every length up to a segment, and more features than a group of
+/// lanes takes at once, with all conventions.
 #[test]
 fn paths_have_the_same_bits_where_rows_are_long_and_wide() {
     let length = |len: usize| (0..len as u32).map(|i| i * 7 % 23).collect::<Vec<u32>>();
     let edges: Vec<Vec<u32>> = [0, 1, 7, 8, 9, 31, 32, 33, 100, 511, 512].map(length).into();
     let topology = Incidence::from_edges(24, &edges, Repeats::Keep).unwrap();
-    let batch = Batch::from_table(vec![topology, Incidence::subsets(9, 2).unwrap()], &[0u8, 1, 0]).unwrap();
+    let batch =
+        Batch::from_table(vec![topology, Incidence::subsets(9, 2).unwrap()], &[0u8, 1, 0, 0]).unwrap();
     for (i, normalization) in
         [Normalization::Row, Normalization::Symmetric, Normalization::None].into_iter().enumerate()
     {
         for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly] {
             let layout = Layout {
                 batch: batch.clone(),
-                instances: 3,
+                instances: 4,
                 features: [68, 140, 33][i],
                 windows: WindowKind::Consecutive,
-                offsets: vec![0; 3],
+                offsets: vec![0; 4],
                 places: [Place::Contiguous; 5],
                 conv: Conv::new(normalization, weight_use),
                 seed: 8,
             };
-            for order in [Order::Forward, Order::Shuffled(4)] {
+            for (order, on_path) in [(Order::Forward, 1), (Order::Shuffled(4), 2)] {
                 let mode = Mode { order, ..Mode::PLAIN };
-                paths_agree::<f32>(&layout, mode, Write::Overwrite, 1);
+                paths_agree::<f32>(&layout, mode, Write::Overwrite, on_path);
             }
             paths_agree::<hyperscatter::half::bf16>(&layout, Mode::QUICK, Write::Accumulate, 2);
         }
@@ -156,7 +158,7 @@ fn long_rows_are_on_the_gather_path() {
     let plan = Plan::<f32>::new(&batch, 8, Conv::default(), Checks::On).unwrap();
     assert_eq!(plan.paths(), [Path::Gather]);
     let forced = Plan::<f32>::with_paths(&batch, 8, Conv::default(), Checks::On, &[Path::SingleBlock]);
-    assert!(matches!(forced, Err(Error::PathUnavailable { value: 600, bound: 512, .. })), "{forced:?}");
+    assert!(matches!(forced, Err(Error::PathUnavailable { value: 605, bound: 512, .. })), "{forced:?}");
 }
 
 /// On the gather path, and on the single-block path, with checks and without.
@@ -196,16 +198,15 @@ fn a_negative_degree_is_reported_on_each_path() {
     });
 }
 
-/// A hyperedge index that is wrong takes its row of y alone; a wrong vertex index the row of z, and all rows of y that
-/// read that.
+/// A hyperedge index that is wrong takes its row of y alone; a wrong vertex index the row of z, and all
+/// rows of y that read that.
 #[test]
 fn a_wrong_index_poisons_the_rows_that_it_was_for() {
-    use hyperscatter::cuda::{Orientation, Table};
     let topology =
         Incidence::from_edges(5, &[vec![0u32, 1], vec![1, 2], vec![3, 4]], Repeats::Reject).unwrap();
     let at = RowLayout::contiguous(4).instances(2);
-    // The vertex of position 2 of `by_edge` is the first of hyperedge 1, which vertices 1 and 2 have; position 4 of
-    // `by_vertex` belongs to vertex 3.
+    // The vertex of position 2 of `by_edge` is the first of hyperedge 1, which vertices 1 and 2 have;
+    // position 4 of `by_vertex` belongs to vertex 3.
     let cases = [(Orientation::ByEdge, 2, vec![1, 2]), (Orientation::ByVertex, 4, vec![3])];
     in_any_order(|gpu| {
         let stream = gpu.device().context().default_stream();
@@ -233,4 +234,75 @@ fn a_wrong_index_poisons_the_rows_that_it_was_for() {
             }
         }
     });
+}
+
+/// Small changes, which leave places within the tables: sizes that the two orientations disagree about, or
+/// that no longer fit into shared memory. Nothing leaves its bounds, and wrong sizes are reported.
+#[test]
+fn plausible_words_of_topologies_are_survived() {
+    // Words of a topology.
+    const N_TARGETS: usize = 3;
+    const N_SOURCES: usize = 4;
+    let edges = [vec![0u32, 1], vec![1, 2, 3, 0, 1, 2, 3, 1, 2, 0], vec![]];
+    let first = Incidence::from_edges(4, &edges, Repeats::Keep).unwrap();
+    let wide = Incidence::from_edges(9, &[vec![8u32, 0]], Repeats::Keep).unwrap();
+    let topologies = vec![first.clone(), Incidence::subsets(5, 2).unwrap(), wide];
+    let table = Batch::from_table(topologies, &[0u8, 1, 2, 0]).unwrap();
+    let single_block = [Path::SingleBlock; 3];
+    for (host, paths) in [(table, &single_block[..]), (Batch::replicate(first), &single_block[..1])] {
+        let gpu = Gpu::take();
+        gpu.set(Mode { deferred: false, ..Mode::PLAIN });
+        let stream = gpu.device().context().default_stream();
+        let mut batch = gpu.device().upload(&host).unwrap();
+        let instances = host.n_instances().unwrap_or(3);
+        let (f, at) = (4, RowLayout::contiguous(4).instances(instances));
+        let n = host.start(Axis::Vertex, instances) * f;
+        let x = to_device(&stream, &features::<f32>(1, n));
+        let w = to_device(&stream, &weights::<f32>(2, host.largest(Axis::Hyperedge), false));
+        let run = |batch: &DeviceBatch| {
+            let plan = Plan::<f32>::with_paths(batch, f, symmetric(), Checks::On, paths).unwrap();
+            let mut workspace = plan.workspace_for(&stream, instances, &[Operator::Conv]).unwrap();
+            let mut y = to_device(&stream, &vec![0f32; n]);
+            let to = Out::Overwrite(Rows::new(&mut y, at));
+            workspace.conv(Rows::new(&x, at), Weights::shared(&w), to).unwrap();
+            let report = workspace.check();
+            (report, to_host(&stream, &y, n))
+        };
+        let (report, right) = run(&batch);
+        report.unwrap();
+        for orientation in [Orientation::ByEdge, Orientation::ByVertex] {
+            let table = Table::Topologies(orientation);
+            let words = batch.read_table(table).unwrap();
+            for (position, &word) in words.iter().enumerate() {
+                for value in (0..12).filter(|&value| value != word) {
+                    batch.overwrite_table(table, position, &[value]).unwrap();
+                    let (report, _) = run(&batch);
+                    // The numbers of rows and of sources.
+                    let is_size = [N_TARGETS, N_SOURCES].contains(&(position % 10));
+                    match report {
+                        Ok(()) => assert!(!is_size, "{table:?}, {position}: {value}"),
+                        Err(Error::IndexOutOfBounds { value, bound, .. }) => assert!(value >= bound),
+                        Err(Error::NegativeDegree { value, .. }) => assert!(value < 0.0),
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+                batch.overwrite_table(table, position, &[word]).unwrap();
+            }
+        }
+        if host.topologies().len() > 1 {
+            // Pairs of five with nine vertices, as the last topology: more than the block has memory for.
+            batch.overwrite_table(Table::Topologies(Orientation::ByEdge), 10 + N_SOURCES, &[9]).unwrap();
+            batch.overwrite_table(Table::Topologies(Orientation::ByVertex), 10 + N_TARGETS, &[9]).unwrap();
+            let (report, _) = run(&batch);
+            let Err(Error::IndexOutOfBounds { table, instance: 1, .. }) = report else {
+                panic!("{report:?}")
+            };
+            assert!(table.ends_with(".topologies"), "{table}");
+            batch.overwrite_table(Table::Topologies(Orientation::ByEdge), 10 + N_SOURCES, &[5]).unwrap();
+            batch.overwrite_table(Table::Topologies(Orientation::ByVertex), 10 + N_TARGETS, &[5]).unwrap();
+        }
+        let (report, y) = run(&batch);
+        report.unwrap();
+        assert_eq!(bits(&y), bits(&right));
+    }
 }

@@ -1,4 +1,5 @@
-//! The launch of `kernels/single_block.cu`: the convolution, forward, of instances that are small enough for a block.
+//! The launch of `kernels/single_block.cu`: the convolution, forward, of instances that are small enough for
+//! a block.
 
 #![allow(unsafe_code)]
 
@@ -18,18 +19,18 @@ pub(super) struct SingleBlock {
     pub(super) x: PlacedRows,
     pub(super) weights: ScaleArgs,
     pub(super) y: Destination,
-    /// The instances on this path: where their numbers are, `u32` on the device, and how many there are. None: they are
-    /// all of the call.
+    /// The instances on this path: where their numbers are, `u32` on the device, and how many there are.
+    /// None: they are all of the call.
     pub(super) instances: Option<(Address, u64)>,
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// One launch, a block for each instance; y is what [`gather`](Self::gather) makes of degrees and z, bit by bit. It
-    /// needs no scratch memory.
+    /// One launch, a block for each instance; y is what [`gather`](Self::gather) makes of degrees and z,
+    /// bit by bit. It needs no scratch memory.
     ///
     /// # Safety
-    /// The operands have rows where their placements say, and weights where their windows say. The instances are those
-    /// whose topologies are on this path.
+    /// The operands have rows where their placements say, and weights where their windows say. The instances
+    /// are those whose topologies are on this path.
     pub(super) unsafe fn single_block(&mut self, stage: SingleBlock) -> Result<()> {
         let SingleBlock { x, weights, y, instances } = stage;
         let conv = self.plan.conv();
