@@ -67,7 +67,8 @@ struct Element<F16> {
         u32 scaled = __float_as_uint(__uint_as_float(magnitude) * __uint_as_float((127u + 112u) << 23));
         bool special = magnitude >= 0x1fu << 23;
         u32 payload = (magnitude & 0x007fffffu) != 0 ? 0x00400000u : 0u;
-        return __uint_as_float((special ? 0x7f800000u | magnitude | payload : scaled) | (value.bits & 0x8000u) << 16);
+        return __uint_as_float((special ? 0x7f800000u | magnitude | payload : scaled) | (value.bits & 0x8000u)
+                                                                                            << 16);
 #endif
     }
     static __device__ __forceinline__ F16 narrow(Acc value) {
@@ -186,14 +187,16 @@ struct Check {
 
     // Whether the prefix sums `start` and `end`, at `position` of `table` and `stride` behind it, lie `size`
     // apart.
-    __device__ __forceinline__ bool apart(u32 in_table, u64 at_position, u64 start, u64 end, u64 size, u64 stride = 1) {
+    __device__ __forceinline__ bool apart(u32 in_table, u64 at_position, u64 start, u64 end, u64 size,
+                                          u64 stride = 1) {
         if (start <= end && end - start > size) {
             return below(in_table, at_position + stride, end, start + size + 1);
         }
         return below(in_table, at_position, start, end >= size ? end - size + 1 : 0);
     }
 
-    __device__ __forceinline__ void publish(const RecordArgs& record, u32 kernel, u32 orientation, u64 instance) const {
+    __device__ __forceinline__ void publish(const RecordArgs& record, u32 kernel, u32 orientation,
+                                            u64 instance) const {
         if (failed) {
             publish_first(record, {0, kernel, table, orientation, instance, position, value, bound});
         }
@@ -219,7 +222,9 @@ __device__ __forceinline__ u64 divide(u64 a, u64 b) {
 }
 
 __device__ __forceinline__ float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-__device__ __forceinline__ double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+__device__ __forceinline__ double fused_multiply_add(double a, double b, double c) {
+    return __fma_rn(a, b, c);
+}
 
 __device__ __forceinline__ float square_root(float value) { return __fsqrt_rn(value); }
 __device__ __forceinline__ double square_root(double value) { return __dsqrt_rn(value); }
@@ -233,7 +238,9 @@ template <>
 struct Powers<float> {
     static constexpr int LEAST = -126;  // the exponents of normal powers
     static constexpr int MOST = 127;
-    static __device__ __forceinline__ float of(int n) { return __uint_as_float(static_cast<u32>(n + MOST) << 23); }
+    static __device__ __forceinline__ float of(int n) {
+        return __uint_as_float(static_cast<u32>(n + MOST) << 23);
+    }
     static __device__ __forceinline__ int exponent_of_normal(float value) {
         return static_cast<int>(__float_as_uint(value) >> 23 & 0xffu) - MOST;
     }
@@ -300,7 +307,8 @@ __device__ __forceinline__ float shuffle(float value, u32 lane) {
 }
 
 __device__ __forceinline__ double shuffle(double value, u32 lane) {
-    return __longlong_as_double(static_cast<long long>(shuffle(static_cast<u64>(__double_as_longlong(value)), lane)));
+    return __longlong_as_double(
+        static_cast<long long>(shuffle(static_cast<u64>(__double_as_longlong(value)), lane)));
 }
 
 template <typename T>

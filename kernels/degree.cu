@@ -37,7 +37,8 @@ struct Degrees {
         return static_cast<const A*>(args.values.values)[at];
     }
 
-    static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool poisoned, A sum) {
+    static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool poisoned,
+                                                    A sum) {
         bool weighted = args.values.windows != NO_SCALE;
         A degree = weighted ? sum : static_cast<A>(row.length);
         if (poisoned) {
@@ -67,8 +68,12 @@ struct LargerOfEach {
     static __device__ __forceinline__ u64 pair(int a, int b) {
         return u64(static_cast<u32>(a)) << 32 | static_cast<u32>(b);
     }
-    static __device__ __forceinline__ int first(u64 pair) { return static_cast<int>(static_cast<u32>(pair >> 32)); }
-    static __device__ __forceinline__ int second(u64 pair) { return static_cast<int>(static_cast<u32>(pair)); }
+    static __device__ __forceinline__ int first(u64 pair) {
+        return static_cast<int>(static_cast<u32>(pair >> 32));
+    }
+    static __device__ __forceinline__ int second(u64 pair) {
+        return static_cast<int>(static_cast<u32>(pair));
+    }
 
     __device__ __forceinline__ u64 operator()(u64 a, u64 b) const {
         return pair(first(a) > first(b) ? first(a) : first(b), second(a) > second(b) ? second(a) : second(b));
@@ -126,22 +131,16 @@ __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) 
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
 #define KERNELS(A, NAME, CHECKS) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_##NAME(const SumArgs args) { \
-        sum_rows<Degrees<A>, CHECKS>(args); \
-    }) \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_degree_##NAME(const SumArgs args) { \
-        add_sums<Degrees<A>, CHECKS>(args); \
-    }) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift_##NAME(const SumArgs args) { \
-        sum_rows<EdgeShifts<A>, CHECKS>(args); \
-    }) \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_edge_shift_##NAME(const SumArgs args) { \
-        add_sums<EdgeShifts<A>, CHECKS>(args); \
-    }) \
     OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
-        degree_gradient_##NAME(const DegreeGradientArgs args) { \
-        degree_gradient<A>(args); \
-    })
+                   degree_##NAME(const SumArgs args) { sum_rows<Degrees<A>, CHECKS>(args); }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+                  add_degree_##NAME(const SumArgs args) { add_sums<Degrees<A>, CHECKS>(args); }) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+                   edge_shift_##NAME(const SumArgs args) { sum_rows<EdgeShifts<A>, CHECKS>(args); }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+                  add_edge_shift_##NAME(const SumArgs args) { add_sums<EdgeShifts<A>, CHECKS>(args); }) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+                   degree_gradient_##NAME(const DegreeGradientArgs args) { degree_gradient<A>(args); })
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
 MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))

@@ -48,8 +48,8 @@ struct Target {
 // Stores a lane's part of a row of elements of type `D`, or adds it to what is there, and gives the lane's
 // part of the dot product, each where it is asked for.
 template <typename T, typename D, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Target<A>& target, bool poisoned,
-                                                const Lane& lane, const SumsOf<T>& sums) {
+__device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Target<A>& target,
+                                                bool poisoned, const Lane& lane, const SumsOf<T>& sums) {
     constexpr u32 WIDTH = Vector<D>::LEN;
     A mean = args.mean != 0 ? inverse_count<A>(target.length) : A(1);
     bool left_out = args.target_scale.skip_zero != 0 && target.factor == A(0);
@@ -64,7 +64,8 @@ __device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Ta
             Vector<D> other = args.aligned ? load_vector(from) : load_elements(from, len);
 #pragma unroll
             for (u32 i = 0; i < WIDTH; i++) {
-                dot += static_cast<double>(Element<D>::widen(other.at[i])) * static_cast<double>(sums.at[v + i] * mean);
+                dot += static_cast<double>(Element<D>::widen(other.at[i])) *
+                       static_cast<double>(sums.at[v + i] * mean);
             }
         }
         if (args.targets.data != nullptr && len != 0) {
@@ -90,8 +91,9 @@ __device__ __forceinline__ Group group_of(const GatherArgs& args) {
 
 // Stores the row of each group, if it has one, and its dot product.
 template <typename T, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ void epilogue(const GatherArgs& args, const Target<A>& target, bool exists, bool poisoned,
-                                         const Group& group, const Lane& lane, u32 block, const SumsOf<T>& sums) {
+__device__ __forceinline__ void epilogue(const GatherArgs& args, const Target<A>& target, bool exists,
+                                         bool poisoned, const Group& group, const Lane& lane, u32 block,
+                                         const SumsOf<T>& sums) {
     double dot = 0;
     if (exists) {
         if (sizeof(T) != sizeof(A) && args.wide != 0) {
@@ -112,8 +114,8 @@ __device__ __forceinline__ void epilogue(const GatherArgs& args, const Target<A>
 
 // Stores the sums of a segment.
 template <typename T>
-__device__ __forceinline__ void store_partial(const GatherArgs& args, u64 item, bool poisoned, const Lane& lane,
-                                               const SumsOf<T>& sums) {
+__device__ __forceinline__ void store_partial(const GatherArgs& args, u64 item, bool poisoned,
+                                              const Lane& lane, const SumsOf<T>& sums) {
     using Acc = typename Element<T>::Acc;
     constexpr u32 LEN = Vector<Acc>::LEN;
     Acc* to = static_cast<Acc*>(args.partials) + item * args.features + lane.first;
@@ -142,7 +144,8 @@ __device__ __forceinline__ A target_factor(const GatherArgs& args, Check<Checked
         return 1;
     }
     u64 start = 0;
-    if (!window_of(check, TARGET_WINDOWS, args.target_scale, row.instance, row.first_target, row.n_targets, start)) {
+    if (!window_of(check, TARGET_WINDOWS, args.target_scale, row.instance, row.first_target, row.n_targets,
+                   start)) {
         return 1;
     }
     return static_cast<const A*>(args.target_scale.values)[start + row.row];
@@ -181,12 +184,13 @@ struct Sources {
 
 template <typename S, typename A, bool Checked>
 __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Check<Checked>& check, Row& row) {
-    const S* rows = static_cast<const S*>(args.sources.data) +
-                    element(args.sources, row.instance, row.first_source, 0);
+    const S* rows =
+        static_cast<const S*>(args.sources.data) + element(args.sources, row.instance, row.first_source, 0);
     const A* factors = nullptr;
     if (args.source_scale.windows != NO_SCALE && row.count != 0) {
         u64 start = 0;
-        if (!window_of(check, SOURCE_WINDOWS, args.source_scale, row.instance, row.first_source, row.n_sources, start)) {
+        if (!window_of(check, SOURCE_WINDOWS, args.source_scale, row.instance, row.first_source,
+                       row.n_sources, start)) {
             row.count = 0;
         }
         factors = static_cast<const A*>(args.source_scale.values) + start;
@@ -198,8 +202,8 @@ __device__ __forceinline__ Sources<S, A> sources_of(const GatherArgs& args, Chec
 // class SHORT each 8 lanes know a row and load its indices; then each group of lanes computes its share of
 // the four rows (one, two or all four), one after the other.
 template <typename T, typename S, bool Checked>
-__device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checked>& check, const Item& item, Row& row,
-                                            const Group& group, u32 block) {
+__device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checked>& check, const Item& item,
+                                            Row& row, const Group& group, u32 block) {
     using Acc = typename Element<T>::Acc;
     bool is_short = item.work_class == SHORT;
     u32 width = is_short ? SHORT_ROW : args.lanes;  // the lanes that know the same row
@@ -245,7 +249,8 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
         }
         Target<Acc> target = {shuffle(row.instance, leader), shuffle(row.first_target, leader),
                               __shfl_sync(ALL_LANES, row.row, static_cast<int>(leader)),
-                              __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader)), shuffle(factor, leader)};
+                              __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader)),
+                              shuffle(factor, leader)};
         epilogue<T>(args, target, (exist >> leader & 1) != 0, poisoned, group, lane, block, sums);
     }
 }
@@ -279,11 +284,13 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
             Check<Checked> check;
             Row row = find_row(args.tables, check, LONG, tile * groups + group.number);
             Acc factor = target_factor<Acc>(args, check, row);
-            const Acc* partials = static_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;
+            const Acc* partials =
+                static_cast<const Acc*>(args.partials) + row.partials * args.features + lane.first;
             SumsOf<T> sums = {};
             for (u32 first = 0; first < row.n_partials; first += IN_FLIGHT) {
                 add_rows<Acc, IN_FLIGHT>(sums, args.aligned, lane.len, [&](u32 j) -> Source<Acc, Acc> {
-                    return {first + j < row.n_partials ? partials + u64(first + j) * args.features : nullptr, 1};
+                    return {first + j < row.n_partials ? partials + u64(first + j) * args.features : nullptr,
+                            1};
                 });
             }
             Target<Acc> target = {row.instance, row.first_target, row.row, row.length, factor};
@@ -296,18 +303,15 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
 // With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has
 // more, and the checked builds need more. With one block more, `f16` and `f64_checked` spill
 // (kernels/resources.py).
-#define KERNELS(T, NAME, CHECKS, BLOCKS)                                                                       \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_##NAME(const GatherArgs args) { \
-        gather<T, T, CHECKS>(args, GATHER);                                                                    \
-    })                                                                                                         \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) add_partials_##NAME(const GatherArgs args) { \
-        add_partials<T, CHECKS>(args);                                                                         \
-    })
-#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS)                                                            \
-    KERNELS(T, NAME, CHECKS, BLOCKS)                                                                           \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME(const GatherArgs args) { \
-        gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS);                                                 \
-    })
+#define KERNELS(T, NAME, CHECKS, BLOCKS) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+                   gather_##NAME(const GatherArgs args) { gather<T, T, CHECKS>(args, GATHER); }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+                  add_partials_##NAME(const GatherArgs args) { add_partials<T, CHECKS>(args); })
+#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS) \
+    KERNELS(T, NAME, CHECKS, BLOCKS) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME( \
+        const GatherArgs args) { gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS); })
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 7)))
 MODULES_OF_F32(CHECKED(KERNELS(float, f32_checked, true, 6)))

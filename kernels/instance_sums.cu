@@ -26,7 +26,8 @@ struct Chunk {
 
 // Chunk `c`.
 template <bool Checked>
-__device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked>& check, u64 c, Chunk& chunk) {
+__device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked>& check, u64 c,
+                                         Chunk& chunk) {
     const TablesArgs& tables = args.tables;
     if (args.chunks == nullptr) {
         u64 first = c * args.chunk_len;
@@ -43,7 +44,8 @@ __device__ __forceinline__ bool chunk_of(const GradientArgs& args, Check<Checked
              words[CHUNK_WORDS + CHUNK_FIRST_MEMBER]};
     return check.below(TOPOLOGIES, topology * TOPOLOGY_WORDS + TOPOLOGY_N_TARGETS, chunk.n_rows,
                        u64(tables.largest_targets) + 1) &&
-           check.below(CHUNKS, (c + 1) * CHUNK_WORDS + CHUNK_FIRST_MEMBER, chunk.end_member, args.n_members + 1) &&
+           check.below(CHUNKS, (c + 1) * CHUNK_WORDS + CHUNK_FIRST_MEMBER, chunk.end_member,
+                       args.n_members + 1) &&
            check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_MEMBER, chunk.first_member, chunk.end_member);
 }
 
@@ -51,8 +53,8 @@ enum : u32 { ABSENT = 0, PRESENT = 1, WRONG = 2 };
 
 // Where the rows of member `k` of a chunk start in the batch; ABSENT where this call has fewer copies.
 template <bool Checked>
-__device__ __forceinline__ u32 member_of(const GradientArgs& args, Check<Checked>& check, const Chunk& chunk, u64 k,
-                                         u64& instance, u64& start) {
+__device__ __forceinline__ u32 member_of(const GradientArgs& args, Check<Checked>& check, const Chunk& chunk,
+                                         u64 k, u64& instance, u64& start) {
     const TablesArgs& tables = args.tables;
     instance = args.chunks == nullptr ? k : args.members[k];
     // Each instance of the table is a member once, and a call may have fewer.
@@ -66,7 +68,8 @@ __device__ __forceinline__ u32 member_of(const GradientArgs& args, Check<Checked
         check.below(MEMBERS, k, instance, tables.instances);
         return WRONG;
     }
-    bool known = start_of(check, TARGET_STARTS, tables.target_starts, instance, chunk.n_rows, tables.n_targets, start);
+    bool known =
+        start_of(check, TARGET_STARTS, tables.target_starts, instance, chunk.n_rows, tables.n_targets, start);
     return known ? PRESENT : WRONG;
 }
 
@@ -93,9 +96,10 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
                 u64 first_tile_of_chunk = args.chunks[c * CHUNK_WORDS + CHUNK_FIRST_TILE];
                 u64 next = args.chunks[(c + 1) * CHUNK_WORDS + CHUNK_FIRST_TILE];
                 tile_of_chunk = tile - first_tile_of_chunk;
-                known = check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_TILE, first_tile_of_chunk, tile + 1) &&
-                        check.apart(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_TILE, first_tile_of_chunk, next,
-                                    (chunk.n_rows + (WARP - 1)) / WARP, CHUNK_WORDS);
+                known =
+                    check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_TILE, first_tile_of_chunk, tile + 1) &&
+                    check.apart(CHUNKS, c * CHUNK_WORDS + CHUNK_FIRST_TILE, first_tile_of_chunk, next,
+                                (chunk.n_rows + (WARP - 1)) / WARP, CHUNK_WORDS);
             }
         }
         u64 row = tile_of_chunk * WARP + lane;
@@ -138,8 +142,8 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
 
 // What chunk `c` has for slot `slot`, if its window covers that.
 template <typename A, bool Checked>
-__device__ __forceinline__ bool covers(const GradientArgs& args, Check<Checked>& check, u64 c, u64 slot, u64& instance,
-                                       A& value) {
+__device__ __forceinline__ bool covers(const GradientArgs& args, Check<Checked>& check, u64 c, u64 slot,
+                                       u64& instance, A& value) {
     Chunk chunk;
     u64 start = 0;
     if (!chunk_of(args, check, c, chunk) || slot < chunk.offset || slot - chunk.offset >= chunk.n_rows ||
@@ -187,7 +191,8 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
                 const u64* words = args.classes + k * CLASS_WORDS;
                 low = words[CLASS_FIRST_CHUNK];
                 high = words[CLASS_WORDS + CLASS_FIRST_CHUNK];
-                if (!(check.below(CLASSES, (k + 1) * CLASS_WORDS + CLASS_FIRST_CHUNK, high, args.n_chunks + 1) &&
+                if (!(check.below(CLASSES, (k + 1) * CLASS_WORDS + CLASS_FIRST_CHUNK, high,
+                                  args.n_chunks + 1) &&
                       check.below(CLASSES, k * CLASS_WORDS + CLASS_FIRST_CHUNK, low, high + 1))) {
                     break;
                 }
@@ -202,7 +207,8 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
             // In a warp all lanes have the same slot, and go through the same chunks.
             for (u64 first = low; first < high; first += args.lanes) {
                 A value = 0;
-                bool mine = exists && first + lane < high && covers(args, check, first + lane, slot, instance, value);
+                bool mine =
+                    exists && first + lane < high && covers(args, check, first + lane, slot, instance, value);
                 if (alone) {
                     sum = mine ? sum + value : sum;
                     continue;
@@ -227,12 +233,12 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
 }
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define KERNELS(A, NAME, CHECKS)                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) {     \
-        sum_chunks<A, CHECKS>(args);                                                                          \
-    }                                                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_windows_##NAME(const GradientArgs args) {    \
-        sum_windows<A, CHECKS>(args);                                                                         \
+#define KERNELS(A, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_chunks_##NAME(const GradientArgs args) { \
+        sum_chunks<A, CHECKS>(args); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) sum_windows_##NAME(const GradientArgs args) { \
+        sum_windows<A, CHECKS>(args); \
     }
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))

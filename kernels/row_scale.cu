@@ -13,8 +13,8 @@
 
 // That of row `i` of the batch.
 template <typename A, bool Checked>
-__device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Checked>& check, u64 i, u64& instance,
-                                             A& row_scale) {
+__device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Checked>& check, u64 i,
+                                             u64& instance, A& row_scale) {
     const TablesArgs& tables = args.tables;
     u64 id = 0;
     if (tables.topology_ids != nullptr) {
@@ -34,7 +34,8 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
         }
     }
     u64 first = 0;
-    if (!start_of(check, TARGET_STARTS, tables.target_starts, instance, t.n_targets, tables.n_targets, first)) {
+    if (!start_of(check, TARGET_STARTS, tables.target_starts, instance, t.n_targets, tables.n_targets,
+                  first)) {
         return false;
     }
     u64 row = i - first;
@@ -55,7 +56,8 @@ __device__ __forceinline__ bool row_scale_of(const RowScaleArgs& args, Check<Che
         factor = static_cast<const A*>(args.scale.values)[window + row];
     }
     if (args.shifts != nullptr) {
-        factor = times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));
+        factor =
+            times_power_of_two(factor, times_shift(-static_cast<int>(args.shifts_of_degree), args.shifts[i]));
     }
     row_scale = factor * (args.mean != 0 ? inverse_count<A>(end - start) : A(1));
     return true;
@@ -75,9 +77,9 @@ __device__ __forceinline__ void row_scales(const RowScaleArgs& args) {
 }
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define KERNELS(A, NAME, CHECKS)                                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) row_scale_##NAME(const RowScaleArgs args) {    \
-        row_scales<A, CHECKS>(args);                                                                        \
+#define KERNELS(A, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) row_scale_##NAME(const RowScaleArgs args) { \
+        row_scales<A, CHECKS>(args); \
     }
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))

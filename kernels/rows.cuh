@@ -10,7 +10,8 @@
 
 // Where row `row` of an instance starts, whose rows start at `first` in the batch.
 __device__ __forceinline__ u64 element(const RowsArgs& rows, u64 instance, u64 first, u32 row) {
-    return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) + row * rows.row_stride;
+    return (rows.packed != 0 ? first * rows.row_stride : instance * rows.instance_stride) +
+           row * rows.row_stride;
 }
 
 // -----------------------------------------------------------------------------------------------------------
@@ -61,7 +62,8 @@ __device__ __forceinline__ void add_rows(Sums<A, LEN>& sums, bool aligned, u32 l
 #pragma unroll
             for (u32 i = 0; i < LEN; i++) {
                 if (source.row != nullptr && i < len) {
-                    sums.at[i] = fused_multiply_add(source.factor, Element<S>::widen(source.row[i]), sums.at[i]);
+                    sums.at[i] =
+                        fused_multiply_add(source.factor, Element<S>::widen(source.row[i]), sums.at[i]);
                 }
             }
         }

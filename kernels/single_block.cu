@@ -175,7 +175,8 @@ __device__ __forceinline__ void gather_hyperedges(const SingleBlockArgs& args, c
     for (u32 e = threadIdx.x / args.lanes; e < instance.by_edge.n_targets; e += THREADS / args.lanes) {
         Check<Checked> check;
         Row row = row_of(args.by_edge, check, instance.by_edge, instance.number, e);
-        const T* x = static_cast<const T*>(args.x.data) + element(args.x, instance.number, row.first_source, 0);
+        const T* x =
+            static_cast<const T*>(args.x.data) + element(args.x, instance.number, row.first_source, 0);
         auto source = [&](u32 i) -> Source<T, A> {
             u32 v = source_of(args.by_edge, check, row, i);
             if (v == NO_SOURCE) {
@@ -205,7 +206,8 @@ __device__ __forceinline__ void gather_vertices(const SingleBlockArgs& args, con
         const A* weights = nullptr;
         if (message.windows != NO_SCALE && row.count != 0) {
             u64 start = 0;
-            if (window_of(check, SOURCE_WINDOWS, message, instance.number, row.first_source, row.n_sources, start)) {
+            if (window_of(check, SOURCE_WINDOWS, message, instance.number, row.first_source, row.n_sources,
+                          start)) {
                 weights = static_cast<const A*>(message.values) + start;
             } else {
                 row.count = 0;
@@ -217,7 +219,8 @@ __device__ __forceinline__ void gather_vertices(const SingleBlockArgs& args, con
             if (e == NO_SOURCE) {
                 return {nullptr, 1};
             }
-            return {instance.z + u64(e) * args.features, shifted(weights == nullptr ? A(1) : weights[e], shift)};
+            return {instance.z + u64(e) * args.features,
+                    shifted(weights == nullptr ? A(1) : weights[e], shift)};
         };
         A factor = instance.inv_degree[v];
         T* y = static_cast<T*>(args.y.data) + element(args.y, instance.number, row.first_target, v);
@@ -248,10 +251,10 @@ __device__ __forceinline__ void conv_single_block(const SingleBlockArgs& args) {
 }
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
-#define KERNELS(T, NAME, CHECKS)                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS, 4)         \
-        conv_single_block_##NAME(const SingleBlockArgs args) {       \
-        conv_single_block<T, CHECKS>(args);                          \
+#define KERNELS(T, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4) \
+        conv_single_block_##NAME(const SingleBlockArgs args) { \
+        conv_single_block<T, CHECKS>(args); \
     }
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))

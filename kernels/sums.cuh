@@ -17,8 +17,9 @@
 // source in `values`: in all of the `width` lanes that know the row. Without values it is `zero`, and no
 // index is read.
 template <typename Combine, typename V, bool Checked, typename Value>
-__device__ __forceinline__ V sum_of_row(const TablesArgs& tables, Check<Checked>& check, const ScaleArgs& values,
-                                        const Row& row, u32 width, V zero, Value value) {
+__device__ __forceinline__ V sum_of_row(const TablesArgs& tables, Check<Checked>& check,
+                                        const ScaleArgs& values, const Row& row, u32 width, V zero,
+                                        Value value) {
     Combine combine;
     V sum = zero;
     u64 start = 0;

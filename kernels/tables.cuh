@@ -22,7 +22,7 @@ enum : u32 { NO_SOURCE = 0xffffffffu };
 // The number of a class. By selection: an index that is not constant would put the structure into local
 // memory.
 __device__ __forceinline__ u64 of_class(const Counts& counts, u32 work_class) {
-    return work_class == PARTIAL ? counts.partial
+    return work_class == PARTIAL  ? counts.partial
            : work_class == MEDIUM ? counts.medium
            : work_class == SHORT  ? counts.short_row
                                   : counts.long_row;
@@ -48,7 +48,8 @@ struct Row {
 
 // The places in the tables that a topology may use lie within them.
 template <bool Checked>
-__device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& check, u64 id, const TopologyWords& t) {
+__device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& check, u64 id,
+                                     const TopologyWords& t) {
     if (!Checked) {
         return true;
     }
@@ -62,7 +63,8 @@ __device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& c
         return false;
     }
     u64 rest = tables.n_work;
-    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + PARTIAL, t.count.partial, rest / 2 + 1)) return false;
+    if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + PARTIAL, t.count.partial, rest / 2 + 1))
+        return false;
     rest -= 2 * t.count.partial;
     if (!check.below(TOPOLOGIES, word + TOPOLOGY_COUNT + MEDIUM, t.count.medium, rest + 1)) return false;
     rest -= t.count.medium;
@@ -75,8 +77,8 @@ __device__ __forceinline__ bool fits(const TablesArgs& tables, Check<Checked>& c
 
 // Where the rows of an instance start in the batch.
 template <bool Checked>
-__device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const u64* starts, u64 instance, u64 n_rows,
-                                         u64 total, u64& start) {
+__device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const u64* starts, u64 instance,
+                                         u64 n_rows, u64 total, u64& start) {
     if (starts == nullptr) {
         start = instance * n_rows;
         return true;
@@ -86,13 +88,14 @@ __device__ __forceinline__ bool start_of(Check<Checked>& check, u32 table, const
         return true;
     }
     u64 end = starts[instance + 1];
-    return check.apart(table, instance, start, end, n_rows) && check.below(table, instance + 1, end, total + 1);
+    return check.apart(table, instance, start, end, n_rows) &&
+           check.below(table, instance + 1, end, total + 1);
 }
 
 // Where an instance with `n_rows` rows, the first of which is `first` in the batch, reads its factors.
 template <bool Checked>
-__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const ScaleArgs& scale, u64 instance,
-                                          u64 first, u64 n_rows, u64& start) {
+__device__ __forceinline__ bool window_of(Check<Checked>& check, u32 table, const ScaleArgs& scale,
+                                          u64 instance, u64 first, u64 n_rows, u64& start) {
     start = 0;
     if (scale.windows == CONSECUTIVE) {
         start = first;
@@ -121,7 +124,8 @@ __device__ __forceinline__ u64 search(const u64* starts, u64 n, u64 item, u64 st
 
 // The number of an instance's topology.
 template <bool Checked>
-__device__ __forceinline__ bool find_topology_id(const TablesArgs& tables, Check<Checked>& check, u64 instance, u64& id) {
+__device__ __forceinline__ bool find_topology_id(const TablesArgs& tables, Check<Checked>& check,
+                                                 u64 instance, u64& id) {
     if (tables.topology_ids == nullptr) {
         id = 0;
         return true;
@@ -136,8 +140,8 @@ __device__ __forceinline__ bool find_topology_id(const TablesArgs& tables, Check
 // The instance of a table batch that has the item, and its topology; copies all have topology 0, and
 // find_entry finds theirs.
 template <bool Checked>
-__device__ __forceinline__ bool find_topology(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item,
-                                              u64& instance, u64& id) {
+__device__ __forceinline__ bool find_topology(const TablesArgs& tables, Check<Checked>& check, u32 work_class,
+                                              u64 item, u64& instance, u64& id) {
     if (tables.topology_ids != nullptr) {
         instance = search(tables.work_starts + work_class * (tables.instances + 1), tables.instances, item);
     }
@@ -146,8 +150,8 @@ __device__ __forceinline__ bool find_topology(const TablesArgs& tables, Check<Ch
 
 // The item's entry in the list of its topology, and for copies its instance.
 template <bool Checked>
-__device__ __forceinline__ bool find_entry(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item,
-                                           const TopologyWords& t, u64& instance, u64& entry) {
+__device__ __forceinline__ bool find_entry(const TablesArgs& tables, Check<Checked>& check, u32 work_class,
+                                           u64 item, const TopologyWords& t, u64& instance, u64& entry) {
     u64 count = of_class(t.count, work_class);
     if (!check.below(WORK_ITEMS, item, 0, count)) {
         return false;
@@ -198,8 +202,8 @@ __device__ __forceinline__ bool find_instance_rows(const TablesArgs& tables, Che
 
 // All incidences of a row: `start` ... `end` of its topology's.
 template <bool Checked>
-__device__ __forceinline__ bool find_incidences(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t,
-                                                u64 pointer, u32& start, u32& end) {
+__device__ __forceinline__ bool find_incidences(const TablesArgs& tables, Check<Checked>& check,
+                                                const TopologyWords& t, u64 pointer, u32& start, u32& end) {
     start = tables.pointers[pointer];
     end = tables.pointers[pointer + 1];
     return check.below(POINTERS, pointer + 1, end, t.n_indices + 1) &&
@@ -208,8 +212,8 @@ __device__ __forceinline__ bool find_incidences(const TablesArgs& tables, Check<
 
 // The place of row `row.row`, and all its incidences.
 template <bool Checked>
-__device__ __forceinline__ bool find_place(const TablesArgs& tables, Check<Checked>& check, const TopologyWords& t,
-                                           Row& row, u32& start, u32& end) {
+__device__ __forceinline__ bool find_place(const TablesArgs& tables, Check<Checked>& check,
+                                           const TopologyWords& t, Row& row, u32& start, u32& end) {
     if (!(find_instance_rows(tables, check, t, row) &&
           find_incidences(tables, check, t, t.pointers + row.row, start, end))) {
         return false;
@@ -221,8 +225,8 @@ __device__ __forceinline__ bool find_place(const TablesArgs& tables, Check<Check
 
 // All incidences of a row that is summed in one go: up to `longest`.
 template <bool Checked>
-__device__ __forceinline__ void take_all(Check<Checked>& check, const TopologyWords& t, u32 longest, u32 start, u32 end,
-                                         Row& row) {
+__device__ __forceinline__ void take_all(Check<Checked>& check, const TopologyWords& t, u32 longest,
+                                         u32 start, u32 end, Row& row) {
     if (check.below(POINTERS, t.pointers + row.row + 1, end, u64(start) + longest + 1)) {
         row.count = row.length;
     }
@@ -230,7 +234,8 @@ __device__ __forceinline__ void take_all(Check<Checked>& check, const TopologyWo
 
 // Of all incidences the segment that the second word of the entry says.
 template <bool Checked>
-__device__ __forceinline__ void find_segment(const TablesArgs& tables, Check<Checked>& check, u64 position, Row& row) {
+__device__ __forceinline__ void find_segment(const TablesArgs& tables, Check<Checked>& check, u64 position,
+                                             Row& row) {
     u32 segment = tables.work[position + 1];
     u64 segments = (u64(row.length) + (SEGMENT - 1)) / SEGMENT;
     if (!check.below(WORK, position + 1, segment, segments)) {
@@ -247,7 +252,8 @@ __device__ __forceinline__ bool find_first_partial(const TablesArgs& tables, Che
                                                    const TopologyWords& t, u64 instance, u64& before) {
     if (tables.topology_ids == nullptr) {
         u64 of_each = Checked ? divide(tables.items.partial, tables.instances) : 0;
-        if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + TOPOLOGY_COUNT + PARTIAL, t.count.partial, of_each + 1)) {
+        if (!check.below(TOPOLOGIES, id * TOPOLOGY_WORDS + TOPOLOGY_COUNT + PARTIAL, t.count.partial,
+                         of_each + 1)) {
             return false;
         }
         before = instance * t.count.partial;
@@ -263,8 +269,8 @@ __device__ __forceinline__ bool find_first_partial(const TablesArgs& tables, Che
 // long row.
 template <bool Checked>
 __device__ __forceinline__ void find_partials(const TablesArgs& tables, Check<Checked>& check, u64 id,
-                                              const TopologyWords& t, u64 entry, u64 position, u64 pointer, u32 start,
-                                              u32 end, Row& row) {
+                                              const TopologyWords& t, u64 entry, u64 position, u64 pointer,
+                                              u32 start, u32 end, Row& row) {
     u32 first = tables.work[position + 1];
     u64 next = t.count.partial;
     if (entry + 1 < t.count.long_row) {
@@ -295,7 +301,8 @@ __device__ __forceinline__ void find_partials(const TablesArgs& tables, Check<Ch
 // the row; where the row is in the batch; and its incidences, or those of its segment, or the results of its
 // segments.
 template <bool Checked>
-__device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>& check, u32 work_class, u64 item) {
+__device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>& check, u32 work_class,
+                                        u64 item) {
     Row row = {};
     if (item >= of_class(tables.items, work_class)) {
         return row;
@@ -306,7 +313,8 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
     }
     const TopologyWords t = tables.topologies[id];
     u64 entry = 0;
-    if (!(fits(tables, check, id, t) && find_entry(tables, check, work_class, item, t, row.instance, entry))) {
+    if (!(fits(tables, check, id, t) &&
+          find_entry(tables, check, work_class, item, t, row.instance, entry))) {
         return row;
     }
     u64 position = position_of(t, work_class, entry);
@@ -332,7 +340,8 @@ __device__ __forceinline__ Row find_row(const TablesArgs& tables, Check<Checked>
 
 // Incidence `i` of a row, or NO_SOURCE.
 template <bool Checked>
-__device__ __forceinline__ u32 source_of(const TablesArgs& tables, Check<Checked>& check, const Row& row, u32 i) {
+__device__ __forceinline__ u32 source_of(const TablesArgs& tables, Check<Checked>& check, const Row& row,
+                                         u32 i) {
     if (i >= row.count) {
         return NO_SOURCE;
     }
@@ -347,7 +356,8 @@ struct Item {
     u64 number;
 };
 
-__device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups, u32 group, u32 lane_of_warp) {
+__device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups, u32 group,
+                                        u32 lane_of_warp) {
     if (tile >= tiles.groups) {
         return {SHORT, (tile - tiles.groups) * ROWS_OF_SHORT_TILE + lane_of_warp / SHORT_ROW};
     }
@@ -358,5 +368,7 @@ __device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups
 }
 
 // The tiles that this warp takes, one every `tile_step()`.
-__device__ __forceinline__ u64 first_tile() { return u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP; }
+__device__ __forceinline__ u64 first_tile() {
+    return u64(blockIdx.x) * (THREADS / WARP) + threadIdx.x / WARP;
+}
 __device__ __forceinline__ u64 tile_step() { return u64(gridDim.x) * (THREADS / WARP); }

@@ -28,7 +28,8 @@ struct WeightGradients {
         return times_power_of_two(gradient, times_shift(static_cast<int>(args.shifts_of_degree), shift));
     }
 
-    static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool poisoned, double sum) {
+    static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool poisoned,
+                                                    double sum) {
         u64 at = row.first_target + row.row;
         int shift = args.edge_shifts[at];
         int shifts_of_degree = static_cast<int>(args.shifts_of_degree);
@@ -41,12 +42,10 @@ struct WeightGradients {
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
 #define KERNELS(NAME, CHECKS) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_gradient##NAME(const SumArgs args) { \
-        sum_rows<WeightGradients, CHECKS>(args); \
-    }) \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_weight_gradient##NAME(const SumArgs args) { \
-        add_sums<WeightGradients, CHECKS>(args); \
-    })
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+                   weight_gradient##NAME(const SumArgs args) { sum_rows<WeightGradients, CHECKS>(args); }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_weight_gradient##NAME( \
+        const SumArgs args) { add_sums<WeightGradients, CHECKS>(args); })
 
 UNCHECKED(KERNELS(, false))
 CHECKED(KERNELS(_checked, true))
