@@ -67,8 +67,10 @@ fn documents_name_files_that_exist() {
     ];
     let folders =
         ["benches", "bindings", "emulator", "examples", "fuzz", "gpu-check", "kernels", "src", "tests"];
+    // NAME stands for one that the reader gives.
     let is_file = |word: &&str| {
-        word.split_once('/').is_some_and(|(folder, path)| folders.contains(&folder) && path.contains('.'))
+        let in_folder = |(folder, path): (&str, &str)| folders.contains(&folder) && path.contains('.');
+        word.split_once('/').is_some_and(in_folder) && !word.contains("NAME")
     };
     for (document, text) in documents {
         let missing: Vec<_> =

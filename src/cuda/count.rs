@@ -24,7 +24,8 @@ use crate::windows::Windows;
 /// A call that [`Plan::explain_call`] is asked about: an operator, and what of its operands matters for its
 /// launches.
 ///
-/// By default all results are wanted and windows are shared. A step is a mean with both scales.
+/// By default all results are wanted and windows are shared. A step is a mean with both scales. Weights and
+/// scales, and so their gradients, are taken to have as many values as their windows reach to.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'w> {
     pub(super) operator: Operator,

@@ -7,7 +7,7 @@ use hyperscatter::{Batch, Conv, Incidence, Operator, Out, Repeats, RowLayout, Ro
 
 use super::gpu::{Gpu, Mode};
 use super::operators::{
-    Call, Case, F, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric, table_batch,
+    Case, F, Operates as _, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric, table_batch,
 };
 use crate::allocator::allocations;
 use crate::common::{bits, features};
@@ -39,7 +39,7 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
             let mut slices = Slices::upload(&stream, &case.host);
             let mut count =
                 |call| driver_calls(control, || slices.call(call, &mut workspace, case.how()).unwrap());
-            let singles = Call::ALL.map(|call| {
+            let singles = Operator::ALL.iter().map(|&call| {
                 let calls = count(call);
                 let launches = calls["cuLaunchKernel"];
                 let single =
@@ -47,9 +47,10 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
                 assert_eq!(calls, named(&single), "{call:?}");
                 launches
             });
+            let singles: Vec<_> = singles.collect();
             // A second stream in the context turns the event guards of the operands on.
             let second = context.new_stream().unwrap();
-            for (call, launches) in Call::ALL.into_iter().zip(singles) {
+            for (call, launches) in Operator::ALL.iter().copied().zip(singles.iter().copied()) {
                 let operands = call.operands();
                 let written = operands.iter().filter(|operand| operand.is_output).count() as u64;
                 let read = operands.len() as u64 - written;
@@ -69,7 +70,7 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
             drop(second);
             // Where the context is not current, it is made current, and what was before is restored.
             let other = Gpu::second().expect("the emulated driver has one");
-            for (call, launches) in Call::ALL.into_iter().zip(singles) {
+            for (call, launches) in Operator::ALL.iter().copied().zip(singles.iter().copied()) {
                 other.device().context().bind_to_thread().unwrap();
                 // The calls before and after are the other device's.
                 let mut calls = count(call);
@@ -91,7 +92,7 @@ fn look_functions_up() {
     let mut slices = Slices::upload(&context.default_stream(), &case.host);
     let stream = context.new_stream().unwrap();
     let mut workspace = case.workspace(&stream);
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();
@@ -113,7 +114,7 @@ fn no_call_allocates_on_the_host_or_on_the_device() {
             for several_streams in [false, true] {
                 let _second = several_streams.then(|| gpu.device().context().new_stream().unwrap());
                 let (on_device, on_host) = (creations(), allocations());
-                for call in Call::ALL.into_iter().cycle().take(3 * Call::ALL.len()) {
+                for call in Operator::ALL.iter().copied().cycle().take(3 * Operator::ALL.len()) {
                     slices.call(call, &mut workspace, case.how()).unwrap();
                 }
                 assert_eq!(allocations(), on_host, "several streams: {several_streams}");
@@ -131,7 +132,7 @@ fn the_host_cost_of_a_call_does_not_grow_with_the_number_of_instances() {
     let Some(control) = gpu.control("a driver that does nothing") else { return };
     let stream = gpu.device().context().default_stream();
     let subsets = || Incidence::subsets(8, 2).unwrap();
-    let calls = [Call::VertexToHyperedge, Call::Conv, Call::ConvBackward];
+    let calls = [Operator::VertexToHyperedge, Operator::Conv, Operator::ConvBackward];
     let mut costs = vec![];
     for instances in [1, 10_000] {
         let copies = Batch::replicate(subsets());

@@ -13,7 +13,9 @@ use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Table};
 use hyperscatter::{Conv, Error};
 
 use super::gpu::{Gpu, Mode, under_tool};
-use super::operators::{Buffer, Call, Case, F, Slices, Slot, WindowKind, pairs, symmetric};
+use super::operators::{
+    Buffer, Case, F, Operates as _, Operator, Slices, Slot, WindowKind, pairs, symmetric,
+};
 
 const COPIES: usize = 2;
 const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -65,7 +67,7 @@ fn renew_events(slice: &mut CudaSlice<f32>) -> Result<(), DriverError> {
 /// A stream that waits for work of a capturing stream becomes part of its graph: the operand's guard does that.
 #[test]
 fn calls_that_an_operand_would_take_into_a_graph_are_refused_and_leave_nothing_in_it() {
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         let gpu = Gpu::take();
         let context = gpu.device().context();
         // Made before there are streams, so that no event of theirs lies outside the graph.
@@ -109,11 +111,11 @@ fn calls_that_would_take_operands_from_outside_into_a_graph_are_refused_and_leav
     let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
     let mut workspace = case.workspace(&own);
     // From now on the events of all operands are recorded, outside.
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         let before = slices.results(&own);
         other.begin_capture(RELAXED).unwrap();
         let mut weights = own.clone_htod(&case.host.weights).unwrap();
@@ -151,7 +153,7 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     let (mut case, mut slices) = case(gpu.device());
     let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
     let mut workspace = case.workspace(&own);
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     let expected = slices.results(&own);
@@ -159,7 +161,7 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     for slot in [Slot::Weights, Slot::GradWeights] {
         let Buffer::Sums(slice) = slices.slot(slot) else { unreachable!() };
         let graph = write_in_a_capture(&other, slice);
-        for call in Call::ALL {
+        for &call in Operator::ALL {
             let is_used = call.operands().iter().any(|operand| operand.slot == slot);
             for _ in 0..2 {
                 let called = slices.call(call, &mut workspace, case.how());
@@ -183,7 +185,7 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
         let Buffer::Sums(slice) = slices.slot(slot) else { unreachable!() };
         assert_eq!(renew_events(slice), Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)));
         slices.write(&own, &mut case.host);
-        for call in Call::ALL {
+        for &call in Operator::ALL {
             slices.call(call, &mut workspace, case.how()).unwrap();
         }
         workspace.check().unwrap();
@@ -193,11 +195,11 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     let graph = write_in_a_capture(&other, &mut slices.weights);
     let fresh = own.clone_htod(&case.host.weights).unwrap();
     drop(std::mem::replace(&mut slices.weights, fresh));
-    let called = slices.call(Call::Conv, &mut workspace, case.how());
+    let called = slices.call(Operator::Conv, &mut workspace, case.how());
     let Err(Error::Driver { call: "an earlier call of this context", code: 1, .. }) = called else {
         panic!("{called:?}")
     };
-    slices.call(Call::Conv, &mut workspace, case.how()).unwrap();
+    slices.call(Operator::Conv, &mut workspace, case.how()).unwrap();
     workspace.check().unwrap();
     drop(graph);
 }

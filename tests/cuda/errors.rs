@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode};
 use super::operators::{
-    AllWindows, Buffer, Call, Case, F, How, OnHost, Pointers, Slices, Slot, WindowKind, pairs, symmetric,
-    table_batch, with_slices,
+    AllWindows, Buffer, Case, F, How, OnHost, Operates as _, Pointers, Slices, Slot, WindowKind, pairs,
+    symmetric, table_batch, with_slices,
 };
 
 const COPIES: usize = 2;
@@ -42,7 +42,7 @@ fn operands_of_another_context_are_refused() {
         let mut foreign = Slices::upload(&other_stream, &case.host);
         other_stream.synchronize().unwrap();
         let before = own.results(&stream);
-        for call in Call::ALL {
+        for &call in Operator::ALL {
             for operand in call.operands() {
                 own.swap(operand.slot, &mut foreign);
                 let result = own.call(call, &mut workspace, case.how());
@@ -62,7 +62,7 @@ fn operands_of_another_context_are_refused() {
                 false => std::mem::swap(&mut a.hyperedges, &mut b.hyperedges),
             };
             exchange(&mut windows, &mut foreign_windows);
-            for call in Call::ALL.into_iter().filter(|call| !of_vertices || call.is_step()) {
+            for call in Operator::ALL.iter().copied().filter(|call| !of_vertices || call.is_step()) {
                 let result = own.call(call, &mut workspace, How::overwriting(&windows));
                 let expected = Error::WrongContext { operand: "the window table", value, bound };
                 assert_eq!(result, Err(expected), "{call:?}");
@@ -77,7 +77,7 @@ fn operands_of_another_context_are_refused() {
         // A device made from that context takes them.
         let there = Case::<f32>::on(&other_batch, COPIES, symmetric(), Checks::On, WindowKind::Table);
         let mut workspace = there.workspace(&other_stream);
-        for call in Call::ALL {
+        for &call in Operator::ALL {
             foreign.call(call, &mut workspace, there.how()).unwrap();
         }
         workspace.check().unwrap();
@@ -127,7 +127,7 @@ impl Arena {
 
 /// The errors of a call in both tiers.
 fn refused<T: GpuElement>(
-    call: Call,
+    call: Operator,
     workspace: &mut Workspace<T>,
     pointers: &Pointers<T>,
     how: How<'_>,
@@ -166,7 +166,7 @@ fn assert_memory_is_checked<T: GpuElement>() {
     let mut workspace = case.workspace(&stream);
     let arena = Arena::new(&stream);
     let fresh = || arena.pointers(&case.host);
-    for (call, add) in Call::ALL.into_iter().flat_map(|call| [(call, false), (call, true)]) {
+    for (call, add) in Operator::ALL.iter().copied().flat_map(|call| [(call, false), (call, true)]) {
         let how = How { add, ..case.how() };
         let operands = call.operands();
         for operand in &operands {
@@ -277,9 +277,9 @@ fn a_workspace_for_some_operators_has_those_and_refuses_the_others() {
         let several: [&[Operator]; 2] = [&[], &[Operator::HyperedgeToVertexBackward, Operator::Conv]];
         for operators in alone.chain(several) {
             let mut workspace = case.plan.workspace_for(&stream, 5, operators).unwrap();
-            for call in Call::ALL {
-                let is_made_for = operators.contains(&call.operator());
-                assert_eq!(workspace.is_made_for(call.operator()), is_made_for);
+            for &call in Operator::ALL {
+                let is_made_for = operators.contains(&call);
+                assert_eq!(workspace.is_made_for(call), is_made_for);
                 let before = some.results(&stream);
                 let called = some.call(call, &mut workspace, case.how());
                 if is_made_for {
@@ -318,13 +318,13 @@ fn overwritten_window_tables_need_checks() {
             let checked = Plan::<f32>::new(case.plan.batch(), F, symmetric(), Checks::On).unwrap();
             let mut checked = checked.workspace(&stream, COPIES).unwrap();
             let pointers = slices.pointers();
-            for call in Call::ALL.into_iter().filter(|call| !of_vertices || call.is_step()) {
+            for call in Operator::ALL.iter().copied().filter(|call| !of_vertices || call.is_step()) {
                 for result in refused(call, &mut workspace, &pointers, case.how()) {
                     assert_eq!(result, Err(Error::UncheckedTables), "{call:?}, {part:?}");
                 }
                 assert_eq!(slices.results(&stream), before, "{call:?}");
             }
-            for call in Call::ALL {
+            for &call in Operator::ALL {
                 slices.call(call, &mut checked, case.how()).unwrap();
             }
             checked.check().unwrap();
@@ -348,7 +348,7 @@ fn window_tables_of_other_batches_are_refused() {
     let mut workspace = case.workspace(&stream);
     let mut slices = Slices::upload(&stream, &case.host);
     let before = slices.results(&stream);
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         let error = slices.call(call, &mut workspace, case.how()).unwrap_err();
         let table = if call.is_step() { "vertex_scale" } else { "weights" };
         assert_eq!(error, Error::WindowTableMismatch { table }, "{call:?}");
@@ -395,7 +395,7 @@ fn ranges_outside_a_window_table_are_refused() {
     case.host = OnHost::new(batch.batch(), 5, &case.windows, 1);
     let mut workspace = case.workspace(&stream);
     let mut slices = Slices::upload(&stream, &case.host);
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();

@@ -9,19 +9,19 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode, in_any_order};
 use super::operators::{
-    Call, Case, How, OnHost, Pointers, RawStream, Slices, Slot, WindowKind, long_rows, pairs, symmetric,
-    table_batch,
+    Case, How, OnHost, Operates as _, Operator, Pointers, RawStream, Slices, Slot, WindowKind, long_rows,
+    pairs, symmetric, table_batch,
 };
 use crate::common::bits;
 
 /// Everything that a layer's training step may do.
-const FORWARD_AND_BACKWARD: [Call; 6] = [
-    Call::ConvSavingZ,
-    Call::VertexToHyperedge,
-    Call::HyperedgeToVertex,
-    Call::ConvBackwardFromZ,
-    Call::VertexToHyperedgeBackward,
-    Call::HyperedgeToVertexBackward,
+const FORWARD_AND_BACKWARD: [Operator; 6] = [
+    Operator::ConvSavingZ,
+    Operator::VertexToHyperedge,
+    Operator::HyperedgeToVertex,
+    Operator::ConvBackwardFromZ,
+    Operator::VertexToHyperedgeBackward,
+    Operator::HyperedgeToVertexBackward,
 ];
 
 /// A captured graph, made executable.
@@ -69,7 +69,7 @@ fn capture<T: GpuElement>(
     (pointers, how): (&Pointers<T>, How<'_>),
     workspace: &mut Workspace<T>,
     stream: &RawStream,
-    calls: &[Call],
+    calls: &[Operator],
 ) -> Graph {
     let control = gpu.control("counting what is made during a capture");
     let made = || control.map(|control| (control.creations(), control.pending()));
@@ -144,7 +144,7 @@ fn replays_have_the_bits_of_eager_calls() {
 fn assert_reports<T: GpuElement>(
     gpu: &Gpu,
     case: &Case<T>,
-    calls: &[Call],
+    calls: &[Operator],
     expected: impl Fn(&Error) -> bool,
 ) {
     let own = gpu.device().context().default_stream();
@@ -206,7 +206,7 @@ fn negative_degrees_are_reported_behind_each_replay() {
                 }
                 _ => false,
             };
-            let calls: Vec<_> = Call::ALL.into_iter().filter(|call| !call.is_step()).collect();
+            let calls: Vec<_> = Operator::ALL.iter().copied().filter(|call| !call.is_step()).collect();
             assert_reports(gpu, &case, &calls, negative);
         }
     });
@@ -260,7 +260,7 @@ fn safe_calls_are_not_captured() {
     let mut slices = Slices::upload(&stream, &case.host);
     gpu.device().context().synchronize().unwrap();
     let before = slices.results(&stream);
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         let (called, checked) = (slices.call(call, &mut workspace, case.how()), workspace.check());
         let graph = stream.end_capture(CUgraphInstantiate_flags(0));
@@ -269,7 +269,7 @@ fn safe_calls_are_not_captured() {
         drop(graph.unwrap());
     }
     assert_eq!(slices.results(&stream), before);
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();

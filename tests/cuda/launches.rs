@@ -94,29 +94,20 @@ impl Scale {
     }
 }
 
-fn scale(
-    plan: &Plan<f32>,
-    stream: &Arc<CudaStream>,
-    of_vertices: bool,
-    kind: Kind,
-    instances: usize,
-) -> Scale {
+fn scale(plan: &Plan<f32>, stream: &Arc<CudaStream>, axis: Axis, kind: Kind, instances: usize) -> Scale {
     let batch = plan.batch().batch();
-    let (largest, total) = match of_vertices {
-        true => (batch.largest(Axis::Vertex), batch.start(Axis::Vertex, instances)),
-        false => (batch.largest(Axis::Hyperedge), batch.start(Axis::Hyperedge, instances)),
-    };
     let (windows, len) = match kind {
-        Kind::Shared => (Windows::Shared, if instances == 0 { 0 } else { largest }),
-        Kind::Consecutive => (Windows::Consecutive, total),
+        Kind::Shared => (Windows::Shared, if instances == 0 { 0 } else { batch.largest(axis) }),
+        Kind::Consecutive => (Windows::Consecutive, batch.start(axis, instances)),
         Kind::Table => {
             let offsets: Vec<u64> = (0..instances as u64).map(|g| g % 2).collect();
-            let table = match of_vertices {
-                true => WindowTable::for_vertices(batch, &offsets),
-                false => WindowTable::new(batch, &offsets),
+            let table = match axis {
+                Axis::Vertex => WindowTable::for_vertices(batch, &offsets),
+                Axis::Hyperedge => WindowTable::new(batch, &offsets),
             };
             let windows = plan.batch().upload_windows(&table.unwrap()).unwrap();
-            (Windows::Table(Box::new(windows)), if instances == 0 { 0 } else { largest + 1 })
+            let end = |g: usize| offsets[g] as usize + batch.topology(g).size(axis);
+            (Windows::Table(Box::new(windows)), (0..instances).map(end).max().unwrap_or(0))
         }
     };
     Scale { windows, len, values: stream.alloc_zeros(len.max(1)).unwrap() }
@@ -239,7 +230,7 @@ proptest! {
             options.scales = [None, options.scales[1].or(Some(Kind::Shared))];
         }
         let scales = [0, 1].map(|at| {
-            options.scales[at].map(|kind| scale(&plan, &stream, at == 0, kind, instances))
+            options.scales[at].map(|kind| scale(&plan, &stream, Axis::ALL[at], kind, instances))
         });
         let [vertex, hyperedge] = &scales;
         let request = Request::new(options.operator, instances)

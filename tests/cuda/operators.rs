@@ -1,11 +1,12 @@
 //! Calls of every operator in both tiers, on operands that a test may put where it likes.
 
+pub use hyperscatter::Operator;
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, ValidAsZeroBits, result, sys,
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Step, Workspace};
 use hyperscatter::{
-    Axis, Batch, Conv, Element, Incidence, Normalization, Operator, Out, Repeats, Result, RowLayout, Rows,
+    Axis, Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows,
     StepGradients, WeightUse, Weights, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
@@ -34,19 +35,6 @@ pub fn long_rows() -> Incidence {
 pub fn table_batch() -> Batch {
     let small = Incidence::from_edges(3, &[vec![0u32, 1], vec![]], Repeats::Keep).unwrap();
     Batch::from_table(vec![Incidence::subsets(4, 2).unwrap(), small], &[0, 1, 0, 0, 1]).unwrap()
-}
-
-/// A method of a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Call {
-    VertexToHyperedge,
-    VertexToHyperedgeBackward,
-    HyperedgeToVertex,
-    HyperedgeToVertexBackward,
-    Conv,
-    ConvSavingZ,
-    ConvBackward,
-    ConvBackwardFromZ,
 }
 
 /// A buffer of [`Operands`].
@@ -90,43 +78,21 @@ const SCALE_GRADIENTS: [Operand; 2] = [
     written(Slot::GradWeights, "gradients.hyperedge_scale"),
 ];
 
-impl Call {
-    pub const ALL: [Self; 8] = [
-        Self::VertexToHyperedge,
-        Self::VertexToHyperedgeBackward,
-        Self::HyperedgeToVertex,
-        Self::HyperedgeToVertexBackward,
-        Self::Conv,
-        Self::ConvSavingZ,
-        Self::ConvBackward,
-        Self::ConvBackwardFromZ,
-    ];
-
-    pub fn operator(self) -> Operator {
-        match self {
-            Self::VertexToHyperedge => Operator::VertexToHyperedge,
-            Self::VertexToHyperedgeBackward => Operator::VertexToHyperedgeBackward,
-            Self::HyperedgeToVertex => Operator::HyperedgeToVertex,
-            Self::HyperedgeToVertexBackward => Operator::HyperedgeToVertexBackward,
-            Self::Conv => Operator::Conv,
-            Self::ConvSavingZ => Operator::ConvSavingZ,
-            Self::ConvBackward => Operator::ConvBackward,
-            Self::ConvBackwardFromZ => Operator::ConvBackwardFromZ,
-        }
-    }
-
-    /// Its name in errors.
-    pub fn name(self) -> &'static str {
-        self.operator().name()
-    }
-
+/// What tests ask of an operator.
+pub trait Operates {
     /// Whether it is a step or the gradient of one, with scales.
-    pub fn is_step(self) -> bool {
-        use Call::{Conv, ConvBackward, ConvBackwardFromZ, ConvSavingZ};
+    fn is_step(self) -> bool;
+
+    fn operands(self) -> Vec<Operand>;
+}
+
+impl Operates for Operator {
+    fn is_step(self) -> bool {
+        use Operator::{Conv, ConvBackward, ConvBackwardFromZ, ConvSavingZ};
         !matches!(self, Conv | ConvSavingZ | ConvBackward | ConvBackwardFromZ)
     }
 
-    pub fn operands(self) -> Vec<Operand> {
+    fn operands(self) -> Vec<Operand> {
         use Slot::{GradX, GradY, GradZ, Kept, NewGradZ, NewZ, X, Y, Z};
         let conv = |more: &[Operand]| [&[read(X, "x"), read(Slot::Weights, "weights")], more].concat();
         let step = |rows: &[Operand]| [&SCALES[..], rows].concat();
@@ -146,6 +112,7 @@ impl Call {
             Self::ConvSavingZ => conv(&[written(Kept, "z"), written(Y, "y")]),
             Self::ConvBackward => conv(&backward),
             Self::ConvBackwardFromZ => conv(&[&[read(Kept, "z")], &backward[..]].concat()),
+            other => panic!("what are the operands of {other:?}?"),
         }
     }
 }
@@ -400,43 +367,46 @@ impl<T: GpuElement> Slices<T> {
     }
 
     /// Makes a call of the safe tier.
-    pub fn call(&mut self, call: Call, workspace: &mut Workspace<T>, how: How<'_>) -> Result<()> {
+    pub fn call(&mut self, call: Operator, workspace: &mut Workspace<T>, how: How<'_>) -> Result<()> {
         let Self { x, z, grad_y, grad_z, y, new_z, grad_x, new_grad_z, .. } = self;
         let Self { weights, vertex_scale, kept, grad_weights, grad_vertex_scale, .. } = self;
         let step = how.step(vertex_scale.as_view(), weights.as_view());
         let weights = how.weights(weights.as_view());
         let (x, z) = (how.rows(x.as_view()), how.rows(z.as_view()));
         match call {
-            Call::VertexToHyperedge => {
+            Operator::VertexToHyperedge => {
                 workspace.vertex_to_hyperedge(&step, x, how.out_rows(new_z.as_view_mut()))
             }
-            Call::VertexToHyperedgeBackward => {
+            Operator::VertexToHyperedgeBackward => {
                 let gradients = how.gradients(grad_x, grad_vertex_scale, grad_weights);
                 workspace.vertex_to_hyperedge_backward(&step, x, how.rows(grad_z.as_view()), gradients)
             }
-            Call::HyperedgeToVertex => workspace.hyperedge_to_vertex(&step, z, how.out_rows(y.as_view_mut())),
-            Call::HyperedgeToVertexBackward => {
+            Operator::HyperedgeToVertex => {
+                workspace.hyperedge_to_vertex(&step, z, how.out_rows(y.as_view_mut()))
+            }
+            Operator::HyperedgeToVertexBackward => {
                 let gradients = how.gradients(new_grad_z, grad_vertex_scale, grad_weights);
                 workspace.hyperedge_to_vertex_backward(&step, z, how.rows(grad_y.as_view()), gradients)
             }
-            Call::Conv => workspace.conv(x, weights, how.out_rows(y.as_view_mut())),
-            Call::ConvSavingZ => workspace.conv_saving_z(
+            Operator::Conv => workspace.conv(x, weights, how.out_rows(y.as_view_mut())),
+            Operator::ConvSavingZ => workspace.conv_saving_z(
                 x,
                 weights,
                 how.rows(kept.as_view_mut()),
                 how.out_rows(y.as_view_mut()),
             ),
-            Call::ConvBackward => {
+            Operator::ConvBackward => {
                 let (grad_x, grad_w) =
                     (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
                 workspace.conv_backward(x, weights, how.rows(grad_y.as_view()), grad_x, grad_w)
             }
-            Call::ConvBackwardFromZ => {
+            Operator::ConvBackwardFromZ => {
                 let (grad_x, grad_w) =
                     (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
                 let (z, g) = (how.rows(kept.as_view()), how.rows(grad_y.as_view()));
                 workspace.conv_backward_from_z(x, z, weights, g, grad_x, grad_w)
             }
+            other => panic!("{other:?} is not called here"),
         }
     }
 
@@ -472,7 +442,7 @@ impl<T: GpuElement> Pointers<T> {
     /// The contract of the raw tier.
     pub unsafe fn call(
         &self,
-        call: Call,
+        call: Operator,
         workspace: &mut Workspace<T>,
         stream: sys::CUstream,
         how: How<'_>,
@@ -492,27 +462,30 @@ impl<T: GpuElement> Pointers<T> {
         // SAFETY: the caller's promise.
         unsafe {
             match call {
-                Call::VertexToHyperedge => {
+                Operator::VertexToHyperedge => {
                     workspace.vertex_to_hyperedge_raw(stream, &step, x, how.out_rows(self.new_z))
                 }
-                Call::VertexToHyperedgeBackward => {
+                Operator::VertexToHyperedgeBackward => {
                     let gradients = gradients(self.grad_x);
                     workspace.vertex_to_hyperedge_backward_raw(stream, &step, x, grad_z, gradients)
                 }
-                Call::HyperedgeToVertex => workspace.hyperedge_to_vertex_raw(stream, &step, z, y),
-                Call::HyperedgeToVertexBackward => {
+                Operator::HyperedgeToVertex => workspace.hyperedge_to_vertex_raw(stream, &step, z, y),
+                Operator::HyperedgeToVertexBackward => {
                     let gradients = gradients(self.new_grad_z);
                     workspace.hyperedge_to_vertex_backward_raw(stream, &step, z, grad_y, gradients)
                 }
-                Call::Conv => workspace.conv_raw(stream, x, weights, y),
-                Call::ConvSavingZ => workspace.conv_saving_z_raw(stream, x, weights, how.rows(self.kept), y),
-                Call::ConvBackward => {
+                Operator::Conv => workspace.conv_raw(stream, x, weights, y),
+                Operator::ConvSavingZ => {
+                    workspace.conv_saving_z_raw(stream, x, weights, how.rows(self.kept), y)
+                }
+                Operator::ConvBackward => {
                     workspace.conv_backward_raw(stream, x, weights, grad_y, grad_x, grad_weights)
                 }
-                Call::ConvBackwardFromZ => {
+                Operator::ConvBackwardFromZ => {
                     let z = how.rows(self.kept);
                     workspace.conv_backward_from_z_raw(stream, x, z, weights, grad_y, grad_x, grad_weights)
                 }
+                other => panic!("{other:?} is not called here"),
             }
         }
     }

@@ -6,8 +6,8 @@ use hyperscatter::{Batch, Error};
 
 use super::gpu::{Gpu, GpuElement, Mode, in_any_order};
 use super::operators::{
-    Call, Case, How, RawStream, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric,
-    table_batch,
+    Case, How, Operates as _, Operator, RawStream, Slices, WindowKind, driver_calls, long_rows, named, pairs,
+    symmetric, table_batch,
 };
 
 /// Each call in both tiers, overwriting and adding; the raw stream is not the workspace's.
@@ -22,7 +22,7 @@ fn assert_same_bits<T: GpuElement>(batch: &Batch, instances: usize, kind: Window
     stream.synchronize().unwrap();
     let pointers = raw.pointers();
     for add in [false, true] {
-        for call in Call::ALL {
+        for &call in Operator::ALL {
             let how = How { add, ..case.how() };
             safe.call(call, &mut workspace, how).unwrap();
             workspace.check().unwrap();
@@ -61,7 +61,7 @@ fn a_workspace_serves_any_stream_from_the_start() {
         let mut workspace = case.workspace(&own);
         // SAFETY: the buffers live, nobody else uses them or the workspace, and the check waits for the stream.
         let checked = unsafe {
-            pointers.call(Call::VertexToHyperedge, &mut workspace, raw_stream.get(), case.how()).unwrap();
+            pointers.call(Operator::VertexToHyperedge, &mut workspace, raw_stream.get(), case.how()).unwrap();
             workspace.check_raw(raw_stream.get())
         };
         assert!(checked.as_ref().is_err_and(is_spoilt_index), "{checked:?}");
@@ -97,9 +97,9 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
     // Safe calls would now wait for the operands' events.
     let _several = context.new_stream().unwrap();
     let other = Gpu::second().expect("the emulated driver has one");
-    for call in Call::ALL {
+    for &call in Operator::ALL {
         let windows = case.how().windows;
-        let request = Request::new(call.operator(), 2)
+        let request = Request::new(call, 2)
             .vertex_scale(windows.vertices.as_deref())
             .hyperedge_scale(windows.hyperedges.as_deref());
         let launches = case.plan.explain_call(&request).unwrap().launches as u64;
@@ -123,11 +123,11 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
 #[test]
 fn what_a_raw_call_finds_wrong_is_reported_once() {
     in_any_order(|gpu| {
-        assert_reported(gpu, &spoilt_indices(gpu), &Call::ALL, is_spoilt_index);
+        assert_reported(gpu, &spoilt_indices(gpu), Operator::ALL, is_spoilt_index);
         for checks in [Checks::Off, Checks::On] {
             let mut case = Case::new(gpu.device(), (&pairs(), 2), symmetric(), checks, WindowKind::Shared);
             case.host.weights.fill(-1.0);
-            let calls: Vec<_> = Call::ALL.into_iter().filter(|call| !call.is_step()).collect();
+            let calls: Vec<_> = Operator::ALL.iter().copied().filter(|call| !call.is_step()).collect();
             let negative = |error: &Error| match *error {
                 Error::NegativeDegree { instance, vertex, value } => {
                     instance < 2 && vertex < 4 && value == -3.0
@@ -139,7 +139,7 @@ fn what_a_raw_call_finds_wrong_is_reported_once() {
     });
 }
 
-fn assert_reported(gpu: &Gpu, case: &Case<f32>, calls: &[Call], expected: impl Fn(&Error) -> bool) {
+fn assert_reported(gpu: &Gpu, case: &Case<f32>, calls: &[Operator], expected: impl Fn(&Error) -> bool) {
     let own = gpu.device().context().default_stream();
     let mut workspace = case.workspace(&own);
     let slices = Slices::upload(&own, &case.host);
