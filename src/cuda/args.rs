@@ -378,6 +378,7 @@ impl TablesArgs {
 
 impl Tiles {
     /// A tile is a row for each group of `lanes` lanes of a warp, or four short rows.
+    #[inline]
     pub(super) fn new(items: Counts, lanes: u32) -> Self {
         let of_groups = |items: u64| items.div_ceil(u64::from(WARP / lanes));
         let partial = of_groups(items.partial);

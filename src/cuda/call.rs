@@ -64,10 +64,12 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         Ok(Self { plan, launches, instances, only: None, totals })
     }
 
+    #[inline]
     pub(super) fn batch(&self) -> &'a Batch {
         self.plan.batch().batch()
     }
 
+    #[inline]
     pub(super) fn features(&self) -> usize {
         self.plan.features()
     }
@@ -77,6 +79,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         self.instances > 0 && self.features() > 0
     }
 
+    #[inline]
     pub(super) fn tables(&self, orientation: Orientation) -> TablesArgs {
         let tables = self.plan.batch().tables();
         let all = TablesArgs::new(self.batch(), tables, orientation, self.instances, self.totals);
@@ -87,6 +90,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     }
 
     /// The number of blocks of features. A dot product is stored for each block.
+    #[inline]
     pub(super) fn feature_blocks(&self) -> usize {
         feature_blocks(self.features(), size_of::<T>())
     }
@@ -119,6 +123,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     }
 
     /// Rows of all instances along `axis`, one after the other.
+    #[inline]
     pub(super) fn contiguous(&self, axis: Axis, address: Address) -> Result<PlacedRows> {
         let layout = RowLayout::contiguous(self.features()).instances(self.instances);
         let operand = Operand { name: "scratch memory", axis, layout, len: usize::MAX };
@@ -126,6 +131,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     }
 
     /// Rows of sums in scratch memory, of all instances along `axis`.
+    #[inline]
     pub(super) fn scratch_rows(&mut self, slot: Slot, axis: Axis) -> Result<PlacedRows> {
         let row = self.features() as u128 * size_of::<T::Acc>() as u128;
         let bytes = self.total(axis) as u128 * row;
@@ -134,12 +140,14 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     }
 
     /// Numbers of type `U` in scratch memory, one for each row of all instances along `axis`.
+    #[inline]
     pub(super) fn scratch_numbers<U>(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
         let bytes = self.total(axis) as u128 * size_of::<U>() as u128;
         self.launches.scratch(slot, bytes)
     }
 
     /// The same numbers as factors of the rows.
+    #[inline]
     pub(super) fn scratch_scale<U>(&mut self, slot: Slot, axis: Axis) -> Result<ScaleArgs> {
         let address = self.scratch_numbers::<U>(slot, axis)?;
         Ok(ScaleArgs::consecutive(address, self.total(axis)))
@@ -147,6 +155,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
 
     /// Dot products in scratch memory: for each row of all instances along `axis` one for each block of
     /// features.
+    #[inline]
     pub(super) fn scratch_dots(&mut self, slot: Slot, axis: Axis) -> Result<Address> {
         let numbers = self.total(axis) as u128 * self.feature_blocks() as u128;
         self.launches.scratch(slot, numbers * size_of::<f64>() as u128)

@@ -114,6 +114,7 @@ impl Scratch {
     }
 
     /// Where `bytes` bytes for a slot are; `None` if the slot has fewer.
+    #[inline]
     pub(super) fn get(&self, slot: Slot, bytes: u128) -> Option<u64> {
         let buffer = &self.0[slot as usize];
         (bytes <= buffer.len() as u128).then(|| buffer.address())
