@@ -179,7 +179,7 @@ impl Operand {
             0 => Some(0),
             len => len.checked_sub(features).map(|rest| rest / row_stride + 1),
         };
-        let rows = rows.ok_or_else(|| Error::PartialRow { operand, value: self.len, bound: features })?;
+        let rows = rows.ok_or(Error::PartialRow { operand, value: self.len, bound: features })?;
         if !rows.is_multiple_of(per_instance) {
             let what = self.axis.plural();
             return Err(Error::PartialInstance { operand, value: rows, bound: per_instance, what });

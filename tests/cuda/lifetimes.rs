@@ -342,7 +342,7 @@ fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Re
     for operators in [&all[..4], &all[4..6], all] {
         let mut workspace = plan.workspace_for(&buffers.stream, copies, operators)?;
         look("workspace_for");
-        for call in Operator::ALL.iter().copied().filter(|call| operators.contains(&call)) {
+        for call in Operator::ALL.iter().copied().filter(|call| operators.contains(call)) {
             buffers.slices.call(call, &mut workspace, How::overwriting(&windows))?;
             look(call.name());
         }

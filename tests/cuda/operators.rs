@@ -81,13 +81,13 @@ const SCALE_GRADIENTS: [Operand; 2] = [
 /// What tests ask of an operator.
 pub trait Operates {
     /// Whether it is a step or the gradient of one, with scales.
-    fn is_step(self) -> bool;
+    fn is_step(&self) -> bool;
 
     fn operands(self) -> Vec<Operand>;
 }
 
 impl Operates for Operator {
-    fn is_step(self) -> bool {
+    fn is_step(&self) -> bool {
         use Operator::{Conv, ConvBackward, ConvBackwardFromZ, ConvSavingZ};
         !matches!(self, Conv | ConvSavingZ | ConvBackward | ConvBackwardFromZ)
     }
