@@ -7,7 +7,7 @@ use crate::incidence::Incidence;
 
 /// The work of one chunk, in incidences (both directions) and rows of its instances: large enough to make a
 /// parallel task worth its start, small enough that a batch makes many tasks.
-const CHUNK_WORK: usize = 8192;
+pub(crate) const CHUNK_WORK: usize = 8192;
 
 /// The most instances in a chunk. Gradients are summed chunk by chunk, so this bounds the length of the
 /// chains of rounding errors.
@@ -15,12 +15,9 @@ const CHUNK_INSTANCES: usize = 64;
 
 impl Incidence {
     /// What one instance costs for each feature, in rows and incidences of both directions.
-    fn work(&self) -> usize {
+    pub(crate) fn work(&self) -> usize {
         2 * self.n_incidences() + self.n_vertices() + self.n_hyperedges()
     }
-
-    /// The most incidences that an instance without anything else has where it is not large.
-    pub(crate) const MOST_INCIDENCES_OF_SMALL: usize = CHUNK_WORK / 2;
 
     /// Whether one instance is more than a chunk's work, so that its own rows are worth computing in
     /// parallel.

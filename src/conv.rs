@@ -171,3 +171,8 @@ pub enum Reduce {
     /// Their sum, divided by their number. Repeated incidences count. The mean of no rows is 0.
     Mean,
 }
+
+impl Reduce {
+    /// All reductions.
+    pub const ALL: &'static [Self] = &[Self::Sum, Self::Mean];
+}

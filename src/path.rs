@@ -1,5 +1,6 @@
 //! How the convolution of one topology's instances is computed, chosen in one place for both backends.
 
+use crate::chunk::CHUNK_WORK;
 use crate::element::Element;
 use crate::error::{Error, Result, try_with_capacity};
 use crate::incidence::Incidence;
@@ -68,8 +69,8 @@ impl Path {
         }
         // A block of its own would leave the rest of a device idle.
         if topology.is_large() {
-            let (value, bound) = (topology.n_incidences(), Incidence::MOST_INCIDENCES_OF_SMALL);
-            return Some(Obstacle { what: "incidences", value, bound });
+            let (value, bound) = (topology.work(), CHUNK_WORK);
+            return Some(Obstacle { what: "rows and incidences (counted both ways)", value, bound });
         }
         // Longer rows are summed in segments.
         let rows = topology.by_edge().rows().chain(topology.by_vertex().rows());

@@ -106,9 +106,9 @@ pub(super) fn degree_gradient<A: Accumulator>(
 ) -> f64 {
     let inv_degree = inv_degree.to_f64();
     let degree = degree.times_power_of_two(conv.shifts_of_degree() * shift).to_f64();
-    let left = inv_degree * dot_y;
+    let through_y = inv_degree * dot_y;
     match dot_x {
-        None => -(left / degree),
-        Some(dot_x) => -((left + inv_degree * dot_x) / (2.0 * degree)),
+        None => -(through_y / degree),
+        Some(dot_x) => -((through_y + inv_degree * dot_x) / (2.0 * degree)),
     }
 }

@@ -95,6 +95,7 @@ impl<'w> Forward<'w> {
                 return factors.degrees(call, false);
             }
             let Some(y) = self.y.filter(|_| self.z.is_none()) else { return self.gather(call, &factors) };
+            call.launches.by_path();
             for &path in call.plan.used_paths() {
                 call.only = Some(path);
                 match path {

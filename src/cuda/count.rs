@@ -16,7 +16,7 @@ use super::window_table::DeviceWindows;
 use super::{conv, step};
 use crate::axis::Axis;
 use crate::conv::Reduce;
-use crate::direction::Direction;
+use crate::direction::{Direction, HYPEREDGE_SCALE, VERTEX_SCALE};
 use crate::error::{Error, Result, fits_u32};
 use crate::operator::Operator;
 use crate::windows::Windows;
@@ -101,6 +101,8 @@ pub(super) struct Count<'a> {
     pub(super) compulsory: u128,
     /// The scratch memory.
     pub(super) sizes: Sizes,
+    /// Whether the instances of each path were computed apart.
+    pub(super) by_path: bool,
 }
 
 impl Launches for Count<'_> {
@@ -133,6 +135,10 @@ impl Launches for Count<'_> {
     fn moves(&mut self, bytes: u128) {
         self.moved += bytes;
     }
+
+    fn by_path(&mut self) {
+        self.by_path = true;
+    }
 }
 
 impl<T: DeviceElement> Call<'_, T, Count<'_>> {
@@ -159,6 +165,12 @@ impl<T: DeviceElement> Call<'_, T, Count<'_>> {
             Windows::Table(table) => ScaleArgs::table(0, self.values(axis, windows), table.offsets()),
         };
         Ok(PlacedWeights { scale, windows })
+    }
+
+    /// Checks a window table against the call, as calls do.
+    fn check(&self, name: &'static str, axis: Axis, windows: Option<Windows<&DeviceWindows>>) -> Result<()> {
+        let Some(Windows::Table(table)) = windows else { return Ok(()) };
+        Windows::Table(table.table()).check(name, self.batch(), axis, self.instances, usize::MAX)
     }
 
     /// The values that are read through windows.
@@ -244,7 +256,8 @@ impl<T: DeviceElement> Call<'_, T, Count<'_>> {
 /// Counts a call.
 ///
 /// # Errors
-/// [`Error::InstancesMismatch`] for another number of instances than a table batch has; [`Error::TooLarge`].
+/// [`Error::InstancesMismatch`] for another number of instances than a table batch has; those of a window table of another
+/// batch, axis or length; [`Error::TooLarge`].
 pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'_>) -> Result<Count<'a>> {
     let value = request.instances;
     fits_u32("the number of instances", value)?;
@@ -258,8 +271,11 @@ pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'
         moved: 0,
         compulsory: 0,
         sizes: Sizes::default(),
+        by_path: false,
     };
     let mut call = Call::new(plan, launches, value)?;
+    call.check(VERTEX_SCALE, Axis::Vertex, request.vertex_scale)?;
+    call.check(HYPEREDGE_SCALE, Axis::Hyperedge, request.hyperedge_scale)?;
     match request.operator {
         Operator::VertexToHyperedge => call.step(Direction::VertexToHyperedge, request)?,
         Operator::HyperedgeToVertex => call.step(Direction::HyperedgeToVertex, request)?,
@@ -285,9 +301,11 @@ pub(super) fn scratch_sizes<T: DeviceElement>(
     let mut sizes = Sizes::default();
     for &operator in operators {
         // What wants less may go another way.
-        for wanted in 0..8 {
+        for (&reduce, wanted) in
+            Reduce::ALL.iter().flat_map(|reduce| (0..8).map(move |wanted| (reduce, wanted)))
+        {
             let [rows, vertex, hyperedge] = [1, 2, 4].map(|bit| wanted & bit != 0);
-            let request = Request::new(operator, instances).rows(rows);
+            let request = Request::new(operator, instances).reduce(reduce).rows(rows);
             let request = request.vertex_gradient(vertex).hyperedge_gradient(hyperedge);
             sizes = sizes.union(count(plan, &request)?.sizes);
         }

@@ -125,24 +125,20 @@ impl<T: DeviceElement> Plan<T> {
         })
     }
 
-    /// The path of each topology for an operator. z of a path that keeps it to itself cannot be saved.
-    fn paths_of(&self, operator: Operator) -> Vec<Path> {
-        match operator {
-            Operator::Conv => self.paths().to_vec(),
-            _ => vec![Path::Gather; self.paths().len()],
-        }
-    }
-
     /// What one call does and costs.
     ///
     /// # Errors
     /// As [`explain`](Self::explain).
     pub fn explain_call(&self, request: &Request<'_>) -> Result<OperatorExplanation> {
         let counted = count(self, request)?;
+        let paths = match counted.by_path {
+            true => self.paths().to_vec(),
+            false => vec![Path::Gather; self.paths().len()],
+        };
         let scratch = scratch_sizes(self, &[request.operator], request.instances)?;
         Ok(OperatorExplanation {
             operator: request.operator,
-            paths: self.paths_of(request.operator),
+            paths,
             kernels: counted.names,
             launches: counted.launches,
             compulsory_bytes: counted.compulsory,

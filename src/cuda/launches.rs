@@ -42,6 +42,9 @@ pub(super) trait Launches {
 
     /// The bytes of feature rows that the next launches move if nothing is cached.
     fn moves(&mut self, bytes: u128);
+
+    /// The launches that follow are those of each path in turn.
+    fn by_path(&mut self);
 }
 
 /// Launches on a stream.
@@ -98,4 +101,7 @@ impl Launches for Queue<'_> {
     const COUNTS: bool = false;
 
     fn moves(&mut self, _bytes: u128) {}
+
+    #[inline]
+    fn by_path(&mut self) {}
 }

@@ -101,7 +101,8 @@
 //! | operator | rows of hyperedges in the workspace |
 //! |---|---|
 //! | the steps and their gradients, [`conv_saving_z`](Workspace::conv_saving_z) | none |
-//! | [`conv`](Workspace::conv), [`conv_backward_from_z`](Workspace::conv_backward_from_z) | M · F numbers |
+//! | [`conv`](Workspace::conv), if a topology is on [`Path::Gather`](crate::Path::Gather) | M · F numbers |
+//! | [`conv_backward_from_z`](Workspace::conv_backward_from_z) | M · F numbers |
 //! | [`conv_backward`](Workspace::conv_backward), which computes z again | 2 · M · F numbers |
 //!
 //! [`Plan::workspace_for`] makes a workspace for some operators alone, and [`Plan::workspace_bytes`] tells

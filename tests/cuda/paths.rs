@@ -124,7 +124,7 @@ fn paths_have_the_same_bits_where_rows_are_long_and_wide() {
     }
 }
 
-/// One launch, which needs no scratch memory.
+/// One launch, which needs no rows in scratch memory.
 #[test]
 fn a_small_batch_takes_one_launch() {
     let gpu = Gpu::take();

@@ -95,8 +95,12 @@ impl<'a> Expression<'a> {
         }
         let (source, target) = (direction.source(), direction.target());
         let (features, mut grad) = (self.rows(source, x)?, self.rows(target, grad_y)?);
-        if reduce == Reduce::Mean {
-            grad = grad.broadcast_mul(&inverse(&sum(self.shared, direction, &self.ones(source)?)?)?)?;
+        match reduce {
+            Reduce::Sum => {}
+            Reduce::Mean => {
+                grad = grad.broadcast_mul(&inverse(&sum(self.shared, direction, &self.ones(source)?)?)?)?;
+            }
+            other => candle_core::bail!("the reduction {other:?} has no second derivatives"),
         }
         let spread = |axis: Axis| {
             let scale = scales[axis as usize];

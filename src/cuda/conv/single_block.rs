@@ -26,7 +26,7 @@ pub(super) struct SingleBlock {
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// One launch, a block for each instance; y is what [`gather`](Self::gather) makes of degrees and z,
-    /// bit by bit. It needs no scratch memory.
+    /// bit by bit. It needs no rows in scratch memory.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say. The instances
