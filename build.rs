@@ -67,7 +67,8 @@ fn native() -> Option<(PathBuf, Vec<String>)> {
     Some((nvcc.into(), architectures))
 }
 
-/// Compiles a module: the kernel file that its name begins with, for the type, the rows and the checks that follow.
+/// Compiles a module: the kernel file that its name begins with, for the type, the rows and the checks that
+/// follow.
 fn compile(nvcc: &Path, architecture: &str, kernels: &Path, module: &str, cubin: &Path) {
     let (name, checks) = match module.strip_suffix(CHECKED) {
         Some(name) => (name, "CHECKED"),

@@ -41,9 +41,9 @@ impl WeightUse {
 ///
 /// # The scale of weights
 ///
-/// Under `Row` and `Symmetric` a common scale of [`WeightUse::Documented`] weights cancels out, even where the
-/// type has no number for 1/D or for a sum of weighted rows. Where the weights 2^k w are exact and degrees are
-/// finite, y and ∂x have the bits that they have with w, and ∂w is multiplied by 2^−k:
+/// Under `Row` and `Symmetric` a common scale of [`WeightUse::Documented`] weights cancels out, even where
+/// the type has no number for 1/D or for a sum of weighted rows. Where the weights 2^k w are exact and
+/// degrees are finite, y and ∂x have the bits that they have with w, and ∂w is multiplied by 2^−k:
 ///
 /// * under `Row` for every k;
 /// * under `Symmetric` for every even k with which z, then multiplied by 2^(−k/2), stays in the type's range.
@@ -175,4 +175,17 @@ pub enum Reduce {
 impl Reduce {
     /// All reductions.
     pub const ALL: &'static [Self] = &[Self::Sum, Self::Mean];
+
+    /// What a combination of `count` rows is multiplied by.
+    pub(crate) fn factor<A: Accumulator>(self, count: usize) -> A {
+        match self {
+            Self::Sum => A::ONE,
+            Self::Mean => inverse_count(count),
+        }
+    }
+}
+
+/// 1 / `count`, and 0 for a count of 0.
+fn inverse_count<A: Accumulator>(count: usize) -> A {
+    if count == 0 { A::ZERO } else { A::ONE / A::from_count(count) }
 }

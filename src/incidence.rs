@@ -84,8 +84,8 @@ impl<'a> Csr<'a> {
 /// Vertices and hyperedges are never renumbered. The members of a hyperedge keep the order in which they were
 /// given, which is the order of summation. Empty hyperedges and isolated vertices keep their places.
 ///
-/// Topologies that were made together by [`Batch::from_batched_coo`](crate::Batch::from_batched_coo) share one
-/// allocation: a clone of one of them keeps the memory of all. To copy one out, give its
+/// Topologies that were made together by [`Batch::from_batched_coo`](crate::Batch::from_batched_coo) share
+/// one allocation: a clone of one of them keeps the memory of all. To copy one out, give its
 /// [`by_edge`](Self::by_edge) to [`from_csr`](Self::from_csr).
 ///
 /// Invariants, always checked by the constructors:

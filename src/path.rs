@@ -1,22 +1,27 @@
 //! How the convolution of one topology's instances is computed, chosen in one place for both backends.
 
+#[cfg(feature = "cuda")]
+use crate::batch::Batch;
 use crate::chunk::CHUNK_WORK;
 use crate::element::Element;
+#[cfg(feature = "cuda")]
+use crate::error::try_zeroed;
 use crate::error::{Error, Result, try_with_capacity};
 use crate::incidence::Incidence;
 use crate::summation::SEGMENT;
 
 /// A way to compute the forward of the convolution for the instances of one topology.
 ///
-/// A plan chooses one for each topology, by the topology, the number of features and the element type alone. The backward
-/// and the steps are gather-reductions on every path. Both paths have the same bits.
+/// A plan chooses one for each topology, by the topology, the number of features and the element type alone.
+/// The backward and the steps are gather-reductions on every path. Both paths have the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Path {
     /// Gather-reduce over the whole batch, a kernel for each stage. Rows of hyperedges are in scratch memory.
     Gather,
-    /// Gather-reduce, a block of threads for each instance and one kernel for all stages. Rows of hyperedges stay in shared
-    /// memory. For small topologies. On the CPU, which computes small instances one at a time anyway, it is the same as
+    /// Gather-reduce, a block of threads for each instance and one kernel for all stages. Rows of hyperedges
+    /// stay in shared memory. For small topologies. On the CPU, which computes small instances one at a time
+    /// anyway, it is the same as
     /// [`Gather`](Self::Gather).
     SingleBlock,
 }
@@ -24,8 +29,8 @@ pub enum Path {
 /// The shared memory that every device gives a block without being asked for more.
 const SHARED_BYTES: usize = 48 << 10;
 
-/// The shared memory of an instance on [`Path::SingleBlock`]: rows of sums for the hyperedges, and for each vertex L and its
-/// shift; the largest number where that is no number.
+/// The shared memory of an instance on [`Path::SingleBlock`]: rows of sums for the hyperedges, and for each
+/// vertex L and its shift; the largest number where that is no number.
 pub(crate) const fn shared_bytes(
     n_vertices: usize,
     n_hyperedges: usize,
@@ -124,9 +129,15 @@ impl Paths {
         &self.0
     }
 
-    /// The paths that some topology is on.
+    /// The paths that some instance is on, or for copies of a topology would be.
     #[cfg(feature = "cuda")]
-    pub(crate) fn used(&self) -> impl Iterator<Item = Path> {
-        Path::ALL.iter().copied().filter(|path| self.0.contains(path))
+    pub(crate) fn used_by(&self, batch: &Batch) -> Result<Vec<Path>> {
+        let mut is_used = try_zeroed::<u8>("the topologies in use", self.0.len())?;
+        match batch.n_instances() {
+            None => is_used.fill(1),
+            Some(instances) => (0..instances).for_each(|g| is_used[batch.topology_id(g)] = 1),
+        }
+        let has = |path: &Path| self.0.iter().zip(&is_used).any(|(of, &used)| of == path && used == 1);
+        Ok(Path::ALL.iter().copied().filter(has).collect())
     }
 }

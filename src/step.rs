@@ -6,8 +6,8 @@ use crate::rows::{Out, Rows};
 /// What a step computes: the reduction, and scales of vertices and hyperedges. A scale is 1 where there is
 /// none. The instances read scales through windows; [`WindowTable::for_vertices`] makes those of vertices.
 ///
-/// A scale is a plain factor: 0 times an infinity is NaN. `S` is the [`Weights`](crate::Weights) of a backend.
-/// Operators take a step by reference, so that a step and its backward can share one.
+/// A scale is a plain factor: 0 times an infinity is NaN. `S` is the [`Weights`](crate::Weights) of a
+/// backend. Operators take a step by reference, so that a step and its backward can share one.
 ///
 /// [`WindowTable::for_vertices`]: crate::WindowTable::for_vertices
 ///

@@ -4,8 +4,8 @@
 //! * A sum of rows adds the incidences of a row in their order, one fused multiply-add each.
 //! * A sum of one number for each incidence adds them in [`LANES`] interleaved lanes, which are then added in
 //!   halves.
-//! * Both cut a row into segments of [`SEGMENT`] incidences, counted from its start, and add the sums of these
-//!   in order.
+//! * Both cut a row into segments of [`SEGMENT`] incidences, counted from its start, and add the sums of
+//!   these in order.
 //! * A dot product adds blocks of features in order. Each block is added in lanes of as many consecutive
 //!   features as [`VECTOR_BYTES`] hold.
 //! * A gradient that belongs to many instances is added chunk by chunk, see `groups.rs`.

@@ -19,8 +19,8 @@ pub fn allocations() -> usize {
 /// What is smaller does not count as large: the tables of small inputs are larger.
 const LARGE: usize = 1 << 10;
 
-/// What `f` gives if one of this thread's large allocations in it is refused, that behind the first `n`; and whether
-/// there was one.
+/// What `f` gives if one of this thread's large allocations in it is refused, that behind the first `n`; and
+/// whether there was one.
 pub fn refusing<T>(n: usize, f: impl FnOnce() -> T) -> (T, bool) {
     LEFT.set(Some(n));
     let result = f();

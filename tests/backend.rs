@@ -1,4 +1,5 @@
-//! What the generic suite asks of a backend: its operators, on host arrays and in the words of the CPU backend.
+//! What the generic suite asks of a backend: its operators, on host arrays and in the words of the CPU
+//! backend.
 
 use hyperscatter::{Batch, Conv, Out, Reduce, Result, Rows, cpu};
 use proptest::prelude::*;
@@ -19,8 +20,8 @@ impl StepKind {
     }
 }
 
-/// The operators of one plan, with scratch memory for some number of instances. Each runs to its end: the outputs hold
-/// the results then.
+/// The operators of one plan, with scratch memory for some number of instances. Each runs to its end: the
+/// outputs hold the results then.
 pub trait Operators<T: TestElement> {
     /// The step to the hyperedges, or the one to the vertices.
     fn step(

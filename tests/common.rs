@@ -82,8 +82,8 @@ pub fn widen<T: Element>(values: &[T]) -> Vec<f64> {
     values.iter().map(|x| x.widen().to_f64()).collect()
 }
 
-/// The bits of the values, to compare the signs of zeros and NaN too; all NaN are one, since the payload of a sum of two
-/// is that of either.
+/// The bits of the values, to compare the signs of zeros and NaN too; all NaN are one, since the payload of a
+/// sum of two is that of either.
 pub fn bits<T: Element>(values: &[T]) -> Vec<u64> {
     let bits = |x: f64| if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() };
     values.iter().map(|x| bits(x.widen().to_f64())).collect()
@@ -125,8 +125,8 @@ pub fn sums<T: TestElement>(seed: u64, len: usize) -> Vec<T::Acc> {
     numbers(seed, len, -1.0, 1.0).into_iter().map(T::acc).collect()
 }
 
-/// Some of the values become what a careless product or comparison would lose: infinities, NaN, a negative zero, the
-/// largest and the smallest numbers.
+/// Some of the values become what a careless product or comparison would lose: infinities, NaN, a negative
+/// zero, the largest and the smallest numbers.
 pub fn poison<T: TestElement>(values: &mut [T], seed: u64) {
     let kinds = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, -0.0, f64::MAX, 65504.0, 1e-45, 6e-8];
     let draws = numbers(seed, values.len(), 0.0, 20.0 * kinds.len() as f64);

@@ -50,7 +50,8 @@ fn repeats_are_kept_or_merged() {
     assert_eq!(lists(merged.by_vertex()), [vec![0], vec![1], vec![0, 2]]);
 }
 
-/// The cost of a replicated batch does not depend on its copies, which only a call knows; a table's does, modestly.
+/// The cost of a replicated batch does not depend on its copies, which only a call knows; a table's does,
+/// modestly.
 #[test]
 fn concatenating_24576_distinct_topologies_takes_less_than_a_tenth_of_a_second() {
     let distinct = |i: usize| {
@@ -116,8 +117,8 @@ fn a_batched_index_in_any_order_gives_the_graphs_back() {
     }
 }
 
-/// A number that is mostly small, sometimes an extreme; never one that is a legal count of more vertices than the test
-/// machine has memory for.
+/// A number that is mostly small, sometimes an extreme; never one that is a legal count of more vertices than
+/// the test machine has memory for.
 fn number() -> impl Strategy<Value = i64> {
     prop_oneof![
         20 => -2i64..12,
@@ -129,7 +130,8 @@ fn numbers() -> impl Strategy<Value = Vec<i64>> {
     prop::collection::vec(number(), 0..12)
 }
 
-/// A size, which may be far beyond what fits, but never one whose tables would fill the memory of the test machine.
+/// A size, which may be far beyond what fits, but never one whose tables would fill the memory of the test
+/// machine.
 fn size() -> impl Strategy<Value = usize> {
     prop_oneof![20 => 0usize..12, 1 => Just(usize::MAX), 1 => Just(u32::MAX as usize + 1), 1 => Just(1 << 40)]
 }
@@ -161,7 +163,8 @@ proptest! {
         prop_assert_eq!(lists(dual.by_vertex()), sorted);
     }
 
-    /// Hyperedge after hyperedge; vertex after vertex, with hyperedges that rise and that fall; and in any order.
+    /// Hyperedge after hyperedge; vertex after vertex, with hyperedges that rise and that fall; and in any
+    /// order.
     #[test]
     fn a_batched_index_is_the_concatenation_of_its_graphs(
         graphs in prop::collection::vec(edges(), 0..6),

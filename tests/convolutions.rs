@@ -1,5 +1,5 @@
-//! The generic suite of the convolution and its backward over random layouts: what every backend promises, once for all
-//! of them.
+//! The generic suite of the convolution and its backward over random layouts: what every backend promises,
+//! once for all of them.
 
 use hyperscatter::{Batch, Conv, Incidence, Normalization, Repeats, WeightUse};
 use proptest::prelude::*;
@@ -89,8 +89,8 @@ pub fn operators<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout) -> B
     backend.operators(&layout.batch, layout.features, layout.conv, layout.max_instances()).unwrap()
 }
 
-/// The batch in one call, at the layout's places and through its windows. What lies between the rows is neither read nor
-/// written.
+/// The batch in one call, at the layout's places and through its windows. What lies between the rows is
+/// neither read nor written.
 pub fn run<T: TestElement>(
     operators: &mut dyn Operators<T>,
     layout: &Layout,
@@ -133,8 +133,8 @@ pub fn run<T: TestElement>(
     }
 }
 
-/// A batch gives what its instances give one at a time: outputs and ∂x bit for bit, ∂weights to the rounding of
-/// their sum. And the same call gives the same bits again.
+/// A batch gives what its instances give one at a time: outputs and ∂x bit for bit, ∂weights to the rounding
+/// of their sum. And the same call gives the same bits again.
 fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,

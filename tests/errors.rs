@@ -1,4 +1,5 @@
-//! Every error names what is wrong, where, the value and the bound; and a call that fails has written nothing.
+//! Every error names what is wrong, where, the value and the bound; and a call that fails has written
+//! nothing.
 
 use std::cell::Cell;
 

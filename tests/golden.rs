@@ -1,12 +1,13 @@
-//! The golden cases: batches in `tests/fixtures` (and in the folder that `HYPERSCATTER_GOLDEN_DIR` names) with outputs
-//! and gradients that a dense evaluation with automatic differentiation gave in `f64`. `generate.py` beside them says how
-//! they were made and what the files hold.
+//! The golden cases: batches in `tests/fixtures` (and in the folder that `HYPERSCATTER_GOLDEN_DIR` names)
+//! with outputs and gradients that a dense evaluation with automatic differentiation gave in `f64`.
+//! `generate.py` beside them says how they were made and what the files hold.
 //!
-//! Every case runs on every backend; on the GPU in all element types, builds of the emulated driver, and orders of threads.
+//! Every case runs on every backend; on the GPU in all element types, builds of the emulated driver, and
+//! orders of threads.
 //!
-//! Errors are relative Frobenius norms. `f64` and `f32` are compared with the files, 16-bit types with the dense
-//! reference of this test on the rounded inputs, since rounding the inputs alone moves results further than anything
-//! that is tested here.
+//! Errors are relative Frobenius norms. `f64` and `f32` are compared with the files, 16-bit types with the
+//! dense reference of this test on the rounded inputs, since rounding the inputs alone moves results further
+//! than anything that is tested here.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -192,8 +193,8 @@ impl Case {
         norm(self.f64("x")) * norm(self.f64("grad_out"))
     }
 
-    /// By how much rounding errors of the weights are larger in the degrees than in the weights: 1 where all weights
-    /// have one sign, more where they cancel out.
+    /// By how much rounding errors of the weights are larger in the degrees than in the weights: 1 where all
+    /// weights have one sign, more where they cancel out.
     fn degree_condition(&self) -> f64 {
         let w = self.f64("weights");
         let mut worst: f64 = 1.0;
@@ -218,8 +219,8 @@ struct Tolerance {
     grad_weights: f64,
 }
 
-/// Whether a result is zero but for the rounding errors of the terms that cancel out in it, as the weight gradient is
-/// where every vertex stands in one hyperedge. It is then compared with the size of those terms.
+/// Whether a result is zero but for the rounding errors of the terms that cancel out in it, as the weight
+/// gradient is where every vertex stands in one hyperedge. It is then compared with the size of those terms.
 fn is_rounding_noise(case: &Case, expected: &[f64]) -> bool {
     norm(expected) < 1e-14 * case.size_of_terms()
 }
@@ -252,8 +253,8 @@ fn tolerance<T: TestElement>(case: &Case, conv: Conv) -> Tolerance {
     if T::NAME == "f64" {
         return Tolerance { z: 1e-12, out: 1e-12, grad_x: 1e-12, grad_weights: 1e-12 };
     }
-    // Where signed weights nearly cancel out in a degree, their rounding to `f32` alone moves its inverse, and the large
-    // row that it scales, by this much.
+    // Where signed weights nearly cancel out in a degree, their rounding to `f32` alone moves its inverse,
+    // and the large row that it scales, by this much.
     let divides = conv.normalization != Normalization::None && conv.weight_use != WeightUse::MessageOnly;
     let cancelled = if divides { f64::from(f32::EPSILON) * (case.degree_condition() - 1.0) } else { 0.0 };
     let bound = 2e-6 + cancelled;
@@ -262,8 +263,9 @@ fn tolerance<T: TestElement>(case: &Case, conv: Conv) -> Tolerance {
     if T::NAME == "f32" {
         return Tolerance { z: bound, out: bound, grad_x: bound, grad_weights };
     }
-    // Rows of results are rounded once; z and weight gradients are `f32`. Five times the tolerance of `f32` results: where a
-    // weight gradient is a small difference of large terms, over 31 seeds of the generator up to 7e-6 was seen.
+    // Rows of results are rounded once; z and weight gradients are `f32`. Five times the tolerance of `f32`
+    // results: where a weight gradient is a small difference of large terms, over 31 seeds of the generator
+    // up to 7e-6 was seen.
     let rows = T::ROUNDING + bound;
     Tolerance { z: bound, out: rows, grad_x: rows, grad_weights: grad_weights.max(5.0 * bound) }
 }

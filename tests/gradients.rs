@@ -1,5 +1,5 @@
-//! Gradients against central differences in `f64`, and what happens where there are no differences: at degrees of zero,
-//! and beside infinities.
+//! Gradients against central differences in `f64`, and what happens where there are no differences: at
+//! degrees of zero, and beside infinities.
 
 use hyperscatter::{
     Batch, Conv, Incidence, Normalization, Out, Reduce, Repeats, RowLayout, Rows, WeightUse, WindowTable, cpu,
@@ -69,7 +69,8 @@ impl Problem {
         }
     }
 
-    /// The offsets of the windows of so many problems, whose parameters of `len` values stand one behind the other.
+    /// The offsets of the windows of so many problems, whose parameters of `len` values stand one behind the
+    /// other.
     fn offsets(&self, problems: usize, len: usize) -> Vec<usize> {
         (0..problems).flat_map(|p| self.offsets.map(|offset| p * len + offset)).collect()
     }
@@ -181,8 +182,8 @@ prop_compose! {
     }
 }
 
-/// With weights of zero, vertices have degree zero although they have hyperedges. There y is not continuous in the
-/// weights: the gradient counts as zero. ∂x is the difference quotient all the same.
+/// With weights of zero, vertices have degree zero although they have hyperedges. There y is not continuous
+/// in the weights: the gradient counts as zero. ∂x is the difference quotient all the same.
 fn gradients_at_zero_weights_are_finite_and_zero_through_the_degree(backend: &dyn Backend<f64>) {
     for norm in [Normalization::Row, Normalization::Symmetric, Normalization::None] {
         for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly] {
@@ -204,8 +205,8 @@ fn gradients_at_zero_weights_are_finite_and_zero_through_the_degree(backend: &dy
     }
 }
 
-/// A vertex of degree zero takes no part: whatever it holds, infinities too, reaches nobody under the symmetric
-/// normalization, not even as 0 · ∞, and its own row is a store of zeros.
+/// A vertex of degree zero takes no part: whatever it holds, infinities too, reaches nobody under the
+/// symmetric normalization, not even as 0 · ∞, and its own row is a store of zeros.
 fn a_vertex_of_degree_zero_keeps_its_infinities(backend: &dyn Backend<f64>) {
     let topology = Incidence::from_edges(3, &[&[0u8, 1, 2][..], &[1, 2]], Repeats::Keep).unwrap();
     // The weight 0 of {0, 1, 2} is all of vertex 0's degree.
@@ -244,7 +245,8 @@ fn infinities_do_not_reach_a_vertex_of_degree_zero(backend: &dyn Backend<f64>) {
     }
 }
 
-/// A scale that a caller gives is a plain factor: 0 · ∞ is NaN, in each direction, of either scale and in the gradients.
+/// A scale that a caller gives is a plain factor: 0 · ∞ is NaN, in each direction, of either scale and in the
+/// gradients.
 fn a_scale_of_zero_multiplies(backend: &dyn Backend<f64>) {
     let topology = Incidence::from_edges(2, &[[0u8, 1], [1, 1]], Repeats::Keep).unwrap();
     for to_hyperedges in [true, false] {

@@ -1,8 +1,8 @@
-//! The bits of all results for a set of layouts, as hashes in a committed file, so that a change of the code that must not
-//! change a bit can show that it has not.
+//! The bits of all results for a set of layouts, as hashes in a committed file, so that a change of the code
+//! that must not change a bit can show that it has not.
 //!
-//! `HYPERSCATTER_WRITE_HASHES=1 cargo test hashes` writes the file anew, from the CPU backend. That takes a reason, which
-//! the commit states: another order of summation, another formula.
+//! `HYPERSCATTER_WRITE_HASHES=1 cargo test hashes` writes the file anew, from the CPU backend. That takes a
+//! reason, which the commit states: another order of summation, another formula.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -37,8 +37,8 @@ fn hash(parts: &[(&'static str, Vec<u64>)]) -> u64 {
     hash
 }
 
-/// Small hypergraphs that dense paths are for, and ones that they are not: long rows, single incidences, empty hyperedges,
-/// isolated vertices, several topologies, more instances than a chunk.
+/// Small hypergraphs that dense paths are for, and ones that they are not: long rows, single incidences,
+/// empty hyperedges, isolated vertices, several topologies, more instances than a chunk.
 fn layouts() -> Vec<(&'static str, Layout)> {
     let subsets = |n, k| Incidence::subsets(n, k).unwrap();
     let odd = |n: usize, edges: &[&[u32]]| Incidence::from_edges(n, edges, Repeats::Keep).unwrap();

@@ -39,9 +39,9 @@ pub fn assert_batch(batch: &Batch) {
     );
 }
 
-/// Whether all incidences of a table batch are in one instance, the first that has vertices and hyperedges, although a
-/// later one has both, too, and the index that it was made from may be one that nobody shifted: graph after graph, ids
-/// that are local.
+/// Whether all incidences of a table batch are in one instance, the first that has vertices and hyperedges,
+/// although a later one has both, too, and the index that it was made from may be one that nobody shifted:
+/// graph after graph, ids that are local.
 pub fn is_all_in_first<I: Index>(batch: &Batch, vertices: &[I], hyperedges: &[I]) -> bool {
     let topologies = || (0..batch.n_instances().unwrap()).map(|g| batch.topology(g));
     let mut with_both = topologies().filter(|t| t.n_vertices() > 0 && t.n_hyperedges() > 0);

@@ -15,8 +15,8 @@ pub fn edges() -> impl Strategy<Value = (usize, Vec<Vec<u32>>)> {
     })
 }
 
-/// A giant: more incidences than a chunk of work, in one hyperedge longer than a few segments, one vertex that stands in
-/// very many hyperedges, and the rest.
+/// A giant: more incidences than a chunk of work, in one hyperedge longer than a few segments, one vertex
+/// that stands in very many hyperedges, and the rest.
 fn giant() -> impl Strategy<Value = Incidence> {
     (2usize..40, any::<u64>()).prop_map(|(n, seed)| {
         let vertex = |i: u64| (seed.rotate_left((i % 64) as u32).wrapping_mul(2 * i + 1) >> 7) as usize % n;
@@ -27,8 +27,8 @@ fn giant() -> impl Strategy<Value = Incidence> {
     })
 }
 
-/// Rows of a few segments, with no more incidences than that takes: one hyperedge of 1,500 and more, which holds one of its
-/// vertices hundreds of times.
+/// Rows of a few segments, with no more incidences than that takes: one hyperedge of 1,500 and more, which
+/// holds one of its vertices hundreds of times.
 fn long() -> impl Strategy<Value = Incidence> {
     (1usize..5, 1500usize..1600, any::<u64>()).prop_map(|(n, len, seed)| {
         let vertex = |i: usize| if i.is_multiple_of(2) { n / 2 } else { (seed >> (i % 61)) as usize % n };
@@ -107,7 +107,8 @@ pub struct Layout {
     pub instances: usize,
     pub features: usize,
     pub windows: WindowKind,
-    /// Where each instance reads, and for a replicated batch more copies than there are; used by `WindowKind::Table`.
+    /// Where each instance reads, and for a replicated batch more copies than there are; used by
+    /// `WindowKind::Table`.
     pub offsets: Vec<usize>,
     pub places: [Place; 5],
     pub conv: Conv,
@@ -137,8 +138,8 @@ fn batch() -> impl Strategy<Value = (Batch, usize)> {
     prop_oneof![replicated, table]
 }
 
-/// The most incidences times features of a batch whose rows are not both long and wide. The emulated driver takes about a
-/// microsecond for each.
+/// The most incidences times features of a batch whose rows are not both long and wide. The emulated driver
+/// takes about a microsecond for each.
 const MOST: usize = 100_000;
 
 /// A batch and its features.
@@ -150,7 +151,8 @@ fn affordable() -> impl Strategy<Value = (Batch, usize, usize)> {
     })
 }
 
-/// A batch with long rows, and features of more than a warp: that is from 129 of 4 bytes on, 65 of 8 and 257 of 2 bytes.
+/// A batch with long rows, and features of more than a warp: that is from 129 of 4 bytes on, 65 of 8 and 257
+/// of 2 bytes.
 fn long_and_wide() -> impl Strategy<Value = (Batch, usize, usize)> {
     let instances = prop_oneof![3 => Just(1usize), 1 => Just(2)];
     let features = prop_oneof![3 => 129usize..140, 1 => 257usize..270];
@@ -184,8 +186,8 @@ pub fn long_and_wide_layout() -> impl Strategy<Value = Layout> {
     with(long_and_wide())
 }
 
-/// What random layouts are too small for: windows that are scattered over so many values that a thread sums each of their
-/// gradients, and not a warp; and rows of more segments than a warp has lanes.
+/// What random layouts are too small for: windows that are scattered over so many values that a thread sums
+/// each of their gradients, and not a warp; and rows of more segments than a warp has lanes.
 pub fn extremes() -> [Layout; 2] {
     let topologies = vec![Incidence::subsets(4, 2).unwrap(), Incidence::subsets(5, 3).unwrap()];
     let instances = 40;

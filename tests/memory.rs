@@ -1,7 +1,7 @@
 //! No constructor aborts where memory is short: it returns [`Error::OutOfMemory`].
 //!
-//! What aborts, and a limit of address space, count for a whole process, so each case runs in processes of its own:
-//! this test binary, which then runs only `construct_in_this_process`.
+//! What aborts, and a limit of address space, count for a whole process, so each case runs in processes of
+//! its own: this test binary, which then runs only `construct_in_this_process`.
 
 #![cfg(target_os = "linux")]
 

@@ -107,8 +107,8 @@ fn an_index_shifted_by_vertices_is_refused_and_named() {
         else {
             panic!("{experts} experts, {k}-subsets: {error}")
         };
-        // Token 1 is the first that is out of step, with its first incidence: fewer hyperedges than vertices shift it
-        // past token 1's hyperedges, more leave it among token 0's.
+        // Token 1 is the first that is out of step, with its first incidence: fewer hyperedges than vertices
+        // shift it past token 1's hyperedges, more leave it among token 0's.
         assert_eq!((*position, *vertex, *vertex_graph), (topology.n_incidences(), n, 1));
         assert_eq!((*hyperedge, bound.clone()), (n, m..2 * m));
         assert_eq!(*hyperedge_graph, n / m);

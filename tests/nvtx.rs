@@ -1,7 +1,8 @@
-//! Each call of an operator is a range of NVTX that ends, whatever becomes of the call; without NVTX nothing is different.
+//! Each call of an operator is a range of NVTX that ends, whatever becomes of the call; without NVTX nothing
+//! is different.
 //!
-//! The library is loaded once in a process, so each case runs in a process of its own, with a library made here that
-//! prints what it is asked for.
+//! The library is loaded once in a process, so each case runs in a process of its own, with a library made
+//! here that prints what it is asked for.
 //!
 //! A test binary of its own, since the feature `nvtx` would have all others built anew.
 
@@ -150,7 +151,8 @@ fn call_in_this_process() {
     for &operator in Operator::ALL {
         println!("call {}", operator.name());
         let y = Out::Overwrite(y);
-        // SAFETY: the buffers live until the end of this function, which waits, and only this stream uses them.
+        // SAFETY: the buffers live until the end of this function, which waits, and only this stream uses
+        // them.
         let done = unsafe {
             match operator {
                 Operator::VertexToHyperedge => all.vertex_to_hyperedge_raw(queue, &Step::sum(), x, y),

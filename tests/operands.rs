@@ -1,5 +1,6 @@
-//! What an operator makes of its operands: outputs overwritten, added to or skipped; any number of copies; windows; rows
-//! read and written in place; nothing of anything; what it refuses. The generic suite, for every backend.
+//! What an operator makes of its operands: outputs overwritten, added to or skipped; any number of copies;
+//! windows; rows read and written in place; nothing of anything; what it refuses. The generic suite, for
+//! every backend.
 
 use hyperscatter::{
     Accumulator, Axis, Batch, Conv, Element, Error, Incidence, Normalization, Out, RowLayout, Rows,
@@ -38,7 +39,8 @@ fn acc_nan<T: TestElement>(len: usize) -> Vec<T::Acc> {
     vec![T::acc(f64::NAN); len]
 }
 
-/// All operators over the pairs of four, for some number of copies: operands, and what the outputs hold before.
+/// All operators over the pairs of four, for some number of copies: operands, and what the outputs hold
+/// before.
 struct Calls<T: TestElement> {
     x: Vec<T>,
     z: Vec<T>,
@@ -99,8 +101,8 @@ impl<T: TestElement> Calls<T> {
         }
     }
 
-    /// Calls everything. `write` tells what becomes of rows, gradients of weights and vertex scales, and gradients of
-    /// hyperedge scales.
+    /// Calls everything. `write` tells what becomes of rows, gradients of weights and vertex scales, and
+    /// gradients of hyperedge scales.
     fn run(&self, operators: &mut dyn Operators<T>, write: [Write; 3]) -> Outputs<T> {
         let mut outputs = self.before.clone();
         let [of_rows, of_weights, of_scales] = write;
@@ -136,7 +138,8 @@ fn assert_added<T: Element + Rounded>(added: &[T], before: &[T], result: &[T]) {
     }
 }
 
-/// Results replace what is there, are added to it, or are skipped; what happens to one output changes no other.
+/// Results replace what is there, are added to it, or are skipped; what happens to one output changes no
+/// other.
 fn outputs_are_added_to_or_skipped<T: TestElement>(backend: &dyn Backend<T>) {
     use Write::{Accumulate, Overwrite, Skip};
     let batch = pairs();
@@ -392,7 +395,8 @@ fn shapes_are_checked_before_anything_is_written<T: TestElement>(backend: &dyn B
     }
 }
 
-/// The same mistake is the same error of every backend, of the step and of the convolution, and of the backward of each.
+/// The same mistake is the same error of every backend, of the step and of the convolution, and of the
+/// backward of each.
 fn the_same_mistake_is_the_same_error_of_every_operator<T: TestElement>(backend: &dyn Backend<T>) {
     let pairs = || Incidence::subsets(3, 2).unwrap();
     let copies = Batch::replicate(pairs());
@@ -465,7 +469,8 @@ fn the_same_mistake_is_the_same_error_of_every_operator<T: TestElement>(backend:
     }
 }
 
-/// What no layout places a row on stays as it is: gaps between rows, the padding of smaller instances, what follows.
+/// What no layout places a row on stays as it is: gaps between rows, the padding of smaller instances, what
+/// follows.
 fn elements_between_rows_stay_as_they_are<T: TestElement>(backend: &dyn Backend<T>) {
     let topologies = [4, 2, 3].map(|n| Incidence::subsets(n, 2).unwrap()).to_vec();
     let batch = Batch::concat(topologies).unwrap();
@@ -535,8 +540,8 @@ per_backend! {
     elements_between_rows_stay_as_they_are;
 }
 
-/// A negative degree under the symmetric normalization is an error that names one, of the forward and of the backward, and
-/// the next call is served.
+/// A negative degree under the symmetric normalization is an error that names one, of the forward and of the
+/// backward, and the next call is served.
 fn negative_degrees_are_reported<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout, negative: bool) {
     let weight_use = match layout.conv.weight_use {
         WeightUse::MessageOnly => WeightUse::Documented,

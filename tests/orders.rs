@@ -1,5 +1,5 @@
-//! The orders of summation, pinned bit for bit: a slow model of the convolution, the steps and their gradients that adds
-//! one term at a time, in the orders that both backends promise.
+//! The orders of summation, pinned bit for bit: a slow model of the convolution, the steps and their
+//! gradients that adds one term at a time, in the orders that both backends promise.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,8 @@ fn dot<T: Element, S: Element>(with: &[S], sums: &[S::Acc], factor: S::Acc) -> f
     total
 }
 
-/// Σ scale(i) · row(i) in the order of the indices, in segments of 512; rows of scale 0 are left out where `skip_zero`.
+/// Σ scale(i) · row(i) in the order of the indices, in segments of 512; rows of scale 0 are left out where
+/// `skip_zero`.
 fn gather<S: Element>(
     rows: &[S],
     f: usize,
@@ -167,8 +168,8 @@ fn conv<T: Element>(
     Instance { z, y, grad_x, grad_weights }
 }
 
-/// Adds the gradients of all instances up: the chunks of instances that share topology and window, small topologies
-/// first, then by the power of two of their window's width, the offset and the topology.
+/// Adds the gradients of all instances up: the chunks of instances that share topology and window, small
+/// topologies first, then by the power of two of their window's width, the offset and the topology.
 fn add_up<A: Accumulator>(
     batch: &Batch,
     width: impl Fn(&Incidence) -> usize,
@@ -408,8 +409,8 @@ proptest! {
     }
 }
 
-/// Small and large topologies of several classes of widths along both axes, in windows that overlap; rows longer than a
-/// segment, more instances than a chunk, and more features than a block of any type.
+/// Small and large topologies of several classes of widths along both axes, in windows that overlap; rows
+/// longer than a segment, more instances than a chunk, and more features than a block of any type.
 fn everything_at_once(windows: WindowKind) -> Layout {
     let giant = |n: usize, long: usize, edges: usize| {
         let vertex = |i: usize| (i * 7919 + 5) % n;
@@ -466,7 +467,8 @@ fn long_rows_wide_rows_and_many_classes_add_in_the_promised_order() {
     }
 }
 
-/// Where the weights have no part in y, nothing is added to their gradient, not even a zero, which would turn -0 into 0.
+/// Where the weights have no part in y, nothing is added to their gradient, not even a zero, which would turn
+/// -0 into 0.
 #[test]
 fn a_gradient_that_nothing_adds_to_stays_as_it_is() {
     let conv = Conv::new(Normalization::None, WeightUse::DegreeOnly);

@@ -1,5 +1,5 @@
-//! The convolution of one small instance by dense matrices in `f64`, straight from its definition and independent of
-//! the library's loops, to compare results with.
+//! The convolution of one small instance by dense matrices in `f64`, straight from its definition and
+//! independent of the library's loops, to compare results with.
 
 use hyperscatter::{Conv, Incidence, Normalization, WeightUse};
 
@@ -15,8 +15,8 @@ pub struct Dense {
     pub grad_weights: Vec<f64>,
 }
 
-/// y = M x, ∂x = Mᵀ g and, with Γ_uv = ⟨g_u, x_v⟩, the weight gradients from Γ alone: the derivation by way of the dense
-/// operator M = L H U B⁻¹ Hᵀ R, which shares no intermediate with the library's z and q.
+/// y = M x, ∂x = Mᵀ g and, with Γ_uv = ⟨g_u, x_v⟩, the weight gradients from Γ alone: the derivation by way
+/// of the dense operator M = L H U B⁻¹ Hᵀ R, which shares no intermediate with the library's z and q.
 pub fn conv(
     topology: &Incidence,
     features: usize,

@@ -1,4 +1,5 @@
-//! Operands are spelled the simple way: references to vectors, arrays, boxes and slices, at the call or before it.
+//! Operands are spelled the simple way: references to vectors, arrays, boxes and slices, at the call or
+//! before it.
 
 use std::sync::Arc;
 

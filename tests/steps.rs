@@ -1,5 +1,5 @@
-//! The generic suite of the two steps and their backward over random layouts: what every backend promises, once for all
-//! of them.
+//! The generic suite of the two steps and their backward over random layouts: what every backend promises,
+//! once for all of them.
 
 use std::ops::Range;
 
@@ -212,8 +212,8 @@ impl StepLayout {
         }
     }
 
-    /// Results by the definition of the step: plain loops over the incidences in `f64`. With `sizes`, the sums of the
-    /// terms' absolute values.
+    /// Results by the definition of the step: plain loops over the incidences in `f64`. With `sizes`, the
+    /// sums of the terms' absolute values.
     fn by_definition<T: TestElement>(&self, operands: &Operands<T>, sizes: bool) -> Results<f64> {
         let Self { layout, kind: StepKind { to_hyperedges, reduce }, .. } = self;
         let f = layout.features;
@@ -264,8 +264,8 @@ impl StepLayout {
     }
 }
 
-/// A step is what its definition says, has the same bits alone, at any position and at any strides, and when it is called
-/// again.
+/// A step is what its definition says, has the same bits alone, at any position and at any strides, and when
+/// it is called again.
 fn steps_are_their_definition<T: TestElement>(backend: &dyn Backend<T>, step: &StepLayout) {
     let operands = step.operands::<T>();
     let mut batch = step.operators(backend);
@@ -402,8 +402,8 @@ per_backend! {
     extreme_steps_have_the_bits_of_the_cpu;
 }
 
-/// A sum that underflows to -0 is -0 in any surroundings: with other rows beside it, at any strides, in segments, on any
-/// backend.
+/// A sum that underflows to -0 is -0 in any surroundings: with other rows beside it, at any strides, in
+/// segments, on any backend.
 fn a_sum_that_underflows_has_the_same_sign_everywhere(backend: &dyn Backend<f32>) {
     use hyperscatter::{Batch, Incidence, Out, Repeats, RowLayout, Rows};
     const F: usize = 4;

@@ -1,5 +1,5 @@
-//! The scale of the weights: where it cancels out it must not matter, however large or small it is, and where a degree is
-//! not finite nobody may take the result for a healthy one.
+//! The scale of the weights: where it cancels out it must not matter, however large or small it is, and where
+//! a degree is not finite nobody may take the result for a healthy one.
 
 use hyperscatter::{Accumulator, Batch, Conv, Incidence, Normalization, Out, Repeats, Rows, WeightUse, cpu};
 use proptest::prelude::*;
@@ -17,7 +17,8 @@ fn power_of_two(n: i32) -> f64 {
     2f64.powi(half) * 2f64.powi(n - half)
 }
 
-/// What the accumulation type of an element type holds: the exponents of its smallest and of its largest power of two.
+/// What the accumulation type of an element type holds: the exponents of its smallest and of its largest
+/// power of two.
 fn exponents<T: TestElement>() -> (i32, i32) {
     if size_of::<T::Acc>() == 4 { (-149, 127) } else { (-1074, 1023) }
 }
@@ -69,7 +70,8 @@ fn weights_at_the_ends_of_the_range_cancel_out<T: TestElement>(backend: &dyn Bac
         let bound = 8.0 * (T::ROUNDING + T::Acc::ROUNDING);
         assert!((value - right).abs() <= bound, "{value} in {}", T::NAME);
     }
-    // A vertex whose only hyperedges are masked by tiny weights, beside others that are not; and one that is masked by 0.
+    // A vertex whose only hyperedges are masked by tiny weights, beside others that are not; and one that is
+    // masked by 0.
     let edges: &[&[u32]] = &[&[0, 1], &[0, 2], &[1, 2], &[0, 3]];
     let tiny = power_of_two(smallest + 4);
     let w = [tiny, tiny * 3.0, 0.75, 0.0];
@@ -77,9 +79,11 @@ fn weights_at_the_ends_of_the_range_cancel_out<T: TestElement>(backend: &dyn Bac
     let [y, grad_x, grad_w] = one_feature(backend, Conv::default(), (4, edges), &w, &x, &g);
     // Vertex 0: (2 + 3 · 3) / 4. Vertices 1 and 2: the pair of both. Vertex 3 has no degree.
     assert_eq!(y, [2.75, 4.0, 4.0, 0.0], "in {}", T::NAME);
-    // Of vertex 0's g half of a quarter to 1, half of three quarters to 2, and half of all to itself; 1 and 2 share theirs.
+    // Of vertex 0's g half of a quarter to 1, half of three quarters to 2, and half of all to itself; 1 and 2
+    // share theirs.
     assert_eq!(grad_x, [0.5, 3.125, 3.375, 0.0], "in {}", T::NAME);
-    // ∂w = Σ g_u (z_e − y_u) / D_u: without bound for those of vertex 0, and nothing but rounding for that of 1 and 2.
+    // ∂w = Σ g_u (z_e − y_u) / D_u: without bound for those of vertex 0, and nothing but rounding for that of
+    // 1 and 2.
     assert_eq!(grad_w[..2], [f64::NEG_INFINITY, f64::INFINITY], "in {}", T::NAME);
     assert!(grad_w[2].abs() <= 64.0 * T::Acc::ROUNDING, "{:e} in {}", grad_w[2], T::NAME);
     assert_eq!(grad_w[3], f64::INFINITY, "in {}", T::NAME);
@@ -105,7 +109,8 @@ fn a_pair_is_right_under_weights_of_any_scale(backend: &dyn Backend<f32>) {
     }
 }
 
-/// A degree that is not finite makes its rows, and what is differentiated through them, NaN; a degree of zero makes zeros.
+/// A degree that is not finite makes its rows, and what is differentiated through them, NaN; a degree of zero
+/// makes zeros.
 fn a_degree_that_is_not_finite_is_seen<T: TestElement>(backend: &dyn Backend<T>) {
     let (x, g) = ([1.0, 3.0, 5.0, 7.0], [1.0, 2.0, 4.0, 8.0]);
     let edges: &[&[u32]] = &[&[0, 1], &[1, 2], &[2, 3]];
@@ -227,8 +232,9 @@ fn a_power_of_two_of_the_weights_cancels_out<T: TestElement>(
     }
 }
 
-/// An odd power of two goes through a square root, and is right to the rounding of the sums: half a unit in the last place
-/// of the accumulation type for each term of two rows and eight more, and the rounding of the result.
+/// An odd power of two goes through a square root, and is right to the rounding of the sums: half a unit in
+/// the last place of the accumulation type for each term of two rows and eight more, and the rounding of the
+/// result.
 fn an_odd_power_of_two_cancels_out_but_for_rounding<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
@@ -312,8 +318,8 @@ fn sizes_of_weight_gradients(
     edges.map(|(e, members)| members.iter().map(|&v| term(e, v as usize)).sum()).collect()
 }
 
-/// Weights of any size up to about 1 side by side, gradients of any size, and of some vertices none: each number in `f32` is
-/// right, to the rounding of its terms.
+/// Weights of any size up to about 1 side by side, gradients of any size, and of some vertices none: each
+/// number in `f32` is right, to the rounding of its terms.
 fn weights_of_any_size_side_by_side_are_right(backend: &dyn Backend<f32>, layout: &Layout, conv: Conv) {
     let layout = Layout { conv, features: layout.features.min(5), ..layout.clone() };
     if layout.features == 0 || layout.batch.topologies().iter().any(|t| t.n_incidences() > 500) {
@@ -367,7 +373,8 @@ fn weights_of_any_size_side_by_side_are_right(backend: &dyn Backend<f32>, layout
     }
 }
 
-/// Weights at both ends of the type, zeros, infinities and NaN side by side have the same bits on both backends.
+/// Weights at both ends of the type, zeros, infinities and NaN side by side have the same bits on both
+/// backends.
 fn extreme_weights_have_the_bits_of_the_cpu<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,

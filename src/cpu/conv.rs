@@ -20,7 +20,7 @@
 #![allow(unsafe_code)]
 
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
-use super::gather::{Dot, Source, Store, gather, inverse_count};
+use super::gather::{Dot, Source, Store, gather};
 use super::instance_sums::GradientTo;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
@@ -255,7 +255,7 @@ impl<'a, T: Element> Call<'a, T> {
         let x = x.source(batch, instance, right, true).shifted(shifts, 0);
         each_row(task.parallel(), &mut z[..by_edge.len() * features], features, |e, row| {
             let members = by_edge.row(e);
-            let scale = inverse_count(members.len());
+            let scale = Reduce::Mean.factor(members.len());
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in
             // it.
             let saved = saved.map(|out| unsafe { out.store(batch, instance, e, scale) });

@@ -95,8 +95,8 @@ pub(super) fn fill_edge_shifts<A: Accumulator>(conv: Conv, task: &Task<'_>, scra
     });
 }
 
-/// ∂loss/∂D_v, from the dot products ⟨g_v, y_v / L_v⟩ and, where R depends on the degree, ⟨x_v, ∂x_v / R_v⟩. L
-/// and its shift are those that [`fill_degrees`] found.
+/// ∂loss/∂D_v, from the dot products ⟨g_v, y_v / L_v⟩ and, where R depends on the degree, ⟨x_v, ∂x_v / R_v⟩.
+/// L and its shift are those that [`fill_degrees`] found.
 pub(super) fn degree_gradient<A: Accumulator>(
     conv: Conv,
     degree: A,

@@ -222,11 +222,6 @@ fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
     lanes[0]
 }
 
-/// 1 / `count`, and 0 for a count of 0.
-pub(super) fn inverse_count<A: Accumulator>(count: usize) -> A {
-    if count == 0 { A::ZERO } else { A::ONE / A::from_count(count) }
-}
-
 /// Puts Σ scale(i) · row(i) over `indices` into `epilogue`. All of `indices` must be rows of the source.
 #[inline]
 pub(super) fn gather<S: Element>(
@@ -260,8 +255,8 @@ fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], epilogue:
         terms.of(&source, indices);
     }
     let mut start = 0;
-    // As many features as fill four AVX2 registers of `f32` or eight of `f64`: half of the sixteen are left for what is
-    // loaded.
+    // As many features as fill four AVX2 registers of `f32` or eight of `f64`: half of the sixteen are left
+    // for what is loaded.
     while start + LANES <= source.features {
         epilogue.apply(start, &sum_block::<S, LANES>(&source, indices, &mut terms, start));
         start += LANES;

@@ -14,7 +14,7 @@ use super::gather::{Dot, gather};
 use super::instance_sums::GradientTo;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
-use super::row_scale::{fill_row_scales, mean};
+use super::row_scale::fill_row_scales;
 use super::schedule::{Parallel, Schedule, Task, each, each_value, for_each};
 use super::scratch::Scratch;
 use super::workspace::Workspace;
@@ -251,7 +251,7 @@ impl<'a, T: Element> Call<'a, T> {
         let x = x.source(batch, instance, source_scale, false);
         each(parallel, targets.len(), |d| {
             let sources = targets.row(d);
-            let scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * mean(self.reduce, sources.len());
+            let scale = target_scale.map_or(T::Acc::ONE, |t| t[d]) * self.reduce.factor(sources.len());
             // SAFETY: each instance is computed once, and each target once in it.
             let mut store = unsafe { y.store(batch, instance, d, scale) };
             gather(x, sources, &mut store);
@@ -306,7 +306,7 @@ impl<T: Element> Backward<'_, T> {
             let x = self.x.source(batch, instance, source_scale, false);
             each_value(task.parallel(), &mut sums[..targets.len()], |d, sum_of_chunk| {
                 let sources = targets.row(d);
-                let mut dot = Dot::<T, _>::new(grad_y.row(d), mean(call.reduce, sources.len()));
+                let mut dot = Dot::<T, _>::new(grad_y.row(d), call.reduce.factor(sources.len()));
                 gather(x, sources, &mut dot);
                 *sum_of_chunk += T::Acc::from_f64(dot.value());
             });

@@ -4,9 +4,9 @@ use super::gather::sum;
 use crate::conv::Conv;
 use crate::element::Accumulator;
 
-/// ∂w_e. Both terms may be missing: the dot product where weights are no part of the message, the gradients of
-/// the degrees where weights are no part of those. q and ∂D were multiplied by powers of two, which is undone
-/// here, see [`Conv::shift`].
+/// ∂w_e. Both terms may be missing: the dot product where weights are no part of the message, the gradients
+/// of the degrees where weights are no part of those. q and ∂D were multiplied by powers of two, which is
+/// undone here, see [`Conv::shift`].
 pub(super) fn weight_gradient(
     conv: Conv,
     members: &[u32],

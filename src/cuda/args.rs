@@ -207,8 +207,8 @@ structures! {
         padding: u32,
     }
 
-    /// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time: each
-    /// that became a template parameter would double the PTX that a plan loads.
+    /// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time:
+    /// each that became a template parameter would double the PTX that a plan loads.
     GatherArgs {
         tables: TablesArgs,
         tiles: Tiles,

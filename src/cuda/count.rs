@@ -256,8 +256,8 @@ impl<T: DeviceElement> Call<'_, T, Count<'_>> {
 /// Counts a call.
 ///
 /// # Errors
-/// [`Error::InstancesMismatch`] for another number of instances than a table batch has; those of a window table of another
-/// batch, axis or length; [`Error::TooLarge`].
+/// [`Error::InstancesMismatch`] for another number of instances than a table batch has; those of a window
+/// table of another batch, axis or length; [`Error::TooLarge`].
 pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'_>) -> Result<Count<'a>> {
     let value = request.instances;
     fits_u32("the number of instances", value)?;

@@ -12,10 +12,10 @@ use super::device::{Device, module};
 use super::driver::failed;
 use super::geometry::{Grid, THREADS};
 use crate::error::{Error, Result};
-use crate::path::{Path, Paths};
+use crate::path::Path;
 
-/// The kernel files of `kernels/`, each of which is a module for each type, with checks and without, and those of their
-/// kernels that only batches with long rows need.
+/// The kernel files of `kernels/`, each of which is a module for each type, with checks and without, and
+/// those of their kernels that only batches with long rows need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum File {
     Gather,
@@ -113,15 +113,15 @@ pub(super) use kernel_set;
 pub(super) struct Needs<'a> {
     /// Whether rows of the batch are summed in segments.
     pub(super) long_rows: bool,
-    /// The paths of its topologies.
-    pub(super) paths: &'a Paths,
+    /// The paths that its instances are on.
+    pub(super) paths: &'a [Path],
 }
 
 impl Needs<'_> {
     fn includes(self, file: File) -> bool {
         match file {
             File::GatherLong | File::DegreeLong | File::WeightGradientLong => self.long_rows,
-            File::SingleBlock => self.paths.used().any(|path| path == Path::SingleBlock),
+            File::SingleBlock => self.paths.contains(&Path::SingleBlock),
             File::Gather | File::Degree | File::WeightGradient | File::RowScale | File::InstanceSums => true,
         }
     }

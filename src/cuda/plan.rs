@@ -25,7 +25,7 @@ struct Parts<T> {
     conv: Conv,
     checks: Checks,
     paths: Paths,
-    /// The paths that some topology is on.
+    /// The paths that some instance is on.
     used_paths: Vec<Path>,
     /// The shared memory of a block, enough for each topology on [`Path::SingleBlock`].
     shared_bytes: usize,
@@ -33,12 +33,12 @@ struct Parts<T> {
 }
 
 impl<T: DeviceElement> Plan<T> {
-    /// A plan for rows of `features` elements. Loads the kernels if this is the first plan that needs them, and uploads which
-    /// instances are on which path where a table batch has several.
+    /// A plan for rows of `features` elements. Loads the kernels if this is the first plan that needs them,
+    /// and uploads which instances are on which path where a table batch has several.
     ///
     /// # Errors
-    /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten; [`Error::TooLarge`] for 2³²
-    /// features and more; [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
+    /// [`Error::TooLarge`] for 2³² features and more; [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn new(batch: &DeviceBatch, features: usize, conv: Conv, checks: Checks) -> Result<Self> {
         let paths = Paths::choose::<T>(batch.batch().topologies(), features)?;
         Self::on(batch, features, conv, checks, paths)
@@ -65,16 +65,16 @@ impl<T: DeviceElement> Plan<T> {
         }
         let features = fits_u32("the number of features", features)?;
         let _current = batch.device().enter()?;
-        let needs = Needs { long_rows: batch.tables().has_long_rows(), paths: &paths };
+        let used_paths = paths.used_by(batch.batch())?;
+        let needs = Needs { long_rows: batch.tables().has_long_rows(), paths: &used_paths };
         let kernels = Kernels::load(batch.device(), T::kernels(checks), needs)?;
-        let used_paths = paths.used().collect();
         let on_single_block = batch.batch().topologies().iter().zip(paths.as_slice());
         let on_single_block = on_single_block.filter(|&(_, &path)| path == Path::SingleBlock);
         let bytes = |t: &Incidence| {
             shared_bytes(t.n_vertices(), t.n_hyperedges(), features as usize, size_of::<T::Acc>())
         };
         let shared_bytes = on_single_block.map(|(topology, _)| bytes(topology)).max().unwrap_or(0);
-        let split = Split::new(batch, &paths)?.map(Arc::new);
+        let split = Split::new(batch, &paths, &used_paths)?.map(Arc::new);
         let (batch, element) = (batch.clone(), std::marker::PhantomData);
         Ok(Self(Arc::new(Parts {
             split,
@@ -95,7 +95,7 @@ impl<T: DeviceElement> Plan<T> {
         self.0.paths.as_slice()
     }
 
-    /// The paths that some topology is on.
+    /// The paths that some instance is on.
     pub(super) fn used_paths(&self) -> &[Path] {
         &self.0.used_paths
     }

@@ -19,9 +19,9 @@ struct Part {
 
 impl Split {
     /// `None` where all instances are on one path. The context must be current.
-    pub(super) fn new(batch: &DeviceBatch, paths: &Paths) -> Result<Option<Self>> {
+    pub(super) fn new(batch: &DeviceBatch, paths: &Paths, used: &[Path]) -> Result<Option<Self>> {
         let host = batch.batch();
-        let (n_paths, Some(n_instances)) = (paths.used().count(), host.n_instances()) else {
+        let (n_paths, Some(n_instances)) = (used.len(), host.n_instances()) else {
             return Ok(None);
         };
         if n_paths < 2 {
@@ -30,7 +30,7 @@ impl Split {
         let stream = batch.device().context().default_stream();
         let what = "the instances of a path";
         let mut parts = try_with_capacity(what, n_paths)?;
-        for path in paths.used() {
+        for &path in used {
             let takes_part = |topology: usize| paths.as_slice()[topology] == path;
             let side = |orientation| PartSide::new(host, orientation, takes_part, &stream);
             let mut instances = try_with_capacity(what, n_instances)?;

@@ -246,8 +246,8 @@ impl HostSide {
         Ok(side)
     }
 
-    /// Derives where the work of each instance of a table starts. Gives the lengths of the lists: of topology 0 for a
-    /// replicated batch, and of all instances for a table.
+    /// Derives where the work of each instance of a table starts. Gives the lengths of the lists: of topology
+    /// 0 for a replicated batch, and of all instances for a table.
     fn start_work(&mut self, batch: &Batch) -> Result<Counts> {
         let Some(instances) = batch.n_instances() else { return Ok(self.topologies[0].count) };
         self.work_starts = try_with_capacity("the work starts", WorkClass::COUNT * (instances + 1))?;
@@ -352,8 +352,8 @@ impl Side {
     }
 }
 
-/// What is other in the tables of one orientation where only some instances of a table batch take part: the others have
-/// no work.
+/// What is other in the tables of one orientation where only some instances of a table batch take part: the
+/// others have no work.
 pub(super) struct PartSide {
     topologies: Buffer<u64>,
     work_starts: Buffer<u64>,
@@ -504,8 +504,8 @@ impl InstanceTables {
 }
 
 impl TablesArgs {
-    /// What kernels are told of the tables for a call with this many instances, which have `totals` rows of vertices and of
-    /// hyperedges.
+    /// What kernels are told of the tables for a call with this many instances, which have `totals` rows of
+    /// vertices and of hyperedges.
     pub(super) fn new(
         batch: &Batch,
         tables: &Tables,

@@ -1,7 +1,8 @@
 //! The operators of both tiers: what happens between a method of a workspace and the launches.
 //!
-//! A call looks for an earlier report, makes the context current, binds and checks its operands, and runs the description of
-//! its operator. The tiers differ in the buffers (`cudarc`'s views, or addresses) and in the stream.
+//! A call looks for an earlier report, makes the context current, binds and checks its operands, and runs the
+//! description of its operator. The tiers differ in the buffers (`cudarc`'s views, or addresses) and in the
+//! stream.
 
 #![allow(unsafe_code)]
 
@@ -56,8 +57,9 @@ impl<T: DeviceElement> Workspace<T> {
         let mut operands = self.operands(tier, operator);
         let (forward, instances) =
             step::Forward::bind(&mut operands, self.max_instances, direction, step, &x, &mut y)?;
-        // SAFETY: the caller's promise; the placements and windows were checked against the buffers. In the safe tier the
-        // guards order other users of the operands before or after, and `cudarc` frees those after.
+        // SAFETY: the caller's promise; the placements and windows were checked against the buffers. In the
+        // safe tier the guards order other users of the operands before or after, and `cudarc` frees those
+        // after.
         unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
     }
 
@@ -130,8 +132,8 @@ impl<T: DeviceElement> Workspace<T> {
         unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
     }
 
-    /// What comes before all operands: an earlier report, the current context, and in the safe tier whether the stream
-    /// records a graph.
+    /// What comes before all operands: an earlier report, the current context, and in the safe tier whether
+    /// the stream records a graph.
     fn begin(&self, tier: Tier, operator: Operator) -> Result<Begun> {
         let _range = Range::enter(operator);
         self.poll()?;

@@ -12,10 +12,10 @@ use super::operators::{
 use crate::allocator::allocations;
 use crate::common::{bits, features};
 
-/// What cannot be fewer: a look at the current context and one at the capture, and the launches. In a context with several
-/// streams, of `r` operands that are read and `w` that are written: a wait for each that is read, two for each that is
-/// written, a record for each, and a look at the context for each of these; and another look at the capture. That is
-/// 4r + 6w + 1 more. Window tables take none.
+/// What cannot be fewer: a look at the current context and one at the capture, and the launches. In a context
+/// with several streams, of `r` operands that are read and `w` that are written: a wait for each that is
+/// read, two for each that is written, a record for each, and a look at the context for each of these; and
+/// another look at the capture. That is 4r + 6w + 1 more. Window tables take none.
 #[test]
 fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
     let long = Batch::replicate(long_rows());
@@ -206,8 +206,8 @@ fn any_alignment_of_elements_has_the_same_bits() {
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
-/// Rows that lie more than 2³² elements apart, of which memory is only touched where the rows are. A short, a medium and a
-/// long row are gathered from them.
+/// Rows that lie more than 2³² elements apart, of which memory is only touched where the rows are. A short, a
+/// medium and a long row are gathered from them.
 #[test]
 fn offsets_have_64_bits() {
     let gpu = Gpu::take();

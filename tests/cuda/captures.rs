@@ -1,7 +1,8 @@
-//! Captures of other streams, and what they leave behind: calls of the safe tier stay out of them, and leave nothing in them.
+//! Captures of other streams, and what they leave behind: calls of the safe tier stay out of them, and leave
+//! nothing in them.
 //!
-//! `cudarc` orders streams by two events of each slice. An event that was recorded in a capture is an invalid handle once that
-//! has ended, so a slice that a capture used last cannot be waited for any more.
+//! `cudarc` orders streams by two events of each slice. An event that was recorded in a capture is an invalid
+//! handle once that has ended, so a slice that a capture used last cannot be waited for any more.
 
 use std::sync::Arc;
 
@@ -31,8 +32,8 @@ fn case(device: &Device) -> (Case<f32>, Slices<f32>) {
     (case, slices)
 }
 
-/// Lets go of what waits for its end, so that no stream of the test is left and slices may go: with a single stream,
-/// `cudarc` does not wait for their events.
+/// Lets go of what waits for its end, so that no stream of the test is left and slices may go: with a single
+/// stream, `cudarc` does not wait for their events.
 fn settle(device: &Device, streams: impl IntoIterator<Item = Arc<CudaStream>>) {
     device.context().synchronize().unwrap();
     for _ in 0..2 {
@@ -64,7 +65,8 @@ fn renew_events(slice: &mut CudaSlice<f32>) -> Result<(), DriverError> {
     waited
 }
 
-/// A stream that waits for work of a capturing stream becomes part of its graph: the operand's guard does that.
+/// A stream that waits for work of a capturing stream becomes part of its graph: the operand's guard does
+/// that.
 #[test]
 fn calls_that_an_operand_would_take_into_a_graph_are_refused_and_leave_nothing_in_it() {
     for &call in Operator::ALL {
@@ -98,8 +100,8 @@ fn calls_that_an_operand_would_take_into_a_graph_are_refused_and_leave_nothing_i
     }
 }
 
-/// A capture takes nothing in that was used outside: the other operands' waits spoil it. The call says why all the same, and
-/// nothing is left of it.
+/// A capture takes nothing in that was used outside: the other operands' waits spoil it. The call says why
+/// all the same, and nothing is left of it.
 #[test]
 fn calls_that_would_take_operands_from_outside_into_a_graph_are_refused_and_leave_nothing_in_it() {
     if under_tool("calls that the driver refuses count as errors") {
@@ -140,8 +142,8 @@ fn calls_that_would_take_operands_from_outside_into_a_graph_are_refused_and_leav
     workspace.check().unwrap();
 }
 
-/// An operand that a capture used last cannot be waited for: calls say so, each, and everything else goes on. Events of its
-/// own make it an operand again.
+/// An operand that a capture used last cannot be waited for: calls say so, each, and everything else goes on.
+/// Events of its own make it an operand again.
 #[test]
 fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     if under_tool("calls that the driver refuses count as errors") {
@@ -191,7 +193,8 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
         workspace.check().unwrap();
         assert!(slices.results(&own) == expected, "{slot:?}");
     }
-    // Dropped as it is, the context remembers the failed wait, and the next call tells that it is not its own.
+    // Dropped as it is, the context remembers the failed wait, and the next call tells that it is not its
+    // own.
     let graph = write_in_a_capture(&other, &mut slices.weights);
     let fresh = own.clone_htod(&case.host.weights).unwrap();
     drop(std::mem::replace(&mut slices.weights, fresh));
@@ -231,7 +234,8 @@ fn a_workspace_is_neither_made_nor_freed_while_its_stream_captures() {
     batch.overwrite_table(Table::Indices(Orientation::ByEdge), 0, &[1]).unwrap();
 }
 
-/// What was dropped before a capture began is not let go of in it: the stream that its memory is freed on records a graph.
+/// What was dropped before a capture began is not let go of in it: the stream that its memory is freed on
+/// records a graph.
 #[test]
 fn memory_that_is_out_of_use_is_not_freed_into_a_graph() {
     let gpu = Gpu::take();

@@ -1,5 +1,5 @@
-//! Corrupted tables under checks: the call ends, nothing leaves its bounds, an `Err` names a real violation, and where
-//! there is none the result is what the tables say.
+//! Corrupted tables under checks: the call ends, nothing leaves its bounds, an `Err` names a real violation,
+//! and where there is none the result is what the tables say.
 //!
 //! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
 
@@ -66,7 +66,8 @@ fn corruption() -> impl Strategy<Value = Corruption> {
         .prop_map(|(table, position, value)| Corruption { table: Which::Any(table), position, value })
 }
 
-/// Several words of one topology, or of neighbouring rows, each by a little: sizes that fit each other again, and lie.
+/// Several words of one topology, or of neighbouring rows, each by a little: sizes that fit each other again,
+/// and lie.
 fn related() -> impl Strategy<Value = Vec<Corruption>> {
     let change =
         (any::<prop::sample::Index>(), prop_oneof![Just(-2i64), Just(-1), Just(1), Just(2), Just(512)]);
@@ -215,8 +216,8 @@ fn corrupted_tables_are_survived(layout: &Layout, kind: StepKind, mode: Mode, co
     assert_eq!(report, Ok(()));
 }
 
-/// The report is one of those that the tables give cause for; rows that they list are computed, those with a wrong value
-/// are NaN.
+/// The report is one of those that the tables give cause for; rows that they list are computed, those with a
+/// wrong value are NaN.
 fn assert_is_outcome(
     layout: &Layout,
     report: &hyperscatter::Result<()>,

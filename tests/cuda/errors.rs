@@ -21,8 +21,8 @@ fn case<T: GpuElement>(device: &Device, checks: Checks, kind: WindowKind) -> Cas
     Case::new(device, (&pairs(), COPIES), symmetric(), checks, kind)
 }
 
-/// With guards of operands and without, that is in contexts with several streams and with one; from another device, and from
-/// the same.
+/// With guards of operands and without, that is in contexts with several streams and with one; from another
+/// device, and from the same.
 #[test]
 fn operands_of_another_context_are_refused() {
     for (own_stream, other_device) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -262,7 +262,8 @@ fn memory_that_is_misaligned_too_short_or_shared_is_refused() {
     assert_memory_is_checked::<f64>();
 }
 
-/// Operators that a workspace was made for work, with the bits of a workspace for everything; the rest is an error.
+/// Operators that a workspace was made for work, with the bits of a workspace for everything; the rest is an
+/// error.
 #[test]
 fn a_workspace_for_some_operators_has_those_and_refuses_the_others() {
     for conv in [symmetric(), Conv::default(), Conv::new(Normalization::None, WeightUse::MessageOnly)] {

@@ -1,7 +1,7 @@
 //! The device that a test runs on: one of the emulated driver's, to itself, or the real one, in turn.
 //!
-//! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the same. Tests that need what
-//! only the emulated driver has print SKIPPED and why.
+//! `HYPERSCATTER_GPU=real` is the switch. Nothing else differs: the tests, the crate and `cudarc` are the
+//! same. Tests that need what only the emulated driver has print SKIPPED and why.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -25,13 +25,14 @@ pub fn is_real() -> bool {
     std::env::var_os("HYPERSCATTER_GPU").is_some_and(|gpu| gpu == "real")
 }
 
-/// Whether the emulated driver is in the real one's place, to which everything is the same but for the time it takes.
+/// Whether the emulated driver is in the real one's place, to which everything is the same but for the time
+/// it takes.
 pub fn is_stand_in() -> bool {
     std::env::var_os("HYPERSCATTER_STAND_IN").is_some_and(|stands_in| stands_in == "1")
 }
 
-/// Whether a tool is under way, as `HYPERSCATTER_TOOL` names it: memcheck takes a call that the driver refuses for an error, also
-/// where a test wants it refused. Says so where it is.
+/// Whether a tool is under way, as `HYPERSCATTER_TOOL` names it: memcheck takes a call that the driver
+/// refuses for an error, also where a test wants it refused. Says so where it is.
 pub fn under_tool(what_for: &str) -> bool {
     let Ok(tool) = std::env::var("HYPERSCATTER_TOOL") else { return false };
     println!("SKIPPED under {tool}: {what_for}");
@@ -197,8 +198,8 @@ pub fn mode() -> impl Strategy<Value = Mode> {
     )
 }
 
-/// Both builds of the kernels with each of the orders, and every other one with checks. A real GPU has one build and an order
-/// of its own: only the checks differ.
+/// Both builds of the kernels with each of the orders, and every other one with checks. A real GPU has one
+/// build and an order of its own: only the checks differ.
 pub fn modes(orders: &[Order]) -> impl Iterator<Item = Mode> {
     let modes = [Build::Fast, Build::Checked].into_iter().enumerate().flat_map(move |(i, build)| {
         orders.iter().enumerate().map(move |(j, &order)| {
@@ -209,8 +210,8 @@ pub fn modes(orders: &[Order]) -> impl Iterator<Item = Mode> {
     modes.take(if is_real() { 2 } else { usize::MAX })
 }
 
-/// Runs a test under several orders of blocks and threads, each on a device to itself: which of several violations of one kernel
-/// is reported depends on the order. A real GPU has its own.
+/// Runs a test under several orders of blocks and threads, each on a device to itself: which of several
+/// violations of one kernel is reported depends on the order. A real GPU has its own.
 pub fn in_any_order(test: impl Fn(&Gpu)) {
     let orders =
         [Order::Forward, Order::Reverse, Order::Shuffled(1), Order::Shuffled(2), Order::Preempting(3)];
@@ -319,8 +320,8 @@ pub fn stream(device: &Device, own: bool) -> Arc<CudaStream> {
     }
 }
 
-/// The operators on copies of host arrays. An operator ends with a check, so that whatever its kernels report is its
-/// result.
+/// The operators on copies of host arrays. An operator ends with a check, so that whatever its kernels report
+/// is its result.
 struct OnCuda<T: GpuElement> {
     workspace: Workspace<T>,
     batch: DeviceBatch,

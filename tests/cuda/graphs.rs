@@ -1,4 +1,5 @@
-//! CUDA graphs of the raw tier: a forward and backward captured once, replayed with new data in the same memory.
+//! CUDA graphs of the raw tier: a forward and backward captured once, replayed with new data in the same
+//! memory.
 
 use hyperscatter::cuda::cudarc::driver::{CudaContext, result, sys};
 use hyperscatter::cuda::{Checks, Orientation, Table, WindowPart, Workspace};
@@ -76,7 +77,8 @@ fn capture<T: GpuElement>(
     let before = made();
     let graph = Graph::capture(gpu.device().context(), stream, || {
         for &call in calls {
-            // SAFETY: the tests keep operands, windows and workspace until the last replay has ended, and wait for each.
+            // SAFETY: the tests keep operands, windows and workspace until the last replay has ended, and
+            // wait for each.
             unsafe { pointers.call(call, workspace, stream.get(), how) }.unwrap();
         }
         assert_eq!(made(), before, "made during the capture");
@@ -105,7 +107,8 @@ fn assert_replays<T: GpuElement>(
     let mut results = vec![];
     for round in 0..3 {
         let mut host = OnHost::new(batch, instances, &case.windows, 10 + round);
-        // What the last replay left is spoilt, too: gradients are overwritten, also where no window covers them.
+        // What the last replay left is spoilt, too: gradients are overwritten, also where no window covers
+        // them.
         eager.write(&eager_stream, &mut host);
         replayed.write(&eager_stream, &mut host);
         for call in FORWARD_AND_BACKWARD {

@@ -298,7 +298,8 @@ impl Outputs {
     }
 }
 
-/// Operands of all calls on the default stream. `cudarc` makes them, and loses memory where one of its own creations fails.
+/// Operands of all calls on the default stream. `cudarc` makes them, and loses memory where one of its own
+/// creations fails.
 struct Buffers {
     stream: Arc<CudaStream>,
     host: OnHost<f32>,
@@ -472,8 +473,8 @@ fn each_failed_call_of_the_driver_is_an_error_and_everything_is_usable_afterward
         control.reset_calls();
         failing.run().unwrap();
         let calls = control.calls();
-        // Creations have a test of their own. Memory that cannot be freed, and a thread whose context cannot be known, are
-        // beyond repair.
+        // Creations have a test of their own. Memory that cannot be freed, and a thread whose context cannot
+        // be known, are beyond repair.
         let beyond =
             ["cuMemFreeAsync", "cuMemFree_v2", "cuMemFreeHost", "cuEventDestroy_v2", "cuCtxGetCurrent"];
         let creations = ["cuMemAllocAsync", "cuMemAlloc_v2", "cuMemHostAlloc", "cuEventCreate"];
@@ -496,8 +497,8 @@ fn each_failed_call_of_the_driver_is_an_error_and_everything_is_usable_afterward
                 failing.assert_usable(&what);
             }
         }
-        // Where something is dropped, the events behind three workspaces and two window tables are recorded later: nobody
-        // has to be told.
+        // Where something is dropped, the events behind three workspaces and two window tables are recorded
+        // later: nobody has to be told.
         let of = |name: &str| silent.iter().filter(|silent| *silent == name).count();
         assert!(of("cuEventRecord") <= 5 && of("cuStreamIsCapturing") <= 5, "{silent:?}");
         let known = ["cuEventQuery", "cuEventRecord", "cuStreamIsCapturing"];
@@ -544,7 +545,8 @@ fn each_failed_creation_of_a_first_use_is_an_error() {
     }
 }
 
-/// A plan serves several threads, each with a stream and a workspace of its own, and workspaces move between threads.
+/// A plan serves several threads, each with a stream and a workspace of its own, and workspaces move between
+/// threads.
 #[test]
 fn plans_are_shared_by_threads() {
     fn is_send_and_sync<T: Send + Sync>(_: &T) {}

@@ -1,6 +1,6 @@
-//! What the kernels of `kernels/gather.cu` must do with the tables as they are, right or wrong: every row that the tables
-//! list, or the first wrong value on the way to it. Written from the meaning of the tables, one work item after the other,
-//! to compare with.
+//! What the kernels of `kernels/gather.cu` must do with the tables as they are, right or wrong: every row
+//! that the tables list, or the first wrong value on the way to it. Written from the meaning of the tables,
+//! one work item after the other, to compare with.
 
 use std::collections::HashMap;
 
@@ -36,8 +36,8 @@ pub struct Call<'a> {
 pub struct Outcome {
     /// Everything that a thread may report.
     pub wrong: Vec<(Kernel, Wrong)>,
-    /// Rows that were computed, by number in the batch; NaN where a wrong value was for them. More than one where wrong
-    /// lists name a row more than once.
+    /// Rows that were computed, by number in the batch; NaN where a wrong value was for them. More than one
+    /// where wrong lists name a row more than once.
     pub rows: HashMap<u64, Vec<Vec<f32>>>,
 }
 

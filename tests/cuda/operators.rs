@@ -25,7 +25,8 @@ pub fn symmetric() -> Conv {
     Conv::new(Normalization::Symmetric, WeightUse::Documented)
 }
 
-/// Short, medium and long rows in both orientations, an empty hyperedge, an isolated vertex and one of a single incidence.
+/// Short, medium and long rows in both orientations, an empty hyperedge, an isolated vertex and one of a
+/// single incidence.
 pub fn long_rows() -> Incidence {
     let edges = [vec![0u32; 600], vec![0, 1, 5], (0..20).map(|i| i % 5).collect(), vec![]];
     Incidence::from_edges(7, &edges, Repeats::Keep).unwrap()
@@ -123,8 +124,8 @@ pub enum Buffer<R, S> {
     Sums(S),
 }
 
-/// The buffers of all calls: `R` are elements, `S` numbers of the accumulation type. The weights are the scale of
-/// hyperedges, too.
+/// The buffers of all calls: `R` are elements, `S` numbers of the accumulation type. The weights are the
+/// scale of hyperedges, too.
 #[derive(Clone)]
 pub struct Operands<R, S> {
     pub x: R,
@@ -494,8 +495,8 @@ impl<T: GpuElement> Pointers<T> {
 /// Lends memory at any addresses to `f`, as `cudarc`'s slices.
 ///
 /// # Safety
-/// The memory is alive and of the stream's context, and nobody else uses it meanwhile. Slices that overlap are for calls that
-/// are refused.
+/// The memory is alive and of the stream's context, and nobody else uses it meanwhile. Slices that overlap
+/// are for calls that are refused.
 pub unsafe fn with_slices<T: GpuElement, Q>(
     stream: &Arc<CudaStream>,
     pointers: &Pointers<T>,

@@ -1,4 +1,5 @@
-//! The raw tier: the bits of the safe calls on memory and streams that `cudarc` knows nothing of, by nothing but launches.
+//! The raw tier: the bits of the safe calls on memory and streams that `cudarc` knows nothing of, by nothing
+//! but launches.
 
 use hyperscatter::cuda::{Checks, Orientation, Request, Table};
 use hyperscatter::half::bf16;
@@ -59,7 +60,8 @@ fn a_workspace_serves_any_stream_from_the_start() {
         own.synchronize().unwrap();
         let (pointers, raw_stream) = (slices.pointers(), RawStream::new(gpu.device()));
         let mut workspace = case.workspace(&own);
-        // SAFETY: the buffers live, nobody else uses them or the workspace, and the check waits for the stream.
+        // SAFETY: the buffers live, nobody else uses them or the workspace, and the check waits for the
+        // stream.
         let checked = unsafe {
             pointers.call(Operator::VertexToHyperedge, &mut workspace, raw_stream.get(), case.how()).unwrap();
             workspace.check_raw(raw_stream.get())
@@ -119,7 +121,8 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
     }
 }
 
-/// What each call finds wrong with a table, and with a degree, is heard of by `check_raw`, once; until then calls return it.
+/// What each call finds wrong with a table, and with a degree, is heard of by `check_raw`, once; until then
+/// calls return it.
 #[test]
 fn what_a_raw_call_finds_wrong_is_reported_once() {
     in_any_order(|gpu| {

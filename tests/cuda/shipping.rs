@@ -1,7 +1,7 @@
 //! A missing or old driver, and missing or old devices: four different errors, and never a panic.
 //!
-//! The driver is loaded once in a process, so each case runs in a process of its own: this test binary, which then runs
-//! only the test at the end of this file.
+//! The driver is loaded once in a process, so each case runs in a process of its own: this test binary, which
+//! then runs only the test at the end of this file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -119,8 +119,8 @@ fn entries() -> BTreeMap<&'static str, &'static str> {
     embedded_modules().flat_map(|(_, ptx)| entries_of(ptx)).collect()
 }
 
-/// Checks cost nothing where they are off: the unchecked kernels have no trace of them. Negative degrees are reported
-/// always.
+/// Checks cost nothing where they are off: the unchecked kernels have no trace of them. Negative degrees are
+/// reported always.
 #[test]
 fn unchecked_kernels_report_nothing() {
     let reports = |text: &str| ["atom.", "membar", "fence"].iter().any(|word| text.contains(word));
@@ -161,37 +161,63 @@ fn plans_load_each_kernel_that_is_shipped() {
 }
 
 /// What of a batch decides which modules its plan loads.
-#[derive(Debug, Clone, Copy)]
-struct Kind {
-    path: Path,
-    long_rows: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A small topology, on the single-block path.
+    Small,
+    /// The same on the path of the gather.
+    Gathered,
+    /// A topology with long rows.
+    Long,
+    /// A table of both.
+    Both,
+    /// The same, but that no instance uses the small one.
+    LongAlone,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [
-        Self { path: Path::SingleBlock, long_rows: false },
-        Self { path: Path::Gather, long_rows: false },
-        Self { path: Path::Gather, long_rows: true },
-    ];
+    const ALL: [Self; 5] = [Self::Small, Self::Gathered, Self::Long, Self::Both, Self::LongAlone];
 
     fn batch(self) -> Batch {
-        let long = || Incidence::from_edges(2, &[vec![0u32; 513], vec![1]], Repeats::Keep).unwrap();
-        Batch::replicate(if self.long_rows { long() } else { Incidence::subsets(3, 2).unwrap() })
+        let small = Incidence::subsets(3, 2).unwrap();
+        let long = Incidence::from_edges(2, &[vec![0u32; 513], vec![1]], Repeats::Keep).unwrap();
+        match self {
+            Self::Small | Self::Gathered => Batch::replicate(small),
+            Self::Long => Batch::replicate(long),
+            Self::Both => Batch::from_table(vec![small, long], &[0u8, 1]).unwrap(),
+            Self::LongAlone => Batch::from_table(vec![small, long], &[1u8, 1]).unwrap(),
+        }
+    }
+
+    fn paths(self) -> &'static [Path] {
+        match self {
+            Self::Small => &[Path::SingleBlock],
+            Self::Gathered | Self::Long => &[Path::Gather],
+            Self::Both | Self::LongAlone => &[Path::SingleBlock, Path::Gather],
+        }
+    }
+
+    fn has_long_rows(self) -> bool {
+        matches!(self, Self::Long | Self::Both | Self::LongAlone)
+    }
+
+    fn is_on_single_block(self) -> bool {
+        matches!(self, Self::Small | Self::Both)
     }
 }
 
-/// The modules of a plan, and how many bytes of PTX they may have together. A driver takes about 3.7 s to compile a
-/// megabyte of it, where it has not kept what it compiled.
+/// The modules of a plan, and how many bytes of PTX they may have together. A driver takes about 3.7 s to
+/// compile a megabyte of it, where it has not kept what it compiled.
 fn modules_of<T: DeviceElement>(kind: Kind, checks: Checks) -> (BTreeSet<String>, usize) {
     let acc = if T::NAME == "f64" { "f64" } else { "f32" };
     let ending = if checks == Checks::On { "_checked" } else { "" };
     let apart = [format!("gather_{}", T::NAME), format!("degree_{acc}"), "weight_gradient".to_string()];
     let mut names: BTreeSet<_> = apart.iter().map(|name| format!("{name}{ending}")).collect();
     names.extend(["row_scale", "instance_sums"].map(|name| format!("{name}_{acc}{ending}")));
-    if kind.long_rows {
+    if kind.has_long_rows() {
         names.extend(apart.iter().map(|name| format!("{name}_long{ending}")));
     }
-    if kind.path == Path::SingleBlock {
+    if kind.is_on_single_block() {
         names.insert(format!("single_block_{}{ending}", T::NAME));
     }
     let budget = match (T::NAME, checks) {
@@ -200,10 +226,17 @@ fn modules_of<T: DeviceElement>(kind: Kind, checks: Checks) -> (BTreeSet<String>
         ("f32" | "f64", Checks::On) => 380_000,
         (_, Checks::On) => 480_000,
     };
-    (names, budget)
+    // The kernels of both, which only such a table needs.
+    let more = match (kind, checks) {
+        (Kind::Both, Checks::Off) => 40_000,
+        (Kind::Both, Checks::On) => 80_000,
+        _ => 0,
+    };
+    (names, budget + more)
 }
 
-/// The names and the bytes of the modules that a device has loaded; as the device says, and as the driver does.
+/// The names and the bytes of the modules that a device has loaded; as the device says, and as the driver
+/// does.
 fn loaded(gpu: &Gpu, device: &Device) -> (BTreeSet<String>, usize) {
     let modules = device.loaded_modules();
     let names = modules.iter().map(|module| module.name.to_string()).collect();
@@ -230,7 +263,7 @@ fn a_plan_loads_the_modules_that_it_needs_alone() {
         let device = Device::open(gpu.ordinal()).unwrap();
         let batch = device.upload(&kind.batch()).unwrap();
         assert_eq!(device.loaded_modules(), []);
-        let plan = Plan::<T>::with_paths(&batch, 4, Conv::default(), checks, &[kind.path]).unwrap();
+        let plan = Plan::<T>::with_paths(&batch, 4, Conv::default(), checks, kind.paths()).unwrap();
         let (expected, budget) = modules_of::<T>(kind, checks);
         let (names, bytes) = loaded(&gpu, &device);
         assert_eq!(names, expected);
@@ -254,7 +287,7 @@ fn plans_share_modules() {
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let first = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
     let second = Plan::<bf16>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
-    let (mut expected, _) = modules_of::<f32>(Kind::ALL[0], Checks::Off);
+    let (mut expected, _) = modules_of::<f32>(Kind::Small, Checks::Off);
     assert_eq!(expected.len(), 6);
     expected.extend(["gather_bf16", "single_block_bf16"].map(String::from));
     assert_eq!(loaded(&gpu, &device).0, expected);

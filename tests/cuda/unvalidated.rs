@@ -1,9 +1,10 @@
-//! Tables that nobody validated, under all operators with checks: whatever they hold, nothing leaves its bounds, every call
-//! ends, an `Err` names a value that is not below its bound, and right tables give right results afterwards.
+//! Tables that nobody validated, under all operators with checks: whatever they hold, nothing leaves its
+//! bounds, every call ends, an `Err` names a value that is not below its bound, and right tables give right
+//! results afterwards.
 //!
-//! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation. What the steps
-//! then compute is compared with a model in `corrupted`; here it may be anything where nothing is reported, but for values that
-//! are far out of range.
+//! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
+//! What the steps then compute is compared with a model in `corrupted`; here it may be anything where nothing
+//! is reported, but for values that are far out of range.
 
 use std::sync::Arc;
 
@@ -271,8 +272,8 @@ fn survive(gpu: &Gpu) {
     }
 }
 
-/// Every word of every table becomes the largest that there is, one after the other: that is reported, or the word is not
-/// needed and the results are as before.
+/// Every word of every table becomes the largest that there is, one after the other: that is reported, or the
+/// word is not needed and the results are as before.
 #[test]
 fn each_word_of_each_table_is_checked_or_not_needed() {
     let long: Vec<u32> = (0..520).map(|i| i % 3).collect();
@@ -403,8 +404,8 @@ fn survived<T: GpuElement>(which: Which, layout: &Layout, kinds: Kinds, mode: Mo
     assert_eq!(results, alone, "in {}", T::NAME);
 }
 
-/// Layouts with few features, and with no more than `most` incidences, or else one instance: what is to be found is in the
-/// tables.
+/// Layouts with few features, and with no more than `most` incidences, or else one instance: what is to be
+/// found is in the tables.
 fn narrow(most: usize) -> impl Strategy<Value = Layout> {
     (layout(), 0usize..10).prop_map(move |(layout, features)| {
         let incidences: usize = (0..layout.instances).map(|g| layout.batch.topology(g).n_incidences()).sum();
@@ -424,7 +425,8 @@ fn kinds() -> impl Strategy<Value = Kinds> {
     (WindowKind::any(), WindowKind::any()).prop_map(|(vertices, hyperedges)| [vertices, hyperedges])
 }
 
-/// Many layouts with changed tables, each under one of the operators and its backward: `HYPERSCATTER_SOAK` tells how many.
+/// Many layouts with changed tables, each under one of the operators and its backward: `HYPERSCATTER_SOAK`
+/// tells how many.
 #[test]
 #[ignore = "it takes an hour or more: cargo test --release -- --ignored --nocapture soak"]
 fn soak_of_unvalidated_tables() {

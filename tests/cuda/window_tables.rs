@@ -1,4 +1,5 @@
-//! Window tables on a device: any number of streams read one at once, and it may be dropped or overwritten behind them.
+//! Window tables on a device: any number of streams read one at once, and it may be dropped or overwritten
+//! behind them.
 
 use std::sync::Arc;
 

@@ -4,7 +4,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use hyperscatter::Out;
 
-use crate::custom::{dispatch, in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
+use crate::custom::{in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
+use crate::dtype::dispatch;
 use crate::error::Operands;
 use crate::expression::Expression;
 use crate::pool::Feature;

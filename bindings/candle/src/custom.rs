@@ -5,26 +5,6 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var, WithDType};
 
-/// Runs an expression with `$T` as the feature type of a dtype.
-macro_rules! dispatch {
-    ($op:expr, $dtype:expr, $T:ident => $call:expr) => {{
-        macro_rules! with {
-            ($t:ty) => {{
-                type $T = $t;
-                $call
-            }};
-        }
-        match $dtype {
-            candle_core::DType::F32 => with!(f32),
-            candle_core::DType::F64 => with!(f64),
-            candle_core::DType::F16 => with!(hyperscatter::half::f16),
-            candle_core::DType::BF16 => with!(hyperscatter::half::bf16),
-            other => Err($crate::error::unsupported_features($op, "a tensor", other)),
-        }
-    }};
-}
-pub(crate) use dispatch;
-
 /// `cuda_fwd` and `metal_fwd` of an operation (on as many tensors as there are names), which say that there
 /// is none.
 macro_rules! no_accelerators {

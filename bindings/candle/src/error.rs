@@ -163,10 +163,6 @@ pub(crate) fn check_device(
     Err(Error::msg(format!("{operand} is on {:?}, but {}", tensor.device().location(), not_on_cpu(op))))
 }
 
-pub(crate) fn unsupported_features(op: &'static str, operand: &'static str, dtype: DType) -> Error {
-    Error::msg(format!("{op}: {operand} has dtype {dtype:?}, but features are F32, F64, F16 or BF16"))
-}
-
 /// Checks weights (or scales) against the features: sums of `features` are formed in `accumulator`.
 pub(crate) fn check_weights(
     op: &'static str,

@@ -4,7 +4,8 @@ use candle_core::{Error, Result, Tensor};
 use candle_nn::{Init, Module, VarBuilder};
 use hyperscatter::{Axis, Batch, Conv, Normalization, WeightUse};
 
-use crate::custom::{dispatch, in_graph};
+use crate::custom::in_graph;
+use crate::dtype::dispatch;
 use crate::error::{Caller, Operands, accumulator};
 use crate::operators::{CONV, Operators};
 use crate::rows::check_features;
@@ -109,8 +110,8 @@ pub enum HyperedgeWeight {
 
 /// Hypergraph convolution with a linear map before it: y = L H U B⁻¹ Hᵀ R (x Θᵀ) + bias.
 ///
-/// All copies of a replicated batch share the hyperedge weights. Input is `[…, n, in]`, and output
-/// `[…, n, out]`. Over a table batch they are `[N, in]` and `[N, out]`. See [`Operators`], also for dtypes and
+/// All copies of a replicated batch share the hyperedge weights. Input is `[…, n, in]`, and output `[…, n,
+/// out]`. Over a table batch they are `[N, in]` and `[N, out]`. See [`Operators`], also for dtypes and
 /// errors. A strided input such as `[E, T, in].transpose(0, 1)` is not copied.
 ///
 /// | parameter | shape | |
@@ -251,7 +252,8 @@ impl HypergraphConv {
     ///
     /// A layer that was made by [`hypergraph_conv`] knows the number. A layer that was made by
     /// [`new`](Self::new) from more weights than its batch reads must be told. Otherwise its calls fail by
-    /// [`UnreadWeights`](hyperscatter::Error::UnreadWeights): these might be the weights of several instances.
+    /// [`UnreadWeights`](hyperscatter::Error::UnreadWeights): these might be the weights of several
+    /// instances.
     pub fn with_n_weights(self, n_weights: usize) -> Self {
         Self { n_weights, ..self }
     }

@@ -3,6 +3,7 @@
 
 mod conv;
 mod custom;
+mod dtype;
 mod error;
 mod expression;
 mod layer;

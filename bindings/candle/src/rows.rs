@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType};
+use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType};
 use hyperscatter::{Axis, Batch, Buffer, RowLayout, Rows};
 
-use crate::error::{check_device, from_core, unsupported_features};
+use crate::dtype::{is_supported, unsupported_features};
+use crate::error::{check_device, from_core};
 
 /// The name of a step's features in messages.
 pub(crate) fn features_name(axis: Axis) -> &'static str {
@@ -32,7 +33,7 @@ pub(crate) fn check_features(
     tensor: &Tensor,
 ) -> Result<()> {
     check_device(op, operand, tensor)?;
-    if !matches!(tensor.dtype(), DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+    if !is_supported(tensor.dtype()) {
         return Err(unsupported_features(op, operand, tensor.dtype()));
     }
     let (rows, name, shape) = (rows_of(batch, axis), axis.plural(), tensor.shape());
@@ -156,7 +157,7 @@ mod tests {
     use hyperscatter::Incidence;
 
     fn zeros(shape: &[usize]) -> Tensor {
-        Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()
+        Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap()
     }
 
     fn is_read_in_place(batch: &Batch, tensor: &Tensor) -> bool {

@@ -5,7 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use hyperscatter::cpu::{self, StepGradients};
 use hyperscatter::{Direction, Out, Reduce};
 
-use crate::custom::{dispatch, in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
+use crate::custom::{in_graph, keeps_graph, no_accelerators, on_cpu, wanted};
+use crate::dtype::dispatch;
 use crate::error::Operands;
 use crate::expression::Expression;
 use crate::pool::Feature;

@@ -6,7 +6,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use hyperscatter::cpu::Step;
 use hyperscatter::{Direction, Operator};
 
-use crate::custom::{dispatch, no_accelerators};
+use crate::custom::no_accelerators;
+use crate::dtype::dispatch;
 use crate::error::{Caller, Operands};
 use crate::rows::{check_features, features_name, placeable};
 use crate::shared::Shared;
