@@ -266,7 +266,11 @@ fn plausible_words_of_topologies_are_survived() {
             let to = Out::Overwrite(Rows::new(&mut y, at));
             workspace.conv(Rows::new(&x, at), Weights::shared(&w), to).unwrap();
             let report = workspace.check();
-            (report, to_host(&stream, &y, n))
+            let y = to_host(&stream, &y, n);
+            drop(workspace);
+            // The batch is free once the event of the workspace has passed.
+            stream.synchronize().unwrap();
+            (report, y)
         };
         let (report, right) = run(&batch);
         report.unwrap();
