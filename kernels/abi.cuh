@@ -317,8 +317,8 @@ static_assert(OFFSET_OF(RowsArgs, instance_stride) == 16, "offset");
 static_assert(OFFSET_OF(RowsArgs, packed) == 24, "offset");
 static_assert(OFFSET_OF(RowsArgs, padding) == 28, "offset");
 
-// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time: each
-// that became a template parameter would double the PTX that a plan loads.
+// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time:
+// each that became a template parameter would double the PTX that a plan loads.
 struct GatherArgs {
     TablesArgs tables;
     Tiles tiles;
