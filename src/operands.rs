@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::error::{Error, Result, fits_u32};
-use crate::rows::{Operand, Placement, agree_on_instances, check_gradient};
+use crate::rows::{Operand, Placement, agree_on_instances};
 use crate::windows::{WindowTable, Windows};
 
 /// The most feature operands of an operator, and the most scales and gradients.
@@ -117,8 +117,10 @@ impl<'w> Operands<'w> {
         for Scale { name, axis, len, windows } in &self.scales {
             windows.check(name, batch, *axis, instances, *len)?;
         }
-        for Gradient { name, len, of } in &self.gradients {
-            check_gradient((name, Some(*len)), *of)?;
+        for &Gradient { name: operand, len: value, of: (bound_of, bound) } in &self.gradients {
+            if value != bound {
+                return Err(Error::GradientMismatch { operand, value, bound, bound_of });
+            }
         }
         for (operand, is_written) in &self.rows {
             self.placements.push(operand.place(batch, instances, *is_written)?);

@@ -292,15 +292,3 @@ pub(crate) fn agree_on_instances<'a>(
         (None, None) => Ok(0),
     }
 }
-
-/// Checks that a wanted gradient of `len` elements has one for each of the `bound` values that it is the
-/// gradient of.
-pub(crate) fn check_gradient(
-    (operand, len): (&'static str, Option<usize>),
-    (bound_of, bound): (&'static str, usize),
-) -> Result<()> {
-    match len {
-        Some(value) if value != bound => Err(Error::GradientMismatch { operand, value, bound, bound_of }),
-        _ => Ok(()),
-    }
-}
