@@ -41,18 +41,15 @@ enum Kernel : u32 {
     // Rows of the accumulation type are gathered into 16-bit ones; for other types it is `Gather`.
     GATHER_SUMS = 2,
     DEGREE = 3,
-    ADD_DEGREE = 4,
-    WEIGHT_GRADIENT = 5,
-    ADD_WEIGHT_GRADIENT = 6,
-    ROW_SCALE = 7,
-    SUM_CHUNKS = 8,
-    SUM_WINDOWS = 9,
-    EDGE_SHIFT = 10,
-    ADD_EDGE_SHIFT = 11,
+    WEIGHT_GRADIENT = 4,
+    ROW_SCALE = 5,
+    SUM_CHUNKS = 6,
+    SUM_WINDOWS = 7,
+    EDGE_SHIFT = 8,
     // Reads no table, and so reports nothing.
-    DEGREE_GRADIENT = 12,
+    DEGREE_GRADIENT = 9,
     // The convolution of small instances.
-    SINGLE_BLOCK = 13,
+    SINGLE_BLOCK = 10,
 };
 
 // What a wrong value was found in, by the numbers that violations name it by.
@@ -274,7 +271,7 @@ struct Tiles {
     u64 groups;
     // and those of short rows.
     u64 all;
-    // Of the kernels that add the results of segments.
+    // Of the long rows, from the results of their segments.
     u64 long_row;
 };
 static_assert(sizeof(Tiles) == 32 && alignof(Tiles) == 8, "size");
@@ -396,8 +393,11 @@ struct SumArgs {
     int plain_exponents;
     // 2 if L is 1/sqrt(D), and else 1.
     u32 shifts_of_degree;
+    // The tiles of the launch: all of `tiles`, or those of the long rows, which count on behind them.
+    u64 begin_tile;
+    u64 end_tile;
 };
-static_assert(sizeof(SumArgs) == 328 && alignof(SumArgs) == 8, "size");
+static_assert(sizeof(SumArgs) == 344 && alignof(SumArgs) == 8, "size");
 static_assert(OFFSET_OF(SumArgs, tables) == 0, "offset");
 static_assert(OFFSET_OF(SumArgs, tiles) == 168, "offset");
 static_assert(OFFSET_OF(SumArgs, values) == 200, "offset");
@@ -414,6 +414,8 @@ static_assert(OFFSET_OF(SumArgs, dot_blocks) == 312, "offset");
 static_assert(OFFSET_OF(SumArgs, least_exponent) == 316, "offset");
 static_assert(OFFSET_OF(SumArgs, plain_exponents) == 320, "offset");
 static_assert(OFFSET_OF(SumArgs, shifts_of_degree) == 324, "offset");
+static_assert(OFFSET_OF(SumArgs, begin_tile) == 328, "offset");
+static_assert(OFFSET_OF(SumArgs, end_tile) == 336, "offset");
 
 // Of the gradients of degrees.
 struct DegreeGradientArgs {

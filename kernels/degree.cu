@@ -16,7 +16,7 @@
 // A negative degree under the symmetric normalization is published like a violation, in unchecked builds too.
 // Launched by src/cuda/degree.rs.
 //
-// Modules: f32, f64; long rows apart.
+// Modules: f32, f64.
 
 #include "degree.cuh"
 #include "modules.cuh"
@@ -27,8 +27,7 @@ template <typename A>
 struct Degrees {
     using Value = A;
     using Combine = Plus;
-    static constexpr u32 SUM = DEGREE;
-    static constexpr u32 ADD = ADD_DEGREE;
+    static constexpr u32 KERNEL = DEGREE;
 
     static __device__ __forceinline__ A zero() { return 0; }
     static __device__ __forceinline__ A poison() { return not_a_number<A>(); }
@@ -85,8 +84,7 @@ template <typename A>
 struct EdgeShifts {
     using Value = u64;
     using Combine = LargerOfEach;
-    static constexpr u32 SUM = EDGE_SHIFT;
-    static constexpr u32 ADD = ADD_EDGE_SHIFT;
+    static constexpr u32 KERNEL = EDGE_SHIFT;
 
     static __device__ __forceinline__ u64 zero() { return LargerOfEach::pair(NO_SHIFT, NO_SHIFT); }
     static __device__ __forceinline__ u64 poison() { return zero(); }
@@ -131,16 +129,16 @@ __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) 
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
 #define KERNELS(A, NAME, CHECKS) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
-                   degree_##NAME(const SumArgs args) { sum_rows<Degrees<A>, CHECKS>(args); }) \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
-                  add_degree_##NAME(const SumArgs args) { add_sums<Degrees<A>, CHECKS>(args); }) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
-                   edge_shift_##NAME(const SumArgs args) { sum_rows<EdgeShifts<A>, CHECKS>(args); }) \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
-                  add_edge_shift_##NAME(const SumArgs args) { add_sums<EdgeShifts<A>, CHECKS>(args); }) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
-                   degree_gradient_##NAME(const DegreeGradientArgs args) { degree_gradient<A>(args); })
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) degree_##NAME(const SumArgs args) { \
+        sum_rows<Degrees<A>, CHECKS>(args); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) edge_shift_##NAME(const SumArgs args) { \
+        sum_rows<EdgeShifts<A>, CHECKS>(args); \
+    } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+        degree_gradient_##NAME(const DegreeGradientArgs args) { \
+        degree_gradient<A>(args); \
+    }
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
 MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))

@@ -2,8 +2,10 @@
 //
 // A row's sum runs in 32 interleaved lanes, which are then added in halves; a row of more than SEGMENT
 // incidences is cut into segments of that length, counted from its start, whose sums are stored in scratch
-// memory (overwritten), and `add_*` adds them in order. So the bits depend on the row alone. `sum` in
+// memory (overwritten) and added in order by a second launch. So the bits depend on the row alone. `sum` in
 // src/cpu/gather.rs is the same sum.
+//
+// A violation names the kernel, which is the same for both launches: its table and position tell the rest.
 //
 // `Of` says what is summed: `value` of the source that is number `at` in the values, from `zero` on, by
 // `Combine`; and what `epilogue` stores for the row. `poison` is what a segment has where a wrong value was
@@ -12,6 +14,12 @@
 #pragma once
 
 #include "tables.cuh"
+
+enum : u32 {
+    // The segments that a warp exchanges before it adds the first. A loop without a remainder: that is half of
+    // the PTX that a compiler unrolls it to by itself.
+    TOGETHER = 4,
+};
 
 // What `combine` makes of `value(i)` of a row's incidences, from `zero` on, where i is the number of the
 // source in `values`: in all of the `width` lanes that know the row. Without values it is `zero`, and no
@@ -35,20 +43,45 @@ __device__ __forceinline__ V sum_of_row(const TablesArgs& tables, Check<Checked>
     return fold_group(sum, width, combine);
 }
 
-// All rows but the long ones, and the segments of those. A warp takes a segment, a row of medium length or
-// four short ones.
+// What `combine` makes of the sums of a long row's segments, in order, from `zero` on.
+template <typename Combine, typename V>
+__device__ __forceinline__ V add_segments(const void* partials, const Row& row, V zero) {
+    Combine combine;
+    V sum = zero;
+    u32 lane = threadIdx.x % WARP;
+    const V* of_row = static_cast<const V*>(partials) + row.partials;
+    for (u32 first = 0; first < row.n_partials; first += WARP) {
+        V mine = first + lane < row.n_partials ? of_row[first + lane] : zero;
+        // Behind the last segment there are zeros, which change no sum: one that begins at 0 is never -0.
+        for (u32 k = 0; k < WARP && first + k < row.n_partials; k += TOGETHER) {
+#pragma unroll
+            for (u32 j = 0; j < TOGETHER; j++) {
+                sum = combine(sum, shuffle(mine, k + j));
+            }
+        }
+    }
+    return sum;
+}
+
+// The rows of a launch: all but the long ones, and the segments of those; or the long ones. A warp takes a
+// segment, a row or four short ones. It is one kernel for both launches, since most of its code finds a row
+// and stores a row. Long rows are the tiles behind all others: a flag for the launch would cost registers.
 template <typename Of, bool Checked>
 __device__ __forceinline__ void sum_rows(const SumArgs& args) {
     using V = typename Of::Value;
     u32 lane_of_warp = threadIdx.x % WARP;
-    for (u64 tile = first_tile(); tile < args.tiles.all; tile += tile_step()) {
-        Item item = item_of(args.tiles, tile, 1, 0, lane_of_warp);
+    for (u64 tile = args.begin_tile + first_tile(); tile < args.end_tile; tile += tile_step()) {
+        Item item = tile < args.tiles.all ? item_of(args.tiles, tile, 1, 0, lane_of_warp)
+                                          : Item{LONG, tile - args.tiles.all};
         Check<Checked> check;
         Row row = find_row(args.tables, check, item.work_class, item.number);
         u32 width = item.work_class == SHORT ? SHORT_ROW : WARP;
         u32 lane = lane_of_warp % width;
-        V sum = sum_of_row<typename Of::Combine>(args.tables, check, args.values, row, width, Of::zero(),
-                                                 [&](u64 at) { return Of::value(args, row, at); });
+        using Combine = typename Of::Combine;
+        V sum = item.work_class == LONG
+                    ? add_segments<Combine>(args.partials, row, Of::zero())
+                    : sum_of_row<Combine>(args.tables, check, args.values, row, width, Of::zero(),
+                                          [&](u64 at) { return Of::value(args, row, at); });
         bool poisoned = false;
         if (Checked) {
             u32 lanes = width == WARP ? ALL_LANES : ((1u << width) - 1) << lane_of_warp / width * width;
@@ -56,7 +89,7 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
         }
         if (lane == 0) {
             if (item.work_class == PARTIAL) {
-                // Also where no row was found: the kernel that adds the segments reads this place.
+                // Also where no row was found: the second launch reads this place.
                 if (item.number < args.tables.items.partial) {
                     static_cast<V*>(args.partials)[item.number] = poisoned ? Of::poison() : sum;
                 }
@@ -64,30 +97,6 @@ __device__ __forceinline__ void sum_rows(const SumArgs& args) {
                 Of::epilogue(args, row, poisoned, sum);
             }
         }
-        check.publish(args.record, Of::SUM, args.tables.orientation, row.instance);
-    }
-}
-
-// The long rows, from the sums of their segments. A warp takes one.
-template <typename Of, bool Checked>
-__device__ __forceinline__ void add_sums(const SumArgs& args) {
-    using V = typename Of::Value;
-    u32 lane = threadIdx.x % WARP;
-    for (u64 tile = first_tile(); tile < args.tiles.long_row; tile += tile_step()) {
-        Check<Checked> check;
-        Row row = find_row(args.tables, check, LONG, tile);
-        const V* partials = static_cast<const V*>(args.partials) + row.partials;
-        typename Of::Combine combine;
-        V sum = Of::zero();
-        for (u32 first = 0; first < row.n_partials; first += WARP) {
-            V mine = first + lane < row.n_partials ? partials[first + lane] : Of::zero();
-            for (u32 k = 0; k < WARP && first + k < row.n_partials; k++) {
-                sum = combine(sum, shuffle(mine, k));
-            }
-        }
-        if (row.exists && lane == 0) {
-            Of::epilogue(args, row, check.failed, sum);
-        }
-        check.publish(args.record, Of::ADD, args.tables.orientation, row.instance);
+        check.publish(args.record, Of::KERNEL, args.tables.orientation, row.instance);
     }
 }

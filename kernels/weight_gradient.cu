@@ -7,7 +7,7 @@
 // here: see `Conv::shift` in src/conv.rs. instance_sums.cu then adds what instances have for the same weight.
 // Launched by src/cuda/weight_gradient.rs.
 //
-// Modules: one for all types; long rows apart.
+// Modules: one for all types.
 
 #include "modules.cuh"
 #include "sums.cuh"
@@ -16,8 +16,7 @@
 struct WeightGradients {
     using Value = double;
     using Combine = Plus;
-    static constexpr u32 SUM = WEIGHT_GRADIENT;
-    static constexpr u32 ADD = ADD_WEIGHT_GRADIENT;
+    static constexpr u32 KERNEL = WEIGHT_GRADIENT;
 
     static __device__ __forceinline__ double zero() { return 0; }
     static __device__ __forceinline__ double poison() { return not_a_number<double>(); }
@@ -42,10 +41,9 @@ struct WeightGradients {
 
 // Without a number of blocks the assembler spills in some of these, to make room for more.
 #define KERNELS(NAME, CHECKS) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) \
-                   weight_gradient##NAME(const SumArgs args) { sum_rows<WeightGradients, CHECKS>(args); }) \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, 8) add_weight_gradient##NAME( \
-        const SumArgs args) { add_sums<WeightGradients, CHECKS>(args); })
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_gradient##NAME(const SumArgs args) { \
+        sum_rows<WeightGradients, CHECKS>(args); \
+    }
 
 UNCHECKED(KERNELS(, false))
 CHECKED(KERNELS(_checked, true))

@@ -22,14 +22,11 @@ numbers! {
         /// Rows of the accumulation type are gathered into 16-bit ones; for other types it is `Gather`.
         GatherSums,
         Degree,
-        AddDegree,
         WeightGradient,
-        AddWeightGradient,
         RowScale,
         SumChunks,
         SumWindows,
         EdgeShift,
-        AddEdgeShift,
         /// Reads no table, and so reports nothing.
         DegreeGradient,
         /// The convolution of small instances.
@@ -181,7 +178,7 @@ structures! {
         groups: u64,
         /// and those of short rows.
         all: u64,
-        /// Of the kernels that add the results of segments.
+        /// Of the long rows, from the results of their segments.
         long_row: u64,
     }
 
@@ -265,6 +262,9 @@ structures! {
         plain_exponents: i32,
         /// 2 if L is 1/sqrt(D), and else 1.
         shifts_of_degree: u32,
+        /// The tiles of the launch: all of `tiles`, or those of the long rows, which count on behind them.
+        begin_tile: u64,
+        end_tile: u64,
     }
 
     /// Of the gradients of degrees.

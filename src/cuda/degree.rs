@@ -33,7 +33,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             ..self.sum_args(Orientation::ByVertex, weights)?
         };
         // SAFETY: scratch memory has a number for each vertex; the caller promises the rest.
-        unsafe { self.sum_rows([Kernel::Degree, Kernel::AddDegree], &args) }
+        unsafe { self.sum_rows(Kernel::Degree, &args) }
     }
 
     /// The shifts of all hyperedges, from those of the vertices; gives where they are.
@@ -48,7 +48,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             ..self.sum_args(Orientation::ByEdge, shifts)?
         };
         // SAFETY: scratch memory has a shift for each vertex and hyperedge; the caller promises the rest.
-        unsafe { self.sum_rows([Kernel::EdgeShift, Kernel::AddEdgeShift], &args) }?;
+        unsafe { self.sum_rows(Kernel::EdgeShift, &args) }?;
         Ok(args.edge_shifts)
     }
 

@@ -15,22 +15,20 @@ use crate::error::{Error, Result};
 use crate::path::Path;
 
 /// The kernel files of `kernels/`, each of which is a module for each type, with checks and without, and
-/// those of their kernels that only batches with long rows need.
+/// that of the gathers that only batches with long rows need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum File {
     Gather,
     GatherLong,
     Degree,
-    DegreeLong,
     WeightGradient,
-    WeightGradientLong,
     RowScale,
     InstanceSums,
     SingleBlock,
 }
 
 impl File {
-    const COUNT: usize = 9;
+    const COUNT: usize = 7;
 }
 
 impl Kernel {
@@ -39,9 +37,7 @@ impl Kernel {
             Self::Gather | Self::GatherSums => File::Gather,
             Self::AddPartials => File::GatherLong,
             Self::Degree | Self::EdgeShift | Self::DegreeGradient => File::Degree,
-            Self::AddDegree | Self::AddEdgeShift => File::DegreeLong,
             Self::WeightGradient => File::WeightGradient,
-            Self::AddWeightGradient => File::WeightGradientLong,
             Self::RowScale => File::RowScale,
             Self::SumChunks | Self::SumWindows => File::InstanceSums,
             Self::SingleBlock => File::SingleBlock,
@@ -81,14 +77,11 @@ macro_rules! kernel_set {
                 concat!("add_partials_", $t, $checks),
                 concat!($gather_sums, $checks),
                 concat!("degree_", $acc, $checks),
-                concat!("add_degree_", $acc, $checks),
                 concat!("weight_gradient", $checks),
-                concat!("add_weight_gradient", $checks),
                 concat!("row_scale_", $acc, $checks),
                 concat!("sum_chunks_", $acc, $checks),
                 concat!("sum_windows_", $acc, $checks),
                 concat!("edge_shift_", $acc, $checks),
-                concat!("add_edge_shift_", $acc, $checks),
                 concat!("degree_gradient_", $acc, $checks),
                 concat!("conv_single_block_", $t, $checks),
             ],
@@ -96,9 +89,7 @@ macro_rules! kernel_set {
                 concat!("gather_", $t, $checks),
                 concat!("gather_", $t, "_long", $checks),
                 concat!("degree_", $acc, $checks),
-                concat!("degree_", $acc, "_long", $checks),
                 concat!("weight_gradient", $checks),
-                concat!("weight_gradient_long", $checks),
                 concat!("row_scale_", $acc, $checks),
                 concat!("instance_sums_", $acc, $checks),
                 concat!("single_block_", $t, $checks),
@@ -120,7 +111,7 @@ pub(super) struct Needs<'a> {
 impl Needs<'_> {
     fn includes(self, file: File) -> bool {
         match file {
-            File::GatherLong | File::DegreeLong | File::WeightGradientLong => self.long_rows,
+            File::GatherLong => self.long_rows,
             File::SingleBlock => self.paths.contains(&Path::SingleBlock),
             File::Gather | File::Degree | File::WeightGradient | File::RowScale | File::InstanceSums => true,
         }

@@ -38,12 +38,14 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// any.
     ///
     /// # Safety
-    /// Both kernels take a `SumArgs`, and what it names is there.
-    pub(super) unsafe fn sum_rows(&mut self, [sum, add]: [Kernel; 2], args: &SumArgs) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.launches.launch(sum, Grid::of_warps(args.tiles.all), args)?;
-            self.launches.launch(add, Grid::of_warps(args.tiles.long_row), args)
+    /// The kernel takes a `SumArgs`, and what it names is there.
+    pub(super) unsafe fn sum_rows(&mut self, kernel: Kernel, args: &SumArgs) -> Result<()> {
+        let all = args.tiles.all;
+        for (begin_tile, n_tiles) in [(0, all), (all, args.tiles.long_row)] {
+            let args = SumArgs { begin_tile, end_tile: begin_tile + n_tiles, ..*args };
+            // SAFETY: the caller's promise.
+            unsafe { self.launches.launch(kernel, Grid::of_warps(n_tiles), &args) }?;
         }
+        Ok(())
     }
 }

@@ -31,7 +31,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             ..self.sum_args(Orientation::ByEdge, of_degrees)?
         };
         // SAFETY: scratch memory has a number for each hyperedge; the caller promises the rest.
-        unsafe { self.sum_rows([Kernel::WeightGradient, Kernel::AddWeightGradient], &args) }?;
+        unsafe { self.sum_rows(Kernel::WeightGradient, &args) }?;
         Ok(RowGradients { values: args.gradient, blocks: 1 })
     }
 }

@@ -279,7 +279,7 @@ fn a_plan_explains_itself() {
         "8 lanes, 16 bytes at a time",
         "for 2 instances:",
         "vertex_to_hyperedge: gather-reduce, 2 launches (gather_f32, add_partials_f32)",
-        "conv: gather-reduce, 6 launches (degree_f32, add_degree_f32, gather_f32, add_partials_f32)",
+        "conv: gather-reduce, 6 launches (degree_f32, gather_f32, add_partials_f32)",
         "hyperedges: 4 of up to 8 incidences, 2 of up to 512, 2 longer, in 4 segments",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
