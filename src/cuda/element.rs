@@ -1,6 +1,6 @@
 //! Element types that kernels exist for, with checks and without.
 
-use super::kernels::{KernelSet, kernel_set};
+use super::kernels::{Kernel, KernelSet, kernel_set};
 use crate::element::Element;
 
 /// Whether kernels check every index that they read from a table.

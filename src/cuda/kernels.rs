@@ -14,88 +14,58 @@ use super::geometry::{Grid, THREADS};
 use crate::error::{Error, Result};
 use crate::path::Path;
 
-/// The kernel files of `kernels/`, each of which is a module for each type, with checks and without, and
-/// that of the gathers that only batches with long rows need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum File {
-    Gather,
-    GatherLong,
-    Degree,
-    WeightGradient,
-    RowScale,
-    InstanceSums,
-    SingleBlock,
-}
-
-impl File {
-    const COUNT: usize = 7;
-}
-
-impl Kernel {
-    fn file(self) -> File {
-        match self {
-            Self::Gather | Self::GatherSums => File::Gather,
-            Self::AddPartials => File::GatherLong,
-            Self::Degree | Self::EdgeShift | Self::DegreeGradient => File::Degree,
-            Self::WeightGradient => File::WeightGradient,
-            Self::RowScale => File::RowScale,
-            Self::SumChunks | Self::SumWindows => File::InstanceSums,
-            Self::SingleBlock => File::SingleBlock,
-        }
-    }
-}
-
 /// Which kernels an element type has, with checks or without.
 #[derive(Debug)]
 pub struct KernelSet {
     /// Their names, in the order of `Kernel`.
     pub names: [&'static str; Kernel::COUNT],
-    /// The numbers of the modules that have them, in the order of `File`.
-    modules: [usize; File::COUNT],
+    /// The numbers of the modules that they are in, in the same order.
+    modules: [usize; Kernel::COUNT],
 }
 
 impl KernelSet {
-    #[doc(hidden)]
-    pub const fn new(names: [&'static str; Kernel::COUNT], modules: [&str; File::COUNT]) -> Self {
-        let mut numbers = [0; File::COUNT];
-        let mut file = 0;
-        while file < File::COUNT {
-            numbers[file] = module(modules[file]);
-            file += 1;
+    /// Of each kernel, in any order, its name and that of its module. It does not compile with one that is
+    /// missing or listed twice, or with a module that is not embedded.
+    pub(super) const fn new(kernels: [(Kernel, &'static str, &str); Kernel::COUNT]) -> Self {
+        let mut set = Self { names: [""; Kernel::COUNT], modules: [0; Kernel::COUNT] };
+        let mut i = 0;
+        while i < kernels.len() {
+            let (kernel, name, its_module) = kernels[i];
+            // There are as many places as entries, so none stays empty.
+            assert!(set.names[kernel as usize].is_empty(), "a kernel is listed twice");
+            set.names[kernel as usize] = name;
+            set.modules[kernel as usize] = module(its_module);
+            i += 1;
         }
-        Self { names, modules: numbers }
+        set
     }
 }
 
 /// The kernels of an element type, given that of its sums, the kernel that gathers rows of sums, and how
-/// names end.
+/// names end. A module is a file of `kernels/` for a type.
 macro_rules! kernel_set {
-    ($t:literal, $acc:literal, $gather_sums:literal, $checks:literal) => {
-        KernelSet::new(
-            [
-                concat!("gather_", $t, $checks),
-                concat!("add_partials_", $t, $checks),
-                concat!($gather_sums, $checks),
-                concat!("degree_", $acc, $checks),
-                concat!("weight_gradient", $checks),
-                concat!("row_scale_", $acc, $checks),
-                concat!("sum_chunks_", $acc, $checks),
-                concat!("sum_windows_", $acc, $checks),
-                concat!("edge_shift_", $acc, $checks),
-                concat!("degree_gradient_", $acc, $checks),
-                concat!("conv_single_block_", $t, $checks),
-            ],
-            [
-                concat!("gather_", $t, $checks),
-                concat!("gather_", $t, "_long", $checks),
-                concat!("degree_", $acc, $checks),
-                concat!("weight_gradient", $checks),
-                concat!("row_scale_", $acc, $checks),
-                concat!("instance_sums_", $acc, $checks),
-                concat!("single_block_", $t, $checks),
-            ],
-        )
-    };
+    ($t:literal, $acc:literal, $gather_sums:literal, $checks:literal) => {{
+        const GATHER: &str = concat!("gather_", $t, $checks);
+        const GATHER_LONG: &str = concat!("gather_", $t, "_long", $checks);
+        const DEGREE: &str = concat!("degree_", $acc, $checks);
+        const WEIGHT_GRADIENT: &str = concat!("weight_gradient", $checks);
+        const ROW_SCALE: &str = concat!("row_scale_", $acc, $checks);
+        const INSTANCE_SUMS: &str = concat!("instance_sums_", $acc, $checks);
+        const SINGLE_BLOCK: &str = concat!("single_block_", $t, $checks);
+        KernelSet::new([
+            (Kernel::Gather, concat!("gather_", $t, $checks), GATHER),
+            (Kernel::GatherSums, concat!($gather_sums, $checks), GATHER),
+            (Kernel::AddPartials, concat!("add_partials_", $t, $checks), GATHER_LONG),
+            (Kernel::Degree, concat!("degree_", $acc, $checks), DEGREE),
+            (Kernel::EdgeShift, concat!("edge_shift_", $acc, $checks), DEGREE),
+            (Kernel::DegreeGradient, concat!("degree_gradient_", $acc, $checks), DEGREE),
+            (Kernel::WeightGradient, concat!("weight_gradient", $checks), WEIGHT_GRADIENT),
+            (Kernel::RowScale, concat!("row_scale_", $acc, $checks), ROW_SCALE),
+            (Kernel::SumChunks, concat!("sum_chunks_", $acc, $checks), INSTANCE_SUMS),
+            (Kernel::SumWindows, concat!("sum_windows_", $acc, $checks), INSTANCE_SUMS),
+            (Kernel::SingleBlock, concat!("conv_single_block_", $t, $checks), SINGLE_BLOCK),
+        ])
+    }};
 }
 pub(super) use kernel_set;
 
@@ -109,11 +79,19 @@ pub(super) struct Needs<'a> {
 }
 
 impl Needs<'_> {
-    fn includes(self, file: File) -> bool {
-        match file {
-            File::GatherLong => self.long_rows,
-            File::SingleBlock => self.paths.contains(&Path::SingleBlock),
-            File::Gather | File::Degree | File::WeightGradient | File::RowScale | File::InstanceSums => true,
+    fn includes(self, kernel: Kernel) -> bool {
+        match kernel {
+            Kernel::AddPartials => self.long_rows,
+            Kernel::SingleBlock => self.paths.contains(&Path::SingleBlock),
+            Kernel::Gather
+            | Kernel::GatherSums
+            | Kernel::Degree
+            | Kernel::EdgeShift
+            | Kernel::DegreeGradient
+            | Kernel::WeightGradient
+            | Kernel::RowScale
+            | Kernel::SumChunks
+            | Kernel::SumWindows => true,
         }
     }
 }
@@ -121,7 +99,7 @@ impl Needs<'_> {
 /// The kernels for one element type, with or without checks.
 #[derive(Clone)]
 pub(super) struct Kernels {
-    /// None of those whose module no call of the plan needs.
+    /// None of those that no call of the plan needs.
     functions: [Option<CudaFunction>; Kernel::COUNT],
     set: &'static KernelSet,
 }
@@ -131,12 +109,11 @@ impl Kernels {
     pub(super) fn load(device: &Device, set: &'static KernelSet, needs: Needs<'_>) -> Result<Self> {
         let mut functions = [const { None }; Kernel::COUNT];
         for &kernel in Kernel::ALL {
-            let file = kernel.file();
-            if !needs.includes(file) {
+            if !needs.includes(kernel) {
                 continue;
             }
-            let function =
-                device.module(set.modules[file as usize])?.load_function(set.names[kernel as usize]);
+            let module = device.module(set.modules[kernel as usize])?;
+            let function = module.load_function(set.names[kernel as usize]);
             functions[kernel as usize] = Some(function.map_err(|e| failed("loading a kernel", e))?);
         }
         Ok(Self { functions, set })

@@ -7,10 +7,24 @@ use cudarc::driver::CudaStream;
 use super::buffer::Buffer;
 use crate::error::{Error, Result};
 
-/// What a piece of scratch memory is for. Rows and numbers are those of all instances of a call; "sums" are
-/// of the accumulation type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slot {
+/// Defines the slots, and the list of all.
+macro_rules! slots {
+    ($($(#[doc = $doc:literal])* $slot:ident,)*) => {
+        /// What a piece of scratch memory is for. Rows and numbers are those of all instances of a call;
+        /// "sums" are of the accumulation type.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Slot {
+            $($(#[doc = $doc])* $slot,)*
+        }
+
+        impl Slot {
+            const COUNT: usize = Self::ALL.len();
+            const ALL: &[Self] = &[$(Self::$slot),*];
+        }
+    };
+}
+
+slots! {
     /// For each segment of a long row its sums, or one number of 8 bytes.
     Partials,
     /// Rows of sums of hyperedges: z of the forward, and q = Hᵀ L g of the backward.
@@ -45,24 +59,6 @@ pub(super) enum Slot {
 }
 
 impl Slot {
-    pub(super) const ALL: [Self; 15] = [
-        Self::Partials,
-        Self::Q,
-        Self::Z,
-        Self::Degree,
-        Self::InvDegree,
-        Self::WeightInvDegree,
-        Self::VertexShifts,
-        Self::EdgeShifts,
-        Self::RowScale,
-        Self::Dots,
-        Self::DotsY,
-        Self::DotsX,
-        Self::DegreeGradient,
-        Self::WeightGradient,
-        Self::ChunkSums,
-    ];
-
     /// Its name in errors.
     fn what(self) -> &'static str {
         match self {
@@ -76,7 +72,7 @@ impl Slot {
 
 /// The bytes that each slot needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Sizes([u128; Slot::ALL.len()]);
+pub(super) struct Sizes([u128; Slot::COUNT]);
 
 impl Sizes {
     /// Makes room for `bytes` bytes in a slot.
@@ -98,13 +94,13 @@ impl Sizes {
 }
 
 /// The scratch memory of a workspace.
-pub(super) struct Scratch([Buffer<u8>; Slot::ALL.len()]);
+pub(super) struct Scratch([Buffer<u8>; Slot::COUNT]);
 
 impl Scratch {
     /// The context of `stream` must be current.
     pub(super) fn new(sizes: &Sizes, stream: &Arc<CudaStream>) -> Result<Self> {
-        let mut buffers = Slot::ALL.map(|_| None);
-        for slot in Slot::ALL {
+        let mut buffers = [const { None }; Slot::COUNT];
+        for &slot in Slot::ALL {
             let (what, value) = (slot.what(), sizes.0[slot as usize]);
             let too_large = |_| Error::TooLarge { what, value, bound: usize::MAX as u128 };
             let bytes = usize::try_from(value).map_err(too_large)?;
