@@ -63,7 +63,8 @@ echo "$commit" >"$folder/COMMIT"
 
 size=$(du --summarize --apparent-size --block-size=1 "$folder" | cut -f 1)
 # The oldest C library that has all symbols that the executables ask for.
-library=$(strings "$folder"/*/tests "$folder/release/gpu" "$folder"/*/*.so | grep -o '^GLIBC_2\.[0-9]*' | sort -Vu | tail -n 1)
+library=$(strings "$folder"/*/tests "$folder/release/gpu" "$folder"/*/*.so | grep -o '^GLIBC_2\.[0-9]*' |
+    sort -Vu | tail -n 1)
 echo "$folder: commit $commit, $size of $LIMIT bytes, needs ${library:-an unknown C library}"
 if [ "$size" -gt "$LIMIT" ]; then
     echo "$folder is over its size limit" >&2

@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . gpu-check/stand-in.sh
 
-tests=$(cargo test --package hyperscatter --test tests --locked --no-run --message-format json-render-diagnostics |
+tests=$(cargo test --package hyperscatter --test tests --locked --no-run \
+    --message-format json-render-diagnostics |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -29,8 +29,8 @@ declare -A BUDGET=(
 # cuda::shipping, which starts processes with the emulated driver, and cuda::unvalidated, which has too many
 # cases.
 BACKEND=(
-    cuda::calls:: cuda::captures:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes:: cuda::raw::
-    cuda::window_tables::
+    cuda::calls:: cuda::captures:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes::
+    cuda::raw:: cuda::window_tables::
 )
 SUITES=(golden:: saved_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale::)
 # Racecheck follows every access to shared memory: fewer suites, and few cases of each property.
@@ -156,7 +156,8 @@ step() {
     if [ $code -eq 124 ] || [ $code -eq 137 ]; then
         report "$name" "OUT OF TIME" "$took" "stopped after ${BUDGET[$name]} s"
     elif [ $code -ne 0 ]; then
-        remark=$(grep -E '^test result|^nothing was measured|ERROR SUMMARY|RACECHECK SUMMARY' "$log" | tail -n 1)
+        remark=$(grep -E '^test result|^nothing was measured|ERROR SUMMARY|RACECHECK SUMMARY' "$log" |
+            tail -n 1)
         report "$name" FAIL "$took" "exit code $code. ${remark//|/ }"
     elif remark=$("$check" "$log"); then
         report "$name" pass "$took" "$remark"
@@ -170,7 +171,8 @@ if [ -n "${HYPERSCATTER_STAND_IN:-}" ]; then
     device="none: the emulated driver stands in for one, and times and benchmarks mean nothing"
 elif ! command -v nvidia-smi >/dev/null; then
     device="unknown, there is no nvidia-smi on this machine"
-elif ! device=$(nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version --format=csv,noheader 2>&1); then
+elif ! device=$(nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version \
+    --format=csv,noheader 2>&1); then
     device="unknown, nvidia-smi fails: ${device//$'\n'/ }"
 fi
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
@@ -218,7 +220,8 @@ step benches benches_ran env CUDA_CACHE_DISABLE=1 "$root/release/gpu" --bench --
         echo
         sed -n 's/^loading the kernels took/Loading the kernels took/p' "$out/benches.log"
         echo
-        echo "Device time of each call; the floor is what a copy takes for the compulsory bytes (MB), in the same run:"
+        echo "Device time of each call; the floor is what a copy takes for the compulsory bytes (MB), in" \
+            "the same run:"
         echo
         sed -n '/% of copy/,$ s/^/    /p' "$out/benches.log"
     fi

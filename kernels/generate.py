@@ -2,12 +2,12 @@
 """Compiles kernels/*.cu to the modules in kernels/ptx, or checks that they are what the compiler gives.
 
     python3 kernels/generate.py            writes kernels/ptx/*.ptx
-    python3 kernels/generate.py --check    compares, and fails where a file differs or all are over the size budget
+    python3 kernels/generate.py --check    compares, and fails where a file differs or all are too large
 
 A module is one kernel file for one type, with checks or without: a plan loads no more than it needs.
 
-The compiler is pinned: NVRTC 12.0.76 from PyPI, which emits PTX 8.0 (drivers from R525 on) and the same bytes on every
-machine. It is installed into target/ on the first run. No GPU and no CUDA toolkit are needed.
+The compiler is pinned: NVRTC 12.0.76 from PyPI, which emits PTX 8.0 (drivers from R525 on) and the same bytes
+on every machine. It is installed into target/ on the first run. No GPU and no CUDA toolkit are needed.
 """
 
 import argparse
@@ -20,15 +20,17 @@ import subprocess
 import sys
 
 COMPILER = "nvidia-cuda-nvrtc-cu12==12.0.76"
-# The least architecture: every later one runs its PTX. Architectures with a suffix (sm_90a) would run on one alone.
+# The least architecture: every later one runs its PTX. One with a suffix (sm_90a) would run on that alone.
 ARCHITECTURE = "compute_75"
-# Multiplications and additions are fused where the source says so and nowhere else: the CPU backend has the same bits.
-OPTIONS = ["--std=c++17", f"--gpu-architecture={ARCHITECTURE}", "--fmad=false", "--prec-div=true", "--prec-sqrt=true",
-           "--ftz=false", "--restrict"]
-# The line of a kernel file that says which modules it is: its types, and whether kernels for long rows are apart. What is
-# the same for two types is compiled once: sums of 16-bit features are f32, and the gradients of the weights of an instance
-# are double for all.
-HEAD = re.compile(r"^// Modules: (?:(one for all types)|((?:\w+, )*\w+))(; long rows apart)?\.$", re.MULTILINE)
+# Multiplications and additions are fused where the source says so and nowhere else: the CPU backend has the
+# same bits.
+OPTIONS = ["--std=c++17", f"--gpu-architecture={ARCHITECTURE}", "--fmad=false", "--prec-div=true",
+           "--prec-sqrt=true", "--ftz=false", "--restrict"]
+# The line of a kernel file that says which modules it is: its types, and whether kernels for long rows are
+# apart. What is the same for two types is compiled once: sums of 16-bit features are f32, and the gradients
+# of the weights of an instance are double for all.
+HEAD = re.compile(r"^// Modules: (?:(one for all types)|((?:\w+, )*\w+))(; long rows apart)?\.$",
+                  re.MULTILINE)
 CHECKS = ["", "checked"]
 # All PTX files together, in bytes: they are part of the published crate.
 BUDGET = 2_100_000
@@ -42,8 +44,8 @@ def installed() -> pathlib.Path:
     """The folder of the compiler's libraries."""
     libraries = INSTALLED / "nvidia" / "cuda_nvrtc" / "lib"
     if not (libraries / "libnvrtc.so.12").exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(INSTALLED), COMPILER]
-        subprocess.run(command, check=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(INSTALLED)]
+        subprocess.run([*pip, COMPILER], check=True)
     return libraries
 
 
@@ -71,8 +73,8 @@ class Nvrtc:
         texts = (ctypes.c_char_p * len(headers))(*[h.read_bytes() for h in headers])
         names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
         program = ctypes.c_void_p()
-        status = self.call("nvrtcCreateProgram", ctypes.byref(program), source.read_bytes(), source.name.encode(),
-                           len(headers), texts, names)
+        status = self.call("nvrtcCreateProgram", ctypes.byref(program), source.read_bytes(),
+                           source.name.encode(), len(headers), texts, names)
         options = [o.encode() for o in [*OPTIONS, *(f"--define-macro={name}" for name in defines)]]
         options = (ctypes.c_char_p * len(options))(*options)
         status = status or self.call("nvrtcCompileProgram", program, len(options), options)
@@ -83,8 +85,8 @@ class Nvrtc:
 
 
 def without_unused_variables(ptx: str) -> str:
-    """Without the global variables that no kernel reads: the compiler writes down each constant that it knows, also those
-    of its own headers, 4 KB of them in each module."""
+    """Without the global variables that no kernel reads: the compiler writes down each constant that it
+    knows, also those of its own headers, 4 KB of them in each module."""
     definition = re.compile(r"\.global [^;=]*?(\w+)(?:\[\d+\])?(?: = [^;]*)?;")
     named = re.findall(r"[A-Za-z_$][\w$]*", ptx)
     unused = {name for name in definition.findall(ptx) if named.count(name) == 1}
@@ -93,7 +95,7 @@ def without_unused_variables(ptx: str) -> str:
 
 
 def modules() -> list[tuple[str, pathlib.Path, list[str]]]:
-    """The modules by name, with their sources and the macros that say which they are, as build.rs has them."""
+    """The modules by name, with their sources and the macros that say which they are, as in build.rs."""
     found = []
     for source in sorted(KERNELS.glob("*.cu")):
         head = HEAD.search(source.read_text()) or sys.exit(f"{source.name} does not say which modules it is")
@@ -106,8 +108,10 @@ def modules() -> list[tuple[str, pathlib.Path, list[str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare with the files that are there, write nothing")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true",
+                        help="compare with the files that are there, write nothing")
     check = parser.parse_args().check
     nvrtc = Nvrtc(installed())
     total, wrong, stale = 0, [], set(MODULES.glob("*.ptx"))

@@ -1,13 +1,14 @@
 // Which kernels a compilation has.
 //
-// A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a plan
-// loads those that it needs. Kernels for long rows are modules of their own where a file says so. generate.py
-// reads that from the line `Modules:` in the head of each kernel file. It and build.rs say which module they
-// compile, for example by
+// A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a
+// plan loads those that it needs. Kernels for long rows are modules of their own where a file says so.
+// generate.py reads that from the line `Modules:` in the head of each kernel file. It and build.rs say which
+// module they compile, for example by
 //
 //     -DHYPERSCATTER_F32 -DHYPERSCATTER_OTHER_ROWS -DHYPERSCATTER_UNCHECKED
 //
-// What is not narrowed down is all there: without any of these macros a file has the kernels of all its modules.
+// What is not narrowed down is all there: without any of these macros a file has the kernels of all its
+// modules.
 
 #pragma once
 

@@ -1,24 +1,26 @@
 #!/usr/bin/env python3
-"""Reports what each kernel takes (registers, shared memory, stack, spills) and how wide its memory accesses are.
+"""Reports what each kernel takes (registers, shared memory, stack, spills), and how wide its accesses are.
 
     python3 kernels/resources.py           prints the tables, and fails where a kernel breaks a rule
 
-Two ways lead to machine code, and both are looked at: `ptx`, the assembler on kernels/ptx/*.ptx, as a driver does it; and
-`cu`, nvcc on kernels/*.cu, as build.rs does it where native code is asked for. The rules:
+Two ways lead to machine code, and both are looked at: `ptx`, the assembler on kernels/ptx/*.ptx, as a driver
+does it; and `cu`, nvcc on kernels/*.cu, as build.rs does it where native code is asked for. The rules:
 
 * nothing is spilled, nothing has a stack frame, and no local memory is read or written;
-* in the kernels of gather.cu each vector that the source loads or stores is one access of 128 bits: there are as many as the
-  source has, or more where the compiler repeats code. So none is split into narrower ones;
-* there, at least half of the vectors of IN_FLIGHT source rows are loaded one behind the other: no value of one is used before
-  the last is under way, and no other access of global memory stands between them. `flight` shows how many, and of how many:
-  where registers are short, the assembler starts to add before all are under way, which costs time and is no mistake.
+* in the kernels of gather.cu each vector that the source loads or stores is one access of 128 bits: there are
+  as many as the source has, or more where the compiler repeats code. So none is split into narrower ones;
+* there, at least half of the vectors of IN_FLIGHT source rows are loaded one behind the other: no value of
+  one is used before the last is under way, and no other access of global memory stands between them. `flight`
+  shows how many, and of how many: where registers are short, the assembler starts to add before all are under
+  way, which costs time and is no mistake.
 
-Which narrower accesses belong to the path for aligned rows, and which to the other and to the tables, cannot be told from
-the counts. `generic` are accesses whose address the assembler could not place in global memory, all widths together.
+Which narrower accesses belong to the path for aligned rows, and which to the other and to the tables, cannot
+be told from the counts. `generic` are accesses whose address the assembler could not place in global memory,
+all widths together.
 
-Compiler and disassembler are pinned packages of PyPI, installed into target/ on the first run. Without the disassembler
-the accesses are not counted, which is said. No GPU and no CUDA toolkit are needed. Each run first tries its rules on a
-kernel that breaks them.
+Compiler and disassembler are pinned packages of PyPI, installed into target/ on the first run. Without the
+disassembler the accesses are not counted, which is said. No GPU and no CUDA toolkit are needed. Each run
+first tries its rules on a kernel that breaks them.
 """
 
 import os
@@ -42,12 +44,13 @@ NVCC_OPTIONS = ["-cubin", "-std=c++17", "--fmad=false", "-O3"]
 KERNELS = pathlib.Path(__file__).resolve().parent
 TARGET = KERNELS.parent / "target"
 
-# The entries of gather.cu, and the vectors of 16 bytes that a lane's features have, in their own type and as sums.
+# The entries of gather.cu, and the vectors of 16 bytes that a lane's features have, in their own type and as
+# sums.
 GATHERS = re.compile(r"(gather_sums|gather|add_partials)_(f16|bf16|f32|f64)(?:_checked)?")
 VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
 
-# It breaks all the rules: an index that is not constant puts its array into local memory, few registers spill, and all
-# accesses are 4 bytes wide.
+# It breaks all the rules: an index that is not constant puts its array into local memory, few registers
+# spill, and all accesses are 4 bytes wide.
 PLANTED = """
 extern "C" __global__ void gather_f32(float* to, const float* from, const unsigned* index) {
     float indexed[64], kept[64];
@@ -71,7 +74,8 @@ class Entry:
     loads: Counter = field(default_factory=Counter)
     stores: Counter = field(default_factory=Counter)
     local: int = 0
-    # The longest run of loads of 128 bits that no use of their values and no other access of global memory interrupts.
+    # The longest run of loads of 128 bits that no use of their values and no other access of global memory
+    # interrupts.
     flight: int = 0
     generic: int = 0
     instructions: int = 0
@@ -81,8 +85,8 @@ def install(packages: list[str], folder: pathlib.Path, program: str) -> pathlib.
     """The folder of the programs of some packages, which are installed unless `program` is there."""
     programs = folder / "nvidia" / "cu13" / "bin"
     if not (programs / program).exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
-        subprocess.run([*command, *packages], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
+        subprocess.run([*pip, "--target", str(folder), *packages], check=True)
     # pip keeps no permissions: make executable what is a program.
     for file in [*programs.iterdir(), *(folder / "nvidia" / "cu13" / "nvvm").glob("bin/*")]:
         if file.is_file() and not os.access(file, os.X_OK):
@@ -101,7 +105,8 @@ def installed_disassembler() -> pathlib.Path | None:
 
 
 def run(*command) -> str:
-    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(str(c) for c in command)} failed ({done.returncode}):\n{done.stdout}")
     return done.stdout
@@ -113,7 +118,8 @@ def read_assembler(text: str) -> dict[str, Entry]:
     for line in text.splitlines():
         if found := re.search(r"Compiling entry function '(\w+)'", line):
             entry = entries[found[1]] = Entry()
-        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads",
+                                line):
             # Of a function that an entry calls, too.
             entry.stack += int(found[1])
             entry.spills += int(found[2]) + int(found[3])
@@ -126,11 +132,12 @@ def read_assembler(text: str) -> dict[str, Entry]:
 
 def read_disassembly(text: str, entries: dict[str, Entry]) -> None:
     """Counts the accesses in what nvdisasm prints: by width in bits, and those of local memory."""
+    instruction = re.compile(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)((?:\.\w+)*)(.*)")
     entry, run, loaded = None, 0, set()
     for line in text.splitlines():
         if found := re.match(r"\s*\.section\s+\.text\.(\w+)", line):
             entry, run, loaded = entries.get(found[1]), 0, set()
-        elif entry and (found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)((?:\.\w+)*)(.*)", line)):
+        elif entry and (found := instruction.match(line)):
             name, modifiers, operands = found[1], found[2], found[3]
             registers = [int(number) for number in re.findall(r"\bR(\d+)\b", operands)]
             is_vector_load = name in ("LDG", "LD") and ".128" in modifiers
@@ -185,7 +192,8 @@ def in_flight() -> int:
 def vector_accesses(kind: str, element: str) -> tuple[int, int, int]:
     """The vectors that an entry of gather.cu loads and stores, and how many of them it loads together."""
     own, sums = VECTORS[element]
-    # Results are rows of either type, where those differ; they are stored, and loaded to be added to and for dot products.
+    # Results are rows of either type, where those differ; they are stored, and loaded to be added to and for
+    # dot products.
     results = own if own == sums else own + sums
     together = in_flight() * (own if kind == "gather" else sums)
     partials = 0 if kind == "add_partials" else sums
@@ -204,10 +212,11 @@ class Tools:
         with tempfile.TemporaryDirectory() as folder:
             cubin = pathlib.Path(folder) / "kernels.cubin"
             if source.suffix == ".ptx":
-                text = run(self.programs / "ptxas", "-v", f"-arch={architecture}", *options, "-o", cubin, source)
+                text = run(self.programs / "ptxas", "-v", f"-arch={architecture}", *options, "-o", cubin,
+                           source)
             else:
-                text = run(self.programs / "nvcc", *NVCC_OPTIONS, f"-arch={architecture}", "--resource-usage", *options,
-                           "-o", cubin, source)
+                text = run(self.programs / "nvcc", *NVCC_OPTIONS, f"-arch={architecture}", "--resource-usage",
+                           *options, "-o", cubin, source)
             entries = read_assembler(text)
             if not entries or any(e.registers == 0 for e in entries.values()):
                 sys.exit(f"{source.name}: what the assembler printed is not understood:\n{text}")
@@ -216,7 +225,7 @@ class Tools:
         return entries
 
     def try_rules(self) -> None:
-        """Fails unless the rules find everything that is wrong with the planted kernel, on each architecture."""
+        """Fails unless the rules find all that is wrong with the planted kernel, on each architecture."""
         with tempfile.TemporaryDirectory() as folder:
             source = pathlib.Path(folder) / "planted.cu"
             source.write_text(PLANTED)
@@ -224,7 +233,8 @@ class Tools:
                 (name, entry), = self.entries(source, architecture, PLANTED_OPTIONS).items()
                 found = faults(name, entry, self.disassembler is not None)
                 if len(found) != (6 if self.disassembler else 2):
-                    sys.exit(f"the rules miss something in a kernel that breaks all of them ({architecture}): {found}")
+                    sys.exit("the rules miss something in a kernel that breaks all of them "
+                             f"({architecture}): {found}")
 
 
 def widths(counts: Counter) -> str:
@@ -254,7 +264,8 @@ def main() -> None:
                     names.add(name)
                     accesses = ("?",) * 5
                     if disassembled:
-                        accesses = (e.local, in_flight_of(name, e), e.generic, widths(e.loads), widths(e.stores))
+                        accesses = (e.local, in_flight_of(name, e), e.generic, widths(e.loads),
+                                    widths(e.stores))
                     print(row.format(name, suffix[1:], architecture, e.registers, e.shared, e.stack, e.spills,
                                      *accesses).rstrip())
                     broken = faults(name, e, disassembled)
@@ -263,7 +274,8 @@ def main() -> None:
         wrong.append(f"the entries of PTX and sources differ: {sorted(kinds['.ptx'] ^ kinds['.cu'])}")
     if wrong:
         sys.exit("\n".join(wrong))
-    print("no spills, no stack frames" + (", no local memory, and vectors whole in each gather" if disassembled else ""))
+    more = ", no local memory, and vectors whole in each gather" if disassembled else ""
+    print(f"no spills, no stack frames{more}")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@
 #include "tables.cuh"
 
 enum : u32 {
-    // The segments that a warp exchanges before it adds the first. A loop without a remainder: that is half of
-    // the PTX that a compiler unrolls it to by itself.
+    // The segments that a warp exchanges before it adds the first. The loop has no remainder: it is half as
+    // much PTX as what the compiler unrolls by itself.
     TOGETHER = 4,
 };
 

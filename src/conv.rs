@@ -137,7 +137,7 @@ impl Conv {
     /// [`edge_shift`](Self::edge_shift)):
     ///
     /// ```text
-    /// y_v    = L'_v Σ_{e∋v} (2^s_v U_e) z_e                R_v = 2^s_v L'_v                            symmetric
+    /// y_v    = L'_v Σ_{e∋v} (2^s_v U_e) z_e                R_v = 2^s_v L'_v                        symmetric
     /// q'_e   = Σ_{v∈e} (2^(t_e + s_v) L'_v) g_v
     /// p'_e   = (2^(−h t_e) U_e) / B_e
     /// ∂x_v   = Σ_{e∋v} p'_e q'_e                           row
