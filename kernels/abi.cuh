@@ -68,7 +68,7 @@ enum TableId : u32 {
     TARGET_WINDOWS = 10,
     CHUNKS = 11,
     MEMBERS = 12,
-    CLASSES = 13,
+    RANKS = 13,
     // No table: the value is a degree, as the bits of a double.
     NEGATIVE_DEGREE = 14,
     // The instances that a path computes.
@@ -194,19 +194,19 @@ enum : u32 {
     CHUNK_WORDS = 4,
 };
 
-// Consecutive chunks whose windows are of similar width. A last one ends the others.
-struct ClassWords {
+// A rank: the chunks whose windows are of similar width. A last one ends the others.
+struct RankWords {
     u64 first_chunk;
     // The most rows of a window.
     u64 width;
 };
-static_assert(sizeof(ClassWords) == 16 && alignof(ClassWords) == 8, "size");
-static_assert(OFFSET_OF(ClassWords, first_chunk) == 0, "offset");
-static_assert(OFFSET_OF(ClassWords, width) == 8, "offset");
+static_assert(sizeof(RankWords) == 16 && alignof(RankWords) == 8, "size");
+static_assert(OFFSET_OF(RankWords, first_chunk) == 0, "offset");
+static_assert(OFFSET_OF(RankWords, width) == 8, "offset");
 enum : u32 {
-    CLASS_FIRST_CHUNK = 0,
-    CLASS_WIDTH = 1,
-    CLASS_WORDS = 2,
+    RANK_FIRST_CHUNK = 0,
+    RANK_WIDTH = 1,
+    RANK_WORDS = 2,
 };
 
 // The tables of one orientation, and what a call makes of them. Targets are the rows of the tables,
@@ -268,7 +268,7 @@ struct Tiles {
     // Of segments of long rows,
     u64 partial;
     // with those of medium rows behind them,
-    u64 groups;
+    u64 with_medium;
     // and those of short rows.
     u64 all;
     // Of the long rows, from the results of their segments.
@@ -276,7 +276,7 @@ struct Tiles {
 };
 static_assert(sizeof(Tiles) == 32 && alignof(Tiles) == 8, "size");
 static_assert(OFFSET_OF(Tiles, partial) == 0, "offset");
-static_assert(OFFSET_OF(Tiles, groups) == 8, "offset");
+static_assert(OFFSET_OF(Tiles, with_medium) == 8, "offset");
 static_assert(OFFSET_OF(Tiles, all) == 16, "offset");
 static_assert(OFFSET_OF(Tiles, long_row) == 24, "offset");
 
@@ -526,11 +526,11 @@ struct GradientArgs {
     // ChunkWords; null: copies of topology 0, `chunk_len` of them a chunk, all at offset 0.
     const u64* chunks;
     const u64* members;
-    // ClassWords.
-    const u64* classes;
+    // RankWords.
+    const u64* ranks;
     u64 n_chunks;
     u64 n_members;
-    u64 n_classes;
+    u64 n_ranks;
     u64 chunk_len;
     // Of a copy.
     u64 n_rows;
@@ -540,32 +540,32 @@ struct GradientArgs {
     const double* values;
     // Of the accumulation type, for each row of the batch.
     void* sums;
-    // Likewise, for each slot.
+    // Likewise, for each weight (or value of a scale).
     void* gradient;
-    u64 n_slots;
+    u64 gradient_len;
     RecordArgs record;
     u32 blocks;
     u32 add;
     // There is one chunk, at offset 0: its sums are the gradient.
     u32 direct;
-    // Of `sum_windows_*`: a thread or a warp has a slot, 1 or 32.
+    // Of `sum_windows_*`: a thread or a warp sums for a weight, 1 or 32.
     u32 lanes;
 };
 static_assert(sizeof(GradientArgs) == 304 && alignof(GradientArgs) == 8, "size");
 static_assert(OFFSET_OF(GradientArgs, tables) == 0, "offset");
 static_assert(OFFSET_OF(GradientArgs, chunks) == 168, "offset");
 static_assert(OFFSET_OF(GradientArgs, members) == 176, "offset");
-static_assert(OFFSET_OF(GradientArgs, classes) == 184, "offset");
+static_assert(OFFSET_OF(GradientArgs, ranks) == 184, "offset");
 static_assert(OFFSET_OF(GradientArgs, n_chunks) == 192, "offset");
 static_assert(OFFSET_OF(GradientArgs, n_members) == 200, "offset");
-static_assert(OFFSET_OF(GradientArgs, n_classes) == 208, "offset");
+static_assert(OFFSET_OF(GradientArgs, n_ranks) == 208, "offset");
 static_assert(OFFSET_OF(GradientArgs, chunk_len) == 216, "offset");
 static_assert(OFFSET_OF(GradientArgs, n_rows) == 224, "offset");
 static_assert(OFFSET_OF(GradientArgs, tiles) == 232, "offset");
 static_assert(OFFSET_OF(GradientArgs, values) == 240, "offset");
 static_assert(OFFSET_OF(GradientArgs, sums) == 248, "offset");
 static_assert(OFFSET_OF(GradientArgs, gradient) == 256, "offset");
-static_assert(OFFSET_OF(GradientArgs, n_slots) == 264, "offset");
+static_assert(OFFSET_OF(GradientArgs, gradient_len) == 264, "offset");
 static_assert(OFFSET_OF(GradientArgs, record) == 272, "offset");
 static_assert(OFFSET_OF(GradientArgs, blocks) == 288, "offset");
 static_assert(OFFSET_OF(GradientArgs, add) == 292, "offset");

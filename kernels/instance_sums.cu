@@ -6,10 +6,10 @@
 //
 // v_gi is the gradient of row i of instance g alone, in double and in blocks that are added first, then
 // rounded to the accumulation type. Up to 64 instances of one topology that read at one offset are a chunk.
-// Chunks are listed by classes of window widths, by offset within a class: those that cover j are found by
-// binary search, with no table of all slots. A chunk's sums are stored in the rows of its first instance, so
-// they need no room but that of all rows. Nothing depends on the number of threads. Launched by
-// src/cuda/instance_sums.rs; src/groups.rs makes the chunks, and src/cpu adds in the same order.
+// Chunks are listed by rank, which is a range of window widths, by offset within a rank: those that cover j
+// are found by binary search, with no table of all weights. A chunk's sums are stored in the rows of its
+// first instance, so they need no room but that of all rows. Nothing depends on the number of threads.
+// Launched by src/cuda/instance_sums.rs; src/chunks.rs makes the chunks, and src/cpu adds in the same order.
 //
 // Modules: f32, f64.
 
@@ -113,7 +113,8 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
                     known = member == PRESENT;
                     first_start = start;
                     if (args.chunks != nullptr && known) {
-                        u64 bound = args.n_slots >= chunk.n_rows ? args.n_slots - chunk.n_rows + 1 : 0;
+                        u64 bound =
+                            args.gradient_len >= chunk.n_rows ? args.gradient_len - chunk.n_rows + 1 : 0;
                         check.below(CHUNKS, c * CHUNK_WORDS + CHUNK_OFFSET, chunk.offset, bound);
                     }
                 }
@@ -128,7 +129,7 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
                 sum = not_a_number<A>();
             }
             if (known && args.direct != 0) {
-                if (row < args.n_slots) {
+                if (row < args.gradient_len) {
                     A* to = static_cast<A*>(args.gradient) + row;
                     *to = (args.add != 0 ? *to : A(0)) + sum;
                 }
@@ -140,26 +141,26 @@ __device__ __forceinline__ void sum_chunks(const GradientArgs& args) {
     }
 }
 
-// What chunk `c` has for slot `slot`, if its window covers that.
+// What chunk `c` has for weight `weight`, if its window covers that.
 template <typename A, bool Checked>
-__device__ __forceinline__ bool covers(const GradientArgs& args, Check<Checked>& check, u64 c, u64 slot,
+__device__ __forceinline__ bool covers(const GradientArgs& args, Check<Checked>& check, u64 c, u64 weight,
                                        u64& instance, A& value) {
     Chunk chunk;
     u64 start = 0;
-    if (!chunk_of(args, check, c, chunk) || slot < chunk.offset || slot - chunk.offset >= chunk.n_rows ||
+    if (!chunk_of(args, check, c, chunk) || weight < chunk.offset || weight - chunk.offset >= chunk.n_rows ||
         member_of(args, check, chunk, chunk.first_member, instance, start) != PRESENT) {
         return false;
     }
-    value = static_cast<const A*>(args.sums)[start + (slot - chunk.offset)];
+    value = static_cast<const A*>(args.sums)[start + (weight - chunk.offset)];
     return true;
 }
 
-// The first of the chunks `low` ... `high`, ascending by offset, whose offset plus `widest` is above `slot`;
-// `high` if none.
-__device__ __forceinline__ u64 first_above(const u64* chunks, u64 low, u64 high, u64 slot, u64 widest) {
+// The first of the chunks `low` ... `high`, ascending by offset, whose offset plus `widest` is above
+// `weight`; `high` if none.
+__device__ __forceinline__ u64 first_above(const u64* chunks, u64 low, u64 high, u64 weight, u64 widest) {
     while (low < high) {
         u64 middle = low + (high - low) / 2;
-        if (chunks[middle * CHUNK_WORDS + CHUNK_OFFSET] + widest > slot) {
+        if (chunks[middle * CHUNK_WORDS + CHUNK_OFFSET] + widest > weight) {
             high = middle;
         } else {
             low = middle + 1;
@@ -168,47 +169,46 @@ __device__ __forceinline__ u64 first_above(const u64* chunks, u64 low, u64 high,
     return low;
 }
 
-// All slots of the gradient. Slots are in tiles of WARP / lanes.
+// All weights (or values of a scale), in tiles of WARP / lanes.
 template <typename A, bool Checked>
 __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
     u32 lane_of_warp = threadIdx.x % WARP;
     bool alone = args.lanes == 1;
     u32 lane = alone ? 0 : lane_of_warp;
-    u64 tiles = alone ? (args.n_slots + (WARP - 1)) / WARP : args.n_slots;
-    u64 n_classes = args.chunks == nullptr ? 1 : args.n_classes;
+    u64 tiles = alone ? (args.gradient_len + (WARP - 1)) / WARP : args.gradient_len;
+    u64 n_ranks = args.chunks == nullptr ? 1 : args.n_ranks;
     for (u64 tile = first_tile(); tile < tiles; tile += tile_step()) {
-        u64 slot = alone ? tile * WARP + lane_of_warp : tile;
-        bool exists = slot < args.n_slots;
+        u64 weight = alone ? tile * WARP + lane_of_warp : tile;
+        bool exists = weight < args.gradient_len;
         Check<Checked> check;
         u64 instance = 0;
-        A* to = static_cast<A*>(args.gradient) + slot;
+        A* to = static_cast<A*>(args.gradient) + weight;
         // Of a warp, the first lane's is the sum.
         A sum = exists && lane == 0 && args.add != 0 ? *to : A(0);
-        for (u64 k = 0; k < n_classes; k++) {
+        for (u64 k = 0; k < n_ranks; k++) {
             u64 low = 0;
             u64 high = args.n_chunks;
             if (args.chunks != nullptr) {
-                const u64* words = args.classes + k * CLASS_WORDS;
-                low = words[CLASS_FIRST_CHUNK];
-                high = words[CLASS_WORDS + CLASS_FIRST_CHUNK];
-                if (!(check.below(CLASSES, (k + 1) * CLASS_WORDS + CLASS_FIRST_CHUNK, high,
-                                  args.n_chunks + 1) &&
-                      check.below(CLASSES, k * CLASS_WORDS + CLASS_FIRST_CHUNK, low, high + 1))) {
+                const u64* words = args.ranks + k * RANK_WORDS;
+                low = words[RANK_FIRST_CHUNK];
+                high = words[RANK_WORDS + RANK_FIRST_CHUNK];
+                if (!(check.below(RANKS, (k + 1) * RANK_WORDS + RANK_FIRST_CHUNK, high, args.n_chunks + 1) &&
+                      check.below(RANKS, k * RANK_WORDS + RANK_FIRST_CHUNK, low, high + 1))) {
                     break;
                 }
-                u64 widest = words[CLASS_WIDTH];
-                if (!check.below(CLASSES, k * CLASS_WORDS + CLASS_WIDTH, widest,
+                u64 widest = words[RANK_WIDTH];
+                if (!check.below(RANKS, k * RANK_WORDS + RANK_WIDTH, widest,
                                  u64(args.tables.largest_targets) + 1)) {
                     break;
                 }
-                low = first_above(args.chunks, low, high, slot, widest);
-                high = first_above(args.chunks, low, high, slot, 0);
+                low = first_above(args.chunks, low, high, weight, widest);
+                high = first_above(args.chunks, low, high, weight, 0);
             }
-            // In a warp all lanes have the same slot, and go through the same chunks.
+            // In a warp all lanes have the same weight, and go through the same chunks.
             for (u64 first = low; first < high; first += args.lanes) {
                 A value = 0;
-                bool mine =
-                    exists && first + lane < high && covers(args, check, first + lane, slot, instance, value);
+                bool mine = exists && first + lane < high &&
+                            covers(args, check, first + lane, weight, instance, value);
                 if (alone) {
                     sum = mine ? sum + value : sum;
                     continue;

@@ -358,8 +358,8 @@ struct Item {
 
 __device__ __forceinline__ Item item_of(const Tiles& tiles, u64 tile, u32 groups, u32 group,
                                         u32 lane_of_warp) {
-    if (tile >= tiles.groups) {
-        return {SHORT, (tile - tiles.groups) * ROWS_OF_SHORT_TILE + lane_of_warp / SHORT_ROW};
+    if (tile >= tiles.with_medium) {
+        return {SHORT, (tile - tiles.with_medium) * ROWS_OF_SHORT_TILE + lane_of_warp / SHORT_ROW};
     }
     if (tile >= tiles.partial) {
         return {MEDIUM, (tile - tiles.partial) * groups + group};

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::axis::Axis;
+use crate::chunks::Chunks;
 use crate::distinct::Distinct;
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
-use crate::groups::Groups;
 use crate::incidence::Incidence;
 use crate::index::{Index, below};
 
@@ -35,8 +35,8 @@ struct Table {
     topology_ids: Vec<u32>,
     /// Instances + 1 starts for each axis; the last is the total.
     starts: [Vec<usize>; 2],
-    /// The instances grouped by topology, for shared windows along each axis.
-    by_topology: [Groups; 2],
+    /// For shared windows along each axis.
+    chunks: [Chunks; 2],
 }
 
 impl Batch {
@@ -101,12 +101,12 @@ impl Batch {
     ) -> Result<Self> {
         fits_u32("the number of topologies", topologies.len())?;
         fits_u32("the number of instances", ids.len())?;
-        let grouped = |axis| Groups::new(&topologies, axis, &ids, |_| 0);
-        let by_topology = [grouped(Axis::Vertex)?, grouped(Axis::Hyperedge)?];
+        let along = |axis| Chunks::new(&topologies, axis, &ids, |_| 0);
+        let chunks = [along(Axis::Vertex)?, along(Axis::Hyperedge)?];
         let used = || ids.iter().map(|&id| &topologies[id as usize]);
         let largest =
             [Axis::Vertex, Axis::Hyperedge].map(|axis| used().map(|t| t.size(axis)).max().unwrap_or(0));
-        let table = Some(Table { topology_ids: ids, starts, by_topology });
+        let table = Some(Table { topology_ids: ids, starts, chunks });
         Ok(Self(Arc::new(Inner { topologies, largest, table })))
     }
 
@@ -174,9 +174,9 @@ impl Batch {
         }
     }
 
-    /// The instances of a table grouped by topology, as they read shared windows along `axis`.
-    pub(crate) fn by_topology(&self, axis: Axis) -> Option<&Groups> {
-        self.0.table.as_ref().map(|t| &t.by_topology[axis as usize])
+    /// The chunks of a table's instances, as they read shared windows along `axis`.
+    pub(crate) fn chunks(&self, axis: Axis) -> Option<&Chunks> {
+        self.0.table.as_ref().map(|t| &t.chunks[axis as usize])
     }
 
     /// Whether this is a clone of `other`.

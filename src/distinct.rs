@@ -11,7 +11,7 @@ pub(crate) struct Distinct {
     firsts: Vec<usize>,
     hashes: Vec<u64>,
     /// Ids + 1 by hash, open addressing; 0 where there is none.
-    slots: Vec<u32>,
+    buckets: Vec<u32>,
     /// Drawn anew each time, so that nobody can prepare topologies that collide. Ids do not depend on it.
     seed: [u64; 2],
 }
@@ -23,11 +23,11 @@ impl Distinct {
         let what = "the search for equal topologies";
         let state = RandomState::new();
         // At most half full. One more than the ids of `u32::MAX` items cannot be, so ids + 1 fit.
-        let slots = items.saturating_mul(2).checked_next_power_of_two().unwrap_or(usize::MAX);
+        let buckets = items.saturating_mul(2).checked_next_power_of_two().unwrap_or(usize::MAX);
         Ok(Self {
             firsts: try_with_capacity(what, items)?,
             hashes: try_with_capacity(what, items)?,
-            slots: try_zeroed(what, slots)?,
+            buckets: try_zeroed(what, buckets)?,
             seed: [state.hash_one(0), state.hash_one(1) | 1],
         })
     }
@@ -37,10 +37,10 @@ impl Distinct {
     pub(crate) fn id<'a>(&mut self, item: usize, rows: impl Fn(usize) -> ByEdge<'a>) -> u32 {
         let topology = rows(item);
         let hash = self.hash(&topology);
-        let mask = self.slots.len() - 1;
-        let mut slot = hash as usize & mask;
+        let mask = self.buckets.len() - 1;
+        let mut bucket = hash as usize & mask;
         loop {
-            match self.slots[slot] {
+            match self.buckets[bucket] {
                 0 => break,
                 next => {
                     let id = next as usize - 1;
@@ -49,11 +49,11 @@ impl Distinct {
                     }
                 }
             }
-            slot = (slot + 1) & mask;
+            bucket = (bucket + 1) & mask;
         }
         self.firsts.push(item);
         self.hashes.push(hash);
-        self.slots[slot] = self.firsts.len() as u32;
+        self.buckets[bucket] = self.firsts.len() as u32;
         self.firsts.len() as u32 - 1
     }
 

@@ -5,7 +5,7 @@ mod axis;
 mod batch;
 mod batched_coo;
 mod buffer;
-mod chunk;
+mod chunks;
 mod conv;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -15,7 +15,6 @@ mod direction;
 mod distinct;
 mod element;
 mod error;
-mod groups;
 mod incidence;
 mod index;
 mod misbatching;

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use crate::batch::Batch;
-use crate::chunk::CHUNK_WORK;
+use crate::chunks::CHUNK_WORK;
 use crate::element::Element;
 #[cfg(feature = "cuda")]
 use crate::error::try_zeroed;

@@ -8,7 +8,7 @@
 //!   these in order.
 //! * A dot product adds blocks of features in order. Each block is added in lanes of as many consecutive
 //!   features as [`VECTOR_BYTES`] hold.
-//! * A gradient that belongs to many instances is added chunk by chunk, see `groups.rs`.
+//! * A gradient that belongs to many instances is added chunk by chunk, see `chunks.rs`.
 //!
 //! `kernels/abi.cuh` has the same numbers, and is generated from them.
 

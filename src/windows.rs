@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::buffer::Buffer;
+use crate::chunks::Chunks;
 use crate::error::{Error, Result, fits_u32, try_with_capacity};
-use crate::groups::Groups;
 use crate::index::Index;
 
 /// The weight-offset table of a batch. Instance `g`, with `m` hyperedges, reads
@@ -23,7 +23,7 @@ struct Inner {
     offsets: Vec<u64>,
     /// The length that the windows of instances `0 ..= g` need.
     needed: Vec<u64>,
-    groups: Groups,
+    chunks: Chunks,
 }
 
 impl WindowTable {
@@ -71,8 +71,8 @@ impl WindowTable {
         }
         let mut topology_ids: Vec<u32> = try_with_capacity("topology_ids", offsets.len())?;
         topology_ids.extend((0..offsets.len()).map(|g| batch.topology_id(g) as u32));
-        let groups = Groups::new(batch.topologies(), axis, &topology_ids, |g| checked[g])?;
-        Ok(Self(Arc::new(Inner { batch: batch.clone(), axis, offsets: checked, needed, groups })))
+        let chunks = Chunks::new(batch.topologies(), axis, &topology_ids, |g| checked[g])?;
+        Ok(Self(Arc::new(Inner { batch: batch.clone(), axis, offsets: checked, needed, chunks })))
     }
 
     /// The number of offsets.
@@ -100,9 +100,9 @@ impl WindowTable {
         self.0.axis
     }
 
-    /// The instances grouped by window.
-    pub(crate) fn groups(&self) -> &Groups {
-        &self.0.groups
+    /// The chunks of the instances.
+    pub(crate) fn chunks(&self) -> &Chunks {
+        &self.0.chunks
     }
 
     /// The values that the windows of the first `instances` instances reach to.

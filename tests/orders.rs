@@ -409,7 +409,7 @@ proptest! {
     }
 }
 
-/// Small and large topologies of several classes of widths along both axes, in windows that overlap; rows
+/// Small and large topologies of several widths along both axes, in windows that overlap; rows
 /// longer than a segment, more instances than a chunk, and more features than a block of any type.
 fn everything_at_once(windows: WindowKind) -> Layout {
     let giant = |n: usize, long: usize, edges: usize| {
@@ -448,7 +448,7 @@ fn everything_at_once(windows: WindowKind) -> Layout {
 }
 
 #[test]
-fn long_rows_wide_rows_and_many_classes_add_in_the_promised_order() {
+fn long_rows_wide_rows_and_many_ranks_add_in_the_promised_order() {
     for kind in [WindowKind::Shared, WindowKind::Table] {
         let layout = Layout {
             conv: Conv::new(Normalization::Symmetric, WeightUse::Documented),

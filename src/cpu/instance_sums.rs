@@ -32,7 +32,7 @@ impl<A: Accumulator> ChunkSums<A> {
 
     /// Calls `f` for each chunk of `schedule` that has instances, with zeros (at least one for each element
     /// of its window) to add the gradients of its instances to. These sums are then added to `gradient`, if
-    /// it is wanted, in the order of the chunks: groups have the chunks of small topologies first.
+    /// it is wanted, in the order of the chunks: those of small topologies come first.
     pub(super) fn add_up<T: Element<Acc = A>>(
         &mut self,
         memory: &mut Memory<A>,

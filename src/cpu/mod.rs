@@ -15,8 +15,8 @@
 //! 1. up to 64 instances with the same topology and window make a chunk, which is summed in ascending order
 //!    from 0 on;
 //! 2. the sums of the chunks are added to the gradient, which starts at 0 or at what it holds. Chunks of
-//!    small topologies come first; then they are ordered by the class (a power of two) of the window's width,
-//!    by its offset, by topology id.
+//!    small topologies come first; then they are ordered by the width of the window, rounded down to a power
+//!    of two, by its offset, by topology id.
 //!
 //! # What the backward computes again
 //! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again: a workspace holds

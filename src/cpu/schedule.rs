@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::plan::Plan;
 use crate::axis::Axis;
 use crate::batch::Batch;
-use crate::chunk::{Chunk, Members};
+use crate::chunks::{Chunk, Chunks, Members};
 use crate::element::Element;
-use crate::groups::Groups;
 use crate::incidence::Incidence;
 use crate::windows::{WindowTable, Windows};
 
@@ -46,7 +45,7 @@ enum Kind<'a> {
     Copies(usize),
     /// Every instance has a window of its own, which no other overlaps: all orders have the same bits.
     Single,
-    Groups(&'a Groups),
+    Table(&'a Chunks),
 }
 
 /// A chunk that has instances.
@@ -74,9 +73,9 @@ impl<'a, T: Element> Schedule<'a, T> {
         instances: usize,
     ) -> Self {
         let batch = plan.batch();
-        let kind = match (windows, batch.by_topology(axis)) {
-            (Windows::Table(table), _) => Kind::Groups(table.groups()),
-            (Windows::Shared, Some(groups)) => Kind::Groups(groups),
+        let kind = match (windows, batch.chunks(axis)) {
+            (Windows::Table(table), _) => Kind::Table(table.chunks()),
+            (Windows::Shared, Some(chunks)) => Kind::Table(chunks),
             (Windows::Shared, None) => Kind::Copies(batch.topologies()[0].chunk_len()),
             (Windows::Consecutive, _) => Kind::Single,
         };
@@ -87,7 +86,7 @@ impl<'a, T: Element> Schedule<'a, T> {
         match self.kind {
             Kind::Copies(len) => self.instances.div_ceil(len),
             Kind::Single => self.instances,
-            Kind::Groups(groups) => groups.n_chunks(),
+            Kind::Table(chunks) => chunks.n_chunks(),
         }
     }
 
@@ -102,7 +101,7 @@ impl<'a, T: Element> Schedule<'a, T> {
                 offset: self.plan.batch().start(self.axis, c),
                 members: Members::Range(c..c + 1),
             },
-            Kind::Groups(groups) => groups.chunk(c, self.instances),
+            Kind::Table(chunks) => chunks.chunk(c, self.instances),
         }
     }
 
@@ -132,17 +131,17 @@ impl<'a, T: Element> Schedule<'a, T> {
     }
 }
 
-/// Calls `f` once for each number of `range`, on as many threads as there are `slots`; each call has a slot
-/// to itself.
-pub(super) fn for_each<S: Send>(slots: &mut [S], range: Range<usize>, f: impl Fn(&mut S, usize) + Sync) {
+/// Calls `f` once for each number of `range`, on as many threads as there are `states`; each call has one of
+/// them to itself.
+pub(super) fn for_each<S: Send>(states: &mut [S], range: Range<usize>, f: impl Fn(&mut S, usize) + Sync) {
     let next = AtomicUsize::new(range.start);
-    slots.par_iter_mut().for_each(|slot| {
+    states.par_iter_mut().for_each(|state| {
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             if i >= range.end {
                 break;
             }
-            f(slot, i);
+            f(state, i);
         }
     });
 }

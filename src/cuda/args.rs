@@ -49,7 +49,7 @@ numbers! {
         TargetWindows,
         Chunks,
         Members,
-        Classes,
+        Ranks,
         /// No table: the value is a degree, as the bits of a double.
         NegativeDegree,
         /// The instances that a path computes.
@@ -130,8 +130,8 @@ structures! {
         first_tile: u64,
     }
 
-    /// Consecutive chunks whose windows are of similar width. A last one ends the others.
-    ClassWords {
+    /// A rank: the chunks whose windows are of similar width. A last one ends the others.
+    RankWords {
         first_chunk: u64,
         /// The most rows of a window.
         width: u64,
@@ -175,7 +175,7 @@ structures! {
         /// Of segments of long rows,
         partial: u64,
         /// with those of medium rows behind them,
-        groups: u64,
+        with_medium: u64,
         /// and those of short rows.
         all: u64,
         /// Of the long rows, from the results of their segments.
@@ -337,11 +337,11 @@ structures! {
         /// ChunkWords; null: copies of topology 0, `chunk_len` of them a chunk, all at offset 0.
         chunks: Address => "const u64*",
         members: Address => "const u64*",
-        /// ClassWords.
-        classes: Address => "const u64*",
+        /// RankWords.
+        ranks: Address => "const u64*",
         n_chunks: u64,
         n_members: u64,
-        n_classes: u64,
+        n_ranks: u64,
         chunk_len: u64,
         /// Of a copy.
         n_rows: u64,
@@ -351,15 +351,15 @@ structures! {
         values: Address => "const double*",
         /// Of the accumulation type, for each row of the batch.
         sums: Address => "void*",
-        /// Likewise, for each slot.
+        /// Likewise, for each weight (or value of a scale).
         gradient: Address => "void*",
-        n_slots: u64,
+        gradient_len: u64,
         record: RecordArgs,
         blocks: u32,
         add: u32,
         /// There is one chunk, at offset 0: its sums are the gradient.
         direct: u32,
-        /// Of `sum_windows_*`: a thread or a warp has a slot, 1 or 32.
+        /// Of `sum_windows_*`: a thread or a warp sums for a weight, 1 or 32.
         lanes: u32,
     }
 }
@@ -382,11 +382,11 @@ impl Tiles {
     pub(super) fn new(items: Counts, lanes: u32) -> Self {
         let of_groups = |items: u64| items.div_ceil(u64::from(WARP / lanes));
         let partial = of_groups(items.partial);
-        let groups = partial + of_groups(items.medium);
+        let with_medium = partial + of_groups(items.medium);
         Self {
             partial,
-            groups,
-            all: groups + items.short_row.div_ceil(ROWS_OF_SHORT_TILE),
+            with_medium,
+            all: with_medium + items.short_row.div_ceil(ROWS_OF_SHORT_TILE),
             long_row: of_groups(items.long_row),
         }
     }

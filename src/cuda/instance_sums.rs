@@ -51,7 +51,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             values: rows.values,
             sums: self.scratch_numbers::<T::Acc>(Slot::ChunkSums, axis)?,
             gradient: to.address,
-            n_slots: to.len as u64,
+            gradient_len: to.len as u64,
             record: self.launches.record(),
             blocks: rows.blocks as u32,
             add: to.accumulate.into(),
@@ -75,15 +75,15 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             (Windows::Table(windows), _) => args.set_chunks(windows.counts(), windows.addresses()),
         }
         args.direct = (args.chunks == 0 && args.n_chunks == 1).into();
-        args.lanes = if args.n_slots < THREAD_PER_VALUE { WARP } else { 1 };
-        // SAFETY: both kernels take a `GradientArgs`; a warp for each tile, and for each slot or 32 of them;
+        args.lanes = if args.gradient_len < THREAD_PER_VALUE { WARP } else { 1 };
+        // SAFETY: both kernels take a `GradientArgs`; a warp for each tile, and for each value or 32 of them;
         // the caller promises the rest.
         unsafe {
             self.launches.launch(Kernel::SumChunks, Grid::of_warps(args.tiles), &args)?;
             if args.direct == 1 {
                 return Ok(());
             }
-            let warps = args.n_slots.div_ceil(u64::from(WARP / args.lanes));
+            let warps = args.gradient_len.div_ceil(u64::from(WARP / args.lanes));
             self.launches.launch(Kernel::SumWindows, Grid::of_warps(warps), &args)
         }
     }
@@ -102,11 +102,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
 }
 
 impl GradientArgs {
-    fn set_chunks(&mut self, counts: ChunkCounts, [chunks, members, classes]: [Address; 3]) {
-        (self.chunks, self.members, self.classes) = (chunks, members, classes);
+    fn set_chunks(&mut self, counts: ChunkCounts, [chunks, members, ranks]: [Address; 3]) {
+        (self.chunks, self.members, self.ranks) = (chunks, members, ranks);
         self.n_chunks = counts.n_chunks as u64;
         self.n_members = counts.n_members as u64;
-        self.n_classes = counts.n_classes as u64;
+        self.n_ranks = counts.n_ranks as u64;
         self.tiles = counts.tiles;
     }
 }

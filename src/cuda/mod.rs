@@ -108,13 +108,13 @@
 //! [`Plan::workspace_for`] makes a workspace for some operators alone, and [`Plan::workspace_bytes`] tells
 //! its size. The rest are sums of segments of rows of more than 512 incidences, a few numbers for each vertex
 //! and hyperedge, and a dot product for each 32 vectors of 16 bytes of features. The gradient of weights
-//! needs no table of all slots: a number for each hyperedge of the batch, whatever the windows.
+//! needs no table of all weights: a number for each hyperedge of the batch, whatever the windows.
 //!
 //! # Windows
 //! Weights and scales are read through windows: shared, consecutive, or a table that
 //! [`DeviceBatch::upload_windows`] takes to the device. Gradients of weights are summed over the instances
 //! that read them, without atomics, in an order that depends on the batch and the windows alone: instances of
-//! one topology and offset in chunks, then the chunks of each slot in order.
+//! one topology and offset in chunks, then the chunks of each weight in order.
 //!
 //! # Bits
 //! Results have the same bits from run to run, alone and in any batch, at any position, with any strides and

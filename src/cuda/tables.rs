@@ -10,13 +10,13 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 use cudarc::driver::{CudaStream, sys};
 
-use super::args::{ChunkWords, ClassWords, Counts, TableId, TablesArgs, TopologyWords, WorkClass, words_of};
+use super::args::{ChunkWords, Counts, RankWords, TableId, TablesArgs, TopologyWords, WorkClass, words_of};
 use super::buffer::Buffer;
 use super::geometry::{SEGMENT, SHORT_ROW, WARP};
 use crate::axis::Axis;
 use crate::batch::Batch;
+use crate::chunks::Chunks;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
-use crate::groups::Groups;
 use crate::incidence::{Csr, Incidence};
 
 /// Which of the two compressed sparse row forms of a topology a table belongs to.
@@ -85,7 +85,7 @@ impl Orientation {
             TableId::TargetWindows => window_name(orientation.rows()),
             TableId::Chunks => Table::Chunks(orientation).name(),
             TableId::Members => Table::Members(orientation).name(),
-            TableId::Classes => Table::Classes(orientation).name(),
+            TableId::Ranks => Table::Ranks(orientation).name(),
             TableId::NegativeDegree => "no table",
             TableId::PathInstances => "path_instances",
         }
@@ -134,9 +134,9 @@ pub enum Table {
     Chunks(Orientation),
     /// The instances, chunk after chunk; 64 bits.
     Members(Orientation),
-    /// Two 64-bit words for each class of chunks with windows of similar width: its first chunk, and the
-    /// width of the widest. Another two end them.
-    Classes(Orientation),
+    /// Two 64-bit words for each rank of chunks, which are those with windows of similar width: its first
+    /// chunk, and the width of the widest window. Another two end them.
+    Ranks(Orientation),
     /// The topology of each instance; 32 bits.
     TopologyIds,
     /// Instances + 1 prefix sums of the vertices; 64 bits.
@@ -155,7 +155,7 @@ impl Table {
         Self::WorkStarts(Orientation::ByEdge),
         Self::Chunks(Orientation::ByEdge),
         Self::Members(Orientation::ByEdge),
-        Self::Classes(Orientation::ByEdge),
+        Self::Ranks(Orientation::ByEdge),
         Self::Topologies(Orientation::ByVertex),
         Self::Pointers(Orientation::ByVertex),
         Self::Indices(Orientation::ByVertex),
@@ -163,7 +163,7 @@ impl Table {
         Self::WorkStarts(Orientation::ByVertex),
         Self::Chunks(Orientation::ByVertex),
         Self::Members(Orientation::ByVertex),
-        Self::Classes(Orientation::ByVertex),
+        Self::Ranks(Orientation::ByVertex),
         Self::TopologyIds,
         Self::VertexStarts,
         Self::HyperedgeStarts,
@@ -187,8 +187,8 @@ impl Table {
             Self::Chunks(ByVertex) => "vertex_chunks",
             Self::Members(ByEdge) => "hyperedge_members",
             Self::Members(ByVertex) => "vertex_members",
-            Self::Classes(ByEdge) => "hyperedge_classes",
-            Self::Classes(ByVertex) => "vertex_classes",
+            Self::Ranks(ByEdge) => "hyperedge_ranks",
+            Self::Ranks(ByVertex) => "vertex_ranks",
             Self::TopologyIds => "topology_ids",
             Self::VertexStarts => "vertex_starts",
             Self::HyperedgeStarts => "hyperedge_starts",
@@ -394,7 +394,7 @@ impl PartSide {
 pub(super) struct HostChunks {
     pub(super) chunks: Vec<ChunkWords>,
     pub(super) members: Vec<u64>,
-    pub(super) classes: Vec<ClassWords>,
+    pub(super) ranks: Vec<RankWords>,
     pub(super) counts: ChunkCounts,
 }
 
@@ -403,18 +403,18 @@ pub(super) struct HostChunks {
 pub(super) struct ChunkCounts {
     pub(super) n_chunks: usize,
     pub(super) n_members: usize,
-    pub(super) n_classes: usize,
+    pub(super) n_ranks: usize,
     /// The tiles, each of 32 rows of a chunk.
     pub(super) tiles: u64,
 }
 
 impl HostChunks {
-    pub(super) fn new(batch: &Batch, axis: Axis, groups: &Groups) -> Result<Self> {
+    pub(super) fn new(batch: &Batch, axis: Axis, all: &Chunks) -> Result<Self> {
         let what = "the chunks of the gradients";
-        let n_chunks = groups.n_chunks();
+        let n_chunks = all.n_chunks();
         let mut chunks = try_with_capacity(what, n_chunks + 1)?;
         let mut tiles = 0;
-        for (topology, offset, members) in groups.chunks() {
+        for (topology, offset, members) in all.chunks() {
             chunks.push(ChunkWords {
                 offset: offset as u64,
                 topology: topology as u64,
@@ -423,20 +423,20 @@ impl HostChunks {
             });
             tiles += batch.topologies()[topology].size(axis).div_ceil(WARP as usize) as u64;
         }
-        let mut members = try_with_capacity(what, groups.order().len())?;
-        members.extend(groups.order().iter().map(|&g| u64::from(g)));
+        let mut members = try_with_capacity(what, all.order().len())?;
+        members.extend(all.order().iter().map(|&g| u64::from(g)));
         // A search compares with the end's words, too, so they need right values.
         let first_member = members.len() as u64;
         chunks.push(ChunkWords { offset: 0, topology: 0, first_member, first_tile: tiles });
-        // There are few classes, however many chunks.
-        let mut classes = Vec::new();
-        for class in groups.classes(batch.topologies(), axis) {
-            classes.push(ClassWords { first_chunk: class.first_chunk as u64, width: class.width as u64 });
+        // There are few ranks, however many chunks.
+        let mut ranks = Vec::new();
+        for rank in all.ranks(batch.topologies(), axis) {
+            ranks.push(RankWords { first_chunk: rank.first_chunk as u64, width: rank.width as u64 });
         }
-        let n_classes = classes.len();
-        classes.push(ClassWords { first_chunk: n_chunks as u64, width: 0 });
-        let counts = ChunkCounts { n_chunks, n_members: members.len(), n_classes, tiles };
-        Ok(Self { chunks, members, classes, counts })
+        let n_ranks = ranks.len();
+        ranks.push(RankWords { first_chunk: n_chunks as u64, width: 0 });
+        let counts = ChunkCounts { n_chunks, n_members: members.len(), n_ranks, tiles };
+        Ok(Self { chunks, members, ranks, counts })
     }
 }
 
@@ -444,25 +444,25 @@ impl HostChunks {
 pub(super) struct ChunkTables {
     chunks: Buffer<u64>,
     members: Buffer<u64>,
-    classes: Buffer<u64>,
+    ranks: Buffer<u64>,
     pub(super) counts: ChunkCounts,
 }
 
 impl ChunkTables {
-    fn new(batch: &Batch, axis: Axis, groups: &Groups, stream: &Arc<CudaStream>) -> Result<Self> {
-        let HostChunks { chunks, members, classes, counts } = HostChunks::new(batch, axis, groups)?;
+    fn new(batch: &Batch, axis: Axis, all: &Chunks, stream: &Arc<CudaStream>) -> Result<Self> {
+        let HostChunks { chunks, members, ranks, counts } = HostChunks::new(batch, axis, all)?;
         let what = "the chunks of the gradients";
         Ok(Self {
             chunks: Buffer::from_slice(what, stream, bytemuck::cast_slice(&chunks))?,
             members: Buffer::from_slice(what, stream, &members)?,
-            classes: Buffer::from_slice(what, stream, bytemuck::cast_slice(&classes))?,
+            ranks: Buffer::from_slice(what, stream, bytemuck::cast_slice(&ranks))?,
             counts,
         })
     }
 
-    /// Where chunks, members and classes start.
+    /// Where chunks, members and ranks start.
     pub(super) fn addresses(&self) -> [sys::CUdeviceptr; 3] {
-        [self.chunks.address(), self.members.address(), self.classes.address()]
+        [self.chunks.address(), self.members.address(), self.ranks.address()]
     }
 }
 
@@ -564,8 +564,8 @@ impl Tables {
                     Buffer::from_slice(what, stream, &starts)
                 };
                 let chunks = |axis| {
-                    let groups = batch.by_topology(axis).expect("a table batch has them");
-                    ChunkTables::new(batch, axis, groups, stream)
+                    let chunks = batch.chunks(axis).expect("a table batch has them");
+                    ChunkTables::new(batch, axis, chunks, stream)
                 };
                 Some(InstanceTables {
                     topology_ids: Buffer::from_slice("the topology ids", stream, &ids)?,
@@ -615,7 +615,7 @@ impl Tables {
         match table {
             Table::Chunks(o) => chunks(o, |c| &c.chunks),
             Table::Members(o) => chunks(o, |c| &c.members),
-            Table::Classes(o) => chunks(o, |c| &c.classes),
+            Table::Ranks(o) => chunks(o, |c| &c.ranks),
             Table::Topologies(o) => Words::U64(&self.side(o).topologies),
             Table::Pointers(o) => Words::U32(&self.side(o).pointers),
             Table::Indices(o) => Words::U32(&self.side(o).indices),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
-use super::args::{ChunkWords, ClassWords, words_of};
+use super::args::{ChunkWords, RankWords, words_of};
 use super::batch::DeviceBatch;
 use super::buffer::Buffer;
 use super::device::Device;
@@ -23,7 +23,7 @@ use crate::windows::WindowTable;
 pub struct DeviceWindows {
     table: WindowTable,
     counts: ChunkCounts,
-    /// The offsets, the words of the chunks, their members and their classes, one after the other, as the
+    /// The offsets, the words of the chunks, their members and their ranks, one after the other, as the
     /// kernels of `kernels/instance_sums.cu` read them. Taken when the table is dropped.
     words: Option<Buffer<u64>>,
     /// For the first reader, made in advance: to drop a table that one stream has read creates nothing.
@@ -46,13 +46,13 @@ pub enum WindowPart {
     Chunks,
     /// As [`Table::Members`].
     Members,
-    /// As [`Table::Classes`].
-    Classes,
+    /// As [`Table::Ranks`].
+    Ranks,
 }
 
 impl WindowPart {
     /// All parts.
-    pub const ALL: &'static [Self] = &[Self::Offsets, Self::Chunks, Self::Members, Self::Classes];
+    pub const ALL: &'static [Self] = &[Self::Offsets, Self::Chunks, Self::Members, Self::Ranks];
 }
 
 impl DeviceBatch {
@@ -67,11 +67,11 @@ impl DeviceBatch {
         }
         let device = self.device();
         let _current = device.enter()?;
-        let HostChunks { chunks, members, classes, counts } =
-            HostChunks::new(self.batch(), table.axis(), table.groups())?;
+        let HostChunks { chunks, members, ranks, counts } =
+            HostChunks::new(self.batch(), table.axis(), table.chunks())?;
         let what = "a window table";
-        let (chunks, classes) = (bytemuck::cast_slice(&chunks), bytemuck::cast_slice(&classes));
-        let parts = [table.offsets(), chunks, &members, classes];
+        let (chunks, ranks) = (bytemuck::cast_slice(&chunks), bytemuck::cast_slice(&ranks));
+        let parts = [table.offsets(), chunks, &members, ranks];
         let mut words = try_with_capacity(what, parts.iter().map(|part| part.len()).sum())?;
         parts.into_iter().for_each(|part| words.extend_from_slice(part));
         device.retired().sweep();
@@ -155,7 +155,7 @@ impl DeviceWindows {
             WindowPart::Offsets => window_name(self.axis()),
             WindowPart::Chunks => Table::Chunks(orientation).name(),
             WindowPart::Members => Table::Members(orientation).name(),
-            WindowPart::Classes => Table::Classes(orientation).name(),
+            WindowPart::Ranks => Table::Ranks(orientation).name(),
         }
     }
 
@@ -165,10 +165,10 @@ impl DeviceWindows {
 
     /// Where a part stands in the words.
     fn range(&self, part: WindowPart) -> std::ops::Range<usize> {
-        let ChunkCounts { n_chunks, n_members, n_classes, .. } = self.counts;
+        let ChunkCounts { n_chunks, n_members, n_ranks, .. } = self.counts;
         let chunks = words_of::<ChunkWords>() * (n_chunks + 1);
-        let classes = words_of::<ClassWords>() * (n_classes + 1);
-        let lens = [self.table.len(), chunks, n_members, classes];
+        let ranks = words_of::<RankWords>() * (n_ranks + 1);
+        let lens = [self.table.len(), chunks, n_members, ranks];
         let start = lens[..part as usize].iter().sum();
         start..start + lens[part as usize]
     }
@@ -198,9 +198,9 @@ impl DeviceWindows {
         self.words().address()
     }
 
-    /// Where chunks, members and classes start.
+    /// Where chunks, members and ranks start.
     pub(super) fn addresses(&self) -> [sys::CUdeviceptr; 3] {
-        [WindowPart::Chunks, WindowPart::Members, WindowPart::Classes]
+        [WindowPart::Chunks, WindowPart::Members, WindowPart::Ranks]
             .map(|part| self.words().address() + (self.range(part).start * size_of::<u64>()) as u64)
     }
 }

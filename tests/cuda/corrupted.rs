@@ -99,7 +99,7 @@ fn tables_of(orientation: Orientation, batch: &Batch) -> Vec<Table> {
         Table::Topologies(o) | Table::Pointers(o) | Table::Indices(o) | Table::Work(o) => *o == orientation,
         Table::WorkStarts(o) => *o == orientation && !batch.is_replicated(),
         Table::TopologyIds | Table::VertexStarts | Table::HyperedgeStarts => !batch.is_replicated(),
-        Table::Chunks(_) | Table::Members(_) | Table::Classes(_) => false,
+        Table::Chunks(_) | Table::Members(_) | Table::Ranks(_) => false,
         other => panic!("does a step read {other:?}?"),
     };
     Table::ALL.iter().copied().filter(own).collect()

@@ -367,7 +367,7 @@ fn ranges_outside_a_window_table_are_refused() {
         WindowPart::Offsets => format!("{axis}_windows"),
         WindowPart::Chunks => format!("{axis}_chunks"),
         WindowPart::Members => format!("{axis}_members"),
-        WindowPart::Classes => format!("{axis}_classes"),
+        WindowPart::Ranks => format!("{axis}_ranks"),
         other => panic!("no name of {other:?}"),
     };
     let refuse = |axis, table: &mut DeviceWindows| {
