@@ -284,11 +284,12 @@ impl Tables {
                 test.instance * counts[PARTIAL]
             } else {
                 let starts = self.get(Table::WorkStarts(o));
-                let end = starts[test.instance as usize] + counts[PARTIAL];
                 let apart = test.apart(Table::WorkStarts(o), test.instance, starts, counts[PARTIAL]);
-                let inside =
-                    test.below(Table::WorkStarts(o), test.instance + 1, end, call.items[PARTIAL] + 1);
-                if let Err(wrong) = apart.and(inside) {
+                let inside = apart.and_then(|()| {
+                    let end = starts[test.instance as usize] + counts[PARTIAL];
+                    test.below(Table::WorkStarts(o), test.instance + 1, end, call.items[PARTIAL] + 1)
+                });
+                if let Err(wrong) = inside {
                     found.incidences = Err(wrong);
                     return Ok(found);
                 }
