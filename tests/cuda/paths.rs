@@ -198,26 +198,32 @@ fn a_negative_degree_is_reported_on_each_path() {
     });
 }
 
-/// A hyperedge index that is wrong takes its row of y alone; a wrong vertex index the row of z, and all
-/// rows of y that read that.
+/// A hyperedge index that is wrong takes its row of y alone, unless the degree reads it, too: then L is NaN,
+/// and so is all that it scales. A wrong vertex index takes the row of z, and all rows of y that read that.
 #[test]
 fn a_wrong_index_poisons_the_rows_that_it_was_for() {
     let topology =
         Incidence::from_edges(5, &[vec![0u32, 1], vec![1, 2], vec![3, 4]], Repeats::Reject).unwrap();
     let at = RowLayout::contiguous(4).instances(2);
     // The vertex of position 2 of `by_edge` is the first of hyperedge 1, which vertices 1 and 2 have;
-    // position 4 of `by_vertex` belongs to vertex 3.
-    let cases = [(Orientation::ByEdge, 2, vec![1, 2]), (Orientation::ByVertex, 4, vec![3])];
+    // position 4 of `by_vertex` belongs to vertex 3, which has hyperedge 2 in common with vertex 4.
+    // No degree reads an index under the first convention.
+    let plain = Conv::new(Normalization::Row, WeightUse::MessageOnly);
+    let weighted = Conv::new(Normalization::Symmetric, WeightUse::DegreeOnly);
+    let cases = [
+        (plain, Orientation::ByEdge, 2, vec![1, 2]),
+        (plain, Orientation::ByVertex, 4, vec![3]),
+        (weighted, Orientation::ByEdge, 2, vec![1, 2]),
+        (weighted, Orientation::ByVertex, 4, vec![3, 4]),
+    ];
     in_any_order(|gpu| {
         let stream = gpu.device().context().default_stream();
-        for (path, (orientation, position, nan)) in
+        for (path, (conv, orientation, position, nan)) in
             Path::ALL.iter().flat_map(|&path| cases.iter().map(move |case| (path, case)))
         {
             let mut batch = gpu.device().upload(&Batch::replicate(topology.clone())).unwrap();
             batch.overwrite_table(Table::Indices(*orientation), *position, &[5]).unwrap();
-            // No degree reads an index under this convention.
-            let conv = Conv::new(Normalization::Row, WeightUse::MessageOnly);
-            let plan = Plan::<f32>::with_paths(&batch, 4, conv, Checks::On, &[path]).unwrap();
+            let plan = Plan::<f32>::with_paths(&batch, 4, *conv, Checks::On, &[path]).unwrap();
             let mut workspace = plan.workspace(&stream, 2).unwrap();
             let x = to_device(&stream, &features::<f32>(1, 40));
             let w = to_device(&stream, &[1f32; 3]);
