@@ -242,6 +242,37 @@ fn a_wrong_index_poisons_the_rows_that_it_was_for() {
     });
 }
 
+/// A vertex of degree 0 takes no part: not in z where its features are not finite, and not of z that is not.
+#[test]
+fn a_vertex_of_degree_zero_is_left_out_on_each_path() {
+    let topology = Incidence::from_edges(3, &[vec![0u32, 1], vec![1, 2]], Repeats::Reject).unwrap();
+    let conv = Conv::new(Normalization::Symmetric, WeightUse::DegreeOnly);
+    let at = RowLayout::contiguous(4).instances(1);
+    in_any_order(|gpu| {
+        let stream = gpu.device().context().default_stream();
+        let batch = gpu.device().upload(&Batch::replicate(topology.clone())).unwrap();
+        // Vertex 0 has the degree 0; the features of one vertex are NaN, and so are these rows of y.
+        for (&path, (vertex, nan)) in
+            Path::ALL.iter().flat_map(|path| [(path, (0, [false; 3])), (path, (1, [false, true, true]))])
+        {
+            let plan = Plan::<f32>::with_paths(&batch, 4, conv, Checks::On, &[path]).unwrap();
+            let mut workspace = plan.workspace(&stream, 1).unwrap();
+            let mut x = [1f32; 12];
+            x[vertex * 4..][..4].fill(f32::NAN);
+            let (x, w) = (to_device(&stream, &x), to_device(&stream, &[0f32, 1.0]));
+            let mut y = to_device(&stream, &[7f32; 12]);
+            let to = Out::Overwrite(Rows::new(&mut y, at));
+            workspace.conv(Rows::new(&x, at), Weights::shared(&w), to).unwrap();
+            workspace.check().unwrap();
+            let y = to_host(&stream, &y, 12);
+            assert_eq!(y[..4], [0.0; 4], "{path:?}");
+            for (v, row) in y.chunks(4).enumerate() {
+                assert!(row.iter().all(|y| y.is_nan() == nan[v]), "{path:?}: {y:?}");
+            }
+        }
+    });
+}
+
 /// Small changes, which leave places within the tables: sizes that the two orientations disagree about, or
 /// that no longer fit into shared memory. Nothing leaves its bounds, and wrong sizes are reported.
 #[test]
