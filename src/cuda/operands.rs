@@ -387,37 +387,35 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
 
     /// Checks all operands together.
     pub(super) fn check(&mut self) -> Result<Bound<'_>> {
-        if let Some(call) = self.safe {
-            self.check_guards(call)?;
+        // Where an operand may not be used at all, a wait that failed stays with the context, which tells of
+        // it when it is next asked for errors.
+        if let (None, Some(call)) = (&self.error, self.safe) {
+            self.error = self.check_guards(call).err();
         }
-        let batch = self.plan.batch().batch();
         if let Some(error) = self.error.take() {
+            // The operands' events stay as they are: nothing has used them, and events that were recorded in
+            // a capture could not be waited for any more.
+            std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
             return Err(error);
         }
-        let checked = self.shapes.check(batch, self.plan.features(), self.max_instances)?;
+        let checked =
+            self.shapes.check(self.plan.batch().batch(), self.plan.features(), self.max_instances)?;
         check_memory(&self.spans)?;
         Ok(Bound { checked, addresses: &self.addresses })
     }
 
-    /// Whether the call may queue its work after the guards. Where it may not, the operands' events stay as
-    /// they are: nothing has used them, and events that were recorded in a capture could not be waited for
-    /// any more.
-    fn check_guards(&mut self, call: &'static str) -> Result<()> {
+    /// Whether the call may queue its work after the guards.
+    fn check_guards(&self, call: &'static str) -> Result<()> {
         let context = self.plan.batch().device().context();
         // A wait that failed is remembered by the context.
         let waited = context.check_err().map_err(waiting_failed);
         // To wait for an operand that was written on a stream that records a graph takes this stream into the
         // graph. A wait for work outside of the graph fails then, so this error comes before that of the
         // wait.
-        let capturing = match context.is_managing_stream_synchronization() {
-            true => not_capturing(self.stream, call),
-            false => Ok(()),
-        };
-        let allowed = self.error.take().map_or(Ok(()), Err).and(capturing).and(waited);
-        if allowed.is_err() {
-            std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
+        if context.is_managing_stream_synchronization() {
+            not_capturing(self.stream, call)?;
         }
-        allowed
+        waited
     }
 
     #[inline]
