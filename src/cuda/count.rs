@@ -105,12 +105,13 @@ impl<'w> Request<'w> {
     }
 }
 
-/// Counts what an operator launches.
+/// Counts what an operator queues.
 pub(super) struct Count<'a> {
     kernels: &'a Kernels,
     /// The names of the kernels, each once, in the order of their first launches.
     pub(super) names: Vec<&'static str>,
     pub(super) launches: usize,
+    pub(super) zero_fills: usize,
     /// The bytes of feature rows that are moved without any cache.
     pub(super) moved: u128,
     /// The bytes of the feature operands.
@@ -145,6 +146,7 @@ impl Launches for Count<'_> {
     }
 
     unsafe fn zero(&mut self, _address: Address, _bytes: usize) -> Result<()> {
+        self.zero_fills += 1;
         Ok(())
     }
 
@@ -173,6 +175,7 @@ pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'
         kernels: plan.kernels(),
         names: Vec::new(),
         launches: 0,
+        zero_fills: 0,
         moved: 0,
         compulsory: 0,
         sizes: Sizes::default(),
