@@ -12,14 +12,14 @@
 //! gradients are `f32` (`f64` for `f64`).
 //!
 //! ```no_run
-//! use hyperscatter::cuda::{Checks, Device, Plan};
-//! use hyperscatter::{Batch, Conv, Incidence, Out, Rows, Weights};
+//! use hyperscatter::cuda::{Device, Plan, Weights};
+//! use hyperscatter::{Batch, Incidence, Out, Rows};
 //!
 //! const TOKENS: usize = 4096;
 //! const FEATURES: usize = 256;
 //! let device = Device::open(0)?;
 //! let batch = device.upload(&Batch::replicate(Incidence::subsets(8, 2)?))?;
-//! let plan = Plan::<f32>::new(&batch, FEATURES, Conv::default(), Checks::default())?;
+//! let plan = Plan::<f32>::builder(&batch, FEATURES).build()?;
 //! let stream = device.context().default_stream();
 //! let mut workspace = plan.workspace(&stream, TOKENS)?;
 //! let x = stream.clone_htod(&vec![1.0; TOKENS * 8 * FEATURES]).unwrap();
@@ -199,8 +199,9 @@ pub use device::embedded_modules;
 pub use device::{Device, LoadedModule};
 pub use element::{Checks, DeviceElement};
 pub use explain::{Explanation, OperatorExplanation, RowsExplanation};
-pub use operands::{DevicePointer, Step};
-pub use plan::Plan;
+pub use operands::DevicePointer;
+pub use plan::{Plan, PlanBuilder};
+pub use safe::{Step, StepGradients, Weights};
 pub use tables::{Orientation, Table};
 pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;

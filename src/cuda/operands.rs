@@ -60,10 +60,6 @@ impl<T> std::fmt::Debug for DevicePointer<T> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unallocated;
 
-/// What a step computes. `B` is a `CudaView` of elements of the accumulation type, or a [`DevicePointer`] in
-/// the raw tier. A `CudaView` is not `Clone`, so neither is a step with one.
-pub type Step<'a, B> = crate::Step<Weights<B, &'a DeviceWindows>>;
-
 // -----------------------------------------------------------------------------------------------------------
 // What the constructors of `Rows` and `Weights` take. A view of a view lasts as long as the first.
 

@@ -9,7 +9,7 @@
 use cudarc::driver::sys;
 
 use super::driver::{Current, not_capturing};
-use super::operands::{Operands, Read, Step, Write};
+use super::operands::{Operands, Read, Write};
 use super::ranges::Range;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
@@ -18,7 +18,7 @@ use crate::direction::Direction;
 use crate::error::Result;
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
-use crate::step::StepGradients;
+use crate::step::{Step, StepGradients};
 use crate::windows::Weights;
 
 /// Whose memory and stream a call is on.
@@ -48,7 +48,7 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         tier: Tier,
         direction: Direction,
-        step: &Step<'_, impl Read<T::Acc>>,
+        step: &Step<Weights<impl Read<T::Acc>, &DeviceWindows>>,
         x: Rows<impl Read<T>>,
         mut y: Out<Rows<impl Write<T>>>,
     ) -> Result<()> {
@@ -70,7 +70,7 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         tier: Tier,
         direction: Direction,
-        step: &Step<'_, impl Read<T::Acc>>,
+        step: &Step<Weights<impl Read<T::Acc>, &DeviceWindows>>,
         x: Rows<impl Read<T>>,
         grad_y: Rows<impl Read<T>>,
         mut gradients: StepGradients<impl Write<T>, impl Write<T::Acc>>,

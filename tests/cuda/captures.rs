@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
+use hyperscatter::Error;
 use hyperscatter::cuda::cudarc::driver::sys::{
     CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode, CUstreamCaptureStatus,
 };
 use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, DriverError};
 use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Table};
-use hyperscatter::{Conv, Error};
 
 use super::gpu::{Gpu, Mode, under_tool};
 use super::operators::{
@@ -247,7 +247,7 @@ fn a_workspace_is_neither_made_nor_freed_while_its_stream_captures() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().new_stream().unwrap();
     let batch = gpu.device().upload(&pairs()).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
+    let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
     let workspace = plan.workspace(&stream, 2).unwrap();
     stream.synchronize().unwrap();
     stream.begin_capture(RELAXED).unwrap();
@@ -275,7 +275,7 @@ fn memory_that_is_out_of_use_is_not_freed_into_a_graph() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().new_stream().unwrap();
     let batch = gpu.device().upload(&pairs()).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
+    let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
     drop(plan.workspace(&stream, COPIES).unwrap());
     gpu.device().context().synchronize().unwrap();
     stream.begin_capture(RELAXED).unwrap();

@@ -239,12 +239,18 @@ fn explains_itself<T: GpuElement>(
     let instances = *instances;
     let stream = gpu.device().context().default_stream();
     let batch = gpu.device().upload(batch).unwrap();
-    let chosen = Plan::<T>::new(&batch, options.features, conv, options.checks).unwrap();
+    let chosen =
+        Plan::<T>::builder(&batch, options.features).conv(conv).checks(options.checks).build().unwrap();
     let stays = |topology: usize| on_gather >> (topology % 64) & 1 == 0;
     let paths = chosen.paths().iter().enumerate();
     let paths: Vec<Path> =
         paths.map(|(topology, &path)| if stays(topology) { path } else { Path::Gather }).collect();
-    let plan = Plan::<T>::with_paths(&batch, options.features, conv, options.checks, &paths).unwrap();
+    let plan = Plan::<T>::builder(&batch, options.features)
+        .conv(conv)
+        .checks(options.checks)
+        .paths(&paths)
+        .build()
+        .unwrap();
     if options.operator.name().starts_with("conv") {
         options.scales = [None, options.scales[1].or(Some(Kind::Shared))];
     }
