@@ -82,9 +82,9 @@
 //! capture for invalid once the capture has ended. So in a context with several streams, a slice cannot be
 //! waited for any more if it was last written through `cudarc` in a capture (or, for a call that writes it,
 //! last read in one). Each call with it is [`Error::Driver`](crate::Error::Driver), `"waiting for an operand
-//! that a stream capture used last"`. Nothing is queued, and nothing else is hindered. (A call that is refused
-//! for an operand of another context returns that error, and the context remembers the failed wait, as below.)
-//! What helps:
+//! that a stream capture used last"`. Nothing is queued, and nothing else is hindered. (A call that is also
+//! refused for an operand of another context returns that error. The context then remembers the failed wait,
+//! as below.) What helps:
 //!
 //! * Make the slices of captures while event tracking is off (`CudaContext::disable_event_tracking`). They
 //!   have no events, and their order is up to their owner, as that of replays is anyway.

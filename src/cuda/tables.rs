@@ -19,8 +19,8 @@ use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::groups::Groups;
 use crate::incidence::{Csr, Incidence};
 
-/// Which of the two compressed sparse row forms of a topology a table belongs to. An incidence has two ends, so
-/// there is no third.
+/// Which of the two compressed sparse row forms of a topology a table belongs to. An incidence has two ends,
+/// so there is no third.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Orientation {
     /// Rows are hyperedges, indices vertices, as in [`Incidence::by_edge`].
