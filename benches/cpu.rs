@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use hyperscatter::{AllInFirst, Batch, Conv, Incidence, Out, Owners, Repeats, Result, Rows, cpu};
+use hyperscatter::{AllInFirst, Batch, Incidence, Out, Owners, Repeats, Result, Rows, cpu};
 use rayon::prelude::*;
 
 const FEATURES: usize = 256;
@@ -35,7 +35,7 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
     let g: Vec<f32> = (0..len).map(|i| (i % 917) as f32 / 450.0 - 1.0).collect();
     let w: Vec<f32> = (0..topology.n_hyperedges()).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
     let (mut y, mut grad_x, mut grad_w) = (vec![0.0; len], vec![0.0; len], vec![0.0; w.len()]);
-    let plan = cpu::Plan::<f32>::new(&Batch::replicate(topology), FEATURES, Conv::default()).unwrap();
+    let plan = cpu::Plan::<f32>::builder(&Batch::replicate(topology), FEATURES).build().unwrap();
     let mut workspace = plan.workspace(copies).unwrap();
     let weights = cpu::Weights::shared(&w[..]);
 

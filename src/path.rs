@@ -98,23 +98,20 @@ impl Path {
 pub(crate) struct Paths(Vec<Path>);
 
 impl Paths {
-    /// The paths that are chosen.
-    pub(crate) fn choose<T: Element>(topologies: &[Incidence], features: usize) -> Result<Self> {
-        let mut paths = try_with_capacity("the path of each topology", topologies.len())?;
-        paths.extend(topologies.iter().map(|topology| Path::choose::<T>(topology, features)));
-        Ok(Self(paths))
-    }
-
-    /// Paths that the caller chose.
-    pub(crate) fn given<T: Element>(
+    /// The paths that the caller gives, or else those that are chosen.
+    pub(crate) fn new<T: Element>(
         topologies: &[Incidence],
         features: usize,
-        given: &[Path],
+        given: Option<&[Path]>,
     ) -> Result<Self> {
+        let mut paths = try_with_capacity("the path of each topology", topologies.len())?;
+        let Some(given) = given else {
+            paths.extend(topologies.iter().map(|topology| Path::choose::<T>(topology, features)));
+            return Ok(Self(paths));
+        };
         if given.len() != topologies.len() {
             return Err(Error::PathsMismatch { value: given.len(), bound: topologies.len() });
         }
-        let mut paths = try_with_capacity("the path of each topology", given.len())?;
         for (topology, (incidence, path)) in topologies.iter().zip(given).enumerate() {
             if let Some(Obstacle { what, value, bound }) = path.obstacle::<T>(incidence, features) {
                 return Err(Error::PathUnavailable { path: path.name(), topology, what, value, bound });

@@ -91,6 +91,8 @@ impl<B> Rows<B> {
 /// Only the rows of the call's instances are written. Elements that the [`RowLayout`] places no row on stay
 /// as they are: padding that must be zero has to be made so by the caller. A gradient of weights or scales
 /// has no such gaps: under `Overwrite`, what no window covers becomes 0.
+///
+/// This list is complete: who hands outputs on has to say what becomes of each.
 #[derive(Debug)]
 pub enum Out<B> {
     /// The result replaces what the rows held; nothing of that is read.

@@ -93,7 +93,7 @@ impl<T: TestElement> Backend<T> for Cpu {
         conv: Conv,
         max_instances: usize,
     ) -> Result<Box<dyn Operators<T>>> {
-        let plan = cpu::Plan::<T>::new(batch, features, conv)?;
+        let plan = cpu::Plan::<T>::builder(batch, features).conv(conv).build()?;
         Ok(Box::new(OnCpu(plan.workspace(max_instances)?)))
     }
 }

@@ -66,7 +66,7 @@ fn no_call_allocates() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     // On the pool's only thread, everything that a call does runs there and is counted.
     pool.install(|| {
-        let mut workspace = Plan::<f32>::new(&pairs(), F, Conv::default()).unwrap().workspace(300).unwrap();
+        let mut workspace = Plan::<f32>::builder(&pairs(), F).build().unwrap().workspace(300).unwrap();
         let mut data = Data::new(300);
         let before = allocations();
         drop(vec![0u8; 100]);
@@ -81,7 +81,7 @@ fn no_call_allocates() {
         let large = Incidence::subsets(60, 3).unwrap();
         let batch = Batch::from_table(vec![Incidence::subsets(4, 2).unwrap(), large], &[0, 1, 0, 0]).unwrap();
         let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
-        let mut workspace = Plan::<f32>::new(&batch, F, conv).unwrap().workspace(4).unwrap();
+        let mut workspace = Plan::<f32>::builder(&batch, F).conv(conv).build().unwrap().workspace(4).unwrap();
         let table = WindowTable::new(&batch, &[3, 0, 3, 9]).unwrap();
         let (n, m) = (batch.start(Axis::Vertex, 4), batch.start(Axis::Hyperedge, 4));
         let (x, z) = (features::<f32>(1, n * F), features::<f32>(2, m * F));

@@ -167,7 +167,7 @@ fn enormous_strides_do_not_overflow() {
     assert_eq!(z, [0.0; 36]);
 
     let batch = Batch::replicate(Incidence::subsets(4, 2).unwrap());
-    let mut workspace = Plan::<f32>::new(&batch, 1, Conv::default()).unwrap().workspace(usize::MAX).unwrap();
+    let mut workspace = Plan::<f32>::builder(&batch, 1).build().unwrap().workspace(usize::MAX).unwrap();
     let layout = RowLayout::contiguous(1).row_stride(usize::MAX).instance_stride(usize::MAX);
     for instances in [u32::MAX as usize, usize::MAX] {
         let x = Rows::new(&[1.0f32][..], layout.instances(instances));
@@ -394,14 +394,14 @@ fn a_number_of_copies_that_nothing_tells() {
 #[test]
 fn more_instances_than_a_workspace_is_for() {
     let batch = Batch::from_table(vec![Incidence::subsets(3, 2).unwrap()], &[0; 5]).unwrap();
-    let plan = Plan::<f32>::new(&batch, 4, Conv::default()).unwrap();
+    let plan = Plan::<f32>::builder(&batch, 4).build().unwrap();
     assert_eq!(plan.workspace(4).unwrap_err(), Error::TooManyInstances { value: 5, bound: 4 });
 }
 
 #[test]
 fn a_workspace_larger_than_any_memory() {
     let no_vertices = Incidence::from_edges(0, &[NONE; 3], Repeats::Keep).unwrap();
-    let plan = Plan::<f64>::new(&Batch::replicate(no_vertices), usize::MAX / 64, Conv::default()).unwrap();
+    let plan = Plan::<f64>::builder(&Batch::replicate(no_vertices), usize::MAX / 64).build().unwrap();
     let error = plan.workspace(1).unwrap_err();
     assert!(
         matches!(error, Error::OutOfMemory { what: "the workspace", bytes } if bytes > 1 << 60),
@@ -422,7 +422,8 @@ impl Call {
     }
 
     fn with(batch: Batch, conv: Conv, copies: usize) -> Self {
-        let workspace = Plan::<f32>::new(&batch, 4, conv).unwrap().workspace(copies).unwrap();
+        let workspace =
+            Plan::<f32>::builder(&batch, 4).conv(conv).build().unwrap().workspace(copies).unwrap();
         Self { batch, workspace, copies }
     }
 

@@ -8,7 +8,7 @@
 use std::process::Command;
 
 use hyperscatter::{
-    AllInFirst, Batch, Conv, Error, Incidence, Owners, Repeats, Result, SelfLoops, WindowTable, cpu,
+    AllInFirst, Batch, Error, Incidence, Owners, Repeats, Result, SelfLoops, WindowTable, cpu,
 };
 
 use crate::allocator::refusing;
@@ -118,12 +118,12 @@ const CASES: [Case; 12] = [
         let offsets: Vec<usize> = (0..LARGE).map(|g| g * 7919 % 1009).collect();
         case((batch, offsets), |(batch, offsets)| WindowTable::new(batch, offsets))
     }),
-    ("cpu::Plan::new", || {
+    ("cpu::PlanBuilder::build", || {
         let batch = Batch::from_table(vec![Incidence::subsets(3, 2).unwrap(); 4 * LARGE], &[0u8]).unwrap();
-        case(batch, |batch| cpu::Plan::<f32>::new(batch, 4, Conv::default()))
+        case(batch, |batch| cpu::Plan::<f32>::builder(batch, 4).build())
     }),
     ("cpu::Plan::workspace", || {
-        let plan = cpu::Plan::<f32>::new(&Batch::replicate(pairs()), 4, Conv::default()).unwrap();
+        let plan = cpu::Plan::<f32>::builder(&Batch::replicate(pairs()), 4).build().unwrap();
         case(plan, |plan| plan.workspace(1))
     }),
 ];

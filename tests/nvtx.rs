@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use hyperscatter::cuda::cudarc::driver::{DevicePtr, DevicePtrMut};
-use hyperscatter::cuda::{Checks, Device, DevicePointer, Plan, Step};
-use hyperscatter::{Batch, Conv, Error, Incidence, Operator, Out, Rows, StepGradients, Weights};
+use hyperscatter::cuda::{Checks, Device, DevicePointer, Plan};
+use hyperscatter::{Batch, Error, Incidence, Operator, Out, Rows, Step, StepGradients, Weights};
 
 const CHILD: &str = "HYPERSCATTER_TEST_RANGES";
 
@@ -90,7 +90,7 @@ fn call_in_this_process() {
     let device = Device::open(0).unwrap();
     let stream = device.context().default_stream();
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
+    let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
     let mut all = plan.workspace(&stream, 1).unwrap();
     let mut none = plan.workspace_for(&stream, 1, &[Operator::VertexToHyperedge]).unwrap();
     let x = stream.clone_htod(&[1.0f32; 3 * F]).unwrap();

@@ -234,7 +234,7 @@ fn conv_is_the_model<T: TestElement>(layout: &Layout, add: bool) {
     let mut grad_weights = old.clone();
     let table = layout.table();
     let windows = layout.weights(&w, &table);
-    let plan = Plan::<T>::new(&layout.batch, f, layout.conv).unwrap();
+    let plan = Plan::<T>::builder(&layout.batch, f).conv(layout.conv).build().unwrap();
     let mut workspace = plan.workspace(layout.instances).unwrap();
     workspace.conv_saving_z(x_rows.rows(), windows, z.rows_mut(), Out::Overwrite(y.rows_mut())).unwrap();
     let rows = Out::Overwrite(grad_x.rows_mut());
@@ -328,7 +328,7 @@ fn step_is_the_model<T: TestElement>(layout: &Layout, case: StepCase) {
     let [source_out, target_out] = [source_grad, target_grad].map(|grad| out(add, grad));
     let [p, t] = [&source, &target].map(|scale| scale.as_ref().map(Scale::weights));
     let rows = Out::Overwrite(grad_x.rows_mut());
-    let plan = Plan::<T>::new(&layout.batch, f, Conv::default()).unwrap();
+    let plan = Plan::<T>::builder(&layout.batch, f).build().unwrap();
     let mut workspace = plan.workspace(layout.instances).unwrap();
     if to_hyperedges {
         let step = Step::new(reduce).vertex_scale(p).hyperedge_scale(t);
@@ -473,7 +473,7 @@ fn long_rows_wide_rows_and_many_ranks_add_in_the_promised_order() {
 fn a_gradient_that_nothing_adds_to_stays_as_it_is() {
     let conv = Conv::new(Normalization::None, WeightUse::DegreeOnly);
     let batch = Batch::replicate(Incidence::subsets(4, 2).unwrap());
-    let mut workspace = Plan::<f32>::new(&batch, 3, conv).unwrap().workspace(2).unwrap();
+    let mut workspace = Plan::<f32>::builder(&batch, 3).conv(conv).build().unwrap().workspace(2).unwrap();
     let (x, w) = (features::<f32>(1, 24), weights::<f32>(2, 6, false));
     let rows = || hyperscatter::Rows::contiguous(&x[..], 3);
     let mut gradient = [-0.0, 1.5, f32::NAN, -2.0, 0.0, f32::INFINITY];

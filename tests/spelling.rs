@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use hyperscatter::cpu::{Plan, Step, StepGradients, Weights};
-use hyperscatter::{Batch, Conv, Incidence, Out, RowLayout, Rows, WindowTable};
+use hyperscatter::{Batch, Incidence, Out, RowLayout, Rows, WindowTable};
 
 const F: usize = 2;
 
 #[test]
 fn references_to_vectors_and_arrays_are_operands() {
     let batch = Batch::replicate(Incidence::subsets(3, 2).unwrap());
-    let mut workspace = Plan::<f32>::new(&batch, F, Conv::default()).unwrap().workspace(2).unwrap();
+    let mut workspace = Plan::<f32>::builder(&batch, F).build().unwrap().workspace(2).unwrap();
     let (x, w) = (vec![1.0; 2 * 3 * F], vec![0.5; 3]);
     let (mut y, mut grad_x, mut grad_w) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
 
@@ -48,7 +48,7 @@ fn references_to_vectors_and_arrays_are_operands() {
 #[test]
 fn one_step_serves_several_calls() {
     let batch = Batch::replicate(Incidence::subsets(3, 2).unwrap());
-    let mut workspace = Plan::<f32>::new(&batch, F, Conv::default()).unwrap().workspace(1).unwrap();
+    let mut workspace = Plan::<f32>::builder(&batch, F).build().unwrap().workspace(1).unwrap();
     let (x, scale) = (vec![1.0; 3 * F], vec![2.0; 3]);
     let (mut z, mut grad_scale) = (vec![0.0; 3 * F], vec![0.0; 3]);
     let step = Step::mean().vertex_scale(Weights::shared(&scale));

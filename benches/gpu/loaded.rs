@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 use hyperscatter::cuda::{Checks, DeviceBatch, DeviceElement, Explanation, Plan, Step, Workspace};
-use hyperscatter::{Conv, Operator, Out, Rows, Weights};
+use hyperscatter::{Operator, Out, Rows, Weights};
 
 use crate::clock::Clock;
 
@@ -92,7 +92,7 @@ impl<T: Feature> Loaded<T> {
     ) -> Self {
         let device = batch.device();
         let stream = device.context().default_stream();
-        let plan = Plan::<T>::new(batch, features, Conv::default(), checks).unwrap();
+        let plan = Plan::<T>::builder(batch, features).checks(checks).build().unwrap();
         let topology = &batch.batch().topologies()[0];
         let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
         let len = |rows: usize, copies: usize| rows * copies * features;

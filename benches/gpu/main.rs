@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, measurement::WallTime};
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, LoadedModule, Plan};
 use hyperscatter::half::bf16;
-use hyperscatter::{Batch, Conv, Incidence};
+use hyperscatter::{Batch, Incidence};
 
 use cases::{Case, Element, Run, Size, cases};
 use loaded::{Call, Feature, Loaded};
@@ -117,7 +117,7 @@ fn print_loading_time(device: &Device) {
     let is_cached = std::env::var_os("CUDA_CACHE_DISABLE").is_none_or(|disabled| disabled != "1");
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let begin = Instant::now();
-    let plan = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
+    let plan = Plan::<f32>::builder(&batch, 4).checks(Checks::Off).build().unwrap();
     let loaded = begin.elapsed();
     drop(plan);
     let modules = device.loaded_modules();

@@ -274,7 +274,13 @@ impl DeviceControl {
             .collect()
     }
 
-    /// Forgets the calls.
+    /// The names of the kernels that were launched, each once, in the order of their first launches. Those
+    /// of a graph count when they are captured.
+    pub fn launched(&self) -> Vec<String> {
+        self.items("launched")
+    }
+
+    /// Forgets the calls, and the kernels that were launched.
     pub fn reset_calls(&self) {
         self.command("reset_calls");
     }

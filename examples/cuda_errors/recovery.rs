@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use hyperscatter::cuda::cudarc::driver::CudaSlice;
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, Orientation, Plan, Table, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Rows, Weights, cpu};
+use hyperscatter::{Batch, Error, Incidence, Out, Rows, Weights, cpu};
 
 const TOKENS: usize = 3;
 const EXPERTS: usize = 4;
@@ -18,7 +18,7 @@ struct Inputs {
 
 /// A plan with checked kernels, and its workspace.
 fn workspace(device: &Device, batch: &DeviceBatch) -> hyperscatter::Result<Workspace<f32>> {
-    let plan = Plan::new(batch, FEATURES, Conv::default(), Checks::On)?;
+    let plan = Plan::builder(batch, FEATURES).checks(Checks::On).build()?;
     plan.workspace(&device.context().default_stream(), TOKENS)
 }
 
@@ -38,7 +38,7 @@ fn conv(
 /// The same on the CPU.
 fn expected(batch: &Batch, Inputs { x, weights }: &Inputs) -> hyperscatter::Result<Vec<f32>> {
     let mut y = vec![0.0; x.len()];
-    let plan = cpu::Plan::<f32>::new(batch, FEATURES, Conv::default())?;
+    let plan = cpu::Plan::<f32>::builder(batch, FEATURES).build()?;
     let to = Out::Overwrite(Rows::contiguous(&mut y, FEATURES));
     plan.workspace(TOKENS)?.conv(Rows::contiguous(x, FEATURES), Weights::shared(weights), to)?;
     Ok(y)
@@ -57,7 +57,7 @@ pub fn show(device: &Device) -> Result<(), Box<dyn StdError>> {
     let table = Table::Indices(Orientation::ByEdge);
     broken.overwrite_table(table, 5, &[9])?;
     println!("{}[5] on the device is now vertex 9, of {EXPERTS} vertices.", table.name());
-    match Plan::<f32>::new(&broken, FEATURES, Conv::default(), Checks::Off) {
+    match Plan::<f32>::builder(&broken, FEATURES).checks(Checks::Off).build() {
         Err(Error::UncheckedTables) => {
             println!("Without checks there is no plan for it: {}.", Error::UncheckedTables)
         }

@@ -123,9 +123,8 @@ fn call(input: &Input, batch: &Batch, offsets: &[i64]) {
     let norm = [Normalization::Row, Normalization::Symmetric, Normalization::None];
     let uses = [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly];
     let conv = Conv::new(norm[usize::from(input.conv[0] % 3)], uses[usize::from(input.conv[1] % 3)]);
-    let Ok(mut workspace) = cpu::Plan::<f32>::new(batch, FEATURES, conv).unwrap().workspace(300) else {
-        return;
-    };
+    let plan = cpu::Plan::<f32>::builder(batch, FEATURES).conv(conv).build().unwrap();
+    let Ok(mut workspace) = plan.workspace(300) else { return };
     let len = batch.start(Axis::Vertex, batch.n_instances().unwrap_or(2)) * FEATURES;
     let (x, mut y, weights) = (vec![1.0f32; len], vec![0.0f32; len], vec![0.5f32; 40]);
     let mut grads = vec![0.0f32; weights.len()];

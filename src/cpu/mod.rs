@@ -77,6 +77,6 @@ mod weight_gradient;
 mod workspace;
 
 pub use operands::Weights;
-pub use plan::Plan;
+pub use plan::{Plan, PlanBuilder};
 pub use step::{Step, StepGradients};
 pub use workspace::Workspace;

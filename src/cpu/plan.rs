@@ -1,5 +1,6 @@
 //! What stays from call to call.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::batch::Batch;
@@ -13,7 +14,7 @@ use crate::path::{Path, Paths};
 #[derive(Debug)]
 pub struct Plan<T> {
     shared: Arc<PlanParts>,
-    element: std::marker::PhantomData<fn() -> T>,
+    element: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for Plan<T> {
@@ -30,28 +31,57 @@ struct PlanParts {
     paths: Paths,
 }
 
-impl<T: Element> Plan<T> {
-    /// A plan for rows of `features` elements.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-    pub fn new(batch: &Batch, features: usize, conv: Conv) -> Result<Self> {
-        Self::on(batch, features, conv, Paths::choose::<T>(batch.topologies(), features)?)
+/// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
+#[derive(Debug, Clone)]
+#[must_use = "`build` makes the plan"]
+pub struct PlanBuilder<'a, T> {
+    batch: &'a Batch,
+    features: usize,
+    conv: Conv,
+    paths: Option<&'a [Path]>,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Element> PlanBuilder<'a, T> {
+    /// The conventions of the convolution; [`Conv::default`] unless set.
+    pub fn conv(self, conv: Conv) -> Self {
+        Self { conv, ..self }
     }
 
-    /// A plan with a path for each topology of the batch, in their order, instead of those that are chosen.
+    /// A path for each topology of the batch, in their order; chosen by the plan unless set.
+    pub fn paths(self, paths: &'a [Path]) -> Self {
+        Self { paths: Some(paths), ..self }
+    }
+
+    /// Makes the plan.
     ///
     /// # Errors
     /// [`Error::PathsMismatch`](crate::Error::PathsMismatch),
     /// [`Error::PathUnavailable`](crate::Error::PathUnavailable),
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-    pub fn with_paths(batch: &Batch, features: usize, conv: Conv, paths: &[Path]) -> Result<Self> {
-        Self::on(batch, features, conv, Paths::given::<T>(batch.topologies(), features, paths)?)
-    }
-
-    fn on(batch: &Batch, features: usize, conv: Conv, paths: Paths) -> Result<Self> {
+    pub fn build(self) -> Result<Plan<T>> {
+        let Self { batch, features, conv, paths, element } = self;
+        let paths = Paths::new::<T>(batch.topologies(), features, paths)?;
         let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths });
-        Ok(Self { shared, element: std::marker::PhantomData })
+        Ok(Plan { shared, element })
+    }
+}
+
+impl<T: Element> Plan<T> {
+    /// Begins a plan for rows of `features` elements.
+    ///
+    /// ```
+    /// use hyperscatter::{Batch, Conv, Incidence, Normalization, WeightUse, cpu::Plan};
+    ///
+    /// let batch = Batch::replicate(Incidence::subsets(4, 2)?);
+    /// let plan = Plan::<f32>::builder(&batch, 16).build()?;
+    /// let conv = Conv::new(Normalization::Symmetric, WeightUse::MessageOnly);
+    /// let symmetric = Plan::<f32>::builder(&batch, 16).conv(conv).build()?;
+    /// # Ok::<(), hyperscatter::Error>(())
+    /// ```
+    pub fn builder(batch: &Batch, features: usize) -> PlanBuilder<'_, T> {
+        let (conv, paths, element) = (Conv::default(), None, PhantomData);
+        PlanBuilder { batch, features, conv, paths, element }
     }
 
     /// The batch.

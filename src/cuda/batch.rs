@@ -63,10 +63,11 @@ impl DeviceBatch {
     /// Overwrites a part of a table on the device, from `position` on, and waits for it. Nobody validates the
     /// new values, so only checked kernels may read them: from now on, plans on this batch need
     /// [`Checks::On`](super::Checks::On). An index out of bounds is [`Error::IndexOutOfBounds`] from the
-    /// calls that follow.
+    /// calls that follow and read it.
     ///
     /// An index may become any other in range. Row lengths and sizes of topologies have to stay as they are,
-    /// since other tables repeat them.
+    /// since other tables repeat them. Plans repeat some, too: where instances are on several paths, the
+    /// forward of the convolution reads work starts of the plan's own instead of [`Table::WorkStarts`].
     ///
     /// # Errors
     /// In these cases nothing is written:

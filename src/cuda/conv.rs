@@ -40,29 +40,28 @@ const WEIGHTS: &str = "weights";
 
 /// The operands of the convolution.
 pub(super) struct Forward<'w> {
-    pub(super) x: PlacedRows,
-    pub(super) weights: PlacedWeights<'w>,
+    x: PlacedRows,
+    weights: PlacedWeights<'w>,
     /// Where z is stored, of the accumulation type; in scratch memory if nowhere.
-    pub(super) z: Option<PlacedRows>,
-    pub(super) y: Option<Destination>,
+    z: Option<PlacedRows>,
+    y: Option<Destination>,
 }
 
 /// The operands of its gradients.
 pub(super) struct Backward<'w> {
-    pub(super) x: PlacedRows,
+    x: PlacedRows,
     /// z where it was saved; it is computed again if not.
-    pub(super) z: Option<PlacedRows>,
-    pub(super) weights: PlacedWeights<'w>,
-    pub(super) grad_y: PlacedRows,
-    pub(super) grad_x: Option<Destination>,
-    pub(super) grad_weights: Option<GradientTo>,
+    z: Option<PlacedRows>,
+    weights: PlacedWeights<'w>,
+    grad_y: PlacedRows,
+    grad_x: Option<Destination>,
+    grad_weights: Option<GradientTo>,
 }
 
 impl<'w> Forward<'w> {
     /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
-        max_instances: usize,
         x: &'a Rows<impl Read<T>>,
         weights: &'a Weights<impl Read<T::Acc>, &'w DeviceWindows>,
         z: Option<&'a mut Rows<impl Write<T::Acc>>>,
@@ -72,7 +71,7 @@ impl<'w> Forward<'w> {
         let weights = operands.weights(WEIGHTS, Axis::Hyperedge, weights);
         let z = z.map(|z| operands.overwrite("z", Axis::Hyperedge, z));
         let y = operands.write("y", Axis::Vertex, y);
-        let bound = operands.check(max_instances)?;
+        let bound = operands.check()?;
         let (x, weights) = (bound.rows(x), weights.placed());
         let (z, y) = (z.map(|z| bound.rows(z)), y.map(|y| bound.out(y)));
         Ok((Self { x, weights, z, y }, bound.instances()))
@@ -147,10 +146,8 @@ impl<'w> Forward<'w> {
 
 impl<'w> Backward<'w> {
     /// Binds and checks the operands. Returns them, and the number of instances.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
-        max_instances: usize,
         x: &'a Rows<impl Read<T>>,
         z: Option<&'a Rows<impl Read<T::Acc>>>,
         weights: &'a Weights<impl Read<T::Acc>, &'w DeviceWindows>,
@@ -164,7 +161,7 @@ impl<'w> Backward<'w> {
         let grad_y = operands.read("grad_y", Axis::Vertex, grad_y);
         let grad_x = operands.write("grad_x", Axis::Vertex, grad_x);
         let grad_weights = operands.gradient("grad_weights", WEIGHTS, Some(weights), grad_weights);
-        let bound = operands.check(max_instances)?;
+        let bound = operands.check()?;
         let (x, z, grad_y) = (bound.rows(x), z.map(|z| bound.rows(z)), bound.rows(grad_y));
         let (weights, grad_x) = (weights.placed(), grad_x.map(|out| bound.out(out)));
         Ok((Self { x, z, weights, grad_y, grad_x, grad_weights }, bound.instances()))

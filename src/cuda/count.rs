@@ -5,21 +5,25 @@
 use bytemuck::Pod;
 
 use super::DeviceElement;
-use super::args::{Address, RecordArgs, ScaleArgs};
-use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::args::{Address, RecordArgs};
+use super::call::Call;
 use super::geometry::Grid;
 use super::kernels::{Kernel, Kernels};
 use super::launches::Launches;
+use super::operands::{Operands, Unallocated};
 use super::plan::Plan;
 use super::scratch::{Sizes, Slot};
 use super::window_table::DeviceWindows;
 use super::{conv, step};
 use crate::axis::Axis;
+use crate::batch::Batch;
 use crate::conv::Reduce;
 use crate::direction::{Direction, HYPEREDGE_SCALE, VERTEX_SCALE};
 use crate::error::{Error, Result, fits_u32};
 use crate::operator::Operator;
-use crate::windows::Windows;
+use crate::rows::{Out, RowLayout, Rows};
+use crate::step::{Step, StepGradients};
+use crate::windows::{Weights, Windows};
 
 /// A call that [`Plan::explain_call`] is asked about: an operator, and what of its operands matters for its
 /// launches.
@@ -87,14 +91,27 @@ impl<'w> Request<'w> {
     pub fn hyperedge_gradient(self, hyperedge_gradient: bool) -> Self {
         Self { hyperedge_gradient, ..self }
     }
+
+    /// Checks its window tables, also one that the operator has no use for.
+    fn check_windows(&self, batch: &Batch) -> Result<()> {
+        let of_vertices = (VERTEX_SCALE, Axis::Vertex, self.vertex_scale);
+        let of_hyperedges = (HYPEREDGE_SCALE, Axis::Hyperedge, self.hyperedge_scale);
+        for (name, axis, windows) in [of_vertices, of_hyperedges] {
+            if let Some(Windows::Table(table)) = windows {
+                Windows::Table(table.table()).check(name, batch, axis, self.instances, usize::MAX)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Counts what an operator launches.
+/// Counts what an operator queues.
 pub(super) struct Count<'a> {
     kernels: &'a Kernels,
     /// The names of the kernels, each once, in the order of their first launches.
     pub(super) names: Vec<&'static str>,
     pub(super) launches: usize,
+    pub(super) zero_fills: usize,
     /// The bytes of feature rows that are moved without any cache.
     pub(super) moved: u128,
     /// The bytes of the feature operands.
@@ -129,6 +146,7 @@ impl Launches for Count<'_> {
     }
 
     unsafe fn zero(&mut self, _address: Address, _bytes: usize) -> Result<()> {
+        self.zero_fills += 1;
         Ok(())
     }
 
@@ -141,152 +159,87 @@ impl Launches for Count<'_> {
     }
 }
 
-impl<T: DeviceElement> Call<'_, T, Count<'_>> {
-    /// A feature operand of elements of `size` bytes.
-    fn operand(&mut self, axis: Axis, size: usize) -> Result<PlacedRows> {
-        let rows = self.total(axis) as u128;
-        self.launches.compulsory += rows * self.features() as u128 * size as u128;
-        self.contiguous(axis, 0)
-    }
-
-    /// The same, if it is wanted.
-    fn output(&mut self, is_wanted: bool, axis: Axis) -> Result<Option<Destination>> {
-        if !is_wanted {
-            return Ok(None);
-        }
-        let rows = self.operand(axis, size_of::<T>())?;
-        Ok(Some(Destination { rows, accumulate: false }))
-    }
-
-    fn weights<'w>(&self, axis: Axis, windows: Windows<&'w DeviceWindows>) -> Result<PlacedWeights<'w>> {
-        let scale = match windows {
-            Windows::Shared => ScaleArgs::shared(0, self.values(axis, windows)),
-            Windows::Consecutive => ScaleArgs::consecutive(0, self.values(axis, windows)),
-            Windows::Table(table) => ScaleArgs::table(0, self.values(axis, windows), table.offsets()),
-        };
-        Ok(PlacedWeights { scale, windows })
-    }
-
-    /// Checks a window table against the call, as calls do.
-    fn check(&self, name: &'static str, axis: Axis, windows: Option<Windows<&DeviceWindows>>) -> Result<()> {
-        let Some(Windows::Table(table)) = windows else { return Ok(()) };
-        Windows::Table(table.table()).check(name, self.batch(), axis, self.instances, usize::MAX)
-    }
-
-    /// The values that are read through windows.
-    fn values(&self, axis: Axis, windows: Windows<&DeviceWindows>) -> usize {
-        match windows {
-            Windows::Shared => self.batch().largest(axis),
-            Windows::Consecutive => self.total(axis),
-            Windows::Table(table) => table.table().reach(self.instances),
-        }
-    }
-
-    fn gradient(
-        &self,
-        is_wanted: bool,
-        axis: Axis,
-        windows: Option<Windows<&DeviceWindows>>,
-    ) -> Result<Option<GradientTo>> {
-        let Some(windows) = windows.filter(|_| is_wanted) else { return Ok(None) };
-        Ok(Some(GradientTo { address: 0, len: self.values(axis, windows), accumulate: false }))
-    }
-
-    fn scales<'w>(&self, direction: Direction, request: &Request<'w>) -> Result<step::Scales<'w>> {
-        let scale = |axis, windows: Option<_>| windows.map(|w| self.weights(axis, w)).transpose();
-        let scales =
-            [scale(Axis::Vertex, request.vertex_scale)?, scale(Axis::Hyperedge, request.hyperedge_scale)?];
-        Ok(step::Scales::placed(direction, request.reduce, scales))
-    }
-
-    fn step(&mut self, direction: Direction, request: &Request<'_>) -> Result<()> {
-        let forward = step::Forward {
-            scales: self.scales(direction, request)?,
-            x: self.operand(direction.source(), size_of::<T>())?,
-            y: self.output(request.rows, direction.target())?,
-        };
-        // SAFETY: nothing is launched.
-        unsafe { forward.run(self) }
-    }
-
-    fn step_backward(&mut self, direction: Direction, request: &Request<'_>) -> Result<()> {
-        let Request { vertex_scale, hyperedge_scale, vertex_gradient, hyperedge_gradient, .. } = *request;
-        let gradients = [
-            self.gradient(vertex_gradient, Axis::Vertex, vertex_scale)?,
-            self.gradient(hyperedge_gradient, Axis::Hyperedge, hyperedge_scale)?,
-        ];
-        let scales = self.scales(direction, request)?;
-        let x = self.operand(direction.source(), size_of::<T>())?;
-        let grad_y = self.operand(direction.target(), size_of::<T>())?;
-        let grad_x = self.output(request.rows, direction.source())?;
-        // SAFETY: nothing is launched.
-        unsafe { step::Backward::placed(scales, x, grad_y, grad_x, gradients).run(self) }
-    }
-
-    fn saved_z(&mut self, is_saved: bool) -> Result<Option<PlacedRows>> {
-        if is_saved { self.operand(Axis::Hyperedge, size_of::<T::Acc>()).map(Some) } else { Ok(None) }
-    }
-
-    fn conv(&mut self, saves_z: bool, request: &Request<'_>) -> Result<()> {
-        let forward = conv::Forward {
-            x: self.operand(Axis::Vertex, size_of::<T>())?,
-            weights: self.weights(Axis::Hyperedge, request.hyperedge_scale.unwrap_or(Windows::Shared))?,
-            z: self.saved_z(saves_z)?,
-            y: self.output(request.rows, Axis::Vertex)?,
-        };
-        // SAFETY: nothing is launched.
-        unsafe { forward.run(self) }
-    }
-
-    fn conv_backward(&mut self, from_z: bool, request: &Request<'_>) -> Result<()> {
-        let windows = request.hyperedge_scale.unwrap_or(Windows::Shared);
-        let backward = conv::Backward {
-            x: self.operand(Axis::Vertex, size_of::<T>())?,
-            z: self.saved_z(from_z)?,
-            weights: self.weights(Axis::Hyperedge, windows)?,
-            grad_y: self.operand(Axis::Vertex, size_of::<T>())?,
-            grad_x: self.output(request.rows, Axis::Vertex)?,
-            grad_weights: self.gradient(request.hyperedge_gradient, Axis::Hyperedge, Some(windows))?,
-        };
-        // SAFETY: nothing is launched.
-        unsafe { backward.run(self) }
-    }
-}
-
-/// Counts a call.
+/// Counts a call: its operands are bound as those of any call, but have no memory.
 ///
 /// # Errors
 /// [`Error::InstancesMismatch`] for another number of instances than a table batch has; those of a window
 /// table of another batch, axis or length; [`Error::TooLarge`].
 pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'_>) -> Result<Count<'a>> {
-    let value = request.instances;
-    fits_u32("the number of instances", value)?;
-    if let Some(bound) = plan.batch().batch().n_instances().filter(|&n| n != value) {
-        return Err(Error::InstancesMismatch { operand: "the call", value, bound, bound_of: "the batch" });
+    let instances = request.instances;
+    fits_u32("the number of instances", instances)?;
+    if let Some(bound) = plan.batch().batch().n_instances().filter(|&n| n != instances) {
+        let (operand, bound_of) = ("the call", "the batch");
+        return Err(Error::InstancesMismatch { operand, value: instances, bound, bound_of });
     }
     let launches = Count {
         kernels: plan.kernels(),
         names: Vec::new(),
         launches: 0,
+        zero_fills: 0,
         moved: 0,
         compulsory: 0,
         sizes: Sizes::default(),
         by_path: false,
     };
-    let mut call = Call::new(plan, launches, value)?;
-    call.check(VERTEX_SCALE, Axis::Vertex, request.vertex_scale)?;
-    call.check(HYPEREDGE_SCALE, Axis::Hyperedge, request.hyperedge_scale)?;
-    match request.operator {
-        Operator::VertexToHyperedge => call.step(Direction::VertexToHyperedge, request)?,
-        Operator::HyperedgeToVertex => call.step(Direction::HyperedgeToVertex, request)?,
-        Operator::VertexToHyperedgeBackward => call.step_backward(Direction::VertexToHyperedge, request)?,
-        Operator::HyperedgeToVertexBackward => call.step_backward(Direction::HyperedgeToVertex, request)?,
-        Operator::Conv => call.conv(false, request)?,
-        Operator::ConvSavingZ => call.conv(true, request)?,
-        Operator::ConvBackward => call.conv_backward(false, request)?,
-        Operator::ConvBackwardFromZ => call.conv_backward(true, request)?,
+    let mut call = Call::new(plan, launches, instances)?;
+    request.check_windows(plan.batch().batch())?;
+
+    let layout = RowLayout::contiguous(plan.features()).instances(instances);
+    let rows = Rows { buffer: Unallocated, layout };
+    let values = |windows| Weights { values: Unallocated, windows };
+    let weights = values(request.hyperedge_scale.unwrap_or(Windows::Shared));
+    let step = Step::new(request.reduce)
+        .vertex_scale(request.vertex_scale.map(values))
+        .hyperedge_scale(request.hyperedge_scale.map(values));
+    let mut out = StepGradients::none()
+        .rows(output(request.rows, rows))
+        .vertex_scale(output(request.vertex_gradient, Unallocated))
+        .hyperedge_scale(output(request.hyperedge_gradient, Unallocated));
+    let mut z = rows;
+    // Nothing is queued on it.
+    let stream = plan.batch().device().context().default_stream();
+    let operands = &mut Operands::new(plan, &stream, None, instances);
+    let is = |operator| request.operator == operator;
+    // SAFETY: nothing is launched.
+    unsafe {
+        match request.operator {
+            Operator::VertexToHyperedge | Operator::HyperedgeToVertex => {
+                let direction = direction(is(Operator::VertexToHyperedge));
+                let (forward, _) = step::Forward::bind(operands, direction, &step, &rows, &mut out.rows)?;
+                forward.run(&mut call)?
+            }
+            Operator::VertexToHyperedgeBackward | Operator::HyperedgeToVertexBackward => {
+                let direction = direction(is(Operator::VertexToHyperedgeBackward));
+                let (backward, _) = step::Backward::bind(operands, direction, &step, &rows, &rows, &mut out)?;
+                backward.run(&mut call)?
+            }
+            Operator::Conv | Operator::ConvSavingZ => {
+                let z = is(Operator::ConvSavingZ).then_some(&mut z);
+                let (forward, _) = conv::Forward::bind(operands, &rows, &weights, z, &mut out.rows)?;
+                forward.run(&mut call)?
+            }
+            Operator::ConvBackward | Operator::ConvBackwardFromZ => {
+                let z = is(Operator::ConvBackwardFromZ).then_some(&rows);
+                let (grad_x, grad_weights) = (&mut out.rows, &mut out.hyperedge_scale);
+                let (backward, _) =
+                    conv::Backward::bind(operands, &rows, z, &weights, &rows, grad_x, grad_weights)?;
+                backward.run(&mut call)?
+            }
+        }
+    }
+    for (&axis, bytes) in Axis::ALL.iter().zip(operands.element_bytes()) {
+        call.launches.compulsory += call.total(axis) as u128 * call.features() as u128 * bytes as u128;
     }
     Ok(call.launches)
+}
+
+fn direction(to_hyperedges: bool) -> Direction {
+    if to_hyperedges { Direction::VertexToHyperedge } else { Direction::HyperedgeToVertex }
+}
+
+/// An output, if it is wanted.
+fn output<B>(is_wanted: bool, buffer: B) -> Out<B> {
+    if is_wanted { Out::Overwrite(buffer) } else { Out::Skip }
 }
 
 /// The scratch memory for calls of these operators with up to `max_instances` instances, whatever their

@@ -3,7 +3,7 @@
 use super::kernels::{Kernel, KernelSet, kernel_set};
 use crate::element::Element;
 
-/// Whether kernels check every index that they read from a table.
+/// Whether kernels check every index that they read from a table: yes or no, and nothing between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checks {
     /// Each value of a table is tested where it is loaded, and nothing is read or written out of bounds. A

@@ -67,6 +67,8 @@ pub struct OperatorExplanation {
     pub kernels: Vec<&'static str>,
     /// The kernels that it launches.
     pub launches: usize,
+    /// The fills with zeros that it queues besides, for gradients that no instance adds to.
+    pub zero_fills: usize,
     /// The bytes that any implementation has to move: each row of features, and of a saved z, that is an
     /// operand, once.
     pub compulsory_bytes: u128,
@@ -141,6 +143,7 @@ impl<T: DeviceElement> Plan<T> {
             paths,
             kernels: counted.names,
             launches: counted.launches,
+            zero_fills: counted.zero_fills,
             compulsory_bytes: counted.compulsory,
             gathered_bytes: counted.moved,
             workspace_bytes: scratch.bytes(),

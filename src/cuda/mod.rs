@@ -12,14 +12,14 @@
 //! gradients are `f32` (`f64` for `f64`).
 //!
 //! ```no_run
-//! use hyperscatter::cuda::{Checks, Device, Plan};
-//! use hyperscatter::{Batch, Conv, Incidence, Out, Rows, Weights};
+//! use hyperscatter::cuda::{Device, Plan, Weights};
+//! use hyperscatter::{Batch, Incidence, Out, Rows};
 //!
 //! const TOKENS: usize = 4096;
 //! const FEATURES: usize = 256;
 //! let device = Device::open(0)?;
 //! let batch = device.upload(&Batch::replicate(Incidence::subsets(8, 2)?))?;
-//! let plan = Plan::<f32>::new(&batch, FEATURES, Conv::default(), Checks::default())?;
+//! let plan = Plan::<f32>::builder(&batch, FEATURES).build()?;
 //! let stream = device.context().default_stream();
 //! let mut workspace = plan.workspace(&stream, TOKENS)?;
 //! let x = stream.clone_htod(&vec![1.0; TOKENS * 8 * FEATURES]).unwrap();
@@ -82,7 +82,9 @@
 //! capture for invalid once the capture has ended. So in a context with several streams, a slice cannot be
 //! waited for any more if it was last written through `cudarc` in a capture (or, for a call that writes it,
 //! last read in one). Each call with it is [`Error::Driver`](crate::Error::Driver), `"waiting for an operand
-//! that a stream capture used last"`. Nothing is queued, and nothing else is hindered. What helps:
+//! that a stream capture used last"`. Nothing is queued, and nothing else is hindered. (A call that is also
+//! refused for an operand of another context returns that error. The context then remembers the failed wait,
+//! as below.) What helps:
 //!
 //! * Make the slices of captures while event tracking is off (`CudaContext::disable_event_tracking`). They
 //!   have no events, and their order is up to their owner, as that of replays is anyway.
@@ -197,8 +199,9 @@ pub use device::embedded_modules;
 pub use device::{Device, LoadedModule};
 pub use element::{Checks, DeviceElement};
 pub use explain::{Explanation, OperatorExplanation, RowsExplanation};
-pub use operands::{DevicePointer, Step};
-pub use plan::Plan;
+pub use operands::DevicePointer;
+pub use plan::{Plan, PlanBuilder};
+pub use safe::{Step, StepGradients, Weights};
 pub use tables::{Orientation, Table};
 pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;

@@ -56,9 +56,9 @@ impl<T> std::fmt::Debug for DevicePointer<T> {
     }
 }
 
-/// What a step computes. `B` is a `CudaView` of elements of the accumulation type, or a [`DevicePointer`] in
-/// the raw tier. A `CudaView` is not `Clone`, so neither is a step with one.
-pub type Step<'a, B> = crate::Step<Weights<B, &'a DeviceWindows>>;
+/// An operand of a call that is only counted: without memory, and as long as the call needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unallocated;
 
 // -----------------------------------------------------------------------------------------------------------
 // What the constructors of `Rows` and `Weights` take. A view of a view lasts as long as the first.
@@ -127,12 +127,12 @@ impl<'a, T> Buffer for &'a mut CudaViewMut<'_, T> {
 }
 
 // -----------------------------------------------------------------------------------------------------------
-// The buffers of both tiers.
+// The buffers of both tiers, and of calls that are only counted.
 
 /// A buffer that a call reads elements of type `E` from.
 pub(super) trait Read<E> {
-    /// The number of elements.
-    fn len(&self) -> usize;
+    /// The number of elements; `None` without memory.
+    fn len(&self) -> Option<usize>;
 
     /// Its context, in the safe tier.
     fn context(&self) -> Option<&Arc<CudaContext>>;
@@ -150,8 +150,8 @@ pub(super) trait Write<E>: Read<E> {
 }
 
 impl<E> Read<E> for DevicePointer<E> {
-    fn len(&self) -> usize {
-        self.len
+    fn len(&self) -> Option<usize> {
+        Some(self.len)
     }
 
     fn context(&self) -> Option<&Arc<CudaContext>> {
@@ -169,11 +169,31 @@ impl<E> Write<E> for DevicePointer<E> {
     }
 }
 
+impl<E> Read<E> for Unallocated {
+    fn len(&self) -> Option<usize> {
+        None
+    }
+
+    fn context(&self) -> Option<&Arc<CudaContext>> {
+        None
+    }
+
+    fn read<'a>(&'a self, _stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>) {
+        (0, None)
+    }
+}
+
+impl<E> Write<E> for Unallocated {
+    fn write<'a>(&'a mut self, _stream: &'a CudaStream) -> (Address, Option<SyncOnDrop<'a>>) {
+        (0, None)
+    }
+}
+
 macro_rules! views {
     ($($view:ident)*) => {$(
         impl<E> Read<E> for $view<'_, E> {
-            fn len(&self) -> usize {
-                DeviceSlice::len(self)
+            fn len(&self) -> Option<usize> {
+                Some(DeviceSlice::len(self))
             }
 
             fn context(&self) -> Option<&Arc<CudaContext>> {
@@ -223,10 +243,14 @@ pub(super) struct Operands<'a, 'w, T: DeviceElement> {
     stream: &'a Arc<CudaStream>,
     /// The name of the operator, in the safe tier.
     safe: Option<&'static str>,
+    /// The most that the call may have; what a counted one has.
+    max_instances: usize,
     shapes: crate::operands::Operands<'w>,
     addresses: [Address; MOST_ROWS],
     spans: ArrayVec<Span, MOST>,
     guards: ArrayVec<SyncOnDrop<'a>, MOST>,
+    /// The sizes of an element of each feature operand without memory, of vertices and of hyperedges added.
+    element_bytes: [usize; 2],
     /// Of the first operand that may not be used at all.
     error: Option<Error>,
 }
@@ -252,17 +276,25 @@ pub(super) struct BoundOut {
 }
 
 impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
-    /// The operands of a call: of the safe tier if `safe` names its operator, and else of the raw tier.
+    /// The operands of a call: of the safe tier if `safe` names its operator, and else of the raw tier or of
+    /// a call that is counted.
     #[inline(always)]
-    pub(super) fn new(plan: &'a Plan<T>, stream: &'a Arc<CudaStream>, safe: Option<&'static str>) -> Self {
+    pub(super) fn new(
+        plan: &'a Plan<T>,
+        stream: &'a Arc<CudaStream>,
+        safe: Option<&'static str>,
+        max_instances: usize,
+    ) -> Self {
         Self {
             plan,
             stream,
             safe,
+            max_instances,
             shapes: crate::operands::Operands::new(),
             addresses: [0; MOST_ROWS],
             spans: ArrayVec::new(),
             guards: ArrayVec::new(),
+            element_bytes: [0; 2],
             error: None,
         }
     }
@@ -271,7 +303,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     #[inline]
     pub(super) fn read<E>(&mut self, name: &'static str, axis: Axis, rows: &'a Rows<impl Read<E>>) -> RowsId {
         let address = self.read_buffer(name, &rows.buffer);
-        self.rows(name, axis, rows.layout, rows.buffer.len(), address, false)
+        self.rows::<E>(name, axis, rows.layout, rows.buffer.len(), address, false)
     }
 
     /// Rows that are overwritten.
@@ -284,7 +316,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     ) -> RowsId {
         let (layout, len) = (rows.layout, rows.buffer.len());
         let address = self.write_buffer(name, &mut rows.buffer);
-        self.rows(name, axis, layout, len, address, true)
+        self.rows::<E>(name, axis, layout, len, address, true)
     }
 
     /// Rows that are written, if they are wanted.
@@ -307,14 +339,17 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         axis: Axis,
         weights: &'a Weights<impl Read<A>, &'w DeviceWindows>,
     ) -> BoundWeights<'w> {
-        let len = weights.values.len();
-        let address = self.read_buffer(name, &weights.values);
         let windows = weights.windows;
+        let is_counted = weights.values.len().is_none();
+        let len = weights.values.len().unwrap_or_else(|| self.reach(axis, windows));
+        let address = self.read_buffer(name, &weights.values);
         let (scale, on_host) = match windows {
             Windows::Shared => (ScaleArgs::shared(address, len), Windows::Shared),
             Windows::Consecutive => (ScaleArgs::consecutive(address, len), Windows::Consecutive),
             Windows::Table(table) => {
-                self.window_table(table);
+                if !is_counted {
+                    self.window_table(table);
+                }
                 (ScaleArgs::table(address, len, table.offsets()), Windows::Table(table.table()))
             }
         };
@@ -333,45 +368,50 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         out: &'a mut Out<impl Write<A>>,
     ) -> Option<GradientTo> {
         let (values, accumulate) = out.as_parts()?;
-        let len = values.len();
+        let len_of = of.map_or(0, |of| of.len);
+        let len = values.len().unwrap_or(len_of);
         let address = self.write_buffer(name, values);
-        self.shapes.gradient(name, len, (name_of, of.map_or(0, |of| of.len)));
+        self.shapes.gradient(name, len, (name_of, len_of));
         Some(GradientTo { address, len, accumulate })
     }
 
+    /// The sizes of an element of each feature operand of a call that is counted, of vertices and of
+    /// hyperedges added.
+    pub(super) fn element_bytes(&self) -> [usize; 2] {
+        self.element_bytes
+    }
+
     /// Checks all operands together.
-    pub(super) fn check(&mut self, max_instances: usize) -> Result<Bound<'_>> {
-        if let Some(call) = self.safe {
-            self.check_guards(call)?;
+    pub(super) fn check(&mut self) -> Result<Bound<'_>> {
+        // Where an operand may not be used at all, a wait that failed stays with the context, which tells of
+        // it when it is next asked for errors.
+        if let (None, Some(call)) = (&self.error, self.safe) {
+            self.error = self.check_guards(call).err();
         }
-        let batch = self.plan.batch().batch();
         if let Some(error) = self.error.take() {
+            // The operands' events stay as they are: nothing has used them, and events that were recorded in
+            // a capture could not be waited for any more.
+            std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
             return Err(error);
         }
-        let checked = self.shapes.check(batch, self.plan.features(), max_instances)?;
+        let checked =
+            self.shapes.check(self.plan.batch().batch(), self.plan.features(), self.max_instances)?;
         check_memory(&self.spans)?;
         Ok(Bound { checked, addresses: &self.addresses })
     }
 
-    /// Whether the call may queue its work after the guards. Where it may not, the operands' events stay as
-    /// they are: nothing has used them, and events that were recorded in a capture could not be waited for
-    /// any more.
-    fn check_guards(&mut self, call: &'static str) -> Result<()> {
+    /// Whether the call may queue its work after the guards.
+    fn check_guards(&self, call: &'static str) -> Result<()> {
         let context = self.plan.batch().device().context();
         // A wait that failed is remembered by the context.
         let waited = context.check_err().map_err(waiting_failed);
         // To wait for an operand that was written on a stream that records a graph takes this stream into the
         // graph. A wait for work outside of the graph fails then, so this error comes before that of the
         // wait.
-        let capturing = match context.is_managing_stream_synchronization() {
-            true => not_capturing(self.stream, call),
-            false => Ok(()),
-        };
-        let allowed = self.error.take().map_or(Ok(()), Err).and(capturing).and(waited);
-        if allowed.is_err() {
-            std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
+        if context.is_managing_stream_synchronization() {
+            not_capturing(self.stream, call)?;
         }
-        allowed
+        waited
     }
 
     #[inline]
@@ -379,7 +419,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         if !self.may_use(name, buffer) {
             return 0;
         }
-        let len = buffer.len();
+        let Some(len) = buffer.len() else { return 0 };
         let (address, guard) = buffer.read(self.stream);
         self.used::<E>(name, (address, guard), len, false)
     }
@@ -389,7 +429,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         if !self.may_use(name, buffer) {
             return 0;
         }
-        let len = buffer.len();
+        let Some(len) = buffer.len() else { return 0 };
         let (address, guard) = buffer.write(self.stream);
         self.used::<E>(name, (address, guard), len, true)
     }
@@ -426,18 +466,42 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     }
 
     #[inline]
-    fn rows(
+    fn rows<E>(
         &mut self,
         name: &'static str,
         axis: Axis,
         layout: RowLayout,
-        len: usize,
+        len: Option<usize>,
         address: Address,
         is_written: bool,
     ) -> RowsId {
+        let len = len.unwrap_or_else(|| self.all_elements::<E>(axis));
         let id = self.shapes.rows(rows::Operand { name, axis, layout, len }, is_written);
         self.addresses[id.index()] = address;
         id
+    }
+
+    /// The elements of a feature operand without memory: the rows of all instances.
+    fn all_elements<E>(&mut self, axis: Axis) -> usize {
+        self.element_bytes[axis as usize] += size_of::<E>();
+        self.total(axis).saturating_mul(self.plan.features())
+    }
+
+    /// The values that a call which is counted reads through windows.
+    fn reach(&mut self, axis: Axis, windows: Windows<&DeviceWindows>) -> usize {
+        match windows {
+            Windows::Shared => self.plan.batch().batch().largest(axis),
+            Windows::Consecutive => self.total(axis),
+            Windows::Table(table) => table.table().reach(self.max_instances),
+        }
+    }
+
+    /// The rows of all instances of a call that is counted.
+    fn total(&mut self, axis: Axis) -> usize {
+        self.plan.batch().batch().total(axis, self.max_instances).unwrap_or_else(|error| {
+            self.error.get_or_insert(error);
+            0
+        })
     }
 
     /// A window table of the device, which in the safe tier notes who reads it.

@@ -1,5 +1,6 @@
 //! A plan: what stays from call to call.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::kernels::{Kernels, Needs};
@@ -29,37 +30,48 @@ struct Parts<T> {
     used_paths: Vec<Path>,
     /// The shared memory of a block, enough for each topology on [`Path::SingleBlock`].
     shared_bytes: usize,
-    element: std::marker::PhantomData<fn() -> T>,
+    element: PhantomData<fn() -> T>,
 }
 
-impl<T: DeviceElement> Plan<T> {
-    /// A plan for rows of `features` elements. Loads the kernels if this is the first plan that needs them,
-    /// and uploads which instances are on which path where a table batch has several.
+/// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
+#[derive(Debug, Clone)]
+#[must_use = "`build` makes the plan"]
+pub struct PlanBuilder<'a, T> {
+    batch: &'a DeviceBatch,
+    features: usize,
+    conv: Conv,
+    checks: Checks,
+    paths: Option<&'a [Path]>,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
+    /// The conventions of the convolution; [`Conv::default`] unless set.
+    pub fn conv(self, conv: Conv) -> Self {
+        Self { conv, ..self }
+    }
+
+    /// Whether kernels check every index; [`Checks::default`] unless set, which is [`Checks::On`] where this
+    /// crate is built with debug assertions.
+    pub fn checks(self, checks: Checks) -> Self {
+        Self { checks, ..self }
+    }
+
+    /// A path for each topology of the batch, in their order; chosen by the plan unless set.
+    pub fn paths(self, paths: &'a [Path]) -> Self {
+        Self { paths: Some(paths), ..self }
+    }
+
+    /// Makes the plan. Loads the kernels if this is the first plan that needs them, and uploads which
+    /// instances are on which path where a table batch has several.
     ///
     /// # Errors
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
-    /// [`Error::TooLarge`] for 2³² features and more; [`Error::OutOfMemory`], [`Error::Driver`].
-    pub fn new(batch: &DeviceBatch, features: usize, conv: Conv, checks: Checks) -> Result<Self> {
-        let paths = Paths::choose::<T>(batch.batch().topologies(), features)?;
-        Self::on(batch, features, conv, checks, paths)
-    }
-
-    /// A plan with a path for each topology of the batch, in their order, instead of those that are chosen.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new); [`Error::PathsMismatch`], [`Error::PathUnavailable`].
-    pub fn with_paths(
-        batch: &DeviceBatch,
-        features: usize,
-        conv: Conv,
-        checks: Checks,
-        paths: &[Path],
-    ) -> Result<Self> {
-        let paths = Paths::given::<T>(batch.batch().topologies(), features, paths)?;
-        Self::on(batch, features, conv, checks, paths)
-    }
-
-    fn on(batch: &DeviceBatch, features: usize, conv: Conv, checks: Checks, paths: Paths) -> Result<Self> {
+    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features and more;
+    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    pub fn build(self) -> Result<Plan<T>> {
+        let Self { batch, features, conv, checks, paths, element } = self;
+        let paths = Paths::new::<T>(batch.batch().topologies(), features, paths)?;
         if batch.tables().overwritten && checks == Checks::Off {
             return Err(Error::UncheckedTables);
         }
@@ -75,8 +87,8 @@ impl<T: DeviceElement> Plan<T> {
         };
         let shared_bytes = on_single_block.map(|(topology, _)| bytes(topology)).max().unwrap_or(0);
         let split = Split::new(batch, &paths, &used_paths)?.map(Arc::new);
-        let (batch, element) = (batch.clone(), std::marker::PhantomData);
-        Ok(Self(Arc::new(Parts {
+        let batch = batch.clone();
+        Ok(Plan(Arc::new(Parts {
             split,
             batch,
             features,
@@ -88,6 +100,24 @@ impl<T: DeviceElement> Plan<T> {
             kernels,
             element,
         })))
+    }
+}
+
+impl<T: DeviceElement> Plan<T> {
+    /// Begins a plan for rows of `features` elements.
+    ///
+    /// ```no_run
+    /// # use hyperscatter::{Batch, Incidence};
+    /// use hyperscatter::cuda::{Checks, Device, Plan};
+    ///
+    /// # let batch = Batch::replicate(Incidence::subsets(4, 2)?);
+    /// let batch = Device::open(0)?.upload(&batch)?;
+    /// let plan = Plan::<f32>::builder(&batch, 16).checks(Checks::On).build()?;
+    /// # Ok::<(), hyperscatter::Error>(())
+    /// ```
+    pub fn builder(batch: &DeviceBatch, features: usize) -> PlanBuilder<'_, T> {
+        let (conv, checks) = (Conv::default(), Checks::default());
+        PlanBuilder { batch, features, conv, checks, paths: None, element: PhantomData }
     }
 
     /// How the convolution of each topology's instances is computed.

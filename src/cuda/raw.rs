@@ -47,16 +47,24 @@ use cudarc::driver::{result, sys};
 
 use super::DeviceElement;
 use super::driver::{Current, failed};
-use super::operands::{DevicePointer, Step};
+use super::operands::DevicePointer;
 use super::tiers::Tier;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
 use crate::direction::Direction;
+use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
-use crate::step::StepGradients;
-use crate::windows::Weights;
+
+/// Weights (or scales) in memory that somebody else owns.
+pub type Weights<'a, A> = crate::Weights<DevicePointer<A>, &'a DeviceWindows>;
+
+/// What a step computes.
+pub type Step<'a, A> = crate::Step<Weights<'a, A>>;
+
+/// The gradients of a step.
+pub type StepGradients<T> = crate::StepGradients<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
 
 impl<T: DeviceElement> Workspace<T> {
     /// [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) in the [raw tier](super::raw).
@@ -69,7 +77,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn vertex_to_hyperedge_raw(
         &mut self,
         stream: sys::CUstream,
-        step: &Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, T::Acc>,
         x: Rows<DevicePointer<T>>,
         z: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
@@ -87,10 +95,10 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn vertex_to_hyperedge_backward_raw(
         &mut self,
         stream: sys::CUstream,
-        step: &Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, T::Acc>,
         x: Rows<DevicePointer<T>>,
         grad_z: Rows<DevicePointer<T>>,
-        gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
+        gradients: StepGradients<T>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
@@ -108,7 +116,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn hyperedge_to_vertex_raw(
         &mut self,
         stream: sys::CUstream,
-        step: &Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, T::Acc>,
         z: Rows<DevicePointer<T>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
@@ -126,10 +134,10 @@ impl<T: DeviceElement> Workspace<T> {
     pub unsafe fn hyperedge_to_vertex_backward_raw(
         &mut self,
         stream: sys::CUstream,
-        step: &Step<'_, DevicePointer<T::Acc>>,
+        step: &Step<'_, T::Acc>,
         z: Rows<DevicePointer<T>>,
         grad_y: Rows<DevicePointer<T>>,
-        gradients: StepGradients<DevicePointer<T>, DevicePointer<T::Acc>>,
+        gradients: StepGradients<T>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
@@ -148,7 +156,7 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         stream: sys::CUstream,
         x: Rows<DevicePointer<T>>,
-        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
@@ -175,7 +183,7 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         stream: sys::CUstream,
         x: Rows<DevicePointer<T>>,
-        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         z: Rows<DevicePointer<T::Acc>>,
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
@@ -194,7 +202,7 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         stream: sys::CUstream,
         x: Rows<DevicePointer<T>>,
-        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         grad_y: Rows<DevicePointer<T>>,
         grad_x: Out<Rows<DevicePointer<T>>>,
         grad_weights: Out<DevicePointer<T::Acc>>,
@@ -227,7 +235,7 @@ impl<T: DeviceElement> Workspace<T> {
         stream: sys::CUstream,
         x: Rows<DevicePointer<T>>,
         z: Rows<DevicePointer<T::Acc>>,
-        weights: Weights<DevicePointer<T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         grad_y: Rows<DevicePointer<T>>,
         grad_x: Out<Rows<DevicePointer<T>>>,
         grad_weights: Out<DevicePointer<T::Acc>>,

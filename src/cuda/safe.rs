@@ -5,16 +5,24 @@
 use cudarc::driver::{CudaView, CudaViewMut};
 
 use super::DeviceElement;
-use super::operands::Step;
 use super::tiers::Tier;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
 use crate::direction::Direction;
+use crate::element::Element;
 use crate::error::Result;
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
-use crate::step::StepGradients;
-use crate::windows::Weights;
+
+/// Weights (or scales) in a view.
+pub type Weights<'a, A> = crate::Weights<CudaView<'a, A>, &'a DeviceWindows>;
+
+/// What a step computes. A view is not `Clone`, so neither is a step with one.
+pub type Step<'a, A> = crate::Step<Weights<'a, A>>;
+
+/// The gradients of a step.
+pub type StepGradients<'a, T> =
+    crate::StepGradients<CudaViewMut<'a, T>, CudaViewMut<'a, <T as Element>::Acc>>;
 
 impl<T: DeviceElement> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale
@@ -30,7 +38,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// Those [of operators](Workspace#errors-of-operators).
     pub fn vertex_to_hyperedge(
         &mut self,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, T::Acc>,
         x: Rows<CudaView<'_, T>>,
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
@@ -48,10 +56,10 @@ impl<T: DeviceElement> Workspace<T> {
     /// Those [of operators](Workspace#errors-of-operators).
     pub fn vertex_to_hyperedge_backward(
         &mut self,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, T::Acc>,
         x: Rows<CudaView<'_, T>>,
         grad_z: Rows<CudaView<'_, T>>,
-        gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
+        gradients: StepGradients<'_, T>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
         unsafe { self.step_backward(Tier::Safe, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
@@ -68,7 +76,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// Those [of operators](Workspace#errors-of-operators).
     pub fn hyperedge_to_vertex(
         &mut self,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, T::Acc>,
         z: Rows<CudaView<'_, T>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
@@ -86,10 +94,10 @@ impl<T: DeviceElement> Workspace<T> {
     /// Those [of operators](Workspace#errors-of-operators).
     pub fn hyperedge_to_vertex_backward(
         &mut self,
-        step: &Step<'_, CudaView<'_, T::Acc>>,
+        step: &Step<'_, T::Acc>,
         z: Rows<CudaView<'_, T>>,
         grad_y: Rows<CudaView<'_, T>>,
-        gradients: StepGradients<CudaViewMut<'_, T>, CudaViewMut<'_, T::Acc>>,
+        gradients: StepGradients<'_, T>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
         unsafe { self.step_backward(Tier::Safe, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
@@ -111,7 +119,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub fn conv(
         &mut self,
         x: Rows<CudaView<'_, T>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
@@ -133,7 +141,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub fn conv_saving_z(
         &mut self,
         x: Rows<CudaView<'_, T>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         z: Rows<CudaViewMut<'_, T::Acc>>,
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
@@ -154,7 +162,7 @@ impl<T: DeviceElement> Workspace<T> {
     pub fn conv_backward(
         &mut self,
         x: Rows<CudaView<'_, T>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         grad_y: Rows<CudaView<'_, T>>,
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
@@ -187,7 +195,7 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         x: Rows<CudaView<'_, T>>,
         z: Rows<CudaView<'_, T::Acc>>,
-        weights: Weights<CudaView<'_, T::Acc>, &DeviceWindows>,
+        weights: Weights<'_, T::Acc>,
         grad_y: Rows<CudaView<'_, T>>,
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,

@@ -7,7 +7,7 @@ use super::tables::{Orientation, PartSide};
 use crate::error::{Result, try_with_capacity};
 use crate::path::{Path, Paths};
 
-/// The instances of each path: as tables in which the others have no work, and as a list.
+/// The instances of each path: as work starts that give the others no work, and as a list.
 pub(super) struct Split(Vec<Part>);
 
 struct Part {
@@ -46,7 +46,7 @@ impl Split {
         Ok(Some(Self(parts)))
     }
 
-    /// The tables of the instances on a path, given those of all instances.
+    /// The tables of the instances on a path, given those of all.
     pub(super) fn tables(&self, path: Path, orientation: Orientation, all: TablesArgs) -> TablesArgs {
         let part = self.part(path).map(|part| match orientation {
             Orientation::ByEdge => &part.by_edge,

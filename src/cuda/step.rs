@@ -30,18 +30,18 @@ use crate::windows::Weights;
 
 /// The scales of a step, by their place in its direction.
 #[derive(Clone, Copy)]
-pub(super) struct Scales<'w> {
-    pub(super) direction: Direction,
-    pub(super) reduce: Reduce,
-    pub(super) source: Option<PlacedWeights<'w>>,
-    pub(super) target: Option<PlacedWeights<'w>>,
+struct Scales<'w> {
+    direction: Direction,
+    reduce: Reduce,
+    source: Option<PlacedWeights<'w>>,
+    target: Option<PlacedWeights<'w>>,
 }
 
 /// The operands of a step.
 pub(super) struct Forward<'w> {
-    pub(super) scales: Scales<'w>,
-    pub(super) x: PlacedRows,
-    pub(super) y: Option<Destination>,
+    scales: Scales<'w>,
+    x: PlacedRows,
+    y: Option<Destination>,
 }
 
 /// The operands of its gradients.
@@ -78,18 +78,9 @@ impl<'w> Scales<'w> {
         ]
     }
 
-    /// The scales of vertices and of hyperedges.
-    pub(super) fn placed(
-        direction: Direction,
-        reduce: Reduce,
-        scales: [Option<PlacedWeights<'w>>; 2],
-    ) -> Self {
-        let (source, target) = by_place(direction, scales);
+    fn placed(direction: Direction, reduce: Reduce, scales: BoundScales<'w>) -> Self {
+        let (source, target) = by_place(direction, scales.map(|scale| scale.map(BoundWeights::placed)));
         Self { direction, reduce, source, target }
-    }
-
-    fn new(direction: Direction, reduce: Reduce, scales: BoundScales<'w>) -> Self {
-        Self::placed(direction, reduce, scales.map(|scale| scale.map(BoundWeights::placed)))
     }
 
     fn source_args(&self) -> ScaleArgs {
@@ -105,7 +96,6 @@ impl<'w> Forward<'w> {
     /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
-        max_instances: usize,
         direction: Direction,
         step: &'a Step<Weights<impl Read<T::Acc>, &'w DeviceWindows>>,
         x: &'a Rows<impl Read<T>>,
@@ -114,8 +104,8 @@ impl<'w> Forward<'w> {
         let scales = Scales::bind(operands, step);
         let x = operands.read(direction.names().input, direction.source(), x);
         let y = operands.write(direction.names().output, direction.target(), y);
-        let bound = operands.check(max_instances)?;
-        let (scales, x) = (Scales::new(direction, step.reduce, scales), bound.rows(x));
+        let bound = operands.check()?;
+        let (scales, x) = (Scales::placed(direction, step.reduce, scales), bound.rows(x));
         Ok((Self { scales, x, y: y.map(|y| bound.out(y)) }, bound.instances()))
     }
 
@@ -147,7 +137,6 @@ impl<'w> Backward<'w> {
     /// Binds and checks the operands. Returns them, and the number of instances.
     pub(super) fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
-        max_instances: usize,
         direction: Direction,
         step: &'a Step<Weights<impl Read<T::Acc>, &'w DeviceWindows>>,
         x: &'a Rows<impl Read<T>>,
@@ -165,22 +154,11 @@ impl<'w> Backward<'w> {
             operands.gradient(VERTEX_GRADIENT, VERTEX_SCALE, vertex, of_vertices),
             operands.gradient(HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, hyperedge, of_hyperedges),
         ];
-        let bound = operands.check(max_instances)?;
-        let scales = Scales::new(direction, step.reduce, scales);
+        let bound = operands.check()?;
+        let scales = Scales::placed(direction, step.reduce, scales);
         let (x, grad_y, grad_x) = (bound.rows(x), bound.rows(grad_y), grad_x.map(|out| bound.out(out)));
-        Ok((Self::placed(scales, x, grad_y, grad_x, gradients), bound.instances()))
-    }
-
-    /// `gradients` are those of the scales of vertices and of hyperedges.
-    pub(super) fn placed(
-        scales: Scales<'w>,
-        x: PlacedRows,
-        grad_y: PlacedRows,
-        grad_x: Option<Destination>,
-        gradients: [Option<GradientTo>; 2],
-    ) -> Self {
-        let (grad_source, grad_target) = by_place(scales.direction, gradients);
-        Self { scales, x, grad_y, grad_x, grad_source, grad_target }
+        let (grad_source, grad_target) = by_place(direction, gradients);
+        Ok((Self { scales, x, grad_y, grad_x, grad_source, grad_target }, bound.instances()))
     }
 
     /// Makes the launches.

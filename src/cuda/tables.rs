@@ -19,7 +19,8 @@ use crate::chunks::Chunks;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::incidence::{Csr, Incidence};
 
-/// Which of the two compressed sparse row forms of a topology a table belongs to.
+/// Which of the two compressed sparse row forms of a topology a table belongs to. An incidence has two ends,
+/// so there is no third.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Orientation {
     /// Rows are hyperedges, indices vertices, as in [`Incidence::by_edge`].
@@ -355,7 +356,6 @@ impl Side {
 /// What is other in the tables of one orientation where only some instances of a table batch take part: the
 /// others have no work.
 pub(super) struct PartSide {
-    topologies: Buffer<u64>,
     work_starts: Buffer<u64>,
     counts: Counts,
 }
@@ -372,21 +372,13 @@ impl PartSide {
         let left_out = side.topologies.iter_mut().enumerate().filter(|&(id, _)| !takes_part(id));
         left_out.for_each(|(_, topology)| topology.count = Counts::zeroed());
         let counts = side.start_work(batch)?;
-        Ok(Self {
-            topologies: Buffer::from_slice(
-                "the topology table",
-                stream,
-                bytemuck::cast_slice(&side.topologies),
-            )?,
-            work_starts: Buffer::from_slice("the work starts", stream, &side.work_starts)?,
-            counts,
-        })
+        Ok(Self { work_starts: Buffer::from_slice("the work starts", stream, &side.work_starts)?, counts })
     }
 
-    /// What kernels are told, given what they are told of all instances.
+    /// What kernels are told, given what they are told of all instances. No work item leads to an instance
+    /// without work, so the table of topologies is that of all.
     pub(super) fn instead_of(&self, all: TablesArgs) -> TablesArgs {
-        let (topologies, work_starts) = (self.topologies.address(), self.work_starts.address());
-        TablesArgs { topologies, work_starts, items: self.counts, ..all }
+        TablesArgs { work_starts: self.work_starts.address(), items: self.counts, ..all }
     }
 }
 

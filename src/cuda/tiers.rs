@@ -9,7 +9,7 @@
 use cudarc::driver::sys;
 
 use super::driver::{Current, not_capturing};
-use super::operands::{Operands, Read, Step, Write};
+use super::operands::{Operands, Read, Write};
 use super::ranges::Range;
 use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
@@ -18,7 +18,7 @@ use crate::direction::Direction;
 use crate::error::Result;
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
-use crate::step::StepGradients;
+use crate::step::{Step, StepGradients};
 use crate::windows::Weights;
 
 /// Whose memory and stream a call is on.
@@ -48,15 +48,14 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         tier: Tier,
         direction: Direction,
-        step: &Step<'_, impl Read<T::Acc>>,
+        step: &Step<Weights<impl Read<T::Acc>, &DeviceWindows>>,
         x: Rows<impl Read<T>>,
         mut y: Out<Rows<impl Write<T>>>,
     ) -> Result<()> {
         let operator = Operator::step(direction);
         let begun = self.begin(tier, operator)?;
         let mut operands = self.operands(tier, operator);
-        let (forward, instances) =
-            step::Forward::bind(&mut operands, self.max_instances, direction, step, &x, &mut y)?;
+        let (forward, instances) = step::Forward::bind(&mut operands, direction, step, &x, &mut y)?;
         // SAFETY: the caller's promise; the placements and windows were checked against the buffers. In the
         // safe tier the guards order other users of the operands before or after, and `cudarc` frees those
         // after.
@@ -71,7 +70,7 @@ impl<T: DeviceElement> Workspace<T> {
         &mut self,
         tier: Tier,
         direction: Direction,
-        step: &Step<'_, impl Read<T::Acc>>,
+        step: &Step<Weights<impl Read<T::Acc>, &DeviceWindows>>,
         x: Rows<impl Read<T>>,
         grad_y: Rows<impl Read<T>>,
         mut gradients: StepGradients<impl Write<T>, impl Write<T::Acc>>,
@@ -79,9 +78,8 @@ impl<T: DeviceElement> Workspace<T> {
         let operator = Operator::step_backward(direction);
         let begun = self.begin(tier, operator)?;
         let mut operands = self.operands(tier, operator);
-        let max = self.max_instances;
         let (backward, instances) =
-            step::Backward::bind(&mut operands, max, direction, step, &x, &grad_y, &mut gradients)?;
+            step::Backward::bind(&mut operands, direction, step, &x, &grad_y, &mut gradients)?;
         // SAFETY: as in `step`.
         unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
     }
@@ -101,8 +99,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let begun = self.begin(tier, operator)?;
         let mut operands = self.operands(tier, operator);
-        let (forward, instances) =
-            conv::Forward::bind(&mut operands, self.max_instances, &x, &weights, z.as_mut(), &mut y)?;
+        let (forward, instances) = conv::Forward::bind(&mut operands, &x, &weights, z.as_mut(), &mut y)?;
         // SAFETY: as in `step`.
         unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
     }
@@ -125,9 +122,9 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let begun = self.begin(tier, operator)?;
         let mut operands = self.operands(tier, operator);
-        let (max, z, out) = (self.max_instances, z.as_ref(), &mut grad_weights);
+        let (z, out) = (z.as_ref(), &mut grad_weights);
         let (backward, instances) =
-            conv::Backward::bind(&mut operands, max, &x, z, &weights, &grad_y, &mut grad_x, out)?;
+            conv::Backward::bind(&mut operands, &x, z, &weights, &grad_y, &mut grad_x, out)?;
         // SAFETY: as in `step`.
         unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
     }
@@ -151,6 +148,6 @@ impl<T: DeviceElement> Workspace<T> {
     #[inline(always)]
     fn operands<'w>(&self, tier: Tier, operator: Operator) -> Operands<'_, 'w, T> {
         let safe = matches!(tier, Tier::Safe).then(|| operator.name());
-        Operands::new(&self.plan, self.stream(), safe)
+        Operands::new(&self.plan, self.stream(), safe, self.max_instances)
     }
 }

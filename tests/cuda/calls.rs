@@ -189,7 +189,7 @@ fn any_alignment_of_elements_has_the_same_bits() {
     gpu.set(Mode::PLAIN);
     let stream = gpu.device().context().default_stream();
     let plan =
-        Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::Off).unwrap();
+        Plan::<f32>::builder(&gpu.device().upload(&pairs()).unwrap(), F).checks(Checks::Off).build().unwrap();
     let mut workspace = plan.workspace(&stream, 2).unwrap();
     let values: Vec<f32> = features(3, 2 * 4 * F);
     let mut results = vec![];
@@ -216,7 +216,7 @@ fn offsets_have_64_bits() {
     let edges = [1, 10, 300].map(|repeats| [0u32, 1].repeat(repeats));
     let batch = Batch::replicate(Incidence::from_edges(2, &edges, Repeats::Keep).unwrap());
     let plan =
-        Plan::<f32>::new(&gpu.device().upload(&batch).unwrap(), F, Conv::default(), Checks::On).unwrap();
+        Plan::<f32>::builder(&gpu.device().upload(&batch).unwrap(), F).checks(Checks::On).build().unwrap();
     let mut workspace = plan.workspace(&stream, 2).unwrap();
     let stride = (1usize << 32) + 4;
     // SAFETY: the rows that are read are written first.
@@ -254,13 +254,10 @@ fn a_plan_explains_itself() {
     let gpu = Gpu::take();
     let edges = [vec![0u32; 600], (0..20).map(|i| i % 4).collect(), vec![1, 2], vec![]];
     let topology = Incidence::from_edges(5, &edges, Repeats::Keep).unwrap();
-    let plan = Plan::<f32>::new(
-        &gpu.device().upload(&Batch::replicate(topology)).unwrap(),
-        20,
-        Conv::default(),
-        Checks::Off,
-    )
-    .unwrap();
+    let plan = Plan::<f32>::builder(&gpu.device().upload(&Batch::replicate(topology)).unwrap(), 20)
+        .checks(Checks::Off)
+        .build()
+        .unwrap();
     let explanation = plan.explain(2).unwrap();
     let rows = explanation.hyperedges;
     assert_eq!((rows.short, rows.medium, rows.long, rows.segments), (4, 2, 2, 4));

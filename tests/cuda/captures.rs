@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
+use hyperscatter::Error;
 use hyperscatter::cuda::cudarc::driver::sys::{
     CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode, CUstreamCaptureStatus,
 };
-use hyperscatter::cuda::cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DriverError};
+use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, DriverError};
 use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Table};
-use hyperscatter::{Conv, Error};
 
 use super::gpu::{Gpu, Mode, under_tool};
 use super::operators::{
@@ -207,13 +207,47 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     drop(graph);
 }
 
+/// An operand that cannot be waited for, in a call that is refused for another one, is reported after that:
+/// once, as what it is to later calls.
+#[test]
+fn a_failed_wait_is_reported_after_an_operand_of_another_context() {
+    if under_tool("calls that the driver refuses count as errors") {
+        return;
+    }
+    let gpu = Gpu::take();
+    let context = gpu.device().context();
+    let (case, mut slices) = case(gpu.device());
+    let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
+    let mut workspace = case.workspace(&own);
+    // Of the same device it is the same primary context, but held by another `Arc`.
+    let foreign = CudaContext::new(gpu.ordinal()).unwrap();
+    let mut foreign = Slices::upload(&foreign.default_stream(), &case.host);
+    let graph = write_in_a_capture(&other, &mut slices.weights);
+    let (value, bound) = (gpu.ordinal(), gpu.ordinal());
+    for &call in Operator::ALL {
+        // Outputs are bound after the weights.
+        let operand = call.operands().into_iter().rfind(|operand| operand.is_output).unwrap();
+        slices.swap(operand.slot, &mut foreign);
+        let refused = slices.call(call, &mut workspace, case.how());
+        slices.swap(operand.slot, &mut foreign);
+        assert_eq!(refused, Err(Error::WrongContext { operand: operand.name, value, bound }), "{call:?}");
+        let Err(Error::Driver { call: "an earlier call of this context", code: 1, .. }) = workspace.check()
+        else {
+            panic!("{call:?}: the failed wait is lost")
+        };
+        workspace.check().unwrap();
+    }
+    assert_eq!(renew_events(&mut slices.weights), Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)));
+    drop(graph);
+}
+
 /// A workspace is not made, and not let go of too early, while its stream records a graph.
 #[test]
 fn a_workspace_is_neither_made_nor_freed_while_its_stream_captures() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().new_stream().unwrap();
     let batch = gpu.device().upload(&pairs()).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
+    let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
     let workspace = plan.workspace(&stream, 2).unwrap();
     stream.synchronize().unwrap();
     stream.begin_capture(RELAXED).unwrap();
@@ -241,7 +275,7 @@ fn memory_that_is_out_of_use_is_not_freed_into_a_graph() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().new_stream().unwrap();
     let batch = gpu.device().upload(&pairs()).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
+    let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
     drop(plan.workspace(&stream, COPIES).unwrap());
     gpu.device().context().synchronize().unwrap();
     stream.begin_capture(RELAXED).unwrap();

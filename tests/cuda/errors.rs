@@ -316,7 +316,11 @@ fn overwritten_window_tables_need_checks() {
             // The same value again: the crate does not know that nothing changed.
             let value = table.read(part).unwrap()[0];
             table.overwrite(part, 0, &[value]).unwrap();
-            let checked = Plan::<f32>::new(case.plan.batch(), F, symmetric(), Checks::On).unwrap();
+            let checked = Plan::<f32>::builder(case.plan.batch(), F)
+                .conv(symmetric())
+                .checks(Checks::On)
+                .build()
+                .unwrap();
             let mut checked = checked.workspace(&stream, COPIES).unwrap();
             let pointers = slices.pointers();
             for call in Operator::ALL.iter().copied().filter(|call| !of_vertices || call.is_step()) {
@@ -406,7 +410,7 @@ fn ranges_outside_a_window_table_are_refused() {
 fn the_per_thread_stream_is_refused() {
     let gpu = Gpu::take();
     let plan =
-        Plan::<f32>::new(&gpu.device().upload(&pairs()).unwrap(), F, Conv::default(), Checks::On).unwrap();
+        Plan::<f32>::builder(&gpu.device().upload(&pairs()).unwrap(), F).checks(Checks::On).build().unwrap();
     let stream = gpu.device().context().per_thread_stream();
     assert_eq!(plan.workspace(&stream, 2).unwrap_err(), Error::PerThreadStream);
 }

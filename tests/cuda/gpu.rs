@@ -249,7 +249,8 @@ impl Cuda {
         paths: &[Path],
     ) -> Result<Box<dyn Operators<T>>> {
         let batch = self.device().upload(batch)?;
-        let plan = Plan::with_paths(&batch, features, conv, self.mode.checks, paths)?;
+        let plan =
+            Plan::builder(&batch, features).conv(conv).checks(self.mode.checks).paths(paths).build()?;
         self.on(batch, plan, max_instances)
     }
 
@@ -291,7 +292,7 @@ impl<T: GpuElement> Backend<T> for Cuda {
         max_instances: usize,
     ) -> Result<Box<dyn Operators<T>>> {
         let batch = self.device().upload(batch)?;
-        let plan = Plan::new(&batch, features, conv, self.mode.checks)?;
+        let plan = Plan::builder(&batch, features).conv(conv).checks(self.mode.checks).build()?;
         self.on(batch, plan, max_instances)
     }
 }
@@ -452,7 +453,7 @@ impl<T: GpuElement> OnCuda<T> {
 fn scaled<'a, A: Element + DeviceRepr + ValidAsZeroBits>(
     step: &cpu::Step<'_, A>,
     scales: &'a [Option<Values<A>>; 2],
-) -> Step<'a, CudaView<'a, A>> {
+) -> Step<'a, A> {
     let [vertex_scale, hyperedge_scale] = scales.each_ref().map(|scale| scale.as_ref().map(Values::weights));
     Step::new(step.reduce).vertex_scale(vertex_scale).hyperedge_scale(hyperedge_scale)
 }

@@ -1,16 +1,19 @@
-//! What a plan explains is what its calls launch, exactly: for every operator, layout and option.
+//! What a plan explains is what its calls queue, exactly: for every operator, layout, option, element type
+//! and path.
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 use hyperscatter::cuda::{Checks, DeviceWindows, Plan, Request, Step, Workspace};
 use hyperscatter::{
-    Axis, Batch, Conv, Incidence, Normalization, Operator, Out, Reduce, Repeats, RowLayout, Rows,
+    Axis, Batch, Conv, Incidence, Normalization, Operator, Out, Path, Reduce, Repeats, RowLayout, Rows,
     StepGradients, WeightUse, WindowTable, Windows,
 };
+use hyperscatter_emulator::control::DeviceControl;
 use proptest::prelude::*;
 use std::sync::Arc;
 
-use super::gpu::Gpu;
-use super::operators::{driver_calls, long_rows, table_batch};
+use super::gpu::{Gpu, GpuElement};
+use super::operators::{long_rows, table_batch};
+use crate::common::{cases, element_types, with_element};
 
 /// Which windows scales and weights are read through.
 #[derive(Debug, Clone, Copy)]
@@ -81,23 +84,29 @@ fn conv() -> impl Strategy<Value = Conv> {
 }
 
 /// Windows of one kind and the values that they are windows of.
-struct Scale {
+struct Scale<A> {
     windows: Windows<Box<DeviceWindows>>,
     len: usize,
     /// At least that many.
-    values: CudaSlice<f32>,
+    values: CudaSlice<A>,
 }
 
-impl Scale {
-    fn weights(&self) -> hyperscatter::Weights<CudaView<'_, f32>, &DeviceWindows> {
+impl<A> Scale<A> {
+    fn weights(&self) -> hyperscatter::Weights<CudaView<'_, A>, &DeviceWindows> {
         hyperscatter::Weights { values: self.values.slice(..self.len), windows: self.windows.as_deref() }
     }
 }
 
-fn scale(plan: &Plan<f32>, stream: &Arc<CudaStream>, axis: Axis, kind: Kind, instances: usize) -> Scale {
+fn scale<T: GpuElement>(
+    plan: &Plan<T>,
+    stream: &Arc<CudaStream>,
+    axis: Axis,
+    kind: Kind,
+    instances: usize,
+) -> Scale<T::Acc> {
     let batch = plan.batch().batch();
     let (windows, len) = match kind {
-        Kind::Shared => (Windows::Shared, if instances == 0 { 0 } else { batch.largest(axis) }),
+        Kind::Shared => (Windows::Shared, batch.largest(axis)),
         Kind::Consecutive => (Windows::Consecutive, batch.start(axis, instances)),
         Kind::Table => {
             let offsets: Vec<u64> = (0..instances as u64).map(|g| g % 2).collect();
@@ -113,30 +122,37 @@ fn scale(plan: &Plan<f32>, stream: &Arc<CudaStream>, axis: Axis, kind: Kind, ins
     Scale { windows, len, values: stream.alloc_zeros(len.max(1)).unwrap() }
 }
 
-fn call(workspace: &mut Workspace<f32>, options: Options, instances: usize, scales: [Option<&Scale>; 2]) {
+/// Makes the call. Buffers are made before the device forgets earlier calls.
+fn call<T: GpuElement>(
+    control: &DeviceControl,
+    workspace: &mut Workspace<T>,
+    options: Options,
+    instances: usize,
+    scales: [Option<&Scale<T::Acc>>; 2],
+) {
     let (stream, plan) = (workspace.stream().clone(), workspace.plan().clone());
     let (batch, features) = (plan.batch().batch(), options.features);
     let rows = [batch.start(Axis::Vertex, instances), batch.start(Axis::Hyperedge, instances)];
     let len = |axis: usize| (rows[axis] * features).max(1);
     let layout = RowLayout::contiguous(features).instances(instances);
     let [x, g] =
-        [(); 2].map(|()| [stream.alloc_zeros::<f32>(len(0)).unwrap(), stream.alloc_zeros(len(1)).unwrap()]);
-    let mut out = [stream.alloc_zeros::<f32>(len(0)).unwrap(), stream.alloc_zeros(len(1)).unwrap()];
-    let mut saved = stream.alloc_zeros::<f32>(len(1)).unwrap();
+        [(); 2].map(|()| [stream.alloc_zeros::<T>(len(0)).unwrap(), stream.alloc_zeros(len(1)).unwrap()]);
+    let mut out = [stream.alloc_zeros::<T>(len(0)).unwrap(), stream.alloc_zeros(len(1)).unwrap()];
+    let mut saved = stream.alloc_zeros::<T::Acc>(len(1)).unwrap();
     let values = [0, 1].map(|at| scales[at].map_or(0, |scale| scale.len));
     let [mut of_vertices, mut of_hyperedges] =
-        values.map(|len| stream.alloc_zeros::<f32>(len.max(1)).unwrap());
+        values.map(|len| stream.alloc_zeros::<T::Acc>(len.max(1)).unwrap());
     let wanted = |at: usize| options.gradients[at] && scales[at].is_some();
     let step = || {
         Step::new(options.reduce)
             .vertex_scale(scales[0].map(Scale::weights))
             .hyperedge_scale(scales[1].map(Scale::weights))
     };
-    fn rows_out(
+    fn rows_out<T>(
         is_wanted: bool,
-        buffer: &mut CudaSlice<f32>,
+        buffer: &mut CudaSlice<T>,
         layout: RowLayout,
-    ) -> Out<Rows<CudaViewMut<'_, f32>>> {
+    ) -> Out<Rows<CudaViewMut<'_, T>>> {
         if is_wanted { Out::Overwrite(Rows::new(buffer, layout)) } else { Out::Skip }
     }
     let weights = || scales[1].unwrap().weights();
@@ -144,6 +160,7 @@ fn call(workspace: &mut Workspace<f32>, options: Options, instances: usize, scal
     let grad_w = if wanted(1) { Out::Overwrite(of_hyperedges.slice_mut(..values[1])) } else { Out::Skip };
     let grad_scale = if wanted(0) { Out::Overwrite(of_vertices.slice_mut(..values[0])) } else { Out::Skip };
     let gradients = StepGradients::none().vertex_scale(grad_scale);
+    control.reset_calls();
     match options.operator {
         Operator::VertexToHyperedge => workspace.vertex_to_hyperedge(
             &step(),
@@ -211,42 +228,64 @@ fn call(workspace: &mut Workspace<f32>, options: Options, instances: usize, scal
     .unwrap();
 }
 
+fn explains_itself<T: GpuElement>(
+    (batch, instances): &(Batch, usize),
+    conv: Conv,
+    mut options: Options,
+    on_gather: u64,
+) {
+    let gpu = Gpu::take();
+    let Some(control) = gpu.control("what is launched") else { return };
+    let instances = *instances;
+    let stream = gpu.device().context().default_stream();
+    let batch = gpu.device().upload(batch).unwrap();
+    let chosen =
+        Plan::<T>::builder(&batch, options.features).conv(conv).checks(options.checks).build().unwrap();
+    let stays = |topology: usize| on_gather >> (topology % 64) & 1 == 0;
+    let paths = chosen.paths().iter().enumerate();
+    let paths: Vec<Path> =
+        paths.map(|(topology, &path)| if stays(topology) { path } else { Path::Gather }).collect();
+    let plan = Plan::<T>::builder(&batch, options.features)
+        .conv(conv)
+        .checks(options.checks)
+        .paths(&paths)
+        .build()
+        .unwrap();
+    if options.operator.name().starts_with("conv") {
+        options.scales = [None, options.scales[1].or(Some(Kind::Shared))];
+    }
+    let scales =
+        [0, 1].map(|at| options.scales[at].map(|kind| scale(&plan, &stream, Axis::ALL[at], kind, instances)));
+    let [vertex, hyperedge] = &scales;
+    let request = Request::new(options.operator, instances)
+        .reduce(options.reduce)
+        .vertex_scale(vertex.as_ref().map(|scale| scale.windows.as_deref()))
+        .hyperedge_scale(hyperedge.as_ref().map(|scale| scale.windows.as_deref()))
+        .rows(options.rows)
+        .vertex_gradient(options.gradients[0])
+        .hyperedge_gradient(options.gradients[1]);
+    let explained = plan.explain_call(&request).unwrap();
+    let mut workspace = plan.workspace_for(&stream, instances, &[options.operator]).unwrap();
+    call(control, &mut workspace, options, instances, [vertex.as_ref(), hyperedge.as_ref()]);
+    let calls = control.calls();
+    let count = |name| calls.get(name).copied().unwrap_or(0) as usize;
+    assert_eq!(control.launched(), explained.kernels, "{explained:?}");
+    assert_eq!(count("cuLaunchKernel"), explained.launches, "{explained:?}");
+    assert_eq!(count("cuMemsetD8Async"), explained.zero_fills, "{explained:?}");
+    workspace.check().unwrap();
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(cases(400))]
 
     #[test]
-    fn a_call_launches_exactly_what_the_plan_explains(
-        (batch, instances) in layout(),
+    fn a_call_queues_exactly_what_the_plan_explains(
+        layout in layout(),
         conv in conv(),
         options in options(),
+        on_gather in prop_oneof![2 => Just(0), 1 => Just(u64::MAX), 1 => any::<u64>()],
+        element in element_types(),
     ) {
-        let gpu = Gpu::take();
-        let Some(control) = gpu.control("counting launches") else { return Ok(()) };
-        let stream = gpu.device().context().default_stream();
-        let batch = gpu.device().upload(&batch).unwrap();
-        let plan = Plan::<f32>::new(&batch, options.features, conv, options.checks).unwrap();
-        let mut options = options;
-        if options.operator.name().starts_with("conv") {
-            options.scales = [None, options.scales[1].or(Some(Kind::Shared))];
-        }
-        let scales = [0, 1].map(|at| {
-            options.scales[at].map(|kind| scale(&plan, &stream, Axis::ALL[at], kind, instances))
-        });
-        let [vertex, hyperedge] = &scales;
-        let request = Request::new(options.operator, instances)
-            .reduce(options.reduce)
-            .vertex_scale(vertex.as_ref().map(|scale| scale.windows.as_deref()))
-            .hyperedge_scale(hyperedge.as_ref().map(|scale| scale.windows.as_deref()))
-            .rows(options.rows)
-            .vertex_gradient(options.gradients[0])
-            .hyperedge_gradient(options.gradients[1]);
-        let explained = plan.explain_call(&request).unwrap();
-        let mut workspace = plan.workspace_for(&stream, instances, &[options.operator]).unwrap();
-        let calls = driver_calls(control, || {
-            call(&mut workspace, options, instances, [vertex.as_ref(), hyperedge.as_ref()])
-        });
-        let launches = calls.get("cuLaunchKernel").copied().unwrap_or(0) as usize;
-        prop_assert_eq!(launches, explained.launches, "{:?}", explained);
-        workspace.check().unwrap();
+        with_element!(element, explains_itself(&layout, conv, options, on_gather));
     }
 }

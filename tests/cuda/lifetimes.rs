@@ -40,7 +40,7 @@ fn expected() -> (Vec<f32>, Vec<f32>) {
 }
 
 fn workspace(device: &Device, stream: &Arc<CudaStream>, checks: Checks) -> Result<Workspace<f32>> {
-    Plan::new(&device.upload(&batch())?, F, Conv::default(), checks)?.workspace(stream, COPIES)
+    Plan::builder(&device.upload(&batch())?, F).checks(checks).build()?.workspace(stream, COPIES)
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Re
     look("upload");
     let windows = AllWindows::upload(&batch, copies, WindowKind::Table)?;
     look("upload_windows");
-    let plan = Plan::<f32>::new(&batch, F, symmetric(), Checks::On)?;
+    let plan = Plan::<f32>::builder(&batch, F).conv(symmetric()).checks(Checks::On).build()?;
     look("plan");
     let all = Operator::ALL;
     for operators in [&all[..4], &all[4..6], all] {
@@ -522,7 +522,9 @@ fn each_failed_creation_of_a_first_use_is_an_error() {
     let first_use = || {
         let device = Device::open(gpu.ordinal())?;
         let batch = device.upload(&batch())?;
-        Plan::<f32>::new(&batch, F, Conv::default(), Checks::Off)?
+        Plan::<f32>::builder(&batch, F)
+            .checks(Checks::Off)
+            .build()?
             .workspace(&device.context().default_stream(), COPIES)
             .map(drop)
     };
@@ -555,7 +557,7 @@ fn plans_are_shared_by_threads() {
     gpu.set(Mode::PLAIN);
     let context = gpu.device().context();
     let batch = gpu.device().upload(&batch()).unwrap();
-    let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
+    let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
     is_send_and_sync(gpu.device());
     is_send_and_sync(&batch);
     is_send_and_sync(&plan);
@@ -599,7 +601,7 @@ fn the_last_holder_of_a_device_leaves_the_current_context_as_it_was() {
         assert_eq!(look(), None, "a fresh thread");
         let device = Device::open(ordinal).unwrap();
         let batch = device.upload(&batch()).unwrap();
-        let plan = Plan::<f32>::new(&batch, F, Conv::default(), Checks::On).unwrap();
+        let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
         let stream = device.context().new_stream().unwrap();
         let workspace = plan.workspace(&stream, COPIES).unwrap();
         // The test's own calls of cudarc, and its stream, change the current context.

@@ -4,9 +4,9 @@ pub use hyperscatter::Operator;
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaViewMut, DevicePtr, DeviceRepr, ValidAsZeroBits, result, sys,
 };
-use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Step, Workspace};
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Workspace};
 use hyperscatter::{
-    Axis, Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows,
+    Axis, Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows, Step,
     StepGradients, WeightUse, Weights, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
@@ -331,7 +331,7 @@ impl<'a> How<'a> {
         Weights { values, windows: self.windows.hyperedges.as_deref() }
     }
 
-    fn step<B>(self, vertex_scale: B, hyperedge_scale: B) -> Step<'a, B> {
+    fn step<B>(self, vertex_scale: B, hyperedge_scale: B) -> Step<Weights<B, &'a DeviceWindows>> {
         let vertex_scale = Weights { values: vertex_scale, windows: self.windows.vertices.as_deref() };
         let hyperedge_scale = self.weights(hyperedge_scale);
         Step::mean().vertex_scale(vertex_scale).hyperedge_scale(hyperedge_scale)
@@ -548,7 +548,7 @@ impl<T: GpuElement> Case<T> {
 
     pub fn on(batch: &DeviceBatch, instances: usize, conv: Conv, checks: Checks, kind: WindowKind) -> Self {
         let windows = AllWindows::upload(batch, instances, kind).unwrap();
-        let plan = Plan::new(batch, F, conv, checks).unwrap();
+        let plan = Plan::builder(batch, F).conv(conv).checks(checks).build().unwrap();
         let host = OnHost::new(batch.batch(), instances, &windows, 1);
         Self { plan, windows, instances, host }
     }

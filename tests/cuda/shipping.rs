@@ -8,7 +8,7 @@ use std::process::Command;
 
 use hyperscatter::cuda::{Checks, Device, DeviceElement, Plan, embedded_modules};
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Batch, Conv, Error, Incidence, Path, Repeats};
+use hyperscatter::{Batch, Error, Incidence, Path, Repeats};
 
 use super::gpu::Gpu;
 
@@ -257,7 +257,7 @@ fn a_plan_loads_the_modules_that_it_needs_alone() {
         let device = Device::open(gpu.ordinal()).unwrap();
         let batch = device.upload(&kind.batch()).unwrap();
         assert_eq!(device.loaded_modules(), []);
-        let plan = Plan::<T>::with_paths(&batch, 4, Conv::default(), checks, kind.paths()).unwrap();
+        let plan = Plan::<T>::builder(&batch, 4).checks(checks).paths(kind.paths()).build().unwrap();
         let (expected, budget) = modules_of::<T>(kind, checks);
         let (names, bytes) = loaded(&gpu, &device);
         assert_eq!(names, expected);
@@ -279,8 +279,8 @@ fn plans_share_modules() {
     let gpu = Gpu::take();
     let device = Device::open(gpu.ordinal()).unwrap();
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
-    let first = Plan::<f32>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
-    let second = Plan::<bf16>::new(&batch, 4, Conv::default(), Checks::Off).unwrap();
+    let first = Plan::<f32>::builder(&batch, 4).checks(Checks::Off).build().unwrap();
+    let second = Plan::<bf16>::builder(&batch, 4).checks(Checks::Off).build().unwrap();
     let (mut expected, _) = modules_of::<f32>(Kind::Small, Checks::Off);
     assert_eq!(expected.len(), 6);
     expected.extend(["gather_bf16", "single_block_bf16"].map(String::from));

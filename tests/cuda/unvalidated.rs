@@ -107,7 +107,11 @@ impl<'a, T: GpuElement> Run<'a, T> {
         stream: &Arc<CudaStream>,
         spare: usize,
     ) -> Self {
-        let plan = Plan::<T>::new(&uploaded.batch, layout.features, layout.conv, Checks::On).unwrap();
+        let plan = Plan::<T>::builder(&uploaded.batch, layout.features)
+            .conv(layout.conv)
+            .checks(Checks::On)
+            .build()
+            .unwrap();
         let workspace = plan.workspace(stream, layout.instances + spare).unwrap();
         let mut run = Self {
             layout,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use hyperscatter::cuda::{Checks, DeviceBatch, DeviceWindows, Plan, Step, WindowPart, Workspace};
-use hyperscatter::{Batch, Conv, Error, Incidence, Out, Rows, Weights, WindowTable};
+use hyperscatter::{Batch, Error, Incidence, Out, Rows, Weights, WindowTable};
 
 use super::gpu::{Gpu, Mode, in_any_order};
 
@@ -24,7 +24,7 @@ struct Reader {
 impl Reader {
     fn new(gpu: &Gpu, batch: &DeviceBatch, checks: Checks) -> Self {
         let stream = gpu.device().context().new_stream().unwrap();
-        let plan = Plan::<f32>::new(batch, F, Conv::default(), checks).unwrap();
+        let plan = Plan::<f32>::builder(batch, F).checks(checks).build().unwrap();
         Self {
             workspace: plan.workspace(&stream, COPIES).unwrap(),
             x: stream.clone_htod(&[1.0; COPIES * 4 * F]).unwrap(),

@@ -73,9 +73,10 @@ impl<T: Element> Pool<T> {
         let mut by_features = self.lock();
         let Idle { plan, workspaces } = match by_features.entry(features) {
             Entry::Occupied(idle) => idle.into_mut(),
-            Entry::Vacant(place) => {
-                place.insert(Idle { plan: Plan::new(batch, features, conv)?, workspaces: Vec::new() })
-            }
+            Entry::Vacant(place) => place.insert(Idle {
+                plan: Plan::builder(batch, features).conv(conv).build()?,
+                workspaces: Vec::new(),
+            }),
         };
         match workspaces.iter().position(|w| w.max_instances() >= instances) {
             Some(i) => Ok(workspaces.swap_remove(i)),

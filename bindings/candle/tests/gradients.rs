@@ -215,7 +215,7 @@ fn gradients_of_the_core<T: Element<Acc = f32> + WithDType>(
     g: &Tensor,
 ) -> [Tensor; 3] {
     let (copies, _, features) = x.dims3().unwrap();
-    let plan = cpu::Plan::<T>::new(batch, features, conv).unwrap();
+    let plan = cpu::Plan::<T>::builder(batch, features).conv(conv).build().unwrap();
     let mut workspace = plan.workspace(copies).unwrap();
     let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<T>().unwrap();
     let (x_values, g_values, w_values) = (flat(x), flat(g), w.to_vec1::<f32>().unwrap());

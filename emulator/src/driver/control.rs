@@ -81,7 +81,11 @@ fn obey(device: &Device, command: &str) -> Option<String> {
         "creations" => return Some(state.creations.to_string()),
         "pending" => return Some(state.pending().to_string()),
         "calls" => return Some(list(device.calls().map(|(name, count)| format!("{name} {count}")))),
-        "reset_calls" => device.reset_calls(),
+        "launched" => return Some(list(state.launched.iter().map(|&name| name.to_owned()))),
+        "reset_calls" => {
+            device.reset_calls();
+            state.launched.clear();
+        }
         "take_reports" => return Some(list(std::mem::take(&mut state.reports))),
         "live" => return Some(list(state.live())),
         _ => return None,

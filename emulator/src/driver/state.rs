@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) sticky: Option<Status>,
     /// What went wrong, in words.
     pub(crate) reports: Vec<String>,
+    /// The kernels that were launched since the calls were forgotten, each once.
+    pub(crate) launched: Vec<&'static str>,
     /// How many objects were asked for that may be refused.
     pub(crate) creations: u64,
     serial: u64,
@@ -79,6 +81,7 @@ impl State {
             references: 0,
             sticky: None,
             reports: Vec::new(),
+            launched: Vec::new(),
             creations: 0,
             serial: PER_THREAD,
             memory: Heap::default(),

@@ -322,6 +322,33 @@ fn calls_are_counted_by_name() {
 }
 
 #[test]
+fn kernels_that_were_launched_are_named_in_order() {
+    let device = device();
+    let stream = device.stream();
+    let (nothing, increment) = (device.kernel("driver_nothing"), device.kernel("driver_increment"));
+    let mut data = stream.clone_htod(&[1.0f32]).unwrap();
+    for execute in [true, false] {
+        device.control.set_execute(execute);
+        device.control.reset_calls();
+        assert!(device.control.launched().is_empty());
+        for _ in 0..2 {
+            // SAFETY: one element.
+            unsafe { stream.launch_builder(&increment).arg(&mut data).arg(&1u32).launch(threads(1)) }
+                .unwrap();
+            // SAFETY: the kernel does nothing.
+            unsafe { stream.launch_builder(&nothing).launch(threads(1)) }.unwrap();
+        }
+        // A launch that is refused is none.
+        // SAFETY: as above.
+        code(unsafe { stream.launch_builder(&nothing).launch(threads(0)) });
+        assert_eq!(device.control.launched(), ["driver_increment", "driver_nothing"]);
+        assert_eq!(device.control.take_reports().len(), 1);
+    }
+    drop((data, nothing, increment, stream));
+    device.close();
+}
+
+#[test]
 fn without_execution_launches_are_checked_and_counted_only() {
     let device = device();
     let stream = device.stream();

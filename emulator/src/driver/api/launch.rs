@@ -116,6 +116,9 @@ exports! {
                     check_pointer(state, kernel, i, param, value)?;
                 }
             }
+            if !state.launched.contains(&kernel.name) {
+                state.launched.push(kernel.name);
+            }
             if !state.options.execute {
                 return Ok(());
             }
