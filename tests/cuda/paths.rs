@@ -265,7 +265,8 @@ fn a_vertex_of_degree_zero_is_left_out_on_each_path() {
         for (&path, (vertex, nan)) in
             Path::ALL.iter().flat_map(|path| [(path, (0, [false; 3])), (path, (1, [false, true, true]))])
         {
-            let plan = Plan::<f32>::with_paths(&batch, 4, conv, Checks::On, &[path]).unwrap();
+            let plan =
+                Plan::<f32>::builder(&batch, 4).conv(conv).checks(Checks::On).paths(&[path]).build().unwrap();
             let mut workspace = plan.workspace(&stream, 1).unwrap();
             let mut x = [1f32; 12];
             x[vertex * 4..][..4].fill(f32::NAN);
