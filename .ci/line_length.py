@@ -5,8 +5,8 @@
     .ci/line_length.py --self-test    tests this script on a few lines of its own
 
 Of Rust only comments are looked at: rustfmt breaks the code, and leaves strings alone. Files that a program
-wrote are as that wrote them. Tables in comments and Markdown files may be wider: a row of a table is one
-line.
+wrote are as that wrote them. Tables in comments and in Markdown files may be wider, since a row of a table is
+one line; so may an address alone on its line.
 """
 
 import re
@@ -15,15 +15,20 @@ import sys
 from pathlib import Path
 
 COLUMNS = 110
-WHOLE = {".py", ".sh", ".cu", ".cuh", ".h", ".cpp"}
+WHOLE = {".py", ".sh", ".cu", ".cuh", ".h", ".cpp", ".md"}
 # Scripts without an ending.
 SCRIPTS = {".ci/run"}
 GENERATED = re.compile(r"(//|#) Generated")
+# A row of a table of Markdown, or an address.
+WIDE = re.compile(r"^\s*(\||<?https?://\S+$)")
 # A comment on a line of its own, but for tables; or behind code: no `//` of an address in a string is there.
 COMMENT = re.compile(r"^\s*//(?![/!] \|)|[;,(){}\[\]] //")
 
 
 def is_checked(file):
+    # What a run has measured stays as it is.
+    if file.startswith("benches/results/") and file.count("/") > 2:
+        return False
     return Path(file).suffix in WHOLE | {".rs"} or file in SCRIPTS
 
 
@@ -33,19 +38,20 @@ def too_long(file, text):
         return []
     lines = enumerate(text.splitlines(), 1)
     return [f"{file}:{number}: {len(line)} columns" for number, line in lines
-            if len(line) > COLUMNS and (not file.endswith(".rs") or COMMENT.search(line))]
+            if len(line) > COLUMNS and (not file.endswith(".rs") or COMMENT.search(line))
+            and not (file.endswith(".md") and WIDE.match(line))]
 
 
 def self_test():
     long = "x" * (COLUMNS - 3)
     text = f"# é{long}\n# {long}yz\n// {long}z\n    code(); // {long}\nlet s = \"https://{long}\";\n"
-    text += f"/// | {long} |\n"
+    text += f"/// | {long} |\n| {long} |\n"
     cases = {
-        "a.py": [2, 3, 4, 5, 6],
-        ".ci/run": [2, 3, 4, 5, 6],
-        "b/c.cuh": [2, 3, 4, 5, 6],
+        "a.py": [2, 3, 4, 5, 6, 7],
+        ".ci/run": [2, 3, 4, 5, 6, 7],
+        "b/c.cuh": [2, 3, 4, 5, 6, 7],
         "d.rs": [3, 4],
-        "README.md": [],
+        "README.md": [2, 3, 4, 5, 6],
         "e.json": [],
     }
     for file, expected in cases.items():

@@ -257,9 +257,9 @@ fn what_no_window_covers_has_gradient_zero<T: TestElement>(backend: &dyn Backend
             .hyperedge_scale(write.to(&mut of_hyperedges[..]));
         operators.step_backward(true, step, x, z, gradients).unwrap();
         for (gradient, width) in [(&of_conv, 6), (&of_hyperedges, 6), (&of_vertices, 4)] {
-            for (slot, gradient) in widen(gradient).into_iter().enumerate() {
-                let covered = [2, 10].iter().any(|start| (*start..start + width).contains(&slot));
-                assert_eq!(gradient != uncovered, covered, "{write:?}, slot {slot}: {gradient}");
+            for (weight, gradient) in widen(gradient).into_iter().enumerate() {
+                let covered = [2, 10].iter().any(|start| (*start..start + width).contains(&weight));
+                assert_eq!(gradient != uncovered, covered, "{write:?}, weight {weight}: {gradient}");
             }
         }
     }
@@ -555,8 +555,8 @@ fn negative_degrees_are_reported<T: TestElement>(backend: &dyn Backend<T>, layou
     }
     let good = w.clone();
     if let (true, false) = (negative, w.is_empty()) {
-        let slot = layout.seed as usize % w.len();
-        w[slot] = -w[slot];
+        let at = layout.seed as usize % w.len();
+        w[at] = -w[at];
     }
     let degree = |instance: usize, vertex: usize| -> f64 {
         let edges = layout.batch.topology(instance).by_vertex().row(vertex);

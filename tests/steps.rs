@@ -231,7 +231,7 @@ impl StepLayout {
         let (mut x_row, mut y_row) = (0, 0);
         for instance in 0..layout.instances {
             let topology = layout.batch.topology(instance);
-            let slot = |scale: &Option<Scale<T::Acc>>, i: usize| {
+            let at = |scale: &Option<Scale<T::Acc>>, i: usize| {
                 scale.as_ref().map(|s| s.ranges[instance].start + i)
             };
             for (v, e) in topology.incidences() {
@@ -242,18 +242,18 @@ impl StepLayout {
                     false => topology.by_vertex().row(v).len(),
                 };
                 let mean = if *reduce == Reduce::Mean { 1.0 / count as f64 } else { 1.0 };
-                let (v_slot, e_slot) = (slot(&operands.vertex_scale, v), slot(&operands.hyperedge_scale, e));
-                let r = v_slot.map_or(1.0, |i| vertex_values.as_ref().unwrap()[i]);
-                let s = e_slot.map_or(1.0, |i| hyperedge_values.as_ref().unwrap()[i]);
+                let (v_at, e_at) = (at(&operands.vertex_scale, v), at(&operands.hyperedge_scale, e));
+                let r = v_at.map_or(1.0, |i| vertex_values.as_ref().unwrap()[i]);
+                let s = e_at.map_or(1.0, |i| hyperedge_values.as_ref().unwrap()[i]);
                 for k in 0..f {
                     let (xi, yi) = ((x_row + from) * f + k, (y_row + to) * f + k);
                     results.y[yi] += mean * r * s * x[xi];
                     results.grad_x[xi] += mean * r * s * g[yi];
-                    if let Some(slot) = v_slot {
-                        results.grad_vertex_scale[slot] += mean * s * x[xi] * g[yi];
+                    if let Some(at) = v_at {
+                        results.grad_vertex_scale[at] += mean * s * x[xi] * g[yi];
                     }
-                    if let Some(slot) = e_slot {
-                        results.grad_hyperedge_scale[slot] += mean * r * x[xi] * g[yi];
+                    if let Some(at) = e_at {
+                        results.grad_hyperedge_scale[at] += mean * r * x[xi] * g[yi];
                     }
                 }
             }

@@ -15,7 +15,7 @@ use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Table};
 
 use super::gpu::{Gpu, Mode, under_tool};
 use super::operators::{
-    Buffer, Case, F, Operates as _, Operator, Slices, Slot, WindowKind, pairs, symmetric,
+    Buffer, Case, F, Operates as _, Operator, Part, Slices, WindowKind, pairs, symmetric,
 };
 
 const COPIES: usize = 2;
@@ -160,11 +160,11 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     }
     let expected = slices.results(&own);
     // An operand that is read, and one that is written.
-    for slot in [Slot::Weights, Slot::GradWeights] {
-        let Buffer::Sums(slice) = slices.slot(slot) else { unreachable!() };
+    for part in [Part::Weights, Part::GradWeights] {
+        let Buffer::Sums(slice) = slices.part(part) else { unreachable!() };
         let graph = write_in_a_capture(&other, slice);
         for &call in Operator::ALL {
-            let is_used = call.operands().iter().any(|operand| operand.slot == slot);
+            let is_used = call.operands().iter().any(|operand| operand.part == part);
             for _ in 0..2 {
                 let called = slices.call(call, &mut workspace, case.how());
                 if is_used {
@@ -184,14 +184,14 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
         // Replays go on as they please; then the memory gets events of its own.
         graph.launch().unwrap();
         other.synchronize().unwrap();
-        let Buffer::Sums(slice) = slices.slot(slot) else { unreachable!() };
+        let Buffer::Sums(slice) = slices.part(part) else { unreachable!() };
         assert_eq!(renew_events(slice), Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)));
         slices.write(&own, &mut case.host);
         for &call in Operator::ALL {
             slices.call(call, &mut workspace, case.how()).unwrap();
         }
         workspace.check().unwrap();
-        assert!(slices.results(&own) == expected, "{slot:?}");
+        assert!(slices.results(&own) == expected, "{part:?}");
     }
     // Dropped as it is, the context remembers the failed wait, and the next call tells that it is not its
     // own.
@@ -207,8 +207,8 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     drop(graph);
 }
 
-/// An operand that cannot be waited for, in a call that is refused for another one, is reported after that:
-/// once, as what it is to later calls.
+/// Where a call is refused for one operand, and another could not be waited for, the next call reports that,
+/// once.
 #[test]
 fn a_failed_wait_is_reported_after_an_operand_of_another_context() {
     if under_tool("calls that the driver refuses count as errors") {
@@ -227,9 +227,9 @@ fn a_failed_wait_is_reported_after_an_operand_of_another_context() {
     for &call in Operator::ALL {
         // Outputs are bound after the weights.
         let operand = call.operands().into_iter().rfind(|operand| operand.is_output).unwrap();
-        slices.swap(operand.slot, &mut foreign);
+        slices.swap(operand.part, &mut foreign);
         let refused = slices.call(call, &mut workspace, case.how());
-        slices.swap(operand.slot, &mut foreign);
+        slices.swap(operand.part, &mut foreign);
         assert_eq!(refused, Err(Error::WrongContext { operand: operand.name, value, bound }), "{call:?}");
         let Err(Error::Driver { call: "an earlier call of this context", code: 1, .. }) = workspace.check()
         else {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode};
 use super::operators::{
-    AllWindows, Buffer, Case, F, How, OnHost, Operates as _, Pointers, Slices, Slot, WindowKind, pairs,
+    AllWindows, Buffer, Case, F, How, OnHost, Operates as _, Part, Pointers, Slices, WindowKind, pairs,
     symmetric, table_batch, with_slices,
 };
 
@@ -44,9 +44,9 @@ fn operands_of_another_context_are_refused() {
         let before = own.results(&stream);
         for &call in Operator::ALL {
             for operand in call.operands() {
-                own.swap(operand.slot, &mut foreign);
+                own.swap(operand.part, &mut foreign);
                 let result = own.call(call, &mut workspace, case.how());
-                own.swap(operand.slot, &mut foreign);
+                own.swap(operand.part, &mut foreign);
                 let expected = Error::WrongContext { operand: operand.name, value, bound };
                 assert_eq!(result, Err(expected), "{call:?}");
             }
@@ -99,7 +99,7 @@ impl Arena {
     const PLACE: u64 = 1 << 14;
 
     fn new(stream: &Arc<CudaStream>) -> Self {
-        let memory = vec![0xabu8; Self::PLACE as usize * Slot::ALL.len()];
+        let memory = vec![0xabu8; Self::PLACE as usize * Part::ALL.len()];
         let memory = stream.clone_htod(&memory).unwrap();
         stream.synchronize().unwrap();
         Self { memory, stream: stream.clone() }
@@ -141,18 +141,18 @@ fn refused<T: GpuElement>(
 }
 
 /// Address and end of a buffer.
-fn range<T: GpuElement>(pointers: &mut Pointers<T>, slot: Slot) -> (u64, u64) {
+fn range<T: GpuElement>(pointers: &mut Pointers<T>, part: Part) -> (u64, u64) {
     fn range<U>(pointer: &DevicePointer<U>) -> (u64, u64) {
         (pointer.address, pointer.address + (pointer.len * size_of::<U>()) as u64)
     }
-    match pointers.slot(slot) {
+    match pointers.part(part) {
         Buffer::Rows(rows) => range(rows),
         Buffer::Sums(sums) => range(sums),
     }
 }
 
-fn set_address<T: GpuElement>(pointers: &mut Pointers<T>, slot: Slot, address: u64) {
-    match pointers.slot(slot) {
+fn set_address<T: GpuElement>(pointers: &mut Pointers<T>, part: Part, address: u64) {
+    match pointers.part(part) {
         Buffer::Rows(rows) => rows.address = address,
         Buffer::Sums(sums) => sums.address = address,
     }
@@ -172,14 +172,14 @@ fn assert_memory_is_checked<T: GpuElement>() {
         for operand in &operands {
             // Addresses that are no multiples of the element's size.
             let mut pointers = fresh();
-            let size = match pointers.slot(operand.slot) {
+            let size = match pointers.part(operand.part) {
                 Buffer::Rows(_) => size_of::<T>(),
                 Buffer::Sums(_) => size_of::<T::Acc>(),
             } as u64;
-            let (start, _) = range(&mut pointers, operand.slot);
+            let (start, _) = range(&mut pointers, operand.part);
             for offset in 1..size {
                 let value = start + offset;
-                set_address(&mut pointers, operand.slot, value);
+                set_address(&mut pointers, operand.part, value);
                 let expected = Error::Misaligned { operand: operand.name, value, bound: size };
                 for result in refused(call, &mut workspace, &pointers, how) {
                     assert_eq!(result, Err(expected.clone()), "{call:?}");
@@ -187,7 +187,7 @@ fn assert_memory_is_checked<T: GpuElement>() {
             }
             // One element too few.
             let mut pointers = fresh();
-            match pointers.slot(operand.slot) {
+            match pointers.part(operand.part) {
                 Buffer::Rows(rows) => rows.len -= 1,
                 Buffer::Sums(sums) => sums.len -= 1,
             }
@@ -207,14 +207,14 @@ fn assert_memory_is_checked<T: GpuElement>() {
             }
         }
         for output in operands.iter().filter(|operand| operand.is_output) {
-            for other in operands.iter().filter(|other| other.slot != output.slot) {
+            for other in operands.iter().filter(|other| other.part != output.part) {
                 // The output starts with the other's last 16 bytes, or ends with its first.
                 for ends_there in [false, true] {
                     let mut pointers = fresh();
-                    let (other_start, other_end) = range(&mut pointers, other.slot);
-                    let (start, end) = range(&mut pointers, output.slot);
+                    let (other_start, other_end) = range(&mut pointers, other.part);
+                    let (start, end) = range(&mut pointers, output.part);
                     let value = if ends_there { other_start + 16 - (end - start) } else { other_end - 16 };
-                    set_address(&mut pointers, output.slot, value);
+                    set_address(&mut pointers, output.part, value);
                     for result in refused(call, &mut workspace, &pointers, how) {
                         let Err(Error::SharedMemory { operand, other: read, value: found, bound }) = result
                         else {

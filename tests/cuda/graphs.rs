@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode, in_any_order};
 use super::operators::{
-    Case, How, OnHost, Operates as _, Operator, Pointers, RawStream, Slices, Slot, WindowKind, long_rows,
+    Case, How, OnHost, Operates as _, Operator, Part, Pointers, RawStream, Slices, WindowKind, long_rows,
     pairs, symmetric, table_batch,
 };
 use crate::common::bits;
@@ -119,7 +119,7 @@ fn assert_replays<T: GpuElement>(
         let found = replayed.results(&eager_stream);
         assert_eq!(found, eager.results(&eager_stream), "{kind:?}, replay {round}");
         if kind == WindowKind::Table {
-            let (_, gradient) = found.iter().find(|(slot, _)| *slot == Slot::GradWeights).unwrap();
+            let (_, gradient) = found.iter().find(|(part, _)| *part == Part::GradWeights).unwrap();
             let zero = bits(&[T::acc(0.0)])[0];
             assert_eq!([gradient[0], *gradient.last().unwrap()], [zero; 2], "no window covers these");
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, Mode, to_device};
 use super::operators::{
-    AllWindows, Buffer, Case, F, How, OnHost, Slices, Slot, WindowKind, pairs, symmetric, table_batch,
+    AllWindows, Buffer, Case, F, How, OnHost, Part, Slices, WindowKind, pairs, symmetric, table_batch,
 };
 use crate::backend::{Backend, Cpu};
 use crate::common::{bits, features};
@@ -70,7 +70,7 @@ fn everything_may_be_dropped_while_work_is_in_flight() {
 }
 
 /// What all calls give, one behind the other, with nothing dropped meanwhile.
-fn quiet_results(device: &Device, batch: (&Batch, usize), kind: WindowKind) -> Vec<(Slot, Vec<u64>)> {
+fn quiet_results(device: &Device, batch: (&Batch, usize), kind: WindowKind) -> Vec<(Part, Vec<u64>)> {
     let stream = device.context().default_stream();
     let case = Case::<f32>::new(device, batch, symmetric(), Checks::Off, kind);
     let (mut workspace, mut slices) = (case.workspace(&stream), Slices::upload(&stream, &case.host));
@@ -123,8 +123,8 @@ fn everything_may_be_dropped_in_any_order_behind_all_operators() {
         ];
         order.into_iter().for_each(|part| drop(parts[part].take()));
         // What was read goes, too, and new zeros may take its memory.
-        for slot in Slot::ALL.into_iter().filter(|slot| !slot.is_written()) {
-            match slices.slot(slot) {
+        for part in Part::ALL.into_iter().filter(|part| !part.is_written()) {
+            match slices.part(part) {
                 Buffer::Rows(rows) => *rows = stream.alloc_zeros(rows.len()).unwrap(),
                 Buffer::Sums(sums) => *sums = stream.alloc_zeros(sums.len()).unwrap(),
             }
@@ -325,7 +325,7 @@ impl Buffers {
         self.slices.write(&self.stream, &mut self.host);
     }
 
-    fn assert_right(&self, expected: &[(Slot, Vec<u64>)]) {
+    fn assert_right(&self, expected: &[(Part, Vec<u64>)]) {
         assert_eq!(self.slices.results(&self.stream), expected);
     }
 }
@@ -398,7 +398,7 @@ struct Failing<'a> {
     gpu: &'a Gpu,
     control: &'a DeviceControl,
     buffers: Buffers,
-    expected: Vec<(Slot, Vec<u64>)>,
+    expected: Vec<(Part, Vec<u64>)>,
     /// What lives once all is over.
     live: Vec<String>,
 }

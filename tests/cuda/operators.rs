@@ -40,7 +40,7 @@ pub fn table_batch() -> Batch {
 
 /// A buffer of [`Operands`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slot {
+pub enum Part {
     X,
     Z,
     GradY,
@@ -59,24 +59,24 @@ pub enum Slot {
 /// An operand of a call: its buffer, its name in errors, and whether it is an output.
 #[derive(Debug, Clone, Copy)]
 pub struct Operand {
-    pub slot: Slot,
+    pub part: Part,
     pub name: &'static str,
     pub is_output: bool,
 }
 
-const fn read(slot: Slot, name: &'static str) -> Operand {
-    Operand { slot, name, is_output: false }
+const fn read(part: Part, name: &'static str) -> Operand {
+    Operand { part, name, is_output: false }
 }
 
-const fn written(slot: Slot, name: &'static str) -> Operand {
-    Operand { slot, name, is_output: true }
+const fn written(part: Part, name: &'static str) -> Operand {
+    Operand { part, name, is_output: true }
 }
 
 const SCALES: [Operand; 2] =
-    [read(Slot::VertexScale, "vertex_scale"), read(Slot::Weights, "hyperedge_scale")];
+    [read(Part::VertexScale, "vertex_scale"), read(Part::Weights, "hyperedge_scale")];
 const SCALE_GRADIENTS: [Operand; 2] = [
-    written(Slot::GradVertexScale, "gradients.vertex_scale"),
-    written(Slot::GradWeights, "gradients.hyperedge_scale"),
+    written(Part::GradVertexScale, "gradients.vertex_scale"),
+    written(Part::GradWeights, "gradients.hyperedge_scale"),
 ];
 
 /// What tests ask of an operator.
@@ -94,12 +94,12 @@ impl Operates for Operator {
     }
 
     fn operands(self) -> Vec<Operand> {
-        use Slot::{GradX, GradY, GradZ, Kept, NewGradZ, NewZ, X, Y, Z};
-        let conv = |more: &[Operand]| [&[read(X, "x"), read(Slot::Weights, "weights")], more].concat();
+        use Part::{GradX, GradY, GradZ, Kept, NewGradZ, NewZ, X, Y, Z};
+        let conv = |more: &[Operand]| [&[read(X, "x"), read(Part::Weights, "weights")], more].concat();
         let step = |rows: &[Operand]| [&SCALES[..], rows].concat();
         let gradients = |rows: &[Operand]| [&SCALES[..], &SCALE_GRADIENTS, rows].concat();
         let backward =
-            [read(GradY, "grad_y"), written(GradX, "grad_x"), written(Slot::GradWeights, "grad_weights")];
+            [read(GradY, "grad_y"), written(GradX, "grad_x"), written(Part::GradWeights, "grad_weights")];
         match self {
             Self::VertexToHyperedge => step(&[read(X, "x"), written(NewZ, "z")]),
             Self::HyperedgeToVertex => step(&[read(Z, "z"), written(Y, "y")]),
@@ -147,7 +147,7 @@ pub type OnHost<T> = Operands<Vec<T>, Vec<<T as Element>::Acc>>;
 pub type Slices<T> = Operands<CudaSlice<T>, CudaSlice<<T as Element>::Acc>>;
 pub type Pointers<T> = Operands<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
 
-impl Slot {
+impl Part {
     pub const ALL: [Self; 13] = [
         Self::X,
         Self::Z,
@@ -165,7 +165,7 @@ impl Slot {
     ];
 
     pub fn is_written(self) -> bool {
-        use Slot::{GradVertexScale, GradWeights, GradX, Kept, NewGradZ, NewZ, Y};
+        use Part::{GradVertexScale, GradWeights, GradX, Kept, NewGradZ, NewZ, Y};
         matches!(self, Y | NewZ | GradX | NewGradZ | Kept | GradWeights | GradVertexScale)
     }
 }
@@ -207,30 +207,30 @@ impl<R, S> Operands<R, S> {
         }
     }
 
-    pub fn slot(&mut self, slot: Slot) -> Buffer<&mut R, &mut S> {
-        match slot {
-            Slot::X => Buffer::Rows(&mut self.x),
-            Slot::Z => Buffer::Rows(&mut self.z),
-            Slot::GradY => Buffer::Rows(&mut self.grad_y),
-            Slot::GradZ => Buffer::Rows(&mut self.grad_z),
-            Slot::Y => Buffer::Rows(&mut self.y),
-            Slot::NewZ => Buffer::Rows(&mut self.new_z),
-            Slot::GradX => Buffer::Rows(&mut self.grad_x),
-            Slot::NewGradZ => Buffer::Rows(&mut self.new_grad_z),
-            Slot::Weights => Buffer::Sums(&mut self.weights),
-            Slot::VertexScale => Buffer::Sums(&mut self.vertex_scale),
-            Slot::Kept => Buffer::Sums(&mut self.kept),
-            Slot::GradWeights => Buffer::Sums(&mut self.grad_weights),
-            Slot::GradVertexScale => Buffer::Sums(&mut self.grad_vertex_scale),
+    pub fn part(&mut self, part: Part) -> Buffer<&mut R, &mut S> {
+        match part {
+            Part::X => Buffer::Rows(&mut self.x),
+            Part::Z => Buffer::Rows(&mut self.z),
+            Part::GradY => Buffer::Rows(&mut self.grad_y),
+            Part::GradZ => Buffer::Rows(&mut self.grad_z),
+            Part::Y => Buffer::Rows(&mut self.y),
+            Part::NewZ => Buffer::Rows(&mut self.new_z),
+            Part::GradX => Buffer::Rows(&mut self.grad_x),
+            Part::NewGradZ => Buffer::Rows(&mut self.new_grad_z),
+            Part::Weights => Buffer::Sums(&mut self.weights),
+            Part::VertexScale => Buffer::Sums(&mut self.vertex_scale),
+            Part::Kept => Buffer::Sums(&mut self.kept),
+            Part::GradWeights => Buffer::Sums(&mut self.grad_weights),
+            Part::GradVertexScale => Buffer::Sums(&mut self.grad_vertex_scale),
         }
     }
 
     /// Exchanges one buffer.
-    pub fn swap(&mut self, slot: Slot, other: &mut Self) {
-        match (self.slot(slot), other.slot(slot)) {
+    pub fn swap(&mut self, part: Part, other: &mut Self) {
+        match (self.part(part), other.part(part)) {
             (Buffer::Rows(a), Buffer::Rows(b)) => std::mem::swap(a, b),
             (Buffer::Sums(a), Buffer::Sums(b)) => std::mem::swap(a, b),
-            _ => unreachable!("one slot has one type"),
+            _ => unreachable!("one part has one type"),
         }
     }
 }
@@ -357,11 +357,11 @@ impl<T: GpuElement> Slices<T> {
 
     /// Writes new values into the same memory.
     pub fn write(&mut self, stream: &Arc<CudaStream>, host: &mut OnHost<T>) {
-        for slot in Slot::ALL {
-            match (self.slot(slot), host.slot(slot)) {
+        for part in Part::ALL {
+            match (self.part(part), host.part(part)) {
                 (Buffer::Rows(to), Buffer::Rows(from)) => stream.memcpy_htod(from, to).unwrap(),
                 (Buffer::Sums(to), Buffer::Sums(from)) => stream.memcpy_htod(from, to).unwrap(),
-                _ => unreachable!("one slot has one type"),
+                _ => unreachable!("one part has one type"),
             }
         }
         stream.synchronize().unwrap();
@@ -420,17 +420,17 @@ impl<T: GpuElement> Slices<T> {
     }
 
     /// The bits of all outputs, once the stream is done.
-    pub fn results(&self, stream: &Arc<CudaStream>) -> Vec<(Slot, Vec<u64>)> {
+    pub fn results(&self, stream: &Arc<CudaStream>) -> Vec<(Part, Vec<u64>)> {
         fn read<U: Element + DeviceRepr>(stream: &Arc<CudaStream>, slice: &CudaSlice<U>) -> Vec<u64> {
             let host = stream.clone_dtoh(slice).unwrap();
             stream.synchronize().unwrap();
             bits(&host)
         }
         let mut all = self.each_ref().map(|rows| read(stream, rows), |sums| read(stream, sums));
-        let written = Slot::ALL.into_iter().filter(|slot| slot.is_written());
+        let written = Part::ALL.into_iter().filter(|part| part.is_written());
         written
-            .map(|slot| match all.slot(slot) {
-                Buffer::Rows(bits) | Buffer::Sums(bits) => (slot, std::mem::take(bits)),
+            .map(|part| match all.part(part) {
+                Buffer::Rows(bits) | Buffer::Sums(bits) => (part, std::mem::take(bits)),
             })
             .collect()
     }
