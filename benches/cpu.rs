@@ -1,10 +1,12 @@
 //! The convolution on the CPU against a copy of its features, in compulsory bytes: forward reads X and writes
 //! Y, backward reads X and G and writes ∂X. The time beyond that of the copy is what is left to gain.
 //!
-//! * A: 3,072 × (8 vertices, 28 pairs), B: 512 × (16 vertices, 560 triples), weights shared;
+//! * A: 3,072 × (8 vertices, 28 pairs), B: 512 × (16 vertices, 560 triples);
 //! * C: one hypergraph of the size of Cora's co-citations, 2,708 × 1,579 with 4,786 incidences, at random.
 //!
-//! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine.
+//! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine. The forward
+//! is timed on each path, with shared weights and with weights of its own for each instance; backward shares
+//! them.
 //!
 //! It also measures what a batch of 16,384 different small graphs costs to make from an index that is batched
 //! already. That is a ratio to one `from_coo` of the same index, which knows nothing of graphs: of medians of
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use hyperscatter::{AllInFirst, Batch, Incidence, Out, Owners, Repeats, Result, Rows, cpu};
+use hyperscatter::{AllInFirst, Batch, Incidence, Out, Owners, Path, Repeats, Result, Rows, cpu};
 use rayon::prelude::*;
 
 const FEATURES: usize = 256;
@@ -35,7 +37,8 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
     let g: Vec<f32> = (0..len).map(|i| (i % 917) as f32 / 450.0 - 1.0).collect();
     let w: Vec<f32> = (0..topology.n_hyperedges()).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
     let (mut y, mut grad_x, mut grad_w) = (vec![0.0; len], vec![0.0; len], vec![0.0; w.len()]);
-    let plan = cpu::Plan::<f32>::builder(&Batch::replicate(topology), FEATURES).build().unwrap();
+    let batch = Batch::replicate(topology);
+    let plan = cpu::Plan::<f32>::builder(&batch, FEATURES).build().unwrap();
     let mut workspace = plan.workspace(copies).unwrap();
     let weights = cpu::Weights::shared(&w[..]);
 
@@ -47,12 +50,24 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
             y.par_chunks_mut(1 << 14).zip(x.par_chunks(1 << 14)).for_each(|(y, x)| y.copy_from_slice(x));
         });
     });
-    group.throughput(bytes(2)).bench_function("forward", |b| {
-        b.iter(|| {
-            let out = Out::Overwrite(Rows::contiguous(&mut y, FEATURES));
-            workspace.conv(Rows::contiguous(black_box(&x), FEATURES), weights, out).unwrap();
-        });
-    });
+    let own: Vec<f32> = (0..w.len() * copies).map(|e| 0.5 + (e % 11) as f32 / 7.0).collect();
+    for path in Path::ALL {
+        let paths = [*path];
+        let plan = cpu::Plan::<f32>::builder(&batch, FEATURES).paths(&paths);
+        // Not every topology can be on every path.
+        let Ok(plan) = plan.build() else { continue };
+        let mut workspace = plan.workspace(copies).unwrap();
+        let windows = [("shared", weights), ("own", cpu::Weights::consecutive(&own[..]))];
+        for (name, weights) in windows {
+            let name = format!("forward, {name} weights, {}", path.name());
+            group.throughput(bytes(2)).bench_function(name, |b| {
+                b.iter(|| {
+                    let out = Out::Overwrite(Rows::contiguous(&mut y, FEATURES));
+                    workspace.conv(Rows::contiguous(black_box(&x), FEATURES), weights, out).unwrap();
+                });
+            });
+        }
+    }
     group.throughput(bytes(5)).bench_function("forward and backward", |b| {
         b.iter(|| {
             let x = Rows::contiguous(black_box(&x[..]), FEATURES);

@@ -34,6 +34,23 @@ enum : int {
     NO_SHIFT = -1048576,
 };
 
+// The least number of vertices that a dense kernel is compiled for, as in src/cuda/route.rs.
+enum : u32 {
+    SMALLEST_DENSE_CLASS = 4,
+};
+
+// The bytes of an instance of dense.cuh, for numbers of 4 and of 8 bytes, as in src/cuda/route.rs.
+enum : u32 {
+    DENSE4_INSTANCE_OF_4 = 176,
+    DENSE4_INSTANCE_OF_8 = 272,
+    DENSE8_INSTANCE_OF_4 = 432,
+    DENSE8_INSTANCE_OF_8 = 752,
+    DENSE16_INSTANCE_OF_4 = 1328,
+    DENSE16_INSTANCE_OF_8 = 2480,
+    DENSE32_INSTANCE_OF_4 = 4656,
+    DENSE32_INSTANCE_OF_8 = 9008,
+};
+
 // The kernels, by the numbers that violations name them by.
 enum Kernel : u32 {
     GATHER = 0,
@@ -48,8 +65,11 @@ enum Kernel : u32 {
     EDGE_SHIFT = 8,
     // Reads no table, and so reports nothing.
     DEGREE_GRADIENT = 9,
-    // The convolution of small instances.
-    SINGLE_BLOCK = 10,
+    // The convolution of topologies of up to so many vertices, by their dense operators.
+    DENSE4_CONV = 10,
+    DENSE8_CONV = 11,
+    DENSE16_CONV = 12,
+    DENSE32_CONV = 13,
 };
 
 // What a wrong value was found in, by the numbers that violations name it by.
@@ -73,6 +93,10 @@ enum TableId : u32 {
     NEGATIVE_DEGREE = 14,
     // The instances that a path computes.
     PATH_INSTANCES = 15,
+    DENSE_TOPOLOGIES = 16,
+    NEIGHBORS = 17,
+    PAIRS = 18,
+    PAIR_LISTS = 19,
 };
 
 // The lists of work of a topology, see kernels/tables.cuh.
@@ -81,6 +105,16 @@ enum WorkClass : u32 {
     MEDIUM = 1,
     SHORT = 2,
     LONG = 3,
+};
+
+// What a dense kernel does.
+enum DenseTask : u32 {
+    // Forms the operator of each topology, and stores it.
+    DENSE_FORM_AND_STORE = 0,
+    // Applies operators that were stored.
+    DENSE_APPLY = 1,
+    // Forms the operator of each instance, and applies it.
+    DENSE_FORM_AND_APPLY = 2,
 };
 
 // How an instance finds its factors.
@@ -467,57 +501,143 @@ static_assert(OFFSET_OF(RowScaleArgs, record) == 216, "offset");
 static_assert(OFFSET_OF(RowScaleArgs, mean) == 232, "offset");
 static_assert(OFFSET_OF(RowScaleArgs, shifts_of_degree) == 236, "offset");
 
-// Of the convolution of small instances, each in a block of its own.
-struct SingleBlockArgs {
-    TablesArgs by_edge;
+// What the dense operator of a topology is formed from, see src/pairs.rs: where its parts of the tables
+// start, and their sizes. All zeros for a topology that has none.
+struct DenseTopologyWords {
+    u64 n_vertices;
+    u64 neighbors;
+    // Two words for each pair, u + v 2^16 and where its list starts, and two that end them.
+    u64 pairs;
+    u64 n_pairs;
+    u64 lists;
+    // Words.
+    u64 n_listed;
+    // Of hyperedges; 0: they have several sizes, or some have a vertex twice.
+    u64 uniform_size;
+    // Where M is stored for all instances: rows of as many entries as its class has vertices, and for
+    // each row what its sum is multiplied by,
+    u64 entries;
+    // and which of the entries are terms.
+    u64 terms;
+};
+static_assert(sizeof(DenseTopologyWords) == 72 && alignof(DenseTopologyWords) == 8, "size");
+static_assert(OFFSET_OF(DenseTopologyWords, n_vertices) == 0, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, neighbors) == 8, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, pairs) == 16, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, n_pairs) == 24, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, lists) == 32, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, n_listed) == 40, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, uniform_size) == 48, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, entries) == 56, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, terms) == 64, "offset");
+enum : u32 {
+    DENSE_TOPOLOGY_N_VERTICES = 0,
+    DENSE_TOPOLOGY_NEIGHBORS = 1,
+    DENSE_TOPOLOGY_PAIRS = 2,
+    DENSE_TOPOLOGY_N_PAIRS = 3,
+    DENSE_TOPOLOGY_LISTS = 4,
+    DENSE_TOPOLOGY_N_LISTED = 5,
+    DENSE_TOPOLOGY_UNIFORM_SIZE = 6,
+    DENSE_TOPOLOGY_ENTRIES = 7,
+    DENSE_TOPOLOGY_TERMS = 8,
+    DENSE_TOPOLOGY_WORDS = 9,
+};
+
+struct DenseTablesArgs {
+    const DenseTopologyWords* topologies;
+    const u32* neighbors;
+    const u32* pairs;
+    const u32* lists;
+    u64 n_neighbors;
+    // Words, as in the lists.
+    u64 n_pairs;
+    u64 n_lists;
+};
+static_assert(sizeof(DenseTablesArgs) == 56 && alignof(DenseTablesArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseTablesArgs, topologies) == 0, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, neighbors) == 8, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, pairs) == 16, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, lists) == 24, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, n_neighbors) == 32, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, n_pairs) == 40, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
+
+// Of the convolution of small hypergraphs by their dense operators.
+struct DenseArgs {
     TablesArgs by_vertex;
-    // Their numbers; null: they are all of the call.
+    DenseTablesArgs dense;
+    // The numbers of the instances; null: they are all of the call.
     const u32* instances;
-    u64 n_instances;
+    // Instances, or topologies.
+    u64 n_items;
+    // That the grid walks through.
+    u64 blocks;
     RowsArgs x;
     RowsArgs y;
-    // Of hyperedges, in the degrees; none: a degree is the number of incidences.
-    ScaleArgs degree_weights;
-    // Of hyperedges, in the messages.
-    ScaleArgs message_weights;
+    // Of hyperedges.
+    ScaleArgs weights;
+    // Scratch: M of each topology, of the accumulation type.
+    void* operators;
+    // Likewise: bit v of number u says that M_uv is a term of y_u.
+    u32* terms;
+    u64 n_entries;
+    u64 n_terms;
     RecordArgs record;
-    u32 features;
-    // Of a group: 8, 16 or 32.
-    u32 lanes;
-    u32 feature_blocks;
+    // A DenseTask.
+    u32 task;
+    // The instances or topologies of a block; 0: all instances are copies of one topology and have one
+    // window, and their features are shared out to threads without regard to instances.
+    u32 per_block;
+    // Of copies of one topology; 0: each instance has its own.
+    u32 n_vertices;
+    // Threads for each instance.
+    u32 chunks;
     u32 aligned;
     u32 add;
-    // Of a block.
-    u32 shared_bytes;
-    // 0: there are no degrees, L and R are 1.
+    // Whether weights are part of the degrees,
+    u32 in_degree;
+    // and of the messages.
+    u32 in_message;
+    // 0: there are no degrees.
     u32 normalized;
+    // Whether degrees are multiplied by powers of two.
+    u32 shifted;
     // That degrees are taken to have.
     int least_exponent;
-    // Up to which, of either sign, degrees are not shifted.
-    int plain_exponents;
-    // 2 if L is 1/sqrt(D), and else 1.
+    // 2 if M is divided by square roots of degrees, and else 1.
     u32 shifts_of_degree;
+    // The lanes that sum the weights of a vertex.
+    u32 row_lanes;
+    u32 padding;
 };
-static_assert(sizeof(SingleBlockArgs) == 536 && alignof(SingleBlockArgs) == 8, "size");
-static_assert(OFFSET_OF(SingleBlockArgs, by_edge) == 0, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, by_vertex) == 168, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, instances) == 336, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, n_instances) == 344, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, x) == 352, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, y) == 384, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, degree_weights) == 416, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, message_weights) == 448, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, record) == 480, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, features) == 496, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, lanes) == 500, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, feature_blocks) == 504, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, aligned) == 508, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, add) == 512, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, shared_bytes) == 516, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, normalized) == 520, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, least_exponent) == 524, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, plain_exponents) == 528, "offset");
-static_assert(OFFSET_OF(SingleBlockArgs, shifts_of_degree) == 532, "offset");
+static_assert(sizeof(DenseArgs) == 448 && alignof(DenseArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseArgs, by_vertex) == 0, "offset");
+static_assert(OFFSET_OF(DenseArgs, dense) == 168, "offset");
+static_assert(OFFSET_OF(DenseArgs, instances) == 224, "offset");
+static_assert(OFFSET_OF(DenseArgs, n_items) == 232, "offset");
+static_assert(OFFSET_OF(DenseArgs, blocks) == 240, "offset");
+static_assert(OFFSET_OF(DenseArgs, x) == 248, "offset");
+static_assert(OFFSET_OF(DenseArgs, y) == 280, "offset");
+static_assert(OFFSET_OF(DenseArgs, weights) == 312, "offset");
+static_assert(OFFSET_OF(DenseArgs, operators) == 344, "offset");
+static_assert(OFFSET_OF(DenseArgs, terms) == 352, "offset");
+static_assert(OFFSET_OF(DenseArgs, n_entries) == 360, "offset");
+static_assert(OFFSET_OF(DenseArgs, n_terms) == 368, "offset");
+static_assert(OFFSET_OF(DenseArgs, record) == 376, "offset");
+static_assert(OFFSET_OF(DenseArgs, task) == 392, "offset");
+static_assert(OFFSET_OF(DenseArgs, per_block) == 396, "offset");
+static_assert(OFFSET_OF(DenseArgs, n_vertices) == 400, "offset");
+static_assert(OFFSET_OF(DenseArgs, chunks) == 404, "offset");
+static_assert(OFFSET_OF(DenseArgs, aligned) == 408, "offset");
+static_assert(OFFSET_OF(DenseArgs, add) == 412, "offset");
+static_assert(OFFSET_OF(DenseArgs, in_degree) == 416, "offset");
+static_assert(OFFSET_OF(DenseArgs, in_message) == 420, "offset");
+static_assert(OFFSET_OF(DenseArgs, normalized) == 424, "offset");
+static_assert(OFFSET_OF(DenseArgs, shifted) == 428, "offset");
+static_assert(OFFSET_OF(DenseArgs, least_exponent) == 432, "offset");
+static_assert(OFFSET_OF(DenseArgs, shifts_of_degree) == 436, "offset");
+static_assert(OFFSET_OF(DenseArgs, row_lanes) == 440, "offset");
+static_assert(OFFSET_OF(DenseArgs, padding) == 444, "offset");
 
 // Of the sums of gradients over instances.
 struct GradientArgs {

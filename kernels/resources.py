@@ -9,10 +9,12 @@ does it; and `cu`, nvcc on kernels/*.cu, as build.rs does it where native code i
 * nothing is spilled, nothing has a stack frame, and no local memory is read or written;
 * in the kernels of gather.cu each vector that the source loads or stores is one access of 128 bits: there are
   as many as the source has, or more where the compiler repeats code. So none is split into narrower ones;
-* there, at least half of the vectors of IN_FLIGHT source rows are loaded one behind the other: no value of
-  one is used before the last is under way, and no other access of global memory stands between them. `flight`
-  shows how many, and of how many: where registers are short, the assembler starts to add before all are under
-  way, which costs time and is no mistake.
+* in those of gather.cu, at least half of the vectors of IN_FLIGHT source rows are loaded one behind the
+  other: no value of one is used before the last is under way, and no other access of global memory stands
+  between them. `flight` shows how many, and of how many: where registers are short, the assembler starts to
+  add before all are under way, which costs time and is no mistake;
+* in the kernels of dense.cuh there is an access of a thread's vector for each vertex that they have room for:
+  of 128 bits, and of 64 for types of 16.
 
 Which narrower accesses belong to the path for aligned rows, and which to the other and to the tables, cannot
 be told from the counts. `generic` are accesses whose address the assembler could not place in global memory,
@@ -48,6 +50,9 @@ TARGET = KERNELS.parent / "target"
 # sums.
 GATHERS = re.compile(r"(gather_sums|gather|add_partials)_(f16|bf16|f32|f64)(?:_checked)?")
 VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
+
+# The entries of dense.cuh: a thread loads a vector of each vertex, and one to add to.
+DENSE = re.compile(r"dense(\d+)_conv_(f16|bf16|f32|f64)(?:_checked)?")
 
 # It breaks all the rules: an index that is not constant puts its array into local memory, few registers
 # spill, and all accesses are 4 bytes wide.
@@ -181,6 +186,12 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
                     broken.append(f"has {found} {what}, and needs {least}")
         elif name.startswith("gather"):
             broken.append("is a gather that the rules do not know")
+        if is_dense := DENSE.fullmatch(name):
+            vertices, width = int(is_dense[1]), 64 if is_dense[2] in ("f16", "bf16") else 128
+            if entry.loads[width] < vertices + 1:
+                broken.append(f"has {entry.loads[width]} loads of {width} bits, and needs {vertices + 1}")
+            if entry.stores[width] < 1:
+                broken.append(f"stores no vectors of {width} bits")
     return broken
 
 

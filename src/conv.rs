@@ -155,6 +155,18 @@ impl Conv {
         }
         -exponent.max(self.least_exponent::<A>()).div_euclid(self.shifts_of_degree())
     }
+
+    /// The shift of a vertex where the dense operator is formed: as [`shift`](Self::shift), but of all
+    /// degrees that weights are part of, so that products of two degrees are in range.
+    pub(crate) fn dense_shift<A: Accumulator>(self, degree: A) -> i32 {
+        if !self.weights_in_degree() {
+            return 0;
+        }
+        if degree == A::ZERO || !degree.is_finite() {
+            return NO_SHIFT;
+        }
+        -degree.exponent().max(self.least_exponent::<A>()).div_euclid(self.shifts_of_degree())
+    }
 }
 
 /// The shift of a vertex whose degree is 0 or not finite: below all others, and far from overflowing where it

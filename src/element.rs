@@ -132,6 +132,9 @@ macro_rules! accumulator {
                 const LEAST: i32 = <$t>::LEAST_EXPONENT;
                 const MOST: i32 = <$t>::MAX_EXP - 1;
                 let power = |n: i32| <$t>::from_bits(((n + MOST) as $bits) << (<$t>::MANTISSA_DIGITS - 1));
+                if (LEAST..=MOST).contains(&n) {
+                    return self * power(n);
+                }
                 let last = n.clamp(LEAST, MOST);
                 let second = (n - last).clamp(LEAST, MOST);
                 let first = (n - last - second).clamp(LEAST, MOST);

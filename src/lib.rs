@@ -21,6 +21,7 @@ mod misbatching;
 mod operands;
 mod operator;
 mod owners;
+mod pairs;
 mod path;
 mod rows;
 mod step;

@@ -1,7 +1,7 @@
 //! What the generic suite asks of a backend: its operators, on host arrays and in the words of the CPU
 //! backend.
 
-use hyperscatter::{Batch, Conv, Out, Reduce, Result, Rows, cpu};
+use hyperscatter::{Batch, Conv, Out, Path, Reduce, Result, Rows, cpu};
 use proptest::prelude::*;
 
 use crate::common::TestElement;
@@ -67,13 +67,25 @@ pub trait Backend<T>: Sync {
     /// Whether a test may take as many calls as it likes of so many instances times features.
     fn affords(&self, elements: usize) -> bool;
 
+    /// The operators, with a path for each topology if some are given.
+    fn operators_on(
+        &self,
+        batch: &Batch,
+        features: usize,
+        conv: Conv,
+        max_instances: usize,
+        paths: Option<&[Path]>,
+    ) -> Result<Box<dyn Operators<T>>>;
+
     fn operators(
         &self,
         batch: &Batch,
         features: usize,
         conv: Conv,
         max_instances: usize,
-    ) -> Result<Box<dyn Operators<T>>>;
+    ) -> Result<Box<dyn Operators<T>>> {
+        self.operators_on(batch, features, conv, max_instances, None)
+    }
 }
 
 /// The operators on slices.
@@ -86,14 +98,16 @@ impl<T: TestElement> Backend<T> for Cpu {
         !cfg!(miri)
     }
 
-    fn operators(
+    fn operators_on(
         &self,
         batch: &Batch,
         features: usize,
         conv: Conv,
         max_instances: usize,
+        paths: Option<&[Path]>,
     ) -> Result<Box<dyn Operators<T>>> {
-        let plan = cpu::Plan::<T>::builder(batch, features).conv(conv).build()?;
+        let plan = cpu::Plan::<T>::builder(batch, features).conv(conv);
+        let plan = paths.map_or(plan.clone(), |paths| plan.paths(paths)).build()?;
         Ok(Box::new(OnCpu(plan.workspace(max_instances)?)))
     }
 }

@@ -1,7 +1,7 @@
 //! The generic suite of the convolution and its backward over random layouts: what every backend promises,
 //! once for all of them.
 
-use hyperscatter::{Batch, Conv, Incidence, Normalization, Repeats, WeightUse};
+use hyperscatter::{Batch, Conv, Incidence, Normalization, Path, Repeats, WeightUse};
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
@@ -87,6 +87,13 @@ impl<T: TestElement> Results<T> {
 
 pub fn operators<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout) -> Box<dyn Operators<T>> {
     backend.operators(&layout.batch, layout.features, layout.conv, layout.max_instances()).unwrap()
+}
+
+/// The operators, with all topologies on the gather path.
+pub fn gathers<T: TestElement>(backend: &dyn Backend<T>, layout: &Layout) -> Box<dyn Operators<T>> {
+    let Layout { batch, features, conv, .. } = layout;
+    let paths = vec![Path::Gather; batch.topologies().len()];
+    backend.operators_on(batch, *features, *conv, layout.max_instances(), Some(&paths)).unwrap()
 }
 
 /// The batch in one call, at the layout's places and through its windows. What lies between the rows is
@@ -247,18 +254,19 @@ fn renaming_vertices_and_hyperedges_renames_results(backend: &dyn Backend<f64>, 
     let permuted_layout = Layout { batch: Batch::replicate(permuted_topology), ..layout.clone() };
     let rows =
         |values: &[f64]| vertices.iter().flat_map(|&v| values[v * f..][..f].to_vec()).collect::<Vec<_>>();
-    let slots = |values: &[f64]| edges.iter().map(|&e| values[e]).collect::<Vec<_>>();
+    let permute = |values: &[f64]| edges.iter().map(|&e| values[e]).collect::<Vec<_>>();
 
     let mut operands = Operands::<f64>::of(&layout);
     // Positive, so that no degree cancels out: the order of summation differs.
     operands.weights = weights::<f64>(layout.seed, operands.weights.len(), false);
-    let permuted = Operands { x: rows(&operands.x), g: rows(&operands.g), weights: slots(&operands.weights) };
+    let permuted =
+        Operands { x: rows(&operands.x), g: rows(&operands.g), weights: permute(&operands.weights) };
     let of = |layout, operands| run(&mut *operators(backend, layout), layout, operands, Asked::ALL);
     let (expected, results) = (of(&layout, &operands), of(&permuted_layout, &permuted));
     assert!(relative_error(&results.y, &rows(&expected.y)) < 1e-12, "y");
     assert!(relative_error(&results.grad_x, &rows(&expected.grad_x)) < 1e-12, "grad_x");
     let difference: Vec<f64> =
-        results.grad_weights.iter().zip(slots(&expected.grad_weights)).map(|(a, b)| a - b).collect();
+        results.grad_weights.iter().zip(permute(&expected.grad_weights)).map(|(a, b)| a - b).collect();
     let size = 1.0 + 100.0 * norm(&operands.x) * norm(&operands.g);
     assert!(norm(&difference) < 1e-12 * size, "grad_weights: {}", norm(&difference));
 }

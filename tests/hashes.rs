@@ -12,7 +12,7 @@ use hyperscatter::{Batch, Conv, Incidence, Normalization, Reduce, Repeats, Weigh
 
 use crate::backend::{Backend, Cpu, StepKind, Write};
 use crate::common::{TestElement, bits};
-use crate::convolutions::{Asked, Operands, operators, run};
+use crate::convolutions::{Asked, Operands, gathers, operators, run};
 use crate::layouts::{Layout, Place, WindowKind};
 use crate::per_backend::per_backend;
 use crate::steps::step_bits;
@@ -90,16 +90,25 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
                 let layout = Layout { conv: Conv::new(normalization, weight_use), ..layout.clone() };
                 let asked = Asked { keep_z: true, ..Asked::ALL };
                 let operands = Operands::<T>::of(&layout);
-                let results = run(&mut *operators(backend, &layout), &layout, &operands, asked);
                 let what = format!("{normalization:?} {weight_use:?}");
-                // z that is saved is gathered. Without it, the path of each topology has the same y.
+                let mut insert = |path: &str, bits: &[(&'static str, Vec<u64>)]| {
+                    let hash = hash(bits);
+                    hashes.insert(format!("{name}, {}, {windows:?}: {path}conv {what}", T::NAME), hash);
+                };
+                let results = run(&mut *gathers(backend, &layout), &layout, &operands, asked);
+                insert("", &results.bits());
+                // The forward of the path of each topology. It is the same where z is saved.
                 let (grad_x, grad_weights) = (Write::Skip, Write::Skip);
-                let asked = Asked { grad_x, grad_weights, ..Asked::ALL };
-                let forward = run(&mut *operators(backend, &layout), &layout, &operands, asked);
-                let y = bits(&results.y);
-                assert!(bits(&forward.y) == y, "{name}, {}, {windows:?}: the path of {what}", T::NAME);
-                hashes
-                    .insert(format!("{name}, {}, {windows:?}: conv {what}", T::NAME), hash(&results.bits()));
+                let forward = |keep_z| {
+                    let asked = Asked { keep_z, grad_x, grad_weights, ..Asked::ALL };
+                    let results = run(&mut *operators(backend, &layout), &layout, &operands, asked);
+                    bits(&results.y)
+                };
+                let y = forward(false);
+                assert!(y == forward(true), "{name}, {}, {windows:?}: with z, {what}", T::NAME);
+                if y != bits(&results.y) {
+                    insert("dense ", &[("y", y)]);
+                }
             }
         }
         for to_hyperedges in [true, false] {

@@ -367,8 +367,8 @@ fn messages() -> Vec<(Error, &'static str)> {
              Plan::workspace_for with conv among the operators",
         ),
         (
-            Error::KernelNotLoaded { kernel: "conv_single_block_f32" },
-            "the kernel conv_single_block_f32 was not loaded with its plan: this is a mistake of hyperscatter, please \
+            Error::KernelNotLoaded { kernel: "dense8_conv_f32" },
+            "the kernel dense8_conv_f32 was not loaded with its plan: this is a mistake of hyperscatter, please \
              report it",
         ),
         (
@@ -377,13 +377,13 @@ fn messages() -> Vec<(Error, &'static str)> {
         ),
         (
             Error::PathUnavailable {
-                path: "single-block gather",
+                path: "dense operator",
                 topology: 2,
-                what: "bytes of shared memory",
-                value: 50_000,
-                bound: 49_152,
+                what: "vertices",
+                value: 40,
+                bound: 32,
             },
-            "single-block gather takes at most 49152 bytes of shared memory, and topology 2 has 50000: give it another \
+            "dense operator takes at most 32 vertices, and topology 2 has 40: give it another \
              path, or let the plan choose",
         ),
         (

@@ -1,7 +1,9 @@
 //! What is measured: topologies, how many copies of them, and at which widths.
 
 use hyperscatter::cuda::Checks;
-use hyperscatter::{Incidence, Repeats};
+use hyperscatter::{Incidence, Operator, Path, Repeats};
+
+use crate::loaded::Call;
 
 /// A topology, `copies` times, at several widths.
 pub struct Case {
@@ -11,12 +13,30 @@ pub struct Case {
     pub runs: Vec<Run>,
 }
 
-/// A width, and a type of features.
+/// A width, a type of features, and what is timed.
 #[derive(Clone, Copy)]
 pub struct Run {
     pub features: usize,
     pub element: Element,
     pub checks: Checks,
+    /// The path that the convolution is forced onto, if any: then its forward alone is timed.
+    pub path: Option<Path>,
+    /// Whether the forward of the convolution alone is timed.
+    pub forward: bool,
+}
+
+impl Run {
+    /// All calls in `f32`, without checks.
+    pub fn of(features: usize) -> Self {
+        run(features, Element::F32, Checks::Off)
+    }
+
+    pub fn calls(&self) -> &'static [Call] {
+        match self.forward || self.path.is_some() {
+            true => &[Call::Copy, Call::Of(Operator::Conv), Call::ConvOwn],
+            false => Call::ALL,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -52,13 +72,13 @@ pub fn cases(size: Size) -> Vec<Case> {
             name: "A: (8, 28 pairs)",
             topology: Box::new(|| Incidence::subsets(8, 2).unwrap()),
             copies: copies(24_576),
-            runs: runs(&[32, 64, 128, 256], Some(256)),
+            runs: [runs(&[32, 64, 128, 256], Some(256)), gathers()].concat(),
         },
         Case {
             name: "B: (16, 560 triples)",
             topology: Box::new(|| Incidence::subsets(16, 3).unwrap()),
             copies: copies(24_576),
-            runs: runs(&[32, 64, 128, 256], None),
+            runs: [runs(&[32, 64, 128, 256], None), gathers()].concat(),
         },
         Case {
             name: "C: Cora-like",
@@ -72,15 +92,43 @@ pub fn cases(size: Size) -> Vec<Case> {
             copies: 1,
             runs: runs(&[64, 256], Some(64)),
         },
+        small("E: (2, 1 pair)", 2, copies(98_304), &[64]),
+        small("E: (4, 6 pairs)", 4, copies(49_152), &[64]),
+        small("E: (8, 28 pairs), few", 8, copies(512), &[64, 256]),
+        small("E: (8, 28 pairs)", 8, copies(24_576), &[8, 16, 20, 512]),
+        small("E: (12, 66 pairs)", 12, copies(16_384), &[64]),
+        small("E: (24, 276 pairs)", 24, copies(8_192), &[64]),
+        small("E: (32, 496 pairs)", 32, copies(6_144), &[64]),
     ]
+}
+
+/// All pairs of some vertices, of which the forward alone is timed.
+fn small(name: &'static str, n: usize, copies: usize, widths: &[usize]) -> Case {
+    let forward = |run| Run { forward: true, ..run };
+    Case {
+        name,
+        topology: Box::new(move || Incidence::subsets(n, 2).unwrap()),
+        copies,
+        runs: runs(widths, None).into_iter().map(forward).collect(),
+    }
+}
+
+/// The forward on the path of the gathers, where the other runs are on the dense path.
+fn gathers() -> Vec<Run> {
+    let gathers = |run| Run { path: Some(Path::Gather), ..run };
+    runs(&[256], None).into_iter().map(gathers).collect()
+}
+
+fn run(features: usize, element: Element, checks: Checks) -> Run {
+    Run { features, element, checks, path: None, forward: false }
 }
 
 /// Each width in both types, and one of them with checks, too.
 fn runs(widths: &[usize], checked: Option<usize>) -> Vec<Run> {
     let unchecked = widths.iter().flat_map(|&features| {
-        [Element::F32, Element::Bf16].map(|element| Run { features, element, checks: Checks::Off })
+        [Element::F32, Element::Bf16].map(|element| run(features, element, Checks::Off))
     });
-    let checked = checked.map(|features| Run { features, element: Element::F32, checks: Checks::On });
+    let checked = checked.map(|features| run(features, Element::F32, Checks::On));
     unchecked.chain(checked).collect()
 }
 
@@ -88,7 +136,8 @@ impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let element = if self.element == Element::F32 { "f32" } else { "bf16" };
         let checks = if self.checks == Checks::On { ", checked" } else { "" };
-        write!(f, "F = {}, {element}{checks}", self.features)
+        let path = self.path.map_or(String::new(), |path| format!(", {}", path.name()));
+        write!(f, "F = {}, {element}{checks}{path}", self.features)
     }
 }
 

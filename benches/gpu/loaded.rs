@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
-use hyperscatter::cuda::{Checks, DeviceBatch, DeviceElement, Explanation, Plan, Step, Workspace};
-use hyperscatter::{Operator, Out, Rows, Weights};
+use hyperscatter::cuda::{DeviceBatch, DeviceElement, Explanation, Plan, Step, Workspace};
+use hyperscatter::{Operator, Out, Path, Rows, Weights};
 
+use crate::cases::Run;
 use crate::clock::Clock;
 
 /// The least bytes of all sets of operands of a run together: three times the largest L2 cache (60 MB) of the
@@ -30,23 +31,36 @@ pub enum Call {
     /// A copy of x to y.
     Copy,
     Of(Operator),
+    /// The convolution, with weights of its own for each instance.
+    ConvOwn,
 }
 
 impl Call {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: &'static [Self] = &[
         Self::Copy,
         Self::Of(Operator::VertexToHyperedge),
         Self::Of(Operator::HyperedgeToVertex),
         Self::Of(Operator::Conv),
+        Self::ConvOwn,
         Self::Of(Operator::ConvSavingZ),
         Self::Of(Operator::ConvBackward),
         Self::Of(Operator::ConvBackwardFromZ),
     ];
 
+    /// The operator that it calls.
+    pub fn operator(self) -> Option<Operator> {
+        match self {
+            Self::Copy => None,
+            Self::Of(operator) => Some(operator),
+            Self::ConvOwn => Some(Operator::Conv),
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Copy => "copy of x",
             Self::Of(operator) => operator.name(),
+            Self::ConvOwn => "conv, own weights",
         }
     }
 }
@@ -75,6 +89,7 @@ pub struct Loaded<T: Feature> {
     /// Calls take turns on these.
     sets: Vec<Set<T>>,
     weights: CudaSlice<f32>,
+    own_weights: CudaSlice<f32>,
     grad_weights: CudaSlice<f32>,
     workspace: Workspace<T>,
     explanation: Explanation,
@@ -83,16 +98,16 @@ pub struct Loaded<T: Feature> {
 
 impl<T: Feature> Loaded<T> {
     /// As many of the `copies` as the memory has room for. Without `rotate` there are two sets of operands.
-    pub fn new(
-        batch: &DeviceBatch,
-        features: usize,
-        checks: Checks,
-        mut copies: usize,
-        rotate: bool,
-    ) -> Self {
+    pub fn new(batch: &DeviceBatch, run: Run, mut copies: usize, rotate: bool) -> Self {
+        let Run { features, checks, .. } = run;
         let device = batch.device();
         let stream = device.context().default_stream();
-        let plan = Plan::<T>::builder(batch, features).checks(checks).build().unwrap();
+        let plan = Plan::<T>::builder(batch, features).checks(checks);
+        let paths: Vec<Path> = run.path.into_iter().collect();
+        let plan = if paths.is_empty() { plan } else { plan.paths(&paths) }.build().unwrap();
+        let calls = run.calls();
+        let operators: Vec<Operator> = calls.iter().filter_map(|call| call.operator()).collect();
+        let has = |operator| operators.contains(&operator);
         let topology = &batch.batch().topologies()[0];
         let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
         let len = |rows: usize, copies: usize| rows * copies * features;
@@ -103,7 +118,9 @@ impl<T: Feature> Loaded<T> {
         let bytes = |copies| {
             let features = (3 * len(n, copies) + len(m, copies)) * size_of::<T>();
             let set = features + len(m, copies) * size_of::<f32>();
-            (sets(copies) * set) as u128 + plan.workspace_bytes(copies, Operator::ALL).unwrap()
+            let set = if has(Operator::ConvSavingZ) { set } else { 2 * len(n, copies) * size_of::<T>() };
+            let own = copies * m * size_of::<f32>();
+            (sets(copies) * set + own) as u128 + plan.workspace_bytes(copies, &operators).unwrap()
         };
         // Frees the memory of the run before: to make a workspace frees the scratch memory of dropped ones,
         // and the driver takes freed memory back when somebody waits.
@@ -117,19 +134,22 @@ impl<T: Feature> Loaded<T> {
         }
 
         let weights: Vec<f32> = (0..m).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
+        let own_weights: Vec<f32> = (0..m * copies).map(|e| 0.5 + (e % 11) as f32 / 7.0).collect();
+        let wanted = |operator, len| if has(operator) { len } else { 1 };
         let set = |_| Set {
             x: numbers(&stream, len(n, copies)),
             y: stream.alloc_zeros(len(n, copies)).unwrap(),
-            grad_x: stream.alloc_zeros(len(n, copies)).unwrap(),
-            z: stream.alloc_zeros(len(m, copies)).unwrap(),
-            kept: stream.alloc_zeros(len(m, copies)).unwrap(),
+            grad_x: stream.alloc_zeros(wanted(Operator::ConvBackward, len(n, copies))).unwrap(),
+            z: stream.alloc_zeros(wanted(Operator::VertexToHyperedge, len(m, copies))).unwrap(),
+            kept: stream.alloc_zeros(wanted(Operator::ConvSavingZ, len(m, copies))).unwrap(),
         };
         let mut loaded = Self {
             clock: Clock::new(device),
             sets: (0..sets(copies)).map(set).collect(),
             weights: stream.clone_htod(&weights).unwrap(),
+            own_weights: stream.clone_htod(&own_weights).unwrap(),
             grad_weights: stream.alloc_zeros(m).unwrap(),
-            workspace: plan.workspace(&stream, copies).unwrap(),
+            workspace: plan.workspace_for(&stream, copies, &operators).unwrap(),
             explanation: plan.explain(copies).unwrap(),
             copies,
             stream,
@@ -137,9 +157,9 @@ impl<T: Feature> Loaded<T> {
         // The command line may leave out the calls that write y (read as ∂loss/∂y) and both z.
         for set in 0..loaded.sets.len() {
             [Operator::VertexToHyperedge, Operator::ConvSavingZ]
-                .map(Call::Of)
                 .into_iter()
-                .for_each(|call| loaded.call(call, set));
+                .filter(|&operator| has(operator))
+                .for_each(|operator| loaded.call(Call::Of(operator), set));
         }
         loaded.check();
         loaded
@@ -155,13 +175,18 @@ impl<T: Feature> Loaded<T> {
         let features = self.explanation.features;
         let set = number % self.sets.len();
         let Set { x, y, grad_x, z, kept } = &mut self.sets[set];
-        let (workspace, weights) = (&mut self.workspace, Weights::shared(self.weights.as_view()));
+        let workspace = &mut self.workspace;
+        let weights = match call {
+            Call::ConvOwn => Weights::consecutive(self.own_weights.as_view()),
+            _ => Weights::shared(self.weights.as_view()),
+        };
         let x_rows = Rows::contiguous(x.as_view(), features);
         let operator = match call {
             Call::Copy => {
                 return self.stream.memcpy_dtod(x, y).unwrap();
             }
             Call::Of(operator) => operator,
+            Call::ConvOwn => Operator::Conv,
         };
         let done = match operator {
             Operator::VertexToHyperedge => {
@@ -206,15 +231,14 @@ impl<T: Feature> Loaded<T> {
 
     /// What a call moves, as the plan explains it.
     pub fn bytes(&self, call: Call) -> Bytes {
-        let operator = match call {
-            Call::Of(operator) => operator,
-            Call::Copy => {
-                let copied = 2 * (self.sets[0].x.len() * size_of::<T>()) as u128;
-                return Bytes { compulsory: copied, gathered: copied };
-            }
+        let Some(operator) = call.operator() else {
+            let copied = 2 * (self.sets[0].x.len() * size_of::<T>()) as u128;
+            return Bytes { compulsory: copied, gathered: copied };
         };
+        // Shared weights are next to nothing.
+        let own = if call == Call::ConvOwn { (self.own_weights.len() * size_of::<f32>()) as u128 } else { 0 };
         let explained = self.explanation.of(operator);
-        Bytes { compulsory: explained.compulsory_bytes, gathered: explained.gathered_bytes }
+        Bytes { compulsory: explained.compulsory_bytes + own, gathered: explained.gathered_bytes + own }
     }
 }
 

@@ -6,10 +6,13 @@
 //! | B | 16 vertices, all 560 triples | 24,576 | 32, 64, 128, 256 |
 //! | C | of the size of Cora's co-citations: 2,708 × 1,579, 4,786 incidences | 1 | 64, 256 |
 //! | D | 10⁶ × 10⁶, 10⁸ incidences, or 2·10⁷ where memory is short | 1 | 64, 256 |
+//! | E | 2, 4, 8, 12, 24 and 32 vertices, all pairs: the forward of the convolution alone | 512 to 98,304 | 64; of 8 vertices 8, 16, 20, 256, 512, too |
 //!
 //! Each case runs in `f32` and `bf16`. A at F = 256 and D at F = 64 also run with checks, in `f32`. C and D
 //! are synthetic: sizes of hyperedges and degrees of vertices fall by power laws. The steps are sums. The
-//! convolution is normalized by rows, with documented weights that all instances share.
+//! convolution is normalized by rows, with documented weights that all instances share; its forward is also
+//! timed with weights of its own for each instance. A and B run on the dense path, and at F = 256 their
+//! forward also on that of the gathers, which the name of the run says.
 //!
 //! B takes the most memory, 58 GB at F = 256. Rows of hyperedges take 14 GB: the workspace has two sets of
 //! them, and z and the saved z are two more. Where there is less room, instances are halved until they fit. D
@@ -77,7 +80,7 @@ impl Tables<'_> {
         let batch = self
             .batch
             .get_or_insert_with(|| self.device.upload(&Batch::replicate((self.case.topology)())).unwrap());
-        let loaded = Loaded::new(batch, run.features, run.checks, self.case.copies, rotate);
+        let loaded = Loaded::new(batch, run, self.case.copies, rotate);
         if loaded.copies < self.case.copies {
             println!("{}, {run}: {} instances, since memory is short", self.case.name, loaded.copies);
         }
@@ -88,10 +91,11 @@ impl Tables<'_> {
 /// Times the calls of a run.
 fn measure<T: Feature>(
     group: &mut BenchmarkGroup<'_, WallTime>,
+    calls: &[Call],
     mut load: impl FnMut() -> Loaded<T>,
 ) -> Vec<Row> {
     let mut loaded = None;
-    let rows = Call::ALL.into_iter().filter_map(|call| {
+    let rows = calls.iter().filter_map(|&call| {
         let mut means = Vec::new();
         group.bench_function(call.name(), |b| {
             b.iter_custom(|calls| {
@@ -118,11 +122,11 @@ fn print_loading_time(device: &Device) {
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let begin = Instant::now();
     let plan = Plan::<f32>::builder(&batch, 4).checks(Checks::Off).build().unwrap();
+    drop(plan.workspace(&device.context().default_stream(), 1).unwrap());
     let loaded = begin.elapsed();
-    drop(plan);
     let modules = device.loaded_modules();
-    let mut calls = Loaded::<f32>::new(&batch, 4, Checks::Off, 1, false);
-    for call in Call::ALL {
+    let mut calls = Loaded::<f32>::new(&batch, Run::of(4), 1, false);
+    for &call in Call::ALL {
         calls.time(call, 1);
     }
     println!(
@@ -205,8 +209,8 @@ fn main() -> ExitCode {
             let mut group = criterion.benchmark_group(&name);
             group.sampling_mode(SamplingMode::Flat);
             let rows = match run.element {
-                Element::F32 => measure(&mut group, || tables.load::<f32>(run, !small)),
-                Element::Bf16 => measure(&mut group, || tables.load::<bf16>(run, !small)),
+                Element::F32 => measure(&mut group, run.calls(), || tables.load::<f32>(run, !small)),
+                Element::Bf16 => measure(&mut group, run.calls(), || tables.load::<bf16>(run, !small)),
             };
             group.finish();
             table.push(Measured { run: name, rows });

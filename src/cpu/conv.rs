@@ -19,6 +19,8 @@
 
 #![allow(unsafe_code)]
 
+use arrayvec::ArrayVec;
+
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
 use super::gather::{Dot, Source, Store, gather};
 use super::instance_sums::GradientTo;
@@ -33,6 +35,7 @@ use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
+use crate::pairs::MOST_VERTICES;
 use crate::path::Path;
 use crate::rows::{Out, Rows};
 
@@ -281,8 +284,32 @@ impl<T: Element> Forward<'_, T> {
     /// Computes a chunk.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
         match self.call.plan.paths()[task.chunk.topology] {
-            // Both keep z of an instance in the scratch memory of the thread that computes it.
-            Path::Gather | Path::SingleBlock => self.gather(task, scratch),
+            Path::Gather => self.gather(task, scratch),
+            Path::Dense => self.dense(task, scratch),
+        }
+    }
+
+    /// y = M x. z is gathered where it is wanted.
+    fn dense(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+        let call = &self.call;
+        let (topology, batch) = (task.topology, call.plan.batch());
+        let Some(pairs) = call.plan.pairs(task.chunk.topology) else { return };
+        fill_degrees(call.conv, task, call.window(task), scratch);
+        let degrees = &scratch.degree[..topology.n_vertices()];
+        scratch.dense.form(call.conv, topology, pairs, call.window(task), degrees);
+        let source = |instance| self.x.source(batch, instance, None, false);
+        let mut instances = task.instances().peekable();
+        while let Some(instance) = instances.next() {
+            if self.z.is_some() {
+                call.compute_z(task, self.x, instance, scratch, self.z.as_ref());
+            }
+            let Some(y) = &self.y else { continue };
+            // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex is once in
+            // it.
+            let store = |v| unsafe { y.store(batch, instance, v, scratch.dense.scale(v)) };
+            let mut rows: ArrayVec<_, MOST_VERTICES> = (0..topology.n_vertices()).map(store).collect();
+            let next = instances.peek().map(|&next| source(next));
+            scratch.dense.apply(&source(instance), next.as_ref(), &mut rows);
         }
     }
 
@@ -396,6 +423,7 @@ impl<T: Element> Backward<'_, T> {
             degree_gradient: degree_gradients,
             edge_shift,
             row_scale,
+            ..
         } = scratch;
         let (call, by_vertex) = (&self.call, task.topology.by_vertex());
         let (batch, features) = (call.plan.batch(), call.plan.features());

@@ -1,6 +1,6 @@
 //! Writing disjoint parts of one slice from several threads. The `unsafe` code of the CPU backend is this,
-//! its uses (each says why its part is nobody else's) and a call in `gather` that follows the detection of
-//! the processor's features.
+//! its uses (each says why its part is nobody else's), the calls in `gather` and `dense` that follow the
+//! detection of the processor's features, and a prefetch in `dense`, which reads nothing.
 
 #![allow(unsafe_code)]
 

@@ -120,13 +120,33 @@ pub(super) struct Store<'a, T: Element> {
     pub(super) accumulate: bool,
 }
 
+impl<T: Element> Store<'_, T> {
+    /// Stores or adds the sums of the features from `start` on.
+    #[inline(always)]
+    pub(super) fn store<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
+        let row = &mut self.row[start..][..W];
+        // As arrays: the compiler stores slices of sums that are in registers element by element.
+        let mut values = sums.map(|sum| sum * self.scale);
+        if self.accumulate {
+            values.iter_mut().zip(&*row).for_each(|(value, place)| *value = place.widen() + *value);
+        }
+        row.copy_from_slice(&values.map(T::narrow));
+    }
+}
+
 impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
     #[inline(always)]
     fn apply(&mut self, start: usize, sums: &[T::Acc]) {
         let row = &mut self.row[start..start + sums.len()];
-        for (place, &sum) in row.iter_mut().zip(sums) {
-            let value = sum * self.scale;
-            *place = T::narrow(if self.accumulate { place.widen() + value } else { value });
+        // Two loops: with a choice in one, the compiler stores element by element.
+        if self.accumulate {
+            for (place, &sum) in row.iter_mut().zip(sums) {
+                *place = T::narrow(place.widen() + sum * self.scale);
+            }
+        } else {
+            for (place, &sum) in row.iter_mut().zip(sums) {
+                *place = T::narrow(sum * self.scale);
+            }
         }
     }
 }

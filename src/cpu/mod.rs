@@ -64,6 +64,7 @@
 
 mod conv;
 mod degree;
+mod dense;
 mod disjoint;
 mod gather;
 mod instance_sums;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::conv::Conv;
 use crate::element::Element;
-use crate::error::Result;
+use crate::error::{Result, try_with_capacity};
+use crate::pairs::Pairs;
 use crate::path::{Path, Paths};
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
@@ -29,6 +30,8 @@ struct PlanParts {
     features: usize,
     conv: Conv,
     paths: Paths,
+    /// Of each topology that is computed by its dense operator.
+    pairs: Vec<Option<Pairs>>,
 }
 
 /// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
@@ -61,8 +64,12 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn build(self) -> Result<Plan<T>> {
         let Self { batch, features, conv, paths, element } = self;
-        let paths = Paths::new::<T>(batch.topologies(), features, paths)?;
-        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths });
+        let paths = Paths::new::<T>(batch.topologies(), paths)?;
+        let mut pairs = try_with_capacity("the pairs of vertices", paths.as_slice().len())?;
+        for (topology, path) in batch.topologies().iter().zip(paths.as_slice()) {
+            pairs.push(if *path == Path::Dense { Some(Pairs::new(topology)?) } else { None });
+        }
+        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, pairs });
         Ok(Plan { shared, element })
     }
 }
@@ -97,6 +104,11 @@ impl<T: Element> Plan<T> {
     /// The conventions of the convolution.
     pub fn conv(&self) -> Conv {
         self.shared.conv
+    }
+
+    /// What the dense operator of a topology is formed from, if it is computed by that.
+    pub(super) fn pairs(&self, topology: usize) -> Option<&Pairs> {
+        self.shared.pairs[topology].as_ref()
     }
 
     /// How the convolution of each topology's instances is computed.

@@ -1,11 +1,13 @@
 //! The intermediate results of instances.
 
+use super::dense::DenseOperator;
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, for_each};
 use crate::axis::Axis;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::incidence::Incidence;
+use crate::pairs::MOST_VERTICES;
 
 /// The intermediate results of one instance, for up to `n` vertices and `m` hyperedges.
 pub(super) struct Scratch<A> {
@@ -28,6 +30,8 @@ pub(super) struct Scratch<A> {
     /// For each row of a result the factor that its gradient is passed on with: U B⁻¹ of a hyperedge; in a
     /// step, the scale and mean.
     pub(super) row_scale: Vec<A>,
+    /// M of an instance whose topology has one.
+    pub(super) dense: DenseOperator<A>,
 }
 
 impl<A: Accumulator> Scratch<A> {
@@ -50,6 +54,7 @@ impl<A: Accumulator> Scratch<A> {
             edge_shift: try_zeroed(what, m)?,
             degree_gradient: try_zeroed(what, n)?,
             row_scale: try_zeroed(what, n.max(m))?,
+            dense: DenseOperator::with_room(n.min(MOST_VERTICES))?,
         })
     }
 }

@@ -60,6 +60,7 @@ macro_rules! numbers {
             #[repr(u32)]
             #[derive(Debug, Clone, Copy, PartialEq, Eq)]
             #[allow(dead_code, reason = "some are only ever written by kernels")]
+            #[allow(clippy::enum_variant_names, reason = "the header has no other names for them")]
             pub(super) enum $name {
                 $($(#[doc = $variant_doc])* $variant,)*
             }
@@ -100,6 +101,7 @@ mod header {
     use crate::conv::NO_SHIFT;
     use crate::cuda::args;
     use crate::cuda::geometry::{ROWS_OF_SHORT_TILE, SEGMENT, SHORT_ROW, THREADS, VECTOR_BYTES, WARP};
+    use crate::cuda::route::DenseClass;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/abi.cuh");
 
@@ -200,6 +202,18 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
         enumeration(&mut text, "enum : u32", values);
         text.push_str("\n// Of a vertex whose degree is 0 or not finite, as in src/conv.rs.\n");
         enumeration(&mut text, "enum : int", [("NO_SHIFT".into(), NO_SHIFT.to_string())]);
+        text.push_str("\n// The least number of vertices that a dense kernel is compiled for, as in src/cuda/route.rs.\n");
+        enumeration(
+            &mut text,
+            "enum : u32",
+            [("SMALLEST_DENSE_CLASS".into(), DenseClass::ALL[0].vertices().to_string())],
+        );
+        text.push_str("\n// The bytes of an instance of dense.cuh, for numbers of 4 and of 8 bytes, as in src/cuda/route.rs.\n");
+        let instances = DenseClass::ALL.iter().flat_map(|class| [4, 8].map(|size| (class, size)));
+        let instances = instances.map(|(class, size)| {
+            (format!("DENSE{}_INSTANCE_OF_{size}", class.vertices()), class.instance_bytes(size).to_string())
+        });
+        enumeration(&mut text, "enum : u32", instances);
         text
     }
 

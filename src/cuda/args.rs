@@ -29,8 +29,11 @@ numbers! {
         EdgeShift,
         /// Reads no table, and so reports nothing.
         DegreeGradient,
-        /// The convolution of small instances.
-        SingleBlock,
+        /// The convolution of topologies of up to so many vertices, by their dense operators.
+        Dense4Conv,
+        Dense8Conv,
+        Dense16Conv,
+        Dense32Conv,
     }
 
     /// What a wrong value was found in, by the numbers that violations name it by.
@@ -54,6 +57,10 @@ numbers! {
         NegativeDegree,
         /// The instances that a path computes.
         PathInstances,
+        DenseTopologies,
+        Neighbors,
+        Pairs,
+        PairLists,
     }
 
     /// The lists of work of a topology, see kernels/tables.cuh.
@@ -62,6 +69,16 @@ numbers! {
         Medium,
         Short,
         Long,
+    }
+
+    /// What a dense kernel does.
+    DenseTask {
+        /// Forms the operator of each topology, and stores it.
+        DenseFormAndStore,
+        /// Applies operators that were stored.
+        DenseApply,
+        /// Forms the operator of each instance, and applies it.
+        DenseFormAndApply,
     }
 
     /// How an instance finds its factors.
@@ -298,36 +315,84 @@ structures! {
         shifts_of_degree: u32,
     }
 
-    /// Of the convolution of small instances, each in a block of its own.
-    SingleBlockArgs {
-        by_edge: TablesArgs,
+    /// What the dense operator of a topology is formed from, see src/pairs.rs: where its parts of the tables
+    /// start, and their sizes. All zeros for a topology that has none.
+    DenseTopologyWords {
+        n_vertices: u64,
+        neighbors: u64,
+        /// Two words for each pair, u + v 2^16 and where its list starts, and two that end them.
+        pairs: u64,
+        n_pairs: u64,
+        lists: u64,
+        /// Words.
+        n_listed: u64,
+        /// Of hyperedges; 0: they have several sizes, or some have a vertex twice.
+        uniform_size: u64,
+        /// Where M is stored for all instances: rows of as many entries as its class has vertices, and for
+        /// each row what its sum is multiplied by,
+        entries: u64,
+        /// and which of the entries are terms.
+        terms: u64,
+    }
+
+    DenseTablesArgs {
+        topologies: Address => "const DenseTopologyWords*",
+        neighbors: Address => "const u32*",
+        pairs: Address => "const u32*",
+        lists: Address => "const u32*",
+        n_neighbors: u64,
+        /// Words, as in the lists.
+        n_pairs: u64,
+        n_lists: u64,
+    }
+
+    /// Of the convolution of small hypergraphs by their dense operators.
+    DenseArgs {
         by_vertex: TablesArgs,
-        /// Their numbers; null: they are all of the call.
+        dense: DenseTablesArgs,
+        /// The numbers of the instances; null: they are all of the call.
         instances: Address => "const u32*",
-        n_instances: u64,
+        /// Instances, or topologies.
+        n_items: u64,
+        /// That the grid walks through.
+        blocks: u64,
         x: RowsArgs,
         y: RowsArgs,
-        /// Of hyperedges, in the degrees; none: a degree is the number of incidences.
-        degree_weights: ScaleArgs,
-        /// Of hyperedges, in the messages.
-        message_weights: ScaleArgs,
+        /// Of hyperedges.
+        weights: ScaleArgs,
+        /// Scratch: M of each topology, of the accumulation type.
+        operators: Address => "void*",
+        /// Likewise: bit v of number u says that M_uv is a term of y_u.
+        terms: Address => "u32*",
+        n_entries: u64,
+        n_terms: u64,
         record: RecordArgs,
-        features: u32,
-        /// Of a group: 8, 16 or 32.
-        lanes: u32,
-        feature_blocks: u32,
+        /// A DenseTask.
+        task: u32,
+        /// The instances or topologies of a block; 0: all instances are copies of one topology and have one
+        /// window, and their features are shared out to threads without regard to instances.
+        per_block: u32,
+        /// Of copies of one topology; 0: each instance has its own.
+        n_vertices: u32,
+        /// Threads for each instance.
+        chunks: u32,
         aligned: u32,
         add: u32,
-        /// Of a block.
-        shared_bytes: u32,
-        /// 0: there are no degrees, L and R are 1.
+        /// Whether weights are part of the degrees,
+        in_degree: u32,
+        /// and of the messages.
+        in_message: u32,
+        /// 0: there are no degrees.
         normalized: u32,
+        /// Whether degrees are multiplied by powers of two.
+        shifted: u32,
         /// That degrees are taken to have.
         least_exponent: i32,
-        /// Up to which, of either sign, degrees are not shifted.
-        plain_exponents: i32,
-        /// 2 if L is 1/sqrt(D), and else 1.
+        /// 2 if M is divided by square roots of degrees, and else 1.
         shifts_of_degree: u32,
+        /// The lanes that sum the weights of a vertex.
+        row_lanes: u32,
+        padding: u32,
     }
 
     /// Of the sums of gradients over instances.

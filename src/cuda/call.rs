@@ -5,13 +5,13 @@ use super::args::{Address, ScaleArgs, TablesArgs};
 use super::geometry::feature_blocks;
 use super::launches::Launches;
 use super::plan::Plan;
+use super::route::Route;
 use super::scratch::Slot;
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::path::Path;
 use crate::rows::{Operand, Placement, RowLayout};
 use crate::windows::Windows;
 
@@ -22,8 +22,8 @@ pub(super) struct Call<'a, T: DeviceElement, L> {
     pub(super) plan: &'a Plan<T>,
     pub(super) launches: L,
     pub(super) instances: usize,
-    /// The path whose instances alone are computed; all are where there is none.
-    pub(super) only: Option<Path>,
+    /// The route whose instances alone are computed; all are where there is none.
+    pub(super) only: Option<Route>,
     /// The rows of all instances, of vertices and of hyperedges.
     totals: [usize; 2],
 }
@@ -84,7 +84,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         let tables = self.plan.batch().tables();
         let all = TablesArgs::new(self.batch(), tables, orientation, self.instances, self.totals);
         match (self.only, self.plan.split()) {
-            (Some(path), Some(split)) => split.tables(path, orientation, all),
+            (Some(route), Some(split)) => split.tables(route, orientation, all),
             _ => all,
         }
     }
@@ -106,7 +106,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         let batch = self.batch();
         let of = |id: usize| {
             let topology = &batch.topologies()[id];
-            let takes_part = self.only.is_none_or(|path| self.plan.paths()[id] == path);
+            let takes_part = self.only.is_none_or(|route| self.plan.route_of(id) == route);
             match takes_part {
                 true => (topology.n_incidences() as u128, topology.size(axis) as u128),
                 false => (0, 0),

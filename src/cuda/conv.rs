@@ -16,9 +16,9 @@
 
 #![allow(unsafe_code)]
 
-mod single_block;
+mod dense;
 
-use self::single_block::SingleBlock;
+use self::dense::Dense;
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
@@ -26,13 +26,13 @@ use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
 use super::launches::Launches;
 use super::operands::{Operands, Read, Write};
+use super::route::Route;
 use super::scratch::Slot;
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::error::Result;
-use crate::path::Path;
 use crate::rows::{Out, Rows};
 use crate::windows::Weights;
 
@@ -93,16 +93,19 @@ impl<'w> Forward<'w> {
                 // A negative degree is reported all the same.
                 return factors.degrees(call, false);
             }
-            let Some(y) = self.y.filter(|_| self.z.is_none()) else { return self.gather(call, &factors) };
+            if let Some(z) = self.z {
+                factors.degrees(call, false)?;
+                factors.hyperedges(call, self.x, z)?;
+            }
+            let Some(y) = self.y else { return Ok(()) };
             call.launches.by_path();
-            for &path in call.plan.used_paths() {
-                call.only = Some(path);
-                match path {
-                    Path::Gather => self.gather(call, &factors)?,
-                    Path::SingleBlock => {
-                        let instances = call.plan.split().and_then(|split| split.instances(path));
-                        let (x, weights) = (self.x, self.weights.scale);
-                        call.single_block(SingleBlock { x, weights, y, instances })?;
+            for &route in call.plan.routes() {
+                call.only = Some(route);
+                match route {
+                    Route::Gather => self.gather(call, &factors, y)?,
+                    Route::Dense(class) => {
+                        let instances = call.plan.split().and_then(|split| split.instances(route));
+                        call.dense(Dense { class, x: self.x, weights: self.weights, y, instances })?;
                     }
                 }
             }
@@ -111,7 +114,7 @@ impl<'w> Forward<'w> {
         }
     }
 
-    /// The launches of [`Path::Gather`].
+    /// y by gathers, from z where that is saved.
     ///
     /// # Safety
     /// As [`run`](Self::run).
@@ -119,16 +122,19 @@ impl<'w> Forward<'w> {
         &self,
         call: &mut Call<'_, T, L>,
         factors: &Factors,
+        y: Destination,
     ) -> Result<()> {
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
         unsafe {
-            factors.degrees(call, false)?;
             let z = match self.z {
                 Some(saved) => saved,
-                None => call.scratch_rows(Slot::Q, Axis::Hyperedge)?,
+                None => {
+                    let z = call.scratch_rows(Slot::Q, Axis::Hyperedge)?;
+                    factors.degrees(call, false)?;
+                    factors.hyperedges(call, self.x, z)?;
+                    z
+                }
             };
-            factors.hyperedges(call, self.x, z)?;
-            let Some(y) = self.y else { return Ok(()) };
             call.gather(Gather {
                 orientation: Orientation::ByVertex,
                 elements: Elements::FromSums,

@@ -8,7 +8,7 @@ use super::DeviceElement;
 use super::args::{Address, RecordArgs};
 use super::call::Call;
 use super::geometry::Grid;
-use super::kernels::{Kernel, Kernels};
+use super::kernels::{Kernel, KernelSet};
 use super::launches::Launches;
 use super::operands::{Operands, Unallocated};
 use super::plan::Plan;
@@ -106,8 +106,8 @@ impl<'w> Request<'w> {
 }
 
 /// Counts what an operator queues.
-pub(super) struct Count<'a> {
-    kernels: &'a Kernels,
+pub(super) struct Count {
+    kernels: &'static KernelSet,
     /// The names of the kernels, each once, in the order of their first launches.
     pub(super) names: Vec<&'static str>,
     pub(super) launches: usize,
@@ -116,17 +116,14 @@ pub(super) struct Count<'a> {
     pub(super) moved: u128,
     /// The bytes of the feature operands.
     pub(super) compulsory: u128,
-    /// The scratch memory.
-    pub(super) sizes: Sizes,
     /// Whether the instances of each path were computed apart.
     pub(super) by_path: bool,
 }
 
-impl Launches for Count<'_> {
+impl Launches for Count {
     const COUNTS: bool = true;
 
-    fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
-        self.sizes.need(slot, bytes);
+    fn scratch(&mut self, _slot: Slot, _bytes: u128) -> Result<Address> {
         Ok(0)
     }
 
@@ -159,28 +156,74 @@ impl Launches for Count<'_> {
     }
 }
 
-/// Counts a call: its operands are bound as those of any call, but have no memory.
+/// What calls need, whatever their operands: scratch memory, and kernels.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    pub(super) sizes: Sizes,
+    pub(super) kernels: [bool; Kernel::COUNT],
+}
+
+impl Launches for &mut Needs {
+    const COUNTS: bool = false;
+
+    fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
+        self.sizes.need(slot, bytes);
+        Ok(0)
+    }
+
+    fn record(&self) -> RecordArgs {
+        RecordArgs::none()
+    }
+
+    unsafe fn launch<A: Pod>(&mut self, kernel: Kernel, grid: Grid, _arguments: &A) -> Result<()> {
+        // A gradient may be longer than its windows reach. Then there are sums to store where nothing is
+        // summed.
+        let of_gradients = matches!(kernel, Kernel::SumChunks | Kernel::SumWindows);
+        self.kernels[kernel as usize] |= of_gradients || !grid.is_empty();
+        Ok(())
+    }
+
+    unsafe fn zero(&mut self, _address: Address, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn moves(&mut self, _bytes: u128) {}
+
+    fn by_path(&mut self) {}
+}
+
+/// Counts a call.
 ///
 /// # Errors
 /// [`Error::InstancesMismatch`] for another number of instances than a table batch has; those of a window
 /// table of another batch, axis or length; [`Error::TooLarge`].
-pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'_>) -> Result<Count<'a>> {
-    let instances = request.instances;
-    fits_u32("the number of instances", instances)?;
-    if let Some(bound) = plan.batch().batch().n_instances().filter(|&n| n != instances) {
-        let (operand, bound_of) = ("the call", "the batch");
-        return Err(Error::InstancesMismatch { operand, value: instances, bound, bound_of });
-    }
-    let launches = Count {
+pub(super) fn count<T: DeviceElement>(plan: &Plan<T>, request: &Request<'_>) -> Result<Count> {
+    let counted = Count {
         kernels: plan.kernels(),
         names: Vec::new(),
         launches: 0,
         zero_fills: 0,
         moved: 0,
         compulsory: 0,
-        sizes: Sizes::default(),
         by_path: false,
     };
+    let (counted, compulsory) = run(plan, request, counted)?;
+    Ok(Count { compulsory, ..counted })
+}
+
+/// Runs the description of a call, whose operands are bound as those of any call, but have no memory. Gives
+/// where its launches went, and the bytes of its feature operands.
+fn run<T: DeviceElement, L: Launches>(
+    plan: &Plan<T>,
+    request: &Request<'_>,
+    launches: L,
+) -> Result<(L, u128)> {
+    let instances = request.instances;
+    fits_u32("the number of instances", instances)?;
+    if let Some(bound) = plan.batch().batch().n_instances().filter(|&n| n != instances) {
+        let (operand, bound_of) = ("the call", "the batch");
+        return Err(Error::InstancesMismatch { operand, value: instances, bound, bound_of });
+    }
     let mut call = Call::new(plan, launches, instances)?;
     request.check_windows(plan.batch().batch())?;
 
@@ -227,10 +270,9 @@ pub(super) fn count<'a, T: DeviceElement>(plan: &'a Plan<T>, request: &Request<'
             }
         }
     }
-    for (&axis, bytes) in Axis::ALL.iter().zip(operands.element_bytes()) {
-        call.launches.compulsory += call.total(axis) as u128 * call.features() as u128 * bytes as u128;
-    }
-    Ok(call.launches)
+    let bytes = |(&axis, bytes)| call.total(axis) as u128 * call.features() as u128 * bytes as u128;
+    let compulsory = Axis::ALL.iter().zip(operands.element_bytes()).map(bytes).sum();
+    Ok((call.launches, compulsory))
 }
 
 fn direction(to_hyperedges: bool) -> Direction {
@@ -242,26 +284,28 @@ fn output<B>(is_wanted: bool, buffer: B) -> Out<B> {
     if is_wanted { Out::Overwrite(buffer) } else { Out::Skip }
 }
 
-/// The scratch memory for calls of these operators with up to `max_instances` instances, whatever their
-/// operands.
-pub(super) fn scratch_sizes<T: DeviceElement>(
+/// What calls of these operators with up to `max_instances` instances need, whatever their operands.
+pub(super) fn needs<T: DeviceElement>(
     plan: &Plan<T>,
     operators: &[Operator],
     max_instances: usize,
-) -> Result<Sizes> {
+) -> Result<Needs> {
     // A table batch has always all of its instances.
     let instances = plan.batch().batch().n_instances().unwrap_or(max_instances);
-    let mut sizes = Sizes::default();
+    let mut needs = Needs::default();
+    // What wants less, or has fewer scales, may go another way.
+    let scales = [None, Some(Windows::Shared), Some(Windows::Consecutive)];
     for &operator in operators {
-        // What wants less may go another way.
         for (&reduce, wanted) in
             Reduce::ALL.iter().flat_map(|reduce| (0..8).map(move |wanted| (reduce, wanted)))
         {
             let [rows, vertex, hyperedge] = [1, 2, 4].map(|bit| wanted & bit != 0);
             let request = Request::new(operator, instances).reduce(reduce).rows(rows);
             let request = request.vertex_gradient(vertex).hyperedge_gradient(hyperedge);
-            sizes = sizes.union(count(plan, &request)?.sizes);
+            for windows in scales {
+                run(plan, &request.vertex_scale(windows).hyperedge_scale(windows), &mut needs)?;
+            }
         }
     }
-    Ok(sizes)
+    Ok(needs)
 }

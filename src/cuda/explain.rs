@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::args::Counts;
-use super::count::{Request, count, scratch_sizes};
+use super::count::{Request, count, needs};
 use super::geometry::{lanes, whole_vectors};
 use super::plan::Plan;
 use super::tables::Orientation;
@@ -67,7 +67,8 @@ pub struct OperatorExplanation {
     pub kernels: Vec<&'static str>,
     /// The kernels that it launches.
     pub launches: usize,
-    /// The fills with zeros that it queues besides, for gradients that no instance adds to.
+    /// The fills with zeros that it queues besides, for gradients that no instance adds to; none for those
+    /// that are added to instead of overwritten.
     pub zero_fills: usize,
     /// The bytes that any implementation has to move: each row of features, and of a saved z, that is an
     /// operand, once.
@@ -137,7 +138,7 @@ impl<T: DeviceElement> Plan<T> {
             true => self.paths().to_vec(),
             false => vec![Path::Gather; self.paths().len()],
         };
-        let scratch = scratch_sizes(self, &[request.operator], request.instances)?;
+        let scratch = needs(self, &[request.operator], request.instances)?.sizes;
         Ok(OperatorExplanation {
             operator: request.operator,
             paths,
@@ -190,7 +191,11 @@ impl std::fmt::Display for Explanation {
                     write!(f, " ({topologies} of {} topologies)", paths.len())?;
                 }
             }
-            writeln!(f, ", {launches} launches ({})", kernels.join(", "))?;
+            write!(f, ", {launches} launches ({})", kernels.join(", "))?;
+            match explained.zero_fills {
+                0 => writeln!(f)?,
+                fills => writeln!(f, ", {fills} fills with zeros")?,
+            }
             writeln!(
                 f,
                 "    bytes: {} at least ({:.3} us at 3.0 TB/s, an H100's copy), {} without caches; {} of workspace",

@@ -27,10 +27,10 @@ impl PlacedRows {
         }
     }
 
-    /// Whether every row of elements of `size` bytes starts at a multiple of 16 bytes.
-    pub(super) fn is_aligned(self, size: usize) -> bool {
-        let multiple = |elements: usize| elements.wrapping_mul(size).is_multiple_of(VECTOR_BYTES);
-        self.address.is_multiple_of(VECTOR_BYTES as u64)
+    /// Whether every row of elements of `size` bytes starts at a multiple of `bytes`.
+    pub(super) fn is_aligned(self, size: usize, bytes: usize) -> bool {
+        let multiple = |elements: usize| elements.wrapping_mul(size).is_multiple_of(bytes);
+        self.address.is_multiple_of(bytes as u64)
             && multiple(self.placement.row_stride())
             && multiple(self.placement.instance_stride().unwrap_or(0))
     }
@@ -87,8 +87,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let target_size = if elements == Elements::ToSums { acc } else { size };
         let outputs = [gather.targets.map(|t| t.rows), gather.dots.map(|d| d.others)];
         let aligned = whole_vectors(features, size)
-            && sources.is_aligned(source_size)
-            && outputs.iter().flatten().all(|o| o.is_aligned(target_size));
+            && sources.is_aligned(source_size, VECTOR_BYTES)
+            && outputs.iter().flatten().all(|o| o.is_aligned(target_size, VECTOR_BYTES));
         let rows = |rows: Option<PlacedRows>| rows.map_or(RowsArgs::zeroed(), PlacedRows::args);
         let segment = features as u128 * acc as u128;
         let args = GatherArgs {

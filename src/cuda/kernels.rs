@@ -12,7 +12,6 @@ use super::device::{Device, module};
 use super::driver::failed;
 use super::geometry::{Grid, THREADS};
 use crate::error::{Error, Result};
-use crate::path::Path;
 
 /// Which kernels an element type has, with checks or without.
 #[derive(Debug)]
@@ -39,6 +38,15 @@ impl KernelSet {
         }
         set
     }
+
+    pub(super) fn name(&self, kernel: Kernel) -> &'static str {
+        self.names[kernel as usize]
+    }
+
+    /// The name of a kernel by the number that it reports.
+    pub(super) fn name_of(&self, number: u32) -> &'static str {
+        Kernel::numbered(number).map_or("an unknown kernel", |kernel| self.name(kernel))
+    }
 }
 
 /// The kernels of an element type, given that of its sums, the kernel that gathers rows of sums, and how
@@ -51,7 +59,6 @@ macro_rules! kernel_set {
         const WEIGHT_GRADIENT: &str = concat!("weight_gradient", $checks);
         const ROW_SCALE: &str = concat!("row_scale_", $acc, $checks);
         const INSTANCE_SUMS: &str = concat!("instance_sums_", $acc, $checks);
-        const SINGLE_BLOCK: &str = concat!("single_block_", $t, $checks);
         KernelSet::new([
             (Kernel::Gather, concat!("gather_", $t, $checks), GATHER),
             (Kernel::GatherSums, concat!($gather_sums, $checks), GATHER),
@@ -63,75 +70,45 @@ macro_rules! kernel_set {
             (Kernel::RowScale, concat!("row_scale_", $acc, $checks), ROW_SCALE),
             (Kernel::SumChunks, concat!("sum_chunks_", $acc, $checks), INSTANCE_SUMS),
             (Kernel::SumWindows, concat!("sum_windows_", $acc, $checks), INSTANCE_SUMS),
-            (Kernel::SingleBlock, concat!("conv_single_block_", $t, $checks), SINGLE_BLOCK),
+            (Kernel::Dense4Conv, concat!("dense4_conv_", $t, $checks), concat!("dense4_", $t, $checks)),
+            (Kernel::Dense8Conv, concat!("dense8_conv_", $t, $checks), concat!("dense8_", $t, $checks)),
+            (Kernel::Dense16Conv, concat!("dense16_conv_", $t, $checks), concat!("dense16_", $t, $checks)),
+            (Kernel::Dense32Conv, concat!("dense32_conv_", $t, $checks), concat!("dense32_", $t, $checks)),
         ])
     }};
 }
 pub(super) use kernel_set;
 
-/// What of a plan decides which kernels it needs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Needs<'a> {
-    /// Whether rows of the batch are summed in segments.
-    pub(super) long_rows: bool,
-    /// The paths that its instances are on.
-    pub(super) paths: &'a [Path],
-}
-
-impl Needs<'_> {
-    fn includes(self, kernel: Kernel) -> bool {
-        match kernel {
-            Kernel::AddPartials => self.long_rows,
-            Kernel::SingleBlock => self.paths.contains(&Path::SingleBlock),
-            Kernel::Gather
-            | Kernel::GatherSums
-            | Kernel::Degree
-            | Kernel::EdgeShift
-            | Kernel::DegreeGradient
-            | Kernel::WeightGradient
-            | Kernel::RowScale
-            | Kernel::SumChunks
-            | Kernel::SumWindows => true,
-        }
-    }
-}
-
-/// The kernels for one element type, with or without checks.
-#[derive(Clone)]
+/// The kernels for one element type, with or without checks, that were loaded.
 pub(super) struct Kernels {
-    /// None of those that no call of the plan needs.
     functions: [Option<CudaFunction>; Kernel::COUNT],
     set: &'static KernelSet,
 }
 
 impl Kernels {
-    /// Loads what is needed and not loaded yet. The context must be current.
-    pub(super) fn load(device: &Device, set: &'static KernelSet, needs: Needs<'_>) -> Result<Self> {
+    /// Loads the modules of the kernels that are needed, if they are not loaded yet. The context must be
+    /// current.
+    pub(super) fn load(
+        device: &Device,
+        set: &'static KernelSet,
+        needed: [bool; Kernel::COUNT],
+    ) -> Result<Self> {
+        let is_needed = |module: usize| (0..Kernel::COUNT).any(|of| needed[of] && set.modules[of] == module);
         let mut functions = [const { None }; Kernel::COUNT];
         for &kernel in Kernel::ALL {
-            if !needs.includes(kernel) {
-                continue;
+            let module = set.modules[kernel as usize];
+            if is_needed(module) {
+                let function = device.module(module)?.load_function(set.name(kernel));
+                functions[kernel as usize] = Some(function.map_err(|e| failed("loading a kernel", e))?);
             }
-            let module = device.module(set.modules[kernel as usize])?;
-            let function = module.load_function(set.names[kernel as usize]);
-            functions[kernel as usize] = Some(function.map_err(|e| failed("loading a kernel", e))?);
         }
         Ok(Self { functions, set })
-    }
-
-    pub(super) fn name(&self, kernel: Kernel) -> &'static str {
-        self.set.names[kernel as usize]
-    }
-
-    /// The name of a kernel by the number that it reports.
-    pub(super) fn name_of(&self, number: u32) -> &'static str {
-        Kernel::numbered(number).map_or("an unknown kernel", |kernel| self.name(kernel))
     }
 
     /// Queues a launch, if there is something to do.
     ///
     /// # Errors
-    /// [`Error::KernelNotLoaded`] for a kernel that the plan was made without.
+    /// [`Error::KernelNotLoaded`] for a kernel that the workspace was made without.
     ///
     /// # Safety
     /// The kernel takes one argument, an `A`, and what it does with it is sound; the context is current.
@@ -146,7 +123,7 @@ impl Kernels {
             return Ok(());
         }
         let Some(function) = &self.functions[kernel as usize] else {
-            return Err(Error::KernelNotLoaded { kernel: self.name(kernel) });
+            return Err(Error::KernelNotLoaded { kernel: self.set.name(kernel) });
         };
         let (blocks, shared_bytes) = (grid.dimensions(), grid.shared_bytes());
         let mut parameters = [(&raw const *arguments).cast_mut().cast::<c_void>()];

@@ -52,7 +52,7 @@
 //! for each. The thread's current context is the same after a call as before.
 //!
 //! The host's part of a call, without the driver's, took 0.45 µs for a step of one launch, 0.43 µs for a
-//! convolution of one (the single-block path) and 1.8 µs for a backward of 11, on an AMD EPYC virtual machine
+//! convolution of one and 1.8 µs for a backward of 11, on an AMD EPYC virtual machine
 //! (2026-11-26, `cargo test -- the_host_cost --nocapture`, a driver that does nothing, debug assertions on).
 //!
 //! Buffers are `cudarc`'s: `&slice` or a view for [`Rows`](crate::Rows) and [`Weights`](crate::Weights).
@@ -164,6 +164,7 @@ mod call;
 mod conv;
 mod count;
 mod degree;
+mod dense_tables;
 mod device;
 mod driver;
 mod element;
@@ -179,6 +180,7 @@ mod ranges;
 pub mod raw;
 mod record;
 mod retired;
+mod route;
 mod row_scale;
 mod row_sums;
 mod safe;

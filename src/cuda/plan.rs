@@ -3,13 +3,13 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::kernels::{Kernels, Needs};
+use super::kernels::KernelSet;
+use super::route::Route;
 use super::split::Split;
 use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
-use crate::error::{Error, Result, fits_u32};
-use crate::incidence::Incidence;
-use crate::path::{Path, Paths, shared_bytes};
+use crate::error::{Error, Result, fits_u32, try_zeroed};
+use crate::path::{Path, Paths};
 
 /// What stays from call to call: a batch on a device, the number of features F, the conventions of the
 /// convolution, and whether kernels check every index. A clone is cheap.
@@ -17,8 +17,6 @@ use crate::path::{Path, Paths, shared_bytes};
 pub struct Plan<T: DeviceElement>(Arc<Parts<T>>);
 
 struct Parts<T> {
-    // Before the batch, which may be the last holder of the device.
-    kernels: Kernels,
     /// Where the instances are on several paths.
     split: Option<Arc<Split>>,
     batch: DeviceBatch,
@@ -26,10 +24,8 @@ struct Parts<T> {
     conv: Conv,
     checks: Checks,
     paths: Paths,
-    /// The paths that some instance is on.
-    used_paths: Vec<Path>,
-    /// The shared memory of a block, enough for each topology on [`Path::SingleBlock`].
-    shared_bytes: usize,
+    /// The routes that some instance is on.
+    routes: Vec<Route>,
     element: PhantomData<fn() -> T>,
 }
 
@@ -62,8 +58,7 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         Self { paths: Some(paths), ..self }
     }
 
-    /// Makes the plan. Loads the kernels if this is the first plan that needs them, and uploads which
-    /// instances are on which path where a table batch has several.
+    /// Makes the plan. Uploads which instances are on which path where a table batch has several.
     ///
     /// # Errors
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
@@ -71,35 +66,28 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn build(self) -> Result<Plan<T>> {
         let Self { batch, features, conv, checks, paths, element } = self;
-        let paths = Paths::new::<T>(batch.batch().topologies(), features, paths)?;
+        let paths = Paths::new::<T>(batch.batch().topologies(), paths)?;
         if batch.tables().overwritten && checks == Checks::Off {
             return Err(Error::UncheckedTables);
         }
         let features = fits_u32("the number of features", features)?;
         let _current = batch.device().enter()?;
-        let used_paths = paths.used_by(batch.batch())?;
-        let needs = Needs { long_rows: batch.tables().has_long_rows(), paths: &used_paths };
-        let kernels = Kernels::load(batch.device(), T::kernels(checks), needs)?;
-        let on_single_block = batch.batch().topologies().iter().zip(paths.as_slice());
-        let on_single_block = on_single_block.filter(|&(_, &path)| path == Path::SingleBlock);
-        let bytes = |t: &Incidence| {
-            shared_bytes(t.n_vertices(), t.n_hyperedges(), features as usize, size_of::<T::Acc>())
-        };
-        let shared_bytes = on_single_block.map(|(topology, _)| bytes(topology)).max().unwrap_or(0);
-        let split = Split::new(batch, &paths, &used_paths)?.map(Arc::new);
+        let topologies = batch.batch().topologies();
+        let route_of = |topology: usize| Route::of(paths.as_slice()[topology], &topologies[topology]);
+        let mut is_used = try_zeroed::<bool>("the topologies in use", topologies.len())?;
+        match batch.batch().n_instances() {
+            None => is_used.fill(true),
+            Some(instances) => (0..instances).for_each(|g| is_used[batch.batch().topology_id(g)] = true),
+        }
+        let mut routes = Vec::new();
+        for route in (0..topologies.len()).filter(|&id| is_used[id]).map(route_of) {
+            if !routes.contains(&route) {
+                routes.push(route);
+            }
+        }
+        let split = Split::new(batch, route_of, &routes)?.map(Arc::new);
         let batch = batch.clone();
-        Ok(Plan(Arc::new(Parts {
-            split,
-            batch,
-            features,
-            conv,
-            checks,
-            paths,
-            used_paths,
-            shared_bytes,
-            kernels,
-            element,
-        })))
+        Ok(Plan(Arc::new(Parts { split, batch, features, conv, checks, paths, routes, element })))
     }
 }
 
@@ -125,14 +113,14 @@ impl<T: DeviceElement> Plan<T> {
         self.0.paths.as_slice()
     }
 
-    /// The paths that some instance is on.
-    pub(super) fn used_paths(&self) -> &[Path] {
-        &self.0.used_paths
+    /// The routes that some instance is on.
+    pub(super) fn routes(&self) -> &[Route] {
+        &self.0.routes
     }
 
-    /// The shared memory of a block, enough for each topology on [`Path::SingleBlock`].
-    pub(super) fn shared_bytes(&self) -> usize {
-        self.0.shared_bytes
+    /// The route of the instances of a topology.
+    pub(super) fn route_of(&self, topology: usize) -> Route {
+        Route::of(self.paths()[topology], &self.batch().batch().topologies()[topology])
     }
 
     pub(super) fn split(&self) -> Option<&Arc<Split>> {
@@ -166,8 +154,9 @@ impl<T: DeviceElement> Plan<T> {
         self.conv().single_incidences_cancel_out() && self.0.batch.tables().has_single_incidences
     }
 
-    pub(super) fn kernels(&self) -> &Kernels {
-        &self.0.kernels
+    /// The kernels of its element type and checks.
+    pub(super) fn kernels(&self) -> &'static KernelSet {
+        T::kernels(self.checks())
     }
 }
 

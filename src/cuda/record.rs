@@ -14,7 +14,7 @@ use cudarc::driver::CudaStream;
 
 use super::args::{RecordArgs, TableId, Violation};
 use super::buffer::{Buffer, Mapped};
-use super::kernels::Kernels;
+use super::kernels::KernelSet;
 use super::tables::Orientation;
 use crate::error::{Error, Result};
 
@@ -37,7 +37,7 @@ impl Record {
     }
 
     /// The violation that was published, if there is one.
-    pub(super) fn published(&self, kernels: &Kernels) -> Result<()> {
+    pub(super) fn published(&self, kernels: &KernelSet) -> Result<()> {
         let violation = self.violation.host();
         // SAFETY: the memory is alive and initialised; the word is aligned and written as a whole.
         if unsafe { (&raw const (*violation).ready).read_volatile() } == 0 {

@@ -56,6 +56,10 @@ slots! {
     WeightGradient,
     /// The sums of chunks of instances, in the rows of their first instances; of the accumulation type.
     ChunkSums,
+    /// The dense operator M of each topology, of the accumulation type.
+    Operators,
+    /// Which of its entries are terms, `u32` for each row.
+    Terms,
 }
 
 impl Slot {
@@ -65,6 +69,7 @@ impl Slot {
             Self::Partials => "the sums of the segments of long rows",
             Self::Q | Self::Z => "the sums of hyperedges",
             Self::Dots | Self::DotsY | Self::DotsX => "the dot products",
+            Self::Operators | Self::Terms => "the dense operators",
             _ => "the numbers of vertices and hyperedges",
         }
     }
@@ -79,12 +84,6 @@ impl Sizes {
     pub(super) fn need(&mut self, slot: Slot, bytes: u128) {
         let size = &mut self.0[slot as usize];
         *size = bytes.max(*size);
-    }
-
-    /// What both need.
-    pub(super) fn union(mut self, other: Self) -> Self {
-        Slot::ALL.iter().for_each(|&slot| self.need(slot, other.0[slot as usize]));
-        self
     }
 
     /// All together, in bytes.

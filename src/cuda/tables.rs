@@ -12,6 +12,7 @@ use cudarc::driver::{CudaStream, sys};
 
 use super::args::{ChunkWords, Counts, RankWords, TableId, TablesArgs, TopologyWords, WorkClass, words_of};
 use super::buffer::Buffer;
+use super::dense_tables::DenseTables;
 use super::geometry::{SEGMENT, SHORT_ROW, WARP};
 use crate::axis::Axis;
 use crate::batch::Batch;
@@ -89,6 +90,10 @@ impl Orientation {
             TableId::Ranks => Table::Ranks(orientation).name(),
             TableId::NegativeDegree => "no table",
             TableId::PathInstances => "path_instances",
+            TableId::DenseTopologies => Table::DenseTopologies.name(),
+            TableId::Neighbors => Table::Neighbors.name(),
+            TableId::Pairs => Table::Pairs.name(),
+            TableId::PairLists => Table::PairLists.name(),
         }
     }
 }
@@ -144,6 +149,22 @@ pub enum Table {
     VertexStarts,
     /// Instances + 1 prefix sums of the hyperedges; 64 bits.
     HyperedgeStarts,
+    /// Nine 64-bit words for each topology, all 0 where it has no dense operator:
+    ///
+    /// * its number of vertices, and where its neighbors start;
+    /// * where its pairs start, and their number;
+    /// * where the lists of its pairs start, and their words;
+    /// * the size of its hyperedges if all have one and no vertex twice, and else 0;
+    /// * where its operator and the terms of that start in scratch memory.
+    DenseTopologies,
+    /// For each vertex the set of vertices that share a hyperedge with it; 32 bits.
+    Neighbors,
+    /// Two 32-bit words for each pair of vertices that share a hyperedge: the smaller vertex plus 2^16 times
+    /// the larger, and where its list of hyperedges starts. Another two end those of a topology.
+    Pairs,
+    /// For each pair, and each size of hyperedges that have both its vertices: their number, the size, and
+    /// the hyperedges; 32 bits.
+    PairLists,
 }
 
 impl Table {
@@ -168,6 +189,10 @@ impl Table {
         Self::TopologyIds,
         Self::VertexStarts,
         Self::HyperedgeStarts,
+        Self::DenseTopologies,
+        Self::Neighbors,
+        Self::Pairs,
+        Self::PairLists,
     ];
 
     /// Its name in [`Error::IndexOutOfBounds`].
@@ -193,6 +218,10 @@ impl Table {
             Self::TopologyIds => "topology_ids",
             Self::VertexStarts => "vertex_starts",
             Self::HyperedgeStarts => "hyperedge_starts",
+            Self::DenseTopologies => "dense_topologies",
+            Self::Neighbors => "neighbors",
+            Self::Pairs => "pairs",
+            Self::PairLists => "pair_lists",
         }
     }
 }
@@ -464,6 +493,7 @@ pub(super) struct Tables {
     pub(super) by_vertex: Side,
     /// `None` for a replicated batch.
     pub(super) instances: Option<InstanceTables>,
+    dense: DenseTables,
     /// Whether a vertex had a single incidence when they were uploaded.
     pub(super) has_single_incidences: bool,
     /// Whether they were overwritten after they had been validated.
@@ -573,6 +603,7 @@ impl Tables {
             has_single_incidences: batch.topologies().iter().any(has_single),
             by_edge: Side::new(batch, Orientation::ByEdge, stream)?,
             by_vertex: Side::new(batch, Orientation::ByVertex, stream)?,
+            dense: DenseTables::new(batch, stream)?,
             instances,
             overwritten: false,
         })
@@ -585,9 +616,9 @@ impl Tables {
         }
     }
 
-    /// Whether a row of an instance is summed in segments.
-    pub(super) fn has_long_rows(&self) -> bool {
-        [&self.by_edge, &self.by_vertex].iter().any(|side| side.counts.long_row > 0)
+    /// What dense operators are formed from.
+    pub(super) fn dense(&self) -> &DenseTables {
+        &self.dense
     }
 
     /// The chunks of shared weights along `axis`, of a table batch.
@@ -616,6 +647,10 @@ impl Tables {
             Table::TopologyIds => instances.map_or(Words::None, |i| Words::U32(&i.topology_ids)),
             Table::VertexStarts => instances.map_or(Words::None, |i| Words::U64(&i.vertex_starts)),
             Table::HyperedgeStarts => instances.map_or(Words::None, |i| Words::U64(&i.hyperedge_starts)),
+            Table::DenseTopologies => Words::U64(&self.dense.topologies),
+            Table::Neighbors => Words::U32(&self.dense.neighbors),
+            Table::Pairs => Words::U32(&self.dense.pairs),
+            Table::PairLists => Words::U32(&self.dense.lists),
         }
     }
 

@@ -8,8 +8,9 @@ use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 
 use super::args::RecordArgs;
 use super::call::Call;
-use super::count::scratch_sizes;
+use super::count::needs;
 use super::driver::{Current, failed, not_capturing, pending_error};
+use super::kernels::Kernels;
 use super::launches::Queue;
 use super::plan::Plan;
 use super::record::Record;
@@ -55,6 +56,8 @@ pub(super) struct Held {
 /// A call that fails has queued no kernel, unless the driver failed between two launches. It may have made
 /// its stream wait for operands that other streams use.
 pub struct Workspace<T: DeviceElement> {
+    // Before the plan, which may be the last holder of the device.
+    kernels: Kernels,
     pub(super) plan: Plan<T>,
     pub(super) max_instances: usize,
     /// The operators that it has scratch memory for, a bit each.
@@ -67,9 +70,9 @@ pub struct Workspace<T: DeviceElement> {
 const PER_THREAD_STREAM: usize = 2;
 
 impl<T: DeviceElement> Plan<T> {
-    /// A workspace for all operators, for calls with up to `max_instances` instances on `stream`. Waits for
-    /// the work that is on the stream, so that the first call of the [raw tier](super::raw) may be on any
-    /// other.
+    /// A workspace for all operators, for calls with up to `max_instances` instances on `stream`. Loads their
+    /// kernels, unless another workspace has, and waits for the work that is on the stream, so that the first
+    /// call of the [raw tier](super::raw) may be on any other.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of
@@ -79,8 +82,8 @@ impl<T: DeviceElement> Plan<T> {
         self.workspace_for(stream, max_instances, Operator::ALL)
     }
 
-    /// A workspace for some operators only, with scratch memory for no others. Most of that memory is rows of
-    /// F elements of the accumulation type for hyperedges:
+    /// A workspace for some operators only, with kernels and scratch memory for no others. Most of that
+    /// memory is rows of F elements of the accumulation type for hyperedges:
     ///
     /// | operator | rows |
     /// |---|---|
@@ -105,7 +108,7 @@ impl<T: DeviceElement> Plan<T> {
     /// [`Error::TooLarge`] for 2³² instances and more, or for 2⁶⁴ rows.
     pub fn workspace_bytes(&self, max_instances: usize, operators: &[Operator]) -> Result<u128> {
         fits_u32("the number of instances", max_instances)?;
-        Ok(scratch_sizes(self, operators, max_instances)?.bytes())
+        Ok(needs(self, operators, max_instances)?.sizes.bytes())
     }
 }
 
@@ -132,11 +135,13 @@ impl<T: DeviceElement> Workspace<T> {
         let _current = device.enter()?;
         not_capturing(&stream, "making a workspace")?;
         device.retired().sweep();
+        let needs = needs(&plan, operators, max_instances)?;
+        let kernels = Kernels::load(device, plan.kernels(), needs.kernels)?;
         let has_record = plan.checks() == Checks::On || plan.conv().checks_degrees();
         let held = Held {
             tables: plan.batch().tables().clone(),
             split: plan.split().cloned(),
-            scratch: Scratch::new(&scratch_sizes(&plan, operators, max_instances)?, &stream)?,
+            scratch: Scratch::new(&needs.sizes, &stream)?,
             record: if has_record { Some(Record::new(&stream)?) } else { None },
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
             stream,
@@ -146,7 +151,7 @@ impl<T: DeviceElement> Workspace<T> {
         unsafe { result::stream::synchronize(held.stream.cu_stream()) }
             .map_err(|e| failed("waiting for the stream", e))?;
         let operators = operators.iter().fold(0, |set, &operator| set | bit(operator));
-        Ok(Self { plan, max_instances, operators, held: Some(held) })
+        Ok(Self { kernels, plan, max_instances, operators, held: Some(held) })
     }
 
     /// The plan.
@@ -224,7 +229,7 @@ impl<T: DeviceElement> Workspace<T> {
         let Held { scratch, record, .. } = self.held();
         let record = record.as_ref().map_or(RecordArgs::none(), |record| record.args());
         // SAFETY: the caller's promise; the plan is a checked one where tables were overwritten.
-        let launches = unsafe { Queue::new(operator, self.plan.kernels(), scratch, record, stream) };
+        let launches = unsafe { Queue::new(operator, &self.kernels, scratch, record, stream) };
         Call::new(&self.plan, launches, instances)
     }
 

@@ -239,21 +239,6 @@ impl Cuda {
         self.gpu.device()
     }
 
-    /// The operators, with a path for each topology.
-    pub fn operators_on<T: GpuElement>(
-        &self,
-        batch: &Batch,
-        features: usize,
-        conv: Conv,
-        max_instances: usize,
-        paths: &[Path],
-    ) -> Result<Box<dyn Operators<T>>> {
-        let batch = self.device().upload(batch)?;
-        let plan =
-            Plan::builder(&batch, features).conv(conv).checks(self.mode.checks).paths(paths).build()?;
-        self.on(batch, plan, max_instances)
-    }
-
     fn on<T: GpuElement>(
         &self,
         batch: DeviceBatch,
@@ -284,15 +269,17 @@ impl<T: GpuElement> Backend<T> for Cuda {
         is_quick || elements < 1000
     }
 
-    fn operators(
+    fn operators_on(
         &self,
         batch: &Batch,
         features: usize,
         conv: Conv,
         max_instances: usize,
+        paths: Option<&[Path]>,
     ) -> Result<Box<dyn Operators<T>>> {
         let batch = self.device().upload(batch)?;
-        let plan = Plan::builder(&batch, features).conv(conv).checks(self.mode.checks).build()?;
+        let plan = Plan::builder(&batch, features).conv(conv).checks(self.mode.checks);
+        let plan = paths.map_or(plan.clone(), |paths| plan.paths(paths)).build()?;
         self.on(batch, plan, max_instances)
     }
 }

@@ -32,6 +32,8 @@ struct Options {
     scales: [Option<Kind>; 2],
     rows: bool,
     gradients: [bool; 2],
+    /// Whether outputs are added to, which fills nothing with zeros.
+    add: bool,
     features: usize,
     checks: Checks,
 }
@@ -43,17 +45,18 @@ fn options() -> impl Strategy<Value = Options> {
         prop::sample::select(Operator::ALL),
         prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)],
         [kind(), kind()],
-        any::<bool>(),
+        any::<[bool; 2]>(),
         any::<[bool; 2]>(),
         prop::sample::select(&[0usize, 3, 8, 40][..]),
         prop_oneof![Just(Checks::On), Just(Checks::Off)],
     )
-        .prop_map(|(operator, reduce, scales, rows, gradients, features, checks)| Options {
+        .prop_map(|(operator, reduce, scales, [rows, add], gradients, features, checks)| Options {
             operator,
             reduce,
             scales,
             rows,
             gradients,
+            add,
             features,
             checks,
         })
@@ -148,32 +151,35 @@ fn call<T: GpuElement>(
             .vertex_scale(scales[0].map(Scale::weights))
             .hyperedge_scale(scales[1].map(Scale::weights))
     };
+    fn out_to<B>(is_wanted: bool, add: bool, buffer: B) -> Out<B> {
+        match (is_wanted, add) {
+            (false, _) => Out::Skip,
+            (true, false) => Out::Overwrite(buffer),
+            (true, true) => Out::Accumulate(buffer),
+        }
+    }
     fn rows_out<T>(
-        is_wanted: bool,
+        options: Options,
         buffer: &mut CudaSlice<T>,
         layout: RowLayout,
     ) -> Out<Rows<CudaViewMut<'_, T>>> {
-        if is_wanted { Out::Overwrite(Rows::new(buffer, layout)) } else { Out::Skip }
+        out_to(options.rows, options.add, Rows::new(buffer, layout))
     }
     let weights = || scales[1].unwrap().weights();
     let [out_x, out_z] = &mut out;
-    let grad_w = if wanted(1) { Out::Overwrite(of_hyperedges.slice_mut(..values[1])) } else { Out::Skip };
-    let grad_scale = if wanted(0) { Out::Overwrite(of_vertices.slice_mut(..values[0])) } else { Out::Skip };
+    let grad_w = out_to(wanted(1), options.add, of_hyperedges.slice_mut(..values[1]));
+    let grad_scale = out_to(wanted(0), options.add, of_vertices.slice_mut(..values[0]));
     let gradients = StepGradients::none().vertex_scale(grad_scale);
     control.reset_calls();
     match options.operator {
-        Operator::VertexToHyperedge => workspace.vertex_to_hyperedge(
-            &step(),
-            Rows::new(&x[0], layout),
-            rows_out(options.rows, out_z, layout),
-        ),
-        Operator::HyperedgeToVertex => workspace.hyperedge_to_vertex(
-            &step(),
-            Rows::new(&x[1], layout),
-            rows_out(options.rows, out_x, layout),
-        ),
+        Operator::VertexToHyperedge => {
+            workspace.vertex_to_hyperedge(&step(), Rows::new(&x[0], layout), rows_out(options, out_z, layout))
+        }
+        Operator::HyperedgeToVertex => {
+            workspace.hyperedge_to_vertex(&step(), Rows::new(&x[1], layout), rows_out(options, out_x, layout))
+        }
         Operator::VertexToHyperedgeBackward => {
-            let gradients = gradients.rows(rows_out(options.rows, out_x, layout)).hyperedge_scale(grad_w);
+            let gradients = gradients.rows(rows_out(options, out_x, layout)).hyperedge_scale(grad_w);
             workspace.vertex_to_hyperedge_backward(
                 &step(),
                 Rows::new(&x[0], layout),
@@ -182,7 +188,7 @@ fn call<T: GpuElement>(
             )
         }
         Operator::HyperedgeToVertexBackward => {
-            let gradients = gradients.rows(rows_out(options.rows, out_z, layout)).hyperedge_scale(grad_w);
+            let gradients = gradients.rows(rows_out(options, out_z, layout)).hyperedge_scale(grad_w);
             workspace.hyperedge_to_vertex_backward(
                 &step(),
                 Rows::new(&x[1], layout),
@@ -191,19 +197,14 @@ fn call<T: GpuElement>(
             )
         }
         Operator::Conv => {
-            workspace.conv(Rows::new(&x[0], layout), weights(), rows_out(options.rows, out_x, layout))
+            workspace.conv(Rows::new(&x[0], layout), weights(), rows_out(options, out_x, layout))
         }
         Operator::ConvSavingZ => {
             let z = Rows::new(&mut saved, layout);
-            workspace.conv_saving_z(
-                Rows::new(&x[0], layout),
-                weights(),
-                z,
-                rows_out(options.rows, out_x, layout),
-            )
+            workspace.conv_saving_z(Rows::new(&x[0], layout), weights(), z, rows_out(options, out_x, layout))
         }
         Operator::ConvBackward => {
-            let grad_x = rows_out(options.rows, out_x, layout);
+            let grad_x = rows_out(options, out_x, layout);
             workspace.conv_backward(
                 Rows::new(&x[0], layout),
                 weights(),
@@ -213,7 +214,7 @@ fn call<T: GpuElement>(
             )
         }
         Operator::ConvBackwardFromZ => {
-            let (z, grad_x) = (Rows::new(&saved, layout), rows_out(options.rows, out_x, layout));
+            let (z, grad_x) = (Rows::new(&saved, layout), rows_out(options, out_x, layout));
             workspace.conv_backward_from_z(
                 Rows::new(&x[0], layout),
                 z,
@@ -271,7 +272,8 @@ fn explains_itself<T: GpuElement>(
     let count = |name| calls.get(name).copied().unwrap_or(0) as usize;
     assert_eq!(control.launched(), explained.kernels, "{explained:?}");
     assert_eq!(count("cuLaunchKernel"), explained.launches, "{explained:?}");
-    assert_eq!(count("cuMemsetD8Async"), explained.zero_fills, "{explained:?}");
+    let fills = if options.add { 0 } else { explained.zero_fills };
+    assert_eq!(count("cuMemsetD8Async"), fills, "{explained:?}");
     workspace.check().unwrap();
 }
 

@@ -287,8 +287,8 @@ fn each_word_of_each_table_is_checked_or_not_needed() {
     let medium = Incidence::from_edges(4, &edges[1..], Repeats::Keep).unwrap();
     let table = Batch::from_table(vec![first.clone(), small.clone()], &[1u8, 0, 1]).unwrap();
     let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
-    // The first on both paths of the convolution, the second on the gather path, the others on the
-    // single-block path.
+    // The first on both paths of the convolution, the second on the gather path, the others on the dense
+    // path.
     for (batch, instances, offsets) in [
         (table, 3, vec![4usize, 0, 1]),
         (Batch::replicate(first), 2, vec![0, 3]),

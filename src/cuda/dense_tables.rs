@@ -1,0 +1,95 @@
+//! What the dense operators of a batch's topologies are formed from, as the kernels read it.
+
+use std::sync::Arc;
+
+use bytemuck::Zeroable;
+use cudarc::driver::CudaStream;
+
+use super::args::{DenseTablesArgs, DenseTopologyWords};
+use super::buffer::Buffer;
+use super::route::DenseClass;
+use crate::batch::Batch;
+use crate::error::{Error, Result, try_with_capacity};
+use crate::pairs::Pairs;
+
+/// The tables of all topologies that have a dense operator, on the device.
+pub(super) struct DenseTables {
+    pub(super) topologies: Buffer<u64>,
+    pub(super) neighbors: Buffer<u32>,
+    pub(super) pairs: Buffer<u32>,
+    pub(super) lists: Buffer<u32>,
+    /// The numbers of the operators of all topologies (rows of as many entries as their classes have
+    /// vertices, and what is done to each row), and the rows.
+    pub(super) n_entries: u64,
+    pub(super) n_terms: u64,
+    /// The most incidences of a vertex.
+    pub(super) longest_row: usize,
+}
+
+impl DenseTables {
+    /// The context of `stream` must be current.
+    pub(super) fn new(batch: &Batch, stream: &Arc<CudaStream>) -> Result<Self> {
+        let what = "the dense operators' tables";
+        let mut topologies = try_with_capacity(what, batch.topologies().len())?;
+        let (mut neighbors, mut pairs, mut lists) = (vec![], vec![], vec![]);
+        let (mut n_entries, mut n_terms, mut longest_row) = (0, 0, 0);
+        for topology in batch.topologies() {
+            if Pairs::obstacle(topology).is_some() {
+                topologies.push(DenseTopologyWords::zeroed());
+                continue;
+            }
+            let of = Pairs::new(topology)?;
+            let row = DenseClass::of(topology.n_vertices()).vertices() as u64;
+            topologies.push(DenseTopologyWords {
+                n_vertices: topology.n_vertices() as u64,
+                neighbors: neighbors.len() as u64,
+                pairs: pairs.len() as u64,
+                n_pairs: of.vertices.len() as u64,
+                lists: lists.len() as u64,
+                n_listed: of.lists.len() as u64,
+                uniform_size: u64::from(of.uniform_size),
+                entries: n_entries,
+                terms: n_terms,
+            });
+            n_entries += row * row + row;
+            n_terms += row;
+            longest_row = topology.by_vertex().rows().map(<[u32]>::len).fold(longest_row, usize::max);
+            extend(what, &mut neighbors, of.neighbors.iter().copied())?;
+            let words = of.vertices.iter().chain([&0]).zip(&of.starts).flat_map(|(&v, &start)| [v, start]);
+            extend(what, &mut pairs, words)?;
+            extend(what, &mut lists, of.lists.iter().copied())?;
+        }
+        Ok(Self {
+            topologies: Buffer::from_slice(what, stream, bytemuck::cast_slice(&topologies))?,
+            neighbors: Buffer::from_slice(what, stream, &neighbors)?,
+            pairs: Buffer::from_slice(what, stream, &pairs)?,
+            lists: Buffer::from_slice(what, stream, &lists)?,
+            n_entries,
+            n_terms,
+            longest_row,
+        })
+    }
+
+    pub(super) fn args(&self) -> DenseTablesArgs {
+        DenseTablesArgs {
+            topologies: self.topologies.address(),
+            neighbors: self.neighbors.address(),
+            pairs: self.pairs.address(),
+            lists: self.lists.address(),
+            n_neighbors: self.neighbors.len() as u64,
+            n_pairs: self.pairs.len() as u64,
+            n_lists: self.lists.len() as u64,
+        }
+    }
+}
+
+/// Adds values to a table that grows, or [`Error::OutOfMemory`].
+fn extend(what: &'static str, to: &mut Vec<u32>, values: impl Iterator<Item = u32> + Clone) -> Result<()> {
+    let len = values.clone().count();
+    to.try_reserve(len).map_err(|_| Error::OutOfMemory {
+        what,
+        bytes: (to.len() + len) as u128 * size_of::<u32>() as u128,
+    })?;
+    to.extend(values);
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! Which hyperedges join each pair of vertices of a small topology: what its dense operator
+//! M = L H U B⁻¹ Hᵀ R is formed from.
+//!
+//! The entry of two vertices u and v is made of Σ U_e / B_e over the hyperedges e that have both. The list of
+//! a pair has those by size, and ascending where sizes are equal; a hyperedge counts once for each incidence
+//! of u with each of v. Both backends add the U of one size, one by one, and divide that sum by the size.
+//! Where all hyperedges have one size and no vertex twice, the sum of a vertex with itself is its degree if
+//! weights are in both, and need not be summed again.
+
+use crate::chunks::CHUNK_WORK;
+use crate::error::{Result, try_with_capacity, try_zeroed};
+use crate::incidence::Incidence;
+use crate::summation::SEGMENT;
+
+/// The most vertices of a topology that has a dense operator.
+pub(crate) const MOST_VERTICES: usize = 32;
+
+/// The pairs of vertices that share a hyperedge, with their hyperedges.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    /// For each vertex u the vertices that share a hyperedge with it, u itself among them if it has any: bit
+    /// v.
+    pub(crate) neighbors: Vec<u32>,
+    /// For each pair u <= v that shares a hyperedge: u + v 2^16.
+    pub(crate) vertices: Vec<u32>,
+    /// Where the list of each pair starts in `lists`, and where the last one ends.
+    pub(crate) starts: Vec<u32>,
+    /// The lists: for each size the number of hyperedges, the size, and the hyperedges.
+    pub(crate) lists: Vec<u32>,
+    /// The size of all hyperedges that have a vertex; 0 where sizes differ or a hyperedge has a vertex twice.
+    pub(crate) uniform_size: u32,
+}
+
+/// Why a topology has no dense operator.
+pub(crate) struct Obstacle {
+    pub(crate) what: &'static str,
+    pub(crate) value: usize,
+    pub(crate) bound: usize,
+}
+
+impl Pairs {
+    /// Whether a topology may have a dense operator: a function of the topology alone.
+    pub(crate) fn obstacle(topology: &Incidence) -> Option<Obstacle> {
+        let too_large = |what, value, bound| (value > bound).then_some(Obstacle { what, value, bound });
+        let n = topology.n_vertices();
+        let longest = || topology.by_vertex().rows().map(<[u32]>::len).max().unwrap_or(0);
+        // Longer lists than a topology without repeated incidences has.
+        let joined = || topology.by_edge().rows().map(|members| members.len() * members.len()).sum();
+        too_large("vertices", n, MOST_VERTICES)
+            .or_else(|| too_large("rows and incidences (counted both ways)", topology.work(), CHUNK_WORK))
+            .or_else(|| too_large("incidences of a vertex", longest(), SEGMENT))
+            .or_else(|| too_large("pairs of incidences", joined(), MOST_VERTICES * topology.n_incidences()))
+    }
+
+    /// The pairs of a topology without an [`obstacle`](Self::obstacle).
+    pub(crate) fn new(topology: &Incidence) -> Result<Self> {
+        let what = "the pairs of vertices";
+        let (n, by_edge) = (topology.n_vertices(), topology.by_edge());
+        let size = |e: u32| by_edge.row(e as usize).len() as u32;
+        let mut by_size: Vec<u32> = try_with_capacity(what, by_edge.len())?;
+        by_size.extend((0..by_edge.len() as u32).filter(|&e| size(e) > 0));
+        by_size.sort_unstable_by_key(|&e| (size(e), e));
+
+        // The words of the list of each pair at u n + v, and the size that its last hyperedge has.
+        let mut lengths = try_zeroed::<u32>(what, n * n)?;
+        let mut sizes = try_zeroed::<u32>(what, n * n)?;
+        for &e in &by_size {
+            each_pair(by_edge.row(e as usize), |u, v| {
+                let (length, last) = (&mut lengths[u * n + v], &mut sizes[u * n + v]);
+                *length += if *last == size(e) { 1 } else { 3 };
+                *last = size(e);
+            });
+        }
+        let n_pairs = lengths.iter().filter(|&&length| length > 0).count();
+        let mut pairs = Self {
+            neighbors: try_zeroed(what, n)?,
+            vertices: try_with_capacity(what, n_pairs)?,
+            starts: try_with_capacity(what, n_pairs + 1)?,
+            lists: try_zeroed(what, lengths.iter().map(|&length| length as usize).sum())?,
+            uniform_size: uniform_size(topology),
+        };
+        let mut start = 0;
+        for (u, v) in (0..n).flat_map(|u| (u..n).map(move |v| (u, v))) {
+            if lengths[u * n + v] > 0 {
+                pairs.vertices.push(u as u32 | (v as u32) << 16);
+                pairs.starts.push(start);
+                pairs.neighbors[u] |= 1 << v;
+                pairs.neighbors[v] |= 1 << u;
+            }
+            // From here on where the next word of the pair goes.
+            start += std::mem::replace(&mut lengths[u * n + v], start);
+        }
+        pairs.starts.push(start);
+        let mut places = lengths;
+        // Where the number of the hyperedges of the last size is.
+        let mut counts = try_zeroed::<u32>(what, n * n)?;
+        sizes.fill(0);
+        for &e in &by_size {
+            each_pair(by_edge.row(e as usize), |u, v| {
+                let (place, count) = (&mut places[u * n + v], &mut counts[u * n + v]);
+                if std::mem::replace(&mut sizes[u * n + v], size(e)) != size(e) {
+                    *count = *place;
+                    pairs.lists[*place as usize + 1] = size(e);
+                    *place += 2;
+                }
+                pairs.lists[*count as usize] += 1;
+                pairs.lists[*place as usize] = e;
+                *place += 1;
+            });
+        }
+        Ok(pairs)
+    }
+
+    /// The pairs in order: two vertices, and their list.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize, PairList<'_>)> {
+        self.vertices.iter().zip(self.starts.windows(2)).map(|(&vertices, list)| {
+            let (u, v) = (vertices & 0xffff, vertices >> 16);
+            (u as usize, v as usize, PairList(&self.lists[list[0] as usize..list[1] as usize]))
+        })
+    }
+}
+
+/// The hyperedges of a pair by size: each size, and its hyperedges.
+#[derive(Clone, Copy)]
+pub(crate) struct PairList<'a>(&'a [u32]);
+
+impl<'a> Iterator for PairList<'a> {
+    type Item = (u32, &'a [u32]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&[count, size], rest) = self.0.split_first_chunk()?;
+        let (hyperedges, rest) = rest.split_at(count as usize);
+        self.0 = rest;
+        Some((size, hyperedges))
+    }
+}
+
+/// Calls `f` for each pair u <= v of vertices of a hyperedge: for two different ones once for each incidence
+/// of the one with each of the other, for a vertex with itself once for each two incidences in either order.
+fn each_pair(members: &[u32], mut f: impl FnMut(usize, usize)) {
+    for (i, &a) in members.iter().enumerate() {
+        f(a as usize, a as usize);
+        for &b in &members[i + 1..] {
+            let (u, v) = (a.min(b) as usize, a.max(b) as usize);
+            f(u, v);
+            if u == v {
+                f(u, v);
+            }
+        }
+    }
+}
+
+fn uniform_size(topology: &Incidence) -> u32 {
+    let mut size = 0;
+    for members in topology.by_edge().rows().filter(|members| !members.is_empty()) {
+        let mut seen = 0u32;
+        members.iter().for_each(|&v| seen |= 1 << v);
+        let repeats = seen.count_ones() as usize != members.len();
+        if repeats || (size != 0 && size != members.len()) {
+            return 0;
+        }
+        size = members.len();
+    }
+    size as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incidence::Repeats;
+
+    type Lists = Vec<((usize, usize), Vec<(u32, Vec<u32>)>)>;
+
+    fn lists(n: usize, edges: &[&[u32]]) -> Lists {
+        let topology = Incidence::from_edges(n, edges, Repeats::Keep).unwrap();
+        let pairs = Pairs::new(&topology).unwrap();
+        let owned = |list: PairList<'_>| list.map(|(size, hyperedges)| (size, hyperedges.to_vec())).collect();
+        pairs.iter().map(|(u, v, list)| ((u, v), owned(list))).collect()
+    }
+
+    #[test]
+    fn hyperedges_are_listed_by_size() {
+        let edges: &[&[u32]] = &[&[0, 1, 2], &[1, 0], &[], &[2], &[1, 2]];
+        let expected = vec![
+            ((0, 0), vec![(2, vec![1]), (3, vec![0])]),
+            ((0, 1), vec![(2, vec![1]), (3, vec![0])]),
+            ((0, 2), vec![(3, vec![0])]),
+            ((1, 1), vec![(2, vec![1, 4]), (3, vec![0])]),
+            ((1, 2), vec![(2, vec![4]), (3, vec![0])]),
+            ((2, 2), vec![(1, vec![3]), (2, vec![4]), (3, vec![0])]),
+        ];
+        assert_eq!(lists(4, edges), expected);
+    }
+
+    #[test]
+    fn repeated_incidences_count_with_each_other() {
+        let expected = vec![
+            ((0, 0), vec![(3, vec![0; 4])]),
+            ((0, 1), vec![(3, vec![0; 2])]),
+            ((1, 1), vec![(3, vec![0])]),
+        ];
+        assert_eq!(lists(2, &[&[0, 1, 0]]), expected);
+    }
+
+    #[test]
+    fn sizes_are_uniform_or_not() {
+        let size = |n, edges: &[&[u32]]| {
+            Pairs::new(&Incidence::from_edges(n, edges, Repeats::Keep).unwrap()).unwrap().uniform_size
+        };
+        assert_eq!(size(3, &[&[0, 1], &[], &[2, 1]]), 2);
+        assert_eq!(size(3, &[&[0, 1], &[2]]), 0);
+        assert_eq!(size(3, &[&[0, 1], &[2, 2]]), 0);
+        assert_eq!(size(3, &[]), 0);
+    }
+}
