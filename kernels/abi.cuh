@@ -566,9 +566,8 @@ static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
 struct DenseArgs {
     TablesArgs by_vertex;
     DenseTablesArgs dense;
-    // The numbers of the instances; null: they are all of the call.
-    const u32* instances;
-    // Instances, or topologies.
+    // The numbers of the instances, or of the topologies; null: they are all of the call.
+    const u32* items;
     u64 n_items;
     // That the grid walks through.
     u64 blocks;
@@ -613,7 +612,7 @@ struct DenseArgs {
 static_assert(sizeof(DenseArgs) == 448 && alignof(DenseArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseArgs, by_vertex) == 0, "offset");
 static_assert(OFFSET_OF(DenseArgs, dense) == 168, "offset");
-static_assert(OFFSET_OF(DenseArgs, instances) == 224, "offset");
+static_assert(OFFSET_OF(DenseArgs, items) == 224, "offset");
 static_assert(OFFSET_OF(DenseArgs, n_items) == 232, "offset");
 static_assert(OFFSET_OF(DenseArgs, blocks) == 240, "offset");
 static_assert(OFFSET_OF(DenseArgs, x) == 248, "offset");

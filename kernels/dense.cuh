@@ -9,6 +9,7 @@
 //     P_uv = sum of U_e / B_e over the hyperedges that have u and v      in the order of src/pairs.rs
 //     M_uv = P_uv / D_u              row
 //          = P_uv / sqrt(D_u D_v)    symmetric
+//          = P_uv                    none
 //     y_u  = sum of M_uv x_v         v ascending, one fused multiply-add each
 //
 // The sum runs over the vertices that share a hyperedge with u, so that an infinity or NaN in x reaches
@@ -93,7 +94,7 @@ __device__ __forceinline__ bool fits_dense(const DenseArgs& args, Check<Checked>
 }
 
 // The instance that a report names: where a topology is looked at, the first that has it.
-template <typename A, u32 N, bool Checked>
+template <typename A, u32 N>
 __device__ __forceinline__ u64 reported(const DenseArgs& args, const DenseInstance<A, N>& instance) {
     const u32* ids = args.by_vertex.topology_ids;
     u64 number = instance.number;
@@ -110,8 +111,7 @@ template <typename A, u32 N, bool Checked>
 __device__ __forceinline__ void publish(const DenseArgs& args, u32 kernel,
                                         const DenseInstance<A, N>& instance, const Check<Checked>& check) {
     if (check.failed) {
-        check.publish(args.record, kernel, args.by_vertex.orientation,
-                      reported<A, N, Checked>(args, instance));
+        check.publish(args.record, kernel, args.by_vertex.orientation, reported(args, instance));
     }
 }
 
@@ -131,18 +131,14 @@ __device__ __forceinline__ void find_instance(const DenseArgs& args, u32 kernel,
     Check<Checked> check;
     const TablesArgs& tables = args.by_vertex;
     bool found = true;
+    u64 number = args.items != nullptr ? args.items[item] : item;
     if (args.task == DENSE_FORM_AND_STORE) {
-        // Those of other classes have launches of their own. One that no instance has may be larger than all
-        // others, and have more hyperedges than there are weights.
-        u64 n = args.dense.topologies[item].n_vertices;
-        bool is_smaller = n <= N / 2 && N > SMALLEST_DENSE_CLASS;
-        bool is_unused =
-            n > tables.largest_targets || tables.topologies[item].n_sources > tables.largest_sources;
-        found = args.n_vertices != 0 || !(n == 0 || n > N || is_smaller || is_unused);
+        instance.topology = number;
+        found = check.below(PATH_INSTANCES, item, number, tables.n_topologies);
     } else {
-        instance.number = args.instances != nullptr ? args.instances[item] : item;
-        found = check.below(PATH_INSTANCES, item, instance.number, tables.instances) &&
-                find_topology_id(tables, check, instance.number, instance.topology);
+        instance.number = number;
+        found = check.below(PATH_INSTANCES, item, number, tables.instances) &&
+                find_topology_id(tables, check, number, instance.topology);
     }
     if (found && fits_dense<N>(args, check, instance.topology)) {
         const TopologyWords& t = tables.topologies[instance.topology];
@@ -166,18 +162,19 @@ __device__ __forceinline__ void find_instance(const DenseArgs& args, u32 kernel,
 // The shift of a degree, as `Conv::dense_shift`, and the degree itself, shifted.
 template <typename A>
 __device__ __forceinline__ A shifted_degree(const DenseArgs& args, A degree, int& shift) {
-    bool finite = is_finite(degree);
+    // A negative degree has no square root; that of a product of two would be one.
+    bool is_number = is_finite(degree) && !(is_symmetric(args) && degree < A(0));
     shift = 0;
     if (args.shifted != 0) {
         shift = NO_SHIFT;
-        if (finite && degree != A(0)) {
+        if (is_number && degree != A(0)) {
             int n = exponent(degree);
             n = n < args.least_exponent ? args.least_exponent : n;
             shift = -(is_symmetric(args) ? n >> 1 : n);
         }
     }
     A shifted = times_power_of_two(degree, static_cast<int>(args.shifts_of_degree) * shift);
-    return finite ? shifted : not_a_number<A>();
+    return is_number ? shifted : not_a_number<A>();
 }
 
 // The degrees of the vertices of all instances: a group of `args.row_lanes` lanes takes one.
@@ -230,7 +227,7 @@ __device__ __forceinline__ void find_degrees(const DenseArgs& args, u32 kernel,
             instance.degrees[v] = shifted_degree(args, degree, instance.shifts[v]);
             if (args.in_degree != 0 && degree < A(0)) {
                 Row row = {};
-                row.instance = reported<A, N, Checked>(args, instance);
+                row.instance = reported(args, instance);
                 row.row = v;
                 publish_if_negative(args, kernel, tables.orientation, row, degree);
             }
@@ -239,12 +236,25 @@ __device__ __forceinline__ void find_degrees(const DenseArgs& args, u32 kernel,
     }
 }
 
-// P_uv from the list of a pair: for each size its number of hyperedges, the size, and the hyperedges.
+// P_uv from the list of a pair: for each size its number of hyperedges, the size, and the hyperedges. Once
+// with U multiplied by 2^shifts.of_u, and once by 2^shifts.of_v.
+struct PairShifts {
+    int of_u;
+    int of_v;
+};
+
+template <typename A>
+struct Messages {
+    A of_u;
+    A of_v;
+};
+
 template <typename A, bool Checked>
-__device__ __forceinline__ A sum_of_list(const DenseArgs& args, Check<Checked>& check, const A* weights,
-                                         const TopologyWords& t, u64 start, u64 end, int shift) {
+__device__ __forceinline__ Messages<A> sum_of_list(const DenseArgs& args, Check<Checked>& check,
+                                                   const A* weights, const TopologyWords& t, u64 start,
+                                                   u64 end, const PairShifts& shifts) {
     const u32* lists = args.dense.lists;
-    A total = 0;
+    Messages<A> total = {0, 0};
     u64 at = start;
 #pragma unroll 1
     while (at < end) {
@@ -268,7 +278,13 @@ __device__ __forceinline__ A sum_of_list(const DenseArgs& args, Check<Checked>& 
             }
         }
         at += count;
-        total += times_power_of_two(sum, shift) / static_cast<A>(size);
+        A of_u = times_power_of_two(sum, shifts.of_u) / static_cast<A>(size);
+        A of_v = of_u;
+        if (shifts.of_v != shifts.of_u) {
+            of_v = times_power_of_two(sum, shifts.of_v) / static_cast<A>(size);
+        }
+        total.of_u += of_u;
+        total.of_v += of_v;
     }
     return total;
 }
@@ -301,43 +317,45 @@ __device__ __forceinline__ void find_entries(const DenseArgs& args, u32 kernel,
         if (check.below(PAIRS, at, u, n) && check.below(PAIRS, at, v, n)) {
             // U and the power of two that brings D to about 1 go together. Without U the power is left to the
             // rows.
-            int shift = 0;
-            if (args.in_message != 0 && roots) {
-                shift = add_shifts(instance.shifts[u], instance.shifts[v]);
-            } else if (args.in_message != 0 && args.normalized != 0) {
-                shift = instance.shifts[u] > instance.shifts[v] ? instance.shifts[u] : instance.shifts[v];
+            PairShifts shifts = {0, 0};
+            if (args.in_message != 0 && args.normalized != 0) {
+                shifts = {instance.shifts[u], instance.shifts[v]};
+                if (roots) {
+                    shifts.of_u = add_shifts(shifts.of_u, shifts.of_v);
+                    shifts.of_v = shifts.of_u;
+                }
             }
-            A message = not_a_number<A>();
+            Messages<A> messages = {not_a_number<A>(), not_a_number<A>()};
             if (u == v && t.uniform_size != 0 && args.in_degree != 0 && args.in_message != 0) {
-                message = instance.degrees[u] / static_cast<A>(static_cast<u32>(t.uniform_size));
+                A message = instance.degrees[u] / static_cast<A>(static_cast<u32>(t.uniform_size));
+                messages = {message, message};
             } else if (check.below(PAIRS, at + 3, end, t.n_listed + 1) &&
                        check.below(PAIRS, at + 1, start, u64(end) + 1)) {
                 const A* weights = static_cast<const A*>(args.weights.values) + instance.window;
-                message = sum_of_list(args, check, weights, args.by_vertex.topologies[instance.topology],
-                                      t.lists + start, t.lists + end, shift);
-            }
-            if (check.failed) {
-                message = not_a_number<A>();
+                messages = sum_of_list(args, check, weights, args.by_vertex.topologies[instance.topology],
+                                       t.lists + start, t.lists + end, shifts);
             }
             // M_uv first, then M_vu.
             u32 row = u;
             u32 column = v;
+            A message = messages.of_u;
 #pragma unroll 1
             for (u32 side = 0; side < 2; side++) {
                 A entry = message;
                 if (args.normalized != 0) {
-                    int more = args.in_message == 0 ? (roots ? instance.shifts[column] : 0)
-                               : roots              ? 0
-                                                    : add_shifts(instance.shifts[row], -shift);
                     A divisor = instance.degrees[row];
                     if (roots) {
                         divisor = square_root(divisor * instance.degrees[column]);
+                        if (args.in_message == 0) {
+                            entry = times_power_of_two(message, instance.shifts[column]);
+                        }
                     }
-                    entry = times_power_of_two(message, more) / divisor;
+                    entry = entry / divisor;
                 }
-                instance.entries[row * N + column] = entry;
+                instance.entries[row * N + column] = check.failed ? not_a_number<A>() : entry;
                 row = v;
                 column = u;
+                message = messages.of_v;
             }
         }
         publish(args, kernel, instance, check);

@@ -162,7 +162,8 @@ impl Conv {
         if !self.weights_in_degree() {
             return 0;
         }
-        if degree == A::ZERO || !degree.is_finite() {
+        let has_root = self.normalization != Normalization::Symmetric || degree >= A::ZERO;
+        if degree == A::ZERO || !degree.is_finite() || !has_root {
             return NO_SHIFT;
         }
         -degree.exponent().max(self.least_exponent::<A>()).div_euclid(self.shifts_of_degree())

@@ -35,8 +35,7 @@ use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::pairs::MOST_VERTICES;
-use crate::path::Path;
+use crate::pairs::{MOST_VERTICES, Pairs};
 use crate::rows::{Out, Rows};
 
 const WEIGHTS: &str = "weights";
@@ -283,20 +282,21 @@ struct Forward<'a, T: Element> {
 impl<T: Element> Forward<'_, T> {
     /// Computes a chunk.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
-        match self.call.plan.paths()[task.chunk.topology] {
-            Path::Gather => self.gather(task, scratch),
-            Path::Dense => self.dense(task, scratch),
+        match self.call.plan.pairs(task.chunk.topology) {
+            None => self.gather(task, scratch),
+            Some(pairs) => self.dense(task, pairs, scratch),
         }
     }
 
     /// y = M x. z is gathered where it is wanted.
-    fn dense(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+    fn dense(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T::Acc>) {
         let call = &self.call;
         let (topology, batch) = (task.topology, call.plan.batch());
-        let Some(pairs) = call.plan.pairs(task.chunk.topology) else { return };
         fill_degrees(call.conv, task, call.window(task), scratch);
-        let degrees = &scratch.degree[..topology.n_vertices()];
-        scratch.dense.form(call.conv, topology, pairs, call.window(task), degrees);
+        if self.y.is_some() {
+            let degrees = &scratch.degree[..topology.n_vertices()];
+            scratch.dense.form(call.conv, topology, pairs, call.window(task), degrees);
+        }
         let source = |instance| self.x.source(batch, instance, None, false);
         let mut instances = task.instances().peekable();
         while let Some(instance) = instances.next() {

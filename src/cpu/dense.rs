@@ -17,7 +17,7 @@
 //!
 //! ```text
 //! with weights in the message, P' = Σ 2^t U_e / B_e:
-//! M_uv = 2^(s_u - t) P'_uv / D'_u,           t = max(s_u, s_v)      row
+//! M_uv = P'_uv / D'_u,                       t = s_u                row
 //!      = P'_uv / √(D'_u D'_v),               t = s_u + s_v          symmetric
 //! without, y_u = 2^s_u Σ M'_uv x_v:
 //! M'_uv = P_uv / D'_u                                               row
@@ -66,7 +66,9 @@ impl<A: Accumulator> Degree<A> {
     fn new(conv: Conv, degree: A) -> Self {
         let shift = conv.dense_shift(degree);
         let shifted = degree.times_power_of_two(conv.shifts_of_degree() * shift);
-        Self { shifted: if degree.is_finite() { shifted } else { A::NAN }, shift }
+        // A negative degree has no square root; that of a product of two would be one.
+        let has_root = conv.normalization != Normalization::Symmetric || degree >= A::ZERO;
+        Self { shifted: if degree.is_finite() && has_root { shifted } else { A::NAN }, shift }
     }
 }
 
@@ -130,10 +132,7 @@ impl<A: Accumulator> DenseOperator<A> {
                     }
                 }
                 Normalization::Row => {
-                    let shift = if in_message { d_u.shift.max(d_v.shift) } else { 0 };
-                    let message = message(shift);
-                    let more = |d: &Degree<A>| if in_message { d.shift - shift } else { 0 };
-                    let entry = |d: &Degree<A>| message.times_power_of_two(more(d)) / d.shifted;
+                    let entry = |d: &Degree<A>| message(if in_message { d.shift } else { 0 }) / d.shifted;
                     (entry(&d_u), entry(&d_v))
                 }
             };
@@ -358,6 +357,16 @@ mod tests {
         assert_eq!(operator.terms[..5], [0, 0b1010, 0b0100, 0b1010, 0]);
         let operator = operator_of(Normalization::None, &[0.0, 1.0, 2.0]);
         assert_eq!(operator.terms[..5], [0b0011, 0b1011, 0b0100, 0b1010, 0]);
+    }
+
+    /// Where a degree cancels out, its rows are large, and those of its neighbours are not.
+    #[test]
+    fn a_small_degree_is_its_own_rows_matter() {
+        let edges = [vec![0u32, 1], vec![1], vec![1]];
+        let topology = Incidence::from_edges(2, &edges, Repeats::Reject).unwrap();
+        let operator = operator(Conv::default(), &topology, &[1e30f32, -1e30, 1e-20]);
+        assert_eq!([entry(&operator, 0, 0), entry(&operator, 0, 1)], [Some(0.5); 2]);
+        assert_eq!(entry(&operator, 1, 0), Some(f32::INFINITY));
     }
 
     #[test]

@@ -350,9 +350,8 @@ structures! {
     DenseArgs {
         by_vertex: TablesArgs,
         dense: DenseTablesArgs,
-        /// The numbers of the instances; null: they are all of the call.
-        instances: Address => "const u32*",
-        /// Instances, or topologies.
+        /// The numbers of the instances, or of the topologies; null: they are all of the call.
+        items: Address => "const u32*",
         n_items: u64,
         /// That the grid walks through.
         blocks: u64,

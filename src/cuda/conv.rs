@@ -104,8 +104,11 @@ impl<'w> Forward<'w> {
                 match route {
                     Route::Gather => self.gather(call, &factors, y)?,
                     Route::Dense(class) => {
-                        let instances = call.plan.split().and_then(|split| split.instances(route));
-                        call.dense(Dense { class, x: self.x, weights: self.weights, y, instances })?;
+                        let split = call.plan.split();
+                        let instances = split.and_then(|split| split.instances(route));
+                        let topologies = split.and_then(|split| split.topologies(route));
+                        let (x, weights) = (self.x, self.weights);
+                        call.dense(Dense { class, x, weights, y, instances, topologies })?;
                     }
                 }
             }

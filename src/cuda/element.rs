@@ -9,7 +9,7 @@ pub enum Checks {
     /// Each value of a table is tested where it is loaded, and nothing is read or written out of bounds. A
     /// wrong value is [`Error::IndexOutOfBounds`] from [`Workspace::check`](super::Workspace::check) or from
     /// a later call. An affected row becomes NaN, or is not written at all if the wrong value is the row's
-    /// own position.
+    /// own position, or one of its instance's.
     ///
     /// [`Error::IndexOutOfBounds`]: crate::Error::IndexOutOfBounds
     On,

@@ -85,7 +85,7 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
                 routes.push(route);
             }
         }
-        let split = Split::new(batch, route_of, &routes)?.map(Arc::new);
+        let split = Split::new(batch, route_of, &is_used, &routes)?.map(Arc::new);
         let batch = batch.clone();
         Ok(Plan(Arc::new(Parts { split, batch, features, conv, checks, paths, routes, element })))
     }

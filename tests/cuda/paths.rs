@@ -222,6 +222,53 @@ fn a_negative_degree_is_reported_on_each_path() {
     });
 }
 
+/// A topology that no instance has is not looked at, whatever its degrees with the shared weights would be.
+#[test]
+fn topologies_without_instances_report_nothing() {
+    let joined = Incidence::from_edges(1, &[vec![0u32], vec![0]], Repeats::Reject).unwrap();
+    let alone = Incidence::from_edges(1, &[vec![0u32], vec![]], Repeats::Reject).unwrap();
+    let gpu = Gpu::take();
+    let stream = gpu.device().context().default_stream();
+    for (ids, is_negative) in [([0u8, 0], false), ([0, 1], true)] {
+        let batch = Batch::from_table(vec![joined.clone(), alone.clone()], &ids).unwrap();
+        let batch = gpu.device().upload(&batch).unwrap();
+        for (path, checks) in Path::ALL.iter().flat_map(|&p| [(p, Checks::On), (p, Checks::Off)]) {
+            let plan =
+                Plan::<f32>::builder(&batch, 4).conv(symmetric()).checks(checks).paths(&[path; 2]).build();
+            let mut workspace = plan.unwrap().workspace(&stream, 2).unwrap();
+            let (x, w) = (to_device(&stream, &[1f32; 8]), to_device(&stream, &[-1f32, 5.0]));
+            let mut y = to_device(&stream, &[0f32; 8]);
+            let to = Out::Overwrite(Rows::contiguous(&mut y, 4));
+            workspace.conv(Rows::contiguous(&x, 4), Weights::shared(&w), to).unwrap();
+            let report = workspace.check();
+            match report {
+                Ok(()) => assert!(!is_negative, "{path:?}"),
+                Err(Error::NegativeDegree { instance: 1, vertex: 0, value: -1.0 }) => assert!(is_negative),
+                other => panic!("{path:?}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// Of two vertices of negative degree the product is positive, but their degrees have no roots.
+#[test]
+fn rows_of_negative_degrees_are_nan_on_each_path() {
+    let gpu = Gpu::take();
+    let stream = gpu.device().context().default_stream();
+    let batch = gpu.device().upload(&Batch::replicate(Incidence::subsets(2, 2).unwrap())).unwrap();
+    for &path in Path::ALL {
+        let plan =
+            Plan::<f32>::builder(&batch, 4).conv(symmetric()).checks(Checks::On).paths(&[path]).build();
+        let mut workspace = plan.unwrap().workspace(&stream, 1).unwrap();
+        let (x, w) = (to_device(&stream, &[1f32; 8]), to_device(&stream, &[-1f32]));
+        let mut y = to_device(&stream, &[0f32; 8]);
+        let to = Out::Overwrite(Rows::contiguous(&mut y, 4));
+        workspace.conv(Rows::contiguous(&x, 4), Weights::shared(&w), to).unwrap();
+        assert!(matches!(workspace.check(), Err(Error::NegativeDegree { value: -1.0, .. })));
+        assert!(to_host(&stream, &y, 8).iter().all(|y| y.is_nan()), "{path:?}");
+    }
+}
+
 /// On the gather path a hyperedge index that is wrong takes its row of y alone, unless the degree reads it,
 /// too: then L is NaN, and so is all that it scales. A wrong vertex index takes the row of z, and all rows of
 /// y that read that. On the dense path a value takes the rows whose entries it is for.

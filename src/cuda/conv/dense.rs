@@ -13,7 +13,7 @@ use super::super::scratch::Slot;
 use super::super::tables::Orientation;
 use crate::axis::Axis;
 use crate::conv::Normalization;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::windows::Windows;
 
 /// The shared memory of a block that computes several instances, at most: enough blocks for all registers
@@ -32,6 +32,8 @@ pub(super) struct Dense<'w> {
     /// The instances of this class: where their numbers are, `u32` on the device, and how many there are.
     /// None: they are all of the call.
     pub(super) instances: Option<(Address, u64)>,
+    /// Likewise the topologies that they have. None: topology 0.
+    pub(super) topologies: Option<(Address, u64)>,
 }
 
 /// The features of a thread, `Features` of the kernels: elements of 16 bits come 8 bytes at a time.
@@ -47,7 +49,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// The operands have rows where their placements say, and weights where their windows say. The topologies
     /// of the instances are in the class.
     pub(super) unsafe fn dense(&mut self, stage: Dense<'_>) -> Result<()> {
-        let Dense { class, x, weights, y, instances } = stage;
+        let Dense { class, x, weights, y, instances, topologies } = stage;
         let (conv, batch) = (self.plan.conv(), self.batch());
         let (size, sum_size, features) = (size_of::<T>(), size_of::<T::Acc>(), self.features());
         if self.total(Axis::Vertex) == 0 {
@@ -62,6 +64,12 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let aligned =
             features.is_multiple_of(len) && x.is_aligned(size, bytes) && y.rows.is_aligned(size, bytes);
         let chunks = if aligned { features / len } else { features };
+        // A block counts in 32 bits.
+        let bound = u64::from(u32::MAX - THREADS);
+        if chunks as u64 > bound {
+            let (what, value) = ("the number of features that are no whole vectors", chunks as u128);
+            return Err(Error::TooLarge { what, value, bound: bound.into() });
+        }
         let bytes_of_instance = class.instance_bytes(sum_size);
         let (per_block, blocks) = if is_shared && is_replicated {
             (0, (n_instances as u128 * chunks as u128).div_ceil(THREADS.into()))
@@ -82,7 +90,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let args = DenseArgs {
             by_vertex: self.tables(Orientation::ByVertex),
             dense: tables.args(),
-            instances: list,
+            items: list,
             n_items: n_instances,
             blocks: blocks.min(u64::MAX.into()) as u64,
             x: x.args(),
@@ -115,13 +123,16 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let mut launch = |args: &DenseArgs| {
             let grid = Grid::of_blocks(args.blocks)
                 .with_shared_bytes(args.per_block.max(1) * bytes_of_instance as u32);
-            // SAFETY: the kernel takes a `DenseArgs`; the caller promises the rest.
+            // SAFETY: the kernel takes a `DenseArgs`. Scratch memory has room for the operators of all
+            // topologies at the places that their tables say, which the host made together with the sizes; a
+            // block has the memory of as many instances as it is told, whose sizes the kernel asserts. The
+            // caller promises the rest.
             unsafe { self.launches.launch(class.kernel(), grid, args) }
         };
         if is_shared && n_instances > 0 {
-            let topologies = batch.topologies().len() as u64;
+            let (items, n_items) = topologies.unwrap_or((0, 1));
             let task = DenseTask::DenseFormAndStore as u32;
-            launch(&DenseArgs { task, per_block: 1, n_items: topologies, blocks: topologies, ..args })?;
+            launch(&DenseArgs { task, per_block: 1, items, n_items, blocks: n_items, ..args })?;
         }
         launch(&args)
     }
