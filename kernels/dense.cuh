@@ -647,7 +647,7 @@ __device__ __forceinline__ void dense_conv(const DenseArgs& args, u32 kernel) {
 }
 
 // The kernel of a class: for topologies of up to `N` vertices. The numbers of blocks are those that the
-// registers of x leave room for.
+// registers of x leave room for; those of checks leave room for one less.
 #define DENSE_KERNEL(N, BLOCKS, T, NAME, CHECKS) \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
         dense##N##_conv_##NAME(const DenseArgs args) { \
@@ -658,10 +658,10 @@ __device__ __forceinline__ void dense_conv(const DenseArgs& args, u32 kernel) {
     static_assert(sizeof(DenseInstance<float, N>) == DENSE##N##_INSTANCE_OF_4, "instance"); \
     static_assert(sizeof(DenseInstance<double, N>) == DENSE##N##_INSTANCE_OF_8, "instance"); \
     MODULES_OF_F32(UNCHECKED(DENSE_KERNEL(N, BLOCKS, float, f32, false)) \
-                       CHECKED(DENSE_KERNEL(N, BLOCKS, float, f32_checked, true))) \
+                       CHECKED(DENSE_KERNEL(N, BLOCKS - 1, float, f32_checked, true))) \
     MODULES_OF_F64(UNCHECKED(DENSE_KERNEL(N, BLOCKS, double, f64, false)) \
-                       CHECKED(DENSE_KERNEL(N, BLOCKS, double, f64_checked, true))) \
+                       CHECKED(DENSE_KERNEL(N, BLOCKS - 1, double, f64_checked, true))) \
     MODULES_OF_F16(UNCHECKED(DENSE_KERNEL(N, BLOCKS, F16, f16, false)) \
-                       CHECKED(DENSE_KERNEL(N, BLOCKS, F16, f16_checked, true))) \
+                       CHECKED(DENSE_KERNEL(N, BLOCKS - 1, F16, f16_checked, true))) \
     MODULES_OF_BF16(UNCHECKED(DENSE_KERNEL(N, BLOCKS, Bf16, bf16, false)) \
-                        CHECKED(DENSE_KERNEL(N, BLOCKS, Bf16, bf16_checked, true)))
+                        CHECKED(DENSE_KERNEL(N, BLOCKS - 1, Bf16, bf16_checked, true)))
