@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use hyperscatter::cuda::cudarc::driver::CudaSlice;
-use hyperscatter::cuda::{Checks, Device, DeviceBatch, Orientation, Plan, Table, Workspace};
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, Plan, Table, Workspace};
 use hyperscatter::{Batch, Error, Incidence, Out, Rows, Weights, cpu};
 
 const TOKENS: usize = 3;
@@ -54,9 +54,11 @@ pub fn show(device: &Device) -> Result<(), Box<dyn StdError>> {
     let mut y = stream.alloc_zeros::<f32>(inputs.x.len())?;
 
     let mut broken = device.upload(&batch)?;
-    let table = Table::Indices(Orientation::ByEdge);
-    broken.overwrite_table(table, 5, &[9])?;
-    println!("{}[5] on the device is now vertex 9, of {EXPERTS} vertices.", table.name());
+    // The lists of the pairs of experts: of the first with itself its 3 hyperedges, then of the first two
+    // theirs.
+    let (table, position, n) = (Table::PairLists, 7, inputs.weights.len());
+    broken.overwrite_table(table, position, &[9])?;
+    println!("{}[{position}] on the device is now hyperedge 9, of {n} hyperedges.", table.name());
     match Plan::<f32>::builder(&broken, FEATURES).checks(Checks::Off).build() {
         Err(Error::UncheckedTables) => {
             println!("Without checks there is no plan for it: {}.", Error::UncheckedTables)
