@@ -130,7 +130,7 @@ __device__ __forceinline__ void find_instance(const DenseArgs& args, u32 kernel,
     }
     Check<Checked> check;
     const TablesArgs& tables = args.by_vertex;
-    bool found = true;
+    bool found;
     u64 number = args.items != nullptr ? args.items[item] : item;
     if (args.task == DENSE_FORM_AND_STORE) {
         instance.topology = number;

@@ -82,18 +82,18 @@ impl<'w> Forward<'w> {
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
     pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
-        let factors = Factors::new(call, self.weights.scale)?;
         let is_wanted = call.features() > 0 && (self.z.is_some() || self.y.is_some());
-        if call.instances == 0 || !(is_wanted || factors.conv.checks_degrees()) {
+        if call.instances == 0 || !(is_wanted || call.plan.conv().checks_degrees()) {
             return Ok(());
         }
         // SAFETY: the caller's promise, here and below.
         unsafe {
             if !is_wanted {
                 // A negative degree is reported all the same.
-                return factors.degrees(call, false);
+                return Factors::new(call, self.weights.scale)?.degrees(call, false);
             }
             if let Some(z) = self.z {
+                let factors = Factors::new(call, self.weights.scale)?;
                 factors.degrees(call, false)?;
                 factors.hyperedges(call, self.x, z)?;
             }
@@ -102,7 +102,7 @@ impl<'w> Forward<'w> {
             for &route in call.plan.routes() {
                 call.only = Some(route);
                 match route {
-                    Route::Gather => self.gather(call, &factors, y)?,
+                    Route::Gather => self.gather(call, y)?,
                     Route::Dense(class) => {
                         let split = call.plan.split();
                         let instances = split.and_then(|split| split.instances(route));
@@ -124,9 +124,9 @@ impl<'w> Forward<'w> {
     unsafe fn gather<T: DeviceElement, L: Launches>(
         &self,
         call: &mut Call<'_, T, L>,
-        factors: &Factors,
         y: Destination,
     ) -> Result<()> {
+        let factors = Factors::new(call, self.weights.scale)?;
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
         unsafe {
             let z = match self.z {
