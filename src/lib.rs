@@ -10,6 +10,7 @@ mod conv;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod dense;
 mod diagnosis;
 mod direction;
 mod distinct;
