@@ -36,19 +36,14 @@ enum : int {
 
 // The least number of vertices that a dense kernel is compiled for, as in src/cuda/route.rs.
 enum : u32 {
-    SMALLEST_DENSE_CLASS = 4,
+    SMALLEST_DENSE_CLASS = 8,
 };
 
-// The bytes of an instance of dense.cuh, for numbers of 4 and of 8 bytes, as in src/cuda/route.rs.
+// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense.rs.
 enum : u32 {
-    DENSE4_INSTANCE_OF_4 = 176,
-    DENSE4_INSTANCE_OF_8 = 272,
-    DENSE8_INSTANCE_OF_4 = 432,
-    DENSE8_INSTANCE_OF_8 = 752,
-    DENSE16_INSTANCE_OF_4 = 1328,
-    DENSE16_INSTANCE_OF_8 = 2480,
-    DENSE32_INSTANCE_OF_4 = 4656,
-    DENSE32_INSTANCE_OF_8 = 9008,
+    DENSE_PART = 8,
+    DENSE_ITEM_BYTES = 56,
+    DENSE_MOST_NODES = 128,
 };
 
 // The kernels, by the numbers that violations name them by.
@@ -66,10 +61,17 @@ enum Kernel : u32 {
     // Reads no table, and so reports nothing.
     DEGREE_GRADIENT = 9,
     // The convolution of topologies of up to so many vertices, by their dense operators.
-    DENSE4_CONV = 10,
-    DENSE8_CONV = 11,
-    DENSE16_CONV = 12,
-    DENSE32_CONV = 13,
+    DENSE8_CONV = 10,
+    DENSE16_CONV = 11,
+    DENSE32_CONV = 12,
+    // Forms dense operators, for classes of all sizes.
+    DENSE_FORM = 13,
+    // The backward of the convolution: the gradients of rows, and products of rows.
+    DENSE8_BACKWARD = 14,
+    DENSE16_BACKWARD = 15,
+    DENSE32_BACKWARD = 16,
+    // The gradients of weights from products of rows, which it adds over instances.
+    DENSE_GRADIENT = 17,
 };
 
 // What a wrong value was found in, by the numbers that violations name it by.
@@ -105,16 +107,6 @@ enum WorkClass : u32 {
     MEDIUM = 1,
     SHORT = 2,
     LONG = 3,
-};
-
-// What a dense kernel does.
-enum DenseTask : u32 {
-    // Forms the operator of each topology, and stores it.
-    DENSE_FORM_AND_STORE = 0,
-    // Applies operators that were stored.
-    DENSE_APPLY = 1,
-    // Forms the operator of each instance, and applies it.
-    DENSE_FORM_AND_APPLY = 2,
 };
 
 // How an instance finds its factors.
@@ -514,10 +506,9 @@ struct DenseTopologyWords {
     u64 n_listed;
     // Of hyperedges; 0: they have several sizes, or some have a vertex twice.
     u64 uniform_size;
-    // Where M is stored for all instances: rows of as many entries as its class has vertices, and for
-    // each row what its sum is multiplied by,
+    // Where its operator is stored for all instances: the number of its first entry,
     u64 entries;
-    // and which of the entries are terms.
+    // and of its first word, which are terms; see DenseOperatorsArgs.
     u64 terms;
 };
 static_assert(sizeof(DenseTopologyWords) == 72 && alignof(DenseTopologyWords) == 8, "size");
@@ -562,37 +553,32 @@ static_assert(OFFSET_OF(DenseTablesArgs, n_neighbors) == 32, "offset");
 static_assert(OFFSET_OF(DenseTablesArgs, n_pairs) == 40, "offset");
 static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
 
-// Of the convolution of small hypergraphs by their dense operators.
-struct DenseArgs {
-    TablesArgs by_vertex;
-    DenseTablesArgs dense;
-    // The numbers of the instances, or of the topologies; null: they are all of the call.
-    const u32* items;
-    u64 n_items;
-    // That the grid walks through.
-    u64 blocks;
-    RowsArgs x;
-    RowsArgs y;
-    // Of hyperedges.
-    ScaleArgs weights;
-    // Scratch: M of each topology, of the accumulation type.
-    void* operators;
-    // Likewise: bit v of number u says that M_uv is a term of y_u.
-    u32* terms;
+// Where dense operators are stored, in scratch memory: for a class of N vertices
+//
+//     entries    N x N of M, in rows; N that sums are multiplied by; N degrees as gradients see them
+//     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees
+struct DenseOperatorsArgs {
+    // Of the accumulation type.
+    void* entries;
+    u32* words;
     u64 n_entries;
-    u64 n_terms;
-    RecordArgs record;
-    // A DenseTask.
-    u32 task;
-    // The instances or topologies of a block; 0: all instances are copies of one topology and have one
-    // window, and their features are shared out to threads without regard to instances.
-    u32 per_block;
-    // Of copies of one topology; 0: each instance has its own.
-    u32 n_vertices;
-    // Threads for each instance.
-    u32 chunks;
-    u32 aligned;
-    u32 add;
+    u64 n_words;
+    // N.
+    u32 row;
+    // An operator for each item of a launch, one behind the other; 0: one for each topology, at its
+    // place.
+    u32 of_items;
+};
+static_assert(sizeof(DenseOperatorsArgs) == 40 && alignof(DenseOperatorsArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseOperatorsArgs, entries) == 0, "offset");
+static_assert(OFFSET_OF(DenseOperatorsArgs, words) == 8, "offset");
+static_assert(OFFSET_OF(DenseOperatorsArgs, n_entries) == 16, "offset");
+static_assert(OFFSET_OF(DenseOperatorsArgs, n_words) == 24, "offset");
+static_assert(OFFSET_OF(DenseOperatorsArgs, row) == 32, "offset");
+static_assert(OFFSET_OF(DenseOperatorsArgs, of_items) == 36, "offset");
+
+// The conventions of the convolution, as dense operators are formed by them.
+struct DenseConventions {
     // Whether weights are part of the degrees,
     u32 in_degree;
     // and of the messages.
@@ -605,38 +591,156 @@ struct DenseArgs {
     int least_exponent;
     // 2 if M is divided by square roots of degrees, and else 1.
     u32 shifts_of_degree;
-    // The lanes that sum the weights of a vertex.
-    u32 row_lanes;
+    // Whether gradients leave out vertices of a single incidence.
+    u32 leaves_out_single;
     u32 padding;
 };
-static_assert(sizeof(DenseArgs) == 448 && alignof(DenseArgs) == 8, "size");
-static_assert(OFFSET_OF(DenseArgs, by_vertex) == 0, "offset");
-static_assert(OFFSET_OF(DenseArgs, dense) == 168, "offset");
-static_assert(OFFSET_OF(DenseArgs, items) == 224, "offset");
-static_assert(OFFSET_OF(DenseArgs, n_items) == 232, "offset");
-static_assert(OFFSET_OF(DenseArgs, blocks) == 240, "offset");
-static_assert(OFFSET_OF(DenseArgs, x) == 248, "offset");
-static_assert(OFFSET_OF(DenseArgs, y) == 280, "offset");
-static_assert(OFFSET_OF(DenseArgs, weights) == 312, "offset");
-static_assert(OFFSET_OF(DenseArgs, operators) == 344, "offset");
-static_assert(OFFSET_OF(DenseArgs, terms) == 352, "offset");
-static_assert(OFFSET_OF(DenseArgs, n_entries) == 360, "offset");
-static_assert(OFFSET_OF(DenseArgs, n_terms) == 368, "offset");
-static_assert(OFFSET_OF(DenseArgs, record) == 376, "offset");
-static_assert(OFFSET_OF(DenseArgs, task) == 392, "offset");
-static_assert(OFFSET_OF(DenseArgs, per_block) == 396, "offset");
-static_assert(OFFSET_OF(DenseArgs, n_vertices) == 400, "offset");
-static_assert(OFFSET_OF(DenseArgs, chunks) == 404, "offset");
-static_assert(OFFSET_OF(DenseArgs, aligned) == 408, "offset");
-static_assert(OFFSET_OF(DenseArgs, add) == 412, "offset");
-static_assert(OFFSET_OF(DenseArgs, in_degree) == 416, "offset");
-static_assert(OFFSET_OF(DenseArgs, in_message) == 420, "offset");
-static_assert(OFFSET_OF(DenseArgs, normalized) == 424, "offset");
-static_assert(OFFSET_OF(DenseArgs, shifted) == 428, "offset");
-static_assert(OFFSET_OF(DenseArgs, least_exponent) == 432, "offset");
-static_assert(OFFSET_OF(DenseArgs, shifts_of_degree) == 436, "offset");
-static_assert(OFFSET_OF(DenseArgs, row_lanes) == 440, "offset");
-static_assert(OFFSET_OF(DenseArgs, padding) == 444, "offset");
+static_assert(sizeof(DenseConventions) == 32 && alignof(DenseConventions) == 4, "size");
+static_assert(OFFSET_OF(DenseConventions, in_degree) == 0, "offset");
+static_assert(OFFSET_OF(DenseConventions, in_message) == 4, "offset");
+static_assert(OFFSET_OF(DenseConventions, normalized) == 8, "offset");
+static_assert(OFFSET_OF(DenseConventions, shifted) == 12, "offset");
+static_assert(OFFSET_OF(DenseConventions, least_exponent) == 16, "offset");
+static_assert(OFFSET_OF(DenseConventions, shifts_of_degree) == 20, "offset");
+static_assert(OFFSET_OF(DenseConventions, leaves_out_single) == 24, "offset");
+static_assert(OFFSET_OF(DenseConventions, padding) == 28, "offset");
+
+// What a launch over dense operators walks through: instances, or topologies.
+struct DenseItemsArgs {
+    TablesArgs by_vertex;
+    DenseTablesArgs dense;
+    DenseOperatorsArgs operators;
+    RecordArgs record;
+    // The numbers of the items; null: they are all of the call.
+    const u32* numbers;
+    u64 n_items;
+    // That the grid walks through.
+    u64 blocks;
+    // The items of a block; 0: all instances are copies of one topology and have one window, and are
+    // shared out without regard to blocks.
+    u32 per_block;
+    // Of copies of one topology; 0: each instance has its own.
+    u32 n_vertices;
+};
+static_assert(sizeof(DenseItemsArgs) == 312 && alignof(DenseItemsArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseItemsArgs, by_vertex) == 0, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, dense) == 168, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, operators) == 224, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, record) == 264, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, numbers) == 280, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_items) == 288, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, blocks) == 296, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, per_block) == 304, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_vertices) == 308, "offset");
+
+// Of the kernels that form dense operators.
+struct DenseFormArgs {
+    DenseItemsArgs items;
+    DenseConventions conventions;
+    // Of hyperedges.
+    ScaleArgs weights;
+    // The items are topologies.
+    u32 of_topologies;
+    // The lanes that sum the weights of a vertex.
+    u32 row_lanes;
+};
+static_assert(sizeof(DenseFormArgs) == 384 && alignof(DenseFormArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseFormArgs, items) == 0, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, conventions) == 312, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, weights) == 344, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, of_topologies) == 376, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, row_lanes) == 380, "offset");
+
+// Of the convolution of small hypergraphs by their dense operators.
+struct DenseConvArgs {
+    DenseFormArgs form;
+    RowsArgs x;
+    RowsArgs y;
+    // Operators are formed here, in unchecked builds; else they were stored.
+    u32 forms;
+    // Threads for each instance.
+    u32 chunks;
+    u32 aligned;
+    u32 add;
+};
+static_assert(sizeof(DenseConvArgs) == 464 && alignof(DenseConvArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseConvArgs, form) == 0, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, x) == 384, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, y) == 416, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, forms) == 448, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, chunks) == 452, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, aligned) == 456, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, add) == 460, "offset");
+
+// Of its backward.
+struct DenseBackwardArgs {
+    DenseItemsArgs items;
+    RowsArgs x;
+    RowsArgs grad_y;
+    // No data: it is not wanted.
+    RowsArgs grad_x;
+    // Of the accumulation type, N x N for each item, or for each chunk of instances.
+    void* products;
+    u64 features;
+    // Of a row: what a thread has of it.
+    u32 slices;
+    // Of an item.
+    u32 slots;
+    // The instances of a chunk, where all have one window; 0: items are instances.
+    u32 chunk_len;
+    u32 aligned;
+    u32 add;
+    u32 wants_products;
+};
+static_assert(sizeof(DenseBackwardArgs) == 448 && alignof(DenseBackwardArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseBackwardArgs, items) == 0, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, x) == 312, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_y) == 344, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_x) == 376, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, products) == 408, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, features) == 416, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slices) == 424, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slots) == 428, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 432, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 436, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, add) == 440, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 444, "offset");
+
+// Of the gradients of weights, from products of rows.
+struct DenseGradientArgs {
+    DenseItemsArgs items;
+    DenseConventions conventions;
+    TablesArgs by_edge;
+    // N x N products each, of the accumulation type or, where `wide`, double.
+    const void* nodes;
+    u64 n_nodes;
+    // Of the same size, of each item, and no gradients; null: gradients.
+    double* roots;
+    // Up to 128, which are added; the last item may have fewer.
+    u32 nodes_of_item;
+    u32 wide;
+    // For each hyperedge `blocks`, of which the others become 0; null: the gradient is written.
+    double* values;
+    // Of the accumulation type, for each hyperedge.
+    void* gradient;
+    u64 gradient_len;
+    u32 blocks;
+    u32 add;
+};
+static_assert(sizeof(DenseGradientArgs) == 576 && alignof(DenseGradientArgs) == 8, "size");
+static_assert(OFFSET_OF(DenseGradientArgs, items) == 0, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 312, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 344, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes) == 512, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, n_nodes) == 520, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, roots) == 528, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes_of_item) == 536, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, wide) == 540, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, values) == 544, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 552, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 560, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 568, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, add) == 572, "offset");
 
 // Of the sums of gradients over instances.
 struct GradientArgs {

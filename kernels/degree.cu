@@ -56,7 +56,7 @@ struct Degrees {
             static_cast<A*>(args.weight_inv_degree)[at] = is_left_out ? A(0) : inverse.inv_degree;
         }
         if (weighted) {
-            publish_if_negative(args, DEGREE, args.tables.orientation, row, degree);
+            publish_if_negative(args.record, args, DEGREE, args.tables.orientation, row, degree);
         }
     }
 };

@@ -45,11 +45,10 @@ __device__ __forceinline__ Inverse<A> inverse_of(const Args& args, A degree, boo
 
 // Publishes a weighted degree that has no square root, where one is taken; in unchecked builds too.
 template <typename A, typename Args>
-__device__ __forceinline__ void publish_if_negative(const Args& args, u32 kernel, u32 orientation,
-                                                    const Row& row, A degree) {
+__device__ __forceinline__ void publish_if_negative(const RecordArgs& record, const Args& args, u32 kernel,
+                                                    u32 orientation, const Row& row, A degree) {
     if (is_symmetric(args) && degree < A(0)) {
         u64 value = static_cast<u64>(__double_as_longlong(static_cast<double>(degree)));
-        publish_first(args.record,
-                      {0, kernel, NEGATIVE_DEGREE, orientation, row.instance, row.row, value, 0});
+        publish_first(record, {0, kernel, NEGATIVE_DEGREE, orientation, row.instance, row.row, value, 0});
     }
 }

@@ -1,10 +1,10 @@
-// The convolution of hypergraphs of up to 32 vertices by their dense operators, see dense.cuh.
+// The convolution of hypergraphs of up to 32 vertices by their dense operators, see dense_conv.cuh.
 //
-// Launched by src/cuda/conv/dense.rs; src/cpu/dense.rs has the same bits.
+// Launched by src/cuda/conv/dense.rs; src/cpu/dense has the same bits.
 //
 // Modules: bf16, f16, f32, f64.
 
-#include "dense.cuh"
+#include "dense_conv.cuh"
 #include "modules.cuh"
 
-DENSE_MODULES(32, 3)
+DENSE_CONV_MODULES(32, 3)

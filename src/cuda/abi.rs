@@ -100,8 +100,10 @@ mod header {
 
     use crate::conv::NO_SHIFT;
     use crate::cuda::args;
+    use crate::cuda::conv::{ITEM_BYTES, MOST_NODES};
     use crate::cuda::geometry::{ROWS_OF_SHORT_TILE, SEGMENT, SHORT_ROW, THREADS, VECTOR_BYTES, WARP};
     use crate::cuda::route::DenseClass;
+    use crate::dense::PART;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/abi.cuh");
 
@@ -208,12 +210,14 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
             "enum : u32",
             [("SMALLEST_DENSE_CLASS".into(), DenseClass::ALL[0].vertices().to_string())],
         );
-        text.push_str("\n// The bytes of an instance of dense.cuh, for numbers of 4 and of 8 bytes, as in src/cuda/route.rs.\n");
-        let instances = DenseClass::ALL.iter().flat_map(|class| [4, 8].map(|size| (class, size)));
-        let instances = instances.map(|(class, size)| {
-            (format!("DENSE{}_INSTANCE_OF_{size}", class.vertices()), class.instance_bytes(size).to_string())
-        });
-        enumeration(&mut text, "enum : u32", instances);
+        text.push_str("\n// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense.rs.\n");
+        let numbers = [
+            ("DENSE_PART", PART),
+            ("DENSE_ITEM_BYTES", ITEM_BYTES),
+            ("DENSE_MOST_NODES", MOST_NODES as usize),
+        ];
+        let numbers = numbers.map(|(name, number)| (name.into(), number.to_string()));
+        enumeration(&mut text, "enum : u32", numbers);
         text
     }
 

@@ -30,10 +30,17 @@ numbers! {
         /// Reads no table, and so reports nothing.
         DegreeGradient,
         /// The convolution of topologies of up to so many vertices, by their dense operators.
-        Dense4Conv,
         Dense8Conv,
         Dense16Conv,
         Dense32Conv,
+        /// Forms dense operators, for classes of all sizes.
+        DenseForm,
+        /// The backward of the convolution: the gradients of rows, and products of rows.
+        Dense8Backward,
+        Dense16Backward,
+        Dense32Backward,
+        /// The gradients of weights from products of rows, which it adds over instances.
+        DenseGradient,
     }
 
     /// What a wrong value was found in, by the numbers that violations name it by.
@@ -69,16 +76,6 @@ numbers! {
         Medium,
         Short,
         Long,
-    }
-
-    /// What a dense kernel does.
-    DenseTask {
-        /// Forms the operator of each topology, and stores it.
-        DenseFormAndStore,
-        /// Applies operators that were stored.
-        DenseApply,
-        /// Forms the operator of each instance, and applies it.
-        DenseFormAndApply,
     }
 
     /// How an instance finds its factors.
@@ -328,10 +325,9 @@ structures! {
         n_listed: u64,
         /// Of hyperedges; 0: they have several sizes, or some have a vertex twice.
         uniform_size: u64,
-        /// Where M is stored for all instances: rows of as many entries as its class has vertices, and for
-        /// each row what its sum is multiplied by,
+        /// Where its operator is stored for all instances: the number of its first entry,
         entries: u64,
-        /// and which of the entries are terms.
+        /// and of its first word, which are terms; see DenseOperatorsArgs.
         terms: u64,
     }
 
@@ -346,37 +342,25 @@ structures! {
         n_lists: u64,
     }
 
-    /// Of the convolution of small hypergraphs by their dense operators.
-    DenseArgs {
-        by_vertex: TablesArgs,
-        dense: DenseTablesArgs,
-        /// The numbers of the instances, or of the topologies; null: they are all of the call.
-        items: Address => "const u32*",
-        n_items: u64,
-        /// That the grid walks through.
-        blocks: u64,
-        x: RowsArgs,
-        y: RowsArgs,
-        /// Of hyperedges.
-        weights: ScaleArgs,
-        /// Scratch: M of each topology, of the accumulation type.
-        operators: Address => "void*",
-        /// Likewise: bit v of number u says that M_uv is a term of y_u.
-        terms: Address => "u32*",
+    /// Where dense operators are stored, in scratch memory: for a class of N vertices
+    ///
+    ///     entries    N x N of M, in rows; N that sums are multiplied by; N degrees as gradients see them
+    ///     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees
+    DenseOperatorsArgs {
+        /// Of the accumulation type.
+        entries: Address => "void*",
+        words: Address => "u32*",
         n_entries: u64,
-        n_terms: u64,
-        record: RecordArgs,
-        /// A DenseTask.
-        task: u32,
-        /// The instances or topologies of a block; 0: all instances are copies of one topology and have one
-        /// window, and their features are shared out to threads without regard to instances.
-        per_block: u32,
-        /// Of copies of one topology; 0: each instance has its own.
-        n_vertices: u32,
-        /// Threads for each instance.
-        chunks: u32,
-        aligned: u32,
-        add: u32,
+        n_words: u64,
+        /// N.
+        row: u32,
+        /// An operator for each item of a launch, one behind the other; 0: one for each topology, at its
+        /// place.
+        of_items: u32,
+    }
+
+    /// The conventions of the convolution, as dense operators are formed by them.
+    DenseConventions {
         /// Whether weights are part of the degrees,
         in_degree: u32,
         /// and of the messages.
@@ -389,9 +373,95 @@ structures! {
         least_exponent: i32,
         /// 2 if M is divided by square roots of degrees, and else 1.
         shifts_of_degree: u32,
+        /// Whether gradients leave out vertices of a single incidence.
+        leaves_out_single: u32,
+        padding: u32,
+    }
+
+    /// What a launch over dense operators walks through: instances, or topologies.
+    DenseItemsArgs {
+        by_vertex: TablesArgs,
+        dense: DenseTablesArgs,
+        operators: DenseOperatorsArgs,
+        record: RecordArgs,
+        /// The numbers of the items; null: they are all of the call.
+        numbers: Address => "const u32*",
+        n_items: u64,
+        /// That the grid walks through.
+        blocks: u64,
+        /// The items of a block; 0: all instances are copies of one topology and have one window, and are
+        /// shared out without regard to blocks.
+        per_block: u32,
+        /// Of copies of one topology; 0: each instance has its own.
+        n_vertices: u32,
+    }
+
+    /// Of the kernels that form dense operators.
+    DenseFormArgs {
+        items: DenseItemsArgs,
+        conventions: DenseConventions,
+        /// Of hyperedges.
+        weights: ScaleArgs,
+        /// The items are topologies.
+        of_topologies: u32,
         /// The lanes that sum the weights of a vertex.
         row_lanes: u32,
-        padding: u32,
+    }
+
+    /// Of the convolution of small hypergraphs by their dense operators.
+    DenseConvArgs {
+        form: DenseFormArgs,
+        x: RowsArgs,
+        y: RowsArgs,
+        /// Operators are formed here, in unchecked builds; else they were stored.
+        forms: u32,
+        /// Threads for each instance.
+        chunks: u32,
+        aligned: u32,
+        add: u32,
+    }
+
+    /// Of its backward.
+    DenseBackwardArgs {
+        items: DenseItemsArgs,
+        x: RowsArgs,
+        grad_y: RowsArgs,
+        /// No data: it is not wanted.
+        grad_x: RowsArgs,
+        /// Of the accumulation type, N x N for each item, or for each chunk of instances.
+        products: Address => "void*",
+        features: u64,
+        /// Of a row: what a thread has of it.
+        slices: u32,
+        /// Of an item.
+        slots: u32,
+        /// The instances of a chunk, where all have one window; 0: items are instances.
+        chunk_len: u32,
+        aligned: u32,
+        add: u32,
+        wants_products: u32,
+    }
+
+    /// Of the gradients of weights, from products of rows.
+    DenseGradientArgs {
+        items: DenseItemsArgs,
+        conventions: DenseConventions,
+        by_edge: TablesArgs,
+        /// N x N products each, of the accumulation type or, where `wide`, double.
+        nodes: Address => "const void*",
+        n_nodes: u64,
+        /// Of the same size, of each item, and no gradients; null: gradients.
+        roots: Address => "double*",
+        /// Up to 128, which are added; the last item may have fewer.
+        nodes_of_item: u32,
+        wide: u32,
+        /// For each hyperedge `blocks`, of which the others become 0; null: the gradient is written.
+        values: Address => "double*",
+        /// Of the accumulation type, for each hyperedge.
+        gradient: Address => "void*",
+        gradient_len: u64,
+        blocks: u32,
+        add: u32,
     }
 
     /// Of the sums of gradients over instances.

@@ -1,4 +1,5 @@
-//! The convolution y = L H U B⁻¹ Hᵀ R x and its gradients on the device, by gather-reduce.
+//! The convolution y = L H U B⁻¹ Hᵀ R x and its gradients on the device: for each path the launches of the
+//! instances that are on it. Those of dense operators are in [`dense`], those of gather-reduce here.
 //!
 //! The formulas and the order of every sum are those of the CPU backend (`src/cpu/conv.rs`). What one kernel
 //! leaves for the next is in scratch memory: D and L of each vertex, rows of unrounded sums z = B⁻¹Hᵀ R x and
@@ -18,7 +19,9 @@
 
 mod dense;
 
-use self::dense::Dense;
+use self::dense::{DenseBackward, DenseForward, ToWeights};
+#[cfg(test)]
+pub(super) use self::dense::{ITEM_BYTES, MOST_NODES};
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
@@ -34,7 +37,7 @@ use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::error::Result;
 use crate::rows::{Out, Rows};
-use crate::windows::Weights;
+use crate::windows::{Weights, Windows};
 
 const WEIGHTS: &str = "weights";
 
@@ -94,7 +97,10 @@ impl<'w> Forward<'w> {
             }
             if let Some(z) = self.z {
                 let factors = Factors::new(call, self.weights.scale)?;
-                factors.degrees(call, false)?;
+                // Only R is a factor of z, but y is made with L from what is found here.
+                if factors.is_symmetric() || call.plan.routes().contains(&Route::Gather) {
+                    factors.degrees(call, false)?;
+                }
                 factors.hyperedges(call, self.x, z)?;
             }
             let Some(y) = self.y else { return Ok(()) };
@@ -104,11 +110,8 @@ impl<'w> Forward<'w> {
                 match route {
                     Route::Gather => self.gather(call, y)?,
                     Route::Dense(class) => {
-                        let split = call.plan.split();
-                        let instances = split.and_then(|split| split.instances(route));
-                        let topologies = split.and_then(|split| split.topologies(route));
                         let (x, weights) = (self.x, self.weights);
-                        call.dense(Dense { class, x, weights, y, instances, topologies })?;
+                        call.dense_forward(DenseForward { class, x, weights, y })?;
                     }
                 }
             }
@@ -181,25 +184,106 @@ impl<'w> Backward<'w> {
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
     pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
-        let Self { x, z: saved, weights, grad_y, grad_x, grad_weights } = self;
+        let conv = call.plan.conv();
+        // Where the weights have no part in y, their gradient is zeros.
+        let matter = conv.weights_in_degree() || conv.weight_use.in_message();
+        let wanted = self.grad_weights.filter(|_| matter);
+        if !call.has_elements() || (wanted.is_none() && self.grad_x.is_none()) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if call.instances > 0 && conv.checks_degrees() {
+                    // A negative degree is reported all the same.
+                    Factors::new(call, self.weights.scale)?.degrees(call, false)?;
+                }
+                return self.grad_weights.map_or(Ok(()), |to| call.no_gradient(to));
+            }
+        }
+        let to_weights = match wanted {
+            Some(to) => Some(self.to_weights(call, to)?),
+            None => None,
+        };
+        call.launches.by_path();
+        // SAFETY: the caller's promise, and scratch memory has what is asked for.
+        unsafe {
+            for &route in call.plan.routes() {
+                call.only = Some(route);
+                match route {
+                    Route::Gather => self.gather(call, to_weights.is_some())?,
+                    Route::Dense(class) => {
+                        let Self { x, weights, grad_y, grad_x, .. } = self;
+                        call.dense_backward(DenseBackward { class, x, weights, grad_y, grad_x, to_weights })?;
+                    }
+                }
+            }
+            call.only = None;
+            match (self.grad_weights, to_weights) {
+                (Some(to), Some(ToWeights::Rows(rows))) => {
+                    call.sum_over_instances(Axis::Hyperedge, self.weights.windows, rows, to)
+                }
+                (Some(to), None) => call.no_gradient(to),
+                (Some(to), Some(ToWeights::Gradient(_))) if L::ANY_OPERANDS => {
+                    // Windows of other kinds have gradients to be summed.
+                    let rows = self.row_gradients(call)?;
+                    call.sum_over_instances(Axis::Hyperedge, self.weights.windows, rows, to)
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// Where the gradients of weights go on the way.
+    fn to_weights<T: DeviceElement, L: Launches>(
+        &self,
+        call: &mut Call<'_, T, L>,
+        to: GradientTo,
+    ) -> Result<ToWeights> {
+        let is_dense = !call.plan.routes().contains(&Route::Gather);
+        let is_direct = match self.weights.windows {
+            Windows::Consecutive => true,
+            Windows::Shared => call.batch().is_replicated(),
+            Windows::Table(_) => false,
+        };
+        if is_dense && is_direct {
+            return Ok(ToWeights::Gradient(to));
+        }
+        self.row_gradients(call).map(ToWeights::Rows)
+    }
+
+    /// Where the gradients of weights are in each instance alone.
+    fn row_gradients<T: DeviceElement, L: Launches>(
+        &self,
+        call: &mut Call<'_, T, L>,
+    ) -> Result<RowGradients> {
+        if call.plan.conv().weights_in_degree() || !call.plan.routes().contains(&Route::Gather) {
+            let values = call.scratch_numbers::<f64>(Slot::WeightGradient, Axis::Hyperedge)?;
+            return Ok(RowGradients { values, blocks: 1 });
+        }
+        // On the path of the gathers the products of q and z are all there is.
+        let values = call.scratch_dots(Slot::Dots, Axis::Hyperedge)?;
+        Ok(RowGradients { values, blocks: call.feature_blocks() })
+    }
+
+    /// Both gradients by gathers, those of weights for each instance alone.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn gather<T: DeviceElement, L: Launches>(
+        &self,
+        call: &mut Call<'_, T, L>,
+        wants_weights: bool,
+    ) -> Result<()> {
+        let &Self { x, z: saved, weights, grad_y, grad_x, .. } = self;
         let factors = Factors::new(call, weights.scale)?;
         let conv = factors.conv;
-        let through_degree = grad_weights.is_some() && conv.weights_in_degree();
-        let through_message = grad_weights.is_some() && conv.weight_use.in_message();
-        let needs_z = through_degree || through_message;
+        let through_degree = wants_weights && conv.weights_in_degree();
+        let through_message = wants_weights && conv.weight_use.in_message();
         // ⟨x, ∂x⟩ is a part of the symmetric degree's gradient.
         let needs_products_with_x = through_degree && factors.is_symmetric();
         let needs_q = grad_x.is_some() || needs_products_with_x;
-        let is_wanted = call.has_elements() && (needs_z || grad_x.is_some());
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
         unsafe {
-            if call.instances > 0 && (is_wanted || conv.checks_degrees()) {
-                factors.degrees(call, through_degree || through_message)?;
-            }
-            if !is_wanted {
-                return grad_weights.map_or(Ok(()), |to| call.no_gradient(to));
-            }
-            let z = match (saved, needs_z) {
+            factors.degrees(call, wants_weights)?;
+            let z = match (saved, wants_weights) {
                 (Some(saved), _) => Some(saved),
                 (None, true) => {
                     let z = call.scratch_rows(Slot::Z, Axis::Hyperedge)?;
@@ -262,29 +346,21 @@ impl<'w> Backward<'w> {
                     dots,
                 })?;
             }
-            let Some(to) = grad_weights else { return Ok(()) };
-            let of_rows = match (z, dots) {
-                (Some(z), _) if through_degree => {
-                    let dots_y = call.scratch_dots(Slot::DotsY, Axis::Vertex)?;
-                    call.gather(Gather {
-                        orientation: Orientation::ByVertex,
-                        elements: Elements::FromSums,
-                        sources: z,
-                        source_scale: factors.message,
-                        target_scale: ScaleArgs::none(),
-                        shifts: [None, factors.vertex_shifts],
-                        reduce: Reduce::Sum,
-                        targets: None,
-                        dots: Some(Dots { others: grad_y, to: dots_y }),
-                    })?;
-                    call.degree_gradients(factors.is_symmetric())?;
-                    call.weight_gradients(through_message)?
-                }
-                // Without a part through the degrees, the products are all there is.
-                (_, Some(dots)) => RowGradients { values: dots.to, blocks: call.feature_blocks() },
-                _ => return call.no_gradient(to),
-            };
-            call.sum_over_instances(Axis::Hyperedge, weights.windows, of_rows, to)
+            let Some(z) = z.filter(|_| through_degree) else { return Ok(()) };
+            let dots_y = call.scratch_dots(Slot::DotsY, Axis::Vertex)?;
+            call.gather(Gather {
+                orientation: Orientation::ByVertex,
+                elements: Elements::FromSums,
+                sources: z,
+                source_scale: factors.message,
+                target_scale: ScaleArgs::none(),
+                shifts: [None, factors.vertex_shifts],
+                reduce: Reduce::Sum,
+                targets: None,
+                dots: Some(Dots { others: grad_y, to: dots_y }),
+            })?;
+            call.degree_gradients(factors.is_symmetric())?;
+            call.weight_gradients(through_message)
         }
     }
 }

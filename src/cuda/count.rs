@@ -165,6 +165,7 @@ pub(super) struct Needs {
 
 impl Launches for &mut Needs {
     const COUNTS: bool = false;
+    const ANY_OPERANDS: bool = true;
 
     fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
         self.sizes.need(slot, bytes);

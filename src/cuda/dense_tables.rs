@@ -18,10 +18,9 @@ pub(super) struct DenseTables {
     pub(super) neighbors: Buffer<u32>,
     pub(super) pairs: Buffer<u32>,
     pub(super) lists: Buffer<u32>,
-    /// The numbers of the operators of all topologies (rows of as many entries as their classes have
-    /// vertices, and what is done to each row), and the rows.
+    /// The entries and the words of the operators of all topologies, see `DenseOperatorsArgs`.
     pub(super) n_entries: u64,
-    pub(super) n_terms: u64,
+    pub(super) n_words: u64,
     /// The most incidences of a vertex.
     pub(super) longest_row: usize,
 }
@@ -32,14 +31,14 @@ impl DenseTables {
         let what = "the dense operators' tables";
         let mut topologies = try_with_capacity(what, batch.topologies().len())?;
         let (mut neighbors, mut pairs, mut lists) = (vec![], vec![], vec![]);
-        let (mut n_entries, mut n_terms, mut longest_row) = (0, 0, 0);
+        let (mut n_entries, mut n_words, mut longest_row) = (0, 0, 0);
         for topology in batch.topologies() {
             if Pairs::obstacle(topology).is_some() {
                 topologies.push(DenseTopologyWords::zeroed());
                 continue;
             }
             let of = Pairs::new(topology)?;
-            let row = DenseClass::of(topology.n_vertices()).vertices() as u64;
+            let class = DenseClass::of(topology.n_vertices());
             topologies.push(DenseTopologyWords {
                 n_vertices: topology.n_vertices() as u64,
                 neighbors: neighbors.len() as u64,
@@ -49,10 +48,10 @@ impl DenseTables {
                 n_listed: of.lists.len() as u64,
                 uniform_size: u64::from(of.uniform_size),
                 entries: n_entries,
-                terms: n_terms,
+                terms: n_words,
             });
-            n_entries += row * row + row;
-            n_terms += row;
+            n_entries += class.entries() as u64;
+            n_words += class.words() as u64;
             longest_row = topology.by_vertex().rows().map(<[u32]>::len).fold(longest_row, usize::max);
             extend(what, &mut neighbors, of.neighbors.iter().copied())?;
             let words = of.vertices.iter().chain([&0]).zip(&of.starts).flat_map(|(&v, &start)| [v, start]);
@@ -65,7 +64,7 @@ impl DenseTables {
             pairs: Buffer::from_slice(what, stream, &pairs)?,
             lists: Buffer::from_slice(what, stream, &lists)?,
             n_entries,
-            n_terms,
+            n_words,
             longest_row,
         })
     }

@@ -1,6 +1,6 @@
 //! Element types that kernels exist for, with checks and without.
 
-use super::kernels::{Kernel, KernelSet, kernel_set};
+use super::kernels::{Kernel, KernelSet, dense_name, kernel_set};
 use crate::element::Element;
 
 /// Whether kernels check every index that they read from a table: yes or no, and nothing between.

@@ -49,6 +49,14 @@ impl KernelSet {
     }
 }
 
+/// The name of a kernel, or of a module, of a class of dense operators.
+macro_rules! dense_name {
+    ($class:literal, $t:literal, $checks:literal) => {
+        concat!("dense", $class, "_", $t, $checks)
+    };
+}
+pub(super) use dense_name;
+
 /// The kernels of an element type, given that of its sums, the kernel that gathers rows of sums, and how
 /// names end. A module is a file of `kernels/` for a type.
 macro_rules! kernel_set {
@@ -58,6 +66,8 @@ macro_rules! kernel_set {
         const DEGREE: &str = concat!("degree_", $acc, $checks);
         const WEIGHT_GRADIENT: &str = concat!("weight_gradient", $checks);
         const ROW_SCALE: &str = concat!("row_scale_", $acc, $checks);
+        const DENSE_FORM: &str = concat!("dense_form_", $acc, $checks);
+        const DENSE_GRADIENT: &str = concat!("dense_gradient_", $acc, $checks);
         const INSTANCE_SUMS: &str = concat!("instance_sums_", $acc, $checks);
         KernelSet::new([
             (Kernel::Gather, concat!("gather_", $t, $checks), GATHER),
@@ -70,10 +80,14 @@ macro_rules! kernel_set {
             (Kernel::RowScale, concat!("row_scale_", $acc, $checks), ROW_SCALE),
             (Kernel::SumChunks, concat!("sum_chunks_", $acc, $checks), INSTANCE_SUMS),
             (Kernel::SumWindows, concat!("sum_windows_", $acc, $checks), INSTANCE_SUMS),
-            (Kernel::Dense4Conv, concat!("dense4_conv_", $t, $checks), concat!("dense4_", $t, $checks)),
-            (Kernel::Dense8Conv, concat!("dense8_conv_", $t, $checks), concat!("dense8_", $t, $checks)),
-            (Kernel::Dense16Conv, concat!("dense16_conv_", $t, $checks), concat!("dense16_", $t, $checks)),
-            (Kernel::Dense32Conv, concat!("dense32_conv_", $t, $checks), concat!("dense32_", $t, $checks)),
+            (Kernel::DenseForm, concat!("dense_form_", $acc, $checks), DENSE_FORM),
+            (Kernel::DenseGradient, concat!("dense_gradient_", $acc, $checks), DENSE_GRADIENT),
+            (Kernel::Dense8Backward, dense_name!("8_backward", $t, $checks), dense_name!("8_backward", $t, $checks)),
+            (Kernel::Dense16Backward, dense_name!("16_backward", $t, $checks), dense_name!("16_backward", $t, $checks)),
+            (Kernel::Dense32Backward, dense_name!("32_backward", $t, $checks), dense_name!("32_backward", $t, $checks)),
+            (Kernel::Dense8Conv, dense_name!("8_conv", $t, $checks), dense_name!("8", $t, $checks)),
+            (Kernel::Dense16Conv, dense_name!("16_conv", $t, $checks), dense_name!("16", $t, $checks)),
+            (Kernel::Dense32Conv, dense_name!("32_conv", $t, $checks), dense_name!("32", $t, $checks)),
         ])
     }};
 }

@@ -8,14 +8,13 @@ use crate::path::Path;
 /// room for its vertices: kernels keep the rows of all in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DenseClass {
-    Of4,
     Of8,
     Of16,
     Of32,
 }
 
 impl DenseClass {
-    pub(super) const ALL: &[Self] = &[Self::Of4, Self::Of8, Self::Of16, Self::Of32];
+    pub(super) const ALL: &[Self] = &[Self::Of8, Self::Of16, Self::Of32];
 
     /// The class of a topology with a dense operator.
     pub(super) fn of(n_vertices: usize) -> Self {
@@ -26,29 +25,45 @@ impl DenseClass {
     /// The most vertices of its topologies, and so the entries of a row of M.
     pub(super) const fn vertices(self) -> usize {
         match self {
-            Self::Of4 => 4,
             Self::Of8 => 8,
             Self::Of16 => 16,
             Self::Of32 => 32,
         }
     }
 
-    /// Its kernel.
-    pub(super) fn kernel(self) -> Kernel {
+    /// The entries of an operator in scratch memory, and its words: see `DenseOperatorsArgs`.
+    pub(super) const fn entries(self) -> usize {
+        let n = self.vertices();
+        n * n + 2 * n
+    }
+
+    pub(super) const fn words(self) -> usize {
+        2 * self.vertices()
+    }
+
+    /// The shared memory of an instance in the forward, for numbers of `size` bytes: M and what sums are
+    /// multiplied by, degrees, terms and shifts.
+    pub(super) const fn conv_bytes(self, size: usize) -> usize {
+        let n = self.vertices();
+        (n * n + 2 * n) * size + 2 * n * size_of::<u32>()
+    }
+
+    /// The kernel of its forward.
+    pub(super) fn conv(self) -> Kernel {
         match self {
-            Self::Of4 => Kernel::Dense4Conv,
             Self::Of8 => Kernel::Dense8Conv,
             Self::Of16 => Kernel::Dense16Conv,
             Self::Of32 => Kernel::Dense32Conv,
         }
     }
 
-    /// The shared memory of an instance whose sums have `size` bytes each: `DenseInstance` of
-    /// `kernels/dense.cuh`, which asserts it.
-    pub(super) const fn instance_bytes(self, size: usize) -> usize {
-        let n = self.vertices();
-        // M and scales; terms, degrees and shifts; and what is known of the instance.
-        (n * n + n) * size + n * (8 + size) + 48
+    /// The kernel of its backward.
+    pub(super) fn backward(self) -> Kernel {
+        match self {
+            Self::Of8 => Kernel::Dense8Backward,
+            Self::Of16 => Kernel::Dense16Backward,
+            Self::Of32 => Kernel::Dense32Backward,
+        }
     }
 }
 

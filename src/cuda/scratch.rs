@@ -56,20 +56,37 @@ slots! {
     WeightGradient,
     /// The sums of chunks of instances, in the rows of their first instances; of the accumulation type.
     ChunkSums,
-    /// The dense operator M of each topology, of the accumulation type.
+    /// Dense operators, one for each topology or for each instance: entries, of the accumulation type.
     Operators,
-    /// Which of its entries are terms, `u32` for each row.
-    Terms,
+    /// The same: which entries are terms, and shifts; `u32`.
+    OperatorWords,
+    /// ⟨g_u, x_v⟩ of the vertices of each instance, or of a chunk of instances, of the accumulation type.
+    Products,
+    /// Sums of those over chunks, `f64`.
+    ProductSums,
 }
 
 impl Slot {
+    /// What kernels that take the rows of all instances read. Of instances on another path than that of the
+    /// gathers nobody writes it, and nobody uses what is made of it.
+    const READ_FOR_ALL: &[Self] = &[
+        Self::Degree,
+        Self::InvDegree,
+        Self::WeightInvDegree,
+        Self::VertexShifts,
+        Self::EdgeShifts,
+        Self::DotsY,
+        Self::DotsX,
+    ];
+
     /// Its name in errors.
     fn what(self) -> &'static str {
         match self {
             Self::Partials => "the sums of the segments of long rows",
             Self::Q | Self::Z => "the sums of hyperedges",
             Self::Dots | Self::DotsY | Self::DotsX => "the dot products",
-            Self::Operators | Self::Terms => "the dense operators",
+            Self::Operators | Self::OperatorWords => "the dense operators",
+            Self::Products | Self::ProductSums => "the products of rows",
             _ => "the numbers of vertices and hyperedges",
         }
     }
@@ -96,14 +113,19 @@ impl Sizes {
 pub(super) struct Scratch([Buffer<u8>; Slot::COUNT]);
 
 impl Scratch {
-    /// The context of `stream` must be current.
-    pub(super) fn new(sizes: &Sizes, stream: &Arc<CudaStream>) -> Result<Self> {
+    /// If instances are on several paths, what is read for all of them starts as zeros. The context of `stream`
+    /// must be current.
+    pub(super) fn new(sizes: &Sizes, stream: &Arc<CudaStream>, has_several_paths: bool) -> Result<Self> {
         let mut buffers = [const { None }; Slot::COUNT];
         for &slot in Slot::ALL {
             let (what, value) = (slot.what(), sizes.0[slot as usize]);
             let too_large = |_| Error::TooLarge { what, value, bound: usize::MAX as u128 };
             let bytes = usize::try_from(value).map_err(too_large)?;
-            buffers[slot as usize] = Some(Buffer::new(what, stream, bytes)?);
+            let buffer = Buffer::new(what, stream, bytes)?;
+            if has_several_paths && Slot::READ_FOR_ALL.contains(&slot) {
+                buffer.zero()?;
+            }
+            buffers[slot as usize] = Some(buffer);
         }
         Ok(Self(buffers.map(|buffer| buffer.expect("one was made for each slot"))))
     }

@@ -5,7 +5,6 @@
 use super::DeviceElement;
 use super::args::SumArgs;
 use super::call::Call;
-use super::instance_sums::RowGradients;
 use super::kernels::Kernel;
 use super::launches::Launches;
 use super::scratch::Slot;
@@ -20,7 +19,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// # Safety
     /// The gradients of the degrees were computed, and so were the shifts and the dot products of the
     /// hyperedges.
-    pub(super) unsafe fn weight_gradients(&mut self, through_message: bool) -> Result<RowGradients> {
+    pub(super) unsafe fn weight_gradients(&mut self, through_message: bool) -> Result<()> {
         let of_degrees = self.scratch_scale::<f64>(Slot::DegreeGradient, Axis::Vertex)?;
         let args = SumArgs {
             dots: if through_message { self.scratch_dots(Slot::Dots, Axis::Hyperedge)? } else { 0 },
@@ -31,7 +30,6 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             ..self.sum_args(Orientation::ByEdge, of_degrees)?
         };
         // SAFETY: scratch memory has a number for each hyperedge; the caller promises the rest.
-        unsafe { self.sum_rows(Kernel::WeightGradient, &args) }?;
-        Ok(RowGradients { values: args.gradient, blocks: 1 })
+        unsafe { self.sum_rows(Kernel::WeightGradient, &args) }
     }
 }

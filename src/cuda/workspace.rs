@@ -141,7 +141,7 @@ impl<T: DeviceElement> Workspace<T> {
         let held = Held {
             tables: plan.batch().tables().clone(),
             split: plan.split().cloned(),
-            scratch: Scratch::new(&needs.sizes, &stream)?,
+            scratch: Scratch::new(&needs.sizes, &stream, plan.routes().len() > 1)?,
             record: if has_record { Some(Record::new(&stream)?) } else { None },
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
             stream,

@@ -1,7 +1,7 @@
 //! The paths of the convolution: on each the bits of the CPU, whatever the layout, the options and the
 //! mixture of paths.
 
-use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
+use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Request, Table};
 use hyperscatter::{
     Axis, Batch, Conv, Error, Incidence, Normalization, Operator, Out, Path, Repeats, RowLayout, Rows,
     WeightUse, Weights,
@@ -115,43 +115,66 @@ fn backends_have_the_same_bits_where_rows_are_long_and_wide() {
     }
 }
 
-/// A shared window is a launch more, which forms the operator. Rows of hyperedges need no memory.
+/// How many launches small batches take, and what memory. Rows of hyperedges need none.
 #[test]
-fn a_small_batch_takes_one_launch_or_two() {
+fn a_small_batch_takes_few_launches() {
     let gpu = Gpu::take();
     let Some(control) = gpu.control("counting launches") else { return };
     let stream = gpu.device().context().default_stream();
     let batch = Batch::replicate(Incidence::subsets(8, 2).unwrap());
     let batch = gpu.device().upload(&batch).unwrap();
     let (instances, f) = (5, 16);
-    let plan = Plan::<f32>::builder(&batch, f).conv(symmetric()).checks(Checks::On).build().unwrap();
-    assert_eq!(plan.paths(), [Path::Dense]);
-    let mut workspace = plan.workspace_for(&stream, instances, &[Operator::Conv]).unwrap();
     let x = to_device(&stream, &features::<f32>(1, instances * 8 * f));
     let w = to_device(&stream, &weights::<f32>(2, 28 * instances, false));
     let mut y = to_device(&stream, &vec![0f32; instances * 8 * f]);
-    for is_shared in [true, false] {
+    let mut grad_w = to_device(&stream, &vec![0f32; 28 * instances]);
+    for (checks, is_shared) in [Checks::On, Checks::Off].into_iter().flat_map(|c| [(c, true), (c, false)]) {
+        let plan = Plan::<f32>::builder(&batch, f).conv(symmetric()).checks(checks).build().unwrap();
+        assert_eq!(plan.paths(), [Path::Dense]);
+        let operators = [Operator::Conv, Operator::ConvBackward];
+        let mut workspace = plan.workspace_for(&stream, instances, &operators).unwrap();
+        let len = if is_shared { 28 } else { 28 * instances };
+        let weights = || match is_shared {
+            true => Weights::shared(w.slice(..len)),
+            false => Weights::consecutive(w.as_view()),
+        };
         let calls = driver_calls(control, || {
             let y = Out::Overwrite(Rows::contiguous(&mut y, f));
-            let weights = match is_shared {
-                true => Weights::shared(w.slice(..28)),
-                false => Weights::consecutive(w.as_view()),
-            };
-            workspace.conv(Rows::contiguous(&x, f), weights, y).unwrap();
+            workspace.conv(Rows::contiguous(&x, f), weights(), y).unwrap();
         });
-        assert_eq!(calls.get("cuLaunchKernel"), Some(&if is_shared { 2 } else { 1 }));
+        // Unchecked kernels form the operators of instances themselves.
+        let launches = if is_shared || checks == Checks::On { 2 } else { 1 };
+        assert_eq!(calls.get("cuLaunchKernel"), Some(&launches));
+        // To form operators, for both gradients, and for the gradients of weights.
+        let calls = driver_calls(control, || {
+            let grad_x = Out::Overwrite(Rows::contiguous(&mut y, f));
+            let grad_weights = Out::Overwrite(grad_w.slice_mut(..len));
+            let (x, g) = (Rows::contiguous(&x, f), Rows::contiguous(&x, f));
+            workspace.conv_backward(x, weights(), g, grad_x, grad_weights).unwrap();
+        });
+        assert_eq!(calls.get("cuLaunchKernel"), Some(&3));
+        workspace.check().unwrap();
     }
+    let plan = Plan::<f32>::builder(&batch, f).conv(symmetric()).checks(Checks::On).build().unwrap();
     let explained = plan.explain(instances).unwrap();
     let conv = explained.of(Operator::Conv);
-    assert_eq!((conv.launches, &conv.kernels[..]), (2, &["dense8_conv_f32_checked"][..]));
+    let kernels = ["dense_form_f32_checked", "dense8_conv_f32_checked"];
+    assert_eq!((conv.launches, &conv.kernels[..]), (2, &kernels[..]));
+    let backward = explained.of(Operator::ConvBackward);
+    let kernels = ["dense_form_f32_checked", "dense8_backward_f32_checked", "dense_gradient_f32_checked"];
+    assert_eq!((backward.launches, &backward.kernels[..]), (3, &kernels[..]));
     // A negative degree is reported where y is skipped, too: for that there are D, L and a shift of each
-    // vertex.
-    let (of_degrees, of_operator) = (instances * 8 * 3 * 4, (8 * 8 + 8 + 8) * 4);
-    assert_eq!(conv.workspace_bytes, (of_degrees + of_operator) as u128);
-    let by_rows = Plan::<f32>::builder(&batch, f).checks(Checks::On).build().unwrap();
-    // M, what its rows are multiplied by, and its terms: nothing grows with the number of instances.
+    // vertex. Each instance may have a window, and so an operator, of its own.
+    let (of_degrees, of_operator) = (instances * 8 * 3 * 4, (8 * 8 + 2 * 8 + 2 * 8) * 4);
+    assert_eq!(conv.workspace_bytes, (of_degrees + instances * of_operator) as u128);
+    let by_rows = Plan::<f32>::builder(&batch, f).checks(Checks::Off).build().unwrap();
+    // One operator for all instances that share a window: nothing grows with their number.
     assert_eq!(by_rows.workspace_bytes(1 << 20, &[Operator::Conv]).unwrap(), of_operator as u128);
-    workspace.check().unwrap();
+    // 512 instances take three launches of their rows' gradients. More of them take more to add products.
+    for (instances, launches) in [(512, 3), (8192, 3), (8193, 4), (1 << 20, 5), (1 << 30, 6)] {
+        let explained = by_rows.explain_call(&Request::new(Operator::ConvBackward, instances)).unwrap();
+        assert_eq!(explained.launches, launches, "{instances}");
+    }
 }
 
 /// What has no dense operator, and what each of the reasons says.
@@ -321,7 +344,7 @@ fn a_wrong_index_poisons_the_rows_that_it_was_for() {
                 let Err(Error::IndexOutOfBounds { kernel, table: named, .. }) = report else {
                     panic!("{table:?}: {report:?}")
                 };
-                assert_eq!((kernel.starts_with("dense8_conv"), named), (*path == Path::Dense, table.name()));
+                assert_eq!((kernel.starts_with("dense_form"), named), (*path == Path::Dense, table.name()));
                 for (i, row) in to_host(&stream, &y, 40).chunks(4).enumerate() {
                     let all = row.iter().all(|y| y.is_nan());
                     assert!(all || row.iter().all(|y| y.is_finite()), "{table:?}: {row:?}");

@@ -1,139 +1,161 @@
-//! The launches of `kernels/dense.cuh`: the convolution, forward, of small hypergraphs by their dense
-//! operators.
+//! Dense operators on the device: which instances have one, where it is stored, and how it is formed.
 
 #![allow(unsafe_code)]
 
+mod backward;
+mod forward;
+
+pub(super) use self::backward::{DenseBackward, ToWeights};
+pub(super) use self::forward::DenseForward;
+#[cfg(test)]
+pub(in crate::cuda) use self::backward::MOST_NODES;
+
 use super::super::DeviceElement;
-use super::super::args::{Address, DenseArgs, DenseTask};
-use super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
-use super::super::geometry::{Grid, THREADS, VECTOR_BYTES, WARP};
+use super::super::args::{
+    Address, DenseConventions, DenseFormArgs, DenseItemsArgs, DenseOperatorsArgs, Kernel,
+};
+use super::super::call::{Call, PlacedWeights};
+use super::super::geometry::{Grid, THREADS, WARP};
 use super::super::launches::Launches;
-use super::super::route::DenseClass;
+use super::super::route::{DenseClass, Route};
 use super::super::scratch::Slot;
 use super::super::tables::Orientation;
-use crate::axis::Axis;
 use crate::conv::Normalization;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::windows::Windows;
 
-/// The shared memory of a block that computes several instances, at most: enough blocks for all registers
-/// then fit into a multiprocessor.
+/// The shared memory that a block's instances take, at most: enough blocks for all registers then fit into a
+/// multiprocessor.
 const INSTANCES_BYTES: usize = 16 << 10;
+
+/// What a kernel keeps of an instance beside numbers: `DenseItem` of `kernels/dense.cuh`.
+pub(in crate::cuda) const ITEM_BYTES: usize = 56;
 
 /// The lanes that sum the weights of a vertex, where no vertex has more incidences.
 const FEW_LANES: u32 = 8;
 
-/// y of the instances of a class of topologies.
-pub(super) struct Dense<'w> {
-    pub(super) class: DenseClass,
-    pub(super) x: PlacedRows,
-    pub(super) weights: PlacedWeights<'w>,
-    pub(super) y: Destination,
-    /// The instances of this class: where their numbers are, `u32` on the device, and how many there are.
-    /// None: they are all of the call.
-    pub(super) instances: Option<(Address, u64)>,
-    /// Likewise the topologies that they have. None: topology 0.
-    pub(super) topologies: Option<(Address, u64)>,
+/// The instances of a class of topologies.
+#[derive(Clone, Copy)]
+pub(super) struct DenseInstances<'w> {
+    class: DenseClass,
+    weights: PlacedWeights<'w>,
+    /// Where their numbers are, `u32` on the device; null: they are all of the call.
+    list: Address,
+    count: u64,
+    /// Likewise the topologies that they have.
+    topologies: (Address, u64),
 }
 
-/// The features of a thread, `Features` of the kernels: elements of 16 bits come 8 bytes at a time.
-const fn features_of_thread(size: usize) -> usize {
-    if size == 2 { 4 } else { VECTOR_BYTES / size }
+impl DenseInstances<'_> {
+    fn has_shared_window(&self) -> bool {
+        matches!(self.weights.windows, Windows::Shared)
+    }
+}
+
+/// How many items of `bytes` bytes a block takes, if it would like to have `wanted`.
+fn per_block(wanted: usize, bytes: usize) -> u32 {
+    wanted.clamp(1, (INSTANCES_BYTES / bytes).clamp(1, THREADS as usize)) as u32
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// One launch; with a shared window two, the first of which forms M of each topology. It needs no rows in
-    /// scratch memory.
-    ///
-    /// # Safety
-    /// The operands have rows where their placements say, and weights where their windows say. The topologies
-    /// of the instances are in the class.
-    pub(super) unsafe fn dense(&mut self, stage: Dense<'_>) -> Result<()> {
-        let Dense { class, x, weights, y, instances, topologies } = stage;
-        let (conv, batch) = (self.plan.conv(), self.batch());
-        let (size, sum_size, features) = (size_of::<T>(), size_of::<T::Acc>(), self.features());
-        if self.total(Axis::Vertex) == 0 {
-            return Ok(());
-        }
-        let (list, n_instances) = instances.unwrap_or((0, self.instances as u64));
-        let is_shared = matches!(weights.windows, Windows::Shared);
-        let is_replicated = batch.is_replicated();
+    /// Those of this call.
+    pub(super) fn dense_instances<'w>(
+        &self,
+        class: DenseClass,
+        weights: PlacedWeights<'w>,
+    ) -> DenseInstances<'w> {
+        let (route, split) = (Route::Dense(class), self.plan.split());
+        let listed = split.and_then(|split| split.instances(route));
+        let (list, count) = listed.unwrap_or((0, self.instances as u64));
+        // Copies are of topology 0.
+        let topologies = split.and_then(|split| split.topologies(route)).unwrap_or((0, 1));
+        DenseInstances { class, weights, list, count, topologies }
+    }
 
-        let len = features_of_thread(size);
-        let bytes = len * size;
-        let aligned =
-            features.is_multiple_of(len) && x.is_aligned(size, bytes) && y.rows.is_aligned(size, bytes);
-        let chunks = if aligned { features / len } else { features };
-        // A block counts in 32 bits.
-        let bound = u64::from(u32::MAX - THREADS);
-        if chunks as u64 > bound {
-            let (what, value) = ("the number of features that are no whole vectors", chunks as u128);
-            return Err(Error::TooLarge { what, value, bound: bound.into() });
-        }
-        let bytes_of_instance = class.instance_bytes(sum_size);
-        let (per_block, blocks) = if is_shared && is_replicated {
-            (0, (n_instances as u128 * chunks as u128).div_ceil(THREADS.into()))
-        } else {
-            let room = (INSTANCES_BYTES / bytes_of_instance).max(1);
-            let per_block = (THREADS as usize / chunks).clamp(1, room) as u32;
-            (per_block, u128::from(n_instances.div_ceil(per_block.into())))
+    /// A launch over instances, `per_block` to a block. If operators are stored there is one for each topology
+    /// where the instances share a window, and else one for each instance.
+    fn dense_items(
+        &mut self,
+        of: &DenseInstances<'_>,
+        per_block: u32,
+        is_stored: bool,
+    ) -> Result<DenseItemsArgs> {
+        let (batch, tables) = (self.batch(), self.plan.batch().tables().dense());
+        let of_items = !of.has_shared_window();
+        let (n_entries, n_words) = match of_items {
+            _ if !is_stored => (0, 0),
+            true => (of.count * of.class.entries() as u64, of.count * of.class.words() as u64),
+            false => (tables.n_entries, tables.n_words),
         };
-
-        let tables = self.plan.batch().tables().dense();
-        let (mut operators, mut terms, mut n_entries, mut n_terms) = (0, 0, 0, 0);
-        if is_shared {
-            (n_entries, n_terms) = (tables.n_entries, tables.n_terms);
-            let bytes = |numbers: u64, size: usize| u128::from(numbers) * size as u128;
-            operators = self.launches.scratch(Slot::Operators, bytes(n_entries, sum_size))?;
-            terms = self.launches.scratch(Slot::Terms, bytes(n_terms, size_of::<u32>()))?;
-        }
-        let args = DenseArgs {
+        let bytes = |numbers: u64, size: usize| u128::from(numbers) * size as u128;
+        Ok(DenseItemsArgs {
             by_vertex: self.tables(Orientation::ByVertex),
             dense: tables.args(),
-            items: list,
-            n_items: n_instances,
-            blocks: blocks.min(u64::MAX.into()) as u64,
-            x: x.args(),
-            y: y.rows.args(),
-            weights: weights.scale,
-            operators,
-            terms,
-            n_entries,
-            n_terms,
+            operators: DenseOperatorsArgs {
+                entries: self.launches.scratch(Slot::Operators, bytes(n_entries, size_of::<T::Acc>()))?,
+                words: self.launches.scratch(Slot::OperatorWords, bytes(n_words, size_of::<u32>()))?,
+                n_entries,
+                n_words,
+                row: of.class.vertices() as u32,
+                of_items: of_items.into(),
+            },
             record: self.launches.record(),
-            task: if is_shared { DenseTask::DenseApply } else { DenseTask::DenseFormAndApply } as u32,
+            numbers: of.list,
+            n_items: of.count,
+            blocks: of.count.div_ceil(per_block.into()),
             per_block,
-            n_vertices: if is_replicated { batch.topologies()[0].n_vertices() as u32 } else { 0 },
-            chunks: chunks as u32,
-            aligned: aligned.into(),
-            add: y.accumulate.into(),
-            in_degree: (conv.normalization != Normalization::None && conv.weight_use.in_degree()).into(),
+            n_vertices: if batch.is_replicated() { batch.topologies()[0].n_vertices() as u32 } else { 0 },
+        })
+    }
+
+    fn dense_conventions(&self) -> DenseConventions {
+        let conv = self.plan.conv();
+        let normalized = conv.normalization != Normalization::None;
+        DenseConventions {
+            in_degree: (normalized && conv.weight_use.in_degree()).into(),
             in_message: conv.weight_use.in_message().into(),
-            normalized: (conv.normalization != Normalization::None).into(),
+            normalized: normalized.into(),
             shifted: conv.weights_in_degree().into(),
             least_exponent: conv.least_exponent::<T::Acc>(),
             shifts_of_degree: conv.shifts_of_degree() as u32,
-            row_lanes: if tables.longest_row <= FEW_LANES as usize { FEW_LANES } else { WARP },
+            leaves_out_single: conv.single_incidences_cancel_out().into(),
             padding: 0,
-        };
-        if L::COUNTS {
-            let (_, vertices) = self.size(Axis::Vertex);
-            self.launches.moves(2 * vertices * (features * size) as u128);
         }
-        let mut launch = |args: &DenseArgs| {
-            let grid = Grid::of_blocks(args.blocks)
-                .with_shared_bytes(args.per_block.max(1) * bytes_of_instance as u32);
-            // SAFETY: the kernel takes a `DenseArgs`. Scratch memory has room for the operators of all
-            // topologies at the places that their tables say, which the host made together with the sizes; a
-            // block has the memory of as many instances as it is told, whose sizes the kernel asserts. The
-            // caller promises the rest.
-            unsafe { self.launches.launch(class.kernel(), grid, args) }
-        };
-        if is_shared && n_instances > 0 {
-            let (items, n_items) = topologies.unwrap_or((0, 1));
-            let task = DenseTask::DenseFormAndStore as u32;
-            launch(&DenseArgs { task, per_block: 1, items, n_items, blocks: n_items, ..args })?;
+    }
+
+    /// What operators are formed from.
+    fn dense_form_args(&self, of: &DenseInstances<'_>, items: DenseItemsArgs) -> DenseFormArgs {
+        let longest_row = self.plan.batch().tables().dense().longest_row;
+        DenseFormArgs {
+            items,
+            conventions: self.dense_conventions(),
+            weights: of.weights.scale,
+            of_topologies: 0,
+            row_lanes: if longest_row <= FEW_LANES as usize { FEW_LANES } else { WARP },
         }
-        launch(&args)
+    }
+
+    /// Forms the operators of these instances, or of the topologies that they have, and stores them where
+    /// [`dense_items`](Self::dense_items) says. One launch.
+    ///
+    /// # Safety
+    /// There are weights where their windows say.
+    unsafe fn form_operators(&mut self, of: &DenseInstances<'_>) -> Result<()> {
+        let (row, size) = (of.class.vertices(), size_of::<T::Acc>());
+        // A thread takes a pair of vertices; a few rounds of those make up for the way to the first.
+        let bytes = ITEM_BYTES + row * (size + size_of::<i32>());
+        let per_block = per_block(4 * THREADS as usize / (row * (row + 1) / 2), bytes);
+        let items = self.dense_items(of, per_block, true)?;
+        let mut args = self.dense_form_args(of, items);
+        if of.has_shared_window() && of.count > 0 {
+            let (numbers, n_items) = of.topologies;
+            (args.of_topologies, args.items.numbers, args.items.n_items) = (1, numbers, n_items);
+            args.items.blocks = n_items.div_ceil(per_block.into());
+        }
+        let grid = Grid::of_blocks(args.items.blocks).with_shared_bytes(per_block * bytes as u32);
+        // SAFETY: the kernel takes a `DenseFormArgs`. Scratch memory has room for an operator for each item, or
+        // for those of all topologies at the places that their tables say, which the host made together with
+        // the sizes. A block has the shared memory of its items. The caller promises the rest.
+        unsafe { self.launches.launch(Kernel::DenseForm, grid, &args) }
     }
 }

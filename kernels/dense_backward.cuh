@@ -1,0 +1,374 @@
+// The backward of the convolution of small hypergraphs, by their dense operators, from x and g = dloss/dy
+// alone:
+//
+//     dloss/dx_v = sum of M_uv g_u
+//     Gamma_uv   = <g_u, x_v>       from which dense_gradient.cu has the gradients of the weights
+//
+// x and g are read once, dloss/dx is written once (overwritten or added to), and Gamma once for each instance,
+// or where all instances share a window once for each chunk of them. M was stored by dense_form.cu.
+//
+// The vertices of a class are cut into parts of up to 8. A pair of parts (u, v) is a tile, and a thread has a
+// tile and a slot: 16 bytes of features of the rows of g of its part u, and of x of its part v. It keeps the
+// 64 products of these in registers, while it adds the slices of its slot. For dloss/dx it has the sums over
+// part u of the rows of v, which the threads of all parts u then exchange: each stores the rows that it gets.
+//
+// src/dense.rs states the order of all sums, and src/cpu/dense has the same bits. Part v has the vertices v,
+// v + PARTS, ...: rows of M that are read at the same time then lie in different banks.
+
+#pragma once
+
+#include "dense.cuh"
+#include "modules.cuh"
+
+// How the threads of a block share out the work of a class of `N` vertices.
+template <u32 N>
+struct Cut {
+    enum : u32 {
+        PARTS = N <= DENSE_PART ? 1 : N / DENSE_PART,
+        TILES = PARTS * PARTS,
+        // The vertices of a part.
+        SIDE = N / PARTS,
+        // The lanes of a warp that have one tile: consecutive slots.
+        LANES = WARP / TILES,
+        SLOTS = THREADS / TILES,
+        // A row of M^T in shared memory: other than a power of two, for the sake of the banks.
+        ROW = N + 4,
+        // M^T and what g is multiplied by.
+        ENTRIES = N * ROW + N,
+        // The rows of M whose entries are terms, for each column.
+        WORDS = N,
+    };
+};
+
+// Products are added over slots through shared memory, some of each thread at a time.
+template <typename A, u32 N>
+struct Exchange {
+    using C = Cut<N>;
+    enum : u32 {
+        PRODUCTS = C::SIDE * C::SIDE,
+        AT_ONCE = PRODUCTS < 128 / sizeof(A) ? PRODUCTS : 128 / sizeof(A),
+        // Slots of one tile, and room that keeps tiles in different banks.
+        TILE = C::TILES == 1 ? C::SLOTS : C::SLOTS + C::LANES,
+        // Of one product; four lanes read one, and the next four the next.
+        PRODUCT = C::TILES * TILE + 4,
+        BYTES = AT_ONCE * PRODUCT * sizeof(A),
+    };
+};
+
+// The operators of a block's items, transposed, from scratch memory.
+template <typename A, u32 N>
+__device__ __forceinline__ void transpose_operators(const DenseItemsArgs& args, const DenseItem* items,
+                                                    u32 n_items, A* entries, u32* words) {
+    using C = Cut<N>;
+    const A* stored = static_cast<const A*>(args.operators.entries);
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < n_items * (N * N + N); i += THREADS) {
+        u32 k = i / (N * N + N);
+        u32 at = i % (N * N + N);
+        u64 first_entry = 0;
+        u64 first_word = 0;
+        bool exists = true;
+        if (args.per_block != 0) {
+            exists = items[k].n_vertices != 0;
+            first_entry = items[k].entries;
+            first_word = items[k].words;
+        }
+        u32 to = at < N * N ? at % N * C::ROW + at / N : N * C::ROW + at - N * N;
+        entries[k * C::ENTRIES + to] = exists ? stored[first_entry + at] : A(0);
+        if (at < N) {
+            u32 terms = 0;
+#pragma unroll 4
+            for (u32 u = 0; exists && u < N; u++) {
+                terms |= (args.operators.words[first_word + u] >> at & 1) << u;
+            }
+            words[k * C::WORDS + at] = terms;
+        }
+    }
+}
+
+// What a thread has: its tile, and which of the slots that the block has for it.
+struct Place {
+    u32 part_u;
+    u32 part_v;
+    u32 slot;
+};
+
+template <u32 N>
+__device__ __forceinline__ Place place_of_thread() {
+    using C = Cut<N>;
+    u32 lane = threadIdx.x % WARP;
+    u32 tile = lane / C::LANES;
+    return {tile / C::PARTS, tile % C::PARTS, threadIdx.x / WARP * C::LANES + lane % C::LANES};
+}
+
+// The sum of what the threads of all parts u have: of four parts first those that are two apart.
+template <u32 N, typename A>
+__device__ __forceinline__ A add_parts(A sum) {
+    using C = Cut<N>;
+#pragma unroll
+    for (u32 half = C::PARTS / 2; half > 0; half /= 2) {
+        sum += shuffle(sum, threadIdx.x % WARP ^ (half * C::PARTS * C::LANES));
+    }
+    return sum;
+}
+
+// The rows of an instance that a thread has features of.
+template <typename T>
+struct BackwardRows {
+    u32 much;
+    u32 n_vertices;
+    const T* x;
+    const T* grad_y;
+    // In elements: there may be no dloss/dx.
+    u64 grad_x;
+};
+
+// The features of a thread: stores its rows of dloss/dx, and adds to its products. All threads take part.
+template <u32 N, typename T, typename A, u32 PRODUCTS>
+__device__ __forceinline__ void backward_features(const DenseBackwardArgs& args, const A* entries,
+                                                  const u32* words, const Place& place,
+                                                  const BackwardRows<T>& rows, A (&products)[PRODUCTS]) {
+    using C = Cut<N>;
+    constexpr u32 LEN = Features<T>::LEN;
+    u32 first_u = place.part_u * C::SIDE;
+    A g[C::SIDE][LEN];
+#pragma unroll
+    for (u32 i = 0; i < C::SIDE; i++) {
+        u32 u = first_u + i;
+        load_features(g[i], u < rows.n_vertices ? rows.much : u32(NOTHING),
+                      rows.grad_y + u * args.grad_y.row_stride);
+    }
+    // All of x where there is one part, and so registers; else half of it at a time, from the second-level
+    // cache.
+    constexpr u32 TOGETHER = C::PARTS == 1 ? C::SIDE : C::SIDE / 2;
+    u32 much_of_x = args.wants_products != 0 ? rows.much : u32(NOTHING);
+    A x[TOGETHER][LEN];
+    auto load_x = [&](u32 first) {
+#pragma unroll
+        for (u32 j = 0; j < TOGETHER; j++) {
+            u32 v = place.part_v + C::PARTS * (first + j);
+            load_features(x[j], v < rows.n_vertices ? much_of_x : u32(NOTHING),
+                          rows.x + v * args.x.row_stride);
+        }
+    };
+    if (C::PARTS == 1) {
+        load_x(0);
+    } else {
+#pragma unroll 1
+        for (u32 v = place.part_v; v < rows.n_vertices && much_of_x != NOTHING; v += C::PARTS) {
+            prefetch(rows.x + v * args.x.row_stride);
+        }
+    }
+#pragma unroll
+    for (u32 i = 0; i < C::SIDE; i++) {
+        A scale = entries[N * C::ROW + first_u + i];
+#pragma unroll
+        for (u32 w = 0; w < LEN; w++) {
+            g[i][w] *= scale;
+        }
+    }
+    if (args.grad_x.data != nullptr) {
+#pragma unroll 1
+        for (u32 j = 0; j < C::SIDE; j++) {
+            u32 v = place.part_v + C::PARTS * j;
+            u32 terms = words[v] >> first_u;
+            const A* row = entries + v * C::ROW + first_u;
+            A sums[LEN];
+#pragma unroll
+            for (u32 w = 0; w < LEN; w++) {
+                sums[w] = 0;
+            }
+            constexpr u32 OF_ROW = Vector<A>::LEN;
+#pragma unroll
+            for (u32 i = 0; i < C::SIDE; i += OF_ROW) {
+                Vector<A> of_row = load_vector(row + i);
+#pragma unroll
+                for (u32 k = 0; k < OF_ROW; k++) {
+                    if ((terms >> (i + k) & 1) != 0) {
+#pragma unroll
+                        for (u32 w = 0; w < LEN; w++) {
+                            sums[w] = fused_multiply_add(of_row.at[k], g[i + k][w], sums[w]);
+                        }
+                    }
+                }
+            }
+#pragma unroll
+            for (u32 w = 0; w < LEN; w++) {
+                sums[w] = add_parts<N>(sums[w]);
+            }
+            // The parts take turns.
+            if (j % C::PARTS == place.part_u && v < rows.n_vertices && rows.much != NOTHING) {
+                T* to = static_cast<T*>(args.grad_x.data) + rows.grad_x + v * args.grad_x.row_stride;
+                store_features(to, rows.much, args.add != 0, sums);
+            }
+        }
+    }
+    if (args.wants_products == 0) {
+        return;
+    }
+#pragma unroll
+    for (u32 first = 0; first < C::SIDE; first += TOGETHER) {
+        if (C::PARTS > 1) {
+            load_x(first);
+        }
+#pragma unroll
+        for (u32 w = 0; w < LEN; w++) {
+#pragma unroll
+            for (u32 i = 0; i < C::SIDE; i++) {
+#pragma unroll
+                for (u32 j = 0; j < TOGETHER; j++) {
+                    A& product = products[i * C::SIDE + first + j];
+                    product = fused_multiply_add(g[i][w], x[j][w], product);
+                }
+            }
+        }
+    }
+}
+
+// Adds the products of all slots, in double: four lanes have a run of slots each, which are then added. Stores
+// them for each item of the block.
+template <typename A, u32 N, u32 PRODUCTS>
+__device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u64 block, u32 n_items,
+                                               const Place& place, A* exchange, A (&products)[PRODUCTS]) {
+    using C = Cut<N>;
+    using E = Exchange<A, N>;
+    u32 lane = threadIdx.x % WARP;
+    u32 run = threadIdx.x % 4;
+    u32 total = E::AT_ONCE * C::TILES * n_items;
+    u64 n_results = args.chunk_len != 0 ? args.items.blocks : args.items.n_items;
+#pragma unroll 1
+    for (u32 first = 0; first < PRODUCTS; first += E::AT_ONCE) {
+        __syncthreads();
+        u32 column = (place.part_u * C::PARTS + place.part_v) * E::TILE + place.slot;
+#pragma unroll
+        for (u32 i = 0; i < E::AT_ONCE; i++) {
+            exchange[i * E::PRODUCT + column] = products[i];
+        }
+        // The next ones, where an index that the compiler knows finds them.
+#pragma unroll
+        for (u32 i = 0; i + E::AT_ONCE < PRODUCTS; i++) {
+            products[i] = products[i + E::AT_ONCE];
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (u32 begin = 0; begin < total; begin += THREADS / 4) {
+            u32 number = begin + threadIdx.x / 4;
+            u32 product = number % E::AT_ONCE;
+            u32 tile = number / E::AT_ONCE % C::TILES;
+            u32 k = number / E::AT_ONCE / C::TILES;
+            double sum = 0;
+            if (number < total) {
+                const A* slots = exchange + product * E::PRODUCT + tile * E::TILE + k * args.slots;
+#pragma unroll 4
+                for (u32 s = run; s < args.slots; s += 4) {
+                    sum += static_cast<double>(slots[s]);
+                }
+            }
+            sum += shuffle(sum, lane ^ 1);
+            sum += shuffle(sum, lane ^ 2);
+            u64 result = block * n_items + k;
+            if (run == 0 && number < total && result < n_results) {
+                u32 u = tile / C::PARTS * C::SIDE + (first + product) / C::SIDE;
+                u32 v = tile % C::PARTS + C::PARTS * ((first + product) % C::SIDE);
+                static_cast<A*>(args.products)[result * (N * N) + u * N + v] = static_cast<A>(sum);
+            }
+        }
+    }
+}
+
+template <typename T, u32 N, bool Checked>
+__device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u32 kernel) {
+    using A = typename Element<T>::Acc;
+    using C = Cut<N>;
+    constexpr u32 LEN = Features<T>::LEN;
+    const DenseItemsArgs& of = args.items;
+    u32 n_items = of.per_block == 0 ? 1 : of.per_block;
+    A* exchange = reinterpret_cast<A*>(shared_memory);
+    A* entries = exchange + Exchange<A, N>::BYTES / sizeof(A);
+    u32* words = reinterpret_cast<u32*>(entries + n_items * C::ENTRIES);
+    DenseItem* items = reinterpret_cast<DenseItem*>(words + n_items * C::WORDS);
+    Place place = place_of_thread<N>();
+    u32 k = place.slot / args.slots;
+    u32 slot = place.slot - k * args.slots;
+    for (u64 block = blockIdx.x; block < of.blocks; block += gridDim.x) {
+        if (of.per_block != 0) {
+            if (threadIdx.x < n_items) {
+                find_rows<Checked>(of, kernel, block * n_items + threadIdx.x, items[threadIdx.x]);
+            }
+            __syncthreads();
+        }
+        transpose_operators<A, N>(of, items, n_items, entries, words);
+        __syncthreads();
+        A products[C::SIDE * C::SIDE];
+#pragma unroll
+        for (u32 i = 0; i < C::SIDE * C::SIDE; i++) {
+            products[i] = 0;
+        }
+        u64 first_instance = block * args.chunk_len;
+        u32 n_slices = args.slices;
+        if (args.chunk_len != 0) {
+            u64 rest = of.n_items - first_instance;
+            n_slices *= rest < args.chunk_len ? static_cast<u32>(rest) : args.chunk_len;
+        }
+        for (u32 first = 0; first < n_slices; first += args.slots) {
+            u32 slice = first + slot;
+            bool exists = k < n_items && slice < n_slices;
+            u64 instance = 0;
+            u64 first_vertex = 0;
+            u32 n = of.n_vertices;
+            if (args.chunk_len != 0) {
+                u32 member = slice / args.slices;
+                slice -= member * args.slices;
+                instance = first_instance + member;
+                first_vertex = instance * n;
+            } else if (exists) {
+                instance = items[k].number;
+                first_vertex = items[k].first_vertex;
+                n = items[k].n_vertices;
+            }
+            u64 feature = u64(slice) * LEN;
+            BackwardRows<T> rows = {
+                exists ? u32(ALL_FEATURES) : u32(NOTHING), n,
+                static_cast<const T*>(args.x.data) + element(args.x, instance, first_vertex, 0) + feature,
+                static_cast<const T*>(args.grad_y.data) + element(args.grad_y, instance, first_vertex, 0) +
+                    feature,
+                element(args.grad_x, instance, first_vertex, 0) + feature};
+            u32 operand = k < n_items ? k : 0;
+            const A* its_entries = entries + operand * C::ENTRIES;
+            const u32* its_words = words + operand * C::WORDS;
+            // Where features are no whole vectors, they come one by one.
+#pragma unroll 1
+            for (u32 i = 0; i < (args.aligned != 0 ? 1 : LEN); i++) {
+                if (args.aligned == 0) {
+                    rows.much = exists && feature + i < args.features ? u32(ONE_FEATURE) : u32(NOTHING);
+                }
+                backward_features<N>(args, its_entries, its_words, place, rows, products);
+                rows.x++;
+                rows.grad_y++;
+                rows.grad_x++;
+            }
+        }
+        if (args.wants_products != 0) {
+            store_products<A, N>(args, block, n_items, place, exchange, products);
+        }
+        __syncthreads();  // the next items have the same memory
+    }
+}
+
+// The kernel of a class: for topologies of up to `N` vertices. The numbers of blocks are those that the
+// registers of the products leave room for, of 4 bytes and of 8.
+#define DENSE_BACKWARD(N, BLOCKS, T, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        dense##N##_backward_##NAME(const DenseBackwardArgs args) { \
+        dense_backward<T, N, CHECKS>(args, DENSE##N##_BACKWARD); \
+    }
+
+#define DENSE_BACKWARD_MODULES(N, BLOCKS, BLOCKS_OF_8) \
+    MODULES_OF_F32(UNCHECKED(DENSE_BACKWARD(N, BLOCKS, float, f32, false)) \
+                       CHECKED(DENSE_BACKWARD(N, BLOCKS, float, f32_checked, true))) \
+    MODULES_OF_F64(UNCHECKED(DENSE_BACKWARD(N, BLOCKS_OF_8, double, f64, false)) \
+                       CHECKED(DENSE_BACKWARD(N, BLOCKS_OF_8, double, f64_checked, true))) \
+    MODULES_OF_F16(UNCHECKED(DENSE_BACKWARD(N, BLOCKS, F16, f16, false)) \
+                       CHECKED(DENSE_BACKWARD(N, BLOCKS, F16, f16_checked, true))) \
+    MODULES_OF_BF16(UNCHECKED(DENSE_BACKWARD(N, BLOCKS, Bf16, bf16, false)) \
+                        CHECKED(DENSE_BACKWARD(N, BLOCKS, Bf16, bf16_checked, true)))

@@ -1,0 +1,222 @@
+// The convolution of small hypergraphs, forward, by their dense operators: y = M x.
+//
+// A thread owns up to 16 bytes of features of all n vertices, and keeps them in registers; M lies in shared
+// memory. So x is read once and y written once, which is all the traffic there is. y is overwritten or added
+// to, each row once, by one thread for each of its vectors.
+//
+//     y_u  = sum of M_uv x_v         v ascending, one fused multiply-add each
+//
+// The sum runs over the terms of u, so that an infinity or NaN in x reaches only what it is connected with.
+// src/cpu/dense has the same bits.
+//
+// Where all instances share one window, or where indices are checked, M was stored by dense_form.cu. Elsewhere
+// a block forms M of its instances while x is under way. What a block knows of its instances is in shared
+// memory; of copies of one topology that share a window it knows M alone.
+
+#pragma once
+
+#include "dense_form.cuh"
+
+// The numbers of an operator in shared memory: M and what sums are multiplied by, and terms.
+template <u32 N>
+struct ConvOperator {
+    enum : u32 { ENTRIES = N * N + N, WORDS = N };
+};
+
+// Copies the operators of a block's items from scratch memory. Of copies of one topology there is one, and no
+// table is read for it.
+template <typename A, u32 N>
+__device__ __forceinline__ void copy_operators(const DenseItemsArgs& args, const DenseItem* items,
+                                               u32 n_items, A* entries, u32* words) {
+    using Operator = ConvOperator<N>;
+    const A* stored = static_cast<const A*>(args.operators.entries);
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < n_items * Operator::ENTRIES; i += THREADS) {
+        u32 k = i / Operator::ENTRIES;
+        u32 at = i % Operator::ENTRIES;
+        u64 first_entry = 0;
+        u64 first_word = 0;
+        if (args.per_block != 0) {
+            if (items[k].n_vertices == 0) {
+                continue;
+            }
+            first_entry = items[k].entries;
+            first_word = items[k].words;
+        }
+        entries[i] = stored[first_entry + at];
+        if (at < N) {
+            words[k * N + at] = args.operators.words[first_word + at];
+        }
+    }
+}
+
+// Adds row u of M times x. `All`: all N vertices are terms.
+template <u32 N, u32 LEN, bool All, typename A>
+__device__ __forceinline__ void add_terms(A (&sums)[LEN], const A (&x)[N][LEN], const A* row, u32 terms) {
+    constexpr u32 TOGETHER = Vector<A>::LEN;
+#pragma unroll
+    for (u32 v = 0; v < N; v += TOGETHER) {
+        Vector<A> entries = load_vector(row + v);
+#pragma unroll
+        for (u32 j = 0; j < TOGETHER; j++) {
+            if (All || (terms >> (v + j) & 1) != 0) {
+#pragma unroll
+                for (u32 i = 0; i < LEN; i++) {
+                    sums[i] = fused_multiply_add(entries.at[j], x[v + j][i], sums[i]);
+                }
+            }
+        }
+    }
+}
+
+// Features of all rows: `x` and `y` are where they are in the first row.
+template <u32 N, typename T, typename A>
+__device__ __forceinline__ void apply_operator(const DenseConvArgs& args, const A* entries, const u32* words,
+                                               u32 n, u32 much, const T* x, T* y) {
+    constexpr u32 LEN = Features<T>::LEN;
+    A in[N][LEN];
+#pragma unroll
+    for (u32 v = 0; v < N; v++) {
+        load_features(in[v], v < n ? much : u32(NOTHING), x);
+        x += args.x.row_stride;
+    }
+#pragma unroll 1
+    for (u32 u = 0; u < n; u++) {
+        u32 terms = words[u];
+        A scale = entries[N * N + u];
+        A sums[LEN];
+#pragma unroll
+        for (u32 i = 0; i < LEN; i++) {
+            sums[i] = 0;
+        }
+        // Cliques as large as the class do without tests.
+        if (N < 32 && terms == (1u << N % 32) - 1) {
+            add_terms<N, LEN, true>(sums, in, entries + u * N, terms);
+        } else {
+            add_terms<N, LEN, false>(sums, in, entries + u * N, terms);
+        }
+#pragma unroll
+        for (u32 i = 0; i < LEN; i++) {
+            sums[i] *= scale;
+        }
+        store_features(y, much, args.add != 0, sums);
+        y += args.y.row_stride;
+    }
+}
+
+// Which features of which instance a thread has.
+struct DenseChunk {
+    bool exists;
+    u32 place;
+    u32 n_vertices;
+    u64 instance;
+    u64 first_vertex;
+    u64 chunk;
+};
+
+// Chunk `number` of a block.
+__device__ __forceinline__ DenseChunk chunk_of_block(const DenseConvArgs& args, const DenseItem* items,
+                                                     u64 block, u32 number, u32 n_chunks) {
+    DenseChunk chunk = {};
+    const DenseItemsArgs& of = args.form.items;
+    if (of.per_block == 0) {
+        u64 of_launch = block * THREADS + number;
+        chunk.instance = divide(of_launch, args.chunks);
+        chunk.chunk = of_launch - chunk.instance * args.chunks;
+        chunk.exists = chunk.instance < of.n_items;
+        chunk.n_vertices = of.n_vertices;
+        chunk.first_vertex = chunk.instance * of.n_vertices;
+    } else if (number < n_chunks) {
+        chunk.place = number / args.chunks;
+        chunk.chunk = number - chunk.place * args.chunks;
+        const DenseItem& item = items[chunk.place];
+        chunk.n_vertices = item.n_vertices;
+        chunk.exists = item.n_vertices != 0;
+        chunk.instance = item.number;
+        chunk.first_vertex = item.first_vertex;
+    }
+    return chunk;
+}
+
+template <typename T, u32 N, bool Checked>
+__device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel) {
+    using A = typename Element<T>::Acc;
+    using Operator = ConvOperator<N>;
+    constexpr u32 LEN = Features<T>::LEN;
+    const DenseItemsArgs& of = args.form.items;
+    u32 n_items = of.per_block == 0 ? 1 : of.per_block;
+    u32 n_chunks = of.per_block == 0 ? u32(THREADS) : of.per_block * args.chunks;
+    A* entries = reinterpret_cast<A*>(shared_memory);
+    A* degrees = entries + n_items * Operator::ENTRIES;
+    u32* words = reinterpret_cast<u32*>(degrees + n_items * N);
+    int* shifts = reinterpret_cast<int*>(words + n_items * Operator::WORDS);
+    DenseItem* items = reinterpret_cast<DenseItem*>(shifts + n_items * N);
+    bool forms = !Checked && args.forms != 0;
+    bool aligned = args.aligned != 0;
+    for (u64 block = blockIdx.x; block < of.blocks; block += gridDim.x) {
+        if (of.per_block != 0) {
+            if (threadIdx.x < n_items) {
+                u64 place = block * n_items + threadIdx.x;
+                DenseItem& item = items[threadIdx.x];
+                if (forms) {
+                    find_formed<Checked>(args.form, kernel, place, item);
+                    item.entries = threadIdx.x * Operator::ENTRIES;
+                    item.words = threadIdx.x * Operator::WORDS;
+                } else {
+                    find_rows<Checked>(of, kernel, place, item);
+                }
+            }
+            __syncthreads();
+        }
+        if (forms) {
+            DenseChunk chunk = chunk_of_block(args, items, block, threadIdx.x, n_chunks);
+            const T* x = static_cast<const T*>(args.x.data) +
+                         element(args.x, chunk.instance, chunk.first_vertex, 0) + chunk.chunk * LEN;
+            if (aligned && chunk.exists) {
+#pragma unroll 1
+                for (u32 v = 0; v < chunk.n_vertices; v++) {
+                    prefetch(x + v * args.x.row_stride);
+                }
+            }
+            form_operators<A, Checked>(args.form, kernel,
+                                       {items, n_items, N, degrees, shifts, entries, words, false});
+        } else {
+            copy_operators<A, N>(of, items, n_items, entries, words);
+        }
+        __syncthreads();
+        for (u32 first = 0; first < n_chunks; first += THREADS) {
+            DenseChunk chunk = chunk_of_block(args, items, block, first + threadIdx.x, n_chunks);
+            if (!chunk.exists) {
+                continue;
+            }
+            u64 feature = chunk.chunk * (aligned ? LEN : 1);
+            const T* x = static_cast<const T*>(args.x.data) +
+                         element(args.x, chunk.instance, chunk.first_vertex, 0) + feature;
+            T* y = static_cast<T*>(args.y.data) + element(args.y, chunk.instance, chunk.first_vertex, 0) +
+                   feature;
+            const A* its_entries = entries + chunk.place * Operator::ENTRIES;
+            const u32* its_words = words + chunk.place * Operator::WORDS;
+            u32 much = aligned ? ALL_FEATURES : ONE_FEATURE;
+            apply_operator<N>(args, its_entries, its_words, chunk.n_vertices, much, x, y);
+        }
+        __syncthreads();  // the next instances have the same memory
+    }
+}
+
+// The kernel of a class: for topologies of up to `N` vertices. The numbers of blocks are those that the
+// registers of x leave room for; those of checks leave room for one less.
+#define DENSE_CONV(N, BLOCKS, T, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        dense##N##_conv_##NAME(const DenseConvArgs args) { \
+        dense_conv<T, N, CHECKS>(args, DENSE##N##_CONV); \
+    }
+
+#define DENSE_CONV_MODULES(N, BLOCKS) \
+    MODULES_OF_F32(UNCHECKED(DENSE_CONV(N, BLOCKS, float, f32, false)) \
+                       CHECKED(DENSE_CONV(N, BLOCKS - 1, float, f32_checked, true))) \
+    MODULES_OF_F64(UNCHECKED(DENSE_CONV(N, BLOCKS, double, f64, false)) \
+                       CHECKED(DENSE_CONV(N, BLOCKS - 1, double, f64_checked, true))) \
+    MODULES_OF_F16(UNCHECKED(DENSE_CONV(N, BLOCKS, F16, f16, false)) \
+                       CHECKED(DENSE_CONV(N, BLOCKS - 1, F16, f16_checked, true))) \
+    MODULES_OF_BF16(UNCHECKED(DENSE_CONV(N, BLOCKS, Bf16, bf16, false)) \
+                        CHECKED(DENSE_CONV(N, BLOCKS - 1, Bf16, bf16_checked, true)))

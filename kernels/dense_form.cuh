@@ -1,0 +1,393 @@
+// How a dense operator is formed from the weights of its hyperedges.
+//
+//     P_uv = sum of U_e / B_e over the hyperedges that have u and v      in the order of src/pairs.rs
+//     M_uv = P_uv / D_u              row
+//          = P_uv / sqrt(D_u D_v)    symmetric
+//          = P_uv                    none
+//
+// M_uv is a term of y_u where u and v share a hyperedge, unless u has degree 0 (or v, under the symmetric
+// normalization). src/cpu/dense has the same bits, and the powers of two that D and P are multiplied by.
+
+#pragma once
+
+#include "degree.cuh"
+#include "dense.cuh"
+
+// Where a block forms its operators. Those of all items begin at `entries` and `words`, at the places that
+// each item has.
+template <typename A>
+struct Forming {
+    DenseItem* items;
+    u32 n_items;
+    // A class of so many vertices.
+    u32 row;
+    // Of each item, `row`: D times a power of two, 0 or NaN where D is 0 or not finite, and the shift that the
+    // power has.
+    A* degrees;
+    int* shifts;
+    A* entries;
+    u32* words;
+    // Whether what gradients need is there, too: see DenseOperatorsArgs.
+    bool is_stored;
+};
+
+// The instance that a report names: where a topology is looked at, the first that has it.
+__device__ __forceinline__ u64 reported(const DenseFormArgs& args, const DenseItem& item) {
+    const u32* ids = args.items.by_vertex.topology_ids;
+    u64 number = item.number;
+    if (args.of_topologies != 0 && ids != nullptr) {
+#pragma unroll 1
+        while (number + 1 < args.items.by_vertex.instances && ids[number] != item.topology) {
+            number++;
+        }
+    }
+    return number;
+}
+
+template <bool Checked>
+__device__ __forceinline__ void publish(const DenseFormArgs& args, u32 kernel, const DenseItem& item,
+                                        const Check<Checked>& check) {
+    if (check.failed) {
+        check.publish(args.items.record, kernel, args.items.by_vertex.orientation, reported(args, item));
+    }
+}
+
+// The parts of the tables that a topology's operator is formed from lie within them.
+template <bool Checked>
+__device__ __forceinline__ bool fits_pairs(const DenseFormArgs& args, Check<Checked>& check, u64 id) {
+    if (!Checked) {
+        return true;
+    }
+    const DenseTablesArgs& tables = args.items.dense;
+    const DenseTopologyWords& t = tables.topologies[id];
+    auto at_most = [&](u32 place, u64 value, u64 most) {
+        return check.below(DENSE_TOPOLOGIES, id * DENSE_TOPOLOGY_WORDS + place, value, most + 1);
+    };
+    // `size` values from word `place` on, in a table of `len`.
+    auto within = [&](u32 place, u64 start, u64 size, u64 len) {
+        return check.below(DENSE_TOPOLOGIES, id * DENSE_TOPOLOGY_WORDS + place, start,
+                           len < size ? 0 : len - size + 1);
+    };
+    u64 row = args.items.operators.row;
+    return fits(args.items.by_vertex, check, id, args.items.by_vertex.topologies[id]) &&
+           within(DENSE_TOPOLOGY_NEIGHBORS, t.neighbors, t.n_vertices, tables.n_neighbors) &&
+           at_most(DENSE_TOPOLOGY_N_PAIRS, t.n_pairs, row * (row + 1) / 2) &&
+           within(DENSE_TOPOLOGY_PAIRS, t.pairs, 2 * (t.n_pairs + 1), tables.n_pairs) &&
+           at_most(DENSE_TOPOLOGY_N_LISTED, t.n_listed, tables.n_lists) &&
+           at_most(DENSE_TOPOLOGY_UNIFORM_SIZE, t.uniform_size, t.n_vertices) &&
+           within(DENSE_TOPOLOGY_LISTS, t.lists, t.n_listed, tables.n_lists);
+}
+
+// Finds item `place` of the launch, an instance or a topology, and its window. Where something is wrong it has
+// no vertices. A single thread does this.
+template <bool Checked>
+__device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kernel, u64 place,
+                                            DenseItem& item) {
+    const TablesArgs& tables = args.items.by_vertex;
+    Check<Checked> check;
+    bool of_topologies = args.of_topologies != 0;
+    if (find_item(args.items, check, place, of_topologies, item) && fits_pairs(args, check, item.topology)) {
+        const TopologyWords& t = tables.topologies[item.topology];
+        u64 first_hyperedge = 0;
+        if (of_topologies || (start_of(check, TARGET_STARTS, tables.target_starts, item.number, t.n_targets,
+                                       tables.n_targets, item.first_vertex) &&
+                              start_of(check, SOURCE_STARTS, tables.source_starts, item.number, t.n_sources,
+                                       tables.n_sources, first_hyperedge) &&
+                              window_of(check, SOURCE_WINDOWS, args.weights, item.number, first_hyperedge,
+                                        t.n_sources, item.window))) {
+            item.n_vertices = static_cast<u32>(t.n_targets);
+        }
+    }
+    publish(args, kernel, item, check);
+}
+
+// -----------------------------------------------------------------------------------------------------------
+// Forming M.
+
+// The shift of a degree, as `Conv::dense_shift`, and the degree itself, shifted.
+template <typename A>
+__device__ __forceinline__ A shifted_degree(const DenseConventions& conventions, A degree, int& shift) {
+    // A negative degree has no square root; that of a product of two would be one.
+    bool is_number = is_finite(degree) && !(is_symmetric(conventions) && degree < A(0));
+    shift = 0;
+    if (conventions.shifted != 0) {
+        shift = NO_SHIFT;
+        if (is_number && degree != A(0)) {
+            int n = exponent(degree);
+            n = n < conventions.least_exponent ? conventions.least_exponent : n;
+            shift = -(is_symmetric(conventions) ? n >> 1 : n);
+        }
+    }
+    A shifted = times_power_of_two(degree, static_cast<int>(conventions.shifts_of_degree) * shift);
+    return is_number ? shifted : not_a_number<A>();
+}
+
+// The degrees of the vertices of all items: a group of `args.row_lanes` lanes takes one.
+template <typename A, bool Checked>
+__device__ __forceinline__ void find_degrees(const DenseFormArgs& args, u32 kernel,
+                                             const Forming<A>& forming) {
+    const TablesArgs& tables = args.items.by_vertex;
+    const DenseConventions& conventions = args.conventions;
+    u32 row = forming.row;
+    u32 lanes = args.row_lanes;
+    u32 lane = threadIdx.x % lanes;
+    // A class is a multiple of the groups of a warp: all its lanes leave the loop together.
+#pragma unroll 1
+    for (u32 i = threadIdx.x / lanes; i < forming.n_items * row; i += THREADS / lanes) {
+        const DenseItem& item = forming.items[i / row];
+        u32 v = i % row;
+        Check<Checked> check;
+        u32 length = 0;
+        u64 first = 0;
+        u64 n_sources = 0;
+        if (v < item.n_vertices) {
+            const TopologyWords& t = tables.topologies[item.topology];
+            u32 start = 0;
+            u32 end = 0;
+            n_sources = t.n_sources;
+            if (find_incidences(tables, check, t, t.pointers + v, start, end) &&
+                check.below(POINTERS, t.pointers + v + 1, end, u64(start) + SEGMENT + 1)) {
+                length = end - start;
+                first = t.indices + start;
+            }
+        }
+        A degree = static_cast<A>(length);
+        if (conventions.in_degree != 0) {
+            const A* weights = static_cast<const A*>(args.weights.values) + item.window;
+            A sum = 0;
+#pragma unroll 1
+            for (u32 k = lane; k < length; k += lanes) {
+                u32 source = tables.indices[first + k];
+                if (check.below(INDICES, first + k, source, n_sources)) {
+                    sum += weights[source];
+                }
+            }
+            degree = sum_of_group(sum, lanes);
+        }
+        if (Checked) {
+            u32 group = lanes == WARP ? ALL_LANES : ((1u << lanes) - 1) << threadIdx.x % WARP / lanes * lanes;
+            if ((__ballot_sync(ALL_LANES, check.failed) & group) != 0) {
+                degree = not_a_number<A>();
+            }
+        }
+        if (v < item.n_vertices && lane == 0) {
+            A shifted = shifted_degree(conventions, degree, forming.shifts[i]);
+            forming.degrees[i] = shifted;
+            if (forming.is_stored) {
+                bool is_left_out = conventions.leaves_out_single != 0 && length == 1 && is_finite(degree);
+                forming.entries[item.entries + row * row + row + v] = is_left_out ? A(0) : shifted;
+                forming.words[item.words + row + v] = static_cast<u32>(forming.shifts[i]);
+            }
+            if (conventions.in_degree != 0 && degree < A(0)) {
+                Row of_degree = {};
+                of_degree.instance = reported(args, item);
+                of_degree.row = v;
+                publish_if_negative(args.items.record, conventions, kernel, tables.orientation, of_degree,
+                                    degree);
+            }
+        }
+        publish(args, kernel, item, check);
+    }
+}
+
+// P_uv from the list of a pair: for each size its number of hyperedges, the size, and the hyperedges. Once
+// with U multiplied by 2^shifts.of_u, and once by 2^shifts.of_v.
+struct PairShifts {
+    int of_u;
+    int of_v;
+};
+
+template <typename A>
+struct Messages {
+    A of_u;
+    A of_v;
+};
+
+template <typename A, bool Checked>
+__device__ __forceinline__ Messages<A> sum_of_list(const DenseFormArgs& args, Check<Checked>& check,
+                                                   const A* weights, const TopologyWords& t, u64 start,
+                                                   u64 end, const PairShifts& shifts) {
+    const u32* lists = args.items.dense.lists;
+    Messages<A> total = {0, 0};
+    u64 at = start;
+#pragma unroll 1
+    while (at < end) {
+        u32 count = lists[at];
+        // More than the list has: also where its two words are cut off.
+        if (!check.below(PAIR_LISTS, at, u64(count) + 2, end - at + 1)) {
+            break;
+        }
+        u32 size = lists[at + 1];
+        check.below(PAIR_LISTS, at + 1, size, t.n_indices + 1);
+        at += 2;
+        A sum = static_cast<A>(count);
+        if (args.conventions.in_message != 0) {
+            sum = 0;
+#pragma unroll 4
+            for (u32 k = 0; k < count; k++) {
+                u32 hyperedge = lists[at + k];
+                if (check.below(PAIR_LISTS, at + k, hyperedge, t.n_sources)) {
+                    sum += weights[hyperedge];
+                }
+            }
+        }
+        at += count;
+        A of_u = times_power_of_two(sum, shifts.of_u) / static_cast<A>(size);
+        A of_v = of_u;
+        if (shifts.of_v != shifts.of_u) {
+            of_v = times_power_of_two(sum, shifts.of_v) / static_cast<A>(size);
+        }
+        total.of_u += of_u;
+        total.of_v += of_v;
+    }
+    return total;
+}
+
+// The entries of all pairs that share a hyperedge, M_uv and M_vu. A thread takes a pair.
+template <typename A, bool Checked>
+__device__ __forceinline__ void find_entries(const DenseFormArgs& args, u32 kernel,
+                                             const Forming<A>& forming) {
+    const DenseConventions& conventions = args.conventions;
+    u32 most = forming.row * (forming.row + 1) / 2;
+    bool roots = conventions.normalized != 0 && is_symmetric(conventions);
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < forming.n_items * most; i += THREADS) {
+        u32 k = i / most;
+        const DenseItem& item = forming.items[k];
+        const A* degrees = forming.degrees + k * forming.row;
+        const int* shifts = forming.shifts + k * forming.row;
+        u32 number = i % most;
+        u32 n = item.n_vertices;
+        if (n == 0) {
+            continue;
+        }
+        const DenseTopologyWords& t = args.items.dense.topologies[item.topology];
+        if (number >= t.n_pairs) {
+            continue;
+        }
+        Check<Checked> check;
+        const u32* pairs = args.items.dense.pairs;
+        u64 at = t.pairs + 2 * number;
+        u32 vertices = pairs[at];
+        u32 start = pairs[at + 1];
+        u32 end = pairs[at + 3];
+        u32 u = vertices & 0xffffu;
+        u32 v = vertices >> 16;
+        if (check.below(PAIRS, at, u, n) && check.below(PAIRS, at, v, n)) {
+            // U and the power of two that brings D to about 1 go together. Without U the power is left to the
+            // rows.
+            PairShifts of_pair = {0, 0};
+            if (conventions.in_message != 0 && conventions.normalized != 0) {
+                of_pair = {shifts[u], shifts[v]};
+                if (roots) {
+                    of_pair.of_u = add_shifts(of_pair.of_u, of_pair.of_v);
+                    of_pair.of_v = of_pair.of_u;
+                }
+            }
+            Messages<A> messages = {not_a_number<A>(), not_a_number<A>()};
+            if (u == v && t.uniform_size != 0 && conventions.in_degree != 0 && conventions.in_message != 0) {
+                A message = degrees[u] / static_cast<A>(static_cast<u32>(t.uniform_size));
+                messages = {message, message};
+            } else if (check.below(PAIRS, at + 3, end, t.n_listed + 1) &&
+                       check.below(PAIRS, at + 1, start, u64(end) + 1)) {
+                const A* weights = static_cast<const A*>(args.weights.values) + item.window;
+                messages = sum_of_list(args, check, weights, args.items.by_vertex.topologies[item.topology],
+                                       t.lists + start, t.lists + end, of_pair);
+            }
+            // M_uv first, then M_vu.
+            u32 row = u;
+            u32 column = v;
+            A message = messages.of_u;
+#pragma unroll 1
+            for (u32 side = 0; side < 2; side++) {
+                A entry = message;
+                if (conventions.normalized != 0) {
+                    A divisor = degrees[row];
+                    if (roots) {
+                        divisor = square_root(divisor * degrees[column]);
+                        if (conventions.in_message == 0) {
+                            entry = times_power_of_two(message, shifts[column]);
+                        }
+                    }
+                    entry = entry / divisor;
+                }
+                forming.entries[item.entries + row * forming.row + column] =
+                    check.failed ? not_a_number<A>() : entry;
+                row = v;
+                column = u;
+                message = messages.of_v;
+            }
+        }
+        publish(args, kernel, item, check);
+    }
+}
+
+// Which M_uv are terms, and what sums are multiplied by.
+template <typename A, bool Checked>
+__device__ __forceinline__ void find_terms(const DenseFormArgs& args, u32 kernel, const Forming<A>& forming) {
+    const DenseConventions& conventions = args.conventions;
+    u32 row = forming.row;
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < forming.n_items * row; i += THREADS) {
+        const DenseItem& item = forming.items[i / row];
+        const A* degrees = forming.degrees + i / row * row;
+        u32 u = i % row;
+        u32 n = item.n_vertices;
+        if (u >= n) {
+            continue;
+        }
+        Check<Checked> check;
+        u64 position = args.items.dense.topologies[item.topology].neighbors + u;
+        u32 terms = args.items.dense.neighbors[position];
+        if (!check.below(NEIGHBORS, position, terms, u64(1) << n)) {
+            terms = 1u << u;
+            forming.entries[item.entries + u * row + u] = not_a_number<A>();
+        }
+        if (conventions.normalized != 0) {
+            if (degrees[u] == A(0)) {
+                terms = 0;
+            }
+#pragma unroll 1
+            for (u32 v = 0; is_symmetric(conventions) && v < n; v++) {
+                terms &= degrees[v] == A(0) ? ~(1u << v) : ALL_LANES;
+            }
+        }
+        forming.words[item.words + u] = terms;
+        bool has_power = conventions.shifted != 0 && conventions.in_message == 0;
+        forming.entries[item.entries + row * row + u] =
+            has_power ? times_power_of_two(A(1), forming.shifts[i]) : A(1);
+        publish(args, kernel, item, check);
+    }
+}
+
+// Forms the operators of all items, which have been found. All threads of the block take part; a barrier must
+// follow.
+template <typename A, bool Checked>
+__device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 kernel,
+                                               const Forming<A>& forming) {
+    u32 row = forming.row;
+    u32 size = row * row + (forming.is_stored ? 2 * row : row);
+    // What a wrong value keeps from being stored stays NaN. Without wrong values all terms are stored.
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < forming.n_items * size; i += THREADS) {
+        const DenseItem& item = forming.items[i / size];
+        u32 at = i % size;
+        if (item.is_placed != 0) {
+            forming.entries[item.entries + at] = Checked ? not_a_number<A>() : A(0);
+            if (at < 2 * row && (forming.is_stored || at < row)) {
+                bool missing = Checked && item.n_vertices == 0 && at < row;
+                forming.words[item.words + at] = missing ? 1u << at : 0;
+            }
+        }
+    }
+    __syncthreads();
+    if (args.conventions.normalized != 0) {
+        find_degrees<A, Checked>(args, kernel, forming);
+    }
+    __syncthreads();
+    find_entries<A, Checked>(args, kernel, forming);
+    if (Checked) {
+        __syncthreads();  // where its terms are wrong, an entry becomes NaN
+    }
+    find_terms<A, Checked>(args, kernel, forming);
+}

@@ -1,0 +1,350 @@
+// The gradients of weights, from products of rows Gamma_uv = <g_u, x_v>:
+//
+//     dloss/dw_e = 1/B_e (sum over u, v in e of Gamma_uv / D_u) - sum over u in e of c_u
+//     c_u = (sum over v of M_uv Gamma_uv) / D_u                                               row
+//
+//     the same with sqrt(D_u D_v) instead of the first D_u, and
+//     c_u = (sum over v of M_uv Gamma_uv + M_vu Gamma_vu) / (2 D_u)                           symmetric
+//
+// with w in the message for the first term, and in the degree for the second. All of it is double. What a
+// vertex of degree 0 would add is left out, and so is a vertex of a single incidence where its two terms cancel
+// out.
+//
+// Where all instances share a window, Gamma is first added over chunks of them, in a binary tree in which
+// neighbors are added first; one without a neighbor stays as it is. So the order depends on their number alone,
+// and launches may cut the tree where they like: some store the roots of parts of it.
+//
+// With the shifts of degrees, of which E is the largest in a hyperedge, terms are multiplied by 2^(s_u - E), and
+// the sum by 2^E, once or twice: see src/cpu/dense, which has the same bits. The gradient of each instance
+// alone is overwritten in scratch memory, or overwritten or added to where it belongs. Launched by
+// src/cuda/conv/dense_backward.rs.
+//
+// Modules: f32, f64.
+
+#include "degree.cuh"
+#include "dense.cuh"
+#include "modules.cuh"
+
+// The tree that a thread adds.
+enum : u32 { AT_ONCE = 8, LEVELS = 5 };
+static_assert(AT_ONCE << (LEVELS - 1) >= DENSE_MOST_NODES, "levels");
+
+// The sum of `count` nodes, of which `value(i)` is the i-th.
+template <typename Value>
+__device__ __forceinline__ double sum_of_tree(u32 count, Value value) {
+    // What the trees of 8, 16, 32 ... nodes were that wait for their neighbors, as the digits of a number.
+    double waiting[LEVELS] = {};
+    u32 n_blocks = (count + AT_ONCE - 1) / AT_ONCE;
+#pragma unroll 1
+    for (u32 block = 0; block < n_blocks; block++) {
+        u32 first = block * AT_ONCE;
+        double nodes[AT_ONCE];
+#pragma unroll
+        for (u32 i = 0; i < AT_ONCE; i++) {
+            nodes[i] = first + i < count ? value(first + i) : 0;
+        }
+#pragma unroll
+        for (u32 half = 1; half < AT_ONCE; half *= 2) {
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i += 2 * half) {
+                nodes[i] = first + i + half < count ? nodes[i] + nodes[i + half] : nodes[i];
+            }
+        }
+        bool carries = true;
+#pragma unroll
+        for (u32 level = 0; level < LEVELS; level++) {
+            bool is_waiting = (block >> level & 1) != 0;
+            double sum = waiting[level] + nodes[0];
+            waiting[level] = carries && !is_waiting ? nodes[0] : waiting[level];
+            nodes[0] = carries && is_waiting ? sum : nodes[0];
+            carries = carries && is_waiting;
+        }
+    }
+    double total = 0;
+    bool is_first = true;
+#pragma unroll
+    for (u32 level = 0; level < LEVELS; level++) {
+        if ((n_blocks >> level & 1) != 0) {
+            total = is_first ? waiting[level] : waiting[level] + total;
+            is_first = false;
+        }
+    }
+    return total;
+}
+
+template <typename A>
+__device__ __forceinline__ double node_at(const void* nodes, bool wide, u64 at) {
+    return wide ? static_cast<const double*>(nodes)[at]
+                : static_cast<double>(static_cast<const A*>(nodes)[at]);
+}
+
+// What a block has in shared memory of its items, one behind the other.
+struct Gradients {
+    DenseItem* items;
+    u64* first_hyperedges;
+    double* products;  // Gamma_uv, divided by what its degrees say
+    double* parts;  // M_uv Gamma_uv
+    double* degrees;  // 0 of vertices that are left out
+    double* of_degrees;  // c_u
+    u32* terms;
+    int* shifts;
+};
+
+// Finds an item, and where its hyperedges are. A single thread does this.
+template <bool Checked>
+__device__ __forceinline__ void find_hyperedges(const DenseGradientArgs& args, u64 place, DenseItem& item,
+                                                u64& first_hyperedge) {
+    const TablesArgs& tables = args.by_edge;
+    Check<Checked> check;
+    if (find_item(args.items, check, place, false, item)) {
+        const TopologyWords& t = tables.topologies[item.topology];
+        u64 n = args.items.by_vertex.topologies[item.topology].n_targets;
+        u64 at = item.topology * TOPOLOGY_WORDS + TOPOLOGY_N_SOURCES;
+        if (fits(tables, check, item.topology, t) && check.below(TOPOLOGIES, at, t.n_sources, n + 1) &&
+            start_of(check, TARGET_STARTS, tables.target_starts, item.number, t.n_targets, tables.n_targets,
+                     first_hyperedge)) {
+            item.n_vertices = static_cast<u32>(n);
+            item.n_hyperedges = t.n_targets;
+        }
+    }
+    check.publish(args.items.record, DENSE_GRADIENT, tables.orientation, item.number);
+}
+
+// What is known of the vertices of all items.
+template <typename A>
+__device__ __forceinline__ void load_vertices(const DenseGradientArgs& args, const Gradients& of) {
+    u32 row = args.items.operators.row;
+    const A* entries = static_cast<const A*>(args.items.operators.entries);
+    const u32* words = args.items.operators.words;
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < args.items.per_block * row; i += THREADS) {
+        const DenseItem& item = of.items[i / row];
+        if (item.n_vertices != 0) {
+            of.degrees[i] = entries[item.entries + row * row + row + i % row];
+            of.terms[i] = words[item.words + i % row];
+            of.shifts[i] = static_cast<int>(words[item.words + row + i % row]);
+        }
+    }
+}
+
+// Gamma of all items, and its products with M; or roots of the tree, as if each were the Gamma of an item.
+template <typename A>
+__device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 block, const Gradients& of) {
+    u32 row = args.items.operators.row;
+    u32 size = row * row;
+    const A* entries = static_cast<const A*>(args.items.operators.entries);
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < args.items.per_block * size; i += THREADS) {
+        u32 k = i / size;
+        u32 at = i % size;
+        u64 place = block * args.items.per_block + k;
+        u64 first = place * args.nodes_of_item;
+        if (first >= args.n_nodes) {
+            break;
+        }
+        u64 rest = args.n_nodes - first;
+        u32 count = rest < args.nodes_of_item ? static_cast<u32>(rest) : args.nodes_of_item;
+        double product = sum_of_tree(count, [&](u32 node) {
+            return node_at<A>(args.nodes, args.wide != 0, (first + node) * size + at);
+        });
+        if (args.roots != nullptr) {
+            args.roots[place * size + at] = product;
+            continue;
+        }
+        const DenseItem& item = of.items[k];
+        if (item.n_vertices == 0) {
+            continue;
+        }
+        of.parts[i] = static_cast<double>(entries[item.entries + at]) * product;
+        if (args.conventions.normalized != 0) {
+            double divisor = of.degrees[k * row + at / row];
+            if (is_symmetric(args.conventions)) {
+                divisor = square_root(divisor * of.degrees[k * row + at % row]);
+            }
+            product = product / divisor;
+        }
+        of.products[i] = product;
+    }
+}
+
+// c_u of all vertices that have degrees.
+__device__ __forceinline__ void find_degree_terms(const DenseGradientArgs& args, const Gradients& of) {
+    u32 row = args.items.operators.row;
+    bool symmetric = is_symmetric(args.conventions);
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < args.items.per_block * row; i += THREADS) {
+        u32 k = i / row;
+        u32 u = i % row;
+        u32 n = of.items[k].n_vertices;
+        if (u >= n) {
+            continue;
+        }
+        const double* parts = of.parts + k * row * row;
+        const u32* terms = of.terms + k * row;
+        double sum = 0;
+        double transposed = 0;
+#pragma unroll 1
+        for (u32 v = 0; v < n; v++) {
+            if ((terms[u] >> v & 1) != 0) {
+                sum += parts[u * row + v];
+            }
+            if (symmetric && (terms[v] >> u & 1) != 0) {
+                transposed += parts[v * row + u];
+            }
+        }
+        double degree = of.degrees[i];
+        of.of_degrees[i] = symmetric ? (sum + transposed) / (2 * degree) : sum / degree;
+    }
+}
+
+// The gradient of a hyperedge's weight in item `k`: of incidences `start` ... `end` of its topology.
+template <bool Checked>
+__device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Check<Checked>& check,
+                                              const Gradients& of, u32 k, u64 first, u32 length) {
+    const DenseConventions& conventions = args.conventions;
+    const u32* indices = args.by_edge.indices + first;
+    u32 row = args.items.operators.row;
+    u32 n = of.items[k].n_vertices;
+    bool symmetric = is_symmetric(conventions);
+    bool normalized = conventions.normalized != 0;
+    bool is_shifted = conventions.shifted != 0;
+    const double* products = of.products + k * row * row;
+    const double* degrees = of.degrees + k * row;
+    const double* of_degrees = of.of_degrees + k * row;
+    const int* shifts = of.shifts + k * row;
+    int largest = NO_SHIFT;
+#pragma unroll 1
+    for (u32 i = 0; i < length; i++) {
+        u32 v = indices[i];
+        if (!check.below(INDICES, first + i, v, n)) {
+            return not_a_number<double>();
+        }
+        if (is_shifted && shifts[v] > largest) {
+            largest = shifts[v];
+        }
+    }
+    int minus_largest = largest == NO_SHIFT ? 0 : times_shift(-1, largest);
+    double total = 0;
+#pragma unroll 1
+    for (u32 i = 0; i < length; i++) {
+        u32 u = indices[i];
+        // Read again: it may have changed since it was tested.
+        if (Checked && u >= n) {
+            return not_a_number<double>();
+        }
+        if (normalized && degrees[u] == 0) {
+            continue;
+        }
+        int shift = add_shifts(shifts[u], minus_largest);
+        double inner = 0;
+        if (conventions.in_message != 0) {
+            double sum = 0;
+#pragma unroll 1
+            for (u32 j = 0; j < length; j++) {
+                u32 v = indices[j];
+                if ((Checked && v >= n) || (symmetric && normalized && degrees[v] == 0)) {
+                    continue;
+                }
+                double term = products[u * row + v];
+                if (is_shifted && symmetric) {
+                    term = times_power_of_two(term, add_shifts(shifts[v], minus_largest));
+                }
+                sum += term;
+            }
+            inner = sum / static_cast<double>(length);
+        }
+        if (is_shifted) {
+            double of_degree = of_degrees[u];
+            inner -= symmetric ? times_power_of_two(of_degree, shift) : of_degree;
+            inner = times_power_of_two(inner, shift);
+        }
+        total += inner;
+    }
+    if (is_shifted) {
+        int shifts_of_degree = static_cast<int>(conventions.shifts_of_degree);
+        total = times_power_of_two(total, times_shift(-shifts_of_degree, minus_largest));
+    }
+    return total;
+}
+
+// The gradients of all hyperedges of a block's items.
+template <typename A, bool Checked>
+__device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, const Gradients& of) {
+    const TablesArgs& tables = args.by_edge;
+    u32 most = tables.largest_targets;
+#pragma unroll 1
+    for (u64 i = threadIdx.x; i < u64(args.items.per_block) * most; i += THREADS) {
+        u32 k = static_cast<u32>(divide(i, most));
+        u64 e = i - u64(k) * most;
+        const DenseItem& item = of.items[k];
+        if (e >= item.n_hyperedges) {
+            continue;
+        }
+        Check<Checked> check;
+        const TopologyWords& t = tables.topologies[item.topology];
+        u32 start = 0;
+        u32 end = 0;
+        double value = not_a_number<double>();
+        if (find_incidences(tables, check, t, t.pointers + e, start, end)) {
+            value = gradient_of(args, check, of, k, t.indices + start, end - start);
+        }
+        u64 at = of.first_hyperedges[k] + e;
+        if (args.values != nullptr) {
+#pragma unroll 1
+            for (u32 b = 0; b < args.blocks; b++) {
+                args.values[at * args.blocks + b] = b == 0 ? value : 0;
+            }
+        } else if (at < args.gradient_len) {
+            A* to = static_cast<A*>(args.gradient) + at;
+            *to = (args.add != 0 ? *to : A(0)) + static_cast<A>(value);
+        }
+        check.publish(args.items.record, DENSE_GRADIENT, tables.orientation, item.number);
+    }
+}
+
+template <typename A, bool Checked>
+__device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
+    u32 n_items = args.items.per_block;
+    u32 row = args.items.operators.row;
+    Gradients of;
+    of.items = reinterpret_cast<DenseItem*>(shared_memory);
+    of.first_hyperedges = reinterpret_cast<u64*>(of.items + n_items);
+    of.products = reinterpret_cast<double*>(of.first_hyperedges + n_items);
+    of.parts = of.products + n_items * row * row;
+    of.degrees = of.parts + n_items * row * row;
+    of.of_degrees = of.degrees + n_items * row;
+    of.terms = reinterpret_cast<u32*>(of.of_degrees + n_items * row);
+    of.shifts = reinterpret_cast<int*>(of.terms + n_items * row);
+    for (u64 block = blockIdx.x; block < args.items.blocks; block += gridDim.x) {
+        bool has_gradients = args.roots == nullptr;
+        if (has_gradients) {
+            if (threadIdx.x < n_items) {
+                find_hyperedges<Checked>(args, block * n_items + threadIdx.x, of.items[threadIdx.x],
+                                         of.first_hyperedges[threadIdx.x]);
+            }
+            __syncthreads();
+            load_vertices<A>(args, of);
+            __syncthreads();
+        }
+        add_products<A>(args, block, of);
+        if (!has_gradients) {
+            continue;
+        }
+        __syncthreads();
+        if (args.conventions.shifted != 0) {
+            find_degree_terms(args, of);
+        }
+        __syncthreads();
+        store_gradients<A, Checked>(args, of);
+        __syncthreads();  // the next items have the same memory
+    }
+}
+
+#define KERNELS(A, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+        dense_gradient_##NAME(const DenseGradientArgs args) { \
+        dense_gradient<A, CHECKS>(args); \
+    }
+
+MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
+MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))

@@ -1,0 +1,225 @@
+//! The launches of `kernels/dense_backward.cuh` and `kernels/dense_gradient.cu`: the backward of the convolution
+//! of small hypergraphs by their dense operators.
+
+#![allow(unsafe_code)]
+
+use bytemuck::Zeroable;
+
+use super::super::super::DeviceElement;
+use super::super::super::args::{
+    Address, DenseBackwardArgs, DenseGradientArgs, DenseItemsArgs, Kernel, RowsArgs,
+};
+use super::super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::super::super::geometry::{Grid, THREADS, WARP};
+use super::super::super::instance_sums::RowGradients;
+use super::super::super::launches::Launches;
+use super::super::super::route::DenseClass;
+use super::super::super::scratch::Slot;
+use super::super::super::tables::Orientation;
+use super::{DenseInstances, ITEM_BYTES, per_block};
+use crate::axis::Axis;
+use crate::dense;
+use crate::error::Result;
+
+/// The products over chunks of instances that are added on the way to the gradients, at most. More than that
+/// are added in launches of their own before, so many to a thread.
+pub(in crate::cuda) const MOST_NODES: u64 = 128;
+const NODES_OF_ROOT: u64 = 64;
+
+/// The gradients of the instances of a class of topologies.
+pub(in super::super) struct DenseBackward<'w> {
+    pub(in super::super) class: DenseClass,
+    pub(in super::super) x: PlacedRows,
+    pub(in super::super) weights: PlacedWeights<'w>,
+    pub(in super::super) grad_y: PlacedRows,
+    pub(in super::super) grad_x: Option<Destination>,
+    pub(in super::super) to_weights: Option<ToWeights>,
+}
+
+/// Where gradients of weights go.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) enum ToWeights {
+    /// Those of each instance alone, to be summed over instances.
+    Rows(RowGradients),
+    /// Where they belong: windows are consecutive, or copies of one topology share one.
+    Gradient(GradientTo),
+}
+
+impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
+    /// A launch that forms operators, and one for both gradients; for gradients of weights one more, and a few
+    /// before it where more than [`MOST_NODES`] chunks of instances share a window. It needs no rows in
+    /// scratch memory: of each instance or chunk the products of its vertices.
+    ///
+    /// # Safety
+    /// The operands have rows where their placements say, weights where their windows say, and gradients the
+    /// elements that they say. The topologies of the instances are in the class.
+    pub(in super::super) unsafe fn dense_backward(&mut self, stage: DenseBackward<'_>) -> Result<()> {
+        let DenseBackward { class, x, weights, grad_y, grad_x, to_weights } = stage;
+        let (size, features, row) = (size_of::<T>(), self.features(), class.vertices());
+        let of = self.dense_instances(class, weights);
+        // SAFETY: the caller's promise.
+        unsafe { self.form_operators(&of)? };
+
+        let len = dense::features_of_slice(size);
+        let is_aligned = |rows: &PlacedRows| rows.is_aligned(size, len * size);
+        let aligned = features.is_multiple_of(len)
+            && is_aligned(&x)
+            && is_aligned(&grad_y)
+            && grad_x.is_none_or(|to| is_aligned(&to.rows));
+        let slices = dense::slices(features, size);
+        let is_chunked = of.has_shared_window() && self.batch().is_replicated();
+        let chunk_len = if is_chunked { dense::chunk_len(row, slices) } else { 0 };
+        let slots = if is_chunked { dense::most_slots(row) } else { dense::slots(row, slices) };
+        let (exchange, of_item) = (class.exchange_bytes(size_of::<T::Acc>()), class.backward_bytes::<T>());
+        let mut items = self.dense_items(&of, per_block(dense::most_slots(row) / slots, of_item), true)?;
+        if is_chunked {
+            (items.per_block, items.blocks) = (0, of.count.div_ceil(chunk_len as u64));
+        }
+        let n_products = if is_chunked { items.blocks } else { of.count };
+        let products = match to_weights {
+            Some(_) => {
+                let numbers = u128::from(n_products) * (row * row) as u128;
+                self.launches.scratch(Slot::Products, numbers * size_of::<T::Acc>() as u128)?
+            }
+            None => 0,
+        };
+        let args = DenseBackwardArgs {
+            items,
+            x: x.args(),
+            grad_y: grad_y.args(),
+            grad_x: grad_x.map_or(RowsArgs::zeroed(), |to| to.rows.args()),
+            products,
+            features: features as u64,
+            slices: slices as u32,
+            slots: slots as u32,
+            chunk_len: chunk_len as u32,
+            aligned: aligned.into(),
+            add: grad_x.is_some_and(|to| to.accumulate).into(),
+            wants_products: to_weights.is_some().into(),
+        };
+        if L::COUNTS {
+            let (_, vertices) = self.size(Axis::Vertex);
+            let rows = 1 + u128::from(to_weights.is_some()) + u128::from(grad_x.is_some());
+            self.launches.moves(rows * vertices * (features * size) as u128);
+        }
+        let shared_bytes = exchange + items.per_block.max(1) as usize * of_item;
+        let grid = Grid::of_blocks(items.blocks).with_shared_bytes(shared_bytes as u32);
+        // SAFETY: the kernel takes a `DenseBackwardArgs`. Operators are where the launch before has stored them;
+        // scratch memory has room for the products of each item or chunk, and a block for what it exchanges.
+        // The caller promises the rest.
+        unsafe { self.launches.launch(class.backward(), grid, &args)? };
+        let Some(to) = to_weights else { return Ok(()) };
+        let mut nodes = Nodes { address: products, count: n_products, of_item: 1, is_wide: false };
+        let mut with_gradients = of;
+        // SAFETY: the products were stored; the caller promises the rest.
+        unsafe {
+            if is_chunked {
+                nodes = self.add_products(&of, nodes)?;
+                // All instances have the operator of topology 0, and one gradient.
+                (with_gradients.list, with_gradients.count) = (0, 1);
+            }
+            self.dense_gradient(&with_gradients, nodes, to)
+        }
+    }
+
+    /// Adds products until few enough are left for the gradients: a launch for each level of the tree that
+    /// takes.
+    ///
+    /// # Safety
+    /// There are such products.
+    unsafe fn add_products(&mut self, of: &DenseInstances<'_>, mut nodes: Nodes) -> Result<Nodes> {
+        let size = of.class.vertices() * of.class.vertices();
+        let levels = std::iter::successors(Some(nodes.count), |n| Some(n.div_ceil(NODES_OF_ROOT)));
+        let levels = levels.take_while(|&n| n > MOST_NODES).map(|n| n.div_ceil(NODES_OF_ROOT));
+        let bytes_of = |n: u64| n * (size * size_of::<f64>()) as u64;
+        let all = levels.clone().map(|n| u128::from(bytes_of(n))).sum();
+        let mut roots = self.launches.scratch(Slot::ProductSums, all)?;
+        for n_roots in levels {
+            let per_block = (THREADS as usize / size).max(1) as u32;
+            let parts = DenseInstances { list: 0, count: n_roots, ..*of };
+            nodes.of_item = NODES_OF_ROOT as u32;
+            let items = self.dense_items(&parts, per_block, true)?;
+            let args = DenseGradientArgs { roots, ..self.dense_gradient_args(items, nodes) };
+            // SAFETY: the kernel takes a `DenseGradientArgs`; scratch memory has room for the roots of all
+            // levels, one behind the other. The caller promises the rest.
+            unsafe { self.launches.launch(Kernel::DenseGradient, Grid::of_blocks(items.blocks), &args)? };
+            nodes = Nodes { address: roots, count: n_roots, of_item: 1, is_wide: true };
+            roots += bytes_of(n_roots);
+        }
+        Ok(Nodes { of_item: nodes.count as u32, ..nodes })
+    }
+
+    /// The gradients of weights of each item.
+    ///
+    /// # Safety
+    /// There are such products, and gradients have the elements that they say.
+    unsafe fn dense_gradient(
+        &mut self,
+        of: &DenseInstances<'_>,
+        nodes: Nodes,
+        to: ToWeights,
+    ) -> Result<()> {
+        let (row, bytes) = (of.class.vertices(), of.class.gradient_bytes());
+        let items = self.dense_items(of, per_block(2 * THREADS as usize / (row * row), bytes), true)?;
+        let mut args = self.dense_gradient_args(items, nodes);
+        match to {
+            ToWeights::Rows(rows) => (args.values, args.blocks) = (rows.values, rows.blocks as u32),
+            ToWeights::Gradient(to) => {
+                (args.gradient, args.gradient_len) = (to.address, to.len as u64);
+                args.add = to.accumulate.into();
+            }
+        }
+        let grid = Grid::of_blocks(items.blocks).with_shared_bytes(items.per_block * bytes as u32);
+        // SAFETY: the kernel takes a `DenseGradientArgs`; a block has the shared memory of its items. Operators
+        // are where they were stored, and the caller promises the rest.
+        unsafe { self.launches.launch(Kernel::DenseGradient, grid, &args) }
+    }
+
+    fn dense_gradient_args(&self, items: DenseItemsArgs, nodes: Nodes) -> DenseGradientArgs {
+        DenseGradientArgs {
+            items,
+            conventions: self.dense_conventions(),
+            by_edge: self.tables(Orientation::ByEdge),
+            nodes: nodes.address,
+            n_nodes: nodes.count,
+            nodes_of_item: nodes.of_item,
+            wide: nodes.is_wide.into(),
+            ..DenseGradientArgs::zeroed()
+        }
+    }
+}
+
+/// Products of the vertices of instances, or of chunks of them, which are added: so many for each item.
+#[derive(Clone, Copy)]
+struct Nodes {
+    address: Address,
+    count: u64,
+    of_item: u32,
+    /// They are `f64`, and else of the accumulation type.
+    is_wide: bool,
+}
+
+impl DenseClass {
+    /// The shared memory in which a block adds products: `Exchange` of `kernels/dense_backward.cuh`.
+    pub(in crate::cuda) const fn exchange_bytes(self, size: usize) -> usize {
+        let n = self.vertices();
+        let parts = dense::parts(n);
+        let (tiles, side) = (parts * parts, n / parts);
+        let at_once = if side * side < 128 / size { side * side } else { 128 / size };
+        let slots = dense::most_slots(n);
+        let tile = if tiles == 1 { slots } else { slots + WARP as usize / tiles };
+        at_once * (tiles * tile + 4) * size
+    }
+
+    /// That of an item of the backward: its operator, transposed, and what is known of it.
+    fn backward_bytes<T: DeviceElement>(self) -> usize {
+        let n = self.vertices();
+        (n * (n + 4) + n) * size_of::<T::Acc>() + n * size_of::<u32>() + ITEM_BYTES
+    }
+
+    /// That of an item whose gradients of weights are found: `Gradients` of `kernels/dense_gradient.cu`.
+    const fn gradient_bytes(self) -> usize {
+        let n = self.vertices();
+        ITEM_BYTES + size_of::<u64>() + (2 * n * n + 2 * n) * size_of::<f64>() + 2 * n * size_of::<u32>()
+    }
+}

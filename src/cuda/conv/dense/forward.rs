@@ -1,0 +1,88 @@
+//! The launches of `kernels/dense_conv.cuh`: the convolution, forward, of small hypergraphs by their dense
+//! operators.
+
+#![allow(unsafe_code)]
+
+use super::super::super::DeviceElement;
+use super::super::super::args::DenseConvArgs;
+use super::super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
+use super::super::super::geometry::{Grid, THREADS};
+use super::super::super::launches::Launches;
+use super::super::super::route::DenseClass;
+use super::{ITEM_BYTES, per_block};
+use crate::axis::Axis;
+use crate::cuda::Checks;
+use crate::dense;
+use crate::error::{Error, Result};
+
+/// y of the instances of a class of topologies.
+pub(in super::super) struct DenseForward<'w> {
+    pub(in super::super) class: DenseClass,
+    pub(in super::super) x: PlacedRows,
+    pub(in super::super) weights: PlacedWeights<'w>,
+    pub(in super::super) y: Destination,
+}
+
+impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
+    /// One launch behind one that forms operators. In unchecked builds a single one where windows are not
+    /// shared: operators are formed while x is under way. It needs no rows in scratch memory.
+    ///
+    /// # Safety
+    /// The operands have rows where their placements say, and weights where their windows say. The topologies
+    /// of the instances are in the class.
+    pub(in super::super) unsafe fn dense_forward(&mut self, stage: DenseForward<'_>) -> Result<()> {
+        let DenseForward { class, x, weights, y } = stage;
+        let (size, features) = (size_of::<T>(), self.features());
+        if self.total(Axis::Vertex) == 0 {
+            return Ok(());
+        }
+        let of = self.dense_instances(class, weights);
+        let len = dense::features_of_slice(size);
+        let bytes = len * size;
+        let aligned =
+            features.is_multiple_of(len) && x.is_aligned(size, bytes) && y.rows.is_aligned(size, bytes);
+        let chunks = if aligned { features / len } else { features };
+        // A block counts in 32 bits.
+        let bound = u64::from(u32::MAX - THREADS);
+        if chunks as u64 > bound {
+            let (what, value) = ("the number of features that are no whole vectors", chunks as u128);
+            return Err(Error::TooLarge { what, value, bound: bound.into() });
+        }
+        let bytes_of_instance = class.conv_bytes(size_of::<T::Acc>()) + ITEM_BYTES;
+        let forms = !of.has_shared_window() && self.plan.checks() == Checks::Off;
+        if !forms {
+            // SAFETY: the caller's promise.
+            unsafe { self.form_operators(&of)? };
+        }
+        let items = match of.has_shared_window() && self.batch().is_replicated() {
+            true => {
+                let blocks = (u128::from(of.count) * chunks as u128).div_ceil(THREADS.into());
+                let items = self.dense_items(&of, 1, true)?;
+                super::DenseItemsArgs { blocks: blocks.min(u64::MAX.into()) as u64, per_block: 0, ..items }
+            }
+            false => {
+                let per_block = per_block(THREADS as usize / chunks, bytes_of_instance);
+                self.dense_items(&of, per_block, !forms)?
+            }
+        };
+        let args = DenseConvArgs {
+            form: self.dense_form_args(&of, items),
+            x: x.args(),
+            y: y.rows.args(),
+            forms: forms.into(),
+            chunks: chunks as u32,
+            aligned: aligned.into(),
+            add: y.accumulate.into(),
+        };
+        if L::COUNTS {
+            let (_, vertices) = self.size(Axis::Vertex);
+            self.launches.moves(2 * vertices * (features * size) as u128);
+        }
+        let grid = Grid::of_blocks(items.blocks)
+            .with_shared_bytes(items.per_block.max(1) * bytes_of_instance as u32);
+        // SAFETY: the kernel takes a `DenseConvArgs`. Operators are where the launch before has stored them, or
+        // are formed in shared memory, of which a block has what its instances need. The caller promises the
+        // rest.
+        unsafe { self.launches.launch(class.conv(), grid, &args) }
+    }
+}
