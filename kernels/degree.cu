@@ -94,13 +94,9 @@ struct EdgeShifts {
         return shift == NO_SHIFT ? zero() : LargerOfEach::pair(shift, times_shift(-1, shift));
     }
 
-    // As `Conv::edge_shift`.
     static __device__ __forceinline__ void epilogue(const SumArgs& args, const Row& row, bool, u64 pair) {
-        int largest = LargerOfEach::first(pair);
-        int range = -Powers<A>::LEAST / static_cast<int>(args.shifts_of_degree);
-        int spread = add_shifts(largest, LargerOfEach::second(pair));
-        int more = clamp(add_shifts(spread, -range / 3), 0, range / 2);
-        int shift = largest == NO_SHIFT ? 0 : add_shifts(times_shift(-1, largest), more);
+        int smallest = times_shift(-1, LargerOfEach::second(pair));
+        int shift = edge_shift<A>(args, LargerOfEach::first(pair), smallest);
         args.edge_shifts[row.first_target + row.row] = shift;
     }
 };

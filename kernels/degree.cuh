@@ -43,6 +43,15 @@ __device__ __forceinline__ Inverse<A> inverse_of(const Args& args, A degree, boo
     return {degree == A(0) ? A(0) : finite ? inv_degree : not_a_number<A>(), shift};
 }
 
+// As `Conv::edge_shift`, of the largest and the smallest shift of some vertices; NO_SHIFT: of none.
+template <typename A, typename Args>
+__device__ __forceinline__ int edge_shift(const Args& args, int largest, int smallest) {
+    int range = -Powers<A>::LEAST / static_cast<int>(args.shifts_of_degree);
+    int spread = add_shifts(largest, times_shift(-1, smallest));
+    int more = clamp(add_shifts(spread, -range / 3), 0, range / 2);
+    return largest == NO_SHIFT ? 0 : add_shifts(times_shift(-1, largest), more);
+}
+
 // Publishes a weighted degree that has no square root, where one is taken; in unchecked builds too.
 template <typename A, typename Args>
 __device__ __forceinline__ void publish_if_negative(const RecordArgs& record, const Args& args, u32 kernel,

@@ -14,8 +14,8 @@
 // neighbors are added first; one without a neighbor stays as it is. So the order depends on their number alone,
 // and launches may cut the tree where they like: some store the roots of parts of it.
 //
-// With the shifts of degrees, of which E is the largest in a hyperedge, terms are multiplied by 2^(s_u - E), and
-// the sum by 2^E, once or twice: see src/cpu/dense, which has the same bits. The gradient of each instance
+// With the shifts s of degrees and t of the hyperedge, as `Conv::edge_shift`, terms are multiplied by 2^(t + s_u),
+// and the sum by 2^-t, once or twice: see src/cpu/dense, which has the same bits. The gradient of each instance
 // alone is overwritten in scratch memory, or overwritten or added to where it belongs. Launched by
 // src/cuda/conv/dense_backward.rs.
 //
@@ -198,7 +198,7 @@ __device__ __forceinline__ void find_degree_terms(const DenseGradientArgs& args,
 }
 
 // The gradient of a hyperedge's weight in item `k`: of incidences `start` ... `end` of its topology.
-template <bool Checked>
+template <typename A, bool Checked>
 __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Check<Checked>& check,
                                               const Gradients& of, u32 k, u64 first, u32 length) {
     const DenseConventions& conventions = args.conventions;
@@ -213,17 +213,20 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
     const double* of_degrees = of.of_degrees + k * row;
     const int* shifts = of.shifts + k * row;
     int largest = NO_SHIFT;
+    int smallest = NO_SHIFT;
 #pragma unroll 1
     for (u32 i = 0; i < length; i++) {
         u32 v = indices[i];
         if (!check.below(INDICES, first + i, v, n)) {
             return not_a_number<double>();
         }
-        if (is_shifted && shifts[v] > largest) {
-            largest = shifts[v];
+        // Vertices that are left out have no say.
+        if (is_shifted && degrees[v] != 0 && shifts[v] != NO_SHIFT) {
+            smallest = largest == NO_SHIFT || shifts[v] < smallest ? shifts[v] : smallest;
+            largest = shifts[v] > largest ? shifts[v] : largest;
         }
     }
-    int minus_largest = largest == NO_SHIFT ? 0 : times_shift(-1, largest);
+    int of_edge = edge_shift<A>(conventions, largest, smallest);
     double total = 0;
 #pragma unroll 1
     for (u32 i = 0; i < length; i++) {
@@ -235,7 +238,7 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
         if (normalized && degrees[u] == 0) {
             continue;
         }
-        int shift = add_shifts(shifts[u], minus_largest);
+        int shift = add_shifts(shifts[u], of_edge);
         double inner = 0;
         if (conventions.in_message != 0) {
             double sum = 0;
@@ -247,7 +250,7 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
                 }
                 double term = products[u * row + v];
                 if (is_shifted && symmetric) {
-                    term = times_power_of_two(term, add_shifts(shifts[v], minus_largest));
+                    term = times_power_of_two(term, add_shifts(shifts[v], of_edge));
                 }
                 sum += term;
             }
@@ -262,7 +265,7 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
     }
     if (is_shifted) {
         int shifts_of_degree = static_cast<int>(conventions.shifts_of_degree);
-        total = times_power_of_two(total, times_shift(-shifts_of_degree, minus_largest));
+        total = times_power_of_two(total, times_shift(-shifts_of_degree, of_edge));
     }
     return total;
 }
@@ -286,7 +289,7 @@ __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, c
         u32 end = 0;
         double value = not_a_number<double>();
         if (find_incidences(tables, check, t, t.pointers + e, start, end)) {
-            value = gradient_of(args, check, of, k, t.indices + start, end - start);
+            value = gradient_of<A>(args, check, of, k, t.indices + start, end - start);
         }
         u64 at = of.first_hyperedges[k] + e;
         if (args.values != nullptr) {

@@ -52,7 +52,9 @@ GATHERS = re.compile(r"(gather_sums|gather|add_partials)_(f16|bf16|f32|f64)(?:_c
 VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
 
 # The entries of dense.cuh: a thread loads a vector of each vertex, and one to add to.
-DENSE = re.compile(r"dense(\d+)_conv_(f16|bf16|f32|f64)(?:_checked)?")
+DENSE = re.compile(r"dense(\d+)_(conv|backward)_(f16|bf16|f32|f64)(?:_checked)?")
+# The vertices of a part of a dense backward, of which a thread loads rows of x and rows of g.
+PART = 8
 
 # It breaks all the rules: an index that is not constant puts its array into local memory, few registers
 # spill, and all accesses are 4 bytes wide.
@@ -187,9 +189,11 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
         elif name.startswith("gather"):
             broken.append("is a gather that the rules do not know")
         if is_dense := DENSE.fullmatch(name):
-            vertices, width = int(is_dense[1]), 64 if is_dense[2] in ("f16", "bf16") else 128
-            if entry.loads[width] < vertices + 1:
-                broken.append(f"has {entry.loads[width]} loads of {width} bits, and needs {vertices + 1}")
+            width = 64 if is_dense[3] in ("f16", "bf16") else 128
+            # Results are loaded to be added to.
+            loads = 1 + (int(is_dense[1]) if is_dense[2] == "conv" else 2 * PART)
+            if entry.loads[width] < loads:
+                broken.append(f"has {entry.loads[width]} loads of {width} bits, and needs {loads}")
             if entry.stores[width] < 1:
                 broken.append(f"stores no vectors of {width} bits")
     return broken

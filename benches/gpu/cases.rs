@@ -1,7 +1,7 @@
 //! What is measured: topologies, how many copies of them, and at which widths.
 
 use hyperscatter::cuda::Checks;
-use hyperscatter::{Incidence, Operator, Path, Repeats};
+use hyperscatter::{Incidence, Path, Repeats};
 
 use crate::loaded::Call;
 
@@ -19,10 +19,10 @@ pub struct Run {
     pub features: usize,
     pub element: Element,
     pub checks: Checks,
-    /// The path that the convolution is forced onto, if any: then its forward alone is timed.
+    /// The path that the convolution is forced onto, if any: then it alone is timed, forward and backward.
     pub path: Option<Path>,
-    /// Whether the forward of the convolution alone is timed.
-    pub forward: bool,
+    /// Whether the convolution alone is timed.
+    pub convolution: bool,
 }
 
 impl Run {
@@ -32,10 +32,7 @@ impl Run {
     }
 
     pub fn calls(&self) -> &'static [Call] {
-        match self.forward || self.path.is_some() {
-            true => &[Call::Copy, Call::Of(Operator::Conv), Call::ConvOwn],
-            false => Call::ALL,
-        }
+        if self.convolution || self.path.is_some() { Call::CONVOLUTION } else { Call::ALL }
     }
 }
 
@@ -102,25 +99,25 @@ pub fn cases(size: Size) -> Vec<Case> {
     ]
 }
 
-/// All pairs of some vertices, of which the forward alone is timed.
+/// All pairs of some vertices, of which the convolution alone is timed.
 fn small(name: &'static str, n: usize, copies: usize, widths: &[usize]) -> Case {
-    let forward = |run| Run { forward: true, ..run };
+    let convolution = |run| Run { convolution: true, ..run };
     Case {
         name,
         topology: Box::new(move || Incidence::subsets(n, 2).unwrap()),
         copies,
-        runs: runs(widths, None).into_iter().map(forward).collect(),
+        runs: runs(widths, None).into_iter().map(convolution).collect(),
     }
 }
 
-/// The forward on the path of the gathers, where the other runs are on the dense path.
+/// The convolution on the path of the gathers, where the other runs are on the dense path.
 fn gathers() -> Vec<Run> {
     let gathers = |run| Run { path: Some(Path::Gather), ..run };
     runs(&[256], None).into_iter().map(gathers).collect()
 }
 
 fn run(features: usize, element: Element, checks: Checks) -> Run {
-    Run { features, element, checks, path: None, forward: false }
+    Run { features, element, checks, path: None, convolution: false }
 }
 
 /// Each width in both types, and one of them with checks, too.

@@ -31,8 +31,8 @@ pub enum Call {
     /// A copy of x to y.
     Copy,
     Of(Operator),
-    /// The convolution, with weights of its own for each instance.
-    ConvOwn,
+    /// The convolution, or its backward, with weights of its own for each instance.
+    Own(Operator),
 }
 
 impl Call {
@@ -41,18 +41,27 @@ impl Call {
         Self::Of(Operator::VertexToHyperedge),
         Self::Of(Operator::HyperedgeToVertex),
         Self::Of(Operator::Conv),
-        Self::ConvOwn,
+        Self::Own(Operator::Conv),
         Self::Of(Operator::ConvSavingZ),
         Self::Of(Operator::ConvBackward),
+        Self::Own(Operator::ConvBackward),
         Self::Of(Operator::ConvBackwardFromZ),
+    ];
+
+    /// Those of a training step of the convolution.
+    pub const CONVOLUTION: &'static [Self] = &[
+        Self::Copy,
+        Self::Of(Operator::Conv),
+        Self::Own(Operator::Conv),
+        Self::Of(Operator::ConvBackward),
+        Self::Own(Operator::ConvBackward),
     ];
 
     /// The operator that it calls.
     pub fn operator(self) -> Option<Operator> {
         match self {
             Self::Copy => None,
-            Self::Of(operator) => Some(operator),
-            Self::ConvOwn => Some(Operator::Conv),
+            Self::Of(operator) | Self::Own(operator) => Some(operator),
         }
     }
 
@@ -60,7 +69,8 @@ impl Call {
         match self {
             Self::Copy => "copy of x",
             Self::Of(operator) => operator.name(),
-            Self::ConvOwn => "conv, own weights",
+            Self::Own(Operator::Conv) => "conv, own weights",
+            Self::Own(_) => "conv_backward, own weights",
         }
     }
 }
@@ -118,8 +128,8 @@ impl<T: Feature> Loaded<T> {
         let bytes = |copies| {
             let features = (3 * len(n, copies) + len(m, copies)) * size_of::<T>();
             let set = features + len(m, copies) * size_of::<f32>();
-            let set = if has(Operator::ConvSavingZ) { set } else { 2 * len(n, copies) * size_of::<T>() };
-            let own = copies * m * size_of::<f32>();
+            let set = if has(Operator::ConvSavingZ) { set } else { 3 * len(n, copies) * size_of::<T>() };
+            let own = 2 * copies * m * size_of::<f32>();
             (sets(copies) * set + own) as u128 + plan.workspace_bytes(copies, &operators).unwrap()
         };
         // Frees the memory of the run before: to make a workspace frees the scratch memory of dropped ones,
@@ -148,7 +158,7 @@ impl<T: Feature> Loaded<T> {
             sets: (0..sets(copies)).map(set).collect(),
             weights: stream.clone_htod(&weights).unwrap(),
             own_weights: stream.clone_htod(&own_weights).unwrap(),
-            grad_weights: stream.alloc_zeros(m).unwrap(),
+            grad_weights: stream.alloc_zeros(m * copies).unwrap(),
             workspace: plan.workspace_for(&stream, copies, &operators).unwrap(),
             explanation: plan.explain(copies).unwrap(),
             copies,
@@ -176,8 +186,9 @@ impl<T: Feature> Loaded<T> {
         let set = number % self.sets.len();
         let Set { x, y, grad_x, z, kept } = &mut self.sets[set];
         let workspace = &mut self.workspace;
+        let is_own = matches!(call, Call::Own(_));
         let weights = match call {
-            Call::ConvOwn => Weights::consecutive(self.own_weights.as_view()),
+            Call::Own(_) => Weights::consecutive(self.own_weights.as_view()),
             _ => Weights::shared(self.weights.as_view()),
         };
         let x_rows = Rows::contiguous(x.as_view(), features);
@@ -185,8 +196,7 @@ impl<T: Feature> Loaded<T> {
             Call::Copy => {
                 return self.stream.memcpy_dtod(x, y).unwrap();
             }
-            Call::Of(operator) => operator,
-            Call::ConvOwn => Operator::Conv,
+            Call::Of(operator) | Call::Own(operator) => operator,
         };
         let done = match operator {
             Operator::VertexToHyperedge => {
@@ -209,7 +219,8 @@ impl<T: Feature> Loaded<T> {
             Operator::ConvBackward | Operator::ConvBackwardFromZ => {
                 let grad_y = Rows::contiguous(y.as_view(), features);
                 let grad_x = Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), features));
-                let grad_weights = Out::Overwrite(self.grad_weights.as_view_mut());
+                let len = if is_own { self.own_weights.len() } else { self.weights.len() };
+                let grad_weights = Out::Overwrite(self.grad_weights.slice_mut(..len));
                 if operator == Operator::ConvBackward {
                     workspace.conv_backward(x_rows, weights, grad_y, grad_x, grad_weights)
                 } else {
@@ -235,8 +246,13 @@ impl<T: Feature> Loaded<T> {
             let copied = 2 * (self.sets[0].x.len() * size_of::<T>()) as u128;
             return Bytes { compulsory: copied, gathered: copied };
         };
-        // Shared weights are next to nothing.
-        let own = if call == Call::ConvOwn { (self.own_weights.len() * size_of::<f32>()) as u128 } else { 0 };
+        // Shared weights and their gradients are next to nothing.
+        let own = (self.own_weights.len() * size_of::<f32>()) as u128;
+        let own = match call {
+            Call::Own(Operator::Conv) => own,
+            Call::Own(_) => 2 * own,
+            _ => 0,
+        };
         let explained = self.explanation.of(operator);
         Bytes { compulsory: explained.compulsory_bytes + own, gathered: explained.gathered_bytes + own }
     }

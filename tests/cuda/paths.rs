@@ -15,7 +15,7 @@ use crate::backend::{Backend, Cpu, Operators, Write};
 use crate::common::{bits, cases, element_types, features, poison, weights, with_element};
 use crate::layouts::{Layout, Place, WindowKind, layout};
 
-/// What the kernels report and the bits of y, and of what lies between its rows.
+/// What the kernels report, and the bits of y, of both gradients, and of what lies between rows.
 fn conv<T: GpuElement>(
     layout: &Layout,
     operators: &mut dyn Operators<T>,
@@ -23,23 +23,34 @@ fn conv<T: GpuElement>(
 ) -> (String, Vec<u64>) {
     let n = layout.n_rows(false) * layout.features;
     let mut x: Vec<T> = features(layout.seed, n);
+    let mut g: Vec<T> = features(layout.seed ^ 3, n);
     if layout.seed.is_multiple_of(3) {
         poison(&mut x, layout.seed);
+        poison(&mut g, layout.seed ^ 1);
     }
     let y: Vec<T> = features(layout.seed ^ 1, n);
     // Of any sign, if a negative degree is to be reported.
     let signed = layout.seed.is_multiple_of(5);
     let w = weights::<T>(layout.seed ^ 2, layout.n_weights(), signed);
     let x = layout.spread(&x, layout.places[0], false, T::of(f64::NAN));
+    let g = layout.spread(&g, layout.places[2], false, T::of(f64::NAN));
+    let mut grad_x = layout.spread(&y, layout.places[3], false, T::of(7.5));
     let mut y = layout.spread(&y, layout.places[1], false, T::of(7.5));
+    let mut grad_weights = w.clone();
     let table = layout.table();
-    let report = operators.conv(x.rows(), layout.weights(&w, &table), None, write.to(y.rows_mut()));
+    let windows = layout.weights(&w, &table);
+    let report = operators.conv(x.rows(), windows, None, write.to(y.rows_mut()));
     if let Err(error) = &report {
         assert!(matches!(error, Error::NegativeDegree { .. }), "{error}");
         // Which of several is reported depends on the order. What y is then, on none.
         return ("a negative degree".into(), vec![]);
     }
-    (String::new(), [bits(&y.gathered()), bits(&y.gaps())].concat())
+    // One of the gradients may be skipped.
+    let rows = if layout.seed % 7 == 1 { Out::Skip } else { write.to(grad_x.rows_mut()) };
+    let of_weights = if layout.seed % 7 == 2 { Out::Skip } else { write.to(&mut grad_weights[..]) };
+    operators.conv_backward(x.rows(), None, windows, g.rows(), rows, of_weights).unwrap();
+    let gradients = [bits(&grad_x.gathered()), bits(&grad_x.gaps()), bits(&grad_weights)].concat();
+    (String::new(), [bits(&y.gathered()), bits(&y.gaps()), gradients].concat())
 }
 
 /// Each topology on the dense path where that is wanted and possible, and else on the gathers.
@@ -112,6 +123,38 @@ fn backends_have_the_same_bits_where_rows_are_long_and_wide() {
             }
             backends_agree::<hyperscatter::half::bf16>(&layout, Mode::QUICK, Write::Accumulate, 2);
         }
+    }
+}
+
+/// Products of rows are added over chunks of instances, in a tree: of one chunk, of a few and of more than one
+/// launch adds; rows of more slices than a class has slots, and rows that are no whole slices.
+#[test]
+fn backends_have_the_same_bits_where_many_instances_share_a_window() {
+    fn agree<T: GpuElement>(n: usize, features: usize, instances: usize, conv: Conv) {
+        let topology = Incidence::from_edges(n, &[vec![0u32, n as u32 - 1], vec![0]], Repeats::Keep).unwrap();
+        let layout = Layout {
+            batch: Batch::replicate(topology),
+            instances,
+            features,
+            windows: WindowKind::Shared,
+            offsets: vec![0; instances],
+            places: [Place::Contiguous; 5],
+            conv,
+            seed: 11,
+        };
+        backends_agree::<T>(&layout, Mode::QUICK, Write::Overwrite, u64::MAX);
+    }
+    for (i, n) in [2, 9, 17].into_iter().enumerate() {
+        for (features, instances) in [(516, 1), (515, 7), (130, 40), (3, 200)] {
+            let conv = [Conv::default(), symmetric()][(i + features) % 2];
+            agree::<f32>(n, features, instances, conv);
+            agree::<f64>(n, features, instances, conv);
+            agree::<hyperscatter::half::f16>(n, features, instances, conv);
+        }
+    }
+    // A chunk is one instance.
+    for instances in [128, 129, 300] {
+        agree::<f32>(2, 516, instances, Conv::default());
     }
 }
 
@@ -405,6 +448,9 @@ fn plausible_values_of_dense_tables_are_survived() {
         Table::Topologies(Orientation::ByVertex),
         Table::Pointers(Orientation::ByVertex),
         Table::Indices(Orientation::ByVertex),
+        Table::Topologies(Orientation::ByEdge),
+        Table::Pointers(Orientation::ByEdge),
+        Table::Indices(Orientation::ByEdge),
     ];
     let mixed = [Path::Gather, Path::Dense, Path::Gather];
     let cases = [(table.clone(), &dense[..]), (table, &mixed[..]), (Batch::replicate(first), &dense[..1])];
@@ -427,15 +473,26 @@ fn plausible_values_of_dense_tables_are_survived() {
         let run = |batch: &DeviceBatch, is_shared: bool| {
             let plan = Plan::<f32>::builder(batch, f).conv(symmetric()).checks(Checks::On).paths(paths);
             let plan = plan.build().unwrap();
-            let mut workspace = plan.workspace_for(&stream, instances, &[Operator::Conv]).unwrap();
+            let operators = [Operator::Conv, Operator::ConvBackward];
+            let mut workspace = plan.workspace_for(&stream, instances, &operators).unwrap();
             let mut y = to_device(&stream, &vec![0f32; n]);
-            let weights = match is_shared {
-                true => Weights::shared(w.slice(..host.largest(Axis::Hyperedge))),
+            let mut grad_x = to_device(&stream, &vec![0f32; n]);
+            let len = if is_shared { host.largest(Axis::Hyperedge) } else { w.len() };
+            let mut grad_w = to_device(&stream, &vec![0f32; len]);
+            let weights = || match is_shared {
+                true => Weights::shared(w.slice(..len)),
                 false => Weights::consecutive(w.as_view()),
             };
-            workspace.conv(Rows::new(&x, at), weights, Out::Overwrite(Rows::new(&mut y, at))).unwrap();
-            let report = workspace.check();
-            let y = to_host(&stream, &y, n);
+            workspace.conv(Rows::new(&x, at), weights(), Out::Overwrite(Rows::new(&mut y, at))).unwrap();
+            let forward = workspace.check();
+            let (rows, of_weights) =
+                (Out::Overwrite(Rows::new(&mut grad_x, at)), Out::Overwrite(grad_w.as_view_mut()));
+            workspace
+                .conv_backward(Rows::new(&x, at), weights(), Rows::new(&x, at), rows, of_weights)
+                .unwrap();
+            let report = forward.and(workspace.check());
+            let y = [to_host(&stream, &y, n), to_host(&stream, &grad_x, n), to_host(&stream, &grad_w, len)];
+            let y = y.concat();
             drop(workspace);
             // The batch is free once the event of the workspace has passed.
             stream.synchronize().unwrap();
@@ -450,7 +507,7 @@ fn plausible_values_of_dense_tables_are_survived() {
         for table in tables {
             let words = batch.read_table(table).unwrap();
             for (position, &word) in words.iter().enumerate() {
-                for value in [0, 1, 4, 9, word + 1, word.wrapping_sub(1) & 0xffff_ffff, 1 << 31] {
+                for value in [0, 4, word + 1, word.wrapping_sub(1) & 0xffff_ffff, 1 << 31] {
                     batch.overwrite_table(table, position, &[value]).unwrap();
                     match run(&batch, value.is_multiple_of(2)).0 {
                         Ok(()) => {}
