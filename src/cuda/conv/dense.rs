@@ -5,10 +5,10 @@
 mod backward;
 mod forward;
 
-pub(super) use self::backward::{DenseBackward, ToWeights};
-pub(super) use self::forward::DenseForward;
 #[cfg(test)]
 pub(in crate::cuda) use self::backward::MOST_NODES;
+pub(super) use self::backward::{DenseBackward, ToWeights};
+pub(super) use self::forward::DenseForward;
 
 use super::super::DeviceElement;
 use super::super::args::{

@@ -153,12 +153,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     ///
     /// # Safety
     /// There are such products, and gradients have the elements that they say.
-    unsafe fn dense_gradient(
-        &mut self,
-        of: &DenseInstances<'_>,
-        nodes: Nodes,
-        to: ToWeights,
-    ) -> Result<()> {
+    unsafe fn dense_gradient(&mut self, of: &DenseInstances<'_>, nodes: Nodes, to: ToWeights) -> Result<()> {
         let (row, bytes) = (of.class.vertices(), of.class.gradient_bytes());
         let items = self.dense_items(of, per_block(2 * THREADS as usize / (row * row), bytes), true)?;
         let mut args = self.dense_gradient_args(items, nodes);
