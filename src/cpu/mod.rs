@@ -69,6 +69,7 @@ mod disjoint;
 mod gather;
 mod instance_sums;
 mod operands;
+mod partials;
 mod plan;
 mod row_scale;
 mod schedule;
