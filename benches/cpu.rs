@@ -4,9 +4,8 @@
 //! * A: 3,072 × (8 vertices, 28 pairs), B: 512 × (16 vertices, 560 triples);
 //! * C: one hypergraph of the size of Cora's co-citations, 2,708 × 1,579 with 4,786 incidences, at random.
 //!
-//! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine. The forward
-//! is timed on each path, with shared weights and with weights of its own for each instance; backward shares
-//! them.
+//! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine. Each path is
+//! timed with shared weights and with weights of its own for each instance.
 //!
 //! It also measures what a batch of 16,384 different small graphs costs to make from an index that is batched
 //! already. That is a ratio to one `from_coo` of the same index, which knows nothing of graphs: of medians of
@@ -38,8 +37,6 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
     let w: Vec<f32> = (0..topology.n_hyperedges()).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
     let (mut y, mut grad_x, mut grad_w) = (vec![0.0; len], vec![0.0; len], vec![0.0; w.len()]);
     let batch = Batch::replicate(topology);
-    let plan = cpu::Plan::<f32>::builder(&batch, FEATURES).build().unwrap();
-    let mut workspace = plan.workspace(copies).unwrap();
     let weights = cpu::Weights::shared(&w[..]);
 
     let mut group: BenchmarkGroup<'_, WallTime> = c.benchmark_group(name);
@@ -51,6 +48,7 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
         });
     });
     let own: Vec<f32> = (0..w.len() * copies).map(|e| 0.5 + (e % 11) as f32 / 7.0).collect();
+    let mut own_grad_w = vec![0.0; own.len()];
     for path in Path::ALL {
         let paths = [*path];
         let plan = cpu::Plan::<f32>::builder(&batch, FEATURES).paths(&paths);
@@ -67,18 +65,21 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
                 });
             });
         }
+        let gradients = [&mut grad_w[..], &mut own_grad_w[..]];
+        for ((name, weights), grad_w) in windows.into_iter().zip(gradients) {
+            let name = format!("forward and backward, {name} weights, {}", path.name());
+            group.throughput(bytes(5)).bench_function(name, |b| {
+                b.iter(|| {
+                    let x = Rows::contiguous(black_box(&x[..]), FEATURES);
+                    let out = Out::Overwrite(Rows::contiguous(&mut y[..], FEATURES));
+                    workspace.conv(x, weights, out).unwrap();
+                    let out = Out::Overwrite(Rows::contiguous(&mut grad_x[..], FEATURES));
+                    let g = Rows::contiguous(&g[..], FEATURES);
+                    workspace.conv_backward(x, weights, g, out, Out::Overwrite(&mut *grad_w)).unwrap();
+                });
+            });
+        }
     }
-    group.throughput(bytes(5)).bench_function("forward and backward", |b| {
-        b.iter(|| {
-            let x = Rows::contiguous(black_box(&x[..]), FEATURES);
-            workspace.conv(x, weights, Out::Overwrite(Rows::contiguous(&mut y, FEATURES))).unwrap();
-            let (g, grad_x) =
-                (Rows::contiguous(&g[..], FEATURES), Rows::contiguous(&mut grad_x[..], FEATURES));
-            workspace
-                .conv_backward(x, weights, g, Out::Overwrite(grad_x), Out::Overwrite(&mut grad_w))
-                .unwrap();
-        });
-    });
     group.finish();
 }
 

@@ -14,7 +14,7 @@ pub(crate) const CHUNK_WORK: usize = 8192;
 
 /// The most instances in a chunk. Gradients are summed chunk by chunk, so this bounds the length of the
 /// chains of rounding errors.
-const CHUNK_INSTANCES: usize = 64;
+pub(crate) const CHUNK_INSTANCES: usize = 64;
 
 impl Incidence {
     /// What one instance costs for each feature, in rows and incidences of both directions.

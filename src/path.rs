@@ -7,17 +7,17 @@ use crate::pairs::{Obstacle, Pairs};
 
 /// A way to compute the convolution and its backward for the instances of one topology.
 ///
-/// A plan chooses one for each topology, by the topology and the element type alone.
-/// Steps are gather-reductions on every path. Each path has bits of its own, which are the same on all
-/// backends.
+/// A plan chooses one for each topology, by the topology and the element type alone. The steps are
+/// gather-reductions on every path, and so is z where it is saved. Each path has bits of its own, which are
+/// the same on all backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Path {
     /// Gather-reduce, from vertices to hyperedges and back. Rows of hyperedges are in scratch memory.
     Gather,
     /// The n × n operator M = L H U B⁻¹ Hᵀ R is formed from the weights and applied to the rows of an
-    /// instance, in the backward Mᵀ: each is read once and written once. The gradients of weights follow from
-    /// the n² products of rows of x and ∂loss/∂y. For topologies of up to 32 vertices.
+    /// instance: each is read once and written once. Its transpose gives ∂x, and the products ⟨g_u, x_v⟩ give
+    /// the gradients of weights. For topologies of up to 32 vertices.
     Dense,
 }
 

@@ -9,7 +9,7 @@ use crate::common::{
     Rounded, TestElement, bits, features, norm, numbers, poison, relative_error, sums, weights, widen,
     with_threads,
 };
-use crate::layouts::{Layout, extremes, layout, long_and_wide_layout};
+use crate::layouts::{Layout, WindowKind, extremes, layout, long_and_wide_layout};
 use crate::per_backend::per_backend;
 use crate::reference;
 
@@ -140,8 +140,51 @@ pub fn run<T: TestElement>(
     }
 }
 
+/// Σ |terms| of the gradients of an instance's weights: of ⟨g_u, x_v⟩ as the dense operator takes them.
+fn sizes_of_terms(topology: &Incidence, conv: Conv, w: &[f64], x: &[f64], g: &[f64]) -> Vec<f64> {
+    let (n, by_edge) = (topology.n_vertices(), topology.by_edge());
+    let f = x.len() / n.max(1);
+    let symmetric = conv.normalization == Normalization::Symmetric;
+    let (normalized, through_degree) =
+        (conv.normalization != Normalization::None, conv.weight_use != WeightUse::MessageOnly);
+    let weight = |e: usize, is_used: bool| if is_used { w[e] } else { 1.0 };
+    let (mut degrees, mut operator, mut gamma) = (vec![0.0; n], vec![0.0; n * n], vec![0.0; n * n]);
+    for (e, members) in by_edge.rows().enumerate() {
+        let message = weight(e, conv.weight_use != WeightUse::DegreeOnly) / members.len() as f64;
+        for &u in members {
+            degrees[u as usize] += weight(e, through_degree);
+            members.iter().for_each(|&v| operator[u as usize * n + v as usize] += message);
+        }
+    }
+    let factors = |u: usize, v: usize| match () {
+        () if !normalized => 1.0,
+        () if degrees[u] == 0.0 || (symmetric && degrees[v] == 0.0) => 0.0,
+        () if symmetric => 1.0 / (degrees[u] * degrees[v]).sqrt(),
+        () => 1.0 / degrees[u].abs(),
+    };
+    // From here on with the factors.
+    for (u, v) in (0..n).flat_map(|u| (0..n).map(move |v| (u, v))) {
+        let terms = g[u * f..].iter().zip(&x[v * f..]).take(f).map(|(g, x)| (g * x).abs());
+        gamma[u * n + v] = terms.sum::<f64>() * factors(u, v);
+    }
+    let of_degree = |u: usize| {
+        let terms = (0..n).flat_map(|v| [(u * n + v, true), (v * n + u, symmetric)]);
+        let terms = terms.filter(|(_, is_one)| *is_one).map(|(at, _)| (operator[at] * gamma[at]).abs());
+        if degrees[u] == 0.0 { 0.0 } else { terms.sum::<f64>() / degrees[u].abs() }
+    };
+    let size = |members: &[u32]| {
+        let term = |&u: &u32| {
+            let of_message = members.iter().map(|&v| gamma[u as usize * n + v as usize]);
+            of_message.sum::<f64>() / members.len() as f64 + of_degree(u as usize)
+        };
+        members.iter().map(term).sum()
+    };
+    by_edge.rows().map(size).collect()
+}
+
 /// A batch gives what its instances give one at a time: outputs and ∂x bit for bit, ∂weights to the rounding
-/// of their sum. And the same call gives the same bits again.
+/// of their sum, or of its terms where those of all instances are added up first. And the same call gives the
+/// same bits again.
 fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
@@ -157,6 +200,8 @@ fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
         layout.batch.topologies().iter().map(|_| None).collect();
     let mut all = Results::<T> { z: vec![], y: vec![], grad_x: vec![], grad_weights: vec![] };
     let (mut sums, mut sizes) = (vec![0.0; operands.weights.len()], vec![0.0; operands.weights.len()]);
+    // Of 64 and more products.
+    let adds_up_first = layout.batch.is_replicated() && layout.windows == WindowKind::Shared;
     for g in 0..layout.instances {
         let single = layout.alone(g);
         let alone = alone[layout.batch.topology_id(g)].get_or_insert_with(|| operators(backend, &single));
@@ -167,6 +212,12 @@ fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
         for (i, grad) in (layout.offset(g)..).zip(widen(&results.grad_weights)) {
             sums[i] += grad;
             sizes[i] += grad.abs();
+        }
+        if adds_up_first {
+            let alone = operands.alone(layout, g);
+            let [w, x, grad_y] = [widen(&alone.weights), widen(&alone.x), widen(&alone.g)];
+            let of_terms = sizes_of_terms(layout.batch.topology(g), layout.conv, &w, &x, &grad_y);
+            sizes.iter_mut().zip(of_terms).for_each(|(size, of_terms)| *size += 64.0 * of_terms);
         }
     }
     assert_eq!(batched.bits()[..3], all.bits()[..3], "alone, in {}", T::NAME);

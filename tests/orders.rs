@@ -168,26 +168,33 @@ fn conv<T: Element>(
     Instance { z, y, grad_x, grad_weights }
 }
 
-/// y of one instance by its dense operator. The entry of u and v is a sum over the sizes of the hyperedges
-/// that have both, of the weights of one size added one by one, divided by the size.
-fn dense<T: Element>(topology: &Incidence, conv: Conv, w: &[T::Acc], x: &[T], f: usize) -> Vec<T> {
+/// The dense operator of a topology and its weights, and the degrees that it divides by.
+struct Operator<A> {
+    degrees: Vec<A>,
+    /// M_uv, where it is a term.
+    entries: Vec<Vec<Option<A>>>,
+}
+
+/// The entry of u and v is a sum over the sizes of the hyperedges that have both, of the weights of one size
+/// added one by one, divided by the size.
+fn operator<A: Accumulator>(topology: &Incidence, conv: Conv, w: &[A]) -> Operator<A> {
     let (by_edge, by_vertex, n) = (topology.by_edge(), topology.by_vertex(), topology.n_vertices());
-    let (zero, one) = (T::Acc::ZERO, T::Acc::ONE);
+    let (zero, one) = (A::ZERO, A::ONE);
     let in_message = conv.weight_use != WeightUse::DegreeOnly;
     let in_degree = conv.weight_use != WeightUse::MessageOnly;
     let normalized = conv.normalization != Normalization::None;
     let degree = |v: usize| match in_degree {
         true => scalar_sum(&by_vertex.row(v).iter().map(|&e| w[e as usize]).collect::<Vec<_>>()),
-        false => T::Acc::from_count(by_vertex.row(v).len()),
+        false => A::from_count(by_vertex.row(v).len()),
     };
-    let d: Vec<T::Acc> = (0..n).map(degree).collect();
+    let d: Vec<A> = (0..n).map(degree).collect();
     let times = |e: usize, v: usize| by_edge.row(e).iter().filter(|&&member| member as usize == v).count();
     let sizes: Vec<usize> = by_edge.rows().map(<[u32]>::len).filter(|&size| size > 0).collect();
     let repeats = (0..by_edge.len()).any(|e| (0..n).any(|v| times(e, v) > 1));
     let uniform = sizes.iter().all(|&size| size == sizes[0]) && !repeats;
     let message = |u: usize, v: usize| {
         if u == v && uniform && normalized && in_degree && in_message {
-            return d[u] / T::Acc::from_count(sizes[0]);
+            return d[u] / A::from_count(sizes[0]);
         }
         let mut total = zero;
         for size in 1..=sizes.iter().copied().max().unwrap_or(0) {
@@ -198,36 +205,177 @@ fn dense<T: Element>(topology: &Incidence, conv: Conv, w: &[T::Acc], x: &[T], f:
             }
             if !terms.is_empty() {
                 let sum = terms.into_iter().fold(zero, |sum, term| sum + term);
-                total += sum / T::Acc::from_count(size);
+                total += sum / A::from_count(size);
             }
         }
         total
     };
+    let entry = |u: usize, v: usize| {
+        let joined = (0..by_edge.len()).any(|e| times(e, u) * times(e, v) > 0);
+        let left_out = match conv.normalization {
+            Normalization::Symmetric => d[u] == zero || d[v] == zero,
+            Normalization::None => false,
+            _ => d[u] == zero,
+        };
+        (joined && !left_out).then(|| match conv.normalization {
+            Normalization::None => message(u, v),
+            Normalization::Symmetric => message(u, v) / (d[u] * d[v]).square_root(),
+            _ => message(u, v) / d[u],
+        })
+    };
+    let entries = (0..n).map(|u| (0..n).map(|v| entry(u, v)).collect()).collect();
+    Operator { degrees: d, entries }
+}
+
+/// How many parts the vertices are cut into.
+fn parts(n: usize) -> usize {
+    if n <= 8 {
+        1
+    } else if n <= 16 {
+        2
+    } else {
+        4
+    }
+}
+
+/// The features of a slice and the slices of a row.
+fn slices<T: Element>(f: usize) -> (usize, usize) {
+    let len = if size_of::<T>() == 8 { 2 } else { 4 };
+    (len, f.div_ceil(len))
+}
+
+/// y and ∂x of one instance by its dense operator.
+fn dense<T: Element>(operator: &Operator<T::Acc>, x: &[T], g: &[T], f: usize) -> [Vec<T>; 2] {
+    let n = operator.entries.len();
+    let zero = T::Acc::ZERO;
     let mut y = vec![];
-    for u in 0..n {
+    for terms in &operator.entries {
         let mut sums = vec![zero; f];
-        for v in 0..n {
-            let joined = (0..by_edge.len()).any(|e| times(e, u) * times(e, v) > 0);
-            let left_out = match conv.normalization {
-                Normalization::Symmetric => d[u] == zero || d[v] == zero,
-                Normalization::None => false,
-                _ => d[u] == zero,
-            };
-            if !joined || left_out {
-                continue;
-            }
-            let entry = match conv.normalization {
-                Normalization::None => message(u, v),
-                Normalization::Symmetric => message(u, v) / (d[u] * d[v]).square_root(),
-                _ => message(u, v) / d[u],
-            };
+        for (v, entry) in terms.iter().enumerate() {
+            let Some(entry) = *entry else { continue };
             for (sum, x) in sums.iter_mut().zip(&x[v * f..][..f]) {
                 *sum = entry.fused_multiply_add(x.widen(), *sum);
             }
         }
-        y.extend(stored::<T>(&sums, one));
+        y.extend(stored::<T>(&sums, T::Acc::ONE));
     }
-    y
+    let mut grad_x = vec![];
+    for (v, i) in (0..n).flat_map(|v| (0..f).map(move |i| (v, i))) {
+        let mut sums = [zero; 4];
+        for u in 0..n {
+            let sum = &mut sums[if n <= 8 { 0 } else { u / 8 }];
+            if let Some(entry) = operator.entries[u][v] {
+                *sum = entry.fused_multiply_add(g[u * f + i].widen(), *sum);
+            }
+        }
+        let [a, b, c, d] = sums;
+        grad_x.push(T::narrow(match parts(n) {
+            1 => a,
+            2 => a + b,
+            _ => (a + c) + (b + d),
+        }));
+    }
+    [y, grad_x]
+}
+
+/// ⟨g_u, x_v⟩ over these instances (each its x and g), of all u and v: slices of features in turn to the
+/// slots, the slots in turn to four runs.
+fn gram<T: Element>(n: usize, f: usize, slots: usize, instances: &[(&[T], &[T])]) -> Vec<Vec<f64>> {
+    let (len, slices) = slices::<T>(f);
+    let entry = |u: usize, v: usize| {
+        let mut sums = vec![T::Acc::ZERO; slots];
+        for (i, (x, g)) in instances.iter().enumerate() {
+            for feature in 0..f {
+                let sum = &mut sums[(i * slices + feature / len) % slots];
+                *sum = g[u * f + feature].widen().fused_multiply_add(x[v * f + feature].widen(), *sum);
+            }
+        }
+        let mut runs = [0.0; 4];
+        for (slot, sum) in sums.iter().enumerate() {
+            runs[slot % 4] += sum.to_f64();
+        }
+        T::Acc::from_f64((runs[0] + runs[1]) + (runs[2] + runs[3])).to_f64()
+    };
+    (0..n).map(|u| (0..n).map(|v| entry(u, v)).collect()).collect()
+}
+
+/// The same over all copies of a batch: chunk by chunk, and the chunks in a tree.
+fn gram_of_copies<T: Element>(n: usize, f: usize, copies: &[(&[T], &[T])]) -> Vec<Vec<f64>> {
+    let (_, slices) = slices::<T>(f);
+    let wanted = (if n <= 8 { 256 } else { 512 } / slices).clamp(1, 64);
+    let len = (0..).map(|exponent| 1 << exponent).take_while(|&len| len <= wanted).last().unwrap();
+    let slots = 128 / (parts(n) * parts(n));
+    let mut nodes: Vec<_> = copies.chunks(len).map(|chunk| gram(n, f, slots, chunk)).collect();
+    while nodes.len() > 1 {
+        nodes = nodes
+            .chunks(2)
+            .map(|pair| match pair {
+                [left, right] => {
+                    let row = |(left, right): (&Vec<f64>, &Vec<f64>)| {
+                        left.iter().zip(right).map(|(left, right)| left + right).collect()
+                    };
+                    left.iter().zip(right).map(row).collect()
+                }
+                _ => pair[0].clone(),
+            })
+            .collect();
+    }
+    nodes.swap_remove(0)
+}
+
+/// ∂w from Γ, all in `f64`.
+fn dense_weight_gradients<A: Accumulator>(
+    topology: &Incidence,
+    conv: Conv,
+    operator: &Operator<A>,
+    gamma: &[Vec<f64>],
+) -> Vec<f64> {
+    let by_vertex = topology.by_vertex();
+    let (normalized, symmetric) =
+        (conv.normalization != Normalization::None, conv.normalization == Normalization::Symmetric);
+    let in_message = conv.weight_use != WeightUse::DegreeOnly;
+    let through_degree = normalized && conv.weight_use != WeightUse::MessageOnly;
+    let d: Vec<f64> = operator.degrees.iter().map(|d| d.to_f64()).collect();
+    // Where a vertex has one hyperedge, its weight cancels out.
+    let single = |u: usize| by_vertex.row(u).len() == 1;
+    let left_out =
+        |u: usize| normalized && (d[u] == 0.0 || (single(u) && !symmetric && in_message && through_degree));
+    let of_degree = |u: usize| {
+        let (mut of_y, mut of_x) = (0.0, 0.0);
+        for (entry, gamma) in operator.entries[u].iter().zip(&gamma[u]) {
+            if let Some(entry) = entry {
+                of_y += entry.to_f64() * gamma;
+            }
+        }
+        for (entries, gamma) in operator.entries.iter().zip(gamma) {
+            if let Some(entry) = entries[u] {
+                of_x += entry.to_f64() * gamma[u];
+            }
+        }
+        if symmetric { (of_y + of_x) / (2.0 * d[u]) } else { of_y / d[u] }
+    };
+    let of_message = |u: usize, v: usize| match conv.normalization {
+        Normalization::Symmetric => gamma[u][v] / (d[u] * d[v]).sqrt(),
+        Normalization::None => gamma[u][v],
+        _ => gamma[u][v] / d[u],
+    };
+    let gradient = |members: &[u32]| {
+        let members = || members.iter().map(|&v| v as usize);
+        let mut total = 0.0;
+        for u in members().filter(|&u| !left_out(u)) {
+            let mut inner = 0.0;
+            if in_message {
+                let mut sum = 0.0;
+                for v in members().filter(|&v| !(symmetric && left_out(v))) {
+                    sum += of_message(u, v);
+                }
+                inner = sum / members().count() as f64;
+            }
+            total += if through_degree { inner - of_degree(u) } else { inner };
+        }
+        total
+    };
+    topology.by_edge().rows().map(gradient).collect()
 }
 
 /// Adds the gradients of all instances up: the chunks of instances that share topology and window, small
@@ -279,6 +427,19 @@ fn out<A>(add: bool, values: &mut [A]) -> Out<&mut [A]> {
     if add { Out::Accumulate(values) } else { Out::Overwrite(values) }
 }
 
+/// The paths of a layout: those that a plan chooses, gathers, or dense operators where there are such.
+fn some_paths<T: Element>(layout: &Layout) -> Option<Vec<Path>> {
+    let has_operator = |topology: &Incidence| {
+        let alone = Batch::replicate(topology.clone());
+        Plan::<T>::builder(&alone, 1).paths(&[Path::Dense]).build().is_ok()
+    };
+    let path = |topology: &Incidence| match layout.seed % 3 {
+        1 if has_operator(topology) => Path::Dense,
+        _ => Path::Gather,
+    };
+    (layout.seed % 3 < 2).then(|| layout.batch.topologies().iter().map(path).collect())
+}
+
 fn conv_is_the_model<T: TestElement>(layout: &Layout, add: bool) {
     let (f, [x_place, z_place, y_place, grad_place, _]) = (layout.features, layout.places);
     let len = layout.n_rows(false) * f;
@@ -296,31 +457,52 @@ fn conv_is_the_model<T: TestElement>(layout: &Layout, add: bool) {
     let mut grad_weights = old.clone();
     let table = layout.table();
     let windows = layout.weights(&w, &table);
-    let gathers = vec![Path::Gather; layout.batch.topologies().len()];
+    let paths = some_paths::<T>(layout);
     let plan = Plan::<T>::builder(&layout.batch, f).conv(layout.conv);
-    let plan = if layout.seed.is_multiple_of(3) { plan.paths(&gathers) } else { plan }.build().unwrap();
+    let plan = if let Some(paths) = &paths { plan.paths(paths) } else { plan }.build().unwrap();
     let mut workspace = plan.workspace(layout.instances).unwrap();
     workspace.conv_saving_z(x_rows.rows(), windows, z.rows_mut(), Out::Overwrite(y.rows_mut())).unwrap();
     let rows = Out::Overwrite(grad_x.rows_mut());
     let grads = out(add, &mut grad_weights);
     workspace.conv_backward(x_rows.rows(), windows, g_rows.rows(), rows, grads).unwrap();
 
-    let model: Vec<Instance<T>> = (split(layout, false, &x).iter().zip(split(layout, false, &g)).enumerate())
-        .map(|(i, (x, g))| {
+    let operands: Vec<_> = split(layout, false, &x).into_iter().zip(split(layout, false, &g)).collect();
+    let model: Vec<Instance<T>> = (operands.iter().enumerate())
+        .map(|(i, &(x, g))| {
             let topology = layout.batch.topology(i);
             let w = &w[layout.offset(i)..];
-            let instance = conv(topology, layout.conv, w, x, g, f);
-            match plan.paths()[layout.batch.topology_id(i)] {
-                Path::Dense => Instance { y: dense(topology, layout.conv, w, x, f), ..instance },
-                _ => instance,
+            let gathered = conv(topology, layout.conv, w, x, g, f);
+            if plan.paths()[layout.batch.topology_id(i)] == Path::Gather {
+                return gathered;
             }
+            let operator = operator(topology, layout.conv, w);
+            let [y, grad_x] = dense(&operator, x, g, f);
+            let (n, most) = (topology.n_vertices(), 128 / (parts(topology.n_vertices()).pow(2)));
+            let grad_weights = gathered.grad_weights.filter(|_| f > 0).map(|_| {
+                let slots = slices::<T>(f).1.next_power_of_two().min(most);
+                let gamma = gram(n, f, slots, &[(x, g)]);
+                let gradients = dense_weight_gradients(topology, layout.conv, &operator, &gamma);
+                gradients.into_iter().map(T::Acc::from_f64).collect()
+            });
+            Instance { z: gathered.z, y, grad_x, grad_weights }
         })
         .collect();
     let mut expected = if add { old } else { vec![T::Acc::ZERO; w.len()] };
     let grads: Option<Vec<_>> = model.iter().map(|instance| instance.grad_weights.clone()).collect();
-    if let Some(grads) = grads.filter(|_| f > 0) {
-        let offset = |g| layout.offset(g);
-        add_up(&layout.batch, Incidence::n_hyperedges, offset, &grads, &mut expected);
+    if let Some(grads) = grads.filter(|_| f > 0 && layout.instances > 0) {
+        let is_of_copies = layout.batch.is_replicated() && layout.windows == WindowKind::Shared;
+        if is_of_copies && plan.paths()[0] == Path::Dense {
+            let topology = layout.batch.topology(0);
+            let gamma = gram_of_copies(topology.n_vertices(), f, &operands);
+            let operator = operator(topology, layout.conv, &w);
+            let gradients = dense_weight_gradients(topology, layout.conv, &operator, &gamma);
+            for (expected, gradient) in expected.iter_mut().zip(gradients) {
+                *expected += T::Acc::from_f64(gradient);
+            }
+        } else {
+            let offset = |g| layout.offset(g);
+            add_up(&layout.batch, Incidence::n_hyperedges, offset, &grads, &mut expected);
+        }
     }
     let all = |part: fn(&Instance<T>) -> &[T]| model.iter().flat_map(part).copied().collect::<Vec<_>>();
     let all_z: Vec<_> = model.iter().flat_map(|instance| instance.z.clone()).collect();
@@ -532,6 +714,56 @@ fn long_rows_wide_rows_and_many_ranks_add_in_the_promised_order() {
                 StepCase { to_hyperedges, reduce: Reduce::Mean, scales: [true; 2], windows, add: false };
             step_is_the_model::<f32>(&layout, case);
             step_is_the_model::<f16>(&layout, case);
+        }
+    }
+}
+
+/// Copies of topologies of one, two and four parts, with one window and with one of each instance: chunks of
+/// one instance and of many, with more slices than slots and with fewer, and trees that lack right children.
+#[test]
+fn copies_of_dense_operators_add_in_the_promised_order() {
+    let sparse = |n: usize| {
+        let edges: Vec<Vec<usize>> = (0..n).map(|e| vec![e, (e * 7 + 1) % n, e, (e * e) % n]).collect();
+        Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
+    };
+    let conventions = [
+        Conv::default(),
+        Conv::new(Normalization::Symmetric, WeightUse::Documented),
+        Conv::new(Normalization::Row, WeightUse::DegreeOnly),
+        Conv::new(Normalization::Symmetric, WeightUse::DegreeOnly),
+        Conv::new(Normalization::Symmetric, WeightUse::MessageOnly),
+        Conv::new(Normalization::None, WeightUse::MessageOnly),
+    ];
+    let cases = [
+        (Incidence::subsets(5, 2).unwrap(), 1, 131),
+        (Incidence::subsets(8, 2).unwrap(), 301, 23),
+        (Incidence::subsets(7, 3).unwrap(), 2300, 3),
+        (sparse(13), 18, 150),
+        (Incidence::subsets(16, 2).unwrap(), 70, 21),
+        (sparse(19), 9, 70),
+        (sparse(25), 130, 13),
+        (Incidence::subsets(32, 2).unwrap(), 70, 9),
+        (sparse(32), 2300, 2),
+    ];
+    for (i, (topology, features, instances)) in cases.into_iter().enumerate() {
+        for windows in [WindowKind::Shared, WindowKind::Consecutive] {
+            let layout = Layout {
+                batch: Batch::replicate(topology.clone()),
+                instances,
+                features,
+                windows,
+                offsets: vec![],
+                places: [Place::Contiguous; 5],
+                conv: conventions[(i + usize::from(windows == WindowKind::Shared)) % conventions.len()],
+                // Dense operators where a plan would choose gathers, too.
+                seed: 1 + 3 * i as u64,
+            };
+            conv_is_the_model::<f32>(&layout, false);
+            match i % 3 {
+                0 => conv_is_the_model::<f64>(&layout, true),
+                1 => conv_is_the_model::<f16>(&layout, true),
+                _ => conv_is_the_model::<bf16>(&layout, false),
+            }
         }
     }
 }

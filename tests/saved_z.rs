@@ -1,6 +1,8 @@
 //! The convolution that saves z, and the backward from it: the same bits as without, on every backend.
 
-use hyperscatter::{Accumulator, Axis, Conv, Error, Normalization, Out, RowLayout, Rows, WeightUse, cpu};
+use hyperscatter::{
+    Accumulator, Axis, Conv, Error, Normalization, Out, Path, RowLayout, Rows, WeightUse, cpu,
+};
 
 use crate::backend::{Backend, Operators, Write};
 use crate::common::{TestElement, bits, features, sums, weights};
@@ -57,17 +59,26 @@ per_backend! {
         for layout in layout(), write in [Write::any(), Write::any(), Write::any()];
 }
 
+/// By gathers, which need z.
 fn operators(backend: &dyn Backend<f32>, conv: Conv) -> Box<dyn Operators<f32>> {
-    backend.operators(&pairs(), F, conv, 3).unwrap()
+    operators_on(backend, conv, Path::Gather)
+}
+
+fn operators_on(backend: &dyn Backend<f32>, conv: Conv, path: Path) -> Box<dyn Operators<f32>> {
+    backend.operators_on(&pairs(), F, conv, 3, Some(&[path])).unwrap()
 }
 
 /// The gradients of two copies from `z`, as bits: of x and of the weights.
 fn from_z(backend: &dyn Backend<f32>, conv: Conv, z: &[f32], weights_wanted: bool) -> (Vec<u64>, Vec<u64>) {
+    from_z_with(&mut *operators(backend, conv), z, weights_wanted)
+}
+
+fn from_z_with(operators: &mut dyn Operators<f32>, z: &[f32], weights_wanted: bool) -> (Vec<u64>, Vec<u64>) {
     let (x, w) = (features::<f32>(1, 2 * 4 * F), weights::<f32>(2, 6, false));
     let (mut grad_x, mut grad_w) = (vec![0.0; x.len()], vec![0.0; w.len()]);
     let grads = if weights_wanted { Out::Overwrite(&mut grad_w[..]) } else { Out::Skip };
     let grad_rows = Out::Overwrite(Rows::contiguous(&mut grad_x[..], F));
-    operators(backend, conv)
+    operators
         .conv_backward(rows(&x), Some(rows(z)), cpu::Weights::shared(&w), rows(&x), grad_rows, grads)
         .unwrap();
     (bits(&grad_x), bits(&grad_w))
@@ -89,6 +100,14 @@ fn a_z_that_no_gradient_needs_is_not_read(backend: &dyn Backend<f32>) {
     let no_part = Conv::new(Normalization::None, WeightUse::DegreeOnly);
     assert_eq!(from_z(backend, no_part, &nan, true), from_z(backend, no_part, &kept, true));
     assert_eq!(from_z(backend, no_part, &nan, true).1, bits(&[0.0f32; 6]));
+}
+
+/// Gradients by the dense operator need no z at all.
+fn a_dense_operator_reads_no_z(backend: &dyn Backend<f32>) {
+    let (kept, nan) = (vec![0.5f32; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
+    let mut operators = operators_on(backend, Conv::default(), Path::Dense);
+    assert_eq!(from_z_with(&mut *operators, &nan, true), from_z_with(&mut *operators, &kept, true));
+    assert!(from_z_with(&mut *operators, &nan, true).1.iter().all(|&bits| !f64::from_bits(bits).is_nan()));
 }
 
 fn the_shape_of_z_is_checked_before_anything_is_written(backend: &dyn Backend<f32>) {
@@ -180,6 +199,7 @@ per_backend! {
     on [cpu, cuda(modes(&[Order::Forward, Order::Shuffled(1)]))], in [f32]:
     the_given_z_is_what_is_used;
     a_z_that_no_gradient_needs_is_not_read;
+    a_dense_operator_reads_no_z;
     the_shape_of_z_is_checked_before_anything_is_written;
     z_may_tell_the_number_of_copies;
     empty_batches_are_legal_and_give_zeros;

@@ -16,10 +16,12 @@
 //! both terms where they cancel out whatever the weight.
 //!
 //! Where weights are part of the degrees, all factors are shifted by powers of two, see [`Conv::shift`].
+//!
+//! Instances whose topology has a dense operator are computed by that instead, see `conv/dense.rs`.
 
 #![allow(unsafe_code)]
 
-use arrayvec::ArrayVec;
+mod dense;
 
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
 use super::gather::{Dot, Source, Store, gather};
@@ -35,7 +37,6 @@ use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::pairs::{MOST_VERTICES, Pairs};
 use crate::rows::{Out, Rows};
 
 const WEIGHTS: &str = "weights";
@@ -103,8 +104,9 @@ impl<T: Element> Workspace<T> {
     /// [`conv_saving_z`](Self::conv_saving_z) stored for the same `x` and `weights`, instead of computing it
     /// again.
     ///
-    /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z (that of the
-    ///   weights is skipped, or the weights have none), it is not read;
+    /// * `z`: `M` rows of hyperedges. What they hold is used as it is; where no gradient needs z, it is not
+    ///   read: that of the weights is skipped, or the weights have none, or the instance is computed by its
+    ///   dense operator ([`Path::Dense`](crate::Path::Dense));
     /// * the others as for [`conv_backward`](Self::conv_backward).
     ///
     /// # Errors
@@ -180,9 +182,16 @@ impl<T: Element> Workspace<T> {
         let grad_weights = grad_weights.map(GradientTo::start).filter(|_| backward.weights_wanted());
         if backward.call.has_elements() && (backward.grad_x.is_some() || grad_weights.is_some()) {
             let (memory, schedule) = (&mut self.memory, &backward.call.schedule);
-            self.sums.add_up(memory, schedule, grad_weights, |task, scratch, sums| {
-                backward.chunk(task, scratch, sums);
-            });
+            match (backward.dense_copies(), grad_weights) {
+                (Some(copies), Some(gradient)) => {
+                    backward.add_up_copies(copies, memory, &mut self.tree_sums, gradient);
+                }
+                (_, grad_weights) => {
+                    self.sums.add_up(memory, schedule, grad_weights, |task, scratch, sums| {
+                        backward.chunk(task, scratch, sums);
+                    });
+                }
+            }
         }
         Ok(())
     }
@@ -288,31 +297,6 @@ impl<T: Element> Forward<'_, T> {
         }
     }
 
-    /// y = M x. z is gathered where it is wanted.
-    fn dense(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T::Acc>) {
-        let call = &self.call;
-        let (topology, batch) = (task.topology, call.plan.batch());
-        fill_degrees(call.conv, task, call.window(task), scratch);
-        if self.y.is_some() {
-            let degrees = &scratch.degree[..topology.n_vertices()];
-            scratch.dense.form(call.conv, topology, pairs, call.window(task), degrees);
-        }
-        let source = |instance| self.x.source(batch, instance, None, false);
-        let mut instances = task.instances().peekable();
-        while let Some(instance) = instances.next() {
-            if self.z.is_some() {
-                call.compute_z(task, self.x, instance, scratch, self.z.as_ref());
-            }
-            let Some(y) = &self.y else { continue };
-            // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex is once in
-            // it.
-            let store = |v| unsafe { y.store(batch, instance, v, scratch.dense.scale(v)) };
-            let mut rows: ArrayVec<_, MOST_VERTICES> = (0..topology.n_vertices()).map(store).collect();
-            let next = instances.peek().map(|&next| source(next));
-            scratch.dense.apply(&source(instance), next.as_ref(), &mut rows);
-        }
-    }
-
     fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
         let call = &self.call;
         fill_degrees(call.conv, task, call.window(task), scratch);
@@ -360,6 +344,13 @@ impl<T: Element> Backward<'_, T> {
 
     /// Computes a chunk: ∂x, and the weight gradients of its instances added to `sums`.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
+        match self.call.plan.pairs(task.chunk.topology) {
+            None => self.gather(task, scratch, sums),
+            Some(pairs) => self.dense(task, pairs, scratch, sums),
+        }
+    }
+
+    fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
         let call = &self.call;
         fill_degrees(call.conv, task, call.window(task), scratch);
         fill_edge_shifts(call.conv, task, scratch);

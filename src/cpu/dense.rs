@@ -1,4 +1,6 @@
-//! The convolution of small hypergraphs, forward, by their dense operators: y = M x with M = L H U B⁻¹ Hᵀ R.
+//! The convolution of small hypergraphs by their dense operators: y = M x and ∂x = Mᵀ g with
+//! M = L H U B⁻¹ Hᵀ R. The gradients of weights come from Γ, see `dense/gram.rs`, and from M, see
+//! `dense/weight_gradient.rs`.
 //!
 //! ```text
 //! P_uv = Σ U_e / B_e over the hyperedges that have u and v      in the order of `pairs.rs`
@@ -26,34 +28,38 @@
 //!
 //! `kernels/dense.cuh` is the same on a GPU, with the same bits.
 
-#![allow(unsafe_code)]
+mod gram;
+mod matrix;
+mod weight_gradient;
 
 use arrayvec::ArrayVec;
+
+pub(super) use gram::{Gram, Room};
+use matrix::{Matrix, Order, room_for_features};
 
 use super::gather::{Source, Store};
 use crate::conv::{Conv, Normalization};
 use crate::element::{Accumulator, Element};
-use crate::error::{Result, try_zeroed};
+use crate::error::Result;
 use crate::incidence::Incidence;
 use crate::pairs::{MOST_VERTICES, PairList, Pairs};
-use crate::summation::LANES;
 
 /// M of a topology and the weights of its hyperedges.
 pub(super) struct DenseOperator<A> {
-    n: usize,
-    /// M_uv at u n + v; only what `terms` names is read.
-    entries: Box<[A]>,
-    /// For each vertex u the vertices v whose M_uv is a term of y_u: bit v.
-    terms: [u32; MOST_VERTICES],
+    /// M. The terms of y_u are the vertices v that share a hyperedge with u, without those that are left out.
+    matrix: Matrix<A>,
+    /// Mᵀ, where that was asked for.
+    transposed: Matrix<A>,
     /// For each vertex what its sum is multiplied by.
     scales: [A; MOST_VERTICES],
-    /// The features of all vertices that are under way, widened: [`WIDE_BYTES`].
+    /// For each vertex D', where weights get gradients through it: 0 where it is 0, and where the vertex is
+    /// left out of them, see [`Conv::single_incidences_cancel_out`].
+    weight_degrees: [A; MOST_VERTICES],
+    /// For each vertex its shift, where there are any.
+    shifts: [i32; MOST_VERTICES],
+    /// The features of all vertices that are under way, widened.
     wide: Box<[A]>,
 }
-
-/// The memory for features that are under way, which half of a processor's nearest cache holds. Rows are read
-/// as far as there is room, so that its prefetcher sees long runs.
-const WIDE_BYTES: usize = 16 << 10;
 
 /// The degree of a vertex, shifted, and its shift; NaN where the degree is not finite.
 #[derive(Clone, Copy)]
@@ -75,10 +81,14 @@ impl<A: Accumulator> Degree<A> {
 impl<A: Accumulator> DenseOperator<A> {
     /// Room for the operators of topologies of up to `n` vertices.
     pub(super) fn with_room(n: usize) -> Result<Self> {
-        let what = "the workspace";
-        let entries = try_zeroed(what, n * n)?.into_boxed_slice();
-        let wide = try_zeroed(what, if n == 0 { 0 } else { WIDE_BYTES / size_of::<A>() })?.into_boxed_slice();
-        Ok(Self { n: 0, entries, terms: [0; MOST_VERTICES], scales: [A::ONE; MOST_VERTICES], wide })
+        Ok(Self {
+            matrix: Matrix::with_room(n)?,
+            transposed: Matrix::with_room(n)?,
+            scales: [A::ONE; MOST_VERTICES],
+            weight_degrees: [A::ZERO; MOST_VERTICES],
+            shifts: [0; MOST_VERTICES],
+            wide: room_for_features(n)?,
+        })
     }
 
     /// Forms M, given the degrees of the vertices where the normalization uses them.
@@ -91,7 +101,7 @@ impl<A: Accumulator> DenseOperator<A> {
         degrees: &[A],
     ) {
         let n = topology.n_vertices();
-        self.n = n;
+        let Matrix { entries, terms, .. } = &mut self.matrix;
         let shifted: ArrayVec<_, MOST_VERTICES> = degrees.iter().map(|&d| Degree::new(conv, d)).collect();
         let is_zero = |v: usize| degrees[v] == A::ZERO;
         let normalization = conv.normalization;
@@ -101,7 +111,7 @@ impl<A: Accumulator> DenseOperator<A> {
         }
         for (u, &neighbors) in pairs.neighbors.iter().enumerate() {
             let is_left_out = normalization != Normalization::None && is_zero(u);
-            self.terms[u] = if is_left_out { 0 } else { neighbors & nonzero };
+            terms[u] = if is_left_out { 0 } else { neighbors & nonzero };
         }
         // P_uu is D_u over the size of all hyperedges, if they have one.
         let uniform = pairs.uniform_size as usize;
@@ -115,7 +125,7 @@ impl<A: Accumulator> DenseOperator<A> {
             let (d_u, d_v) = (shifted[u], shifted[v]);
             let (at, transposed) = (u * n + v, v * n + u);
             let in_message = conv.weight_use.in_message();
-            (self.entries[at], self.entries[transposed]) = match normalization {
+            (entries[at], entries[transposed]) = match normalization {
                 Normalization::None => {
                     let entry = message(0);
                     (entry, entry)
@@ -140,12 +150,24 @@ impl<A: Accumulator> DenseOperator<A> {
         for u in 0..n {
             let is_scaled = conv.weights_in_degree() && !conv.weight_use.in_message();
             self.scales[u] = if is_scaled { A::ONE.times_power_of_two(shifted[u].shift) } else { A::ONE };
+            if normalization != Normalization::None {
+                let is_single = topology.by_vertex().row(u).len() == 1;
+                let cancels_out = is_single && degrees[u].is_finite() && conv.single_incidences_cancel_out();
+                self.weight_degrees[u] = if cancels_out { A::ZERO } else { shifted[u].shifted };
+                self.shifts[u] = shifted[u].shift;
+            }
         }
+        self.matrix.n = n;
     }
 
-    /// What the sum of a row is multiplied by.
+    /// What the sum of a row of y is multiplied by.
     pub(super) fn scale(&self, u: usize) -> A {
         self.scales[u]
+    }
+
+    /// The same of all rows.
+    pub(super) fn scales(&self) -> &[A] {
+        &self.scales
     }
 
     /// y = M x of one instance: `x` has its rows, and `y` where each row is stored, times its
@@ -157,136 +179,25 @@ impl<A: Accumulator> DenseOperator<A> {
         next: Option<&Source<'_, T>>,
         y: &mut [Store<'_, T>],
     ) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2<T: Element>(
-                operator: &mut DenseOperator<T::Acc>,
-                x: &Source<'_, T>,
-                next: Option<&Source<'_, T>>,
-                y: &mut [Store<'_, T>],
-            ) {
-                operator.apply_portable(x, next, y);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { with_avx2(self, x, next, y) };
-            }
-        }
-        self.apply_portable(x, next, y);
+        let ones = [A::ONE; MOST_VERTICES];
+        self.matrix.apply(Order::Sequence, (x, &ones), next, y, &mut self.wide);
     }
 
-    /// [`apply`](Self::apply) for whatever processor the caller is compiled for; the bits are the same on
-    /// all.
-    #[inline(always)]
-    fn apply_portable<T: Element<Acc = A>>(
+    /// Makes ready for [`apply_transposed`](Self::apply_transposed).
+    pub(super) fn transpose(&mut self) {
+        self.transposed.transpose(&self.matrix);
+    }
+
+    /// ∂x = Mᵀ ĝ of one instance: `g` has its rows, which are multiplied by the scales of y, and `grad_x`
+    /// where each row is stored. `next` is as for [`apply`](Self::apply).
+    #[inline]
+    pub(super) fn apply_transposed<T: Element<Acc = A>>(
         &mut self,
-        x: &Source<'_, T>,
+        g: &Source<'_, T>,
         next: Option<&Source<'_, T>>,
-        y: &mut [Store<'_, T>],
+        grad_x: &mut [Store<'_, T>],
     ) {
-        let Self { n, ref entries, ref terms, ref mut wide, .. } = *self;
-        if n == 0 {
-            return;
-        }
-        // Rows of as many features as fit, in whole blocks.
-        let len = wide.len() / n / LANES * LANES;
-        let rows = Rows { n, entries, terms, len };
-        for start in (0..x.features).step_by(len) {
-            let features = len.min(x.features - start);
-            for (v, wide) in wide.chunks_exact_mut(len).take(n).enumerate() {
-                for (wide, &x) in wide.iter_mut().zip(&x.row(v)[start..][..features]) {
-                    *wide = x.widen();
-                }
-            }
-            let mut block = 0;
-            while block + LANES <= features {
-                if let Some(next) = next {
-                    (0..n).for_each(|v| prefetch(&next.row(v)[start + block..][..LANES]));
-                }
-                rows.apply_block::<T, LANES>(wide, y, start, block);
-                block += LANES;
-            }
-            while block + 8 <= features {
-                rows.apply_block::<T, 8>(wide, y, start, block);
-                block += 8;
-            }
-            while block < features {
-                rows.apply_block::<T, 1>(wide, y, start, block);
-                block += 1;
-            }
-        }
-    }
-}
-
-/// Has the processor bring a block of features nearer.
-#[inline(always)]
-fn prefetch<T>(block: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        /// The bytes that come at once.
-        const LINE: usize = 64;
-        for element in block.iter().step_by((LINE / size_of::<T>()).max(1)) {
-            // SAFETY: it reads nothing that the program sees, whatever the address; this one is of an
-            // element.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *element).cast()) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = block;
-}
-
-/// An operator, and how many features of each vertex are under way.
-struct Rows<'a, A> {
-    n: usize,
-    entries: &'a [A],
-    terms: &'a [u32; MOST_VERTICES],
-    len: usize,
-}
-
-impl<A: Accumulator> Rows<'_, A> {
-    /// `W` features of all rows, those from `block` on of what is under way, which is from `start` on.
-    #[inline(always)]
-    fn apply_block<T: Element<Acc = A>, const W: usize>(
-        &self,
-        wide: &[A],
-        y: &mut [Store<'_, T>],
-        start: usize,
-        block: usize,
-    ) {
-        let n = self.n;
-        let row = |u: usize| &self.entries[u * n..][..n];
-        let of_vertex = |x: &[A]| -> [A; W] { std::array::from_fn(|i| x[block..][..W][i]) };
-        let all = u32::MAX.checked_shr(u32::BITS - n as u32).unwrap_or(0);
-        let x = || wide.chunks_exact(self.len).take(n).map(of_vertex);
-        let mut u = 0;
-        while u < n {
-            // Two rows that have all terms share the loads of x.
-            if u + 1 < n && self.terms[u] == all && self.terms[u + 1] == all {
-                let mut sums = [[A::ZERO; W]; 2];
-                for ((x, &a), &b) in x().zip(row(u)).zip(row(u + 1)) {
-                    for i in 0..W {
-                        sums[0][i] = a.fused_multiply_add(x[i], sums[0][i]);
-                        sums[1][i] = b.fused_multiply_add(x[i], sums[1][i]);
-                    }
-                }
-                y[u].store(start + block, &sums[0]);
-                y[u + 1].store(start + block, &sums[1]);
-                u += 2;
-                continue;
-            }
-            let mut sums = [A::ZERO; W];
-            for (v, (x, &entry)) in x().zip(row(u)).enumerate() {
-                if self.terms[u] >> v & 1 == 1 {
-                    for i in 0..W {
-                        sums[i] = entry.fused_multiply_add(x[i], sums[i]);
-                    }
-                }
-            }
-            y[u].store(start + block, &sums);
-            u += 1;
-        }
+        self.transposed.apply(Order::Parts, (g, &self.scales), next, grad_x, &mut self.wide);
     }
 }
 
@@ -323,7 +234,7 @@ mod tests {
     }
 
     fn entry<A: Accumulator>(operator: &DenseOperator<A>, u: usize, v: usize) -> Option<A> {
-        (operator.terms[u] >> v & 1 == 1).then(|| operator.entries[u * operator.n + v])
+        (operator.matrix.terms[u] >> v & 1 == 1).then(|| operator.matrix.entries[u * operator.matrix.n + v])
     }
 
     #[test]
@@ -334,7 +245,7 @@ mod tests {
             for weight in [1.0f32, 0.7, 3e38, 1e-45, 1.1e-39, f32::MAX] {
                 let operator = operator(conv, &pair, &[weight]);
                 assert!(
-                    operator.entries[..4].iter().all(|&entry| entry == 0.5),
+                    operator.matrix.entries[..4].iter().all(|&entry| entry == 0.5),
                     "{weight}: {normalization:?}"
                 );
             }
@@ -350,13 +261,13 @@ mod tests {
         };
         let operator = operator_of(Normalization::Row, &[1.0, 0.0, 2.0]);
         // Vertex 2 has degree 0, and vertex 4 no hyperedge.
-        assert_eq!(operator.terms[..5], [0b0011, 0b1011, 0, 0b1010, 0]);
+        assert_eq!(operator.matrix.terms[..5], [0b0011, 0b1011, 0, 0b1010, 0]);
         assert_eq!(entry(&operator, 1, 0), Some(1.0 / 6.0));
         let operator = operator_of(Normalization::Symmetric, &[0.0, 1.0, 2.0]);
         // Vertex 0 has degree 0: it is no term of vertex 1 either.
-        assert_eq!(operator.terms[..5], [0, 0b1010, 0b0100, 0b1010, 0]);
+        assert_eq!(operator.matrix.terms[..5], [0, 0b1010, 0b0100, 0b1010, 0]);
         let operator = operator_of(Normalization::None, &[0.0, 1.0, 2.0]);
-        assert_eq!(operator.terms[..5], [0b0011, 0b1011, 0b0100, 0b1010, 0]);
+        assert_eq!(operator.matrix.terms[..5], [0b0011, 0b1011, 0b0100, 0b1010, 0]);
     }
 
     /// Where a degree cancels out, its rows are large, and those of its neighbours are not.
@@ -375,38 +286,5 @@ mod tests {
         let operator = operator(Conv::default(), &topology, &[f32::INFINITY, 1.0, 1.0]);
         let nan = |u| (0..3).all(|v| entry(&operator, u, v).unwrap().is_nan());
         assert!(nan(0) && nan(1) && !nan(2));
-    }
-
-    #[test]
-    fn without_hardware_fma_the_bits_are_the_same() {
-        let edges = [vec![0u32, 1, 2], vec![2, 3], vec![4, 1, 4]];
-        let topologies =
-            [Incidence::subsets(7, 3).unwrap(), Incidence::from_edges(6, &edges, Repeats::Keep).unwrap()];
-        for topology in topologies {
-            let (n, features) = (topology.n_vertices(), 43);
-            let weights: Vec<f32> = (0..topology.n_hyperedges()).map(|e| 0.3 + e as f32).collect();
-            let mut operator = operator(Conv::default(), &topology, &weights);
-            let x: Vec<f32> = (0..n * features).map(|i| (i * 7919 % 1000) as f32 / 400.0 - 1.2).collect();
-            let x = Source {
-                rows: &x,
-                row_stride: features,
-                features,
-                scale: None,
-                shifts: None,
-                shift: 0,
-                skip_zero: false,
-            };
-            let mut y = [vec![0f32; n * features], vec![0f32; n * features]];
-            for (detected, y) in y.iter_mut().enumerate() {
-                let store = |row| Store { row, scale: 1.0, accumulate: false };
-                let mut rows: Vec<_> = y.chunks_mut(features).map(store).collect();
-                match detected {
-                    0 => operator.apply_portable(&x, None, &mut rows),
-                    _ => operator.apply(&x, Some(&x), &mut rows),
-                }
-            }
-            assert_eq!(y[0], y[1]);
-            assert!(y[0].iter().any(|&y| y != 0.0));
-        }
     }
 }

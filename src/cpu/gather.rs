@@ -125,12 +125,22 @@ impl<T: Element> Store<'_, T> {
     #[inline(always)]
     pub(super) fn store<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
         let row = &mut self.row[start..][..W];
-        // As arrays: the compiler stores slices of sums that are in registers element by element.
-        let mut values = sums.map(|sum| sum * self.scale);
-        if self.accumulate {
-            values.iter_mut().zip(&*row).for_each(|(value, place)| *value = place.widen() + *value);
+        // As arrays: the compiler stores slices of sums that are in registers element by element. Without
+        // closures, which it does not always inline.
+        let mut values = *sums;
+        for value in &mut values {
+            *value = *value * self.scale;
         }
-        row.copy_from_slice(&values.map(T::narrow));
+        if self.accumulate {
+            for i in 0..W {
+                values[i] = row[i].widen() + values[i];
+            }
+        }
+        let mut narrowed = [T::default(); W];
+        for i in 0..W {
+            narrowed[i] = T::narrow(values[i]);
+        }
+        row.copy_from_slice(&narrowed);
     }
 }
 

@@ -1,13 +1,9 @@
 //! The gradients of weights and scales: sums over the instances that read them, chunk by chunk. The order of
 //! the sums is a function of the batch and its windows, see [above](super#bits).
 
-#![allow(unsafe_code)]
-
-use std::ops::Range;
-
-use super::disjoint::Disjoint;
+use super::partials::Partials;
 use super::plan::Plan;
-use super::schedule::{Parallel, Schedule, Task, for_each};
+use super::schedule::{Parallel, Schedule, Task};
 use super::scratch::{Memory, Scratch};
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
@@ -40,22 +36,21 @@ impl<A: Accumulator> ChunkSums<A> {
         mut gradient: Option<&mut [A]>,
         f: impl Fn(&Task<'_>, &mut Scratch<A>, &mut [A]) + Sync,
     ) {
-        let width = self.partials.width;
-        self.partials.for_each_block(schedule.n_chunks(), |block, partials| {
-            let rows = Disjoint::new(&mut *partials);
-            for_each(&mut memory.threads, block.clone(), |scratch, c| {
-                let Some(task) = schedule.task_of(Parallel::Instances, c) else { return };
-                let row = (c - block.start) * width;
-                // SAFETY: each chunk of the block has a row of its own, and is computed once.
-                f(&task, scratch, unsafe { rows.part(row..row + width) });
-            });
-            let Some(gradient) = gradient.as_deref_mut() else { return };
-            for c in block.clone() {
-                if let Some(task) = schedule.task_of(Parallel::Instances, c) {
-                    add(&mut gradient[schedule.window(&task)], &partials[(c - block.start) * width..]);
+        let small = |c| schedule.task_of(Parallel::Instances, c);
+        self.partials.for_each(
+            &mut memory.threads,
+            schedule.n_chunks(),
+            |scratch, c, sums| {
+                if let Some(task) = small(c) {
+                    f(&task, scratch, sums);
                 }
-            }
-        });
+            },
+            |c, sums| {
+                if let (Some(gradient), Some(task)) = (gradient.as_deref_mut(), small(c)) {
+                    add(&mut gradient[schedule.window(&task)], sums);
+                }
+            },
+        );
         for task in schedule.large() {
             self.large.fill(A::ZERO);
             f(&task, &mut memory.large, &mut self.large);
@@ -69,34 +64,6 @@ impl<A: Accumulator> ChunkSums<A> {
 fn add<A: Accumulator>(sums: &mut [A], values: &[A]) {
     for (sum, &value) in sums.iter_mut().zip(values) {
         *sum += value;
-    }
-}
-
-/// The elements of [`Partials`]: 1 or 2 MiB, which stay in cache, and enough for hundreds of small instances.
-const PARTIAL_ELEMENTS: usize = 1 << 18;
-
-/// The sums of some chunks: one row each, as wide as the widest window of an instance.
-#[derive(Debug)]
-struct Partials<A> {
-    values: Vec<A>,
-    width: usize,
-}
-
-impl<A: Accumulator> Partials<A> {
-    fn new(width: usize, max_rows: usize) -> Result<Self> {
-        let rows = (PARTIAL_ELEMENTS / width.max(1)).clamp(1, max_rows.max(1));
-        Ok(Self { values: try_zeroed("partial weight gradients", rows * width)?, width })
-    }
-
-    /// Calls `f` for consecutive blocks of `0..n`, with a zeroed row of partial gradients for each number.
-    fn for_each_block(&mut self, n: usize, mut f: impl FnMut(Range<usize>, &mut [A])) {
-        let rows = self.values.len().checked_div(self.width).unwrap_or(n.max(1));
-        for start in (0..n).step_by(rows) {
-            let block = start..(start + rows).min(n);
-            let values = &mut self.values[..block.len() * self.width];
-            values.fill(A::ZERO);
-            f(block, values);
-        }
     }
 }
 

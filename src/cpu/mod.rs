@@ -18,10 +18,15 @@
 //!    small topologies come first; then they are ordered by the width of the window, rounded down to a power
 //!    of two, by its offset, by topology id.
 //!
+//! Where all copies of a replicated batch share one window and are computed by their dense operator, ∂w is
+//! formed once: from the products ⟨g_u, x_v⟩ of all instances, which are added first, in chunks whose length
+//! depends on the topology, F and the type, and then in a binary tree over the chunks.
+//!
 //! # What the backward computes again
-//! The backward of the convolution needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again: a workspace holds
-//! nothing that a later call needs. A caller that has the memory saves z instead, by
+//! The backward of the convolution by gathers needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again: a
+//! workspace holds nothing that a later call needs. A caller that has the memory saves z instead, by
 //! [`conv_saving_z`](Workspace::conv_saving_z) for [`conv_backward_from_z`](Workspace::conv_backward_from_z).
+//! The backward by a dense operator needs no z.
 //!
 //! # Shapes
 //! All instances together have `N` vertices and `M` hyperedges. Features of vertices are `N` rows, and those
@@ -69,11 +74,13 @@ mod disjoint;
 mod gather;
 mod instance_sums;
 mod operands;
+mod partials;
 mod plan;
 mod row_scale;
 mod schedule;
 mod scratch;
 mod step;
+mod tree_sums;
 mod weight_gradient;
 mod workspace;
 

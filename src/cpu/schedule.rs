@@ -82,6 +82,16 @@ impl<'a, T: Element> Schedule<'a, T> {
         Self { plan, axis, instances, kind }
     }
 
+    /// The number of instances of a chunk of copies with one window; `None` for other batches and windows.
+    pub(super) fn copies_of_chunk(&self) -> Option<usize> {
+        if let Kind::Copies(len) = self.kind { Some(len) } else { None }
+    }
+
+    /// The same copies in chunks of `len`, where no order of summation depends on it.
+    pub(super) fn of_copies(&self, len: usize) -> Self {
+        Self { kind: Kind::Copies(len), ..*self }
+    }
+
     pub(super) fn n_chunks(&self) -> usize {
         match self.kind {
             Kind::Copies(len) => self.instances.div_ceil(len),

@@ -1,19 +1,19 @@
 //! The intermediate results of instances.
 
-use super::dense::DenseOperator;
+use super::dense::{DenseOperator, Gram, Room};
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, for_each};
+use super::tree_sums::Tree;
 use crate::axis::Axis;
+use crate::chunks::CHUNK_INSTANCES;
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
-use crate::incidence::Incidence;
-use crate::pairs::MOST_VERTICES;
 
 /// The intermediate results of one instance, for up to `n` vertices and `m` hyperedges.
 pub(super) struct Scratch<A> {
     /// For each hyperedge a row of F sums: z = B⁻¹ Hᵀ R x.
     pub(super) z: Vec<A>,
-    /// The same: q = Hᵀ L g.
+    /// The same: q = Hᵀ L g, of a topology that is not computed by its M.
     pub(super) q: Vec<A>,
     /// For each vertex: D.
     pub(super) degree: Vec<A>,
@@ -32,21 +32,35 @@ pub(super) struct Scratch<A> {
     pub(super) row_scale: Vec<A>,
     /// M of an instance whose topology has one.
     pub(super) dense: DenseOperator<A>,
+    /// Γ of instances whose topology has an M, and of several chunks of them.
+    pub(super) gram: Gram<A>,
+    pub(super) tree: Tree,
 }
 
 impl<A: Accumulator> Scratch<A> {
-    fn new<'t>(topologies: impl Iterator<Item = &'t Incidence> + Clone, features: usize) -> Result<Self> {
-        let most = |axis| topologies.clone().map(|t| t.size(axis)).max().unwrap_or(0);
+    /// For the topologies that are computed like this.
+    fn new<T: Element<Acc = A>>(plan: &Plan<T>, parallel: Parallel) -> Result<Self> {
+        let topologies = || plan.batch().topologies().iter().enumerate();
+        let topologies = || topologies().filter(|(_, topology)| Parallel::of(topology) == parallel);
+        let most = |axis| topologies().map(|(_, t)| t.size(axis)).max().unwrap_or(0);
         let (n, m) = (most(Axis::Vertex), most(Axis::Hyperedge));
-        let rows = m.checked_mul(features).ok_or(Error::TooLarge {
-            what: "the scratch memory of one instance",
-            value: m as u128 * features as u128,
-            bound: usize::MAX as u128,
-        })?;
+        let features = plan.features();
+        let rows = |m: usize| {
+            m.checked_mul(features).ok_or(Error::TooLarge {
+                what: "the scratch memory of one instance",
+                value: m as u128 * features as u128,
+                bound: usize::MAX as u128,
+            })
+        };
+        let is_dense = |id: usize| plan.pairs(id).is_some();
+        let dense = || topologies().filter(|&(id, _)| is_dense(id)).map(|(_, t)| t.n_vertices());
+        let gathered = topologies().filter(|&(id, _)| !is_dense(id)).map(|(_, t)| t.n_hyperedges());
+        let n_dense = dense().max().unwrap_or(0);
+        let room = dense().map(|n| Room::new::<T>(n, features)).fold(Room::default(), Room::or);
         let what = "the workspace";
         Ok(Self {
-            z: try_zeroed(what, rows)?,
-            q: try_zeroed(what, rows)?,
+            z: try_zeroed(what, rows(m)?)?,
+            q: try_zeroed(what, rows(gathered.max().unwrap_or(0))?)?,
             degree: try_zeroed(what, n)?,
             inv_degree: try_zeroed(what, n)?,
             weight_inv_degree: try_zeroed(what, n)?,
@@ -54,7 +68,9 @@ impl<A: Accumulator> Scratch<A> {
             edge_shift: try_zeroed(what, m)?,
             degree_gradient: try_zeroed(what, n)?,
             row_scale: try_zeroed(what, n.max(m))?,
-            dense: DenseOperator::with_room(n.min(MOST_VERTICES))?,
+            dense: DenseOperator::with_room(n_dense)?,
+            gram: Gram::with_room(room)?,
+            tree: Tree::with_room(n_dense * n_dense, CHUNK_INSTANCES)?,
         })
     }
 }
@@ -69,16 +85,12 @@ pub(super) struct Memory<A> {
 
 impl<A: Accumulator> Memory<A> {
     pub(super) fn new<T: Element<Acc = A>>(plan: &Plan<T>) -> Result<Self> {
-        let of = |parallel| {
-            let topologies = plan.batch().topologies().iter();
-            Scratch::new(topologies.filter(move |t| Parallel::of(t) == parallel), plan.features())
-        };
         let n_threads = rayon::current_num_threads();
         let mut threads = try_with_capacity("the workspace", n_threads)?;
         for _ in 0..n_threads {
-            threads.push(of(Parallel::Instances)?);
+            threads.push(Scratch::new(plan, Parallel::Instances)?);
         }
-        Ok(Self { threads, large: of(Parallel::Rows)? })
+        Ok(Self { threads, large: Scratch::new(plan, Parallel::Rows)? })
     }
 
     /// Calls `f` for each chunk of `schedule` that has instances.

@@ -3,6 +3,7 @@
 use super::instance_sums::ChunkSums;
 use super::plan::Plan;
 use super::scratch::Memory;
+use super::tree_sums::TreeSums;
 use crate::element::Element;
 use crate::error::{Error, Result};
 
@@ -12,12 +13,15 @@ pub struct Workspace<T: Element> {
     pub(super) max_instances: usize,
     pub(super) memory: Memory<T::Acc>,
     pub(super) sums: ChunkSums<T::Acc>,
+    /// Γ of all copies of a topology that has a dense operator.
+    pub(super) tree_sums: TreeSums,
 }
 
 impl<T: Element> Plan<T> {
     /// The scratch memory for calls with up to `max_instances` instances, for as many threads as the current
-    /// rayon pool has: for each thread two rows of F sums for each hyperedge of the largest small topology,
-    /// once the same for the largest other topology, and about a mebibyte.
+    /// rayon pool has: for each thread two rows of F sums for each hyperedge of the largest small topology
+    /// (one where it has a dense operator) and up to half a mebibyte for dense operators, once two rows for
+    /// each hyperedge of the largest other topology, and up to four mebibytes.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::TooLarge`], [`Error::OutOfMemory`].
@@ -26,7 +30,10 @@ impl<T: Element> Plan<T> {
             return Err(Error::TooManyInstances { value, bound: max_instances });
         }
         let (memory, sums) = (Memory::new(self)?, ChunkSums::new(self, max_instances)?);
-        Ok(Workspace { plan: self.clone(), max_instances, memory, sums })
+        let is_of_copies = self.batch().is_replicated() && self.pairs(0).is_some();
+        let n = if is_of_copies { self.batch().topologies()[0].n_vertices() } else { 0 };
+        let tree_sums = TreeSums::with_room(n * n, if is_of_copies { max_instances } else { 0 })?;
+        Ok(Workspace { plan: self.clone(), max_instances, memory, sums, tree_sums })
     }
 }
 
