@@ -2,8 +2,8 @@
 //
 //     y = M x,    M = L H U B^-1 H^T R
 //
-// of n x n entries. dense_form.cuh forms M, dense_conv.cuh is the forward, dense_backward.cuh the backward, and
-// dense_gradient.cu the gradients of weights. DENSE.md says what moves and why it is cut so.
+// of n x n entries. dense_form.cuh forms M, dense_conv.cuh is the forward, dense_backward.cuh the backward,
+// and dense_gradient.cu the gradients of weights. DENSE.md says what moves and why it is cut so.
 //
 // Operators are stored in scratch memory, see DenseOperatorsArgs: one for each topology where all instances
 // share one window, and else one for each instance.
@@ -29,8 +29,8 @@ struct alignas(sizeof(T) == 2 ? 8 : 16) Features {
 enum : u32 { NOTHING = 0, ONE_FEATURE = 1, ALL_FEATURES = 2 };
 
 // The features of a thread, widened. On a device it is one statement, in which instructions have predicates:
-// from an `if` the compiler makes branches, with moves of zeros in each, and it would rather widen elements of
-// 16 bits again for each use than keep them.
+// from an `if` the compiler makes branches, with moves of zeros in each, and it would rather widen elements
+// of 16 bits again for each use than keep them.
 #if defined(__CUDA_ARCH__)
 #define LOAD_BEGIN "{\n.reg .pred p, q;\nsetp.eq.u32 p, %5, 2;\nsetp.eq.u32 q, %5, 1;\n"
 __device__ __forceinline__ void load_features(float (&to)[4], u32 much, const float* from) {

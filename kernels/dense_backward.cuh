@@ -4,8 +4,8 @@
 //     dloss/dx_v = sum of M_uv g_u
 //     Gamma_uv   = <g_u, x_v>       from which dense_gradient.cu has the gradients of the weights
 //
-// x and g are read once, dloss/dx is written once (overwritten or added to), and Gamma once for each instance,
-// or where all instances share a window once for each chunk of them. M was stored by dense_form.cu.
+// x and g are read once, dloss/dx is written once (overwritten or added to), and Gamma once for each
+// instance, or where all instances share a window once for each chunk of them. M was stored by dense_form.cu.
 //
 // The vertices of a class are cut into parts of up to 8. A pair of parts (u, v) is a tile, and a thread has a
 // tile and a slot: 16 bytes of features of the rows of g of its part u, and of x of its part v. It keeps the
@@ -225,8 +225,8 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
     }
 }
 
-// Adds the products of all slots, in double: four lanes have a run of slots each, which are then added. Stores
-// them for each item of the block.
+// Adds the products of all slots, in double: four lanes have a run of slots each, which are then added.
+// Stores them for each item of the block.
 template <typename A, u32 N, u32 PRODUCTS>
 __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u64 block, u32 n_items,
                                                const Place& place, A* exchange, A (&products)[PRODUCTS]) {

@@ -9,9 +9,9 @@
 // The sum runs over the terms of u, so that an infinity or NaN in x reaches only what it is connected with.
 // src/cpu/dense has the same bits.
 //
-// Where all instances share one window, or where indices are checked, M was stored by dense_form.cu. Elsewhere
-// a block forms M of its instances while x is under way. What a block knows of its instances is in shared
-// memory; of copies of one topology that share a window it knows M alone.
+// Where all instances share one window, or where indices are checked, M was stored by dense_form.cu.
+// Elsewhere a block forms M of its instances while x is under way. What a block knows of its instances is in
+// shared memory; of copies of one topology that share a window it knows M alone.
 
 #pragma once
 

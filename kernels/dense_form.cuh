@@ -21,8 +21,8 @@ struct Forming {
     u32 n_items;
     // A class of so many vertices.
     u32 row;
-    // Of each item, `row`: D times a power of two, 0 or NaN where D is 0 or not finite, and the shift that the
-    // power has.
+    // Of each item, `row`: D times a power of two, 0 or NaN where D is 0 or not finite, and the shift that
+    // the power has.
     A* degrees;
     int* shifts;
     A* entries;
@@ -78,8 +78,8 @@ __device__ __forceinline__ bool fits_pairs(const DenseFormArgs& args, Check<Chec
            within(DENSE_TOPOLOGY_LISTS, t.lists, t.n_listed, tables.n_lists);
 }
 
-// Finds item `place` of the launch, an instance or a topology, and its window. Where something is wrong it has
-// no vertices. A single thread does this.
+// Finds item `place` of the launch, an instance or a topology, and its window. Where something is wrong it
+// has no vertices. A single thread does this.
 template <bool Checked>
 __device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kernel, u64 place,
                                             DenseItem& item) {

@@ -7,17 +7,17 @@
 //     c_u = (sum over v of M_uv Gamma_uv + M_vu Gamma_vu) / (2 D_u)                           symmetric
 //
 // with w in the message for the first term, and in the degree for the second. All of it is double. What a
-// vertex of degree 0 would add is left out, and so is a vertex of a single incidence where its two terms cancel
-// out.
+// vertex of degree 0 would add is left out, and so is a vertex of a single incidence where its two terms
+// cancel out.
 //
 // Where all instances share a window, Gamma is first added over chunks of them, in a binary tree in which
-// neighbors are added first; one without a neighbor stays as it is. So the order depends on their number alone,
-// and launches may cut the tree where they like: some store the roots of parts of it.
+// neighbors are added first; one without a neighbor stays as it is. So the order depends on their number
+// alone, and launches may cut the tree where they like: some store the roots of parts of it.
 //
-// With the shifts s of degrees and t of the hyperedge, as `Conv::edge_shift`, terms are multiplied by 2^(t + s_u),
-// and the sum by 2^-t, once or twice: see src/cpu/dense, which has the same bits. The gradient of each instance
-// alone is overwritten in scratch memory, or overwritten or added to where it belongs. Launched by
-// src/cuda/conv/dense_backward.rs.
+// With the shifts s of degrees and t of the hyperedge, as `Conv::edge_shift` of double, terms are multiplied
+// by 2^(t + s_u), and the sum by 2^-t, once or twice: see src/cpu/dense, which has the same bits. The
+// gradient of each instance alone is overwritten in scratch memory, or overwritten or added to where it
+// belongs. Launched by src/cuda/conv/dense_backward.rs.
 //
 // Modules: f32, f64.
 
@@ -198,7 +198,7 @@ __device__ __forceinline__ void find_degree_terms(const DenseGradientArgs& args,
 }
 
 // The gradient of a hyperedge's weight in item `k`: of incidences `start` ... `end` of its topology.
-template <typename A, bool Checked>
+template <bool Checked>
 __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Check<Checked>& check,
                                               const Gradients& of, u32 k, u64 first, u32 length) {
     const DenseConventions& conventions = args.conventions;
@@ -226,7 +226,7 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
             largest = shifts[v] > largest ? shifts[v] : largest;
         }
     }
-    int of_edge = edge_shift<A>(conventions, largest, smallest);
+    int of_edge = edge_shift<double>(conventions, largest, smallest);
     double total = 0;
 #pragma unroll 1
     for (u32 i = 0; i < length; i++) {
@@ -289,7 +289,7 @@ __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, c
         u32 end = 0;
         double value = not_a_number<double>();
         if (find_incidences(tables, check, t, t.pointers + e, start, end)) {
-            value = gradient_of<A>(args, check, of, k, t.indices + start, end - start);
+            value = gradient_of(args, check, of, k, t.indices + start, end - start);
         }
         u64 at = of.first_hyperedges[k] + e;
         if (args.values != nullptr) {

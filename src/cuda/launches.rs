@@ -40,8 +40,8 @@ pub(super) trait Launches {
     /// Whether `moves` is of any use. To find out what launches move takes time, which a queued call saves.
     const COUNTS: bool;
 
-    /// Whether the launches stand for those of any call: then kernels and memory that calls with other windows
-    /// need are asked for, too.
+    /// Whether the launches stand for those of any call: then kernels and memory that calls with other
+    /// windows need are asked for, too.
     const ANY_OPERANDS: bool = false;
 
     /// The bytes of feature rows that the next launches move if nothing is cached.

@@ -97,8 +97,8 @@
 //! call of this context"`. `CudaContext::check_err` takes it away.
 //!
 //! # Memory
-//! On the path of the gathers the convolution has rows of hyperedges between its two gathers: z = B⁻¹Hᵀ R x, in
-//! the accumulation type, since a rounded z spoils the gradient of the weights where vertices are alike.
+//! On the path of the gathers the convolution has rows of hyperedges between its two gathers: z = B⁻¹Hᵀ R x,
+//! in the accumulation type, since a rounded z spoils the gradient of the weights where vertices are alike.
 //!
 //! | operator, if a topology is on [`Path::Gather`](crate::Path::Gather) | rows of hyperedges in the workspace |
 //! |---|---|
@@ -109,9 +109,9 @@
 //!
 //! [`Plan::workspace_for`] makes a workspace for some operators alone, and [`Plan::workspace_bytes`] tells
 //! its size. The rest are sums of segments of rows of more than 512 incidences, a few numbers for each vertex
-//! and hyperedge, and a dot product for each 32 vectors of 16 bytes of features; on the dense path an operator
-//! of up to 32 × 32 numbers for each instance, and backward as many products. The gradient of weights needs no
-//! table of all weights: a number for each hyperedge of the batch, whatever the windows.
+//! and hyperedge, and a dot product for each 32 vectors of 16 bytes of features; on the dense path an
+//! operator of up to 32 × 32 numbers for each instance, and backward as many products. The gradient of
+//! weights needs no table of all weights: a number for each hyperedge of the batch, whatever the windows.
 //!
 //! # Windows
 //! Weights and scales are read through windows: shared, consecutive, or a table that

@@ -113,8 +113,8 @@ impl Sizes {
 pub(super) struct Scratch([Buffer<u8>; Slot::COUNT]);
 
 impl Scratch {
-    /// If instances are on several paths, what is read for all of them starts as zeros. The context of `stream`
-    /// must be current.
+    /// If instances are on several paths, what is read for all of them starts as zeros. The context of
+    /// `stream` must be current.
     pub(super) fn new(sizes: &Sizes, stream: &Arc<CudaStream>, has_several_paths: bool) -> Result<Self> {
         let mut buffers = [const { None }; Slot::COUNT];
         for &slot in Slot::ALL {

@@ -126,8 +126,8 @@ fn backends_have_the_same_bits_where_rows_are_long_and_wide() {
     }
 }
 
-/// Products of rows are added over chunks of instances, in a tree: of one chunk, of a few and of more than one
-/// launch adds; rows of more slices than a class has slots, and rows that are no whole slices.
+/// Products of rows are added over chunks of instances, in a tree: of one chunk, of a few and of more than
+/// one launch adds; rows of more slices than a class has slots, and rows that are no whole slices.
 #[test]
 fn backends_have_the_same_bits_where_many_instances_share_a_window() {
     fn agree<T: GpuElement>(n: usize, features: usize, instances: usize, conv: Conv) {

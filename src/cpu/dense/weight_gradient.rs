@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Vertices of degree 0 are left out, and those of a single incidence whose weight cancels out. Where weights
-//! are part of degrees, D'_u and the shifts s_u of M stand for D_u. With E the largest shift of e's vertices,
-//! or less where they lie further apart than products in `f64` have room for (−E is
+//! are part of degrees, D'_u and the shifts s_u of M stand for D_u. With E the largest shift of e's other
+//! vertices, or less where they lie further apart than products in `f64` have room for (−E is
 //! [`Conv::edge_shift`] of `f64`; of degrees in `f32` it is the largest):
 //!
 //! ```text
@@ -132,10 +132,11 @@ impl Terms<'_> {
         }
         if is_shifted { total.times_power_of_two(conv.shifts_of_degree() * reference) } else { total }
     }
-    /// E of a hyperedge.
+    /// E of a hyperedge. Vertices that are left out have no say.
     fn reference_shift(&self, members: impl Iterator<Item = usize>) -> i32 {
         let mut range = None;
-        for shift in members.map(|v| self.shifts[v]).filter(|&shift| shift != NO_SHIFT) {
+        let takes_part = |&v: &usize| self.degrees[v] != 0.0 && self.shifts[v] != NO_SHIFT;
+        for shift in members.filter(takes_part).map(|v| self.shifts[v]) {
             let (largest, smallest) = range.unwrap_or((shift, shift));
             range = Some((shift.max(largest), shift.min(smallest)));
         }

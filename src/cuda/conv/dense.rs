@@ -72,8 +72,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         DenseInstances { class, weights, list, count, topologies }
     }
 
-    /// A launch over instances, `per_block` to a block. If operators are stored there is one for each topology
-    /// where the instances share a window, and else one for each instance.
+    /// A launch over instances, `per_block` to a block. If operators are stored there is one for each
+    /// topology where the instances share a window, and else one for each instance.
     fn dense_items(
         &mut self,
         of: &DenseInstances<'_>,
@@ -153,9 +153,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             args.items.blocks = n_items.div_ceil(per_block.into());
         }
         let grid = Grid::of_blocks(args.items.blocks).with_shared_bytes(per_block * bytes as u32);
-        // SAFETY: the kernel takes a `DenseFormArgs`. Scratch memory has room for an operator for each item, or
-        // for those of all topologies at the places that their tables say, which the host made together with
-        // the sizes. A block has the shared memory of its items. The caller promises the rest.
+        // SAFETY: the kernel takes a `DenseFormArgs`. Scratch memory has room for an operator for each item,
+        // or for those of all topologies at the places that their tables say, which the host made together
+        // with the sizes. A block has the shared memory of its items. The caller promises the rest.
         unsafe { self.launches.launch(Kernel::DenseForm, grid, &args) }
     }
 }

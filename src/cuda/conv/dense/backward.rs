@@ -1,5 +1,5 @@
-//! The launches of `kernels/dense_backward.cuh` and `kernels/dense_gradient.cu`: the backward of the convolution
-//! of small hypergraphs by their dense operators.
+//! The launches of `kernels/dense_backward.cuh` and `kernels/dense_gradient.cu`: the backward of the
+//! convolution of small hypergraphs by their dense operators.
 
 #![allow(unsafe_code)]
 
@@ -46,8 +46,8 @@ pub(in super::super) enum ToWeights {
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// A launch that forms operators, and one for both gradients; for gradients of weights one more, and a few
-    /// before it where more than [`MOST_NODES`] chunks of instances share a window. It needs no rows in
+    /// A launch that forms operators, and one for both gradients; for gradients of weights one more, and a
+    /// few before it where more than [`MOST_NODES`] chunks of instances share a window. It needs no rows in
     /// scratch memory: of each instance or chunk the products of its vertices.
     ///
     /// # Safety
@@ -104,9 +104,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
         let shared_bytes = exchange + items.per_block.max(1) as usize * of_item;
         let grid = Grid::of_blocks(items.blocks).with_shared_bytes(shared_bytes as u32);
-        // SAFETY: the kernel takes a `DenseBackwardArgs`. Operators are where the launch before has stored them;
-        // scratch memory has room for the products of each item or chunk, and a block for what it exchanges.
-        // The caller promises the rest.
+        // SAFETY: the kernel takes a `DenseBackwardArgs`. Operators are where the launch before has stored
+        // them; scratch memory has room for the products of each item or chunk, and a block for what it
+        // exchanges. The caller promises the rest.
         unsafe { self.launches.launch(class.backward(), grid, &args)? };
         let Some(to) = to_weights else { return Ok(()) };
         let mut nodes = Nodes { address: products, count: n_products, of_item: 1, is_wide: false };
@@ -165,8 +165,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             }
         }
         let grid = Grid::of_blocks(items.blocks).with_shared_bytes(items.per_block * bytes as u32);
-        // SAFETY: the kernel takes a `DenseGradientArgs`; a block has the shared memory of its items. Operators
-        // are where they were stored, and the caller promises the rest.
+        // SAFETY: the kernel takes a `DenseGradientArgs`; a block has the shared memory of its items.
+        // Operators are where they were stored, and the caller promises the rest.
         unsafe { self.launches.launch(Kernel::DenseGradient, grid, &args) }
     }
 

@@ -80,9 +80,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
         let grid = Grid::of_blocks(items.blocks)
             .with_shared_bytes(items.per_block.max(1) * bytes_of_instance as u32);
-        // SAFETY: the kernel takes a `DenseConvArgs`. Operators are where the launch before has stored them, or
-        // are formed in shared memory, of which a block has what its instances need. The caller promises the
-        // rest.
+        // SAFETY: the kernel takes a `DenseConvArgs`. Operators are where the launch before has stored them,
+        // or are formed in shared memory, of which a block has what its instances need. The caller promises
+        // the rest.
         unsafe { self.launches.launch(class.conv(), grid, &args) }
     }
 }
