@@ -39,11 +39,33 @@ enum : u32 {
     SMALLEST_DENSE_CLASS = 8,
 };
 
-// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense.rs.
+// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense/.
 enum : u32 {
     DENSE_PART = 8,
     DENSE_ITEM_BYTES = 56,
     DENSE_MOST_NODES = 128,
+};
+
+// The bytes of shared memory of each class, for numbers of 4 and of 8 bytes.
+enum : u32 {
+    DENSE8_CONV_BYTES_OF_4 = 440,
+    DENSE8_BACKWARD_BYTES_OF_4 = 504,
+    DENSE8_EXCHANGE_BYTES_OF_4 = 16896,
+    DENSE8_CONV_BYTES_OF_8 = 760,
+    DENSE8_BACKWARD_BYTES_OF_8 = 920,
+    DENSE8_EXCHANGE_BYTES_OF_8 = 16896,
+    DENSE16_CONV_BYTES_OF_4 = 1336,
+    DENSE16_BACKWARD_BYTES_OF_4 = 1464,
+    DENSE16_EXCHANGE_BYTES_OF_4 = 20992,
+    DENSE16_CONV_BYTES_OF_8 = 2488,
+    DENSE16_BACKWARD_BYTES_OF_8 = 2808,
+    DENSE16_EXCHANGE_BYTES_OF_8 = 20992,
+    DENSE32_CONV_BYTES_OF_4 = 4664,
+    DENSE32_BACKWARD_BYTES_OF_4 = 4920,
+    DENSE32_EXCHANGE_BYTES_OF_4 = 20992,
+    DENSE32_CONV_BYTES_OF_8 = 9016,
+    DENSE32_BACKWARD_BYTES_OF_8 = 9656,
+    DENSE32_EXCHANGE_BYTES_OF_8 = 20992,
 };
 
 // The kernels, by the numbers that violations name them by.
@@ -556,7 +578,8 @@ static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
 // Where dense operators are stored, in scratch memory: for a class of N vertices
 //
 //     entries    N x N of M, in rows; N that sums are multiplied by; N degrees as gradients see them
-//     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees
+//     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N
+//                of terms the other way round, bit u of number v
 struct DenseOperatorsArgs {
     // Of the accumulation type.
     void* entries;
@@ -682,9 +705,9 @@ struct DenseBackwardArgs {
     // Of the accumulation type, N x N for each item, or for each chunk of instances.
     void* products;
     u64 features;
-    // Of a row: what a thread has of it.
+    // The slices of a row, see src/dense.rs.
     u32 slices;
-    // Of an item.
+    // The slots of an item.
     u32 slots;
     // The instances of a chunk, where all have one window; 0: items are instances.
     u32 chunk_len;
@@ -716,7 +739,7 @@ struct DenseGradientArgs {
     u64 n_nodes;
     // Of the same size, of each item, and no gradients; null: gradients.
     double* roots;
-    // Up to 128, which are added; the last item may have fewer.
+    // Up to DENSE_MOST_NODES, which are added; the last item may have fewer.
     u32 nodes_of_item;
     u32 wide;
     // For each hyperedge `blocks`, of which the others become 0; null: the gradient is written.
@@ -726,8 +749,10 @@ struct DenseGradientArgs {
     u64 gradient_len;
     u32 blocks;
     u32 add;
+    // That share out the hyperedges of the same items.
+    u64 parts;
 };
-static_assert(sizeof(DenseGradientArgs) == 576 && alignof(DenseGradientArgs) == 8, "size");
+static_assert(sizeof(DenseGradientArgs) == 584 && alignof(DenseGradientArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseGradientArgs, items) == 0, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 312, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 344, "offset");
@@ -741,6 +766,7 @@ static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 552, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 560, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 568, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, add) == 572, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, parts) == 576, "offset");
 
 // Of the sums of gradients over instances.
 struct GradientArgs {

@@ -135,8 +135,14 @@ struct DenseItem {
 };
 static_assert(sizeof(DenseItem) == DENSE_ITEM_BYTES, "item");
 
+// What a block keeps of an item in shared memory, with numbers of type `A`. The host has the same number.
+template <typename Kept, typename A>
+__device__ constexpr u32 bytes_of() {
+    return Kept::NUMBERS * sizeof(A) + Kept::OTHERS;
+}
+
 __device__ __forceinline__ u32 operator_entries(u32 row) { return row * row + 2 * row; }
-__device__ __forceinline__ u32 operator_words(u32 row) { return 2 * row; }
+__device__ __forceinline__ u32 operator_words(u32 row) { return 3 * row; }
 
 // The topology is in the class of these kernels, and its operator has a place.
 template <bool Checked>
@@ -174,13 +180,15 @@ __device__ __forceinline__ bool find_item(const DenseItemsArgs& args, Check<Chec
     const TablesArgs& tables = args.by_vertex;
     const DenseOperatorsArgs& operators = args.operators;
     item = {};
-    item.topology = place;
     if (place >= args.n_items) {
         return false;
     }
     if (operators.of_items != 0) {
         item.entries = place * operator_entries(operators.row);
         item.words = place * operator_words(operators.row);
+        item.is_placed = 1;
+    } else if (args.n_vertices != 0) {
+        // Copies of topology 0 look up no place, so it gets an operator of NaN where something is wrong.
         item.is_placed = 1;
     }
     u64 number = args.numbers != nullptr ? args.numbers[place] : place;

@@ -1,6 +1,6 @@
 // The convolution of hypergraphs of up to 8 vertices by their dense operators, see dense_conv.cuh.
 //
-// Launched by src/cuda/conv/dense.rs; src/cpu/dense has the same bits.
+// Launched by src/cuda/conv/dense/forward.rs; src/cpu/dense has the same bits.
 //
 // Modules: bf16, f16, f32, f64.
 

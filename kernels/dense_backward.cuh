@@ -8,7 +8,7 @@
 // instance, or where all instances share a window once for each chunk of them. M was stored by dense_form.cu.
 //
 // The vertices of a class are cut into parts of up to 8. A pair of parts (u, v) is a tile, and a thread has a
-// tile and a slot: 16 bytes of features of the rows of g of its part u, and of x of its part v. It keeps the
+// tile and a slot: 16 bytes (8 of 16-bit types) of features of the rows of g of its part u, and of x of its part v. It keeps the
 // 64 products of these in registers, while it adds the slices of its slot. For dloss/dx it has the sums over
 // part u of the rows of v, which the threads of all parts u then exchange: each stores the rows that it gets.
 //
@@ -18,7 +18,6 @@
 #pragma once
 
 #include "dense.cuh"
-#include "modules.cuh"
 
 // How the threads of a block share out the work of a class of `N` vertices.
 template <u32 N>
@@ -38,6 +37,9 @@ struct Cut {
         // The rows of M whose entries are terms, for each column.
         WORDS = N,
     };
+
+    // Of an item all together: numbers, and the bytes of all else.
+    enum : u32 { NUMBERS = ENTRIES, OTHERS = WORDS * sizeof(u32) + sizeof(DenseItem) };
 };
 
 // Products are added over slots through shared memory, some of each thread at a time.
@@ -67,21 +69,17 @@ __device__ __forceinline__ void transpose_operators(const DenseItemsArgs& args, 
         u32 at = i % (N * N + N);
         u64 first_entry = 0;
         u64 first_word = 0;
-        bool exists = true;
+        u32 n = args.n_vertices;
         if (args.per_block != 0) {
-            exists = items[k].n_vertices != 0;
+            n = items[k].n_vertices;
             first_entry = items[k].entries;
             first_word = items[k].words;
         }
+        bool exists = at % N < n && (at >= N * N || at / N < n);
         u32 to = at < N * N ? at % N * C::ROW + at / N : N * C::ROW + at - N * N;
         entries[k * C::ENTRIES + to] = exists ? stored[first_entry + at] : A(0);
         if (at < N) {
-            u32 terms = 0;
-#pragma unroll 4
-            for (u32 u = 0; exists && u < N; u++) {
-                terms |= (args.operators.words[first_word + u] >> at & 1) << u;
-            }
-            words[k * C::WORDS + at] = terms;
+            words[k * C::WORDS + at] = at < n ? args.operators.words[first_word + 2 * N + at] : 0;
         }
     }
 }
@@ -117,11 +115,24 @@ template <typename T>
 struct BackwardRows {
     u32 much;
     u32 n_vertices;
+    // The number of the first one.
+    u64 feature;
     const T* x;
     const T* grad_y;
     // In elements: there may be no dloss/dx.
     u64 grad_x;
 };
+
+// Has a thread's features of some rows, which the threads of a slot share out, brought to the second-level cache.
+template <u32 N, typename T>
+__device__ __forceinline__ void prefetch_rows(const T* first, const RowsArgs& args, u32 much,
+                                              const Place& place, u32 n) {
+    using C = Cut<N>;
+#pragma unroll 1
+    for (u32 row = place.part_v + C::PARTS * place.part_u; row < n && much != NOTHING; row += C::TILES) {
+        prefetch(first + row * args.row_stride);
+    }
+}
 
 // The features of a thread: stores its rows of dloss/dx, and adds to its products. All threads take part.
 template <u32 N, typename T, typename A, u32 PRODUCTS>
@@ -138,8 +149,7 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
         load_features(g[i], u < rows.n_vertices ? rows.much : u32(NOTHING),
                       rows.grad_y + u * args.grad_y.row_stride);
     }
-    // All of x where there is one part, and so registers; else half of it at a time, from the second-level
-    // cache.
+    // With one part there are registers for all of x; else it is loaded in halves, behind a prefetch.
     constexpr u32 TOGETHER = C::PARTS == 1 ? C::SIDE : C::SIDE / 2;
     u32 much_of_x = args.wants_products != 0 ? rows.much : u32(NOTHING);
     A x[TOGETHER][LEN];
@@ -154,10 +164,7 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
     if (C::PARTS == 1) {
         load_x(0);
     } else {
-#pragma unroll 1
-        for (u32 v = place.part_v; v < rows.n_vertices && much_of_x != NOTHING; v += C::PARTS) {
-            prefetch(rows.x + v * args.x.row_stride);
-        }
+        prefetch_rows<N>(rows.x, args.x, much_of_x, place, rows.n_vertices);
     }
 #pragma unroll
     for (u32 i = 0; i < C::SIDE; i++) {
@@ -228,8 +235,9 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
 // Adds the products of all slots, in double: four lanes have a run of slots each, which are then added.
 // Stores them for each item of the block.
 template <typename A, u32 N, u32 PRODUCTS>
-__device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u64 block, u32 n_items,
-                                               const Place& place, A* exchange, A (&products)[PRODUCTS]) {
+__device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u64 block,
+                                               const DenseItem* items, u32 n_items, const Place& place,
+                                               A* exchange, A (&products)[PRODUCTS]) {
     using C = Cut<N>;
     using E = Exchange<A, N>;
     u32 lane = threadIdx.x % WARP;
@@ -244,7 +252,7 @@ __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u6
         for (u32 i = 0; i < E::AT_ONCE; i++) {
             exchange[i * E::PRODUCT + column] = products[i];
         }
-        // The next ones, where an index that the compiler knows finds them.
+        // Moves the rest down, so that every index is a constant.
 #pragma unroll
         for (u32 i = 0; i + E::AT_ONCE < PRODUCTS; i++) {
             products[i] = products[i + E::AT_ONCE];
@@ -267,9 +275,10 @@ __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u6
             sum += shuffle(sum, lane ^ 1);
             sum += shuffle(sum, lane ^ 2);
             u64 result = block * n_items + k;
-            if (run == 0 && number < total && result < n_results) {
-                u32 u = tile / C::PARTS * C::SIDE + (first + product) / C::SIDE;
-                u32 v = tile % C::PARTS + C::PARTS * ((first + product) % C::SIDE);
+            u32 n = args.chunk_len != 0 || k >= n_items ? args.items.n_vertices : items[k].n_vertices;
+            u32 u = tile / C::PARTS * C::SIDE + (first + product) / C::SIDE;
+            u32 v = tile % C::PARTS + C::PARTS * ((first + product) % C::SIDE);
+            if (run == 0 && number < total && result < n_results && u < n && v < n) {
                 static_cast<A*>(args.products)[result * (N * N) + u * N + v] = static_cast<A>(sum);
             }
         }
@@ -297,21 +306,13 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
             }
             __syncthreads();
         }
-        transpose_operators<A, N>(of, items, n_items, entries, words);
-        __syncthreads();
-        A products[C::SIDE * C::SIDE];
-#pragma unroll
-        for (u32 i = 0; i < C::SIDE * C::SIDE; i++) {
-            products[i] = 0;
-        }
         u64 first_instance = block * args.chunk_len;
         u32 n_slices = args.slices;
         if (args.chunk_len != 0) {
             u64 rest = of.n_items - first_instance;
             n_slices *= rest < args.chunk_len ? static_cast<u32>(rest) : args.chunk_len;
         }
-        for (u32 first = 0; first < n_slices; first += args.slots) {
-            u32 slice = first + slot;
+        auto rows_of = [&](u32 slice) -> BackwardRows<T> {
             bool exists = k < n_items && slice < n_slices;
             u64 instance = 0;
             u64 first_vertex = 0;
@@ -327,20 +328,39 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
                 n = items[k].n_vertices;
             }
             u64 feature = u64(slice) * LEN;
-            BackwardRows<T> rows = {
-                exists ? u32(ALL_FEATURES) : u32(NOTHING), n,
-                static_cast<const T*>(args.x.data) + element(args.x, instance, first_vertex, 0) + feature,
-                static_cast<const T*>(args.grad_y.data) + element(args.grad_y, instance, first_vertex, 0) +
+            return {exists ? u32(ALL_FEATURES) : u32(NOTHING),
+                    n,
                     feature,
-                element(args.grad_x, instance, first_vertex, 0) + feature};
-            u32 operand = k < n_items ? k : 0;
-            const A* its_entries = entries + operand * C::ENTRIES;
-            const u32* its_words = words + operand * C::WORDS;
+                    static_cast<const T*>(args.x.data) + element(args.x, instance, first_vertex, 0) + feature,
+                    static_cast<const T*>(args.grad_y.data) +
+                        element(args.grad_y, instance, first_vertex, 0) + feature,
+                    element(args.grad_x, instance, first_vertex, 0) + feature};
+        };
+        // The first rows are under way while operators are read.
+        if (args.aligned != 0) {
+            BackwardRows<T> rows = rows_of(slot);
+            prefetch_rows<N>(rows.grad_y, args.grad_y, rows.much, place, rows.n_vertices);
+            prefetch_rows<N>(rows.x, args.x, args.wants_products != 0 ? rows.much : u32(NOTHING), place,
+                             rows.n_vertices);
+        }
+        transpose_operators<A, N>(of, items, n_items, entries, words);
+        __syncthreads();
+        A products[C::SIDE * C::SIDE];
+#pragma unroll
+        for (u32 i = 0; i < C::SIDE * C::SIDE; i++) {
+            products[i] = 0;
+        }
+        u32 operand = k < n_items ? k : 0;
+        const A* its_entries = entries + operand * C::ENTRIES;
+        const u32* its_words = words + operand * C::WORDS;
+        for (u32 first = 0; first < n_slices; first += args.slots) {
+            BackwardRows<T> rows = rows_of(first + slot);
+            bool exists = rows.much != NOTHING;
             // Where features are no whole vectors, they come one by one.
 #pragma unroll 1
             for (u32 i = 0; i < (args.aligned != 0 ? 1 : LEN); i++) {
                 if (args.aligned == 0) {
-                    rows.much = exists && feature + i < args.features ? u32(ONE_FEATURE) : u32(NOTHING);
+                    rows.much = exists && rows.feature + i < args.features ? u32(ONE_FEATURE) : u32(NOTHING);
                 }
                 backward_features<N>(args, its_entries, its_words, place, rows, products);
                 rows.x++;
@@ -349,7 +369,7 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
             }
         }
         if (args.wants_products != 0) {
-            store_products<A, N>(args, block, n_items, place, exchange, products);
+            store_products<A, N>(args, block, items, n_items, place, exchange, products);
         }
         __syncthreads();  // the next items have the same memory
     }
@@ -364,6 +384,10 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
     }
 
 #define DENSE_BACKWARD_MODULES(N, BLOCKS, BLOCKS_OF_8) \
+    static_assert(bytes_of<Cut<N>, float>() == DENSE##N##_BACKWARD_BYTES_OF_4, "bytes"); \
+    static_assert(bytes_of<Cut<N>, double>() == DENSE##N##_BACKWARD_BYTES_OF_8, "bytes"); \
+    static_assert(Exchange<float, N>::BYTES == DENSE##N##_EXCHANGE_BYTES_OF_4, "bytes"); \
+    static_assert(Exchange<double, N>::BYTES == DENSE##N##_EXCHANGE_BYTES_OF_8, "bytes"); \
     MODULES_OF_F32(UNCHECKED(DENSE_BACKWARD(N, BLOCKS, float, f32, false)) \
                        CHECKED(DENSE_BACKWARD(N, BLOCKS, float, f32_checked, true))) \
     MODULES_OF_F64(UNCHECKED(DENSE_BACKWARD(N, BLOCKS_OF_8, double, f64, false)) \

@@ -21,6 +21,9 @@
 template <u32 N>
 struct ConvOperator {
     enum : u32 { ENTRIES = N * N + N, WORDS = N };
+
+    // Of an instance all together, with degrees and shifts: numbers, and the bytes of all else.
+    enum : u32 { NUMBERS = ENTRIES + N, OTHERS = (WORDS + N) * sizeof(u32) + sizeof(DenseItem) };
 };
 
 // Copies the operators of a block's items from scratch memory. Of copies of one topology there is one, and no
@@ -36,12 +39,15 @@ __device__ __forceinline__ void copy_operators(const DenseItemsArgs& args, const
         u32 at = i % Operator::ENTRIES;
         u64 first_entry = 0;
         u64 first_word = 0;
+        u32 n = args.n_vertices;
         if (args.per_block != 0) {
-            if (items[k].n_vertices == 0) {
-                continue;
-            }
+            n = items[k].n_vertices;
             first_entry = items[k].entries;
             first_word = items[k].words;
+        }
+        if (at % N >= n || (at < N * N && at / N >= n)) {
+            entries[i] = 0;
+            continue;
         }
         entries[i] = stored[first_entry + at];
         if (at < N) {
@@ -151,7 +157,7 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
     u32* words = reinterpret_cast<u32*>(degrees + n_items * N);
     int* shifts = reinterpret_cast<int*>(words + n_items * Operator::WORDS);
     DenseItem* items = reinterpret_cast<DenseItem*>(shifts + n_items * N);
-    bool forms = !Checked && args.forms != 0;
+    bool forms = !Checked && N < 32 && args.forms != 0;
     bool aligned = args.aligned != 0;
     for (u64 block = blockIdx.x; block < of.blocks; block += gridDim.x) {
         if (of.per_block != 0) {
@@ -159,7 +165,7 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
                 u64 place = block * n_items + threadIdx.x;
                 DenseItem& item = items[threadIdx.x];
                 if (forms) {
-                    find_formed<Checked>(args.form, kernel, place, item);
+                    find_formed<Checked>(args.form, kernel, false, place, item);
                     item.entries = threadIdx.x * Operator::ENTRIES;
                     item.words = threadIdx.x * Operator::WORDS;
                 } else {
@@ -179,7 +185,7 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
                 }
             }
             form_operators<A, Checked>(args.form, kernel,
-                                       {items, n_items, N, degrees, shifts, entries, words, false});
+                                       {items, n_items, N, degrees, shifts, entries, words, false, false});
         } else {
             copy_operators<A, N>(of, items, n_items, entries, words);
         }
@@ -212,6 +218,8 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
     }
 
 #define DENSE_CONV_MODULES(N, BLOCKS) \
+    static_assert(bytes_of<ConvOperator<N>, float>() == DENSE##N##_CONV_BYTES_OF_4, "bytes"); \
+    static_assert(bytes_of<ConvOperator<N>, double>() == DENSE##N##_CONV_BYTES_OF_8, "bytes"); \
     MODULES_OF_F32(UNCHECKED(DENSE_CONV(N, BLOCKS, float, f32, false)) \
                        CHECKED(DENSE_CONV(N, BLOCKS - 1, float, f32_checked, true))) \
     MODULES_OF_F64(UNCHECKED(DENSE_CONV(N, BLOCKS, double, f64, false)) \

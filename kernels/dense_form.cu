@@ -23,10 +23,12 @@ __device__ __forceinline__ void dense_form(const DenseFormArgs& args) {
                           shifts,
                           static_cast<A*>(args.items.operators.entries),
                           args.items.operators.words,
-                          true};
+                          true,
+                          args.of_topologies != 0};
     for (u64 block = blockIdx.x; block < args.items.blocks; block += gridDim.x) {
         if (threadIdx.x < n_items) {
-            find_formed<Checked>(args, DENSE_FORM, block * n_items + threadIdx.x, items[threadIdx.x]);
+            find_formed<Checked>(args, DENSE_FORM, forming.of_topologies, block * n_items + threadIdx.x,
+                                 items[threadIdx.x]);
         }
         __syncthreads();
         form_operators<A, Checked>(args, DENSE_FORM, forming);

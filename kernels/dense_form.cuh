@@ -29,13 +29,16 @@ struct Forming {
     u32* words;
     // Whether what gradients need is there, too: see DenseOperatorsArgs.
     bool is_stored;
+    // The items are topologies.
+    bool of_topologies;
 };
 
 // The instance that a report names: where a topology is looked at, the first that has it.
-__device__ __forceinline__ u64 reported(const DenseFormArgs& args, const DenseItem& item) {
+__device__ __forceinline__ u64 reported(const DenseFormArgs& args, bool of_topologies,
+                                        const DenseItem& item) {
     const u32* ids = args.items.by_vertex.topology_ids;
     u64 number = item.number;
-    if (args.of_topologies != 0 && ids != nullptr) {
+    if (of_topologies && ids != nullptr) {
 #pragma unroll 1
         while (number + 1 < args.items.by_vertex.instances && ids[number] != item.topology) {
             number++;
@@ -45,10 +48,11 @@ __device__ __forceinline__ u64 reported(const DenseFormArgs& args, const DenseIt
 }
 
 template <bool Checked>
-__device__ __forceinline__ void publish(const DenseFormArgs& args, u32 kernel, const DenseItem& item,
-                                        const Check<Checked>& check) {
+__device__ __forceinline__ void publish(const DenseFormArgs& args, u32 kernel, bool of_topologies,
+                                        const DenseItem& item, const Check<Checked>& check) {
     if (check.failed) {
-        check.publish(args.items.record, kernel, args.items.by_vertex.orientation, reported(args, item));
+        check.publish(args.items.record, kernel, args.items.by_vertex.orientation,
+                      reported(args, of_topologies, item));
     }
 }
 
@@ -81,11 +85,10 @@ __device__ __forceinline__ bool fits_pairs(const DenseFormArgs& args, Check<Chec
 // Finds item `place` of the launch, an instance or a topology, and its window. Where something is wrong it
 // has no vertices. A single thread does this.
 template <bool Checked>
-__device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kernel, u64 place,
-                                            DenseItem& item) {
+__device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kernel, bool of_topologies,
+                                            u64 place, DenseItem& item) {
     const TablesArgs& tables = args.items.by_vertex;
     Check<Checked> check;
-    bool of_topologies = args.of_topologies != 0;
     if (find_item(args.items, check, place, of_topologies, item) && fits_pairs(args, check, item.topology)) {
         const TopologyWords& t = tables.topologies[item.topology];
         u64 first_hyperedge = 0;
@@ -98,7 +101,7 @@ __device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kerne
             item.n_vertices = static_cast<u32>(t.n_targets);
         }
     }
-    publish(args, kernel, item, check);
+    publish(args, kernel, of_topologies, item, check);
 }
 
 // -----------------------------------------------------------------------------------------------------------
@@ -180,13 +183,13 @@ __device__ __forceinline__ void find_degrees(const DenseFormArgs& args, u32 kern
             }
             if (conventions.in_degree != 0 && degree < A(0)) {
                 Row of_degree = {};
-                of_degree.instance = reported(args, item);
+                of_degree.instance = reported(args, forming.of_topologies, item);
                 of_degree.row = v;
                 publish_if_negative(args.items.record, conventions, kernel, tables.orientation, of_degree,
                                     degree);
             }
         }
-        publish(args, kernel, item, check);
+        publish(args, kernel, forming.of_topologies, item, check);
     }
 }
 
@@ -318,7 +321,7 @@ __device__ __forceinline__ void find_entries(const DenseFormArgs& args, u32 kern
                 message = messages.of_v;
             }
         }
-        publish(args, kernel, item, check);
+        publish(args, kernel, forming.of_topologies, item, check);
     }
 }
 
@@ -356,7 +359,27 @@ __device__ __forceinline__ void find_terms(const DenseFormArgs& args, u32 kernel
         bool has_power = conventions.shifted != 0 && conventions.in_message == 0;
         forming.entries[item.entries + row * row + u] =
             has_power ? times_power_of_two(A(1), forming.shifts[i]) : A(1);
-        publish(args, kernel, item, check);
+        publish(args, kernel, forming.of_topologies, item, check);
+    }
+}
+
+// Of which rows M_uv is a term, for each column.
+template <typename A>
+__device__ __forceinline__ void transpose_terms(const Forming<A>& forming) {
+    u32 row = forming.row;
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < forming.n_items * row; i += THREADS) {
+        const DenseItem& item = forming.items[i / row];
+        u32 v = i % row;
+        if (v >= item.n_vertices) {
+            continue;
+        }
+        u32 terms = 0;
+#pragma unroll 1
+        for (u32 u = 0; u < item.n_vertices; u++) {
+            terms |= (forming.words[item.words + u] >> v & 1) << u;
+        }
+        forming.words[item.words + 2 * row + v] = terms;
     }
 }
 
@@ -367,17 +390,25 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
                                                const Forming<A>& forming) {
     u32 row = forming.row;
     u32 size = row * row + (forming.is_stored ? 2 * row : row);
-    // What a wrong value keeps from being stored stays NaN. Without wrong values all terms are stored.
+    // What a wrong value keeps from being stored stays NaN. Without wrong values all terms are stored. Of what is
+    // stored in scratch memory nobody reads rows and columns of vertices that are not there.
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < forming.n_items * size; i += THREADS) {
         const DenseItem& item = forming.items[i / size];
         u32 at = i % size;
-        if (item.is_placed != 0) {
-            forming.entries[item.entries + at] = Checked ? not_a_number<A>() : A(0);
-            if (at < 2 * row && (forming.is_stored || at < row)) {
-                bool missing = Checked && item.n_vertices == 0 && at < row;
-                forming.words[item.words + at] = missing ? 1u << at : 0;
-            }
+        u32 n = item.n_vertices;
+        bool missing = Checked && n == 0;
+        bool is_read = missing || !forming.is_stored || (at % row < n && (at >= row * row || at / row < n));
+        if (item.is_placed == 0 || !is_read) {
+            continue;
+        }
+        forming.entries[item.entries + at] = Checked ? not_a_number<A>() : A(0);
+        if (at < row) {
+            forming.words[item.words + at] = missing ? 1u << at : 0;
+        }
+        if (at < row && forming.is_stored) {
+            forming.words[item.words + row + at] = 0;
+            forming.words[item.words + 2 * row + at] = missing ? 1u << at : 0;
         }
     }
     __syncthreads();
@@ -390,4 +421,8 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
         __syncthreads();  // where its terms are wrong, an entry becomes NaN
     }
     find_terms<A, Checked>(args, kernel, forming);
+    if (forming.is_stored) {
+        __syncthreads();
+        transpose_terms(forming);
+    }
 }

@@ -17,7 +17,7 @@
 // With the shifts s of degrees and t of the hyperedge, as `Conv::edge_shift` of double, terms are multiplied
 // by 2^(t + s_u), and the sum by 2^-t, once or twice: see src/cpu/dense, which has the same bits. The
 // gradient of each instance alone is overwritten in scratch memory, or overwritten or added to where it
-// belongs. Launched by src/cuda/conv/dense_backward.rs.
+// belongs. Launched by src/cuda/conv/dense/backward.rs.
 //
 // Modules: f32, f64.
 
@@ -26,13 +26,13 @@
 #include "modules.cuh"
 
 // The tree that a thread adds.
-enum : u32 { AT_ONCE = 8, LEVELS = 5 };
+enum : u32 { AT_ONCE = 4, LEVELS = 6 };
 static_assert(AT_ONCE << (LEVELS - 1) >= DENSE_MOST_NODES, "levels");
 
 // The sum of `count` nodes, of which `value(i)` is the i-th.
 template <typename Value>
 __device__ __forceinline__ double sum_of_tree(u32 count, Value value) {
-    // What the trees of 8, 16, 32 ... nodes were that wait for their neighbors, as the digits of a number.
+    // At `level` the sum of a tree of 4 2^level nodes whose right neighbor has not come yet.
     double waiting[LEVELS] = {};
     u32 n_blocks = (count + AT_ONCE - 1) / AT_ONCE;
 #pragma unroll 1
@@ -95,12 +95,23 @@ template <bool Checked>
 __device__ __forceinline__ void find_hyperedges(const DenseGradientArgs& args, u64 place, DenseItem& item,
                                                 u64& first_hyperedge) {
     const TablesArgs& tables = args.by_edge;
+    Check<Checked> of_item;
+    bool found = find_item(args.items, of_item, place, false, item);
+    of_item.publish(args.items.record, DENSE_GRADIENT, args.items.by_vertex.orientation, item.number);
     Check<Checked> check;
-    if (find_item(args.items, check, place, false, item)) {
+    if (found) {
         const TopologyWords& t = tables.topologies[item.topology];
-        u64 n = args.items.by_vertex.topologies[item.topology].n_targets;
-        u64 at = item.topology * TOPOLOGY_WORDS + TOPOLOGY_N_SOURCES;
-        if (fits(tables, check, item.topology, t) && check.below(TOPOLOGIES, at, t.n_sources, n + 1) &&
+        const TopologyWords& of_vertices = args.items.by_vertex.topologies[item.topology];
+        u64 n = of_vertices.n_targets;
+        u64 m = of_vertices.n_sources;
+        u64 at = item.topology * TOPOLOGY_WORDS;
+        // As many as the other side says.
+        auto equal = [&](u32 word, u64 value, u64 expected) {
+            return check.below(TOPOLOGIES, at + word, value, expected + 1) &&
+                   (value == expected || check.below(TOPOLOGIES, at + word, value, 0));
+        };
+        if (fits(tables, check, item.topology, t) && equal(TOPOLOGY_N_SOURCES, t.n_sources, n) &&
+            equal(TOPOLOGY_N_TARGETS, t.n_targets, m) &&
             start_of(check, TARGET_STARTS, tables.target_starts, item.number, t.n_targets, tables.n_targets,
                      first_hyperedge)) {
             item.n_vertices = static_cast<u32>(n);
@@ -119,7 +130,7 @@ __device__ __forceinline__ void load_vertices(const DenseGradientArgs& args, con
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < args.items.per_block * row; i += THREADS) {
         const DenseItem& item = of.items[i / row];
-        if (item.n_vertices != 0) {
+        if (i % row < item.n_vertices) {
             of.degrees[i] = entries[item.entries + row * row + row + i % row];
             of.terms[i] = words[item.words + i % row];
             of.shifts[i] = static_cast<int>(words[item.words + row + i % row]);
@@ -127,7 +138,7 @@ __device__ __forceinline__ void load_vertices(const DenseGradientArgs& args, con
     }
 }
 
-// Gamma of all items, and its products with M; or roots of the tree, as if each were the Gamma of an item.
+// Gamma of all items, and its products with M; or roots of the tree, which are stored, and nothing else.
 template <typename A>
 __device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 block, const Gradients& of) {
     u32 row = args.items.operators.row;
@@ -142,20 +153,21 @@ __device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 
         if (first >= args.n_nodes) {
             break;
         }
+        u32 n = args.roots != nullptr ? args.items.n_vertices : of.items[k].n_vertices;
+        if (at % row >= n || at / row >= n) {
+            continue;
+        }
         u64 rest = args.n_nodes - first;
         u32 count = rest < args.nodes_of_item ? static_cast<u32>(rest) : args.nodes_of_item;
-        double product = sum_of_tree(count, [&](u32 node) {
-            return node_at<A>(args.nodes, args.wide != 0, (first + node) * size + at);
-        });
+        auto node = [&](u32 number) {
+            return node_at<A>(args.nodes, args.wide != 0, (first + number) * size + at);
+        };
+        double product = count == 1 ? node(0) : sum_of_tree(count, node);
         if (args.roots != nullptr) {
             args.roots[place * size + at] = product;
             continue;
         }
-        const DenseItem& item = of.items[k];
-        if (item.n_vertices == 0) {
-            continue;
-        }
-        of.parts[i] = static_cast<double>(entries[item.entries + at]) * product;
+        of.parts[i] = static_cast<double>(entries[of.items[k].entries + at]) * product;
         if (args.conventions.normalized != 0) {
             double divisor = of.degrees[k * row + at / row];
             if (is_symmetric(args.conventions)) {
@@ -231,10 +243,6 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
 #pragma unroll 1
     for (u32 i = 0; i < length; i++) {
         u32 u = indices[i];
-        // Read again: it may have changed since it was tested.
-        if (Checked && u >= n) {
-            return not_a_number<double>();
-        }
         if (normalized && degrees[u] == 0) {
             continue;
         }
@@ -245,12 +253,12 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
 #pragma unroll 1
             for (u32 j = 0; j < length; j++) {
                 u32 v = indices[j];
-                if ((Checked && v >= n) || (symmetric && normalized && degrees[v] == 0)) {
+                if (symmetric && normalized && degrees[v] == 0) {
                     continue;
                 }
                 double term = products[u * row + v];
                 if (is_shifted && symmetric) {
-                    term = times_power_of_two(term, add_shifts(shifts[v], of_edge));
+                    term = shifted(term, add_shifts(shifts[v], of_edge));
                 }
                 sum += term;
             }
@@ -258,27 +266,31 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
         }
         if (is_shifted) {
             double of_degree = of_degrees[u];
-            inner -= symmetric ? times_power_of_two(of_degree, shift) : of_degree;
-            inner = times_power_of_two(inner, shift);
+            inner -= symmetric ? shifted(of_degree, shift) : of_degree;
+            inner = shifted(inner, shift);
         }
         total += inner;
     }
     if (is_shifted) {
         int shifts_of_degree = static_cast<int>(conventions.shifts_of_degree);
-        total = times_power_of_two(total, times_shift(-shifts_of_degree, of_edge));
+        total = shifted(total, times_shift(-shifts_of_degree, of_edge));
     }
     return total;
 }
 
-// The gradients of all hyperedges of a block's items.
+// The gradients of all hyperedges of a block's items, or of its part of them.
 template <typename A, bool Checked>
-__device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, const Gradients& of) {
+__device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, u64 part,
+                                                const Gradients& of) {
     const TablesArgs& tables = args.by_edge;
-    u32 most = tables.largest_targets;
+    u64 largest = tables.largest_targets;
+    // Alone an instance adds to nothing: that makes +0 of -0, as where gradients are summed over instances.
+    bool is_alone = args.items.operators.of_items != 0;
 #pragma unroll 1
-    for (u64 i = threadIdx.x; i < u64(args.items.per_block) * most; i += THREADS) {
-        u32 k = static_cast<u32>(divide(i, most));
-        u64 e = i - u64(k) * most;
+    for (u64 i = part * THREADS + threadIdx.x; i < args.items.per_block * largest;
+         i += args.parts * THREADS) {
+        u32 k = static_cast<u32>(divide(i, largest));
+        u64 e = i - k * largest;
         const DenseItem& item = of.items[k];
         if (e >= item.n_hyperedges) {
             continue;
@@ -288,7 +300,10 @@ __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, c
         u32 start = 0;
         u32 end = 0;
         double value = not_a_number<double>();
-        if (find_incidences(tables, check, t, t.pointers + e, start, end)) {
+        // No longer than a topology with a dense operator may have, see src/pairs.rs: its pairs take time.
+        u64 most = 32 * t.n_indices;
+        if (find_incidences(tables, check, t, t.pointers + e, start, end) &&
+            check.below(POINTERS, t.pointers + e + 1, u64(end - start) * (end - start), most + 1)) {
             value = gradient_of(args, check, of, k, t.indices + start, end - start);
         }
         u64 at = of.first_hyperedges[k] + e;
@@ -299,7 +314,8 @@ __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, c
             }
         } else if (at < args.gradient_len) {
             A* to = static_cast<A*>(args.gradient) + at;
-            *to = (args.add != 0 ? *to : A(0)) + static_cast<A>(value);
+            A gradient = static_cast<A>(value);
+            *to = (args.add != 0 ? *to : A(0)) + (is_alone ? A(0) + gradient : gradient);
         }
         check.publish(args.items.record, DENSE_GRADIENT, tables.orientation, item.number);
     }
@@ -318,7 +334,8 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
     of.of_degrees = of.degrees + n_items * row;
     of.terms = reinterpret_cast<u32*>(of.of_degrees + n_items * row);
     of.shifts = reinterpret_cast<int*>(of.terms + n_items * row);
-    for (u64 block = blockIdx.x; block < args.items.blocks; block += gridDim.x) {
+    for (u64 of_launch = blockIdx.x; of_launch < args.items.blocks * args.parts; of_launch += gridDim.x) {
+        u64 block = divide(of_launch, args.parts);
         bool has_gradients = args.roots == nullptr;
         if (has_gradients) {
             if (threadIdx.x < n_items) {
@@ -338,7 +355,7 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
             find_degree_terms(args, of);
         }
         __syncthreads();
-        store_gradients<A, Checked>(args, of);
+        store_gradients<A, Checked>(args, of_launch - block * args.parts, of);
         __syncthreads();  // the next items have the same memory
     }
 }

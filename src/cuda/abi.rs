@@ -210,7 +210,7 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
             "enum : u32",
             [("SMALLEST_DENSE_CLASS".into(), DenseClass::ALL[0].vertices().to_string())],
         );
-        text.push_str("\n// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense.rs.\n");
+        text.push_str("\n// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense/.\n");
         let numbers = [
             ("DENSE_PART", PART),
             ("DENSE_ITEM_BYTES", ITEM_BYTES),
@@ -218,6 +218,19 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
         ];
         let numbers = numbers.map(|(name, number)| (name.into(), number.to_string()));
         enumeration(&mut text, "enum : u32", numbers);
+        text.push_str("\n// The bytes of shared memory of each class, for numbers of 4 and of 8 bytes.\n");
+        let bytes = DenseClass::ALL.iter().flat_map(|class| [4, 8].map(|size| (class, size)));
+        let bytes = bytes.flat_map(|(class, size)| {
+            let each = [
+                ("CONV", class.conv_bytes(size)),
+                ("BACKWARD", class.backward_bytes(size)),
+                ("EXCHANGE", class.exchange_bytes(size)),
+            ];
+            each.map(|(what, bytes)| {
+                (format!("DENSE{}_{what}_BYTES_OF_{size}", class.vertices()), bytes.to_string())
+            })
+        });
+        enumeration(&mut text, "enum : u32", bytes);
         text
     }
 

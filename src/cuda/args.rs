@@ -345,7 +345,8 @@ structures! {
     /// Where dense operators are stored, in scratch memory: for a class of N vertices
     ///
     ///     entries    N x N of M, in rows; N that sums are multiplied by; N degrees as gradients see them
-    ///     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees
+    ///     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N
+    ///                of terms the other way round, bit u of number v
     DenseOperatorsArgs {
         /// Of the accumulation type.
         entries: Address => "void*",
@@ -431,9 +432,9 @@ structures! {
         /// Of the accumulation type, N x N for each item, or for each chunk of instances.
         products: Address => "void*",
         features: u64,
-        /// Of a row: what a thread has of it.
+        /// The slices of a row, see src/dense.rs.
         slices: u32,
-        /// Of an item.
+        /// The slots of an item.
         slots: u32,
         /// The instances of a chunk, where all have one window; 0: items are instances.
         chunk_len: u32,
@@ -452,7 +453,7 @@ structures! {
         n_nodes: u64,
         /// Of the same size, of each item, and no gradients; null: gradients.
         roots: Address => "double*",
-        /// Up to 128, which are added; the last item may have fewer.
+        /// Up to DENSE_MOST_NODES, which are added; the last item may have fewer.
         nodes_of_item: u32,
         wide: u32,
         /// For each hyperedge `blocks`, of which the others become 0; null: the gradient is written.
@@ -462,6 +463,8 @@ structures! {
         gradient_len: u64,
         blocks: u32,
         add: u32,
+        /// That share out the hyperedges of the same items.
+        parts: u64,
     }
 
     /// Of the sums of gradients over instances.

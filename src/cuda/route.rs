@@ -1,4 +1,5 @@
-//! Which kernels compute y of an instance: those of the gathers, or those of a class of dense operators.
+//! Which kernels compute the convolution of an instance, and its backward: those of the gathers, or those of a
+//! class of dense operators.
 
 use super::args::Kernel;
 use crate::incidence::Incidence;
@@ -38,14 +39,7 @@ impl DenseClass {
     }
 
     pub(super) const fn words(self) -> usize {
-        2 * self.vertices()
-    }
-
-    /// The shared memory of an instance in the forward, for numbers of `size` bytes: M and what sums are
-    /// multiplied by, degrees, terms and shifts.
-    pub(super) const fn conv_bytes(self, size: usize) -> usize {
-        let n = self.vertices();
-        (n * n + 2 * n) * size + 2 * n * size_of::<u32>()
+        3 * self.vertices()
     }
 
     /// The kernel of its forward.

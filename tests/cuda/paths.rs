@@ -208,7 +208,7 @@ fn a_small_batch_takes_few_launches() {
     assert_eq!((backward.launches, &backward.kernels[..]), (3, &kernels[..]));
     // A negative degree is reported where y is skipped, too: for that there are D, L and a shift of each
     // vertex. Each instance may have a window, and so an operator, of its own.
-    let (of_degrees, of_operator) = (instances * 8 * 3 * 4, (8 * 8 + 2 * 8 + 2 * 8) * 4);
+    let (of_degrees, of_operator) = (instances * 8 * 3 * 4, (8 * 8 + 2 * 8 + 3 * 8) * 4);
     assert_eq!(conv.workspace_bytes, (of_degrees + instances * of_operator) as u128);
     let by_rows = Plan::<f32>::builder(&batch, f).checks(Checks::Off).build().unwrap();
     // One operator for all instances that share a window: nothing grows with their number.

@@ -24,8 +24,8 @@ use crate::conv::Normalization;
 use crate::error::Result;
 use crate::windows::Windows;
 
-/// The shared memory that a block's instances take, at most: enough blocks for all registers then fit into a
-/// multiprocessor.
+/// The shared memory that a block's instances take, at most, where nothing else takes any: enough blocks for all
+/// registers then fit into a multiprocessor.
 const INSTANCES_BYTES: usize = 16 << 10;
 
 /// What a kernel keeps of an instance beside numbers: `DenseItem` of `kernels/dense.cuh`.
@@ -52,9 +52,9 @@ impl DenseInstances<'_> {
     }
 }
 
-/// How many items of `bytes` bytes a block takes, if it would like to have `wanted`.
-fn per_block(wanted: usize, bytes: usize) -> u32 {
-    wanted.clamp(1, (INSTANCES_BYTES / bytes).clamp(1, THREADS as usize)) as u32
+/// How many items of `bytes` bytes a block takes, if it would like to have `wanted` and there is `room` for all.
+fn per_block(wanted: usize, bytes: usize, room: usize) -> u32 {
+    wanted.clamp(1, (room / bytes).clamp(1, THREADS as usize)) as u32
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
@@ -144,7 +144,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let (row, size) = (of.class.vertices(), size_of::<T::Acc>());
         // A thread takes a pair of vertices; a few rounds of those make up for the way to the first.
         let bytes = ITEM_BYTES + row * (size + size_of::<i32>());
-        let per_block = per_block(4 * THREADS as usize / (row * (row + 1) / 2), bytes);
+        let per_block = per_block(4 * THREADS as usize / (row * (row + 1) / 2), bytes, INSTANCES_BYTES);
         let items = self.dense_items(of, per_block, true)?;
         let mut args = self.dense_form_args(of, items);
         if of.has_shared_window() && of.count > 0 {

@@ -16,10 +16,13 @@ use super::super::super::launches::Launches;
 use super::super::super::route::DenseClass;
 use super::super::super::scratch::Slot;
 use super::super::super::tables::Orientation;
-use super::{DenseInstances, ITEM_BYTES, per_block};
+use super::{DenseInstances, INSTANCES_BYTES, ITEM_BYTES, per_block};
 use crate::axis::Axis;
 use crate::dense;
 use crate::error::Result;
+
+/// The shared memory that each device gives to a block without being asked.
+const SHARED_BYTES: usize = 48 << 10;
 
 /// The products over chunks of instances that are added on the way to the gradients, at most. More than that
 /// are added in launches of their own before, so many to a thread.
@@ -70,8 +73,10 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let is_chunked = of.has_shared_window() && self.batch().is_replicated();
         let chunk_len = if is_chunked { dense::chunk_len(row, slices) } else { 0 };
         let slots = if is_chunked { dense::most_slots(row) } else { dense::slots(row, slices) };
-        let (exchange, of_item) = (class.exchange_bytes(size_of::<T::Acc>()), class.backward_bytes::<T>());
-        let mut items = self.dense_items(&of, per_block(dense::most_slots(row) / slots, of_item), true)?;
+        let size_of_sums = size_of::<T::Acc>();
+        let (exchange, of_item) = (class.exchange_bytes(size_of_sums), class.backward_bytes(size_of_sums));
+        let per_block = per_block(dense::most_slots(row) / slots, of_item, SHARED_BYTES - exchange);
+        let mut items = self.dense_items(&of, per_block, true)?;
         if is_chunked {
             (items.per_block, items.blocks) = (0, of.count.div_ceil(chunk_len as u64));
         }
@@ -130,7 +135,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     unsafe fn add_products(&mut self, of: &DenseInstances<'_>, mut nodes: Nodes) -> Result<Nodes> {
         let size = of.class.vertices() * of.class.vertices();
         let levels = std::iter::successors(Some(nodes.count), |n| Some(n.div_ceil(NODES_OF_ROOT)));
-        let levels = levels.take_while(|&n| n > MOST_NODES).map(|n| n.div_ceil(NODES_OF_ROOT));
+        // One block adds the last of them, entry by entry.
+        let most = if of.class.vertices() > 8 { MOST_NODES / 2 } else { MOST_NODES };
+        let levels = levels.take_while(|&n| n > most).map(|n| n.div_ceil(NODES_OF_ROOT));
         let bytes_of = |n: u64| n * (size * size_of::<f64>()) as u64;
         let all = levels.clone().map(|n| u128::from(bytes_of(n))).sum();
         let mut roots = self.launches.scratch(Slot::ProductSums, all)?;
@@ -155,8 +162,14 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// There are such products, and gradients have the elements that they say.
     unsafe fn dense_gradient(&mut self, of: &DenseInstances<'_>, nodes: Nodes, to: ToWeights) -> Result<()> {
         let (row, bytes) = (of.class.vertices(), of.class.gradient_bytes());
-        let items = self.dense_items(of, per_block(2 * THREADS as usize / (row * row), bytes), true)?;
+        let per_block = per_block(2 * THREADS as usize / (row * row), bytes, INSTANCES_BYTES);
+        let items = self.dense_items(of, per_block, true)?;
         let mut args = self.dense_gradient_args(items, nodes);
+        if of.count == 1 {
+            // A block would take long for many hyperedges.
+            let m = self.batch().largest(Axis::Hyperedge) as u64;
+            args.parts = m.div_ceil(THREADS.into()).max(1);
+        }
         match to {
             ToWeights::Rows(rows) => (args.values, args.blocks) = (rows.values, rows.blocks as u32),
             ToWeights::Gradient(to) => {
@@ -164,7 +177,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
                 args.add = to.accumulate.into();
             }
         }
-        let grid = Grid::of_blocks(items.blocks).with_shared_bytes(items.per_block * bytes as u32);
+        let grid = Grid::of_blocks(items.blocks * args.parts).with_shared_bytes(per_block * bytes as u32);
         // SAFETY: the kernel takes a `DenseGradientArgs`; a block has the shared memory of its items.
         // Operators are where they were stored, and the caller promises the rest.
         unsafe { self.launches.launch(Kernel::DenseGradient, grid, &args) }
@@ -179,6 +192,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             n_nodes: nodes.count,
             nodes_of_item: nodes.of_item,
             wide: nodes.is_wide.into(),
+            parts: 1,
             ..DenseGradientArgs::zeroed()
         }
     }
@@ -207,9 +221,9 @@ impl DenseClass {
     }
 
     /// That of an item of the backward: its operator, transposed, and what is known of it.
-    fn backward_bytes<T: DeviceElement>(self) -> usize {
+    pub(in crate::cuda) const fn backward_bytes(self, size: usize) -> usize {
         let n = self.vertices();
-        (n * (n + 4) + n) * size_of::<T::Acc>() + n * size_of::<u32>() + ITEM_BYTES
+        (n * (n + 4) + n) * size + n * size_of::<u32>() + ITEM_BYTES
     }
 
     /// That of an item whose gradients of weights are found: `Gradients` of `kernels/dense_gradient.cu`.

@@ -9,7 +9,7 @@ use super::super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
 use super::super::super::geometry::{Grid, THREADS};
 use super::super::super::launches::Launches;
 use super::super::super::route::DenseClass;
-use super::{ITEM_BYTES, per_block};
+use super::{INSTANCES_BYTES, ITEM_BYTES, per_block};
 use crate::axis::Axis;
 use crate::cuda::Checks;
 use crate::dense;
@@ -25,7 +25,8 @@ pub(in super::super) struct DenseForward<'w> {
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// One launch behind one that forms operators. In unchecked builds a single one where windows are not
-    /// shared: operators are formed while x is under way. It needs no rows in scratch memory.
+    /// shared, of up to 16 vertices: operators are formed while x is under way. It needs no rows in scratch
+    /// memory.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say. The topologies
@@ -48,8 +49,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             let (what, value) = ("the number of features that are no whole vectors", chunks as u128);
             return Err(Error::TooLarge { what, value, bound: bound.into() });
         }
-        let bytes_of_instance = class.conv_bytes(size_of::<T::Acc>()) + ITEM_BYTES;
-        let forms = !of.has_shared_window() && self.plan.checks() == Checks::Off;
+        let bytes_of_instance = class.conv_bytes(size_of::<T::Acc>());
+        let forms = !of.has_shared_window() && self.plan.checks() == Checks::Off && class.forms();
         if !forms {
             // SAFETY: the caller's promise.
             unsafe { self.form_operators(&of)? };
@@ -61,7 +62,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
                 super::DenseItemsArgs { blocks: blocks.min(u64::MAX.into()) as u64, per_block: 0, ..items }
             }
             false => {
-                let per_block = per_block(THREADS as usize / chunks, bytes_of_instance);
+                let per_block = per_block(THREADS as usize / chunks, bytes_of_instance, INSTANCES_BYTES);
                 self.dense_items(&of, per_block, !forms)?
             }
         };
@@ -84,5 +85,19 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // or are formed in shared memory, of which a block has what its instances need. The caller promises
         // the rest.
         unsafe { self.launches.launch(class.conv(), grid, &args) }
+    }
+}
+
+impl DenseClass {
+    /// Whether unchecked kernels of the forward can form operators themselves.
+    fn forms(self) -> bool {
+        self != Self::Of32
+    }
+
+    /// The shared memory of an instance in the forward, for numbers of `size` bytes: M and what sums are
+    /// multiplied by, degrees, terms and shifts; and what is known of it.
+    pub(in crate::cuda) const fn conv_bytes(self, size: usize) -> usize {
+        let n = self.vertices();
+        (n * n + 2 * n) * size + 2 * n * size_of::<u32>() + ITEM_BYTES
     }
 }
