@@ -89,19 +89,16 @@ __device__ __forceinline__ void prefetch(const void* address) {
 #endif
 }
 
-// Stores features of a row, or adds them to what is there.
+// Stores features of a row, or adds them to what is there. What is there is loaded as features are: from an
+// `if` the compiler makes one of two texts, at random.
 template <typename T, typename A, u32 LEN>
 __device__ __forceinline__ void store_features(T* to, u32 much, bool add, const A (&values)[LEN]) {
-    Features<T> stored = {};
-    if (add && much == ALL_FEATURES) {
-        stored = *reinterpret_cast<Features<T>*>(to);
-    } else if (add) {
-        stored.at[0] = *to;
-    }
+    A old[LEN];
+    load_features(old, add ? much : u32(NOTHING), to);
+    Features<T> stored;
 #pragma unroll
     for (u32 i = 0; i < LEN; i++) {
-        A value = add ? Element<T>::widen(stored.at[i]) + values[i] : values[i];
-        stored.at[i] = Element<T>::narrow(value);
+        stored.at[i] = Element<T>::narrow(add ? old[i] + values[i] : values[i]);
     }
     if (much == ALL_FEATURES) {
         *reinterpret_cast<Features<T>*>(to) = stored;

@@ -8,9 +8,10 @@
 // instance, or where all instances share a window once for each chunk of them. M was stored by dense_form.cu.
 //
 // The vertices of a class are cut into parts of up to 8. A pair of parts (u, v) is a tile, and a thread has a
-// tile and a slot: 16 bytes (8 of 16-bit types) of features of the rows of g of its part u, and of x of its part v. It keeps the
-// 64 products of these in registers, while it adds the slices of its slot. For dloss/dx it has the sums over
-// part u of the rows of v, which the threads of all parts u then exchange: each stores the rows that it gets.
+// tile and a slot: 16 bytes (8 of 16-bit types) of features of the rows of g of its part u, and of x of its
+// part v. It keeps the 64 products of these in registers, while it adds the slices of its slot. For dloss/dx
+// it has the sums over part u of the rows of v, which the threads of all parts u then exchange: each stores
+// the rows that it gets.
 //
 // src/dense.rs states the order of all sums, and src/cpu/dense has the same bits. Part v has the vertices v,
 // v + PARTS, ...: rows of M that are read at the same time then lie in different banks.
@@ -123,7 +124,8 @@ struct BackwardRows {
     u64 grad_x;
 };
 
-// Has a thread's features of some rows, which the threads of a slot share out, brought to the second-level cache.
+// Has a thread's features of some rows, which the threads of a slot share out, brought to the second-level
+// cache.
 template <u32 N, typename T>
 __device__ __forceinline__ void prefetch_rows(const T* first, const RowsArgs& args, u32 much,
                                               const Place& place, u32 n) {

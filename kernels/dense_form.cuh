@@ -390,8 +390,8 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
                                                const Forming<A>& forming) {
     u32 row = forming.row;
     u32 size = row * row + (forming.is_stored ? 2 * row : row);
-    // What a wrong value keeps from being stored stays NaN. Without wrong values all terms are stored. Of what is
-    // stored in scratch memory nobody reads rows and columns of vertices that are not there.
+    // What a wrong value keeps from being stored stays NaN. Without wrong values all terms are stored. Of
+    // what is stored in scratch memory nobody reads rows and columns of vertices that are not there.
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < forming.n_items * size; i += THREADS) {
         const DenseItem& item = forming.items[i / size];

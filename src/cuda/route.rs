@@ -1,5 +1,5 @@
-//! Which kernels compute the convolution of an instance, and its backward: those of the gathers, or those of a
-//! class of dense operators.
+//! Which kernels compute the convolution of an instance, and its backward: those of the gathers, or those of
+//! a class of dense operators.
 
 use super::args::Kernel;
 use crate::incidence::Incidence;

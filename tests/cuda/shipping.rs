@@ -128,7 +128,8 @@ fn unchecked_kernels_report_nothing() {
     for (name, text) in entries() {
         let reads_tables = !name.starts_with("degree_gradient_");
         // Where operators are formed, and so degrees are found.
-        let forms = ["dense_form", "dense8_conv", "dense16_conv"].iter().any(|kernel| name.starts_with(kernel));
+        let forms =
+            ["dense_form", "dense8_conv", "dense16_conv"].iter().any(|kernel| name.starts_with(kernel));
         let has_degrees = degrees.contains(&name) || forms;
         let expected = name.ends_with("_checked") && reads_tables || has_degrees;
         assert_eq!(reports(text), expected, "{name}");

@@ -24,8 +24,8 @@ use crate::conv::Normalization;
 use crate::error::Result;
 use crate::windows::Windows;
 
-/// The shared memory that a block's instances take, at most, where nothing else takes any: enough blocks for all
-/// registers then fit into a multiprocessor.
+/// The shared memory that a block's instances take, at most, where nothing else takes any: enough blocks for
+/// all registers then fit into a multiprocessor.
 const INSTANCES_BYTES: usize = 16 << 10;
 
 /// What a kernel keeps of an instance beside numbers: `DenseItem` of `kernels/dense.cuh`.
@@ -52,7 +52,8 @@ impl DenseInstances<'_> {
     }
 }
 
-/// How many items of `bytes` bytes a block takes, if it would like to have `wanted` and there is `room` for all.
+/// How many items of `bytes` bytes a block takes, if it would like to have `wanted` and there is `room` for
+/// all.
 fn per_block(wanted: usize, bytes: usize, room: usize) -> u32 {
     wanted.clamp(1, (room / bytes).clamp(1, THREADS as usize)) as u32
 }
