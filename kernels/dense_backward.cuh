@@ -342,8 +342,9 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
         if (args.aligned != 0) {
             BackwardRows<T> rows = rows_of(slot);
             prefetch_rows<N>(rows.grad_y, args.grad_y, rows.much, place, rows.n_vertices);
-            prefetch_rows<N>(rows.x, args.x, args.wants_products != 0 ? rows.much : u32(NOTHING), place,
-                             rows.n_vertices);
+            if (C::PARTS == 1 && args.wants_products != 0) {
+                prefetch_rows<N>(rows.x, args.x, rows.much, place, rows.n_vertices);
+            }
         }
         transpose_operators<A, N>(of, items, n_items, entries, words);
         __syncthreads();

@@ -175,14 +175,14 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
             __syncthreads();
         }
         if (forms) {
-            DenseChunk chunk = chunk_of_block(args, items, block, threadIdx.x, n_chunks);
+            u32 k = threadIdx.x / args.chunks;
+            const DenseItem& item = items[k < n_items ? k : 0];
             const T* x = static_cast<const T*>(args.x.data) +
-                         element(args.x, chunk.instance, chunk.first_vertex, 0) + chunk.chunk * LEN;
-            if (aligned && chunk.exists) {
+                         element(args.x, item.number, item.first_vertex, 0) +
+                         u64(threadIdx.x - k * args.chunks) * LEN;
 #pragma unroll 1
-                for (u32 v = 0; v < chunk.n_vertices; v++) {
-                    prefetch(x + v * args.x.row_stride);
-                }
+            for (u32 v = 0; aligned && k < n_items && v < item.n_vertices; v++) {
+                prefetch(x + v * args.x.row_stride);
             }
             form_operators<A, Checked>(args.form, kernel,
                                        {items, n_items, N, degrees, shifts, entries, words, false, false});

@@ -95,9 +95,11 @@ def without_unused_variables(ptx: str) -> str:
 
 
 def without_layout(ptx: str) -> str:
-    """Without comments and indentation, and with short labels: an eighth less of the text."""
-    lines = (" ".join(line.split()).replace("$L__BB", "$L") for line in ptx.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("//"))
+    """Without comments, indentation and spaces, and with short names of labels and parameters: a sixth less
+    of the text."""
+    lines = (" ".join(line.split()).replace("$L__BB", "$L").replace(", ", ",") for line in ptx.splitlines())
+    kept = "\n".join(line for line in lines if line and not line.startswith("//"))
+    return re.sub(r"\b\w+_param_(\d+)\b", r"p\1", kept)
 
 
 def modules() -> list[tuple[str, pathlib.Path, list[str]]]:

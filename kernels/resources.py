@@ -13,8 +13,8 @@ does it; and `cu`, nvcc on kernels/*.cu, as build.rs does it where native code i
   other: no value of one is used before the last is under way, and no other access of global memory stands
   between them. `flight` shows how many, and of how many: where registers are short, the assembler starts to
   add before all are under way, which costs time and is no mistake;
-* in the kernels of dense.cuh there is an access of a thread's vector for each vertex that they have room for:
-  of 128 bits, and of 64 for types of 16.
+* in the dense kernels of rows there is an access of a thread's vector for each vertex that they have room
+  for, in the backward for 8 of x and 8 of g: of 128 bits, and of 64 for types of 16.
 
 Which narrower accesses belong to the path for aligned rows, and which to the other and to the tables, cannot
 be told from the counts. `generic` are accesses whose address the assembler could not place in global memory,
@@ -51,7 +51,7 @@ TARGET = KERNELS.parent / "target"
 GATHERS = re.compile(r"(gather_sums|gather|add_partials)_(f16|bf16|f32|f64)(?:_checked)?")
 VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
 
-# The entries of dense.cuh: a thread loads a vector of each vertex, and one to add to.
+# The dense kernels of rows: a thread loads a vector of each row that it has, and one to add to.
 DENSE = re.compile(r"dense(\d+)_(conv|backward)_(f16|bf16|f32|f64)(?:_checked)?")
 # The vertices of a part of a dense backward, of which a thread loads rows of x and rows of g.
 PART = 8

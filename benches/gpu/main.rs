@@ -14,7 +14,7 @@
 //! weights of its own for each instance. A and B run on the dense path, and at F = 256 also on that of the
 //! gathers, which the name of the run says.
 //!
-//! B takes the most memory, 31 GB at F = 256: z and the saved z have rows of hyperedges, which take 14 GB. On
+//! B takes the most memory, 33 GB at F = 256: z and the saved z have rows of hyperedges, which take 14 GB. On
 //! the path of the gathers the workspace has two such sets, and no z is saved. Where there is less room,
 //! instances are halved until they fit. D needs 8 GB.
 //!

@@ -63,7 +63,8 @@ impl<T: Element> Workspace<T> {
 
     /// [`conv`](Self::conv), with the same bits, that also stores z = B⁻¹ Hᵀ R x, unrounded, for
     /// [`conv_backward_from_z`](Self::conv_backward_from_z). That spares the backward the first of the
-    /// forward's gathers, and costs memory for `M` rows of type `T::Acc` from the forward to the backward.
+    /// forward's gathers, and costs memory for `M` rows of type `T::Acc` from the forward to the backward. On
+    /// [`Path::Dense`](crate::Path::Dense) it takes a gather more, and spares nothing.
     ///
     /// * `z`: `M` rows of hyperedges, overwritten, also where `y` is skipped;
     /// * the others as for [`conv`](Self::conv).

@@ -26,7 +26,7 @@
 //!       = 2^s_v P_uv / √(D'_u D'_v)                                 symmetric
 //! ```
 //!
-//! `kernels/dense.cuh` is the same on a GPU, with the same bits.
+//! `kernels/dense_form.cuh` and `kernels/dense_conv.cuh` are the same on a GPU, with the same bits.
 
 mod gram;
 mod matrix;

@@ -22,7 +22,7 @@ impl<A: Accumulator> Partials<A> {
     /// Room for rows of `width` elements, of which there are `max_rows` at most.
     pub(super) fn new(width: usize, max_rows: usize) -> Result<Self> {
         let rows = (PARTIAL_ELEMENTS / width.max(1)).clamp(1, max_rows.max(1));
-        Ok(Self { values: try_zeroed("partial weight gradients", rows * width)?, width })
+        Ok(Self { values: try_zeroed("partial sums", rows * width)?, width })
     }
 
     pub(super) fn width(&self) -> usize {

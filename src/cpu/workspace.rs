@@ -21,7 +21,7 @@ impl<T: Element> Plan<T> {
     /// The scratch memory for calls with up to `max_instances` instances, for as many threads as the current
     /// rayon pool has: for each thread two rows of F sums for each hyperedge of the largest small topology
     /// (one where it has a dense operator) and up to half a mebibyte for dense operators, once two rows for
-    /// each hyperedge of the largest other topology, and up to four mebibytes.
+    /// each hyperedge of the largest other topology, and a little over four mebibytes.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::TooLarge`], [`Error::OutOfMemory`].

@@ -134,7 +134,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// * `z`: `M` rows of hyperedges of the accumulation type; overwritten, even if y is skipped.
     ///
     /// It needs no scratch memory for rows, and saves the backward a gather. In exchange the caller keeps
-    /// M · F elements of the accumulation type until then.
+    /// M · F elements of the accumulation type until then. On [`Path::Dense`](crate::Path::Dense) it takes a
+    /// gather more, and saves nothing: there the backward reads no z.
     ///
     /// # Errors
     /// Those [of operators](Workspace#errors-of-operators).
@@ -149,8 +150,8 @@ impl<T: DeviceElement> Workspace<T> {
         unsafe { self.convolve(Tier::Safe, Operator::ConvSavingZ, x, weights, Some(z), y) }
     }
 
-    /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`; z is computed
-    /// again.
+    /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`. On the path
+    /// of the gathers z is computed again.
     ///
     /// * `x`, `grad_y`: `N` rows of vertices;
     /// * `grad_x`: `N` rows of vertices, overwritten, added to or skipped;
@@ -185,7 +186,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// [`conv_backward`](Self::conv_backward) with the z that [`conv_saving_z`](Self::conv_saving_z) stored
     /// for the same `x` and `weights`. The results have the same bits.
     ///
-    /// * `z`: `M` rows of hyperedges of the accumulation type.
+    /// * `z`: `M` rows of hyperedges of the accumulation type. Those of instances on
+    ///   [`Path::Dense`](crate::Path::Dense) are not read.
     ///
     /// The other operands are those of [`conv_backward`](Self::conv_backward).
     ///

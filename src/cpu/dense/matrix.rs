@@ -1,5 +1,6 @@
 //! The product of a small matrix with the rows of an instance, y = M x, in which only the entries that are
-//! terms have a part. A GPU has the same bits, see `kernels/dense.cuh`.
+//! terms have a part. A GPU has the same bits, see `kernels/dense_conv.cuh` and
+//! `kernels/dense_backward.cuh`.
 
 #![allow(unsafe_code)]
 

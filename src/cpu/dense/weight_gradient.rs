@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Vertices of degree 0 are left out, and those of a single incidence whose weight cancels out. Where weights
-//! are part of degrees, D'_u and the shifts s_u of M stand for D_u. With E the largest shift of e's other
-//! vertices, or less where they lie further apart than products in `f64` have room for (−E is
-//! [`Conv::edge_shift`] of `f64`; of degrees in `f32` it is the largest):
+//! are part of degrees, D'_u and the shifts s_u of M stand for D_u. With E the largest shift of those
+//! vertices of e that take part, or less where they lie further apart than products in `f64` have room for
+//! (−E is [`Conv::edge_shift`] of `f64`; of degrees in `f32` it is the largest):
 //!
 //! ```text
 //! ∂w_e = 2^(h E) Σ_{u∈e} 2^(s_u − E) ((Σ_{v∈e} 2^(s_v − E) G_uv) / B_e − 2^(s_u − E) c_u)
@@ -132,6 +132,7 @@ impl Terms<'_> {
         }
         if is_shifted { total.times_power_of_two(conv.shifts_of_degree() * reference) } else { total }
     }
+
     /// E of a hyperedge. Vertices that are left out have no say.
     fn reference_shift(&self, members: impl Iterator<Item = usize>) -> i32 {
         let mut range = None;
