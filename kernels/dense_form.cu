@@ -36,10 +36,12 @@ __device__ __forceinline__ void dense_form(const DenseFormArgs& args) {
     }
 }
 
-#define KERNELS(A, NAME, CHECKS) \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) dense_form_##NAME(const DenseFormArgs args) { \
+// Checks take registers, of which there are more with fewer blocks.
+#define KERNELS(A, NAME, CHECKS, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        dense_form_##NAME(const DenseFormArgs args) { \
         dense_form<A, CHECKS>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
+MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 8)) CHECKED(KERNELS(float, f32_checked, true, 6)))
+MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false, 8)) CHECKED(KERNELS(double, f64_checked, true, 6)))
