@@ -68,6 +68,10 @@ macro_rules! kernel_set {
         const ROW_SCALE: &str = concat!("row_scale_", $acc, $checks);
         const DENSE_FORM: &str = concat!("dense_form_", $acc, $checks);
         const DENSE_GRADIENT: &str = concat!("dense_gradient_", $acc, $checks);
+        // A backward is alone in its module, which has its name.
+        const BACKWARD_8: &str = dense_name!("8_backward", $t, $checks);
+        const BACKWARD_16: &str = dense_name!("16_backward", $t, $checks);
+        const BACKWARD_32: &str = dense_name!("32_backward", $t, $checks);
         const INSTANCE_SUMS: &str = concat!("instance_sums_", $acc, $checks);
         KernelSet::new([
             (Kernel::Gather, concat!("gather_", $t, $checks), GATHER),
@@ -82,21 +86,9 @@ macro_rules! kernel_set {
             (Kernel::SumWindows, concat!("sum_windows_", $acc, $checks), INSTANCE_SUMS),
             (Kernel::DenseForm, concat!("dense_form_", $acc, $checks), DENSE_FORM),
             (Kernel::DenseGradient, concat!("dense_gradient_", $acc, $checks), DENSE_GRADIENT),
-            (
-                Kernel::Dense8Backward,
-                dense_name!("8_backward", $t, $checks),
-                dense_name!("8_backward", $t, $checks),
-            ),
-            (
-                Kernel::Dense16Backward,
-                dense_name!("16_backward", $t, $checks),
-                dense_name!("16_backward", $t, $checks),
-            ),
-            (
-                Kernel::Dense32Backward,
-                dense_name!("32_backward", $t, $checks),
-                dense_name!("32_backward", $t, $checks),
-            ),
+            (Kernel::Dense8Backward, BACKWARD_8, BACKWARD_8),
+            (Kernel::Dense16Backward, BACKWARD_16, BACKWARD_16),
+            (Kernel::Dense32Backward, BACKWARD_32, BACKWARD_32),
             (Kernel::Dense8Conv, dense_name!("8_conv", $t, $checks), dense_name!("8", $t, $checks)),
             (Kernel::Dense16Conv, dense_name!("16_conv", $t, $checks), dense_name!("16", $t, $checks)),
             (Kernel::Dense32Conv, dense_name!("32_conv", $t, $checks), dense_name!("32", $t, $checks)),
