@@ -578,8 +578,8 @@ static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
 // Where dense operators are stored, in scratch memory: for a class of N vertices
 //
 //     entries    N x N of M, in rows; N that sums are multiplied by; N degrees as gradients see them
-//     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N
-//                of terms the other way round, bit u of number v
+//     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and
+//     N of terms the other way round, bit u of number v
 struct DenseOperatorsArgs {
     // Of the accumulation type.
     void* entries;
