@@ -7,6 +7,10 @@
 //! `f32`, 256 features, `Row` normalization, documented weights, on all threads of the machine. Each path is
 //! timed with shared weights and with weights of its own for each instance.
 //!
+//! For A, on the path that the plan chooses and with shared weights, it also times forward and backward of
+//! the convolution with an epilogue (a bias and GELU; the same and a residual) and with a readout behind
+//! that, beside those of the convolution alone.
+//!
 //! It also measures what a batch of 16,384 different small graphs costs to make from an index that is batched
 //! already. That is a ratio to one `from_coo` of the same index, which knows nothing of graphs: of medians of
 //! calls that take turns, for both kinds of owners, all `Repeats`, and four orders of the index. The ratio
@@ -25,7 +29,7 @@ use std::time::{Duration, Instant};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use hyperscatter::{AllInFirst, Batch, Incidence, Out, Owners, Path, Repeats, Result, Rows, cpu};
+use hyperscatter::{Activation, AllInFirst, Batch, Incidence, Out, Owners, Path, Repeats, Result, Rows, cpu};
 use rayon::prelude::*;
 
 const FEATURES: usize = 256;
@@ -79,6 +83,88 @@ fn case(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
                 });
             });
         }
+    }
+    group.finish();
+}
+
+/// What an epilogue and a readout cost, beside the convolution alone.
+fn epilogues(c: &mut Criterion, name: &str, topology: Incidence, copies: usize) {
+    let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
+    let values = |len: usize, modulus: usize| -> Vec<f32> {
+        (0..len).map(|i| (i % modulus) as f32 / (modulus as f32 / 2.0) - 1.0).collect()
+    };
+    let len = n * copies * FEATURES;
+    let (x, g, residual) = (values(len, 1013), values(len, 917), values(len, 719));
+    let (bias, g_readout) = (values(FEATURES, 61), values(copies * FEATURES, 509));
+    let w: Vec<f32> = (0..m).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
+    let (mut y, mut readout) = (vec![0.0; len], vec![0.0; copies * FEATURES]);
+    let (mut grad_x, mut grad_residual) = (vec![0.0; len], vec![0.0; len]);
+    let (mut grad_w, mut grad_bias) = (vec![0.0; m], vec![0.0; FEATURES]);
+    let plan = cpu::Plan::<f32>::builder(&Batch::replicate(topology), FEATURES).build().unwrap();
+    let mut workspace = plan.workspace(copies).unwrap();
+    let weights = cpu::Weights::shared(&w[..]);
+    let rows = |rows| Rows::contiguous(black_box(rows), FEATURES);
+    let epilogue = cpu::Epilogue::new(Activation::Gelu).bias(&bias[..]);
+
+    let mut group: BenchmarkGroup<'_, WallTime> = c.benchmark_group(format!("epilogues of {name}"));
+    group.bench_function("forward, convolution alone", |b| {
+        b.iter(|| {
+            let y = Out::Overwrite(Rows::contiguous(&mut y[..], FEATURES));
+            workspace.conv(rows(&x[..]), weights, y).unwrap();
+        });
+    });
+    for (name, residual) in [("", None), (" and residual", Some(&residual[..]))] {
+        group.bench_function(format!("forward, bias, GELU{name}"), |b| {
+            b.iter(|| {
+                let y = Out::Overwrite(Rows::contiguous(&mut y[..], FEATURES));
+                workspace.conv_epilogue(rows(&x[..]), weights, &epilogue, residual.map(rows), y).unwrap();
+            });
+        });
+    }
+    group.bench_function("forward, bias, GELU and readout", |b| {
+        b.iter(|| {
+            let readout = Out::Overwrite(&mut readout[..]);
+            workspace.conv_readout(rows(&x[..]), weights, &epilogue, None, readout).unwrap();
+        });
+    });
+    group.bench_function("backward, convolution alone", |b| {
+        b.iter(|| {
+            let grad_x = Out::Overwrite(Rows::contiguous(&mut grad_x[..], FEATURES));
+            let grad_w = Out::Overwrite(&mut grad_w[..]);
+            workspace.conv_backward(rows(&x[..]), weights, rows(&g[..]), grad_x, grad_w).unwrap();
+        });
+    });
+    for (name, of_residual, of_readout) in [
+        ("bias, GELU", false, false),
+        ("bias, GELU and residual", true, false),
+        ("bias, GELU and readout", false, true),
+    ] {
+        group.bench_function(format!("backward, {name}"), |b| {
+            b.iter(|| {
+                let gradients = cpu::EpilogueGradients::none()
+                    .x(Out::Overwrite(Rows::contiguous(&mut grad_x[..], FEATURES)))
+                    .weights(Out::Overwrite(&mut grad_w))
+                    .bias(Out::Overwrite(&mut grad_bias));
+                let gradients = match of_residual {
+                    true => {
+                        gradients.residual(Out::Overwrite(Rows::contiguous(&mut grad_residual[..], FEATURES)))
+                    }
+                    false => gradients,
+                };
+                let x = rows(&x[..]);
+                match of_readout {
+                    true => workspace.conv_readout_backward(
+                        x,
+                        weights,
+                        &epilogue,
+                        black_box(&g_readout),
+                        gradients,
+                    ),
+                    false => workspace.conv_epilogue_backward(x, weights, &epilogue, rows(&g[..]), gradients),
+                }
+                .unwrap();
+            });
+        });
     }
     group.finish();
 }
@@ -182,6 +268,7 @@ fn median(times: Vec<Duration>) -> Option<Duration> {
 
 fn benches(c: &mut Criterion) {
     case(c, "A: 3072 x (8, 28 pairs)", Incidence::subsets(8, 2).unwrap(), 3072);
+    epilogues(c, "A: 3072 x (8, 28 pairs)", Incidence::subsets(8, 2).unwrap(), 3072);
     case(c, "B: 512 x (16, 560 triples)", Incidence::subsets(16, 3).unwrap(), 512);
     case(c, "C: 2708 x 1579, 4786 incidences", random(2708, 1579, 4786), 1);
     small_graphs(c);

@@ -27,6 +27,8 @@ enum : u32 {
     SEGMENT = 512,
     SHORT_ROW = 8,
     ROWS_OF_SHORT_TILE = 4,
+    SEGMENT_ROWS = 256,
+    MOST_NODES = 128,
 };
 
 // Of a vertex whose degree is 0 or not finite, as in src/conv.rs.
@@ -43,7 +45,6 @@ enum : u32 {
 enum : u32 {
     DENSE_PART = 8,
     DENSE_ITEM_BYTES = 56,
-    DENSE_MOST_NODES = 128,
 };
 
 // The bytes of shared memory of each class, for numbers of 4 and of 8 bytes.
@@ -94,6 +95,26 @@ enum Kernel : u32 {
     DENSE32_BACKWARD = 16,
     // The gradients of weights from products of rows, which it adds over instances.
     DENSE_GRADIENT = 17,
+    // What surrounds the convolution with an epilogue: a `WalkKind`.
+    WALK_ROWS = 18,
+    // The gradient of a bias, from sums of rows. Reads no table, and so reports nothing.
+    ADD_SUMS = 19,
+};
+
+// What becomes of rows of vertices, see kernels/epilogue.cu.
+enum WalkKind : u32 {
+    COPY = 0,
+    MEAN = 1,
+    SUM = 2,
+};
+
+// As `Activation`.
+enum ActivationKind : u32 {
+    IDENTITY = 0,
+    RELU = 1,
+    GELU = 2,
+    GELU_TANH = 3,
+    SILU = 4,
 };
 
 // What a wrong value was found in, by the numbers that violations name it by.
@@ -362,6 +383,30 @@ static_assert(OFFSET_OF(RowsArgs, instance_stride) == 16, "offset");
 static_assert(OFFSET_OF(RowsArgs, packed) == 24, "offset");
 static_assert(OFFSET_OF(RowsArgs, padding) == 28, "offset");
 
+// What follows the sums of the convolution in their store, see kernels/epilogue.cuh. All zeros: nothing.
+struct EpilogueArgs {
+    // One for each feature, of the accumulation type; null: none.
+    const void* bias;
+    // What is added last or, in the backward, gradients of what was stored. No data: none.
+    RowsArgs rows;
+    // An ActivationKind.
+    u32 activation;
+    // The result is the gradient of the sums.
+    u32 backward;
+    // There is one row for each instance: forward the mean over its vertices is stored, and in the
+    // backward `rows` are the gradients of that.
+    u32 mean;
+    // There is an epilogue.
+    u32 exists;
+};
+static_assert(sizeof(EpilogueArgs) == 56 && alignof(EpilogueArgs) == 8, "size");
+static_assert(OFFSET_OF(EpilogueArgs, bias) == 0, "offset");
+static_assert(OFFSET_OF(EpilogueArgs, rows) == 8, "offset");
+static_assert(OFFSET_OF(EpilogueArgs, activation) == 40, "offset");
+static_assert(OFFSET_OF(EpilogueArgs, backward) == 44, "offset");
+static_assert(OFFSET_OF(EpilogueArgs, mean) == 48, "offset");
+static_assert(OFFSET_OF(EpilogueArgs, exists) == 52, "offset");
+
 // Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time:
 // each that became a template parameter would double the PTX that a plan loads.
 struct GatherArgs {
@@ -382,6 +427,8 @@ struct GatherArgs {
     // Scratch: a row of sums for each segment of a long row, without gaps.
     void* partials;
     RecordArgs record;
+    // Of sources of the accumulation type.
+    EpilogueArgs epilogue;
     u32 features;
     // Of a group: 8, 16 or 32.
     u32 lanes;
@@ -393,7 +440,7 @@ struct GatherArgs {
     u32 feature_blocks;
     u32 padding;
 };
-static_assert(sizeof(GatherArgs) == 440 && alignof(GatherArgs) == 8, "size");
+static_assert(sizeof(GatherArgs) == 496 && alignof(GatherArgs) == 8, "size");
 static_assert(OFFSET_OF(GatherArgs, tables) == 0, "offset");
 static_assert(OFFSET_OF(GatherArgs, tiles) == 168, "offset");
 static_assert(OFFSET_OF(GatherArgs, sources) == 200, "offset");
@@ -406,14 +453,15 @@ static_assert(OFFSET_OF(GatherArgs, target_shifts) == 368, "offset");
 static_assert(OFFSET_OF(GatherArgs, dots) == 376, "offset");
 static_assert(OFFSET_OF(GatherArgs, partials) == 384, "offset");
 static_assert(OFFSET_OF(GatherArgs, record) == 392, "offset");
-static_assert(OFFSET_OF(GatherArgs, features) == 408, "offset");
-static_assert(OFFSET_OF(GatherArgs, lanes) == 412, "offset");
-static_assert(OFFSET_OF(GatherArgs, mean) == 416, "offset");
-static_assert(OFFSET_OF(GatherArgs, add) == 420, "offset");
-static_assert(OFFSET_OF(GatherArgs, aligned) == 424, "offset");
-static_assert(OFFSET_OF(GatherArgs, wide) == 428, "offset");
-static_assert(OFFSET_OF(GatherArgs, feature_blocks) == 432, "offset");
-static_assert(OFFSET_OF(GatherArgs, padding) == 436, "offset");
+static_assert(OFFSET_OF(GatherArgs, epilogue) == 408, "offset");
+static_assert(OFFSET_OF(GatherArgs, features) == 464, "offset");
+static_assert(OFFSET_OF(GatherArgs, lanes) == 468, "offset");
+static_assert(OFFSET_OF(GatherArgs, mean) == 472, "offset");
+static_assert(OFFSET_OF(GatherArgs, add) == 476, "offset");
+static_assert(OFFSET_OF(GatherArgs, aligned) == 480, "offset");
+static_assert(OFFSET_OF(GatherArgs, wide) == 484, "offset");
+static_assert(OFFSET_OF(GatherArgs, feature_blocks) == 488, "offset");
+static_assert(OFFSET_OF(GatherArgs, padding) == 492, "offset");
 
 // Of the kernels that sum one number for each incidence of a row.
 struct SumArgs {
@@ -575,11 +623,10 @@ static_assert(OFFSET_OF(DenseTablesArgs, n_neighbors) == 32, "offset");
 static_assert(OFFSET_OF(DenseTablesArgs, n_pairs) == 40, "offset");
 static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
 
-// Where dense operators are stored, in scratch memory: for a class of N vertices
-//
-//     entries    N x N of M, in rows; N that sums are multiplied by; N degrees as gradients see them
-//     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and
-//     N of terms the other way round, bit u of number v
+// Where dense operators are stored, in scratch memory: for a class of N vertices, as entries, N x N of
+// M, in rows; N that sums are multiplied by; and N degrees as gradients see them. As words N of terms,
+// where bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N of terms the other
+// way round, bit u of number v.
 struct DenseOperatorsArgs {
     // Of the accumulation type.
     void* entries;
@@ -679,6 +726,7 @@ struct DenseConvArgs {
     DenseFormArgs form;
     RowsArgs x;
     RowsArgs y;
+    EpilogueArgs epilogue;
     // Operators are formed here, in unchecked builds; else they were stored.
     u32 forms;
     // Threads for each instance.
@@ -686,14 +734,15 @@ struct DenseConvArgs {
     u32 aligned;
     u32 add;
 };
-static_assert(sizeof(DenseConvArgs) == 464 && alignof(DenseConvArgs) == 8, "size");
+static_assert(sizeof(DenseConvArgs) == 520 && alignof(DenseConvArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseConvArgs, form) == 0, "offset");
 static_assert(OFFSET_OF(DenseConvArgs, x) == 384, "offset");
 static_assert(OFFSET_OF(DenseConvArgs, y) == 416, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, forms) == 448, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, chunks) == 452, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, aligned) == 456, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, add) == 460, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, epilogue) == 448, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, forms) == 504, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, chunks) == 508, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, aligned) == 512, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, add) == 516, "offset");
 
 // Of its backward.
 struct DenseBackwardArgs {
@@ -739,7 +788,7 @@ struct DenseGradientArgs {
     u64 n_nodes;
     // Of the same size, of each item, and no gradients; null: gradients.
     double* roots;
-    // Up to DENSE_MOST_NODES, which are added; the last item may have fewer.
+    // Up to MOST_NODES, which are added; the last item may have fewer.
     u32 nodes_of_item;
     u32 wide;
     // For each hyperedge `blocks`, of which the others become 0; null: the gradient is written.
@@ -767,6 +816,78 @@ static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 560, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 568, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, add) == 572, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, parts) == 576, "offset");
+
+// Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
+// their features: see epilogue.cu.
+struct WalkArgs {
+    TablesArgs tables;
+    RecordArgs record;
+    // A unit is this many instances, or of one instance SEGMENT_ROWS rows.
+    u64 unit_instances;
+    // The segments that the longest instance is cut into.
+    u64 unit_segments;
+    u64 n_units;
+    RowsArgs source;
+    // Of MEAN one row for each instance.
+    RowsArgs target;
+    // For each unit a row of sums: of MEAN of the accumulation type, null where instances are no longer
+    // than a segment, and of SUM double.
+    void* sums;
+    u64 features;
+    // The threads of a unit.
+    u64 slices;
+    // A WalkKind.
+    u32 what;
+    u32 aligned;
+    u32 add;
+    // Of COPY: the source has one row for each instance, which is divided by the number of its vertices.
+    u32 mean;
+    // The segments of the longest instance: the sums of segments are added; 0: rows are.
+    u64 sum_segments;
+};
+static_assert(sizeof(WalkArgs) == 320 && alignof(WalkArgs) == 8, "size");
+static_assert(OFFSET_OF(WalkArgs, tables) == 0, "offset");
+static_assert(OFFSET_OF(WalkArgs, record) == 168, "offset");
+static_assert(OFFSET_OF(WalkArgs, unit_instances) == 184, "offset");
+static_assert(OFFSET_OF(WalkArgs, unit_segments) == 192, "offset");
+static_assert(OFFSET_OF(WalkArgs, n_units) == 200, "offset");
+static_assert(OFFSET_OF(WalkArgs, source) == 208, "offset");
+static_assert(OFFSET_OF(WalkArgs, target) == 240, "offset");
+static_assert(OFFSET_OF(WalkArgs, sums) == 272, "offset");
+static_assert(OFFSET_OF(WalkArgs, features) == 280, "offset");
+static_assert(OFFSET_OF(WalkArgs, slices) == 288, "offset");
+static_assert(OFFSET_OF(WalkArgs, what) == 296, "offset");
+static_assert(OFFSET_OF(WalkArgs, aligned) == 300, "offset");
+static_assert(OFFSET_OF(WalkArgs, add) == 304, "offset");
+static_assert(OFFSET_OF(WalkArgs, mean) == 308, "offset");
+static_assert(OFFSET_OF(WalkArgs, sum_segments) == 312, "offset");
+
+// Of the gradient of a bias, from rows of sums.
+struct AddSumsArgs {
+    // Rows of sums, without gaps.
+    const double* nodes;
+    u64 n_nodes;
+    u64 features;
+    // Up to MOST_NODES, which are added; the last one may have fewer.
+    u64 nodes_of_root;
+    u64 n_roots;
+    // Likewise; null: there is one root, the gradient.
+    double* roots;
+    // Of the accumulation type.
+    void* gradient;
+    u32 add;
+    u32 padding;
+};
+static_assert(sizeof(AddSumsArgs) == 64 && alignof(AddSumsArgs) == 8, "size");
+static_assert(OFFSET_OF(AddSumsArgs, nodes) == 0, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, n_nodes) == 8, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, features) == 16, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, nodes_of_root) == 24, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, n_roots) == 32, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, roots) == 40, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, gradient) == 48, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, add) == 56, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, padding) == 60, "offset");
 
 // Of the sums of gradients over instances.
 struct GradientArgs {

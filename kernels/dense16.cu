@@ -7,4 +7,4 @@
 #include "dense_conv.cuh"
 #include "modules.cuh"
 
-DENSE_CONV_MODULES(16, 4)
+DENSE_CONV_MODULES(16, 4, 4)

@@ -1,8 +1,9 @@
 // The convolution of small hypergraphs, forward, by their dense operators: y = M x.
 //
 // A thread owns up to 16 bytes of features of all n vertices, and keeps them in registers; M lies in shared
-// memory. So x is read once and y written once, which is all the traffic there is. y is overwritten or added
-// to, each row once, by one thread for each of its vectors.
+// memory. So x is read once and y written once, which is all the traffic there is, but for the rows of an
+// epilogue, see epilogue.cuh. y is overwritten or added to, each row once, by one thread for each of its
+// vectors; of a readout there is one row for each instance.
 //
 //     y_u  = sum of M_uv x_v         v ascending, one fused multiply-add each
 //
@@ -16,6 +17,7 @@
 #pragma once
 
 #include "dense_form.cuh"
+#include "epilogue.cuh"
 
 // The numbers of an operator in shared memory: M and what sums are multiplied by, and terms.
 template <u32 N>
@@ -75,35 +77,70 @@ __device__ __forceinline__ void add_terms(A (&sums)[LEN], const A (&x)[N][LEN], 
     }
 }
 
-// Features of all rows: `x` and `y` are where they are in the first row.
+// Features of all rows: `x`, `y` and `others`, the rows of an epilogue, are where they are in the first row,
+// and `bias` is of these features.
 template <u32 N, typename T, typename A>
 __device__ __forceinline__ void apply_operator(const DenseConvArgs& args, const A* entries, const u32* words,
-                                               u32 n, u32 much, const T* x, T* y) {
+                                               u32 n, u32 much, const T* x, T* y, const T* others,
+                                               const A* bias) {
     constexpr u32 LEN = Features<T>::LEN;
+    const EpilogueArgs& epilogue = args.epilogue;
+    // A readout: the mean over the rows that would be stored. In the largest class there are no registers for
+    // it.
+    bool is_mean = N < 32 && is_readout(epilogue);
+    A means[LEN] = {};
     A in[N][LEN];
 #pragma unroll
     for (u32 v = 0; v < N; v++) {
         load_features(in[v], v < n ? much : u32(NOTHING), x);
         x += args.x.row_stride;
     }
+    // A readout has something to store without vertices, too.
+    u32 n_rows = n == 0 && is_mean ? 1 : n;
 #pragma unroll 1
-    for (u32 u = 0; u < n; u++) {
-        u32 terms = words[u];
-        A scale = entries[N * N + u];
+    for (u32 u = 0; u < n_rows; u++) {
         A sums[LEN];
 #pragma unroll
         for (u32 i = 0; i < LEN; i++) {
             sums[i] = 0;
         }
-        // Cliques as large as the class do without tests.
-        if (N < 32 && terms == (1u << N % 32) - 1) {
-            add_terms<N, LEN, true>(sums, in, entries + u * N, terms);
-        } else {
-            add_terms<N, LEN, false>(sums, in, entries + u * N, terms);
-        }
+        if (n != 0) {
+            u32 terms = words[u];
+            A scale = entries[N * N + u];
+            // Cliques as large as the class do without tests.
+            if (N < 32 && terms == (1u << N % 32) - 1) {
+                add_terms<N, LEN, true>(sums, in, entries + u * N, terms);
+            } else {
+                add_terms<N, LEN, false>(sums, in, entries + u * N, terms);
+            }
 #pragma unroll
-        for (u32 i = 0; i < LEN; i++) {
-            sums[i] *= scale;
+            for (u32 i = 0; i < LEN; i++) {
+                sums[i] *= scale;
+            }
+            if (epilogue.exists != 0) {
+                A of_bias[LEN];
+                A of_rows[LEN];
+                load_features(of_bias, epilogue.bias != nullptr ? much : u32(NOTHING), bias);
+                load_features(of_rows, epilogue.rows.data != nullptr ? much : u32(NOTHING), others);
+                others += epilogue.rows.row_stride;
+                add_bias(epilogue, sums, of_bias);
+                activate_all(epilogue, sums);
+                combine_rows(epilogue, sums, of_rows, n);
+            }
+            if (is_mean) {
+#pragma unroll
+                for (u32 i = 0; i < LEN; i++) {
+                    means[i] += Element<T>::widen(Element<T>::narrow(sums[i]));
+                }
+                if (u + 1 < n) {
+                    continue;
+                }
+                // The mean goes the way of the last row.
+#pragma unroll
+                for (u32 i = 0; i < LEN; i++) {
+                    sums[i] = means[i] / static_cast<A>(n);
+                }
+            }
         }
         store_features(y, much, args.add != 0, sums);
         y += args.y.row_stride;
@@ -137,7 +174,8 @@ __device__ __forceinline__ DenseChunk chunk_of_block(const DenseConvArgs& args, 
         chunk.chunk = number - chunk.place * args.chunks;
         const DenseItem& item = items[chunk.place];
         chunk.n_vertices = item.n_vertices;
-        chunk.exists = item.n_vertices != 0;
+        // A readout has a row for an instance without vertices, too.
+        chunk.exists = item.n_vertices != 0 || (is_readout(args.epilogue) && item.is_found != 0);
         chunk.instance = item.number;
         chunk.first_vertex = item.first_vertex;
     }
@@ -200,10 +238,13 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
                          element(args.x, chunk.instance, chunk.first_vertex, 0) + feature;
             T* y = static_cast<T*>(args.y.data) + element(args.y, chunk.instance, chunk.first_vertex, 0) +
                    feature;
+            const T* others = static_cast<const T*>(args.epilogue.rows.data) +
+                              element(args.epilogue.rows, chunk.instance, chunk.first_vertex, 0) + feature;
+            const A* bias = static_cast<const A*>(args.epilogue.bias) + feature;
             const A* its_entries = entries + chunk.place * Operator::ENTRIES;
             const u32* its_words = words + chunk.place * Operator::WORDS;
             u32 much = aligned ? ALL_FEATURES : ONE_FEATURE;
-            apply_operator<N>(args, its_entries, its_words, chunk.n_vertices, much, x, y);
+            apply_operator<N>(args, its_entries, its_words, chunk.n_vertices, much, x, y, others, bias);
         }
         __syncthreads();  // the next instances have the same memory
     }
@@ -217,13 +258,13 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
         dense_conv<T, N, CHECKS>(args, DENSE##N##_CONV); \
     }
 
-#define DENSE_CONV_MODULES(N, BLOCKS) \
+#define DENSE_CONV_MODULES(N, BLOCKS, BLOCKS_OF_8) \
     static_assert(bytes_of<ConvOperator<N>, float>() == DENSE##N##_CONV_BYTES_OF_4, "bytes"); \
     static_assert(bytes_of<ConvOperator<N>, double>() == DENSE##N##_CONV_BYTES_OF_8, "bytes"); \
     MODULES_OF_F32(UNCHECKED(DENSE_CONV(N, BLOCKS, float, f32, false)) \
                        CHECKED(DENSE_CONV(N, BLOCKS - 1, float, f32_checked, true))) \
-    MODULES_OF_F64(UNCHECKED(DENSE_CONV(N, BLOCKS, double, f64, false)) \
-                       CHECKED(DENSE_CONV(N, BLOCKS - 1, double, f64_checked, true))) \
+    MODULES_OF_F64(UNCHECKED(DENSE_CONV(N, BLOCKS_OF_8, double, f64, false)) \
+                       CHECKED(DENSE_CONV(N, BLOCKS_OF_8 - 1, double, f64_checked, true))) \
     MODULES_OF_F16(UNCHECKED(DENSE_CONV(N, BLOCKS, F16, f16, false)) \
                        CHECKED(DENSE_CONV(N, BLOCKS - 1, F16, f16_checked, true))) \
     MODULES_OF_BF16(UNCHECKED(DENSE_CONV(N, BLOCKS, Bf16, bf16, false)) \

@@ -99,6 +99,7 @@ __device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kerne
                               window_of(check, SOURCE_WINDOWS, args.weights, item.number, first_hyperedge,
                                         t.n_sources, item.window))) {
             item.n_vertices = static_cast<u32>(t.n_targets);
+            item.is_found = 1;
         }
     }
     publish(args, kernel, of_topologies, item, check);

@@ -24,6 +24,7 @@
 //
 // Modules: bf16, f16, f32, f64; long rows apart.
 
+#include "epilogue.cuh"
 #include "modules.cuh"
 #include "rows.cuh"
 #include "tables.cuh"
@@ -35,25 +36,60 @@ enum : u32 {
     IN_FLIGHT = 4,
 };
 
-// A row whose sums are complete: what the epilogue has to know of it.
+// A row whose sums are complete: what has to be known of it.
 template <typename A>
 struct Target {
     u64 instance;
     u64 first;  // where the rows of its instance start in the batch
     u32 row;
     u32 length;
+    u32 n_targets;  // of its instance
     A factor;
 };
 
+// An epilogue of a vector of features, of which `len` are to be stored.
+template <typename T, typename A, u32 LEN>
+__device__ __forceinline__ void apply_epilogue(const GatherArgs& args, const Target<A>& target, u64 feature,
+                                               u32 len, A (&values)[LEN]) {
+    const EpilogueArgs& epilogue = args.epilogue;
+    if (epilogue.bias != nullptr) {
+        A bias[LEN];
+        const A* from = static_cast<const A*>(epilogue.bias) + feature;
+        constexpr u32 WIDTH = Vector<A>::LEN;
+#pragma unroll
+        for (u32 v = 0; v < LEN; v += WIDTH) {
+            Vector<A> loaded =
+                args.aligned ? load_vector(from + v) : load_elements(from + v, len > v ? len - v : 0);
+#pragma unroll
+            for (u32 i = 0; i < WIDTH; i++) {
+                bias[v + i] = loaded.at[i];
+            }
+        }
+        add_bias(epilogue, values, bias);
+    }
+    activate_all(epilogue, values);
+    if (epilogue.rows.data != nullptr) {
+        A rows[LEN];
+        const T* from = static_cast<const T*>(epilogue.rows.data) +
+                        element(epilogue.rows, target.instance, target.first, target.row) + feature;
+        Vector<T> loaded = args.aligned ? load_vector(from) : load_elements(from, len);
+#pragma unroll
+        for (u32 i = 0; i < LEN; i++) {
+            rows[i] = Element<T>::widen(loaded.at[i]);
+        }
+        combine_rows(epilogue, values, rows, target.n_targets);
+    }
+}
+
 // Stores a lane's part of a row of elements of type `D`, or adds it to what is there, and gives the lane's
-// part of the dot product, each where it is asked for.
-template <typename T, typename D, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Target<A>& target,
-                                                bool poisoned, const Lane& lane, const SumsOf<T>& sums) {
+// part of the dot product, each where it is asked for. `HasEpilogue`: there may be one.
+template <typename T, typename D, bool HasEpilogue, typename A = typename Element<T>::Acc>
+__device__ __forceinline__ double finish_lane(const GatherArgs& args, const Target<A>& target, bool poisoned,
+                                              const Lane& lane, const SumsOf<T>& sums) {
     constexpr u32 WIDTH = Vector<D>::LEN;
     A mean = args.mean != 0 ? inverse_count<A>(target.length) : A(1);
     bool left_out = args.target_scale.skip_zero != 0 && target.factor == A(0);
-    Epilogue<A> epilogue = {target.factor * mean, left_out, poisoned};
+    A factor = target.factor * mean;
     double dot = 0;
 #pragma unroll
     for (u32 v = 0; v < Vector<T>::LEN; v += WIDTH) {
@@ -71,7 +107,16 @@ __device__ __forceinline__ double lane_epilogue(const GatherArgs& args, const Ta
         if (args.targets.data != nullptr && len != 0) {
             D* to = static_cast<D*>(args.targets.data) +
                     element(args.targets, target.instance, target.first, target.row) + lane.first + v;
-            store_sums(to, args.aligned != 0, args.add != 0, len, &sums.at[v], epilogue);
+            A values[WIDTH];
+#pragma unroll
+            for (u32 i = 0; i < WIDTH; i++) {
+                // A row whose factor is 0 is a store of zeros, not a product with 0.
+                values[i] = left_out ? A(0) : sums.at[v + i] * factor;
+            }
+            if (HasEpilogue && args.epilogue.exists != 0) {
+                apply_epilogue<D>(args, target, lane.first + v, len, values);
+            }
+            store_row(to, args.aligned != 0, args.add != 0, len, values, poisoned);
         }
     }
     return dot;
@@ -90,16 +135,16 @@ __device__ __forceinline__ Group group_of(const GatherArgs& args) {
 }
 
 // Stores the row of each group, if it has one, and its dot product.
-template <typename T, typename A = typename Element<T>::Acc>
-__device__ __forceinline__ void epilogue(const GatherArgs& args, const Target<A>& target, bool exists,
-                                         bool poisoned, const Group& group, const Lane& lane, u32 block,
-                                         const SumsOf<T>& sums) {
+template <typename T, bool HasEpilogue, typename A = typename Element<T>::Acc>
+__device__ __forceinline__ void finish_row(const GatherArgs& args, const Target<A>& target, bool exists,
+                                           bool poisoned, const Group& group, const Lane& lane, u32 block,
+                                           const SumsOf<T>& sums) {
     double dot = 0;
     if (exists) {
         if (sizeof(T) != sizeof(A) && args.wide != 0) {
-            dot = lane_epilogue<T, A>(args, target, poisoned, lane, sums);
+            dot = finish_lane<T, A, false>(args, target, poisoned, lane, sums);
         } else {
-            dot = lane_epilogue<T, T>(args, target, poisoned, lane, sums);
+            dot = finish_lane<T, T, HasEpilogue>(args, target, poisoned, lane, sums);
         }
     }
     if (args.others.data == nullptr) {
@@ -205,6 +250,8 @@ template <typename T, typename S, bool Checked>
 __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checked>& check, const Item& item,
                                             Row& row, const Group& group, u32 block) {
     using Acc = typename Element<T>::Acc;
+    // The sums of the convolution are those of rows of the accumulation type.
+    constexpr bool HAS_EPILOGUE = sizeof(S) == sizeof(Acc);
     bool is_short = item.work_class == SHORT;
     u32 width = is_short ? SHORT_ROW : args.lanes;  // the lanes that know the same row
     u32 rows_of_group = is_short ? args.lanes / SHORT_ROW : 1;
@@ -247,11 +294,15 @@ __device__ __forceinline__ void gather_tile(const GatherArgs& args, Check<Checke
             }
             continue;
         }
-        Target<Acc> target = {shuffle(row.instance, leader), shuffle(row.first_target, leader),
-                              __shfl_sync(ALL_LANES, row.row, static_cast<int>(leader)),
-                              __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader)),
-                              shuffle(factor, leader)};
-        epilogue<T>(args, target, (exist >> leader & 1) != 0, poisoned, group, lane, block, sums);
+        Target<Acc> target = {
+            shuffle(row.instance, leader),
+            shuffle(row.first_target, leader),
+            __shfl_sync(ALL_LANES, row.row, static_cast<int>(leader)),
+            __shfl_sync(ALL_LANES, row.length, static_cast<int>(leader)),
+            HAS_EPILOGUE ? __shfl_sync(ALL_LANES, row.n_targets, static_cast<int>(leader)) : 0,
+            shuffle(factor, leader)};
+        finish_row<T, HAS_EPILOGUE>(args, target, (exist >> leader & 1) != 0, poisoned, group, lane, block,
+                                    sums);
     }
 }
 
@@ -293,15 +344,15 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
                             1};
                 });
             }
-            Target<Acc> target = {row.instance, row.first_target, row.row, row.length, factor};
-            epilogue<T>(args, target, row.exists, check.failed, group, lane, block, sums);
+            Target<Acc> target = {row.instance, row.first_target, row.row, row.length, row.n_targets, factor};
+            finish_row<T, true>(args, target, row.exists, check.failed, group, lane, block, sums);
             check.publish(args.record, ADD_PARTIALS, args.tables.orientation, row.instance);
         }
     }
 }
 
 // With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has
-// more, and the checked builds need more. With one block more, `f16` and `f64_checked` spill
+// more, and the checked builds need more. With one block more, `f16`, `f64` and those of checked builds spill
 // (kernels/resources.py).
 #define KERNELS(T, NAME, CHECKS, BLOCKS) \
     OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
@@ -314,10 +365,10 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
         const GatherArgs args) { gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS); })
 
 MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 7)))
-MODULES_OF_F32(CHECKED(KERNELS(float, f32_checked, true, 6)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false, 6)))
+MODULES_OF_F32(CHECKED(KERNELS(float, f32_checked, true, 5)))
+MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false, 5)))
 MODULES_OF_F64(CHECKED(KERNELS(double, f64_checked, true, 5)))
 MODULES_OF_F16(UNCHECKED(KERNELS_OF_16_BITS(F16, f16, false, 5)))
-MODULES_OF_F16(CHECKED(KERNELS_OF_16_BITS(F16, f16_checked, true, 5)))
+MODULES_OF_F16(CHECKED(KERNELS_OF_16_BITS(F16, f16_checked, true, 4)))
 MODULES_OF_BF16(UNCHECKED(KERNELS_OF_16_BITS(Bf16, bf16, false, 5)))
 MODULES_OF_BF16(CHECKED(KERNELS_OF_16_BITS(Bf16, bf16_checked, true, 4)))

@@ -14,7 +14,8 @@ does it; and `cu`, nvcc on kernels/*.cu, as build.rs does it where native code i
   between them. `flight` shows how many, and of how many: where registers are short, the assembler starts to
   add before all are under way, which costs time and is no mistake;
 * in the dense kernels of rows there is an access of a thread's vector for each vertex that they have room
-  for, in the backward for 8 of x and 8 of g: of 128 bits, and of 64 for types of 16.
+  for, in the backward for 8 of x and 8 of g: of 128 bits, and of 64 for types of 16;
+* in walk_rows there is one for each row that is under way.
 
 Which narrower accesses belong to the path for aligned rows, and which to the other and to the tables, cannot
 be told from the counts. `generic` are accesses whose address the assembler could not place in global memory,
@@ -53,6 +54,8 @@ VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
 
 # The dense kernels of rows: a thread loads a vector of each row that it has, and one to add to.
 DENSE = re.compile(r"dense(\d+)_(conv|backward)_(f16|bf16|f32|f64)(?:_checked)?")
+# The walk through rows that surrounds an epilogue.
+WALK = re.compile(r"walk_rows_(f16|bf16|f32|f64)(?:_checked)?")
 # The vertices of a part of a dense backward, of which a thread loads rows of x and rows of g.
 PART = 8
 
@@ -190,18 +193,32 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
             broken.append("is a gather that the rules do not know")
         if is_dense := DENSE.fullmatch(name):
             width = 64 if is_dense[3] in ("f16", "bf16") else 128
-            # Results are loaded to be added to.
-            loads = 1 + (int(is_dense[1]) if is_dense[2] == "conv" else 2 * PART)
+            # Results are loaded to be added to, and rows for an epilogue. A bias is of the type of sums.
+            loads = 1 + (1 + int(is_dense[1]) if is_dense[2] == "conv" else 2 * PART)
+            loads += is_dense[2] == "conv" and width == 128
             if entry.loads[width] < loads:
                 broken.append(f"has {entry.loads[width]} loads of {width} bits, and needs {loads}")
             if entry.stores[width] < 1:
                 broken.append(f"stores no vectors of {width} bits")
+        if is_walk := WALK.fullmatch(name):
+            width = 64 if is_walk[1] in ("f16", "bf16") else 128
+            # Of a copy and of two sums, and the results that are added to.
+            loads = 1 + 2 * rows_at_once() + 2
+            if entry.loads[width] < loads:
+                broken.append(f"has {entry.loads[width]} loads of {width} bits, and needs {loads}")
+            if entry.stores[width] < 2:
+                broken.append(f"has {entry.stores[width]} stores of {width} bits, and needs 2")
     return broken
 
 
 def in_flight() -> int:
     """The source rows that a lane loads before it adds the first."""
     return int(re.search(r"\bIN_FLIGHT = (\d+),", (KERNELS / "gather.cu").read_text())[1])
+
+
+def rows_at_once() -> int:
+    """The rows that a thread of epilogue.cu loads before it adds the first."""
+    return int(re.search(r"\bROWS_AT_ONCE = (\d+) ", (KERNELS / "epilogue.cu").read_text())[1])
 
 
 def vector_accesses(kind: str, element: str) -> tuple[int, int, int]:
@@ -212,7 +229,9 @@ def vector_accesses(kind: str, element: str) -> tuple[int, int, int]:
     results = own if own == sums else own + sums
     together = in_flight() * (own if kind == "gather" else sums)
     partials = 0 if kind == "add_partials" else sums
-    return together + 2 * results, results + partials, together
+    # The rows and the bias of an epilogue, where sums may have one.
+    epilogue = 0 if kind == "gather" and own != sums else own + sums
+    return together + 2 * results + epilogue, results + partials, together
 
 
 class Tools:

@@ -104,30 +104,22 @@ __device__ __forceinline__ A shifted(A factor, int shift) {
     return shift == 0 ? factor : times_power_of_two(factor, shift);
 }
 
-// What becomes of the sums of a row.
-template <typename A>
-struct Epilogue {
-    A factor;
-    bool left_out;  // its factor is 0: it is a store of zeros, not a product with 0
-    bool poisoned;
-};
-
-// Stores the sums of a vector of features as elements of type `D`, or adds them to what is there. `len` of
-// them are to be stored.
+// Stores a vector of features as elements of type `D`, or adds them to what is there. `len` of them are to be
+// stored.
 template <typename D, typename A>
-__device__ __forceinline__ void store_sums(D* to, bool aligned, bool add, u32 len, const A* sums,
-                                           const Epilogue<A>& epilogue) {
+__device__ __forceinline__ void store_row(D* to, bool aligned, bool add, u32 len, const A* values,
+                                          bool poisoned) {
     Vector<D> result = {};
     if (add) {
         result = aligned ? load_vector(to) : load_elements(to, len);
     }
 #pragma unroll
     for (u32 i = 0; i < Vector<D>::LEN; i++) {
-        A value = epilogue.left_out ? A(0) : sums[i] * epilogue.factor;
+        A value = values[i];
         if (add) {
             value = Element<D>::widen(result.at[i]) + value;
         }
-        result.at[i] = Element<D>::narrow(epilogue.poisoned ? not_a_number<A>() : value);
+        result.at[i] = Element<D>::narrow(poisoned ? not_a_number<A>() : value);
     }
     if (aligned) {
         store_vector(to, result);

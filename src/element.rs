@@ -1,5 +1,6 @@
 //! Element types of features, and the types in which sums are formed.
 
+use crate::activation::constants::Constants;
 use half::{bf16, f16};
 
 /// A feature element: `f32`, `f64`, [`struct@f16`] or [`bf16`]. Sums, degrees, weights and their gradients
@@ -27,6 +28,7 @@ pub trait Element:
 /// This trait is sealed.
 pub trait Accumulator:
     Element<Acc = Self>
+    + Constants
     + PartialOrd
     + std::fmt::Display
     + std::ops::Add<Output = Self>

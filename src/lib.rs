@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+mod activation;
 mod axis;
 mod batch;
 mod batched_coo;
@@ -15,6 +16,7 @@ mod diagnosis;
 mod direction;
 mod distinct;
 mod element;
+mod epilogue;
 mod error;
 mod incidence;
 mod index;
@@ -29,6 +31,7 @@ mod step;
 mod summation;
 mod windows;
 
+pub use activation::Activation;
 pub use axis::Axis;
 pub use batch::Batch;
 pub use batched_coo::AllInFirst;
@@ -36,6 +39,7 @@ pub use buffer::Buffer;
 pub use conv::{Conv, Normalization, Reduce, WeightUse};
 pub use direction::Direction;
 pub use element::{Accumulator, Element};
+pub use epilogue::{Epilogue, EpilogueGradients};
 pub use error::{Error, Result};
 pub use half;
 pub use incidence::{Csr, Incidence, Repeats, SelfLoops};

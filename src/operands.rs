@@ -34,6 +34,21 @@ struct Scale<'w> {
     windows: Windows<&'w WindowTable>,
 }
 
+/// How long values are that are neither read through windows nor a gradient.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Length {
+    /// A value for each feature.
+    Features,
+    /// A row of features for each instance.
+    Instances,
+}
+
+struct Values {
+    name: &'static str,
+    len: usize,
+    length: Length,
+}
+
 struct Gradient {
     name: &'static str,
     len: usize,
@@ -44,6 +59,7 @@ struct Gradient {
 pub(crate) struct Operands<'w> {
     rows: ArrayVec<(Operand, bool), MOST_ROWS>,
     scales: ArrayVec<Scale<'w>, MOST_VALUES>,
+    values: ArrayVec<Values, MOST_VALUES>,
     gradients: ArrayVec<Gradient, MOST_VALUES>,
     /// Where the rows of each feature operand lie, once that is checked.
     placements: ArrayVec<Placement, MOST_ROWS>,
@@ -71,6 +87,7 @@ impl<'w> Operands<'w> {
         Self {
             rows: ArrayVec::new(),
             scales: ArrayVec::new(),
+            values: ArrayVec::new(),
             gradients: ArrayVec::new(),
             placements: ArrayVec::new(),
         }
@@ -96,6 +113,11 @@ impl<'w> Operands<'w> {
         self.scales.push(Scale { name, axis, len, windows });
     }
 
+    /// Other values, `len` of them: a bias, or rows of instances.
+    pub(crate) fn values(&mut self, name: &'static str, len: usize, length: Length) {
+        self.values.push(Values { name, len, length });
+    }
+
     /// The gradient of weights or of a scale; `of` is the name and the length of those.
     pub(crate) fn gradient(&mut self, name: &'static str, len: usize, of: (&'static str, usize)) {
         self.gradients.push(Gradient { name, len, of });
@@ -116,6 +138,17 @@ impl<'w> Operands<'w> {
         }
         for Scale { name, axis, len, windows } in &self.scales {
             windows.check(name, batch, *axis, instances, *len)?;
+        }
+        for &Values { name: table, len: value, length } in &self.values {
+            let (bound, bound_of) = match length {
+                Length::Features => (Some(features), "the plan's features"),
+                Length::Instances => (instances.checked_mul(features), "a row for each instance"),
+            };
+            // What is longer than memory is no slice's length either.
+            let bound = bound.unwrap_or(usize::MAX);
+            if value != bound {
+                return Err(Error::LengthMismatch { table, value, bound, bound_of });
+            }
         }
         for &Gradient { name: operand, len: value, of: (bound_of, bound) } in &self.gradients {
             if value != bound {

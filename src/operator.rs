@@ -22,6 +22,14 @@ pub enum Operator {
     ConvBackward,
     /// The gradients of the convolution, from a saved z.
     ConvBackwardFromZ,
+    /// The convolution with an epilogue.
+    ConvEpilogue,
+    /// Its gradients.
+    ConvEpilogueBackward,
+    /// The mean over the vertices of what a convolution with an epilogue gives.
+    ConvReadout,
+    /// Its gradients.
+    ConvReadoutBackward,
 }
 
 impl Operator {
@@ -35,6 +43,10 @@ impl Operator {
         Self::ConvSavingZ,
         Self::ConvBackward,
         Self::ConvBackwardFromZ,
+        Self::ConvEpilogue,
+        Self::ConvEpilogueBackward,
+        Self::ConvReadout,
+        Self::ConvReadoutBackward,
     ];
 
     /// The step in this direction.
@@ -53,6 +65,13 @@ impl Operator {
         }
     }
 
+    /// Whether it has an epilogue.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn has_epilogue(self) -> bool {
+        use Operator::{ConvEpilogue, ConvEpilogueBackward, ConvReadout, ConvReadoutBackward};
+        matches!(self, ConvEpilogue | ConvEpilogueBackward | ConvReadout | ConvReadoutBackward)
+    }
+
     /// The name of its method.
     pub fn name(self) -> &'static str {
         match self {
@@ -64,6 +83,10 @@ impl Operator {
             Self::ConvSavingZ => "conv_saving_z",
             Self::ConvBackward => "conv_backward",
             Self::ConvBackwardFromZ => "conv_backward_from_z",
+            Self::ConvEpilogue => "conv_epilogue",
+            Self::ConvEpilogueBackward => "conv_epilogue_backward",
+            Self::ConvReadout => "conv_readout",
+            Self::ConvReadoutBackward => "conv_readout_backward",
         }
     }
 }

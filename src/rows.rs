@@ -139,6 +139,12 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
+    /// A row of `features` elements for each instance, without gaps, whichever of its rows is meant.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_instances(features: usize) -> Self {
+        Self { features, row_stride: 0, instance_stride: Some(features), axis: Axis::Vertex }
+    }
+
     /// The position of row 0 of `instance`. The other rows follow at [`row_stride`](Self::row_stride).
     #[inline]
     pub(crate) fn base(&self, batch: &Batch, instance: usize) -> usize {

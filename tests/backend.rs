@@ -60,6 +60,42 @@ pub trait Operators<T: TestElement> {
         grad_x: Out<Rows<&mut [T]>>,
         grad_weights: Out<&mut [T::Acc]>,
     ) -> Result<()>;
+
+    fn conv_epilogue(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()>;
+
+    fn conv_epilogue_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::EpilogueGradients<'_, T>,
+    ) -> Result<()>;
+
+    fn conv_readout(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        readout: Out<&mut [T]>,
+    ) -> Result<()>;
+
+    fn conv_readout_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_readout: &[T],
+        gradients: cpu::EpilogueGradients<'_, T>,
+    ) -> Result<()>;
 }
 
 /// A backend.
@@ -166,6 +202,50 @@ impl<T: TestElement> Operators<T> for OnCpu<T> {
             Some(z) => self.0.conv_backward_from_z(x, z, weights, grad_y, grad_x, grad_weights),
             None => self.0.conv_backward(x, weights, grad_y, grad_x, grad_weights),
         }
+    }
+
+    fn conv_epilogue(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        self.0.conv_epilogue(x, weights, epilogue, residual, y)
+    }
+
+    fn conv_epilogue_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::EpilogueGradients<'_, T>,
+    ) -> Result<()> {
+        self.0.conv_epilogue_backward(x, weights, epilogue, grad_y, gradients)
+    }
+
+    fn conv_readout(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        readout: Out<&mut [T]>,
+    ) -> Result<()> {
+        self.0.conv_readout(x, weights, epilogue, residual, readout)
+    }
+
+    fn conv_readout_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_readout: &[T],
+        gradients: cpu::EpilogueGradients<'_, T>,
+    ) -> Result<()> {
+        self.0.conv_readout_backward(x, weights, epilogue, grad_readout, gradients)
     }
 }
 

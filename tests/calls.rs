@@ -1,7 +1,9 @@
 //! What stays from call to call on the CPU: nothing is allocated, and threads share plans.
 
-use hyperscatter::cpu::{Plan, Step, StepGradients, Weights, Workspace};
-use hyperscatter::{Axis, Batch, Conv, Error, Incidence, Normalization, Out, WeightUse, WindowTable};
+use hyperscatter::cpu::{Epilogue, EpilogueGradients, Plan, Step, StepGradients, Weights, Workspace};
+use hyperscatter::{
+    Activation, Axis, Batch, Conv, Error, Incidence, Normalization, Out, Rows, WeightUse, WindowTable,
+};
 
 use crate::allocator::allocations;
 use crate::common::{features, weights};
@@ -10,7 +12,7 @@ use crate::operands::{F, out, rows};
 
 /// A call of every operator for `copies` copies of the pairs of four.
 fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
-    let Data { x, z, w, y, grad_x, z_kept, z_out, grad_w, scale, grad_scale } = data;
+    let Data { x, z, w, y, grad_x, z_kept, z_out, grad_w, scale, grad_scale, grad_bias, readout } = data;
     let (n, m) = (copies * 4 * F, copies * 6 * F);
     let (x, z, weights) = (rows(&x[..n]), rows(&z[..m]), Weights::shared(&w[..]));
     workspace.conv(x, weights, Out::Overwrite(out(&mut y[..n]))).unwrap();
@@ -20,6 +22,13 @@ fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
     workspace.conv_saving_z(x, weights, out(kept), Out::Skip).unwrap();
     let grad_rows = Out::Overwrite(out(&mut grad_x[..n]));
     workspace.conv_backward_from_z(x, rows(kept), weights, x, grad_rows, Out::Accumulate(grad_w)).unwrap();
+    call_epilogues(
+        workspace,
+        (x, weights),
+        (&mut y[..n], &mut grad_x[..n]),
+        (&mut grad_w[..], grad_bias),
+        readout,
+    );
     let step = Step::mean().vertex_scale(Weights::shared(&*scale)).hyperedge_scale(weights);
     workspace.vertex_to_hyperedge(&step, x, Out::Overwrite(out(&mut z_out[..m]))).unwrap();
     workspace.hyperedge_to_vertex(&step, z, Out::Accumulate(out(&mut y[..n]))).unwrap();
@@ -28,6 +37,46 @@ fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
         .vertex_scale(Out::Accumulate(grad_scale))
         .hyperedge_scale(Out::Accumulate(grad_w));
     workspace.vertex_to_hyperedge_backward(&step, x, rows(&z_out[..m]), gradients).unwrap();
+}
+
+/// The operators with an epilogue, for each activation.
+fn call_epilogues(
+    workspace: &mut Workspace<f32>,
+    (x, weights): (Rows<&[f32]>, Weights<'_, f32>),
+    (y, grad_x): (&mut [f32], &mut [f32]),
+    (grad_w, grad_bias): (&mut [f32], &mut [f32]),
+    readout: &mut [f32],
+) {
+    let bias = [0.5; F];
+    let readout_len = x_instances(workspace, x) * F;
+    let readout = &mut readout[..readout_len];
+    for &activation in Activation::ALL {
+        let epilogue = Epilogue::new(activation).bias(&bias[..]);
+        workspace.conv_epilogue(x, weights, &epilogue, Some(x), Out::Overwrite(out(y))).unwrap();
+        workspace.conv_readout(x, weights, &epilogue, Some(x), Out::Overwrite(&mut *readout)).unwrap();
+        for weights_wanted in [true, false] {
+            for of_readout in [true, false] {
+                let grad_w = if weights_wanted { Out::Accumulate(&mut *grad_w) } else { Out::Skip };
+                let gradients = EpilogueGradients::none()
+                    .x(Out::Overwrite(out(grad_x)))
+                    .weights(grad_w)
+                    .bias(Out::Overwrite(&mut *grad_bias))
+                    .residual(Out::Overwrite(out(y)));
+                match of_readout {
+                    true => {
+                        workspace.conv_readout_backward(x, weights, &epilogue, readout, gradients).unwrap()
+                    }
+                    false => workspace.conv_epilogue_backward(x, weights, &epilogue, x, gradients).unwrap(),
+                }
+            }
+        }
+    }
+}
+
+/// The instances of a batch that `x` has all rows of.
+fn x_instances(workspace: &Workspace<f32>, x: Rows<&[f32]>) -> usize {
+    let batch = workspace.plan().batch();
+    batch.n_instances().unwrap_or(x.buffer.len() / F / batch.largest(Axis::Vertex))
 }
 
 struct Data {
@@ -41,6 +90,8 @@ struct Data {
     z_out: Vec<f32>,
     grad_w: Vec<f32>,
     grad_scale: Vec<f32>,
+    grad_bias: Vec<f32>,
+    readout: Vec<f32>,
 }
 
 impl Data {
@@ -57,6 +108,8 @@ impl Data {
             z_out: vec![f32::NAN; m],
             grad_w: vec![f32::NAN; 6],
             grad_scale: vec![0.0; 4],
+            grad_bias: vec![0.0; F],
+            readout: vec![0.0; copies * F],
         }
     }
 }
@@ -87,7 +140,8 @@ fn no_call_allocates() {
         let (x, z) = (features::<f32>(1, n * F), features::<f32>(2, m * F));
         let (mut y, mut grad_z) = (x.clone(), z.clone());
         let w = weights::<f32>(3, m, false);
-        let mut grad_w = w.clone();
+        let (mut grad_w, mut grad_bias, mut readout) = (w.clone(), [0.0; F], [0.0; 4 * F]);
+        let mut grad_x = x.clone();
         let most = batch.largest(Axis::Hyperedge);
         let before = allocations();
         for (weights, len) in [
@@ -99,6 +153,8 @@ fn no_call_allocates() {
             let grad_w = &mut grad_w[..len];
             let grads = (Out::Accumulate(out(&mut y)), Out::Overwrite(&mut grad_w[..]));
             workspace.conv_backward(rows(&x), weights, rows(&x), grads.0, grads.1).unwrap();
+            let grads = (&mut grad_w[..], &mut grad_bias[..]);
+            call_epilogues(&mut workspace, (rows(&x), weights), (&mut y, &mut grad_x), grads, &mut readout);
             let step = Step::mean().hyperedge_scale(weights);
             let gradients = StepGradients::none()
                 .rows(Out::Overwrite(out(&mut grad_z)))

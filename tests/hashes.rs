@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Batch, Conv, Incidence, Normalization, Reduce, Repeats, WeightUse};
+use hyperscatter::{Activation, Batch, Conv, Incidence, Normalization, Reduce, Repeats, WeightUse};
 
 use crate::backend::{Backend, Cpu, StepKind};
 use crate::common::{TestElement, bits};
 use crate::convolutions::{Asked, Operands, Results, gathers, operators, run};
+use crate::epilogue::epilogue_bits;
 use crate::layouts::{Layout, Place, WindowKind};
 use crate::per_backend::per_backend;
 use crate::steps::step_bits;
@@ -71,6 +72,13 @@ fn layouts() -> Vec<(&'static str, Layout)> {
             12,
             packed,
         ),
+        ("pairs of 20, F = 12", (Batch::replicate(subsets(20, 2)), 3), 12, packed),
+        (
+            "many vertices, F = 4",
+            table(vec![odd(600, &[&[0, 599], &[3]]), subsets(3, 2), subsets(18, 2), odd(0, &[])], 6),
+            4,
+            packed,
+        ),
     ];
     let layout = |(i, (name, (batch, instances), features, places)): (usize, _)| {
         let offsets = (0..instances).map(|g| g * 5 % 7).collect();
@@ -110,6 +118,16 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
                 assert!(found == on_paths(true), "{name}, {}, {windows:?}: with z, {what}", T::NAME);
                 if found != without_z(&results) {
                     insert("dense ", &found);
+                }
+            }
+        }
+        if windows == WindowKind::Shared {
+            for &activation in Activation::ALL {
+                for readout in [false, true] {
+                    let bits = epilogue_bits::<T>(backend, &layout, activation, readout);
+                    let of = if readout { "readout" } else { "epilogue" };
+                    let what = format!("{name}, {}, {windows:?}: {of} {activation:?}", T::NAME);
+                    hashes.insert(what, hash(&bits));
                 }
             }
         }

@@ -186,6 +186,45 @@ pub fn long_and_wide_layout() -> impl Strategy<Value = Layout> {
     with(long_and_wide())
 }
 
+/// Few hyperedges over up to more than a thousand vertices; one in four has more incidences than a chunk of
+/// work.
+fn tall() -> impl Strategy<Value = Incidence> {
+    let n = prop_oneof![
+        Just(0usize),
+        1usize..6,
+        60usize..70,
+        120usize..140,
+        250usize..260,
+        510usize..520,
+        1020usize..1100
+    ];
+    (n, prop_oneof![3 => Just(1usize), 1 => Just(12)], any::<u64>()).prop_map(|(n, repeats, seed)| {
+        let vertex =
+            |i: usize| (seed.rotate_left((i % 64) as u32).wrapping_mul(2 * i as u64 + 1) >> 7) as usize % n;
+        let edges = |e: usize| (0..n * repeats / 4).map(|i| vertex(4 * i + e)).collect::<Vec<_>>();
+        let edges: Vec<_> = if n == 0 { vec![vec![]] } else { (0..5).map(edges).collect() };
+        Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
+    })
+}
+
+/// A layout whose instances have very different numbers of vertices.
+pub fn tall_layout() -> impl Strategy<Value = Layout> {
+    let topologies = prop::collection::vec(prop_oneof![2 => tall(), 1 => topology()], 1..5);
+    let ids = prop::collection::vec(any::<prop::sample::Index>(), 0..7);
+    with((topologies, ids, any::<bool>(), 1usize..10).prop_map(
+        |(mut topologies, ids, replicated, features)| {
+            let instances = ids.len();
+            let batch = if replicated {
+                Batch::replicate(topologies.remove(0))
+            } else {
+                let ids: Vec<usize> = ids.iter().map(|i| i.index(topologies.len())).collect();
+                Batch::from_table(topologies, &ids).unwrap()
+            };
+            (batch, instances, features)
+        },
+    ))
+}
+
 /// What random layouts are too small for: windows that are scattered over so many values that a thread sums
 /// each of their gradients, and not a warp; and rows of more segments than a warp has lanes.
 pub fn extremes() -> [Layout; 2] {

@@ -11,6 +11,7 @@ mod constructors;
 mod convolutions;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod epilogue;
 mod errors;
 mod golden;
 mod gradients;

@@ -19,10 +19,19 @@ pub struct Run {
     pub features: usize,
     pub element: Element,
     pub checks: Checks,
-    /// The path that the convolution is forced onto, if any: then it alone is timed, forward and backward.
+    /// The path that the convolution is forced onto, if any.
     pub path: Option<Path>,
-    /// Whether the convolution alone is timed.
-    pub convolution: bool,
+    pub what: What,
+}
+
+/// What is timed.
+#[derive(Clone, Copy, PartialEq)]
+pub enum What {
+    All,
+    /// The convolution, forward and backward.
+    Convolution,
+    /// The same with epilogues, with a residual and as a readout.
+    Epilogues,
 }
 
 impl Run {
@@ -32,7 +41,11 @@ impl Run {
     }
 
     pub fn calls(&self) -> &'static [Call] {
-        if self.convolution || self.path.is_some() { Call::CONVOLUTION } else { Call::ALL }
+        match self.what {
+            What::All => Call::ALL,
+            What::Convolution => Call::CONVOLUTION,
+            What::Epilogues => Call::EPILOGUES,
+        }
     }
 }
 
@@ -69,19 +82,19 @@ pub fn cases(size: Size) -> Vec<Case> {
             name: "A: (8, 28 pairs)",
             topology: Box::new(|| Incidence::subsets(8, 2).unwrap()),
             copies: copies(24_576),
-            runs: [runs(&[32, 64, 128, 256], Some(256)), gathers()].concat(),
+            runs: [runs(&[32, 64, 128, 256], Some(256)), gathers(), epilogues(None)].concat(),
         },
         Case {
             name: "B: (16, 560 triples)",
             topology: Box::new(|| Incidence::subsets(16, 3).unwrap()),
             copies: copies(24_576),
-            runs: [runs(&[32, 64, 128, 256], None), gathers()].concat(),
+            runs: [runs(&[32, 64, 128, 256], None), gathers(), epilogues(None)].concat(),
         },
         Case {
             name: "C: Cora-like",
             topology: Box::new(move || power_law(cora.0, cora.1, cora.2)),
             copies: 1,
-            runs: runs(&[64, 256], None),
+            runs: [runs(&[64, 256], None), epilogues(Some(Path::Gather))].concat(),
         },
         Case {
             name: "D: power law",
@@ -101,7 +114,7 @@ pub fn cases(size: Size) -> Vec<Case> {
 
 /// All pairs of some vertices, of which the convolution alone is timed.
 fn small(name: &'static str, n: usize, copies: usize, widths: &[usize]) -> Case {
-    let convolution = |run| Run { convolution: true, ..run };
+    let convolution = |run| Run { what: What::Convolution, ..run };
     Case {
         name,
         topology: Box::new(move || Incidence::subsets(n, 2).unwrap()),
@@ -112,12 +125,18 @@ fn small(name: &'static str, n: usize, copies: usize, widths: &[usize]) -> Case 
 
 /// The convolution on the path of the gathers, where the other runs are on the dense path.
 fn gathers() -> Vec<Run> {
-    let gathers = |run| Run { path: Some(Path::Gather), ..run };
+    let gathers = |run| Run { path: Some(Path::Gather), what: What::Convolution, ..run };
     runs(&[256], None).into_iter().map(gathers).collect()
 }
 
+/// The convolution with epilogues.
+fn epilogues(path: Option<Path>) -> Vec<Run> {
+    let epilogues = |run| Run { path, what: What::Epilogues, ..run };
+    runs(&[256], None).into_iter().map(epilogues).collect()
+}
+
 fn run(features: usize, element: Element, checks: Checks) -> Run {
-    Run { features, element, checks, path: None, convolution: false }
+    Run { features, element, checks, path: None, what: What::All }
 }
 
 /// Each width in both types, and one of them with checks, too.
@@ -134,7 +153,8 @@ impl std::fmt::Display for Run {
         let element = if self.element == Element::F32 { "f32" } else { "bf16" };
         let checks = if self.checks == Checks::On { ", checked" } else { "" };
         let path = self.path.map_or(String::new(), |path| format!(", {}", path.name()));
-        write!(f, "F = {}, {element}{checks}{path}", self.features)
+        let what = if self.what == What::Epilogues { ", epilogues" } else { "" };
+        write!(f, "F = {}, {element}{checks}{path}{what}", self.features)
     }
 }
 

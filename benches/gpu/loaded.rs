@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
-use hyperscatter::cuda::{DeviceBatch, DeviceElement, Explanation, Plan, Step, Workspace};
-use hyperscatter::{Operator, Out, Path, Rows, Weights};
+use hyperscatter::cuda::{DeviceBatch, DeviceElement, Epilogue, Explanation, Plan, Request, Step, Workspace};
+use hyperscatter::{Activation, EpilogueGradients, Operator, Out, Path, Rows, Weights};
 
 use crate::cases::Run;
 use crate::clock::Clock;
@@ -33,6 +33,9 @@ pub enum Call {
     Of(Operator),
     /// The convolution, or its backward, with weights of its own for each instance.
     Own(Operator),
+    /// The convolution with a bias and this activation, and whether there is a residual; or an operator of
+    /// such a convolution.
+    With(Operator, Activation, bool),
 }
 
 impl Call {
@@ -57,11 +60,28 @@ impl Call {
         Self::Own(Operator::ConvBackward),
     ];
 
+    /// The convolution beside what it is with epilogues.
+    pub const EPILOGUES: &'static [Self] = &[
+        Self::Copy,
+        Self::Of(Operator::Conv),
+        Self::With(Operator::ConvEpilogue, Activation::Identity, false),
+        Self::With(Operator::ConvEpilogue, Activation::Relu, false),
+        Self::With(Operator::ConvEpilogue, Activation::Gelu, false),
+        Self::With(Operator::ConvEpilogue, Activation::GeluTanh, false),
+        Self::With(Operator::ConvEpilogue, Activation::Silu, false),
+        Self::With(Operator::ConvEpilogue, Activation::Gelu, true),
+        Self::With(Operator::ConvReadout, Activation::Gelu, false),
+        Self::Of(Operator::ConvBackward),
+        Self::With(Operator::ConvEpilogueBackward, Activation::Identity, false),
+        Self::With(Operator::ConvEpilogueBackward, Activation::Gelu, false),
+        Self::With(Operator::ConvReadoutBackward, Activation::Gelu, false),
+    ];
+
     /// The operator that it calls.
     pub fn operator(self) -> Option<Operator> {
         match self {
             Self::Copy => None,
-            Self::Of(operator) | Self::Own(operator) => Some(operator),
+            Self::Of(operator) | Self::Own(operator) | Self::With(operator, ..) => Some(operator),
         }
     }
 
@@ -71,6 +91,16 @@ impl Call {
             Self::Of(operator) => operator.name(),
             Self::Own(Operator::Conv) => "conv, own weights",
             Self::Own(_) => "conv_backward, own weights",
+            Self::With(Operator::ConvEpilogue, Activation::Identity, _) => "conv, bias",
+            Self::With(Operator::ConvEpilogue, Activation::Relu, _) => "conv, bias, ReLU",
+            Self::With(Operator::ConvEpilogue, Activation::Gelu, false) => "conv, bias, GELU",
+            Self::With(Operator::ConvEpilogue, Activation::Gelu, true) => "conv, GELU, residual",
+            Self::With(Operator::ConvEpilogue, Activation::GeluTanh, _) => "conv, GELU by tanh",
+            Self::With(Operator::ConvEpilogue, ..) => "conv, bias, SiLU",
+            Self::With(Operator::ConvReadout, ..) => "readout, GELU",
+            Self::With(Operator::ConvEpilogueBackward, Activation::Identity, _) => "backward, bias",
+            Self::With(Operator::ConvEpilogueBackward, ..) => "backward, GELU",
+            Self::With(..) => "readout's backward, GELU",
         }
     }
 }
@@ -91,6 +121,8 @@ struct Set<T> {
     grad_x: CudaSlice<T>,
     z: CudaSlice<T>,
     kept: CudaSlice<f32>,
+    /// A row for each instance.
+    readout: CudaSlice<T>,
 }
 
 pub struct Loaded<T: Feature> {
@@ -101,6 +133,8 @@ pub struct Loaded<T: Feature> {
     weights: CudaSlice<f32>,
     own_weights: CudaSlice<f32>,
     grad_weights: CudaSlice<f32>,
+    bias: CudaSlice<f32>,
+    grad_bias: CudaSlice<f32>,
     workspace: Workspace<T>,
     explanation: Explanation,
     pub copies: usize,
@@ -150,6 +184,7 @@ impl<T: Feature> Loaded<T> {
             x: numbers(&stream, len(n, copies)),
             y: stream.alloc_zeros(len(n, copies)).unwrap(),
             grad_x: stream.alloc_zeros(wanted(Operator::ConvBackward, len(n, copies))).unwrap(),
+            readout: stream.alloc_zeros(wanted(Operator::ConvReadout, len(1, copies))).unwrap(),
             z: stream.alloc_zeros(wanted(Operator::VertexToHyperedge, len(m, copies))).unwrap(),
             kept: stream.alloc_zeros(wanted(Operator::ConvSavingZ, len(m, copies))).unwrap(),
         };
@@ -159,6 +194,8 @@ impl<T: Feature> Loaded<T> {
             weights: stream.clone_htod(&weights).unwrap(),
             own_weights: stream.clone_htod(&own_weights).unwrap(),
             grad_weights: stream.alloc_zeros(m * copies).unwrap(),
+            bias: numbers(&stream, features),
+            grad_bias: stream.alloc_zeros(features).unwrap(),
             workspace: plan.workspace_for(&stream, copies, &operators).unwrap(),
             explanation: plan.explain(copies).unwrap(),
             copies,
@@ -184,7 +221,7 @@ impl<T: Feature> Loaded<T> {
     fn call(&mut self, call: Call, number: usize) {
         let features = self.explanation.features;
         let set = number % self.sets.len();
-        let Set { x, y, grad_x, z, kept } = &mut self.sets[set];
+        let Set { x, y, grad_x, z, kept, readout } = &mut self.sets[set];
         let workspace = &mut self.workspace;
         let is_own = matches!(call, Call::Own(_));
         let weights = match call {
@@ -196,8 +233,13 @@ impl<T: Feature> Loaded<T> {
             Call::Copy => {
                 return self.stream.memcpy_dtod(x, y).unwrap();
             }
-            Call::Of(operator) | Call::Own(operator) => operator,
+            Call::Of(operator) | Call::Own(operator) | Call::With(operator, ..) => operator,
         };
+        let (activation, has_residual) = match call {
+            Call::With(_, activation, has_residual) => (activation, has_residual),
+            _ => (Activation::Identity, false),
+        };
+        let epilogue = Epilogue::new(activation).bias(self.bias.as_view());
         let done = match operator {
             Operator::VertexToHyperedge => {
                 let z = Out::Overwrite(Rows::contiguous(z.as_view_mut(), features));
@@ -228,6 +270,29 @@ impl<T: Feature> Loaded<T> {
                     workspace.conv_backward_from_z(x_rows, kept, weights, grad_y, grad_x, grad_weights)
                 }
             }
+            Operator::ConvEpilogue => {
+                let residual = has_residual.then(|| Rows::contiguous(grad_x.as_view(), features));
+                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                workspace.conv_epilogue(x_rows, weights, &epilogue, residual, y)
+            }
+            Operator::ConvReadout => {
+                let readout = Out::Overwrite(readout.as_view_mut());
+                workspace.conv_readout(x_rows, weights, &epilogue, None, readout)
+            }
+            Operator::ConvEpilogueBackward | Operator::ConvReadoutBackward => {
+                let grad_weights = self.grad_weights.slice_mut(..self.weights.len());
+                let gradients = EpilogueGradients::none()
+                    .x(Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), features)))
+                    .weights(Out::Overwrite(grad_weights))
+                    .bias(Out::Overwrite(self.grad_bias.as_view_mut()));
+                if operator == Operator::ConvEpilogueBackward {
+                    let grad_y = Rows::contiguous(y.as_view(), features);
+                    workspace.conv_epilogue_backward(x_rows, weights, &epilogue, grad_y, gradients)
+                } else {
+                    let grad = readout.as_view();
+                    workspace.conv_readout_backward(x_rows, weights, &epilogue, grad, gradients)
+                }
+            }
             other => unreachable!("{other:?} is not timed"),
         };
         done.unwrap();
@@ -253,6 +318,12 @@ impl<T: Feature> Loaded<T> {
             Call::Own(_) => 2 * own,
             _ => 0,
         };
+        if let Call::With(_, activation, has_residual) = call {
+            let request = Request::new(operator, self.copies).activation(activation);
+            let request = request.residual(has_residual).residual_gradient(false);
+            let explained = self.workspace.plan().explain_call(&request).unwrap();
+            return Bytes { compulsory: explained.compulsory_bytes, gathered: explained.gathered_bytes };
+        }
         let explained = self.explanation.of(operator);
         Bytes { compulsory: explained.compulsory_bytes + own, gathered: explained.gathered_bytes + own }
     }

@@ -12,7 +12,8 @@
 //! are synthetic: sizes of hyperedges and degrees of vertices fall by power laws. The steps are sums. The
 //! convolution is normalized by rows, with documented weights that all instances share; it is also timed with
 //! weights of its own for each instance. A and B run on the dense path, and at F = 256 also on that of the
-//! gathers, which the name of the run says.
+//! gathers, which the name of the run says. A and B, and C on the path of the gathers, are also timed with
+//! epilogues at F = 256: a bias, activations, a residual, a readout, and the backwards of some.
 //!
 //! B takes the most memory, 33 GB at F = 256: z and the saved z have rows of hyperedges, which take 14 GB. On
 //! the path of the gathers the workspace has two such sets, and no z is saved. Where there is less room,
@@ -23,7 +24,7 @@
 //! take 0.2 seconds together after 0.05 of warming up; a batch is a single call where calls are long. The
 //! calls of a batch take turns on several sets of operands, together larger than any cache. Calls are queued
 //! one by one, not as a graph, so the time of the shortest (C) is that of queueing their launches. Everything
-//! is meant to take less than 110 seconds on an H100. No run is begun after that, and what is left out is
+//! is meant to take less than 130 seconds on an H100. No run is begun after that, and what is left out is
 //! said.
 //!
 //! # Columns
@@ -61,7 +62,7 @@ use table::{Measured, Row, print};
 const SAMPLES: usize = 10;
 
 /// After this time no run is begun.
-const LONGEST: Duration = Duration::from_secs(105);
+const LONGEST: Duration = Duration::from_secs(125);
 
 /// The memory that has to be free on the host and on the device for 10⁸ incidences: 3 GB while the tables are
 /// made, and 9 GB with the operands at F = 256. Other processes may want some.

@@ -17,14 +17,22 @@
 //!
 //! Where weights are part of the degrees, all factors are shifted by powers of two, see [`Conv::shift`].
 //!
-//! Instances whose topology has a dense operator are computed by that instead, see `conv/dense.rs`.
+//! Instances whose topology has a dense operator are computed by that instead, see `conv/dense.rs`. What an
+//! epilogue adds is in `conv/epilogue.rs`: the forward hands rows of sums to another store, and the backward
+//! has other rows in the place of g.
 
 #![allow(unsafe_code)]
 
+mod bias;
 mod dense;
+mod epilogue;
+mod operands;
+
+use operands::{Arriving, CheckedFollowing, Destination, Following, Gradient};
+pub use operands::{Epilogue, EpilogueGradients};
 
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
-use super::gather::{Dot, Source, Store, gather};
+use super::gather::{self, Dot, Source, Store, gather};
 use super::instance_sums::GradientTo;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
@@ -40,6 +48,7 @@ use crate::error::Result;
 use crate::rows::{Out, Rows};
 
 const WEIGHTS: &str = "weights";
+const BIAS: &str = "bias";
 
 impl<T: Element> Workspace<T> {
     /// y = L H U B⁻¹ Hᵀ R x with the plan's conventions.
@@ -58,7 +67,7 @@ impl<T: Element> Workspace<T> {
         weights: Weights<'_, T::Acc>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        self.forward(x, weights, None, y)
+        self.forward(x, weights, None, None, y, Out::Skip)
     }
 
     /// [`conv`](Self::conv), with the same bits, that also stores z = B⁻¹ Hᵀ R x, unrounded, for
@@ -78,7 +87,7 @@ impl<T: Element> Workspace<T> {
         z: Rows<&mut [T::Acc]>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        self.forward(x, weights, Some(z), y)
+        self.forward(x, weights, Some(z), None, y, Out::Skip)
     }
 
     /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`.
@@ -98,7 +107,8 @@ impl<T: Element> Workspace<T> {
         grad_x: Out<Rows<&mut [T]>>,
         grad_weights: Out<&mut [T::Acc]>,
     ) -> Result<()> {
-        self.backward(x, None, weights, grad_y, grad_x, grad_weights)
+        let gradients = EpilogueGradients::none().x(grad_x).weights(grad_weights);
+        self.backward(x, None, weights, &Epilogue::default(), Gradient::Rows(grad_y), gradients)
     }
 
     /// [`conv_backward`](Self::conv_backward), with the same bits, from the z that
@@ -121,7 +131,8 @@ impl<T: Element> Workspace<T> {
         grad_x: Out<Rows<&mut [T]>>,
         grad_weights: Out<&mut [T::Acc]>,
     ) -> Result<()> {
-        self.backward(x, Some(z), weights, grad_y, grad_x, grad_weights)
+        let gradients = EpilogueGradients::none().x(grad_x).weights(grad_weights);
+        self.backward(x, Some(z), weights, &Epilogue::default(), Gradient::Rows(grad_y), gradients)
     }
 
     fn forward(
@@ -129,20 +140,25 @@ impl<T: Element> Workspace<T> {
         x: Rows<&[T]>,
         weights: Weights<'_, T::Acc>,
         z: Option<Rows<&mut [T::Acc]>>,
+        following: Option<Following<'_, T>>,
         mut y: Out<Rows<&mut [T]>>,
+        mut readout: Out<&mut [T]>,
     ) -> Result<()> {
         let mut z = z.map_or(Out::Skip, Out::Overwrite);
         let mut operands = Operands::new();
         let x = operands.read("x", Axis::Vertex, x);
         operands.weights(WEIGHTS, Axis::Hyperedge, weights);
+        let following = following.map(|following| following.bind(&mut operands));
         let z = operands.write("z", Axis::Hyperedge, &mut z);
         let y = operands.write("y", Axis::Vertex, &mut y);
+        let readout = operands.instance_rows_out("readout", &mut readout);
         let bound = operands.check(&self.plan, self.max_instances)?;
         let forward = Forward {
             call: Call::new(&self.plan, bound.instances(), weights),
             x: bound.input(x),
+            following: following.and_then(|following| following.checked(&bound)),
             z: z.map(|z| bound.output(z)),
-            y: y.map(|y| bound.output(y)),
+            y: y.map(|y| Destination::Rows(bound.output(y))).or(readout.map(Destination::Readout)),
         };
         forward.call.check_degrees()?;
         if forward.call.has_elements() && (forward.z.is_some() || forward.y.is_some()) {
@@ -156,38 +172,56 @@ impl<T: Element> Workspace<T> {
         x: Rows<&[T]>,
         z: Option<Rows<&[T::Acc]>>,
         weights: Weights<'_, T::Acc>,
-        grad_y: Rows<&[T]>,
-        mut grad_x: Out<Rows<&mut [T]>>,
-        mut grad_weights: Out<&mut [T::Acc]>,
+        epilogue: &Epilogue<'_, T::Acc>,
+        gradient: Gradient<'_, T>,
+        gradients: EpilogueGradients<'_, T>,
     ) -> Result<()> {
+        let mut gradients = gradients;
         let mut operands = Operands::new();
         let x = operands.read("x", Axis::Vertex, x);
         let z = z.map(|z| operands.read("z", Axis::Hyperedge, z));
         operands.weights(WEIGHTS, Axis::Hyperedge, weights);
-        let grad_y = operands.read("grad_y", Axis::Vertex, grad_y);
-        let grad_x = operands.write("grad_x", Axis::Vertex, &mut grad_x);
-        let grad_weights = operands.gradient("grad_weights", WEIGHTS, weights, &mut grad_weights);
+        let activated = operands.activated(epilogue);
+        let gradient = gradient.bind(&mut operands);
+        let grad_x = operands.write("grad_x", Axis::Vertex, &mut gradients.x);
+        let of = (WEIGHTS, weights.values.len());
+        let grad_weights = operands.gradient("grad_weights", of, &mut gradients.weights);
+        let of = (BIAS, activated.bias.map_or(0, <[_]>::len));
+        let grad_bias = operands.gradient("grad_bias", of, &mut gradients.bias);
+        let grad_residual = operands.write("grad_residual", Axis::Vertex, &mut gradients.residual);
         let bound = operands.check(&self.plan, self.max_instances)?;
         let (conv, wanted) = (self.plan.conv(), grad_weights.is_some());
         let backward = Backward {
             call: Call::new(&self.plan, bound.instances(), weights),
             x: bound.input(x),
             z: z.map(|z| bound.input(z)),
-            grad_y: bound.input(grad_y),
+            arriving: Arriving { activated, gradient: gradient.checked(&bound) },
             grad_x: grad_x.map(|grad_x| bound.output(grad_x)),
+            grad_residual: grad_residual.map(|grad_residual| bound.output(grad_residual)),
             through_degree: wanted && conv.weights_in_degree(),
             through_message: wanted && conv.weight_use.in_message(),
         };
         backward.call.check_degrees()?;
         // Where the weights have no part in y, nothing is added, not even zeros.
         let grad_weights = grad_weights.map(GradientTo::start).filter(|_| backward.weights_wanted());
-        if backward.call.has_elements() && (backward.grad_x.is_some() || grad_weights.is_some()) {
-            let (memory, schedule) = (&mut self.memory, &backward.call.schedule);
-            match (backward.dense_copies(), grad_weights) {
-                (Some(copies), Some(gradient)) => {
-                    backward.add_up_copies(copies, memory, &mut self.tree_sums, gradient);
+        if !backward.call.has_elements() {
+            if let Some(grad_bias) = grad_bias {
+                grad_bias.start();
+            }
+            return Ok(());
+        }
+        // Without a bias it has no elements.
+        let grad_bias = grad_bias.filter(|_| activated.bias.is_some());
+        let (memory, schedule) = (&mut self.memory, &backward.call.schedule);
+        match (backward.dense_copies(grad_bias.is_some()), grad_weights) {
+            (Some(copies), Some(gradient)) => {
+                backward.add_up_copies(copies, memory, &mut self.tree_sums, gradient, grad_bias);
+            }
+            (_, grad_weights) => {
+                if let Some(grad_bias) = grad_bias {
+                    backward.compute_grad_bias(memory, &mut self.tree_sums, grad_bias);
                 }
-                (_, grad_weights) => {
+                if backward.is_passed_on() || backward.grad_residual.is_some() {
                     self.sums.add_up(memory, schedule, grad_weights, |task, scratch, sums| {
                         backward.chunk(task, scratch, sums);
                     });
@@ -251,13 +285,17 @@ impl<'a, T: Element> Call<'a, T> {
         check_degrees(self.conv, &self.schedule, |task| self.window(task))
     }
 
+    fn fill_degrees(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
+        fill_degrees(self.conv, task, self.window(task), scratch);
+    }
+
     /// Computes z = B⁻¹ Hᵀ R x of one instance in scratch memory, and stores it in `saved`, too.
     fn compute_z(
         &self,
         task: &Task<'_>,
         x: Input<'_, T>,
         instance: usize,
-        scratch: &mut Scratch<T::Acc>,
+        scratch: &mut Scratch<T>,
         saved: Option<&Output<'_, T::Acc>>,
     ) {
         let Scratch { z, inv_degree, vertex_shift, .. } = scratch;
@@ -274,6 +312,25 @@ impl<'a, T: Element> Call<'a, T> {
             gather(x, members, &mut (Store { row, scale, accumulate: false }, saved));
         });
     }
+
+    /// y = L H U z of one instance, from its z, L and the shifts of its vertices. `store` gives what becomes
+    /// of the sums of a row, which it multiplies by a scale.
+    fn gather_y<E: gather::Epilogue<T::Acc>>(
+        &self,
+        task: &Task<'_>,
+        (z, inv_degree, vertex_shift): (&[T::Acc], &[T::Acc], &[i32]),
+        store: impl Fn(usize, T::Acc) -> E + Sync,
+    ) {
+        let by_vertex = task.topology.by_vertex();
+        let z = edge_rows(z, self.plan.features(), self.message(self.window(task)));
+        let left = self.left(inv_degree);
+        each(task.parallel(), by_vertex.len(), |v| {
+            let scale = left.map_or(T::Acc::ONE, |left| left[v]);
+            // A row of degree zero is a store of zeros, not a product with zero.
+            let edges = if scale == T::Acc::ZERO { &[] } else { by_vertex.row(v) };
+            gather(z.shifted(None, vertex_shift[v]), edges, &mut store(v, scale));
+        });
+    }
 }
 
 /// Rows of hyperedges in scratch memory, to gather from.
@@ -285,44 +342,41 @@ fn edge_rows<'a, A: Accumulator>(rows: &'a [A], features: usize, scale: Option<&
 struct Forward<'a, T: Element> {
     call: Call<'a, T>,
     x: Input<'a, T>,
+    /// The epilogue, where it changes anything.
+    following: Option<CheckedFollowing<'a, T>>,
     z: Option<Output<'a, T::Acc>>,
-    y: Option<Output<'a, T>>,
+    y: Option<Destination<'a, T>>,
 }
 
 impl<T: Element> Forward<'_, T> {
     /// Computes a chunk.
-    fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+    fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
         match self.call.plan.pairs(task.chunk.topology) {
             None => self.gather(task, scratch),
             Some(pairs) => self.dense(task, pairs, scratch),
         }
     }
 
-    fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+    fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
         let call = &self.call;
-        fill_degrees(call.conv, task, call.window(task), scratch);
+        call.fill_degrees(task, scratch);
         for instance in task.instances() {
             call.compute_z(task, self.x, instance, scratch, self.z.as_ref());
-            if let Some(y) = &self.y {
-                self.compute_y(task, instance, scratch, y);
-            }
-        }
-    }
-
-    /// y = L H U z of one instance.
-    fn compute_y(&self, task: &Task<'_>, instance: usize, scratch: &Scratch<T::Acc>, y: &Output<'_, T>) {
-        let call = &self.call;
-        let (by_vertex, batch) = (task.topology.by_vertex(), call.plan.batch());
-        let z = edge_rows(&scratch.z, call.plan.features(), call.message(call.window(task)));
-        let left = call.left(&scratch.inv_degree);
-        each(task.parallel(), by_vertex.len(), |v| {
-            let scale = left.map_or(T::Acc::ONE, |left| left[v]);
-            // A row of degree zero is a store of zeros, not a product with zero.
-            let edges = if scale == T::Acc::ZERO { &[] } else { by_vertex.row(v) };
+            let Some(y) = &self.y else { continue };
+            let (batch, shape) = (call.plan.batch(), (task.topology.n_vertices(), call.plan.features()));
+            let Scratch { z, inv_degree, vertex_shift, rows, .. } = &mut *scratch;
+            let z = (&z[..], &inv_degree[..], &vertex_shift[..]);
+            let rows = y.rows((batch, instance), shape, rows);
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
-            let mut store = unsafe { y.store(batch, instance, v, scale) };
-            gather(z.shifted(None, scratch.vertex_shift[v]), edges, &mut store);
-        });
+            let store = |v, scale| unsafe { rows.store(v, scale) };
+            match self.following.as_ref().map(|following| following.of(batch, instance)) {
+                None => call.gather_y(task, z, store),
+                Some(following) => {
+                    call.gather_y(task, z, |v, scale| following.store(v, store(v, scale)));
+                }
+            }
+            self.compute_readout(task, instance, scratch);
+        }
     }
 }
 
@@ -331,8 +385,9 @@ struct Backward<'a, T: Element> {
     call: Call<'a, T>,
     x: Input<'a, T>,
     z: Option<Input<'a, T::Acc>>,
-    grad_y: Input<'a, T>,
+    arriving: Arriving<'a, T>,
     grad_x: Option<Output<'a, T>>,
+    grad_residual: Option<Output<'a, T>>,
     /// By which ways gradients of weights are wanted.
     through_degree: bool,
     through_message: bool,
@@ -343,23 +398,33 @@ impl<T: Element> Backward<'_, T> {
         self.through_degree || self.through_message
     }
 
+    /// Whether any gradient is wanted that is one of the convolution itself.
+    fn is_passed_on(&self) -> bool {
+        self.grad_x.is_some() || self.weights_wanted()
+    }
+
     /// Computes a chunk: ∂x, and the weight gradients of its instances added to `sums`.
-    fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
+    fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T>, sums: &mut [T::Acc]) {
         match self.call.plan.pairs(task.chunk.topology) {
             None => self.gather(task, scratch, sums),
             Some(pairs) => self.dense(task, pairs, scratch, sums),
         }
     }
 
-    fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
+    fn gather(&self, task: &Task<'_>, scratch: &mut Scratch<T>, sums: &mut [T::Acc]) {
         let call = &self.call;
-        fill_degrees(call.conv, task, call.window(task), scratch);
+        call.fill_degrees(task, scratch);
         fill_edge_shifts(call.conv, task, scratch);
         self.fill_row_scales(task, scratch);
         for instance in task.instances() {
-            if self.weights_wanted() && self.z.is_none() {
+            self.pass_on_to_residual(task, instance, scratch);
+            if !self.is_passed_on() {
+                continue;
+            }
+            if (self.weights_wanted() && self.z.is_none()) || self.arriving.needs_u() {
                 call.compute_z(task, self.x, instance, scratch, None);
             }
+            self.compute_t(task, instance, None, scratch);
             self.compute_q(task, instance, scratch);
             self.compute_gradients_of_vertices(task, instance, scratch);
             if self.weights_wanted() {
@@ -369,7 +434,7 @@ impl<T: Element> Backward<'_, T> {
     }
 
     /// The factors U B⁻¹ that hyperedges pass q on with.
-    fn fill_row_scales(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>) {
+    fn fill_row_scales(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
         let Scratch { row_scale, edge_shift, .. } = scratch;
         let (call, by_edge) = (&self.call, task.topology.by_edge());
         let (message, shifts_of_degree) = (call.message(call.window(task)), call.conv.shifts_of_degree());
@@ -386,25 +451,20 @@ impl<T: Element> Backward<'_, T> {
         }
     }
 
-    /// g of an instance, times these factors of the vertices.
-    fn grad_y<'s>(&'s self, instance: usize, scale: Option<&'s [T::Acc]>) -> Source<'s, T> {
-        self.grad_y.source(self.call.plan.batch(), instance, scale, true)
-    }
-
     /// q = Hᵀ L g of one instance.
-    fn compute_q(&self, task: &Task<'_>, instance: usize, scratch: &mut Scratch<T::Acc>) {
-        let Scratch { q, inv_degree, vertex_shift, edge_shift, .. } = scratch;
+    fn compute_q(&self, task: &Task<'_>, instance: usize, scratch: &mut Scratch<T>) {
+        let Scratch { q, inv_degree, vertex_shift, edge_shift, rows, .. } = scratch;
         let (call, by_edge, features) = (&self.call, task.topology.by_edge(), self.call.plan.features());
-        let grad_y = self.grad_y(instance, call.left(inv_degree));
+        let t = self.t(instance, rows, call.left(inv_degree));
         let shifts = call.shifts(vertex_shift);
         each_row(task.parallel(), &mut q[..by_edge.len() * features], features, |e, row| {
             let mut store = Store { row, scale: T::Acc::ONE, accumulate: false };
-            gather(grad_y.shifted(shifts, edge_shift[e]), by_edge.row(e), &mut store);
+            gather(t.shifted(shifts, edge_shift[e]), by_edge.row(e), &mut store);
         });
     }
 
     /// ∂x = R H U B⁻¹ q of one instance, and ∂D where gradients of weights pass through it.
-    fn compute_gradients_of_vertices(&self, task: &Task<'_>, instance: usize, scratch: &mut Scratch<T::Acc>) {
+    fn compute_gradients_of_vertices(&self, task: &Task<'_>, instance: usize, scratch: &mut Scratch<T>) {
         let Scratch {
             z,
             q,
@@ -415,6 +475,7 @@ impl<T: Element> Backward<'_, T> {
             degree_gradient: degree_gradients,
             edge_shift,
             row_scale,
+            rows,
             ..
         } = scratch;
         let (call, by_vertex) = (&self.call, task.topology.by_vertex());
@@ -422,7 +483,7 @@ impl<T: Element> Backward<'_, T> {
         let is_symmetric = call.is_symmetric();
         let (right, edge_shifts) = (call.right(inv_degree), call.shifts(edge_shift));
         let x = self.x.source(batch, instance, None, false);
-        let grad_y = self.grad_y(instance, None);
+        let t = self.t(instance, rows, None);
         let z = self.z(instance, z).scaled(call.message(call.window(task)));
         let q = edge_rows(q, features, Some(row_scale));
 
@@ -444,7 +505,7 @@ impl<T: Element> Backward<'_, T> {
             }
             *grad_degree = 0.0;
             if through_degree {
-                let mut dot_y = Dot::<T, _>::new(grad_y.row(v), T::Acc::ONE);
+                let mut dot_y = Dot::<T, _>::new(t.row(v), T::Acc::ONE);
                 gather(z.shifted(None, shift), edges, &mut dot_y);
                 let (dot_x, dot_y) = (epilogue.1.map(Dot::value), dot_y.value());
                 *grad_degree = degree_gradient(call.conv, degree[v], (inv_degree[v], shift), dot_y, dot_x);
@@ -457,7 +518,7 @@ impl<T: Element> Backward<'_, T> {
         &self,
         task: &Task<'_>,
         instance: usize,
-        scratch: &Scratch<T::Acc>,
+        scratch: &Scratch<T>,
         sums: &mut [T::Acc],
     ) {
         let Scratch { degree_gradient, vertex_shift, edge_shift, .. } = scratch;
@@ -472,16 +533,16 @@ impl<T: Element> Backward<'_, T> {
     }
 
     /// ⟨q_e, z_e⟩, without the vertices of a single incidence where those cancel out.
-    fn dot_of_q_and_z(&self, task: &Task<'_>, instance: usize, scratch: &Scratch<T::Acc>, e: usize) -> f64 {
-        let Scratch { z, q, inv_degree, weight_inv_degree, vertex_shift, edge_shift, .. } = scratch;
+    fn dot_of_q_and_z(&self, task: &Task<'_>, instance: usize, scratch: &Scratch<T>, e: usize) -> f64 {
+        let Scratch { z, q, inv_degree, weight_inv_degree, vertex_shift, edge_shift, rows, .. } = scratch;
         let (call, features) = (&self.call, self.call.plan.features());
         let members = task.topology.by_edge().row(e);
         let z = self.z(instance, z);
         if members.iter().any(|&v| weight_inv_degree[v as usize] != inv_degree[v as usize]) {
             // q_e was summed over all members, so it is summed again.
-            let grad_y = self.grad_y(instance, Some(weight_inv_degree));
+            let t = self.t(instance, rows, Some(weight_inv_degree));
             let mut dot = Dot::<T, _>::new(z.row(e), T::Acc::ONE);
-            gather(grad_y.shifted(call.shifts(vertex_shift), edge_shift[e]), members, &mut dot);
+            gather(t.shifted(call.shifts(vertex_shift), edge_shift[e]), members, &mut dot);
             dot.value()
         } else {
             let mut dot = Dot::<T, _>::new(&q[e * features..][..features], T::Acc::ONE);

@@ -58,11 +58,11 @@ pub(super) fn check_degrees<'w, T: Element>(
 }
 
 /// Fills in D, L and the shift of all vertices of a chunk, where the normalization uses them.
-pub(super) fn fill_degrees<A: Accumulator>(
+pub(super) fn fill_degrees<T: Element>(
     conv: Conv,
     task: &Task<'_>,
-    weights: &[A],
-    scratch: &mut Scratch<A>,
+    weights: &[T::Acc],
+    scratch: &mut Scratch<T>,
 ) {
     if conv.normalization == Normalization::None {
         return;
@@ -75,12 +75,12 @@ pub(super) fn fill_degrees<A: Accumulator>(
         (scratch.inv_degree[v], scratch.vertex_shift[v]) = (inv_degree, shift);
         let is_single = topology.by_vertex().row(v).len() == 1;
         let cancels_out = is_single && degree.is_finite() && conv.single_incidences_cancel_out();
-        scratch.weight_inv_degree[v] = if cancels_out { A::ZERO } else { inv_degree };
+        scratch.weight_inv_degree[v] = if cancels_out { T::Acc::ZERO } else { inv_degree };
     }
 }
 
 /// Fills in the shifts of all hyperedges of a chunk, where there are any, from those of the vertices.
-pub(super) fn fill_edge_shifts<A: Accumulator>(conv: Conv, task: &Task<'_>, scratch: &mut Scratch<A>) {
+pub(super) fn fill_edge_shifts<T: Element>(conv: Conv, task: &Task<'_>, scratch: &mut Scratch<T>) {
     if !conv.weights_in_degree() {
         return;
     }
@@ -89,7 +89,7 @@ pub(super) fn fill_edge_shifts<A: Accumulator>(conv: Conv, task: &Task<'_>, scra
         let shifts = by_edge.row(e).iter().map(|&v| vertex_shift[v as usize]);
         let shifts = shifts.filter(|&shift| shift != NO_SHIFT);
         *edge_shift = match shifts.clone().max().zip(shifts.min()) {
-            Some((largest, smallest)) => conv.edge_shift::<A>(largest, smallest),
+            Some((largest, smallest)) => conv.edge_shift::<T::Acc>(largest, smallest),
             None => 0,
         };
     });

@@ -37,7 +37,7 @@ use arrayvec::ArrayVec;
 pub(super) use gram::{Gram, Room};
 use matrix::{Matrix, Order, room_for_features};
 
-use super::gather::{Source, Store};
+use super::gather::{Epilogue, Source};
 use crate::conv::{Conv, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
@@ -160,27 +160,25 @@ impl<A: Accumulator> DenseOperator<A> {
         self.matrix.n = n;
     }
 
-    /// What the sum of a row of y is multiplied by.
-    pub(super) fn scale(&self, u: usize) -> A {
-        self.scales[u]
-    }
-
-    /// The same of all rows.
+    /// What the sum of each row of y is multiplied by.
     pub(super) fn scales(&self) -> &[A] {
         &self.scales
     }
 
-    /// y = M x of one instance: `x` has its rows, and `y` where each row is stored, times its
-    /// [`scale`](Self::scale). `next` has the rows of the instance that is next, which are fetched meanwhile.
+    /// y = M x of one instance: `x` has its `n` rows, and `store` gives what becomes of each row of y, which
+    /// multiplies it by the scale. `next` has the rows of the instance that is next, which are fetched
+    /// meanwhile.
     #[inline]
-    pub(super) fn apply<T: Element<Acc = A>>(
+    pub(super) fn store<T: Element<Acc = A>, E: Epilogue<A>>(
         &mut self,
+        n: usize,
         x: &Source<'_, T>,
         next: Option<&Source<'_, T>>,
-        y: &mut [Store<'_, T>],
+        store: impl Fn(usize, A) -> E,
     ) {
+        let mut y: ArrayVec<_, MOST_VERTICES> = (0..n).map(|u| store(u, self.scales[u])).collect();
         let ones = [A::ONE; MOST_VERTICES];
-        self.matrix.apply(Order::Sequence, (x, &ones), next, y, &mut self.wide);
+        self.matrix.apply(Order::Sequence, (x, &ones), next, &mut y, &mut self.wide);
     }
 
     /// Makes ready for [`apply_transposed`](Self::apply_transposed).
@@ -189,13 +187,13 @@ impl<A: Accumulator> DenseOperator<A> {
     }
 
     /// ∂x = Mᵀ ĝ of one instance: `g` has its rows, which are multiplied by the scales of y, and `grad_x`
-    /// where each row is stored. `next` is as for [`apply`](Self::apply).
+    /// where each row is stored. `next` is as for [`store`](Self::store).
     #[inline]
     pub(super) fn apply_transposed<T: Element<Acc = A>>(
         &mut self,
         g: &Source<'_, T>,
         next: Option<&Source<'_, T>>,
-        grad_x: &mut [Store<'_, T>],
+        grad_x: &mut [impl Epilogue<A>],
     ) {
         self.transposed.apply(Order::Parts, (g, &self.scales), next, grad_x, &mut self.wide);
     }

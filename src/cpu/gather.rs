@@ -94,6 +94,12 @@ impl<A: Accumulator> Terms<A> {
 pub(super) trait Epilogue<A> {
     /// Deals with the sums of the features from `start` on.
     fn apply(&mut self, start: usize, sums: &[A]);
+
+    /// The same of sums that are in registers.
+    #[inline(always)]
+    fn apply_array<const W: usize>(&mut self, start: usize, sums: &[A; W]) {
+        self.apply(start, sums);
+    }
 }
 
 impl<A, S: Epilogue<A>> Epilogue<A> for Option<S> {
@@ -120,10 +126,24 @@ pub(super) struct Store<'a, T: Element> {
     pub(super) accumulate: bool,
 }
 
-impl<T: Element> Store<'_, T> {
-    /// Stores or adds the sums of the features from `start` on.
+impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
     #[inline(always)]
-    pub(super) fn store<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
+    fn apply(&mut self, start: usize, sums: &[T::Acc]) {
+        let row = &mut self.row[start..start + sums.len()];
+        // Two loops: with a choice in one, the compiler stores element by element.
+        if self.accumulate {
+            for (place, &sum) in row.iter_mut().zip(sums) {
+                *place = T::narrow(place.widen() + sum * self.scale);
+            }
+        } else {
+            for (place, &sum) in row.iter_mut().zip(sums) {
+                *place = T::narrow(sum * self.scale);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn apply_array<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
         let row = &mut self.row[start..][..W];
         // As arrays: the compiler stores slices of sums that are in registers element by element. Without
         // closures, which it does not always inline.
@@ -141,23 +161,6 @@ impl<T: Element> Store<'_, T> {
             narrowed[i] = T::narrow(values[i]);
         }
         row.copy_from_slice(&narrowed);
-    }
-}
-
-impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
-    #[inline(always)]
-    fn apply(&mut self, start: usize, sums: &[T::Acc]) {
-        let row = &mut self.row[start..start + sums.len()];
-        // Two loops: with a choice in one, the compiler stores element by element.
-        if self.accumulate {
-            for (place, &sum) in row.iter_mut().zip(sums) {
-                *place = T::narrow(place.widen() + sum * self.scale);
-            }
-        } else {
-            for (place, &sum) in row.iter_mut().zip(sums) {
-                *place = T::narrow(sum * self.scale);
-            }
-        }
     }
 }
 

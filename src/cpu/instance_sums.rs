@@ -31,10 +31,10 @@ impl<A: Accumulator> ChunkSums<A> {
     /// it is wanted, in the order of the chunks: those of small topologies come first.
     pub(super) fn add_up<T: Element<Acc = A>>(
         &mut self,
-        memory: &mut Memory<A>,
+        memory: &mut Memory<T>,
         schedule: &Schedule<'_, T>,
         mut gradient: Option<&mut [A]>,
-        f: impl Fn(&Task<'_>, &mut Scratch<A>, &mut [A]) + Sync,
+        f: impl Fn(&Task<'_>, &mut Scratch<T>, &mut [A]) + Sync,
     ) {
         let small = |c| schedule.task_of(Parallel::Instances, c);
         self.partials.for_each(
@@ -45,7 +45,7 @@ impl<A: Accumulator> ChunkSums<A> {
                     f(&task, scratch, sums);
                 }
             },
-            |c, sums| {
+            |_, c, sums| {
                 if let (Some(gradient), Some(task)) = (gradient.as_deref_mut(), small(c)) {
                     add(&mut gradient[schedule.window(&task)], sums);
                 }
@@ -80,5 +80,13 @@ impl<'a, A: Accumulator> GradientTo<'a, A> {
             self.values.fill(A::ZERO);
         }
         self.values
+    }
+
+    /// Stores or adds a value of each element.
+    pub(super) fn store(self, values: &[f64]) {
+        for (place, &value) in self.values.iter_mut().zip(values) {
+            let value = A::from_f64(value);
+            *place = if self.accumulate { *place + value } else { value };
+        }
     }
 }

@@ -22,17 +22,26 @@
 //! formed once: from the products ⟨g_u, x_v⟩ of all instances, which are added first, in chunks whose length
 //! depends on the topology, F and the type, and then in a binary tree over the chunks.
 //!
+//! The gradient of a bias is a sum over all vertices of the batch, in `f64`. Its order depends on the numbers
+//! of vertices alone: consecutive instances make a chunk, the largest power of two of them that has no more
+//! than 256 vertices if each has as many as the largest of the batch, and one where that has more than 128. A
+//! chunk adds the rows of its vertices one by one, and an instance of more than 256 vertices the sums of
+//! segments of 256. The chunks are added in a binary tree over their numbers. A readout adds the rows of its
+//! instance in the same way, in the accumulation type.
+//!
 //! # What the backward computes again
 //! The backward of the convolution by gathers needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again: a
 //! workspace holds nothing that a later call needs. A caller that has the memory saves z instead, by
 //! [`conv_saving_z`](Workspace::conv_saving_z) for [`conv_backward_from_z`](Workspace::conv_backward_from_z).
-//! The backward by a dense operator needs no z.
+//! The backward by a dense operator needs no z. The backward of an epilogue computes what the activation was
+//! applied to again, on either path.
 //!
 //! # Shapes
 //! All instances together have `N` vertices and `M` hyperedges. Features of vertices are `N` rows, and those
 //! of hyperedges are `M` rows. A row has `F` elements of type `T`, and lies where the
 //! [`RowLayout`](crate::RowLayout) of its operand places it. Weights, scales and their gradients are of type
-//! `T::Acc`.
+//! `T::Acc`, and so are a bias, of F elements, and its gradient. A readout and its gradient have a row of F
+//! elements of type `T` for each instance, one behind the other.
 //!
 //! Only the rows of an output are written. Elements that its layout places no row on stay as they are.
 //!
@@ -46,13 +55,15 @@
 //!    ([`Error::TooLarge`]);
 //! 3. windows: [`Error::WindowTableMismatch`], [`Error::WindowTableAxis`], [`Error::WindowTableLength`];
 //!    [`Error::WindowOutOfRange`], [`Error::UnreadWeights`];
-//! 4. gradients of weights and scales: [`Error::GradientMismatch`];
-//! 5. places of rows: [`Error::RowsMismatch`], or [`Error::Stride`] where strides or instances are given;
+//! 4. the lengths of a bias and of a readout, or of its gradient: [`Error::LengthMismatch`];
+//! 5. gradients of weights, scales and a bias: [`Error::GradientMismatch`];
+//! 6. places of rows: [`Error::RowsMismatch`], or [`Error::Stride`] where strides or instances are given;
 //!    [`Error::Overlap`] of an output's rows.
 //!
 //! [`Error::FeaturesMismatch`]: crate::Error::FeaturesMismatch
 //! [`Error::GradientMismatch`]: crate::Error::GradientMismatch
 //! [`Error::InstancesMismatch`]: crate::Error::InstancesMismatch
+//! [`Error::LengthMismatch`]: crate::Error::LengthMismatch
 //! [`Error::Overlap`]: crate::Error::Overlap
 //! [`Error::PartialInstance`]: crate::Error::PartialInstance
 //! [`Error::PartialRow`]: crate::Error::PartialRow
@@ -71,6 +82,7 @@ mod conv;
 mod degree;
 mod dense;
 mod disjoint;
+mod epilogue;
 mod gather;
 mod instance_sums;
 mod operands;
@@ -81,9 +93,11 @@ mod schedule;
 mod scratch;
 mod step;
 mod tree_sums;
+mod vertex_sums;
 mod weight_gradient;
 mod workspace;
 
+pub use conv::{Epilogue, EpilogueGradients};
 pub use operands::Weights;
 pub use plan::{Plan, PlanBuilder};
 pub use step::{Step, StepGradients};

@@ -3,14 +3,16 @@
 #![allow(unsafe_code)]
 
 use super::disjoint::Disjoint;
+use super::epilogue::Activated;
 use super::gather::{Source, Store};
 use super::instance_sums::GradientTo;
 use super::plan::Plan;
 use crate::axis::Axis;
 use crate::batch::Batch;
-use crate::element::Element;
+use crate::element::{Accumulator, Element};
+use crate::epilogue::Epilogue;
 use crate::error::Result;
-use crate::operands::{self, Checked, RowsId};
+use crate::operands::{self, Checked, Length, RowsId};
 use crate::rows::{Operand, Out, Placement, RowLayout, Rows};
 use crate::windows::WindowTable;
 
@@ -84,17 +86,42 @@ impl<'w> Operands<'w> {
         }
     }
 
-    /// The gradient of weights or of a scale, if it is wanted; `of` has the name `name_of`.
-    pub(super) fn gradient<'a, A: 'w>(
+    /// What an epilogue applies to the rows of sums.
+    pub(super) fn activated<'a, A>(&mut self, epilogue: &Epilogue<&'a [A]>) -> Activated<'a, A> {
+        let &Epilogue { activation, bias } = epilogue;
+        if let Some(bias) = bias {
+            self.0.values("bias", bias.len(), Length::Features);
+        }
+        Activated { activation, bias }
+    }
+
+    /// A row for each instance, that is read.
+    pub(super) fn instance_rows<'a, E>(&mut self, name: &'static str, rows: &'a [E]) -> &'a [E] {
+        self.0.values(name, rows.len(), Length::Instances);
+        rows
+    }
+
+    /// A row for each instance, that is written, if they are wanted.
+    pub(super) fn instance_rows_out<'a, E>(
         &mut self,
         name: &'static str,
-        name_of: &'static str,
-        of: impl Into<Option<Weights<'w, A>>>,
+        out: &'a mut Out<&mut [E]>,
+    ) -> Option<InstanceRowsOut<'a, E>> {
+        let (rows, accumulate) = out.as_parts()?;
+        self.0.values(name, rows.len(), Length::Instances);
+        Some(InstanceRowsOut { buffer: Disjoint::new(rows), accumulate })
+    }
+
+    /// The gradient of weights, of a scale or of a bias, if it is wanted; `of` is the name and the length of
+    /// those.
+    pub(super) fn gradient<'a, A>(
+        &mut self,
+        name: &'static str,
+        of: (&'static str, usize),
         out: &'a mut Out<&mut [A]>,
     ) -> Option<GradientTo<'a, A>> {
         let (values, accumulate) = out.as_parts()?;
-        let len = of.into().map_or(0, |weights| weights.values.len());
-        self.0.gradient(name, values.len(), (name_of, len));
+        self.0.gradient(name, values.len(), of);
         Some(GradientTo { values, accumulate })
     }
 
@@ -176,5 +203,24 @@ impl<T: Element> Output<'_, T> {
         // SAFETY: rows of the placement do not overlap, and this one is the caller's.
         let row = unsafe { self.buffer.part(start..start + self.placement.features) };
         Store { row, scale, accumulate: self.accumulate }
+    }
+}
+
+/// A row for each instance, one behind the other, that is written.
+pub(super) struct InstanceRowsOut<'a, T> {
+    buffer: Disjoint<'a, T>,
+    accumulate: bool,
+}
+
+impl<T: Element> InstanceRowsOut<'_, T> {
+    /// Where the row of `instance` is stored, which has `features` elements.
+    ///
+    /// # Safety
+    /// As long as the result lives, nobody else stores the row of this instance.
+    pub(super) unsafe fn store(&self, instance: usize, features: usize) -> Store<'_, T> {
+        let start = instance * features;
+        // SAFETY: rows do not overlap, and this one is the caller's.
+        let row = unsafe { self.buffer.part(start..start + features) };
+        Store { row, scale: T::Acc::ONE, accumulate: self.accumulate }
     }
 }

@@ -25,18 +25,19 @@ impl<A: Accumulator> Partials<A> {
         Ok(Self { values: try_zeroed("partial sums", rows * width)?, width })
     }
 
-    pub(super) fn width(&self) -> usize {
-        self.width
+    /// From now on rows have this width; no row is wider than those that there is room for.
+    pub(super) fn narrow(&mut self, width: usize) {
+        self.width = width;
     }
 
     /// Calls `compute` for each number below `n`, with one of the `states` to itself and a zeroed row, and
-    /// `take` with each row, in the order of the numbers.
+    /// then `take` with each row, in the order of the numbers, and with the states.
     pub(super) fn for_each<S: Send>(
         &mut self,
         states: &mut [S],
         n: usize,
         compute: impl Fn(&mut S, usize, &mut [A]) + Sync,
-        mut take: impl FnMut(usize, &[A]),
+        mut take: impl FnMut(&mut [S], usize, &mut [A]),
     ) {
         let width = self.width;
         let block_len = self.values.len().checked_div(width).unwrap_or(n.max(1));
@@ -51,7 +52,7 @@ impl<A: Accumulator> Partials<A> {
                 compute(state, i, unsafe { rows.part(row..row + width) });
             });
             for i in block {
-                take(i, &values[(i - start) * width..][..width]);
+                take(&mut *states, i, &mut values[(i - start) * width..][..width]);
             }
         }
     }

@@ -36,6 +36,7 @@ impl Parallel {
 pub(super) struct Schedule<'a, T> {
     plan: &'a Plan<T>,
     axis: Axis,
+    windows: Windows<&'a WindowTable>,
     instances: usize,
     kind: Kind<'a>,
 }
@@ -79,7 +80,7 @@ impl<'a, T: Element> Schedule<'a, T> {
             (Windows::Shared, None) => Kind::Copies(batch.topologies()[0].chunk_len()),
             (Windows::Consecutive, _) => Kind::Single,
         };
-        Self { plan, axis, instances, kind }
+        Self { plan, axis, windows, instances, kind }
     }
 
     /// The number of instances of a chunk of copies with one window; `None` for other batches and windows.
@@ -126,6 +127,19 @@ impl<'a, T: Element> Schedule<'a, T> {
     /// The same, if it is computed like this.
     pub(super) fn task_of(&self, parallel: Parallel, c: usize) -> Option<Task<'a>> {
         self.task(c).filter(|task| task.parallel() == parallel)
+    }
+
+    /// The instances of a range, ascending, in tasks of those that follow each other with one topology and
+    /// one window, whatever their chunks are.
+    pub(super) fn tasks_of(&self, range: Range<usize>) -> impl Iterator<Item = Task<'a>> + use<'a, T> {
+        let (batch, axis, windows) = (self.plan.batch(), self.axis, self.windows);
+        let len = if let Kind::Copies(_) = self.kind { range.len() } else { 1 };
+        range.clone().step_by(len.max(1)).map(move |first| {
+            let members = Members::Range(first..(first + len).min(range.end));
+            let offset = windows.offset(batch, axis, first);
+            let chunk = Chunk { topology: batch.topology_id(first), offset, members };
+            Task { topology: batch.topology(first), chunk }
+        })
     }
 
     /// The chunks whose instances come one at a time, with their rows in parallel.

@@ -3,24 +3,51 @@
 use super::dense::{DenseOperator, Gram, Room};
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, for_each};
-use super::tree_sums::Tree;
+use super::tree_sums::{BlockTree, Tree};
 use crate::axis::Axis;
 use crate::chunks::CHUNK_INSTANCES;
-use crate::element::{Accumulator, Element};
+use crate::element::Element;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
+use crate::summation::SEGMENT_ROWS;
+
+/// The most instances of a task whose sums are added in trees.
+const TASK_INSTANCES: usize = if CHUNK_INSTANCES > SEGMENT_ROWS { CHUNK_INSTANCES } else { SEGMENT_ROWS };
+
+/// Rows of vertices of one instance, without gaps. Their memory is there from the start, and touched where a
+/// call first uses it: most plans have no epilogue.
+pub(super) struct ScratchRows<T>(Vec<T>);
+
+impl<T: Element> ScratchRows<T> {
+    fn with_room(len: usize) -> Result<Self> {
+        Ok(Self(try_with_capacity("the workspace", len)?))
+    }
+
+    /// `len` elements, to write. There must be room for them.
+    pub(super) fn write(&mut self, len: usize) -> &mut [T] {
+        if self.0.len() < len {
+            self.0.resize(len, T::default());
+        }
+        &mut self.0[..len]
+    }
+
+    /// All elements that were ever written.
+    pub(super) fn read(&self) -> &[T] {
+        &self.0
+    }
+}
 
 /// The intermediate results of one instance, for up to `n` vertices and `m` hyperedges.
-pub(super) struct Scratch<A> {
+pub(super) struct Scratch<T: Element> {
     /// For each hyperedge a row of F sums: z = B⁻¹ Hᵀ R x.
-    pub(super) z: Vec<A>,
+    pub(super) z: Vec<T::Acc>,
     /// The same: q = Hᵀ L g, of a topology that is not computed by its M.
-    pub(super) q: Vec<A>,
+    pub(super) q: Vec<T::Acc>,
     /// For each vertex: D.
-    pub(super) degree: Vec<A>,
+    pub(super) degree: Vec<T::Acc>,
     /// L: D⁻¹ or D^(−1/2), see [`inv_degree`](super::degree::inv_degree).
-    pub(super) inv_degree: Vec<A>,
+    pub(super) inv_degree: Vec<T::Acc>,
     /// L, but 0 where the weight of the only hyperedge cancels out.
-    pub(super) weight_inv_degree: Vec<A>,
+    pub(super) weight_inv_degree: Vec<T::Acc>,
     /// The shift of a vertex; 0 where the conventions shift nothing.
     pub(super) vertex_shift: Vec<i32>,
     /// ∂loss/∂D.
@@ -29,17 +56,23 @@ pub(super) struct Scratch<A> {
     pub(super) edge_shift: Vec<i32>,
     /// For each row of a result the factor that its gradient is passed on with: U B⁻¹ of a hyperedge; in a
     /// step, the scale and mean.
-    pub(super) row_scale: Vec<A>,
+    pub(super) row_scale: Vec<T::Acc>,
     /// M of an instance whose topology has one.
-    pub(super) dense: DenseOperator<A>,
+    pub(super) dense: DenseOperator<T::Acc>,
     /// Γ of instances whose topology has an M, and of several chunks of them.
-    pub(super) gram: Gram<A>,
+    pub(super) gram: Gram<T::Acc>,
     pub(super) tree: Tree,
+    /// The sum of the rows of t of several chunks of such instances.
+    pub(super) bias: BlockTree,
+    /// Rows of vertices that an epilogue makes: those of y that a readout sums, or t.
+    pub(super) rows: ScratchRows<T>,
+    /// A row of the instance: the sum of a readout, or the gradient of all its vertices.
+    pub(super) instance_row: Vec<T::Acc>,
 }
 
-impl<A: Accumulator> Scratch<A> {
+impl<T: Element> Scratch<T> {
     /// For the topologies that are computed like this.
-    fn new<T: Element<Acc = A>>(plan: &Plan<T>, parallel: Parallel) -> Result<Self> {
+    fn new(plan: &Plan<T>, parallel: Parallel) -> Result<Self> {
         let topologies = || plan.batch().topologies().iter().enumerate();
         let topologies = || topologies().filter(|(_, topology)| Parallel::of(topology) == parallel);
         let most = |axis| topologies().map(|(_, t)| t.size(axis)).max().unwrap_or(0);
@@ -70,21 +103,24 @@ impl<A: Accumulator> Scratch<A> {
             row_scale: try_zeroed(what, n.max(m))?,
             dense: DenseOperator::with_room(n_dense)?,
             gram: Gram::with_room(room)?,
-            tree: Tree::with_room(n_dense * n_dense, CHUNK_INSTANCES)?,
+            tree: Tree::with_room(n_dense * n_dense, TASK_INSTANCES)?,
+            bias: BlockTree::with_room(if dense().next().is_none() { 0 } else { features }, TASK_INSTANCES)?,
+            rows: ScratchRows::with_room(rows(n)?)?,
+            instance_row: try_zeroed(what, features)?,
         })
     }
 }
 
 /// The intermediate results of all instances that are computed at the same time.
-pub(super) struct Memory<A> {
+pub(super) struct Memory<T: Element> {
     /// Where instances are computed in parallel: one for each thread.
-    pub(super) threads: Vec<Scratch<A>>,
+    pub(super) threads: Vec<Scratch<T>>,
     /// Where the rows of an instance are.
-    pub(super) large: Scratch<A>,
+    pub(super) large: Scratch<T>,
 }
 
-impl<A: Accumulator> Memory<A> {
-    pub(super) fn new<T: Element<Acc = A>>(plan: &Plan<T>) -> Result<Self> {
+impl<T: Element> Memory<T> {
+    pub(super) fn new(plan: &Plan<T>) -> Result<Self> {
         let n_threads = rayon::current_num_threads();
         let mut threads = try_with_capacity("the workspace", n_threads)?;
         for _ in 0..n_threads {
@@ -94,10 +130,10 @@ impl<A: Accumulator> Memory<A> {
     }
 
     /// Calls `f` for each chunk of `schedule` that has instances.
-    pub(super) fn for_each_chunk<T: Element<Acc = A>>(
+    pub(super) fn for_each_chunk(
         &mut self,
         schedule: &Schedule<'_, T>,
-        f: impl Fn(&Task<'_>, &mut Scratch<A>) + Sync,
+        f: impl Fn(&Task<'_>, &mut Scratch<T>) + Sync,
     ) {
         for_each(&mut self.threads, 0..schedule.n_chunks(), |scratch, c| {
             if let Some(task) = schedule.task_of(Parallel::Instances, c) {

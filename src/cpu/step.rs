@@ -149,9 +149,11 @@ impl<T: Element> Workspace<T> {
         operands.weights(HYPEREDGE_SCALE, Axis::Hyperedge, step.hyperedge_scale);
         let grad_y = operands.read(names.grad_output, direction.target(), grad_y);
         let grad_x = operands.write(names.grad_input, direction.source(), rows);
-        let vertex = operands.gradient(VERTEX_GRADIENT, VERTEX_SCALE, step.vertex_scale, vertex);
-        let hyperedge =
-            operands.gradient(HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, step.hyperedge_scale, hyperedge);
+        let len = |scale: Option<Weights<'_, T::Acc>>| scale.map_or(0, |scale| scale.values.len());
+        let of = (VERTEX_SCALE, len(step.vertex_scale));
+        let vertex = operands.gradient(VERTEX_GRADIENT, of, vertex);
+        let of = (HYPEREDGE_SCALE, len(step.hyperedge_scale));
+        let hyperedge = operands.gradient(HYPEREDGE_GRADIENT, of, hyperedge);
         let bound = operands.check(&self.plan, self.max_instances)?;
         let call = Call::new(&self.plan, direction, bound.instances(), step);
         let (x, grad_y) = (bound.input(x), bound.input(grad_y));
@@ -270,7 +272,7 @@ struct Backward<'a, T: Element> {
 
 impl<T: Element> Backward<'_, T> {
     /// Computes a chunk: ∂x, and ∂p of its instances added to `sums`.
-    fn sources(&self, task: &Task<'_>, scratch: &mut Scratch<T::Acc>, sums: &mut [T::Acc]) {
+    fn sources(&self, task: &Task<'_>, scratch: &mut Scratch<T>, sums: &mut [T::Acc]) {
         let call = &self.call;
         let (batch, parallel) = (call.plan.batch(), task.parallel());
         let (sources, targets) = (call.by_source(task.topology), call.by_target(task.topology));

@@ -23,7 +23,7 @@ impl Tree {
         let what = "the workspace";
         let n_levels = if width == 0 { 0 } else { (usize::BITS - rows.leading_zeros()) as usize };
         Ok(Self {
-            levels: try_zeroed(what, n_levels * width)?,
+            levels: try_zeroed(what, n_levels.saturating_mul(width))?,
             carry: try_zeroed(what, width)?,
             width,
             count: 0,
@@ -62,6 +62,53 @@ impl Tree {
     }
 }
 
+/// A tree over blocks of rows of a fixed number, each of which adds its rows in order.
+#[derive(Debug)]
+pub(super) struct BlockTree {
+    tree: Tree,
+    block: Vec<f64>,
+    /// The rows of a block, and those that the block under way has.
+    len: usize,
+    count: usize,
+}
+
+impl BlockTree {
+    /// Room for so many rows of up to `width` values.
+    pub(super) fn with_room(width: usize, rows: usize) -> Result<Self> {
+        let block = try_zeroed("the workspace", width)?;
+        Ok(Self { tree: Tree::with_room(width, rows)?, block, len: 1, count: 0 })
+    }
+
+    /// Begins a sum of rows of this width, in blocks of `len` rows.
+    pub(super) fn begin(&mut self, width: usize, len: usize) {
+        self.tree.begin(width);
+        (self.len, self.count) = (len, 0);
+    }
+
+    /// Adds the next row (or rows that count as one): `add` adds it to what it is given.
+    pub(super) fn add(&mut self, add: impl FnOnce(&mut [f64])) {
+        let block = &mut self.block[..self.tree.width];
+        if self.count == 0 {
+            block.fill(0.0);
+        }
+        add(block);
+        self.count += 1;
+        if self.count == self.len {
+            self.tree.push(block);
+            self.count = 0;
+        }
+    }
+
+    /// The sum of all rows: zeros where there are none.
+    pub(super) fn root(&mut self) -> &mut [f64] {
+        if self.count > 0 {
+            self.tree.push(&self.block);
+            self.count = 0;
+        }
+        self.tree.root()
+    }
+}
+
 /// right = left + right.
 fn add_left(left: &[f64], right: &mut [f64]) {
     for (right, left) in right.iter_mut().zip(left) {
@@ -81,17 +128,23 @@ impl TreeSums {
         Ok(Self { partials: Partials::new(width, rows)?, tree: Tree::with_room(width, rows)? })
     }
 
-    /// The sum of `n` rows (as wide as there is room for). `f` computes each, with one of the `states` to
-    /// itself.
+    /// The sum of `n` rows of this width. `f` computes each, with one of the `states` to itself. Then `large`
+    /// is called with all of the states, to compute what is not for one thread alone.
     pub(super) fn add_up<S: Send>(
         &mut self,
+        width: usize,
         states: &mut [S],
         n: usize,
         f: impl Fn(&mut S, usize, &mut [f64]) + Sync,
+        mut large: impl FnMut(&mut [S], usize, &mut [f64]),
     ) -> &mut [f64] {
         let Self { partials, tree } = self;
-        tree.begin(partials.width());
-        partials.for_each(states, n, f, |_, row| tree.push(row));
+        partials.narrow(width);
+        tree.begin(width);
+        partials.for_each(states, n, f, |states, i, row| {
+            large(states, i, row);
+            tree.push(row);
+        });
         tree.root()
     }
 }
@@ -122,10 +175,24 @@ mod tests {
             // Blocks of rows that are computed in parallel, and a tree over aligned parts.
             let mut sums = TreeSums::with_room(1, n).unwrap();
             let mut trees = [Tree::with_room(1, 4).unwrap(), Tree::with_room(1, 4).unwrap()];
-            let root = sums.add_up(&mut trees, n.div_ceil(4), |tree, part, sum| {
+            let part = |tree: &mut Tree, part: usize, sum: &mut [f64]| {
                 tree.begin(1);
                 rows[4 * part..n.min(4 * part + 4)].iter().for_each(|&row| tree.push(&[row]));
                 sum.copy_from_slice(tree.root());
+            };
+            let n_parts = n.div_ceil(4);
+            let root = sums.add_up(1, &mut trees, n_parts, part, |_, _, _| {});
+            assert_eq!(root, [expected], "{n}");
+            // Of the third part of all, by one thread after the others.
+            let others = |tree: &mut Tree, i: usize, sum: &mut [f64]| {
+                if i != 2 {
+                    part(tree, i, sum)
+                }
+            };
+            let root = sums.add_up(1, &mut trees, n_parts, others, |trees, i, sum| {
+                if i == 2 {
+                    part(&mut trees[1], i, sum);
+                }
             });
             assert_eq!(root, [expected], "{n}");
         }

@@ -4,16 +4,18 @@ use super::instance_sums::ChunkSums;
 use super::plan::Plan;
 use super::scratch::Memory;
 use super::tree_sums::TreeSums;
+use crate::axis::Axis;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::summation::instances_of_bias_chunk;
 
 /// The scratch memory of a plan, and the operators.
 pub struct Workspace<T: Element> {
     pub(super) plan: Plan<T>,
     pub(super) max_instances: usize,
-    pub(super) memory: Memory<T::Acc>,
+    pub(super) memory: Memory<T>,
     pub(super) sums: ChunkSums<T::Acc>,
-    /// Γ of all copies of a topology that has a dense operator.
+    /// Γ of all copies of a topology that has a dense operator, and the gradient of a bias.
     pub(super) tree_sums: TreeSums,
 }
 
@@ -21,7 +23,9 @@ impl<T: Element> Plan<T> {
     /// The scratch memory for calls with up to `max_instances` instances, for as many threads as the current
     /// rayon pool has: for each thread two rows of F sums for each hyperedge of the largest small topology
     /// (one where it has a dense operator) and up to half a mebibyte for dense operators, once two rows for
-    /// each hyperedge of the largest other topology, and a little over four mebibytes.
+    /// each hyperedge of the largest other topology, and a little over four mebibytes. Besides, both have
+    /// room for a row of F elements for each vertex, which is reserved and not touched before a call with an
+    /// epilogue or a readout needs it, and for some rows of F sums.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::TooLarge`], [`Error::OutOfMemory`].
@@ -32,7 +36,11 @@ impl<T: Element> Plan<T> {
         let (memory, sums) = (Memory::new(self)?, ChunkSums::new(self, max_instances)?);
         let is_of_copies = self.batch().is_replicated() && self.pairs(0).is_some();
         let n = if is_of_copies { self.batch().topologies()[0].n_vertices() } else { 0 };
-        let tree_sums = TreeSums::with_room(n * n, if is_of_copies { max_instances } else { 0 })?;
+        let bias_chunk_len = instances_of_bias_chunk(self.batch().largest(Axis::Vertex));
+        let tree_sums = TreeSums::with_room(
+            self.features().saturating_add(n * n),
+            if is_of_copies { max_instances } else { max_instances.div_ceil(bias_chunk_len) },
+        )?;
         Ok(Workspace { plan: self.clone(), max_instances, memory, sums, tree_sums })
     }
 }

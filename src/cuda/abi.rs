@@ -100,10 +100,13 @@ mod header {
 
     use crate::conv::NO_SHIFT;
     use crate::cuda::args;
-    use crate::cuda::conv::{ITEM_BYTES, MOST_NODES};
-    use crate::cuda::geometry::{ROWS_OF_SHORT_TILE, SEGMENT, SHORT_ROW, THREADS, VECTOR_BYTES, WARP};
+    use crate::cuda::conv::ITEM_BYTES;
+    use crate::cuda::geometry::{
+        MOST_NODES, ROWS_OF_SHORT_TILE, SEGMENT, SHORT_ROW, THREADS, VECTOR_BYTES, WARP,
+    };
     use crate::cuda::route::DenseClass;
     use crate::dense::PART;
+    use crate::summation::SEGMENT_ROWS;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/abi.cuh");
 
@@ -200,7 +203,16 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
         macro_rules! values {
             ($($name:ident),*) => { [$((stringify!($name).to_string(), $name.to_string())),*] };
         }
-        let values = values!(WARP, THREADS, VECTOR_BYTES, SEGMENT, SHORT_ROW, ROWS_OF_SHORT_TILE);
+        let values = values!(
+            WARP,
+            THREADS,
+            VECTOR_BYTES,
+            SEGMENT,
+            SHORT_ROW,
+            ROWS_OF_SHORT_TILE,
+            SEGMENT_ROWS,
+            MOST_NODES
+        );
         enumeration(&mut text, "enum : u32", values);
         text.push_str("\n// Of a vertex whose degree is 0 or not finite, as in src/conv.rs.\n");
         enumeration(&mut text, "enum : int", [("NO_SHIFT".into(), NO_SHIFT.to_string())]);
@@ -211,11 +223,7 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
             [("SMALLEST_DENSE_CLASS".into(), DenseClass::ALL[0].vertices().to_string())],
         );
         text.push_str("\n// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense/.\n");
-        let numbers = [
-            ("DENSE_PART", PART),
-            ("DENSE_ITEM_BYTES", ITEM_BYTES),
-            ("DENSE_MOST_NODES", MOST_NODES as usize),
-        ];
+        let numbers = [("DENSE_PART", PART), ("DENSE_ITEM_BYTES", ITEM_BYTES)];
         let numbers = numbers.map(|(name, number)| (name.into(), number.to_string()));
         enumeration(&mut text, "enum : u32", numbers);
         text.push_str("\n// The bytes of shared memory of each class, for numbers of 4 and of 8 bytes.\n");

@@ -41,6 +41,26 @@ numbers! {
         Dense32Backward,
         /// The gradients of weights from products of rows, which it adds over instances.
         DenseGradient,
+        /// What surrounds the convolution with an epilogue: a `WalkKind`.
+        WalkRows,
+        /// The gradient of a bias, from sums of rows. Reads no table, and so reports nothing.
+        AddSums,
+    }
+
+    /// What becomes of rows of vertices, see kernels/epilogue.cu.
+    WalkKind {
+        Copy,
+        Mean,
+        Sum,
+    }
+
+    /// As `Activation`.
+    ActivationKind {
+        Identity,
+        Relu,
+        Gelu,
+        GeluTanh,
+        Silu,
     }
 
     /// What a wrong value was found in, by the numbers that violations name it by.
@@ -218,6 +238,23 @@ structures! {
         padding: u32,
     }
 
+    /// What follows the sums of the convolution in their store, see kernels/epilogue.cuh. All zeros: nothing.
+    EpilogueArgs {
+        /// One for each feature, of the accumulation type; null: none.
+        bias: Address => "const void*",
+        /// What is added last or, in the backward, gradients of what was stored. No data: none.
+        rows: RowsArgs,
+        /// An ActivationKind.
+        activation: u32,
+        /// The result is the gradient of the sums.
+        backward: u32,
+        /// There is one row for each instance: forward the mean over its vertices is stored, and in the
+        /// backward `rows` are the gradients of that.
+        mean: u32,
+        /// There is an epilogue.
+        exists: u32,
+    }
+
     /// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time:
     /// each that became a template parameter would double the PTX that a plan loads.
     GatherArgs {
@@ -238,6 +275,8 @@ structures! {
         /// Scratch: a row of sums for each segment of a long row, without gaps.
         partials: Address => "void*",
         record: RecordArgs,
+        /// Of sources of the accumulation type.
+        epilogue: EpilogueArgs,
         features: u32,
         /// Of a group: 8, 16 or 32.
         lanes: u32,
@@ -342,11 +381,10 @@ structures! {
         n_lists: u64,
     }
 
-    /// Where dense operators are stored, in scratch memory: for a class of N vertices
-    ///
-    ///     entries    N x N of M, in rows; N that sums are multiplied by; N degrees as gradients see them
-    ///     words      N of terms, bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and
-    ///     N of terms the other way round, bit u of number v
+    /// Where dense operators are stored, in scratch memory: for a class of N vertices, as entries, N x N of
+    /// M, in rows; N that sums are multiplied by; and N degrees as gradients see them. As words N of terms,
+    /// where bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N of terms the other
+    /// way round, bit u of number v.
     DenseOperatorsArgs {
         /// Of the accumulation type.
         entries: Address => "void*",
@@ -414,6 +452,7 @@ structures! {
         form: DenseFormArgs,
         x: RowsArgs,
         y: RowsArgs,
+        epilogue: EpilogueArgs,
         /// Operators are formed here, in unchecked builds; else they were stored.
         forms: u32,
         /// Threads for each instance.
@@ -453,7 +492,7 @@ structures! {
         n_nodes: u64,
         /// Of the same size, of each item, and no gradients; null: gradients.
         roots: Address => "double*",
-        /// Up to DENSE_MOST_NODES, which are added; the last item may have fewer.
+        /// Up to MOST_NODES, which are added; the last item may have fewer.
         nodes_of_item: u32,
         wide: u32,
         /// For each hyperedge `blocks`, of which the others become 0; null: the gradient is written.
@@ -465,6 +504,52 @@ structures! {
         add: u32,
         /// That share out the hyperedges of the same items.
         parts: u64,
+    }
+
+    /// Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
+    /// their features: see epilogue.cu.
+    WalkArgs {
+        tables: TablesArgs,
+        record: RecordArgs,
+        /// A unit is this many instances, or of one instance SEGMENT_ROWS rows.
+        unit_instances: u64,
+        /// The segments that the longest instance is cut into.
+        unit_segments: u64,
+        n_units: u64,
+        source: RowsArgs,
+        /// Of MEAN one row for each instance.
+        target: RowsArgs,
+        /// For each unit a row of sums: of MEAN of the accumulation type, null where instances are no longer
+        /// than a segment, and of SUM double.
+        sums: Address => "void*",
+        features: u64,
+        /// The threads of a unit.
+        slices: u64,
+        /// A WalkKind.
+        what: u32,
+        aligned: u32,
+        add: u32,
+        /// Of COPY: the source has one row for each instance, which is divided by the number of its vertices.
+        mean: u32,
+        /// The segments of the longest instance: the sums of segments are added; 0: rows are.
+        sum_segments: u64,
+    }
+
+    /// Of the gradient of a bias, from rows of sums.
+    AddSumsArgs {
+        /// Rows of sums, without gaps.
+        nodes: Address => "const double*",
+        n_nodes: u64,
+        features: u64,
+        /// Up to MOST_NODES, which are added; the last one may have fewer.
+        nodes_of_root: u64,
+        n_roots: u64,
+        /// Likewise; null: there is one root, the gradient.
+        roots: Address => "double*",
+        /// Of the accumulation type.
+        gradient: Address => "void*",
+        add: u32,
+        padding: u32,
     }
 
     /// Of the sums of gradients over instances.

@@ -18,13 +18,16 @@
 #![allow(unsafe_code)]
 
 mod dense;
+mod epilogue;
 
-use self::dense::{DenseBackward, DenseForward, ToWeights};
 #[cfg(test)]
-pub(super) use self::dense::{ITEM_BYTES, MOST_NODES};
+pub(super) use self::dense::ITEM_BYTES;
+use self::dense::{DenseBackward, DenseForward, ToWeights};
+pub(super) use self::epilogue::EpilogueBackward;
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::epilogue::Finish;
 use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
 use super::launches::Launches;
@@ -48,6 +51,8 @@ pub(super) struct Forward<'w> {
     /// Where z is stored, of the accumulation type; in scratch memory if nowhere.
     z: Option<PlacedRows>,
     y: Option<Destination>,
+    /// What becomes of y's sums in their store.
+    finish: Finish,
 }
 
 /// The operands of its gradients.
@@ -77,7 +82,7 @@ impl<'w> Forward<'w> {
         let bound = operands.check()?;
         let (x, weights) = (bound.rows(x), weights.placed());
         let (z, y) = (z.map(|z| bound.rows(z)), y.map(|y| bound.out(y)));
-        Ok((Self { x, weights, z, y }, bound.instances()))
+        Ok((Self { x, weights, z, y, finish: Finish::none() }, bound.instances()))
     }
 
     /// Makes the launches.
@@ -105,18 +110,29 @@ impl<'w> Forward<'w> {
             }
             let Some(y) = self.y else { return Ok(()) };
             call.launches.by_path();
+            // Where some kernel does not have all rows of an instance, readouts are made of stored rows.
+            let stores_rows = self.finish.is_readout()
+                && !call.plan.routes().iter().all(|route| route.makes_readouts())
+                || self.finish.is_readout() && call.total(Axis::Vertex) == 0;
+            let (to, finish) = match stores_rows {
+                true => {
+                    let rows = call.element_rows(Slot::Rows)?;
+                    (Destination { rows, accumulate: false }, self.finish.storing_rows())
+                }
+                false => (y, self.finish),
+            };
             for &route in call.plan.routes() {
                 call.only = Some(route);
                 match route {
-                    Route::Gather => self.gather(call, y)?,
+                    Route::Gather => self.gather(call, to, finish)?,
                     Route::Dense(class) => {
-                        let (x, weights) = (self.x, self.weights);
-                        call.dense_forward(DenseForward { class, x, weights, y })?;
+                        let &Self { x, weights, .. } = &self;
+                        call.dense_forward(DenseForward { class, x, weights, y: to, finish })?;
                     }
                 }
             }
             call.only = None;
-            Ok(())
+            if stores_rows { call.mean_rows(to.rows, y) } else { Ok(()) }
         }
     }
 
@@ -128,6 +144,7 @@ impl<'w> Forward<'w> {
         &self,
         call: &mut Call<'_, T, L>,
         y: Destination,
+        finish: Finish,
     ) -> Result<()> {
         let factors = Factors::new(call, self.weights.scale)?;
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
@@ -150,6 +167,7 @@ impl<'w> Forward<'w> {
                 shifts: [None, factors.vertex_shifts],
                 reduce: Reduce::Sum,
                 targets: Some(y),
+                finish,
                 dots: None,
             })
         }
@@ -172,7 +190,7 @@ impl<'w> Backward<'w> {
         let weights = operands.weights(WEIGHTS, Axis::Hyperedge, weights);
         let grad_y = operands.read("grad_y", Axis::Vertex, grad_y);
         let grad_x = operands.write("grad_x", Axis::Vertex, grad_x);
-        let grad_weights = operands.gradient("grad_weights", WEIGHTS, Some(weights), grad_weights);
+        let grad_weights = operands.gradient("grad_weights", (WEIGHTS, weights.len()), grad_weights);
         let bound = operands.check()?;
         let (x, z, grad_y) = (bound.rows(x), z.map(|z| bound.rows(z)), bound.rows(grad_y));
         let (weights, grad_x) = (weights.placed(), grad_x.map(|out| bound.out(out)));
@@ -307,6 +325,7 @@ impl<'w> Backward<'w> {
                 shifts: [factors.vertex_shifts, edge_shifts],
                 reduce: Reduce::Sum,
                 targets: targets.map(|rows| Destination { rows, accumulate: false }),
+                finish: Finish::none(),
                 dots,
             };
             match dots.filter(|_| call.plan.leaves_out_single_incidences()) {
@@ -343,6 +362,7 @@ impl<'w> Backward<'w> {
                     },
                     reduce: Reduce::Sum,
                     targets: grad_x,
+                    finish: Finish::none(),
                     dots,
                 })?;
             }
@@ -357,6 +377,7 @@ impl<'w> Backward<'w> {
                 shifts: [None, factors.vertex_shifts],
                 reduce: Reduce::Sum,
                 targets: None,
+                finish: Finish::none(),
                 dots: Some(Dots { others: grad_y, to: dots_y }),
             })?;
             call.degree_gradients(factors.is_symmetric())?;
@@ -438,6 +459,7 @@ impl Factors {
             shifts: [self.vertex_shifts.filter(|_| self.is_symmetric()), None],
             reduce: Reduce::Mean,
             targets: Some(Destination { rows: z, accumulate: false }),
+            finish: Finish::none(),
             dots: None,
         };
         // SAFETY: the caller's promise.

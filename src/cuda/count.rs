@@ -15,10 +15,12 @@ use super::plan::Plan;
 use super::scratch::{Sizes, Slot};
 use super::window_table::DeviceWindows;
 use super::{conv, step};
+use crate::activation::Activation;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::conv::Reduce;
 use crate::direction::{Direction, HYPEREDGE_SCALE, VERTEX_SCALE};
+use crate::epilogue::{Epilogue, EpilogueGradients, Level};
 use crate::error::{Error, Result, fits_u32};
 use crate::operator::Operator;
 use crate::rows::{Out, RowLayout, Rows};
@@ -28,8 +30,9 @@ use crate::windows::{Weights, Windows};
 /// A call that [`Plan::explain_call`] is asked about: an operator, and what of its operands matters for its
 /// launches.
 ///
-/// By default all results are wanted and windows are shared. A step is a mean with both scales. Weights and
-/// scales, and so their gradients, are taken to have as many values as their windows reach to.
+/// By default all results are wanted and windows are shared. A step is a mean with both scales, an epilogue
+/// has a bias and a GELU, and there is a residual. Weights and scales, and so their gradients, are taken to
+/// have as many values as their windows reach to.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'w> {
     pub(super) operator: Operator,
@@ -40,6 +43,11 @@ pub struct Request<'w> {
     rows: bool,
     vertex_gradient: bool,
     hyperedge_gradient: bool,
+    activation: Activation,
+    bias: bool,
+    residual: bool,
+    bias_gradient: bool,
+    residual_gradient: bool,
 }
 
 impl<'w> Request<'w> {
@@ -54,7 +62,37 @@ impl<'w> Request<'w> {
             rows: true,
             vertex_gradient: true,
             hyperedge_gradient: true,
+            activation: Activation::Gelu,
+            bias: true,
+            residual: true,
+            bias_gradient: true,
+            residual_gradient: true,
         }
+    }
+
+    /// The activation of an epilogue.
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// Whether an epilogue has a bias.
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// Whether there is a residual.
+    pub fn residual(self, residual: bool) -> Self {
+        Self { residual, ..self }
+    }
+
+    /// Whether the gradient of a bias is wanted.
+    pub fn bias_gradient(self, bias_gradient: bool) -> Self {
+        Self { bias_gradient, ..self }
+    }
+
+    /// Whether the gradient of a residual is wanted.
+    pub fn residual_gradient(self, residual_gradient: bool) -> Self {
+        Self { residual_gradient, ..self }
     }
 
     /// The reduction of a step.
@@ -239,6 +277,18 @@ fn run<T: DeviceElement, L: Launches>(
         .rows(output(request.rows, rows))
         .vertex_scale(output(request.vertex_gradient, Unallocated))
         .hyperedge_scale(output(request.hyperedge_gradient, Unallocated));
+    let epilogue = Epilogue::<Unallocated>::new(request.activation).bias(request.bias.then_some(Unallocated));
+    let (mut result, grad) = match request.operator {
+        Operator::ConvReadout | Operator::ConvReadoutBackward => {
+            (Level::Instances(output(request.rows, Unallocated)), Level::Instances(Unallocated))
+        }
+        _ => (Level::Vertices(output(request.rows, rows)), Level::Vertices(rows)),
+    };
+    let mut gradients = EpilogueGradients::none()
+        .x(output(request.rows, rows))
+        .weights(output(request.hyperedge_gradient, Unallocated))
+        .bias(output(request.bias && request.bias_gradient, Unallocated))
+        .residual(output(request.residual_gradient, rows));
     let mut z = rows;
     // Nothing is queued on it.
     let stream = plan.batch().device().context().default_stream();
@@ -262,6 +312,24 @@ fn run<T: DeviceElement, L: Launches>(
                 let (forward, _) = conv::Forward::bind(operands, &rows, &weights, z, &mut out.rows)?;
                 forward.run(&mut call)?
             }
+            Operator::ConvEpilogue | Operator::ConvReadout => {
+                let residual = request.residual.then_some(&rows);
+                let (forward, _) = conv::Forward::bind_epilogue(
+                    operands,
+                    &rows,
+                    &weights,
+                    &epilogue,
+                    residual,
+                    &mut result,
+                )?;
+                forward.run(&mut call)?
+            }
+            Operator::ConvEpilogueBackward | Operator::ConvReadoutBackward => {
+                let gradients = &mut gradients;
+                let (backward, _) =
+                    conv::EpilogueBackward::bind(operands, &rows, &weights, &epilogue, &grad, gradients)?;
+                backward.run(&mut call)?
+            }
             Operator::ConvBackward | Operator::ConvBackwardFromZ => {
                 let z = is(Operator::ConvBackwardFromZ).then_some(&rows);
                 let (grad_x, grad_weights) = (&mut out.rows, &mut out.hyperedge_scale);
@@ -271,8 +339,7 @@ fn run<T: DeviceElement, L: Launches>(
             }
         }
     }
-    let bytes = |(&axis, bytes)| call.total(axis) as u128 * call.features() as u128 * bytes as u128;
-    let compulsory = Axis::ALL.iter().zip(operands.element_bytes()).map(bytes).sum();
+    let compulsory = operands.feature_bytes([call.total(Axis::Vertex), call.total(Axis::Hyperedge)]);
     Ok((call.launches, compulsory))
 }
 
@@ -304,7 +371,11 @@ pub(super) fn needs<T: DeviceElement>(
             let request = Request::new(operator, instances).reduce(reduce).rows(rows);
             let request = request.vertex_gradient(vertex).hyperedge_gradient(hyperedge);
             for windows in scales {
-                run(plan, &request.vertex_scale(windows).hyperedge_scale(windows), &mut needs)?;
+                let request = request.vertex_scale(windows).hyperedge_scale(windows);
+                run(plan, &request, &mut needs)?;
+                if operator.has_epilogue() {
+                    run(plan, &request.activation(Activation::Identity), &mut needs)?;
+                }
             }
         }
     }

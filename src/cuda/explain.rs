@@ -98,7 +98,8 @@ impl Explanation {
 
 impl<T: DeviceElement> Plan<T> {
     /// What a call of each operator does and costs with this number of instances. All results are wanted, all
-    /// instances share the weights and scales, and steps are means with both scales.
+    /// instances share the weights and scales, steps are means with both scales, and epilogues have a bias, a
+    /// GELU and a residual.
     /// [`explain_call`](Self::explain_call) tells about other calls.
     ///
     /// # Errors

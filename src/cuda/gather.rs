@@ -7,6 +7,7 @@ use bytemuck::Zeroable;
 use super::DeviceElement;
 use super::args::{Address, GatherArgs, RowsArgs, ScaleArgs, Tiles};
 use super::call::{Call, Destination, PlacedRows};
+use super::epilogue::Finish;
 use super::geometry::{Grid, VECTOR_BYTES, feature_blocks, lanes, whole_vectors};
 use super::kernels::Kernel;
 use super::launches::Launches;
@@ -64,6 +65,8 @@ pub(super) struct Gather {
     pub(super) shifts: [Option<Address>; 2],
     pub(super) reduce: Reduce,
     pub(super) targets: Option<Destination>,
+    /// Of sources of the accumulation type.
+    pub(super) finish: Finish,
     pub(super) dots: Option<Dots>,
 }
 
@@ -88,7 +91,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let outputs = [gather.targets.map(|t| t.rows), gather.dots.map(|d| d.others)];
         let aligned = whole_vectors(features, size)
             && sources.is_aligned(source_size, VECTOR_BYTES)
-            && outputs.iter().flatten().all(|o| o.is_aligned(target_size, VECTOR_BYTES));
+            && outputs.iter().flatten().all(|o| o.is_aligned(target_size, VECTOR_BYTES))
+            && gather.finish.is_aligned(size, VECTOR_BYTES);
         let rows = |rows: Option<PlacedRows>| rows.map_or(RowsArgs::zeroed(), PlacedRows::args);
         let segment = features as u128 * acc as u128;
         let args = GatherArgs {
@@ -104,6 +108,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             dots: gather.dots.map_or(0, |d| d.to),
             partials: self.launches.scratch(Slot::Partials, u128::from(tables.items.partial) * segment)?,
             record: self.launches.record(),
+            epilogue: gather.finish.args(),
             features: features as u32,
             lanes,
             mean: (reduce == Reduce::Mean).into(),
@@ -116,7 +121,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         if L::COUNTS {
             let (incidences, targets) = self.size(orientation.rows());
             let written = targets * outputs.iter().flatten().count() as u128;
-            let rows = [(incidences, source_size), (written, target_size)];
+            let others = targets * u128::from(gather.finish.reads_rows());
+            let rows = [(incidences, source_size), (written, target_size), (others, size)];
             self.launches.moves(rows.iter().map(|&(rows, size)| rows * (features * size) as u128).sum());
         }
         let kernel = match elements {

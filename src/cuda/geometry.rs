@@ -8,6 +8,9 @@ pub(super) const THREADS: u32 = 128;
 pub(super) const WARP: u32 = summation::LANES as u32;
 const WARPS_OF_BLOCK: u64 = (THREADS / WARP) as u64;
 
+/// The nodes of a tree that a thread adds, at most.
+pub(super) const MOST_NODES: u64 = 128;
+
 /// The largest grid in x and in y.
 const MAX_GRID_X: u64 = (1 << 31) - 1;
 const MAX_GRID_Y: u32 = 65_535;

@@ -72,6 +72,8 @@ macro_rules! kernel_set {
         const BACKWARD_8: &str = dense_name!("8_backward", $t, $checks);
         const BACKWARD_16: &str = dense_name!("16_backward", $t, $checks);
         const BACKWARD_32: &str = dense_name!("32_backward", $t, $checks);
+        const EPILOGUE: &str = concat!("epilogue_", $t, $checks);
+        const ADD_SUMS: &str = concat!("add_sums_", $acc, $checks);
         const INSTANCE_SUMS: &str = concat!("instance_sums_", $acc, $checks);
         KernelSet::new([
             (Kernel::Gather, concat!("gather_", $t, $checks), GATHER),
@@ -86,6 +88,8 @@ macro_rules! kernel_set {
             (Kernel::SumWindows, concat!("sum_windows_", $acc, $checks), INSTANCE_SUMS),
             (Kernel::DenseForm, concat!("dense_form_", $acc, $checks), DENSE_FORM),
             (Kernel::DenseGradient, concat!("dense_gradient_", $acc, $checks), DENSE_GRADIENT),
+            (Kernel::WalkRows, concat!("walk_rows_", $t, $checks), EPILOGUE),
+            (Kernel::AddSums, ADD_SUMS, ADD_SUMS),
             (Kernel::Dense8Backward, BACKWARD_8, BACKWARD_8),
             (Kernel::Dense16Backward, BACKWARD_16, BACKWARD_16),
             (Kernel::Dense32Backward, BACKWARD_32, BACKWARD_32),

@@ -107,6 +107,10 @@
 //! | [`conv_backward_from_z`](Workspace::conv_backward_from_z) | M · F numbers |
 //! | [`conv_backward`](Workspace::conv_backward), which computes z again | 2 · M · F numbers |
 //!
+//! With an epilogue or a readout it is the same. Their backwards have N · F elements of vertices besides, on
+//! each path: the gradients of the convolution's sums. So have readouts, where some instance is on the path
+//! of the gathers or has more than 16 vertices, and the gradient of a bias has sums of 256 vertices each.
+//!
 //! [`Plan::workspace_for`] makes a workspace for some operators alone, and [`Plan::workspace_bytes`] tells
 //! its size. The rest are sums of segments of rows of more than 512 incidences, a few numbers for each vertex
 //! and hyperedge, and a dot product for each 32 vectors of 16 bytes of features; on the dense path an
@@ -169,6 +173,7 @@ mod dense_tables;
 mod device;
 mod driver;
 mod element;
+mod epilogue;
 mod explain;
 mod gather;
 mod geometry;
@@ -204,7 +209,7 @@ pub use element::{Checks, DeviceElement};
 pub use explain::{Explanation, OperatorExplanation, RowsExplanation};
 pub use operands::DevicePointer;
 pub use plan::{Plan, PlanBuilder};
-pub use safe::{Step, StepGradients, Weights};
+pub use safe::{Epilogue, EpilogueGradients, Step, StepGradients, Weights};
 pub use tables::{Orientation, Table};
 pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;

@@ -21,7 +21,7 @@ use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
-use crate::operands::{Checked, MOST_ROWS, MOST_VALUES, RowsId};
+use crate::operands::{Checked, Length, MOST_ROWS, MOST_VALUES, RowsId};
 use crate::rows::{self, Out, RowLayout, Rows};
 use crate::windows::{Weights, Windows};
 
@@ -218,7 +218,8 @@ impl<E> Write<E> for CudaViewMut<'_, E> {
 
 // -----------------------------------------------------------------------------------------------------------
 
-/// The most operands of an operator: its feature rows, and its weights or scales with their gradients.
+/// The most operands of an operator: its feature rows, and values with their gradients. The backward of a
+/// readout has as many.
 const MOST: usize = MOST_ROWS + 2 * MOST_VALUES;
 
 /// The memory of an operand.
@@ -251,6 +252,8 @@ pub(super) struct Operands<'a, 'w, T: DeviceElement> {
     guards: ArrayVec<SyncOnDrop<'a>, MOST>,
     /// The sizes of an element of each feature operand without memory, of vertices and of hyperedges added.
     element_bytes: [usize; 2],
+    /// The same of rows of instances.
+    instance_bytes: usize,
     /// Of the first operand that may not be used at all.
     error: Option<Error>,
 }
@@ -265,6 +268,11 @@ pub(super) struct BoundWeights<'w> {
 impl<'w> BoundWeights<'w> {
     pub(super) fn placed(self) -> PlacedWeights<'w> {
         self.placed
+    }
+
+    /// The number of values.
+    pub(super) fn len(self) -> usize {
+        self.len
     }
 }
 
@@ -295,6 +303,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             spans: ArrayVec::new(),
             guards: ArrayVec::new(),
             element_bytes: [0; 2],
+            instance_bytes: 0,
             error: None,
         }
     }
@@ -357,28 +366,62 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         BoundWeights { len, placed: PlacedWeights { scale, windows } }
     }
 
-    /// The gradient of weights or of a scale, if it is wanted. `of` is what it is the gradient of, and
-    /// `name_of` the name of that. Without such a scale the gradient has no values.
+    /// The gradient of weights, of a scale or of a bias, if it is wanted. `of` has the name and the length of
+    /// that; without such a scale the gradient has no values.
     #[inline]
     pub(super) fn gradient<A>(
         &mut self,
         name: &'static str,
-        name_of: &'static str,
-        of: Option<BoundWeights<'w>>,
+        of: (&'static str, usize),
         out: &'a mut Out<impl Write<A>>,
     ) -> Option<GradientTo> {
         let (values, accumulate) = out.as_parts()?;
-        let len_of = of.map_or(0, |of| of.len);
-        let len = values.len().unwrap_or(len_of);
+        let len = values.len().unwrap_or(of.1);
         let address = self.write_buffer(name, values);
-        self.shapes.gradient(name, len, (name_of, len_of));
+        self.shapes.gradient(name, len, of);
         Some(GradientTo { address, len, accumulate })
     }
 
-    /// The sizes of an element of each feature operand of a call that is counted, of vertices and of
-    /// hyperedges added.
-    pub(super) fn element_bytes(&self) -> [usize; 2] {
-        self.element_bytes
+    /// Values that are read as they are. Returns where they are, and their number.
+    #[inline]
+    pub(super) fn values<E>(
+        &mut self,
+        name: &'static str,
+        length: Length,
+        values: &'a impl Read<E>,
+    ) -> (Address, usize) {
+        let len = values.len().unwrap_or_else(|| self.all_values::<E>(length));
+        let address = self.read_buffer(name, values);
+        self.shapes.values(name, len, length);
+        (address, len)
+    }
+
+    /// Values that are written, if they are wanted. Returns where they are, and whether they are added to.
+    #[inline]
+    pub(super) fn write_values<E>(
+        &mut self,
+        name: &'static str,
+        length: Length,
+        out: &'a mut Out<impl Write<E>>,
+    ) -> Option<(Address, bool)> {
+        let (values, accumulate) = out.as_parts()?;
+        let len = values.len().unwrap_or_else(|| self.all_values::<E>(length));
+        let address = self.write_buffer(name, values);
+        self.shapes.values(name, len, length);
+        Some((address, accumulate))
+    }
+
+    /// The features of the plan.
+    pub(super) fn features(&self) -> usize {
+        self.plan.features()
+    }
+
+    /// The bytes of the feature operands of a call that is counted, and has so many rows of vertices and of
+    /// hyperedges.
+    pub(super) fn feature_bytes(&self, totals: [usize; 2]) -> u128 {
+        let rows = totals.iter().zip(self.element_bytes).chain([(&self.max_instances, self.instance_bytes)]);
+        let bytes = |(&rows, bytes): (&usize, usize)| rows as u128 * bytes as u128;
+        rows.map(bytes).sum::<u128>() * self.plan.features() as u128
     }
 
     /// Checks all operands together.
@@ -485,6 +528,17 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     fn all_elements<E>(&mut self, axis: Axis) -> usize {
         self.element_bytes[axis as usize] += size_of::<E>();
         self.total(axis).saturating_mul(self.plan.features())
+    }
+
+    /// The values without memory of a call that is counted.
+    fn all_values<E>(&mut self, length: Length) -> usize {
+        match length {
+            Length::Features => self.plan.features(),
+            Length::Instances => {
+                self.instance_bytes += size_of::<E>();
+                self.max_instances.saturating_mul(self.plan.features())
+            }
+        }
     }
 
     /// The values that a call which is counted reads through windows.

@@ -107,6 +107,10 @@ mod nvtx {
             Operator::ConvSavingZ => c"hyperscatter::conv_saving_z",
             Operator::ConvBackward => c"hyperscatter::conv_backward",
             Operator::ConvBackwardFromZ => c"hyperscatter::conv_backward_from_z",
+            Operator::ConvEpilogue => c"hyperscatter::conv_epilogue",
+            Operator::ConvEpilogueBackward => c"hyperscatter::conv_epilogue_backward",
+            Operator::ConvReadout => c"hyperscatter::conv_readout",
+            Operator::ConvReadoutBackward => c"hyperscatter::conv_readout_backward",
         }
     }
 }

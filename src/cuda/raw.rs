@@ -53,6 +53,7 @@ use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
 use crate::direction::Direction;
 use crate::element::Element;
+use crate::epilogue::Level;
 use crate::error::{Error, Result};
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
@@ -65,6 +66,13 @@ pub type Step<'a, A> = crate::Step<Weights<'a, A>>;
 
 /// The gradients of a step.
 pub type StepGradients<T> = crate::StepGradients<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
+
+/// What follows the convolution.
+pub type Epilogue<A> = crate::Epilogue<DevicePointer<A>>;
+
+/// The gradients of a convolution with an epilogue.
+pub type EpilogueGradients<T> =
+    crate::EpilogueGradients<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
 
 impl<T: DeviceElement> Workspace<T> {
     /// [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) in the [raw tier](super::raw).
@@ -252,6 +260,98 @@ impl<T: DeviceElement> Workspace<T> {
                 grad_x,
                 grad_weights,
             )
+        }
+    }
+
+    /// [`conv_epilogue`](Self::conv_epilogue) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn conv_epilogue_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<T::Acc>,
+        residual: Option<Rows<DevicePointer<T>>>,
+        y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        let (operator, result) = (Operator::ConvEpilogue, Level::Vertices(y));
+        // SAFETY: the caller's promise.
+        unsafe { self.convolve_with(Tier::Raw(stream), operator, x, weights, epilogue, residual, result) }
+    }
+
+    /// [`conv_epilogue_backward`](Self::conv_epilogue_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn conv_epilogue_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<T::Acc>,
+        grad_y: Rows<DevicePointer<T>>,
+        gradients: EpilogueGradients<T>,
+    ) -> Result<()> {
+        let (operator, grad) = (Operator::ConvEpilogueBackward, Level::Vertices(grad_y));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.convolve_with_backward(Tier::Raw(stream), operator, x, weights, epilogue, grad, gradients)
+        }
+    }
+
+    /// [`conv_readout`](Self::conv_readout) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn conv_readout_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<T::Acc>,
+        residual: Option<Rows<DevicePointer<T>>>,
+        readout: Out<DevicePointer<T>>,
+    ) -> Result<()> {
+        let (operator, result) = (Operator::ConvReadout, Level::Instances(readout));
+        // SAFETY: the caller's promise.
+        unsafe { self.convolve_with(Tier::Raw(stream), operator, x, weights, epilogue, residual, result) }
+    }
+
+    /// [`conv_readout_backward`](Self::conv_readout_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn conv_readout_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<T::Acc>,
+        grad_readout: DevicePointer<T>,
+        gradients: EpilogueGradients<T>,
+    ) -> Result<()> {
+        let (operator, grad) = (Operator::ConvReadoutBackward, Level::Instances(grad_readout));
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.convolve_with_backward(Tier::Raw(stream), operator, x, weights, epilogue, grad, gradients)
         }
     }
 

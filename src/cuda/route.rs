@@ -69,6 +69,11 @@ pub(super) enum Route {
 }
 
 impl Route {
+    /// Whether its kernels have all rows of an instance at hand, and registers for their mean.
+    pub(super) fn makes_readouts(self) -> bool {
+        matches!(self, Self::Dense(DenseClass::Of8 | DenseClass::Of16))
+    }
+
     /// The route of a topology on this path.
     pub(super) fn of(path: Path, topology: &Incidence) -> Self {
         match path {

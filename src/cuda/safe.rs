@@ -10,6 +10,7 @@ use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
 use crate::direction::Direction;
 use crate::element::Element;
+use crate::epilogue::Level;
 use crate::error::Result;
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
@@ -23,6 +24,13 @@ pub type Step<'a, A> = crate::Step<Weights<'a, A>>;
 /// The gradients of a step.
 pub type StepGradients<'a, T> =
     crate::StepGradients<CudaViewMut<'a, T>, CudaViewMut<'a, <T as Element>::Acc>>;
+
+/// What follows the convolution, with a bias in a view.
+pub type Epilogue<'a, A> = crate::Epilogue<CudaView<'a, A>>;
+
+/// The gradients of a convolution with an epilogue.
+pub type EpilogueGradients<'a, T> =
+    crate::EpilogueGradients<CudaViewMut<'a, T>, CudaViewMut<'a, <T as Element>::Acc>>;
 
 impl<T: DeviceElement> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale
@@ -215,5 +223,101 @@ impl<T: DeviceElement> Workspace<T> {
                 grad_weights,
             )
         }
+    }
+
+    /// y = act(u + b) + r, where u is what [`conv`](Self::conv) gives before it is rounded, b the bias and r
+    /// the residual. All of it happens in the store of the convolution.
+    ///
+    /// * `x`: `N` rows of vertices;
+    /// * `weights`: one for each hyperedge, read through windows;
+    /// * `epilogue`: the activation, and a bias of F elements of the accumulation type;
+    /// * `residual`: `N` rows of vertices;
+    /// * `y`: `N` rows of vertices, overwritten or added to.
+    ///
+    /// Negative degrees are reported as by [`conv`](Self::conv).
+    ///
+    /// # Errors
+    /// Those [of operators](Workspace#errors-of-operators).
+    pub fn conv_epilogue(
+        &mut self,
+        x: Rows<CudaView<'_, T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<'_, T::Acc>,
+        residual: Option<Rows<CudaView<'_, T>>>,
+        y: Out<Rows<CudaViewMut<'_, T>>>,
+    ) -> Result<()> {
+        let (operator, result) = (Operator::ConvEpilogue, Level::Vertices(y));
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.convolve_with(Tier::Safe, operator, x, weights, epilogue, residual, result) }
+    }
+
+    /// The gradients of [`conv_epilogue`](Self::conv_epilogue) for g = ∂loss/∂y, from the same `x`, `weights`
+    /// and `epilogue`: those of the convolution from t = g act′(u + b), rounded to the element type; u is
+    /// computed again. The gradient of the bias is the sum of t over all vertices of all instances, in `f64`,
+    /// and that of the residual is g.
+    ///
+    /// * `x`, `grad_y`: `N` rows of vertices;
+    /// * `gradients`: see [`EpilogueGradients`]; that of the weights as by
+    ///   [`conv_backward`](Self::conv_backward).
+    ///
+    /// It needs scratch memory for t: `N` rows of elements.
+    ///
+    /// # Errors
+    /// Those [of operators](Workspace#errors-of-operators).
+    pub fn conv_epilogue_backward(
+        &mut self,
+        x: Rows<CudaView<'_, T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<'_, T::Acc>,
+        grad_y: Rows<CudaView<'_, T>>,
+        gradients: EpilogueGradients<'_, T>,
+    ) -> Result<()> {
+        let (operator, grad) = (Operator::ConvEpilogueBackward, Level::Vertices(grad_y));
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.convolve_with_backward(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
+    }
+
+    /// The mean over the vertices of each instance of what [`conv_epilogue`](Self::conv_epilogue) gives, as
+    /// it gives it: rounded to the element type. Where all instances have up to 16
+    /// vertices and are on [`Path::Dense`](crate::Path::Dense), y itself is never stored.
+    ///
+    /// * `readout`: G · F elements, a row for each of the G instances, without gaps; overwritten or added to.
+    ///   An instance without vertices has the mean 0;
+    /// * the others as for [`conv_epilogue`](Self::conv_epilogue).
+    ///
+    /// # Errors
+    /// Those [of operators](Workspace#errors-of-operators).
+    pub fn conv_readout(
+        &mut self,
+        x: Rows<CudaView<'_, T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<'_, T::Acc>,
+        residual: Option<Rows<CudaView<'_, T>>>,
+        readout: Out<CudaViewMut<'_, T>>,
+    ) -> Result<()> {
+        let (operator, result) = (Operator::ConvReadout, Level::Instances(readout));
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.convolve_with(Tier::Safe, operator, x, weights, epilogue, residual, result) }
+    }
+
+    /// The gradients of [`conv_readout`](Self::conv_readout) from ∂loss/∂readout: those of
+    /// [`conv_epilogue`](Self::conv_epilogue) for g = ∂loss/∂readout / n for all n vertices of an instance.
+    ///
+    /// * `grad_readout`: G · F elements;
+    /// * the others as for [`conv_epilogue_backward`](Self::conv_epilogue_backward).
+    ///
+    /// # Errors
+    /// Those [of operators](Workspace#errors-of-operators).
+    pub fn conv_readout_backward(
+        &mut self,
+        x: Rows<CudaView<'_, T>>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<'_, T::Acc>,
+        grad_readout: CudaView<'_, T>,
+        gradients: EpilogueGradients<'_, T>,
+    ) -> Result<()> {
+        let (operator, grad) = (Operator::ConvReadoutBackward, Level::Instances(grad_readout));
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.convolve_with_backward(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
     }
 }

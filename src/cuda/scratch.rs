@@ -64,6 +64,13 @@ slots! {
     Products,
     /// Sums of those over chunks, `f64`.
     ProductSums,
+    /// Rows of elements of vertices: gradients of the sums that an epilogue is given, or rows that a readout
+    /// is the mean of.
+    Rows,
+    /// Sums of rows over some vertices, of the accumulation type or `f64`.
+    VertexSums,
+    /// Sums of those over instances, `f64`.
+    BiasSums,
 }
 
 impl Slot {
@@ -87,6 +94,8 @@ impl Slot {
             Self::Dots | Self::DotsY | Self::DotsX => "the dot products",
             Self::Operators | Self::OperatorWords => "the dense operators",
             Self::Products | Self::ProductSums => "the products of rows",
+            Self::Rows => "the rows of an epilogue",
+            Self::VertexSums | Self::BiasSums => "the sums of an epilogue's rows",
             _ => "the numbers of vertices and hyperedges",
         }
     }

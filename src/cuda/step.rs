@@ -13,6 +13,7 @@
 use super::DeviceElement;
 use super::args::ScaleArgs;
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::epilogue::Finish;
 use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
 use super::launches::Launches;
@@ -126,6 +127,7 @@ impl<'w> Forward<'w> {
             shifts: [None; 2],
             reduce: self.scales.reduce,
             targets: self.y,
+            finish: Finish::none(),
             dots: None,
         };
         // SAFETY: the caller's promise.
@@ -150,9 +152,10 @@ impl<'w> Backward<'w> {
         let grad_x = operands.write(names.grad_input, direction.source(), &mut gradients.rows);
         let [vertex, hyperedge] = scales;
         let (of_vertices, of_hyperedges) = (&mut gradients.vertex_scale, &mut gradients.hyperedge_scale);
+        let len = |scale: Option<BoundWeights<'_>>| scale.map_or(0, BoundWeights::len);
         let gradients = [
-            operands.gradient(VERTEX_GRADIENT, VERTEX_SCALE, vertex, of_vertices),
-            operands.gradient(HYPEREDGE_GRADIENT, HYPEREDGE_SCALE, hyperedge, of_hyperedges),
+            operands.gradient(VERTEX_GRADIENT, (VERTEX_SCALE, len(vertex)), of_vertices),
+            operands.gradient(HYPEREDGE_GRADIENT, (HYPEREDGE_SCALE, len(hyperedge)), of_hyperedges),
         ];
         let bound = operands.check()?;
         let scales = Scales::placed(direction, step.reduce, scales);
@@ -200,6 +203,7 @@ impl<'w> Backward<'w> {
                     shifts: [None; 2],
                     reduce: Reduce::Sum,
                     targets: grad_x,
+                    finish: Finish::none(),
                     dots,
                 })?;
                 if let Some(((to, scale), dots)) = grad_source.zip(dots) {
@@ -218,6 +222,7 @@ impl<'w> Backward<'w> {
                 shifts: [None; 2],
                 reduce: scales.reduce,
                 targets: None,
+                finish: Finish::none(),
                 dots: Some(dots),
             })?;
             let rows = RowGradients { values: dots.to, blocks: call.feature_blocks() };

@@ -15,6 +15,7 @@ use super::window_table::DeviceWindows;
 use super::workspace::Workspace;
 use super::{DeviceElement, conv, step};
 use crate::direction::Direction;
+use crate::epilogue::{Epilogue, EpilogueGradients, Level};
 use crate::error::Result;
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
@@ -125,6 +126,53 @@ impl<T: DeviceElement> Workspace<T> {
         let (z, out) = (z.as_ref(), &mut grad_weights);
         let (backward, instances) =
             conv::Backward::bind(&mut operands, &x, z, &weights, &grad_y, &mut grad_x, out)?;
+        // SAFETY: as in `step`.
+        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+    }
+
+    /// The convolution with an epilogue, or its readout.
+    ///
+    /// # Safety
+    /// As above.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) unsafe fn convolve_with<W: Write<T>>(
+        &mut self,
+        tier: Tier,
+        operator: Operator,
+        x: Rows<impl Read<T>>,
+        weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
+        epilogue: &Epilogue<impl Read<T::Acc>>,
+        residual: Option<Rows<impl Read<T>>>,
+        mut result: Level<Out<Rows<W>>, Out<W>>,
+    ) -> Result<()> {
+        let begun = self.begin(tier, operator)?;
+        let mut operands = self.operands(tier, operator);
+        let (residual, out) = (residual.as_ref(), &mut result);
+        let (forward, instances) =
+            conv::Forward::bind_epilogue(&mut operands, &x, &weights, epilogue, residual, out)?;
+        // SAFETY: as in `step`.
+        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+    }
+
+    /// The gradients of the convolution with an epilogue, or of its readout.
+    ///
+    /// # Safety
+    /// As above.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) unsafe fn convolve_with_backward<G: Read<T>>(
+        &mut self,
+        tier: Tier,
+        operator: Operator,
+        x: Rows<impl Read<T>>,
+        weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
+        epilogue: &Epilogue<impl Read<T::Acc>>,
+        grad: Level<Rows<G>, G>,
+        mut gradients: EpilogueGradients<impl Write<T>, impl Write<T::Acc>>,
+    ) -> Result<()> {
+        let begun = self.begin(tier, operator)?;
+        let mut operands = self.operands(tier, operator);
+        let (backward, instances) =
+            conv::EpilogueBackward::bind(&mut operands, &x, &weights, epilogue, &grad, &mut gradients)?;
         // SAFETY: as in `step`.
         unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
     }

@@ -90,6 +90,13 @@ impl<T: DeviceElement> Plan<T> {
     /// | the steps, [`ConvSavingZ`](Operator::ConvSavingZ) | none |
     /// | [`Conv`](Operator::Conv), [`ConvBackwardFromZ`](Operator::ConvBackwardFromZ) | M |
     /// | [`ConvBackward`](Operator::ConvBackward) | 2 M |
+    /// | [`ConvEpilogue`](Operator::ConvEpilogue), [`ConvReadout`](Operator::ConvReadout) | M |
+    /// | their backwards | 2 M |
+    ///
+    /// That is where instances are on the path of the gathers; on [`Path::Dense`](crate::Path::Dense) there
+    /// are none. The backwards of epilogues and readouts have `N` rows of elements of vertices besides, for
+    /// the gradients of the convolution's sums, on each path. So have readouts of instances on the path of
+    /// the gathers, or of more than 16 vertices.
     ///
     /// # Errors
     /// As [`workspace`](Self::workspace).

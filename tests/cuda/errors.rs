@@ -200,7 +200,9 @@ fn assert_memory_is_checked<T: GpuElement>() {
                         | Error::Stride { operand: name, .. },
                     ) => *name == operand.name,
                     // The gradient of a scale is compared with the scale, whichever is too short.
-                    Err(Error::WindowOutOfRange { table, .. }) => *table == operand.name,
+                    Err(Error::WindowOutOfRange { table, .. } | Error::LengthMismatch { table, .. }) => {
+                        *table == operand.name
+                    }
                     _ => false,
                 };
                 assert!(is_named, "{call:?}, {}: {result:?}", operand.name);
@@ -238,7 +240,9 @@ fn assert_memory_is_checked<T: GpuElement>() {
             RowLayout::contiguous(F).row_stride(1 << 40).instances(COPIES),
             RowLayout::contiguous(F - 1),
         ];
-        for (i, layout) in layouts.into_iter().enumerate() {
+        // A readout writes no rows that could overlap.
+        let first = usize::from(call == Operator::ConvReadout);
+        for (i, layout) in layouts.into_iter().enumerate().skip(first) {
             for result in refused(call, &mut workspace, &fresh(), How { layout, ..how }) {
                 let is_right = matches!(
                     (i, &result),

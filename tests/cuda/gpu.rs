@@ -9,9 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
 };
-use hyperscatter::cuda::{Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Plan, Step, Workspace};
+use hyperscatter::cuda::{
+    Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Epilogue, EpilogueGradients, Plan, Step,
+    Workspace,
+};
 use hyperscatter::{
-    Batch, Conv, Element, Out, Path, Result, RowLayout, Rows, StepGradients, Weights, Windows, cpu,
+    Activation, Batch, Conv, Element, Out, Path, Result, RowLayout, Rows, StepGradients, Weights, Windows,
+    cpu,
 };
 use hyperscatter_emulator::control::{DeviceControl, DeviceLease, install};
 use hyperscatter_emulator::interface::{Build, Order};
@@ -546,6 +550,137 @@ impl<T: GpuElement> Operators<T> for OnCuda<T> {
         grad_x.fetch(&self.stream);
         Output::fetch(grad_weights, &self.stream);
         result.and(checked)
+    }
+
+    fn conv_epilogue(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let (x, bias) = (Input::new(&self.stream, x), Bias::new(&self.stream, epilogue));
+        let residual = residual.map(|residual| Input::new(&self.stream, residual));
+        let mut y = OutputRows::new(&self.stream, y);
+        let (epilogue, rows) = (bias.epilogue(), residual.as_ref().map(Input::rows));
+        let result = self.workspace.conv_epilogue(x.rows(), weights.weights(), &epilogue, rows, y.out());
+        let checked = self.workspace.check();
+        y.fetch(&self.stream);
+        result.and(checked)
+    }
+
+    fn conv_epilogue_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::EpilogueGradients<'_, T>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let (x, bias) = (Input::new(&self.stream, x), Bias::new(&self.stream, epilogue));
+        let grad_y = Input::new(&self.stream, grad_y);
+        let mut outputs = OutputsOfEpilogue::new(&self.stream, gradients);
+        let (epilogue, out) = (bias.epilogue(), outputs.out());
+        let (x, weights, grad_y) = (x.rows(), weights.weights(), grad_y.rows());
+        let result = self.workspace.conv_epilogue_backward(x, weights, &epilogue, grad_y, out);
+        let checked = self.workspace.check();
+        outputs.fetch(&self.stream);
+        result.and(checked)
+    }
+
+    fn conv_readout(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        readout: Out<&mut [T]>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let (x, bias) = (Input::new(&self.stream, x), Bias::new(&self.stream, epilogue));
+        let residual = residual.map(|residual| Input::new(&self.stream, residual));
+        let mut readout = Output::new(&self.stream, readout);
+        let (epilogue, rows) = (bias.epilogue(), residual.as_ref().map(Input::rows));
+        let (x, weights, out) = (x.rows(), weights.weights(), Output::out(&mut readout));
+        let result = self.workspace.conv_readout(x, weights, &epilogue, rows, out);
+        let checked = self.workspace.check();
+        Output::fetch(readout, &self.stream);
+        result.and(checked)
+    }
+
+    fn conv_readout_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_readout: &[T],
+        gradients: cpu::EpilogueGradients<'_, T>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let (x, bias) = (Input::new(&self.stream, x), Bias::new(&self.stream, epilogue));
+        let grad = to_device(&self.stream, grad_readout);
+        let mut outputs = OutputsOfEpilogue::new(&self.stream, gradients);
+        let (epilogue, out) = (bias.epilogue(), outputs.out());
+        let (x, weights, grad) = (x.rows(), weights.weights(), grad.slice(..grad_readout.len()));
+        let result = self.workspace.conv_readout_backward(x, weights, &epilogue, grad, out);
+        let checked = self.workspace.check();
+        outputs.fetch(&self.stream);
+        result.and(checked)
+    }
+}
+
+/// A copy of what an epilogue reads.
+struct Bias<A> {
+    activation: Activation,
+    bias: Option<(CudaSlice<A>, usize)>,
+}
+
+impl<A: Element + DeviceRepr + ValidAsZeroBits> Bias<A> {
+    fn new(stream: &Arc<CudaStream>, epilogue: &cpu::Epilogue<'_, A>) -> Self {
+        let bias = epilogue.bias.map(|bias| (to_device(stream, bias), bias.len()));
+        Self { activation: epilogue.activation, bias }
+    }
+
+    fn epilogue(&self) -> Epilogue<'_, A> {
+        let bias = self.bias.as_ref().map(|(bias, len)| bias.slice(..*len));
+        Epilogue::new(self.activation).bias(bias)
+    }
+}
+
+/// The gradients of a convolution with an epilogue.
+struct OutputsOfEpilogue<'a, T: GpuElement> {
+    x: OutputRows<'a, T>,
+    weights: Option<Output<'a, T::Acc>>,
+    bias: Option<Output<'a, T::Acc>>,
+    residual: OutputRows<'a, T>,
+}
+
+impl<'a, T: GpuElement> OutputsOfEpilogue<'a, T> {
+    fn new(stream: &Arc<CudaStream>, gradients: cpu::EpilogueGradients<'a, T>) -> Self {
+        Self {
+            x: OutputRows::new(stream, gradients.x),
+            weights: Output::new(stream, gradients.weights),
+            bias: Output::new(stream, gradients.bias),
+            residual: OutputRows::new(stream, gradients.residual),
+        }
+    }
+
+    fn out(&mut self) -> EpilogueGradients<'_, T> {
+        EpilogueGradients::none()
+            .x(self.x.out())
+            .weights(Output::out(&mut self.weights))
+            .bias(Output::out(&mut self.bias))
+            .residual(self.residual.out())
+    }
+
+    fn fetch(self, stream: &Arc<CudaStream>) {
+        self.x.fetch(stream);
+        Output::fetch(self.weights, stream);
+        Output::fetch(self.bias, stream);
+        self.residual.fetch(stream);
     }
 }
 

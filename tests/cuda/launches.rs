@@ -2,10 +2,10 @@
 //! and path.
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
-use hyperscatter::cuda::{Checks, DeviceWindows, Plan, Request, Step, Workspace};
+use hyperscatter::cuda::{Checks, DeviceWindows, Epilogue, Plan, Request, Step, Workspace};
 use hyperscatter::{
-    Axis, Batch, Conv, Incidence, Normalization, Operator, Out, Path, Reduce, Repeats, RowLayout, Rows,
-    StepGradients, WeightUse, WindowTable, Windows,
+    Activation, Axis, Batch, Conv, EpilogueGradients, Incidence, Normalization, Operator, Out, Path, Reduce,
+    Repeats, RowLayout, Rows, StepGradients, WeightUse, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use proptest::prelude::*;
@@ -32,6 +32,11 @@ struct Options {
     scales: [Option<Kind>; 2],
     rows: bool,
     gradients: [bool; 2],
+    activation: Activation,
+    bias: bool,
+    residual: bool,
+    /// Whether the gradients of the bias and of the residual are wanted.
+    gradients_of_epilogue: [bool; 2],
     /// Whether outputs are added to, which fills nothing with zeros.
     add: bool,
     features: usize,
@@ -49,16 +54,27 @@ fn options() -> impl Strategy<Value = Options> {
         any::<[bool; 2]>(),
         prop::sample::select(&[0usize, 3, 8, 40][..]),
         prop_oneof![Just(Checks::On), Just(Checks::Off)],
+        prop::sample::select(Activation::ALL),
+        any::<[bool; 4]>(),
     )
-        .prop_map(|(operator, reduce, scales, [rows, add], gradients, features, checks)| Options {
-            operator,
-            reduce,
-            scales,
-            rows,
-            gradients,
-            add,
-            features,
-            checks,
+        .prop_map(|options| {
+            let (operator, reduce, scales, [rows, add], gradients, features, checks, activation, more) =
+                options;
+            let [bias, residual, grad_bias, grad_residual] = more;
+            Options {
+                operator,
+                reduce,
+                scales,
+                rows,
+                gradients,
+                activation,
+                bias,
+                residual,
+                gradients_of_epilogue: [grad_bias, grad_residual],
+                add,
+                features,
+                checks,
+            }
         })
 }
 
@@ -68,13 +84,16 @@ fn layout() -> impl Strategy<Value = (Batch, usize)> {
     let edges_only = Incidence::from_edges(0, &[Vec::<u32>::new(), vec![]], Repeats::Keep).unwrap();
     let long_edge = Incidence::from_edges(2, &[vec![0u32; 513], vec![1]], Repeats::Keep).unwrap();
     let pairs = Incidence::subsets(4, 2).unwrap();
-    let topologies = vec![single, edges_only, long_edge, pairs, long_rows()];
-    let mixed = Batch::from_table(topologies.clone(), &[3, 4, 0, 3, 2, 1]).unwrap();
+    // More vertices than a readout or the gradient of a bias adds in one go.
+    let many_vertices = Incidence::from_edges(600, &[vec![0u32, 599], vec![1]], Repeats::Keep).unwrap();
+    let class_32 = Incidence::from_edges(20, &[vec![0u32; 8], vec![0, 19]], Repeats::Keep).unwrap();
+    let topologies = vec![single, edges_only, long_edge, pairs, long_rows(), many_vertices, class_32];
+    let mixed = Batch::from_table(topologies.clone(), &[3, 4, 0, 3, 2, 1, 6]).unwrap();
     let replicated = (prop::sample::select(topologies), prop::sample::select(&[0usize, 1, 3, 70][..]));
     prop_oneof![
         4 => replicated.prop_map(|(topology, copies)| (Batch::replicate(topology), copies)),
         1 => Just((table_batch(), 5)),
-        1 => Just((mixed, 6)),
+        1 => Just((mixed, 7)),
     ]
 }
 
@@ -170,6 +189,15 @@ fn call<T: GpuElement>(
     let grad_w = out_to(wanted(1), options.add, of_hyperedges.slice_mut(..values[1]));
     let grad_scale = out_to(wanted(0), options.add, of_vertices.slice_mut(..values[0]));
     let gradients = StepGradients::none().vertex_scale(grad_scale);
+    let of_instances = (instances * features).max(1);
+    let per_instance = stream.alloc_zeros::<T>(of_instances).unwrap();
+    let mut readout = stream.alloc_zeros::<T>(of_instances).unwrap();
+    let mut grad_residual = stream.alloc_zeros::<T>(len(0)).unwrap();
+    let bias = stream.alloc_zeros::<T::Acc>(features.max(1)).unwrap();
+    let mut grad_bias = stream.alloc_zeros::<T::Acc>(features.max(1)).unwrap();
+    let epilogue = Epilogue::new(options.activation).bias(options.bias.then(|| bias.slice(..features)));
+    let residual = options.residual.then(|| Rows::new(&g[0], layout));
+    let [wants_bias, wants_residual] = options.gradients_of_epilogue;
     control.reset_calls();
     match options.operator {
         Operator::VertexToHyperedge => {
@@ -224,6 +252,33 @@ fn call<T: GpuElement>(
                 grad_w,
             )
         }
+        Operator::ConvEpilogue => workspace.conv_epilogue(
+            Rows::new(&x[0], layout),
+            weights(),
+            &epilogue,
+            residual,
+            rows_out(options, out_x, layout),
+        ),
+        Operator::ConvReadout => {
+            let readout = out_to(options.rows, options.add, readout.slice_mut(..instances * features));
+            workspace.conv_readout(Rows::new(&x[0], layout), weights(), &epilogue, residual, readout)
+        }
+        Operator::ConvEpilogueBackward | Operator::ConvReadoutBackward => {
+            let grad_residual = Rows::new(&mut grad_residual, layout);
+            let gradients = EpilogueGradients::none()
+                .x(rows_out(options, out_x, layout))
+                .weights(grad_w)
+                .bias(out_to(options.bias && wants_bias, options.add, grad_bias.slice_mut(..features)))
+                .residual(out_to(wants_residual, options.add, grad_residual));
+            let x = Rows::new(&x[0], layout);
+            if options.operator == Operator::ConvEpilogueBackward {
+                let g = Rows::new(&g[0], layout);
+                workspace.conv_epilogue_backward(x, weights(), &epilogue, g, gradients)
+            } else {
+                let g = per_instance.slice(..instances * features);
+                workspace.conv_readout_backward(x, weights(), &epilogue, g, gradients)
+            }
+        }
         other => panic!("{other:?} is not called here"),
     }
     .unwrap();
@@ -264,7 +319,12 @@ fn explains_itself<T: GpuElement>(
         .hyperedge_scale(hyperedge.as_ref().map(|scale| scale.windows.as_deref()))
         .rows(options.rows)
         .vertex_gradient(options.gradients[0])
-        .hyperedge_gradient(options.gradients[1]);
+        .hyperedge_gradient(options.gradients[1])
+        .activation(options.activation)
+        .bias(options.bias)
+        .residual(options.residual)
+        .bias_gradient(options.gradients_of_epilogue[0])
+        .residual_gradient(options.gradients_of_epilogue[1]);
     let explained = plan.explain_call(&request).unwrap();
     let mut workspace = plan.workspace_for(&stream, instances, &[options.operator]).unwrap();
     call(control, &mut workspace, options, instances, [vertex.as_ref(), hyperedge.as_ref()]);
@@ -289,5 +349,35 @@ proptest! {
         element in element_types(),
     ) {
         with_element!(element, explains_itself(&layout, conv, options, on_gather));
+    }
+}
+
+/// Without caches no call moves less than its operands.
+#[test]
+fn epilogues_move_their_operands() {
+    let gpu = Gpu::take();
+    let subsets = |n| Incidence::subsets(n, 2).unwrap();
+    let mixed = Batch::from_table(vec![subsets(4), subsets(20)], &[0u8, 1, 0]).unwrap();
+    for (batch, instances) in
+        [(Batch::replicate(subsets(4)), 5), (Batch::replicate(subsets(20)), 5), (mixed, 3)]
+    {
+        let batch = gpu.device().upload(&batch).unwrap();
+        let chosen = Plan::<f32>::builder(&batch, 8).build().unwrap();
+        let gathers = vec![Path::Gather; chosen.paths().len()];
+        let gathers = Plan::<f32>::builder(&batch, 8).paths(&gathers).build().unwrap();
+        for plan in [chosen, gathers] {
+            for operator in [
+                Operator::ConvEpilogue,
+                Operator::ConvEpilogueBackward,
+                Operator::ConvReadout,
+                Operator::ConvReadoutBackward,
+            ] {
+                for &activation in Activation::ALL {
+                    let request = Request::new(operator, instances).activation(activation);
+                    let explained = plan.explain_call(&request).unwrap();
+                    assert!(explained.gathered_bytes >= explained.compulsory_bytes, "{explained:?}");
+                }
+            }
+        }
     }
 }

@@ -6,8 +6,8 @@ use hyperscatter::cuda::cudarc::driver::{
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Workspace};
 use hyperscatter::{
-    Axis, Batch, Conv, Element, Incidence, Normalization, Out, Repeats, Result, RowLayout, Rows, Step,
-    StepGradients, WeightUse, Weights, WindowTable, Windows,
+    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out,
+    Repeats, Result, RowLayout, Rows, Step, StepGradients, WeightUse, Weights, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use std::collections::BTreeMap;
@@ -54,6 +54,12 @@ pub enum Part {
     Kept,
     GradWeights,
     GradVertexScale,
+    Bias,
+    GradBias,
+    Residual,
+    GradResidual,
+    Readout,
+    GradReadout,
 }
 
 /// An operand of a call: its buffer, its name in errors, and whether it is an output.
@@ -89,8 +95,13 @@ pub trait Operates {
 
 impl Operates for Operator {
     fn is_step(&self) -> bool {
-        use Operator::{Conv, ConvBackward, ConvBackwardFromZ, ConvSavingZ};
-        !matches!(self, Conv | ConvSavingZ | ConvBackward | ConvBackwardFromZ)
+        use Operator::{
+            HyperedgeToVertex, HyperedgeToVertexBackward, VertexToHyperedge, VertexToHyperedgeBackward,
+        };
+        matches!(
+            self,
+            VertexToHyperedge | VertexToHyperedgeBackward | HyperedgeToVertex | HyperedgeToVertexBackward
+        )
     }
 
     fn operands(self) -> Vec<Operand> {
@@ -100,6 +111,15 @@ impl Operates for Operator {
         let gradients = |rows: &[Operand]| [&SCALES[..], &SCALE_GRADIENTS, rows].concat();
         let backward =
             [read(GradY, "grad_y"), written(GradX, "grad_x"), written(Part::GradWeights, "grad_weights")];
+        let epilogue = |more: &[Operand]| conv(&[&[read(Part::Bias, "bias")], more].concat());
+        let residual = read(Part::Residual, "residual");
+        let gradients_of_epilogue = [
+            written(GradX, "grad_x"),
+            written(Part::GradWeights, "grad_weights"),
+            written(Part::GradBias, "grad_bias"),
+            written(Part::GradResidual, "grad_residual"),
+        ];
+        let epilogue_backward = |grad| epilogue(&[&[grad], &gradients_of_epilogue[..]].concat());
         match self {
             Self::VertexToHyperedge => step(&[read(X, "x"), written(NewZ, "z")]),
             Self::HyperedgeToVertex => step(&[read(Z, "z"), written(Y, "y")]),
@@ -113,6 +133,10 @@ impl Operates for Operator {
             Self::ConvSavingZ => conv(&[written(Kept, "z"), written(Y, "y")]),
             Self::ConvBackward => conv(&backward),
             Self::ConvBackwardFromZ => conv(&[&[read(Kept, "z")], &backward[..]].concat()),
+            Self::ConvEpilogue => epilogue(&[residual, written(Y, "y")]),
+            Self::ConvReadout => epilogue(&[residual, written(Part::Readout, "readout")]),
+            Self::ConvEpilogueBackward => epilogue_backward(read(GradY, "grad_y")),
+            Self::ConvReadoutBackward => epilogue_backward(read(Part::GradReadout, "grad_readout")),
             other => panic!("what are the operands of {other:?}?"),
         }
     }
@@ -141,6 +165,13 @@ pub struct Operands<R, S> {
     pub kept: S,
     pub grad_weights: S,
     pub grad_vertex_scale: S,
+    pub bias: S,
+    pub grad_bias: S,
+    pub residual: R,
+    pub grad_residual: R,
+    /// A row for each instance, as the next.
+    pub readout: R,
+    pub grad_readout: R,
 }
 
 pub type OnHost<T> = Operands<Vec<T>, Vec<<T as Element>::Acc>>;
@@ -148,7 +179,7 @@ pub type Slices<T> = Operands<CudaSlice<T>, CudaSlice<<T as Element>::Acc>>;
 pub type Pointers<T> = Operands<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
 
 impl Part {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::X,
         Self::Z,
         Self::GradY,
@@ -162,11 +193,19 @@ impl Part {
         Self::Kept,
         Self::GradWeights,
         Self::GradVertexScale,
+        Self::Bias,
+        Self::GradBias,
+        Self::Residual,
+        Self::GradResidual,
+        Self::Readout,
+        Self::GradReadout,
     ];
 
     pub fn is_written(self) -> bool {
-        use Part::{GradVertexScale, GradWeights, GradX, Kept, NewGradZ, NewZ, Y};
-        matches!(self, Y | NewZ | GradX | NewGradZ | Kept | GradWeights | GradVertexScale)
+        use Part::{GradBias, GradResidual, GradVertexScale, GradWeights, GradX, NewGradZ};
+        let is_gradient =
+            matches!(self, GradX | NewGradZ | GradWeights | GradVertexScale | GradBias | GradResidual);
+        is_gradient || matches!(self, Self::Y | Self::NewZ | Self::Kept | Self::Readout)
     }
 }
 
@@ -186,6 +225,12 @@ impl<R, S> Operands<R, S> {
             kept: &self.kept,
             grad_weights: &self.grad_weights,
             grad_vertex_scale: &self.grad_vertex_scale,
+            bias: &self.bias,
+            grad_bias: &self.grad_bias,
+            residual: &self.residual,
+            grad_residual: &self.grad_residual,
+            readout: &self.readout,
+            grad_readout: &self.grad_readout,
         }
     }
 
@@ -204,6 +249,12 @@ impl<R, S> Operands<R, S> {
             kept: sums(self.kept),
             grad_weights: sums(self.grad_weights),
             grad_vertex_scale: sums(self.grad_vertex_scale),
+            bias: sums(self.bias),
+            grad_bias: sums(self.grad_bias),
+            residual: rows(self.residual),
+            grad_residual: rows(self.grad_residual),
+            readout: rows(self.readout),
+            grad_readout: rows(self.grad_readout),
         }
     }
 
@@ -222,6 +273,12 @@ impl<R, S> Operands<R, S> {
             Part::Kept => Buffer::Sums(&mut self.kept),
             Part::GradWeights => Buffer::Sums(&mut self.grad_weights),
             Part::GradVertexScale => Buffer::Sums(&mut self.grad_vertex_scale),
+            Part::Bias => Buffer::Sums(&mut self.bias),
+            Part::GradBias => Buffer::Sums(&mut self.grad_bias),
+            Part::Residual => Buffer::Rows(&mut self.residual),
+            Part::GradResidual => Buffer::Rows(&mut self.grad_residual),
+            Part::Readout => Buffer::Rows(&mut self.readout),
+            Part::GradReadout => Buffer::Rows(&mut self.grad_readout),
         }
     }
 
@@ -296,6 +353,12 @@ impl<T: TestElement> OnHost<T> {
             kept: sums::<T>(next(), m),
             grad_weights: sums::<T>(next(), hyperedge_values),
             grad_vertex_scale: sums::<T>(next(), vertex_values),
+            bias: sums::<T>(next(), F),
+            grad_bias: sums::<T>(next(), F),
+            residual: features(next(), n),
+            grad_residual: features(next(), n),
+            readout: features(next(), instances * F),
+            grad_readout: features(next(), instances * F),
         }
     }
 }
@@ -337,6 +400,19 @@ impl<'a> How<'a> {
         Step::mean().vertex_scale(vertex_scale).hyperedge_scale(hyperedge_scale)
     }
 
+    /// The activation with the most operations.
+    fn epilogue<B>(self, bias: B) -> Epilogue<B> {
+        Epilogue::new(Activation::Gelu).bias(bias)
+    }
+
+    fn gradients_of_epilogue<R, S>(self, x: R, weights: S, bias: S, residual: R) -> EpilogueGradients<R, S> {
+        EpilogueGradients::none()
+            .x(self.out_rows(x))
+            .weights(self.out(weights))
+            .bias(self.out(bias))
+            .residual(self.out_rows(residual))
+    }
+
     fn gradients<'b, R, S>(
         self,
         rows: &'b mut CudaSlice<R>,
@@ -371,6 +447,8 @@ impl<T: GpuElement> Slices<T> {
     pub fn call(&mut self, call: Operator, workspace: &mut Workspace<T>, how: How<'_>) -> Result<()> {
         let Self { x, z, grad_y, grad_z, y, new_z, grad_x, new_grad_z, .. } = self;
         let Self { weights, vertex_scale, kept, grad_weights, grad_vertex_scale, .. } = self;
+        let Self { bias, grad_bias, residual, grad_residual, readout, grad_readout, .. } = self;
+        let epilogue = how.epilogue(bias.as_view());
         let step = how.step(vertex_scale.as_view(), weights.as_view());
         let weights = how.weights(weights.as_view());
         let (x, z) = (how.rows(x.as_view()), how.rows(z.as_view()));
@@ -406,6 +484,27 @@ impl<T: GpuElement> Slices<T> {
                     (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
                 let (z, g) = (how.rows(kept.as_view()), how.rows(grad_y.as_view()));
                 workspace.conv_backward_from_z(x, z, weights, g, grad_x, grad_w)
+            }
+            Operator::ConvEpilogue => {
+                let y = how.out_rows(y.as_view_mut());
+                workspace.conv_epilogue(x, weights, &epilogue, Some(how.rows(residual.as_view())), y)
+            }
+            Operator::ConvReadout => {
+                let readout = how.out(readout.as_view_mut());
+                workspace.conv_readout(x, weights, &epilogue, Some(how.rows(residual.as_view())), readout)
+            }
+            Operator::ConvEpilogueBackward | Operator::ConvReadoutBackward => {
+                let gradients = how.gradients_of_epilogue(
+                    grad_x.as_view_mut(),
+                    grad_weights.as_view_mut(),
+                    grad_bias.as_view_mut(),
+                    grad_residual.as_view_mut(),
+                );
+                if call == Operator::ConvEpilogueBackward {
+                    let g = how.rows(grad_y.as_view());
+                    return workspace.conv_epilogue_backward(x, weights, &epilogue, g, gradients);
+                }
+                workspace.conv_readout_backward(x, weights, &epilogue, grad_readout.as_view(), gradients)
             }
             other => panic!("{other:?} is not called here"),
         }
@@ -460,6 +559,9 @@ impl<T: GpuElement> Pointers<T> {
             (how.rows(self.x), how.rows(self.z), how.rows(self.grad_y), how.rows(self.grad_z));
         let (y, grad_x, grad_weights) =
             (how.out_rows(self.y), how.out_rows(self.grad_x), how.out(self.grad_weights));
+        let (epilogue, residual) = (how.epilogue(self.bias), Some(how.rows(self.residual)));
+        let of_epilogue =
+            how.gradients_of_epilogue(self.grad_x, self.grad_weights, self.grad_bias, self.grad_residual);
         // SAFETY: the caller's promise.
         unsafe {
             match call {
@@ -485,6 +587,21 @@ impl<T: GpuElement> Pointers<T> {
                 Operator::ConvBackwardFromZ => {
                     let z = how.rows(self.kept);
                     workspace.conv_backward_from_z_raw(stream, x, z, weights, grad_y, grad_x, grad_weights)
+                }
+                Operator::ConvEpilogue => {
+                    workspace.conv_epilogue_raw(stream, x, weights, &epilogue, residual, y)
+                }
+                Operator::ConvReadout => {
+                    let readout = how.out(self.readout);
+                    workspace.conv_readout_raw(stream, x, weights, &epilogue, residual, readout)
+                }
+                Operator::ConvEpilogueBackward => {
+                    let gradients = of_epilogue;
+                    workspace.conv_epilogue_backward_raw(stream, x, weights, &epilogue, grad_y, gradients)
+                }
+                Operator::ConvReadoutBackward => {
+                    let (grad, gradients) = (self.grad_readout, of_epilogue);
+                    workspace.conv_readout_backward_raw(stream, x, weights, &epilogue, grad, gradients)
                 }
                 other => panic!("{other:?} is not called here"),
             }

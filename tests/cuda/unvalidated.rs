@@ -9,10 +9,12 @@
 use std::sync::Arc;
 
 use hyperscatter::cuda::cudarc::driver::CudaStream;
-use hyperscatter::cuda::{Checks, DeviceBatch, DeviceWindows, Plan, Step, Table, WindowPart, Workspace};
+use hyperscatter::cuda::{
+    Checks, DeviceBatch, DeviceWindows, Epilogue, Plan, Step, Table, WindowPart, Workspace,
+};
 use hyperscatter::{
-    Axis, Batch, Conv, Error, Incidence, Normalization, Out, Reduce, Repeats, Result, RowLayout, Rows,
-    StepGradients, WeightUse, Weights, WindowTable,
+    Activation, Axis, Batch, Conv, EpilogueGradients, Error, Incidence, Normalization, Out, Reduce, Repeats,
+    Result, RowLayout, Rows, StepGradients, WeightUse, Weights, WindowTable,
 };
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
@@ -129,6 +131,7 @@ impl<'a, T: GpuElement> Run<'a, T> {
         }
         if which == Which::All || which == Which::Conv {
             run.conv(&uploaded.windows[1]);
+            run.epilogue(&uploaded.windows[1]);
         }
         run
     }
@@ -251,6 +254,68 @@ impl<'a, T: GpuElement> Run<'a, T> {
         self.results.push(bits(&to_host(&stream, &z_device, z.len())));
         self.results.push(bits(&to_host(&stream, &grad_x, x.len())));
         self.results.push(bits(&to_host(&stream, &grad_w, w.len())));
+    }
+
+    /// An epilogue and a readout: what they read of tables besides is where an instance's rows are.
+    fn epilogue(&mut self, windows: &DeviceWindows) {
+        let stream = self.stream.clone();
+        let (x, g): (Vec<T>, Vec<T>) = (self.rows(5, false), self.rows(6, false));
+        let w = self.values(1);
+        let of_instances: Vec<T> =
+            features(self.layout.seed ^ 7, self.layout.instances * self.layout.features);
+        let [x_device, g_device, readout_device] =
+            [&x, &g, &of_instances].map(|values| to_device(&stream, values));
+        let w_device = to_device(&stream, &w);
+        let bias = to_device(&stream, &sums::<T>(self.layout.seed ^ 8, self.layout.features));
+        let kind = self.kinds[1];
+        let weights = || {
+            let values = w_device.slice(..w.len());
+            match kind {
+                WindowKind::Shared => Weights::shared(values),
+                WindowKind::Consecutive => Weights::consecutive(values),
+                WindowKind::Table => Weights::table(values, windows),
+            }
+        };
+        let (at, n_features) = (self.at(), self.layout.features);
+        let rows = || Rows::new(x_device.slice(..x.len()), at);
+        let epilogue = Epilogue::new(Activation::Relu).bias(bias.slice(..n_features));
+        let mut y = to_device(&stream, &x);
+        let mut readout = to_device(&stream, &of_instances);
+        let mut grad_x = to_device(&stream, &x);
+        let mut grad_residual = to_device(&stream, &x);
+        let mut grad_w = to_device(&stream, &w);
+        let mut grad_bias = to_device(&stream, &sums::<T>(self.layout.seed ^ 9, n_features));
+        let residual = || Some(Rows::new(g_device.slice(..g.len()), at));
+        let to = Out::Overwrite(Rows::new(y.slice_mut(..x.len()), at));
+        let queued = self.workspace.conv_epilogue(rows(), weights(), &epilogue, residual(), to);
+        self.check(queued);
+        let to = Out::Accumulate(readout.slice_mut(..of_instances.len()));
+        let queued = self.workspace.conv_readout(rows(), weights(), &epilogue, residual(), to);
+        self.check(queued);
+        for of_readout in [false, true] {
+            let gradients = EpilogueGradients::none()
+                .x(Out::Overwrite(Rows::new(grad_x.slice_mut(..x.len()), at)))
+                .weights(Out::Overwrite(grad_w.slice_mut(..w.len())))
+                .bias(Out::Accumulate(grad_bias.slice_mut(..n_features)))
+                .residual(Out::Overwrite(Rows::new(grad_residual.slice_mut(..x.len()), at)));
+            let queued = match of_readout {
+                false => {
+                    let g = Rows::new(g_device.slice(..g.len()), at);
+                    self.workspace.conv_epilogue_backward(rows(), weights(), &epilogue, g, gradients)
+                }
+                true => {
+                    let g = readout_device.slice(..of_instances.len());
+                    self.workspace.conv_readout_backward(rows(), weights(), &epilogue, g, gradients)
+                }
+            };
+            self.check(queued);
+            self.results.push(bits(&to_host(&stream, &grad_x, x.len())));
+            self.results.push(bits(&to_host(&stream, &grad_w, w.len())));
+            self.results.push(bits(&to_host(&stream, &grad_bias, n_features)));
+            self.results.push(bits(&to_host(&stream, &grad_residual, x.len())));
+        }
+        self.results.push(bits(&to_host(&stream, &y, x.len())));
+        self.results.push(bits(&to_host(&stream, &readout, of_instances.len())));
     }
 
     /// Each report is an index out of bounds that is out of its bounds.

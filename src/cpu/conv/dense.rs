@@ -8,24 +8,24 @@
 
 use arrayvec::ArrayVec;
 
-use super::super::degree::fill_degrees;
+use super::super::instance_sums::GradientTo;
 use super::super::schedule::{Schedule, Task};
 use super::super::scratch::{Memory, Scratch};
 use super::super::tree_sums::TreeSums;
-use super::{Backward, Forward};
+use super::{Backward, Call, Forward};
 use crate::dense::{chunk_len, most_slots, slices, slots};
 use crate::element::{Accumulator, Element};
 use crate::pairs::{MOST_VERTICES, Pairs};
+use crate::summation::instances_of_bias_chunk;
 
 impl<T: Element> Forward<'_, T> {
     /// y = M x. z is gathered where it is wanted.
-    pub(super) fn dense(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T::Acc>) {
+    pub(super) fn dense(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
         let call = &self.call;
-        let (topology, batch) = (task.topology, call.plan.batch());
-        fill_degrees(call.conv, task, call.window(task), scratch);
+        let (batch, shape) = (call.plan.batch(), (task.topology.n_vertices(), call.plan.features()));
+        call.fill_degrees(task, scratch);
         if self.y.is_some() {
-            let degrees = &scratch.degree[..topology.n_vertices()];
-            scratch.dense.form(call.conv, topology, pairs, call.window(task), degrees);
+            call.form(task, pairs, scratch);
         }
         let source = |instance| self.x.source(batch, instance, None, false);
         let mut instances = task.instances().peekable();
@@ -34,13 +34,29 @@ impl<T: Element> Forward<'_, T> {
                 call.compute_z(task, self.x, instance, scratch, self.z.as_ref());
             }
             let Some(y) = &self.y else { continue };
+            let next = instances.peek().map(|&next| source(next));
+            let Scratch { dense, rows, .. } = &mut *scratch;
+            let rows = y.rows((batch, instance), shape, rows);
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex is once in
             // it.
-            let store = |v| unsafe { y.store(batch, instance, v, scratch.dense.scale(v)) };
-            let mut rows: ArrayVec<_, MOST_VERTICES> = (0..topology.n_vertices()).map(store).collect();
-            let next = instances.peek().map(|&next| source(next));
-            scratch.dense.apply(&source(instance), next.as_ref(), &mut rows);
+            let store = |v, scale| unsafe { rows.store(v, scale) };
+            match self.following.as_ref().map(|following| following.of(batch, instance)) {
+                None => dense.store(shape.0, &source(instance), next.as_ref(), store),
+                Some(following) => {
+                    let store = |v, scale| following.store(v, store(v, scale));
+                    dense.store(shape.0, &source(instance), next.as_ref(), store);
+                }
+            }
+            self.compute_readout(task, instance, scratch);
         }
+    }
+}
+
+impl<T: Element> Call<'_, T> {
+    /// Forms M of a chunk's window, from its degrees.
+    pub(super) fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
+        let degrees = &scratch.degree[..task.topology.n_vertices()];
+        scratch.dense.form(self.conv, task.topology, pairs, self.window(task), degrees);
     }
 }
 
@@ -49,36 +65,52 @@ pub(super) struct Copies<'a, T> {
     pairs: &'a Pairs,
     /// The instances of a chunk, whose Γ is rounded.
     chunk_len: usize,
-    /// Tasks of whole chunks: as many as make an aligned part of the tree over chunks.
+    /// The instances of a chunk of the gradient of a bias.
+    bias_chunk_len: usize,
+    /// Tasks of whole chunks: as many as make an aligned part of the trees over chunks.
     schedule: Schedule<'a, T>,
 }
 
 impl<'a, T: Element> Backward<'a, T> {
-    /// The copies of a call, if it is one over copies whose sums over all instances come before ∂w.
-    pub(super) fn dense_copies(&self) -> Option<Copies<'a, T>> {
+    /// The copies of a call, if it is one over copies whose sums over all instances come before ∂w. Some may
+    /// be those of the gradient of a bias.
+    pub(super) fn dense_copies(&self, bias_wanted: bool) -> Option<Copies<'a, T>> {
         let call = &self.call;
         let copies = call.schedule.copies_of_chunk()?;
         let pairs = call.plan.pairs(0)?;
         let n = call.plan.batch().topologies()[0].n_vertices();
         let chunk_len = chunk_len(n, slices(call.plan.features(), size_of::<T>()));
-        let schedule = call.schedule.of_copies(chunk_len.max(1 << copies.ilog2()));
-        Some(Copies { pairs, chunk_len, schedule })
+        let bias_chunk_len = instances_of_bias_chunk(n);
+        let len = if bias_wanted { chunk_len.max(bias_chunk_len) } else { chunk_len };
+        let schedule = call.schedule.of_copies(len.max(1 << copies.ilog2()));
+        Some(Copies { pairs, chunk_len, bias_chunk_len, schedule })
     }
 
-    /// Computes all copies: ∂x, and ∂w added to `gradient`.
+    /// Computes all copies: ∂x, ∂w added to `gradient`, and ∂b, if it is wanted.
     pub(super) fn add_up_copies(
         &self,
         copies: Copies<'a, T>,
-        memory: &mut Memory<T::Acc>,
+        memory: &mut Memory<T>,
         sums: &mut TreeSums,
         gradient: &mut [T::Acc],
+        grad_bias: Option<GradientTo<'_, T::Acc>>,
     ) {
         let (conv, schedule) = (self.call.conv, &copies.schedule);
-        let gamma = sums.add_up(&mut memory.threads, schedule.n_chunks(), |scratch, c, gamma| {
+        // A row of sums is Γ, and behind it ∂b.
+        let n_pairs = copies.pairs.neighbors.len().pow(2);
+        let width = n_pairs + if grad_bias.is_some() { self.call.plan.features() } else { 0 };
+        let compute = |scratch: &mut Scratch<T>, c: usize, sums: &mut [f64]| {
             if let Some(task) = schedule.task(c) {
-                self.add_up_task(&copies, &task, scratch, gamma);
+                let (gamma, bias) = sums.split_at_mut(n_pairs);
+                self.add_up_task(&copies, &task, scratch, gamma, bias);
             }
-        });
+        };
+        let n_tasks = schedule.n_chunks();
+        let sums = sums.add_up(width, &mut memory.threads, n_tasks, compute, |_, _, _| {});
+        let (gamma, bias) = sums.split_at_mut(n_pairs);
+        if let Some(grad_bias) = grad_bias {
+            grad_bias.store(bias);
+        }
         // Any thread's memory will do.
         if let (Some(task), Some(scratch)) = (schedule.task(0), memory.threads.first_mut()) {
             self.form(&task, copies.pairs, scratch);
@@ -88,29 +120,37 @@ impl<'a, T: Element> Backward<'a, T> {
         }
     }
 
-    /// Computes the instances of a task: ∂x, and the sum of their Γ.
+    /// Computes the instances of a task: ∂x, and the sums of their Γ and of their rows of t, unless `bias` is
+    /// empty.
     fn add_up_task(
         &self,
         copies: &Copies<'a, T>,
         task: &Task<'_>,
-        scratch: &mut Scratch<T::Acc>,
+        scratch: &mut Scratch<T>,
         gamma: &mut [f64],
+        bias: &mut [f64],
     ) {
         self.form(task, copies.pairs, scratch);
         let slots = most_slots(task.topology.n_vertices());
         scratch.tree.begin(gamma.len());
+        scratch.bias.begin(bias.len(), copies.bias_chunk_len);
         let mut instances = task.instances().peekable();
         while instances.peek().is_some() {
             let neighbors = &copies.pairs.neighbors;
             scratch.gram.begin(neighbors, self.call.plan.features(), copies.chunk_len, slots);
             for _ in 0..copies.chunk_len {
                 let Some(instance) = instances.next() else { break };
-                self.compute_dense_grad_x(task, instance, instances.peek().copied(), scratch);
+                self.compute_dense_rows(task, instance, instances.peek().copied(), scratch);
                 self.add_to_gram(instance, scratch);
+                if !bias.is_empty() {
+                    let Scratch { bias, rows, .. } = &mut *scratch;
+                    bias.add(|sums| self.add_t(task, instance, rows, sums));
+                }
             }
             scratch.tree.push(scratch.gram.finish());
         }
         gamma.copy_from_slice(scratch.tree.root());
+        bias.copy_from_slice(scratch.bias.root());
     }
 
     /// Computes a chunk whose instances' gradients of weights are added up one by one.
@@ -118,15 +158,17 @@ impl<'a, T: Element> Backward<'a, T> {
         &self,
         task: &Task<'_>,
         pairs: &Pairs,
-        scratch: &mut Scratch<T::Acc>,
+        scratch: &mut Scratch<T>,
         sums: &mut [T::Acc],
     ) {
-        self.form(task, pairs, scratch);
+        if self.is_passed_on() {
+            self.form(task, pairs, scratch);
+        }
         let (topology, features) = (task.topology, self.call.plan.features());
         let slots = slots(topology.n_vertices(), slices(features, size_of::<T>()));
         let mut instances = task.instances().peekable();
         while let Some(instance) = instances.next() {
-            self.compute_dense_grad_x(task, instance, instances.peek().copied(), scratch);
+            self.compute_dense_rows(task, instance, instances.peek().copied(), scratch);
             if self.weights_wanted() {
                 scratch.gram.begin(&pairs.neighbors, features, 1, slots);
                 self.add_to_gram(instance, scratch);
@@ -139,36 +181,41 @@ impl<'a, T: Element> Backward<'a, T> {
     }
 
     /// Forms M of a chunk's window, and Mᵀ if ∂x is wanted.
-    fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T::Acc>) {
-        let (conv, weights) = (self.call.conv, self.call.window(task));
-        fill_degrees(conv, task, weights, scratch);
-        let degrees = &scratch.degree[..task.topology.n_vertices()];
-        scratch.dense.form(conv, task.topology, pairs, weights, degrees);
+    fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
+        self.call.fill_degrees(task, scratch);
+        self.call.form(task, pairs, scratch);
         if self.grad_x.is_some() {
             scratch.dense.transpose();
         }
     }
 
-    /// ∂x of one instance, if it is wanted.
-    fn compute_dense_grad_x(
+    /// t of one instance, and ∂x, if it is wanted; and the gradient of its residual.
+    fn compute_dense_rows(
         &self,
         task: &Task<'_>,
         instance: usize,
         next: Option<usize>,
-        scratch: &mut Scratch<T::Acc>,
+        scratch: &mut Scratch<T>,
     ) {
+        self.pass_on_to_residual(task, instance, scratch);
+        if self.is_passed_on() {
+            self.compute_t(task, instance, next, scratch);
+        }
         let Some(grad_x) = &self.grad_x else { return };
         let batch = self.call.plan.batch();
         // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex is once in it.
         let store = |v| unsafe { grad_x.store(batch, instance, v, T::Acc::ONE) };
         let mut rows: ArrayVec<_, MOST_VERTICES> = (0..task.topology.n_vertices()).map(store).collect();
-        let next = next.map(|next| self.grad_y(next, None));
-        scratch.dense.apply_transposed(&self.grad_y(instance, None), next.as_ref(), &mut rows);
+        let Scratch { dense, rows: t, .. } = scratch;
+        // What is in scratch memory is near already.
+        let next = next.filter(|_| self.arriving.is_g()).map(|next| self.t(next, t, None));
+        dense.apply_transposed(&self.t(instance, t, None), next.as_ref(), &mut rows);
     }
 
     /// Adds one instance to the chunk whose Γ is under way.
-    fn add_to_gram(&self, instance: usize, scratch: &mut Scratch<T::Acc>) {
+    fn add_to_gram(&self, instance: usize, scratch: &mut Scratch<T>) {
         let x = self.x.source(self.call.plan.batch(), instance, None, false);
-        scratch.gram.add(&self.grad_y(instance, None), scratch.dense.scales(), &x);
+        let Scratch { gram, dense, rows, .. } = scratch;
+        gram.add(&self.t(instance, rows, None), dense.scales(), &x);
     }
 }

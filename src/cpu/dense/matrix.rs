@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::super::gather::{Source, Store};
+use super::super::gather::{Epilogue, Source};
 use crate::dense::PART;
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
@@ -59,8 +59,8 @@ impl<A: Accumulator> Matrix<A> {
         }
     }
 
-    /// y = M x of one instance: `x` has its rows, each times one of `scales`, and `y` where each row is
-    /// stored. `next` has the rows of the instance that is next, which are fetched meanwhile. `wide` is
+    /// y = M x of one instance: `x` has its rows, each times one of `scales`, and `y` what becomes
+    /// of each row. `next` has the rows of the instance that is next, which are fetched meanwhile. `wide` is
     /// [room for features](room_for_features).
     #[inline]
     pub(super) fn apply<T: Element<Acc = A>>(
@@ -68,7 +68,7 @@ impl<A: Accumulator> Matrix<A> {
         order: Order,
         (x, scales): (&Source<'_, T>, &[A]),
         next: Option<&Source<'_, T>>,
-        y: &mut [Store<'_, T>],
+        y: &mut [impl Epilogue<A>],
         wide: &mut [A],
     ) {
         match (order, crate::dense::parts(self.n)) {
@@ -84,7 +84,7 @@ impl<A: Accumulator> Matrix<A> {
         &self,
         x: (&Source<'_, T>, &[A]),
         next: Option<&Source<'_, T>>,
-        y: &mut [Store<'_, T>],
+        y: &mut [impl Epilogue<A>],
         wide: &mut [A],
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -94,7 +94,7 @@ impl<A: Accumulator> Matrix<A> {
                 matrix: &Matrix<T::Acc>,
                 x: (&Source<'_, T>, &[T::Acc]),
                 next: Option<&Source<'_, T>>,
-                y: &mut [Store<'_, T>],
+                y: &mut [impl Epilogue<T::Acc>],
                 wide: &mut [T::Acc],
             ) {
                 matrix.apply_portable::<T, P>(x, next, y, wide);
@@ -114,7 +114,7 @@ impl<A: Accumulator> Matrix<A> {
         &self,
         (x, scales): (&Source<'_, T>, &[A]),
         next: Option<&Source<'_, T>>,
-        y: &mut [Store<'_, T>],
+        y: &mut [impl Epilogue<A>],
         wide: &mut [A],
     ) {
         let n = self.n;
@@ -137,15 +137,15 @@ impl<A: Accumulator> Matrix<A> {
                 if let Some(next) = next {
                     (0..n).for_each(|v| prefetch(&next.row(v)[start + block..][..LANES]));
                 }
-                rows.apply_block::<T, LANES>(wide, y, start, block);
+                rows.apply_block::<LANES>(wide, y, start, block);
                 block += LANES;
             }
             while block + 8 <= features {
-                rows.apply_block::<T, 8>(wide, y, start, block);
+                rows.apply_block::<8>(wide, y, start, block);
                 block += 8;
             }
             while block < features {
-                rows.apply_block::<T, 1>(wide, y, start, block);
+                rows.apply_block::<1>(wide, y, start, block);
                 block += 1;
             }
         }
@@ -186,10 +186,10 @@ impl<A: Accumulator, const P: usize> Rows<'_, A, P> {
 
     /// `W` features of all rows, those from `block` on of what is under way, which is from `start` on.
     #[inline(always)]
-    fn apply_block<T: Element<Acc = A>, const W: usize>(
+    fn apply_block<const W: usize>(
         &self,
         wide: &[A],
-        y: &mut [Store<'_, T>],
+        y: &mut [impl Epilogue<A>],
         start: usize,
         block: usize,
     ) {
@@ -201,12 +201,12 @@ impl<A: Accumulator, const P: usize> Rows<'_, A, P> {
             // Two rows that have all terms share the loads of x.
             if u + 1 < n && terms[u] == all && terms[u + 1] == all {
                 let [a, b] = self.pair_of_rows::<W>(wide, block, u);
-                y[u].store(start + block, &a);
-                y[u + 1].store(start + block, &b);
+                y[u].apply_array(start + block, &a);
+                y[u + 1].apply_array(start + block, &b);
                 u += 2;
                 continue;
             }
-            y[u].store(start + block, &self.row::<W>(wide, block, u)[0]);
+            y[u].apply_array(start + block, &self.row::<W>(wide, block, u)[0]);
             u += 1;
         }
     }
@@ -293,6 +293,7 @@ fn add<A: Accumulator, const W: usize, const R: usize>(sums: &mut [[A; W]; R], o
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::gather::Store;
     use super::*;
 
     /// The terms of a row of sums one by one, in the order of the parts.

@@ -5,8 +5,6 @@
 mod backward;
 mod forward;
 
-#[cfg(test)]
-pub(in crate::cuda) use self::backward::MOST_NODES;
 pub(super) use self::backward::{DenseBackward, ToWeights};
 pub(super) use self::forward::DenseForward;
 

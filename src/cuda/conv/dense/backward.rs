@@ -10,7 +10,7 @@ use super::super::super::args::{
     Address, DenseBackwardArgs, DenseGradientArgs, DenseItemsArgs, Kernel, RowsArgs,
 };
 use super::super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
-use super::super::super::geometry::{Grid, THREADS, WARP};
+use super::super::super::geometry::{Grid, MOST_NODES, THREADS, WARP};
 use super::super::super::instance_sums::RowGradients;
 use super::super::super::launches::Launches;
 use super::super::super::route::DenseClass;
@@ -24,9 +24,7 @@ use crate::error::Result;
 /// The shared memory that each device gives to a block without being asked.
 const SHARED_BYTES: usize = 48 << 10;
 
-/// The products over chunks of instances that are added on the way to the gradients, at most. More than that
-/// are added in launches of their own before, so many to a thread.
-pub(in crate::cuda) const MOST_NODES: u64 = 128;
+/// The products over chunks of instances that a launch before the last adds to one.
 const NODES_OF_ROOT: u64 = 64;
 
 /// The gradients of the instances of a class of topologies.

@@ -6,6 +6,7 @@
 use super::super::super::DeviceElement;
 use super::super::super::args::DenseConvArgs;
 use super::super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
+use super::super::super::epilogue::Finish;
 use super::super::super::geometry::{Grid, THREADS};
 use super::super::super::launches::Launches;
 use super::super::super::route::DenseClass;
@@ -21,6 +22,7 @@ pub(in super::super) struct DenseForward<'w> {
     pub(in super::super) x: PlacedRows,
     pub(in super::super) weights: PlacedWeights<'w>,
     pub(in super::super) y: Destination,
+    pub(in super::super) finish: Finish,
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
@@ -32,7 +34,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// The operands have rows where their placements say, and weights where their windows say. The topologies
     /// of the instances are in the class.
     pub(in super::super) unsafe fn dense_forward(&mut self, stage: DenseForward<'_>) -> Result<()> {
-        let DenseForward { class, x, weights, y } = stage;
+        let DenseForward { class, x, weights, y, finish } = stage;
         let (size, features) = (size_of::<T>(), self.features());
         if self.total(Axis::Vertex) == 0 {
             return Ok(());
@@ -40,8 +42,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let of = self.dense_instances(class, weights);
         let len = dense::features_of_slice(size);
         let bytes = len * size;
-        let aligned =
-            features.is_multiple_of(len) && x.is_aligned(size, bytes) && y.rows.is_aligned(size, bytes);
+        let aligned = features.is_multiple_of(len)
+            && [x, y.rows].iter().all(|rows| rows.is_aligned(size, bytes))
+            && finish.is_aligned(size, bytes);
         let chunks = if aligned { features / len } else { features };
         // A block counts in 32 bits.
         let bound = u64::from(u32::MAX - THREADS);
@@ -70,6 +73,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             form: self.dense_form_args(&of, items),
             x: x.args(),
             y: y.rows.args(),
+            epilogue: finish.args(),
             forms: forms.into(),
             chunks: chunks as u32,
             aligned: aligned.into(),
@@ -77,7 +81,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         };
         if L::COUNTS {
             let (_, vertices) = self.size(Axis::Vertex);
-            self.launches.moves(2 * vertices * (features * size) as u128);
+            let written = if finish.is_readout() { of.count.into() } else { vertices };
+            let others = if finish.reads_rows() { vertices } else { 0 };
+            self.launches.moves((vertices + written + others) * (features * size) as u128);
         }
         let grid = Grid::of_blocks(items.blocks)
             .with_shared_bytes(items.per_block.max(1) * bytes_of_instance as u32);
