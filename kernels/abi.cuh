@@ -99,6 +99,17 @@ enum Kernel : u32 {
     WALK_ROWS = 18,
     // The gradient of a bias, from sums of rows. Reads no table, and so reports nothing.
     ADD_SUMS = 19,
+    // The matrices of instances, from scratch memory or into it: a `MatrixKind`.
+    MATRIX = 20,
+};
+
+// What becomes of matrices, see kernels/matrix.cu.
+enum MatrixKind : u32 {
+    STORE_OPERATOR = 0,
+    LOAD_GRADIENT = 1,
+    MAKE_UNIT = 2,
+    STORE_PRODUCTS = 3,
+    LOAD_SYMMETRIC = 4,
 };
 
 // What becomes of rows of vertices, see kernels/epilogue.cu.
@@ -816,6 +827,30 @@ static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 560, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 568, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, add) == 572, "offset");
 static_assert(OFFSET_OF(DenseGradientArgs, parts) == 576, "offset");
+
+// Of the matrices of instances, see kernels/matrix.cu.
+struct MatrixArgs {
+    DenseItemsArgs items;
+    // The caller's, of the accumulation type: `side` x `side` of each instance, one behind the other.
+    void* matrices;
+    // Likewise N x N of each item of the launch, in scratch memory.
+    void* products;
+    // A MatrixKind.
+    u32 what;
+    // The vertices of the largest topology in use.
+    u32 side;
+    u32 add;
+    // The items are topologies.
+    u32 of_topologies;
+};
+static_assert(sizeof(MatrixArgs) == 344 && alignof(MatrixArgs) == 8, "size");
+static_assert(OFFSET_OF(MatrixArgs, items) == 0, "offset");
+static_assert(OFFSET_OF(MatrixArgs, matrices) == 312, "offset");
+static_assert(OFFSET_OF(MatrixArgs, products) == 320, "offset");
+static_assert(OFFSET_OF(MatrixArgs, what) == 328, "offset");
+static_assert(OFFSET_OF(MatrixArgs, side) == 332, "offset");
+static_assert(OFFSET_OF(MatrixArgs, add) == 336, "offset");
+static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 340, "offset");
 
 // Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
 // their features: see epilogue.cu.

@@ -139,3 +139,16 @@ __device__ __forceinline__ void find_rows(const DenseItemsArgs& args, u32 kernel
     }
     check.publish(args.record, kernel, tables.orientation, item.number);
 }
+
+// The instance that a report about a topology names: the first that has it, or the last of all.
+__device__ __forceinline__ u64 first_instance_of(const DenseItemsArgs& args, const DenseItem& item) {
+    const u32* ids = args.by_vertex.topology_ids;
+    u64 number = item.number;
+    if (ids != nullptr) {
+#pragma unroll 1
+        while (number + 1 < args.by_vertex.instances && ids[number] != item.topology) {
+            number++;
+        }
+    }
+    return number;
+}

@@ -33,18 +33,10 @@ struct Forming {
     bool of_topologies;
 };
 
-// The instance that a report names: where a topology is looked at, the first that has it.
+// The instance that a report names.
 __device__ __forceinline__ u64 reported(const DenseFormArgs& args, bool of_topologies,
                                         const DenseItem& item) {
-    const u32* ids = args.items.by_vertex.topology_ids;
-    u64 number = item.number;
-    if (of_topologies && ids != nullptr) {
-#pragma unroll 1
-        while (number + 1 < args.items.by_vertex.instances && ids[number] != item.topology) {
-            number++;
-        }
-    }
-    return number;
+    return of_topologies ? first_instance_of(args.items, item) : item.number;
 }
 
 template <bool Checked>

@@ -689,6 +689,36 @@ pub enum Error {
         /// The most that there may be.
         bound: usize,
     },
+    /// An operator with a matrix for each instance was called for a topology that is too large for it.
+    #[error(
+        "{operator} takes at most {bound} {what}, and topology {topology} has {value}: leave out the instances that \
+         have it"
+    )]
+    MatrixUnavailable {
+        /// The operator.
+        operator: &'static str,
+        /// The topology, which some instance has.
+        topology: usize,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there are.
+        value: usize,
+        /// The most that there may be.
+        bound: usize,
+    },
+    /// The matrices of a replicated batch are not a whole number of them.
+    #[error(
+        "{operand} has {}, which is no whole number of instances: each has a matrix of {bound}",
+        count(*value, "value")
+    )]
+    PartialMatrix {
+        /// The operand.
+        operand: &'static str,
+        /// Its length.
+        value: usize,
+        /// The values of a matrix.
+        bound: usize,
+    },
     /// A workspace has no scratch memory for an operator.
     #[error(
         "{operator} needs scratch memory that this workspace was not made with: make it by Plan::workspace, \

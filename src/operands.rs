@@ -41,6 +41,8 @@ pub(crate) enum Length {
     Features,
     /// A row of features for each instance.
     Instances,
+    /// For each instance as many rows of as many values as the largest topology in use has vertices.
+    Matrices,
 }
 
 struct Values {
@@ -131,7 +133,7 @@ impl<'w> Operands<'w> {
         max_instances: usize,
     ) -> Result<Checked<'_>> {
         let operands = self.rows.iter().map(|(operand, _)| operand);
-        let instances = agree_on_instances(batch, features, operands)?;
+        let instances = agree_on_instances(batch, features, operands, || self.instances_of_matrices(batch))?;
         fits_u32("the number of instances", instances)?;
         if instances > max_instances {
             return Err(Error::TooManyInstances { value: instances, bound: max_instances });
@@ -143,6 +145,10 @@ impl<'w> Operands<'w> {
             let (bound, bound_of) = match length {
                 Length::Features => (Some(features), "the plan's features"),
                 Length::Instances => (instances.checked_mul(features), "a row for each instance"),
+                Length::Matrices => {
+                    let values = values_of_matrix(batch).and_then(|values| values.checked_mul(instances));
+                    (values, "a matrix for each instance")
+                }
             };
             // What is longer than memory is no slice's length either.
             let bound = bound.unwrap_or(usize::MAX);
@@ -160,4 +166,21 @@ impl<'w> Operands<'w> {
         }
         Ok(Checked { instances, placements: &self.placements })
     }
+
+    /// The copies that the first operand of matrices tells.
+    fn instances_of_matrices(&self, batch: &Batch) -> Result<Option<(usize, &'static str)>> {
+        let mut matrices = self.values.iter().filter(|values| matches!(values.length, Length::Matrices));
+        let Some(&Values { name: operand, len: value, .. }) = matrices.next() else { return Ok(None) };
+        match values_of_matrix(batch).unwrap_or(usize::MAX) {
+            0 => Ok(None),
+            bound if value.is_multiple_of(bound) => Ok(Some((value / bound, operand))),
+            bound => Err(Error::PartialMatrix { operand, value, bound }),
+        }
+    }
+}
+
+/// The values of the matrix of an instance.
+pub(crate) fn values_of_matrix(batch: &Batch) -> Option<usize> {
+    let n = batch.largest(Axis::Vertex);
+    n.checked_mul(n)
 }

@@ -30,6 +30,14 @@ pub enum Operator {
     ConvReadout,
     /// Its gradients.
     ConvReadoutBackward,
+    /// The matrix M of the convolution y = M x.
+    ConvMatrix,
+    /// Its gradient.
+    ConvMatrixBackward,
+    /// The inner products of the rows of each instance.
+    Gram,
+    /// Their gradient.
+    GramBackward,
 }
 
 impl Operator {
@@ -47,6 +55,10 @@ impl Operator {
         Self::ConvEpilogueBackward,
         Self::ConvReadout,
         Self::ConvReadoutBackward,
+        Self::ConvMatrix,
+        Self::ConvMatrixBackward,
+        Self::Gram,
+        Self::GramBackward,
     ];
 
     /// The step in this direction.
@@ -72,6 +84,12 @@ impl Operator {
         matches!(self, ConvEpilogue | ConvEpilogueBackward | ConvReadout | ConvReadoutBackward)
     }
 
+    /// Whether it has a matrix for each instance, and so takes small topologies only.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn has_matrices(self) -> bool {
+        matches!(self, Self::ConvMatrix | Self::ConvMatrixBackward | Self::Gram | Self::GramBackward)
+    }
+
     /// The name of its method.
     pub fn name(self) -> &'static str {
         match self {
@@ -87,6 +105,10 @@ impl Operator {
             Self::ConvEpilogueBackward => "conv_epilogue_backward",
             Self::ConvReadout => "conv_readout",
             Self::ConvReadoutBackward => "conv_readout_backward",
+            Self::ConvMatrix => "conv_matrix",
+            Self::ConvMatrixBackward => "conv_matrix_backward",
+            Self::Gram => "gram",
+            Self::GramBackward => "gram_backward",
         }
     }
 }

@@ -7,9 +7,11 @@
 //! Where all hyperedges have one size and no vertex twice, the sum of a vertex with itself is its degree if
 //! weights are in both, and need not be summed again.
 
+use crate::batch::Batch;
 use crate::chunks::CHUNK_WORK;
-use crate::error::{Result, try_with_capacity, try_zeroed};
+use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::incidence::Incidence;
+use crate::operator::Operator;
 use crate::summation::SEGMENT;
 
 /// The most vertices of a topology that has a dense operator.
@@ -32,10 +34,17 @@ pub(crate) struct Pairs {
 }
 
 /// Why a topology has no dense operator.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Obstacle {
     pub(crate) what: &'static str,
     pub(crate) value: usize,
     pub(crate) bound: usize,
+}
+
+/// Refuses an operator with a matrix for each instance, where some topology in use has this obstacle.
+pub(crate) fn check_matrices(operator: Operator, obstacle: Option<(usize, Obstacle)>) -> Result<()> {
+    let Some((topology, Obstacle { what, value, bound })) = obstacle else { return Ok(()) };
+    Err(Error::MatrixUnavailable { operator: operator.name(), topology, what, value, bound })
 }
 
 impl Pairs {
@@ -50,6 +59,18 @@ impl Pairs {
             .or_else(|| too_large("rows and incidences (counted both ways)", topology.work(), CHUNK_WORK))
             .or_else(|| too_large("incidences of a vertex", longest(), SEGMENT))
             .or_else(|| too_large("pairs of incidences", joined(), MOST_VERTICES * topology.n_incidences()))
+    }
+
+    /// The first topology in use that has an [`obstacle`](Self::obstacle), and that.
+    pub(crate) fn obstacle_in(batch: &Batch) -> Result<Option<(usize, Obstacle)>> {
+        let topologies = batch.topologies();
+        let mut is_used = try_zeroed::<bool>("the topologies in use", topologies.len())?;
+        match batch.n_instances() {
+            None => is_used.fill(true),
+            Some(instances) => (0..instances).for_each(|g| is_used[batch.topology_id(g)] = true),
+        }
+        let mut used = (0..topologies.len()).filter(|&id| is_used[id]);
+        Ok(used.find_map(|id| Some((id, Self::obstacle(&topologies[id])?))))
     }
 
     /// The pairs of a topology without an [`obstacle`](Self::obstacle).

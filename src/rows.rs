@@ -272,11 +272,12 @@ impl Operand {
 }
 
 /// The number of instances of a call, which every operand that tells it must agree on; the first is named
-/// otherwise. Also checks that each operand has `features` features.
+/// otherwise. Where none does, `others` may tell it. Also checks that each operand has `features` features.
 pub(crate) fn agree_on_instances<'a>(
     batch: &Batch,
     features: usize,
     operands: impl Iterator<Item = &'a Operand> + Clone,
+    others: impl FnOnce() -> Result<Option<(usize, &'static str)>>,
 ) -> Result<usize> {
     let mut agreed = batch.n_instances().map(|instances| (instances, "the batch"));
     for operand in operands.clone() {
@@ -292,6 +293,9 @@ pub(crate) fn agree_on_instances<'a>(
             (None, Some(told)) => agreed = Some((told, name)),
             _ => {}
         }
+    }
+    if agreed.is_none() {
+        agreed = others()?;
     }
     match (agreed, operands.clone().find(|o| o.len > 0)) {
         (Some((instances, _)), _) => Ok(instances),

@@ -96,6 +96,24 @@ pub trait Operators<T: TestElement> {
         grad_readout: &[T],
         gradients: cpu::EpilogueGradients<'_, T>,
     ) -> Result<()>;
+
+    fn conv_matrix(&mut self, weights: cpu::Weights<'_, T::Acc>, matrix: Out<&mut [T::Acc]>) -> Result<()>;
+
+    fn conv_matrix_backward(
+        &mut self,
+        weights: cpu::Weights<'_, T::Acc>,
+        grad_matrix: &[T::Acc],
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()>;
+
+    fn gram(&mut self, x: Rows<&[T]>, gram: Out<&mut [T::Acc]>) -> Result<()>;
+
+    fn gram_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        grad_gram: &[T::Acc],
+        grad_x: Out<Rows<&mut [T]>>,
+    ) -> Result<()>;
 }
 
 /// A backend.
@@ -246,6 +264,32 @@ impl<T: TestElement> Operators<T> for OnCpu<T> {
         gradients: cpu::EpilogueGradients<'_, T>,
     ) -> Result<()> {
         self.0.conv_readout_backward(x, weights, epilogue, grad_readout, gradients)
+    }
+
+    fn conv_matrix(&mut self, weights: cpu::Weights<'_, T::Acc>, matrix: Out<&mut [T::Acc]>) -> Result<()> {
+        self.0.conv_matrix(weights, matrix)
+    }
+
+    fn conv_matrix_backward(
+        &mut self,
+        weights: cpu::Weights<'_, T::Acc>,
+        grad_matrix: &[T::Acc],
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()> {
+        self.0.conv_matrix_backward(weights, grad_matrix, grad_weights)
+    }
+
+    fn gram(&mut self, x: Rows<&[T]>, gram: Out<&mut [T::Acc]>) -> Result<()> {
+        self.0.gram(x, gram)
+    }
+
+    fn gram_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        grad_gram: &[T::Acc],
+        grad_x: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        self.0.gram_backward(x, grad_gram, grad_x)
     }
 }
 

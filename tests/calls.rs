@@ -12,7 +12,8 @@ use crate::operands::{F, out, rows};
 
 /// A call of every operator for `copies` copies of the pairs of four.
 fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
-    let Data { x, z, w, y, grad_x, z_kept, z_out, grad_w, scale, grad_scale, grad_bias, readout } = data;
+    let Data { x, z, w, y, grad_x, z_kept, z_out, grad_w, scale, grad_scale, grad_bias, readout, matrices } =
+        data;
     let (n, m) = (copies * 4 * F, copies * 6 * F);
     let (x, z, weights) = (rows(&x[..n]), rows(&z[..m]), Weights::shared(&w[..]));
     workspace.conv(x, weights, Out::Overwrite(out(&mut y[..n]))).unwrap();
@@ -29,6 +30,7 @@ fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
         (&mut grad_w[..], grad_bias),
         readout,
     );
+    call_matrices(workspace, (x, weights), (&mut grad_x[..n], &mut grad_w[..]), matrices);
     let step = Step::mean().vertex_scale(Weights::shared(&*scale)).hyperedge_scale(weights);
     workspace.vertex_to_hyperedge(&step, x, Out::Overwrite(out(&mut z_out[..m]))).unwrap();
     workspace.hyperedge_to_vertex(&step, z, Out::Accumulate(out(&mut y[..n]))).unwrap();
@@ -37,6 +39,26 @@ fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
         .vertex_scale(Out::Accumulate(grad_scale))
         .hyperedge_scale(Out::Accumulate(grad_w));
     workspace.vertex_to_hyperedge_backward(&step, x, rows(&z_out[..m]), gradients).unwrap();
+}
+
+/// The operators with a matrix for each instance.
+fn call_matrices(
+    workspace: &mut Workspace<f32>,
+    (x, weights): (Rows<&[f32]>, Weights<'_, f32>),
+    (grad_x, grad_w): (&mut [f32], &mut [f32]),
+    matrices: &mut [f32],
+) {
+    let batch = workspace.plan().batch();
+    if batch.topologies().iter().any(|topology| topology.n_vertices() > 32) {
+        return;
+    }
+    let side = batch.largest(Axis::Vertex);
+    let len = x_instances(workspace, x) * side * side;
+    let matrices = &mut matrices[..len];
+    workspace.conv_matrix(weights, Out::Overwrite(&mut *matrices)).unwrap();
+    workspace.conv_matrix_backward(weights, matrices, Out::Overwrite(grad_w)).unwrap();
+    workspace.gram(x, Out::Accumulate(&mut *matrices)).unwrap();
+    workspace.gram_backward(x, matrices, Out::Overwrite(out(grad_x))).unwrap();
 }
 
 /// The operators with an epilogue, for each activation.
@@ -92,6 +114,7 @@ struct Data {
     grad_scale: Vec<f32>,
     grad_bias: Vec<f32>,
     readout: Vec<f32>,
+    matrices: Vec<f32>,
 }
 
 impl Data {
@@ -110,6 +133,7 @@ impl Data {
             grad_scale: vec![0.0; 4],
             grad_bias: vec![0.0; F],
             readout: vec![0.0; copies * F],
+            matrices: vec![0.0; copies * 16],
         }
     }
 }
@@ -142,6 +166,7 @@ fn no_call_allocates() {
         let w = weights::<f32>(3, m, false);
         let (mut grad_w, mut grad_bias, mut readout) = (w.clone(), [0.0; F], [0.0; 4 * F]);
         let mut grad_x = x.clone();
+        let mut matrices = vec![0.0; 4 * batch.largest(Axis::Vertex).pow(2)];
         let most = batch.largest(Axis::Hyperedge);
         let before = allocations();
         for (weights, len) in [
@@ -155,6 +180,8 @@ fn no_call_allocates() {
             workspace.conv_backward(rows(&x), weights, rows(&x), grads.0, grads.1).unwrap();
             let grads = (&mut grad_w[..], &mut grad_bias[..]);
             call_epilogues(&mut workspace, (rows(&x), weights), (&mut y, &mut grad_x), grads, &mut readout);
+            let grads = (&mut grad_x[..], &mut grad_w[..]);
+            call_matrices(&mut workspace, (rows(&x), weights), grads, &mut matrices);
             let step = Step::mean().hyperedge_scale(weights);
             let gradients = StepGradients::none()
                 .rows(Out::Overwrite(out(&mut grad_z)))

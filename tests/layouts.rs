@@ -225,6 +225,41 @@ pub fn tall_layout() -> impl Strategy<Value = Layout> {
     ))
 }
 
+/// Topologies of all classes of dense operators, and now and then one that is too large for those.
+fn of_classes() -> impl Strategy<Value = Incidence> {
+    let n = prop_oneof![4 => 0usize..9, 3 => 9usize..17, 3 => 17usize..33];
+    let small = (n, prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..6), 0..9));
+    let small = small.prop_map(|(n, edges)| {
+        let members = |edge: Vec<prop::sample::Index>| {
+            let of_vertices = edge.iter().filter(|_| n > 0);
+            of_vertices.map(|i| i.index(n) as u32).collect::<Vec<_>>()
+        };
+        let edges: Vec<_> = edges.into_iter().map(members).collect();
+        Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
+    });
+    prop_oneof![12 => small, 6 => topology(), 1 => Just(Incidence::subsets(33, 1).unwrap())]
+}
+
+/// A layout of topologies that have dense operators, mostly.
+pub fn matrix_layout() -> impl Strategy<Value = Layout> {
+    let topologies = prop::collection::vec(of_classes(), 1..5);
+    let ids = prop::collection::vec(any::<prop::sample::Index>(), 0..6);
+    let features = prop_oneof![8 => 0usize..10, 1 => 30usize..40];
+    with((topologies, ids, any::<[bool; 2]>(), features).prop_map(
+        |(mut topologies, ids, [replicated, many], features)| {
+            let instances = ids.len();
+            if !replicated {
+                let ids: Vec<usize> = ids.iter().map(|i| i.index(topologies.len())).collect();
+                return (Batch::from_table(topologies, &ids).unwrap(), instances, features);
+            }
+            let topology = topologies.remove(0);
+            // More than the leaves of a launch of the tree over instances.
+            let copies = if many && topology.n_vertices() < 6 { 64 + 40 * instances } else { instances };
+            (Batch::replicate(topology), copies, if many { features.min(5) } else { features })
+        },
+    ))
+}
+
 /// What random layouts are too small for: windows that are scattered over so many values that a thread sums
 /// each of their gradients, and not a warp; and rows of more segments than a warp has lanes.
 pub fn extremes() -> [Layout; 2] {

@@ -18,6 +18,7 @@ mod gradients;
 mod hashes;
 mod invariants;
 mod layouts;
+mod matrix;
 mod memory;
 mod messages;
 mod misalignment;

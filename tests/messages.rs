@@ -387,6 +387,20 @@ fn messages() -> Vec<(Error, &'static str)> {
              path, or let the plan choose",
         ),
         (
+            Error::MatrixUnavailable {
+                operator: "conv_matrix",
+                topology: 2,
+                what: "vertices",
+                value: 40,
+                bound: 32,
+            },
+            "conv_matrix takes at most 32 vertices, and topology 2 has 40: leave out the instances that have it",
+        ),
+        (
+            Error::PartialMatrix { operand: "matrix", value: 33, bound: 16 },
+            "matrix has 33 values, which is no whole number of instances: each has a matrix of 16",
+        ),
+        (
             Error::UncheckedTables,
             "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
              them: make such a plan, or upload the tables again",

@@ -11,7 +11,10 @@ use std::process::Command;
 
 use hyperscatter::cuda::cudarc::driver::{DevicePtr, DevicePtrMut};
 use hyperscatter::cuda::{Checks, Device, DevicePointer, Plan};
-use hyperscatter::{Batch, Error, Incidence, Operator, Out, Rows, Step, StepGradients, Weights};
+use hyperscatter::{
+    Activation, Batch, Epilogue, EpilogueGradients, Error, Incidence, Operator, Out, Rows, Step,
+    StepGradients, Weights,
+};
 
 const CHILD: &str = "HYPERSCATTER_TEST_RANGES";
 
@@ -106,7 +109,8 @@ fn call_in_this_process() {
         let read = || Rows::contiguous(x.as_view(), F);
         let tell = |result: hyperscatter::Result<()>| match result {
             Ok(()) => assert!(succeeds),
-            Err(error) => assert!(!succeeds && matches!(error, Error::PartialInstance { .. }), "{error}"),
+            Err(Error::PartialInstance { .. } | Error::PartialMatrix { .. }) => assert!(!succeeds),
+            Err(error) => panic!("{error}"),
         };
         let weights = || Weights::shared(w.as_view());
         called(Operator::VertexToHyperedge);
@@ -135,6 +139,31 @@ fn call_in_this_process() {
         called(Operator::ConvBackwardFromZ);
         let (kept, out) = (Rows::contiguous(z.as_view(), F), Out::Overwrite(grad_w.as_view_mut()));
         tell(all.conv_backward_from_z(read(), kept, weights(), read(), Out::Skip, out));
+        let epilogue = Epilogue::new(Activation::Gelu);
+        let rows = long.slice(..F);
+        called(Operator::ConvEpilogue);
+        let out = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
+        tell(all.conv_epilogue(read(), weights(), &epilogue, None, out));
+        called(Operator::ConvEpilogueBackward);
+        let gradients = EpilogueGradients::none().weights(Out::Overwrite(grad_w.as_view_mut()));
+        tell(all.conv_epilogue_backward(read(), weights(), &epilogue, read(), gradients));
+        called(Operator::ConvReadout);
+        tell(all.conv_readout(read(), weights(), &epilogue, None, Out::Overwrite(z.slice_mut(..F))));
+        called(Operator::ConvReadoutBackward);
+        let gradients = EpilogueGradients::none().weights(Out::Overwrite(grad_w.as_view_mut()));
+        tell(all.conv_readout_backward(read(), weights(), &epilogue, rows, gradients));
+        // Matrices of one entry too many.
+        let entries = if succeeds { 9 } else { 10 };
+        called(Operator::ConvMatrix);
+        tell(all.conv_matrix(weights(), Out::Overwrite(z.slice_mut(..entries))));
+        called(Operator::ConvMatrixBackward);
+        let out = Out::Overwrite(grad_w.as_view_mut());
+        tell(all.conv_matrix_backward(weights(), long.slice(..entries), out));
+        called(Operator::Gram);
+        tell(all.gram(read(), Out::Overwrite(z.slice_mut(..9))));
+        called(Operator::GramBackward);
+        let out = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
+        tell(all.gram_backward(read(), long.slice(..9), out));
     }
     println!("call {}", Operator::Conv.name());
     let y_rows = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
@@ -148,6 +177,8 @@ fn call_in_this_process() {
     let y = Rows::contiguous(pointer(y.device_ptr_mut(&stream).0, 3 * F), F);
     let saved = Rows::contiguous(pointer(z.device_ptr_mut(&stream).0, 3 * F), F);
     let queue = stream.cu_stream();
+    let (of_instance, matrix) = (pointer(x.buffer.address, F), pointer(x.buffer.address, 9));
+    let epilogue = Epilogue::new(Activation::Gelu);
     for &operator in Operator::ALL {
         println!("call {}", operator.name());
         let y = Out::Overwrite(y);
@@ -169,6 +200,25 @@ fn call_in_this_process() {
                 Operator::ConvBackwardFromZ => {
                     all.conv_backward_from_z_raw(queue, x, saved, w, x, y, Out::Skip)
                 }
+                Operator::ConvEpilogue => all.conv_epilogue_raw(queue, x, w, &epilogue, None, y),
+                Operator::ConvEpilogueBackward => {
+                    let gradients = EpilogueGradients::none().x(y);
+                    all.conv_epilogue_backward_raw(queue, x, w, &epilogue, x, gradients)
+                }
+                Operator::ConvReadout => {
+                    let readout = Out::Overwrite(pointer(saved.buffer.address, F));
+                    all.conv_readout_raw(queue, x, w, &epilogue, None, readout)
+                }
+                Operator::ConvReadoutBackward => {
+                    let gradients = EpilogueGradients::none().x(y);
+                    all.conv_readout_backward_raw(queue, x, w, &epilogue, of_instance, gradients)
+                }
+                Operator::ConvMatrix => {
+                    all.conv_matrix_raw(queue, w, Out::Overwrite(pointer(saved.buffer.address, 9)))
+                }
+                Operator::ConvMatrixBackward => all.conv_matrix_backward_raw(queue, w, matrix, Out::Skip),
+                Operator::Gram => all.gram_raw(queue, x, Out::Overwrite(pointer(saved.buffer.address, 9))),
+                Operator::GramBackward => all.gram_backward_raw(queue, x, matrix, y),
                 _ => unreachable!("all operators are above"),
             }
         };

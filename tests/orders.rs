@@ -228,7 +228,7 @@ fn operator<A: Accumulator>(topology: &Incidence, conv: Conv, w: &[A]) -> Operat
 }
 
 /// How many parts the vertices are cut into.
-fn parts(n: usize) -> usize {
+pub fn parts(n: usize) -> usize {
     if n <= 8 {
         1
     } else if n <= 16 {
@@ -239,7 +239,7 @@ fn parts(n: usize) -> usize {
 }
 
 /// The features of a slice and the slices of a row.
-fn slices<T: Element>(f: usize) -> (usize, usize) {
+pub fn slices<T: Element>(f: usize) -> (usize, usize) {
     let len = if size_of::<T>() == 8 { 2 } else { 4 };
     (len, f.div_ceil(len))
 }
@@ -280,7 +280,7 @@ fn dense<T: Element>(operator: &Operator<T::Acc>, x: &[T], g: &[T], f: usize) ->
 
 /// ⟨g_u, x_v⟩ over these instances (each its x and g), of all u and v: slices of features in turn to the
 /// slots, the slots in turn to four runs.
-fn gram<T: Element>(n: usize, f: usize, slots: usize, instances: &[(&[T], &[T])]) -> Vec<Vec<f64>> {
+pub fn gram<T: Element>(n: usize, f: usize, slots: usize, instances: &[(&[T], &[T])]) -> Vec<Vec<f64>> {
     let (len, slices) = slices::<T>(f);
     let entry = |u: usize, v: usize| {
         let mut sums = vec![T::Acc::ZERO; slots];

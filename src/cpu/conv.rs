@@ -26,6 +26,7 @@
 mod bias;
 mod dense;
 mod epilogue;
+mod matrix;
 mod operands;
 
 use operands::{Arriving, CheckedFollowing, Destination, Following, Gradient};

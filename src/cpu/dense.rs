@@ -165,6 +165,24 @@ impl<A: Accumulator> DenseOperator<A> {
         &self.scales
     }
 
+    /// M_uv, with what the sum of row u is multiplied by.
+    pub(super) fn entry(&self, u: usize, v: usize) -> A {
+        let Matrix { n, entries, terms } = &self.matrix;
+        if terms[u] >> v & 1 == 1 { entries[u * n + v] * self.scales[u] } else { A::ZERO }
+    }
+
+    /// Makes M another matrix of `n` rows, all of whose entries are terms.
+    pub(super) fn set(&mut self, n: usize, entry: impl Fn(usize, usize) -> A) {
+        let Matrix { n: of_matrix, entries, terms } = &mut self.matrix;
+        *of_matrix = n;
+        for (u, v) in (0..n).flat_map(|u| (0..n).map(move |v| (u, v))) {
+            entries[u * n + v] = entry(u, v);
+        }
+        let all = u32::MAX.checked_shr(u32::BITS - n as u32).unwrap_or(0);
+        terms[..n].fill(all);
+        self.scales[..n].fill(A::ONE);
+    }
+
     /// y = M x of one instance: `x` has its `n` rows, and `store` gives what becomes of each row of y, which
     /// multiplies it by the scale. `next` has the rows of the instance that is next, which are fetched
     /// meanwhile.

@@ -41,7 +41,9 @@
 //! of hyperedges are `M` rows. A row has `F` elements of type `T`, and lies where the
 //! [`RowLayout`](crate::RowLayout) of its operand places it. Weights, scales and their gradients are of type
 //! `T::Acc`, and so are a bias, of F elements, and its gradient. A readout and its gradient have a row of F
-//! elements of type `T` for each instance, one behind the other.
+//! elements of type `T` for each instance, one behind the other. Matrices, such as that of the convolution,
+//! are of type `T::Acc`, and have for each instance as many rows and columns as the largest topology in use
+//! has vertices.
 //!
 //! Only the rows of an output are written. Elements that its layout places no row on stay as they are.
 //!
@@ -50,12 +52,13 @@
 //!
 //! 1. features and the number of instances, operand by operand: [`Error::FeaturesMismatch`];
 //!    [`Error::PartialRow`] and [`Error::PartialInstance`] where a length is no whole number of them;
-//!    [`Error::InstancesMismatch`], [`Error::UnknownInstances`];
+//!    [`Error::InstancesMismatch`], [`Error::UnknownInstances`]; where no rows tell the number,
+//!    [`Error::PartialMatrix`];
 //! 2. the number of instances against the workspace ([`Error::TooManyInstances`]) and the batch
 //!    ([`Error::TooLarge`]);
 //! 3. windows: [`Error::WindowTableMismatch`], [`Error::WindowTableAxis`], [`Error::WindowTableLength`];
 //!    [`Error::WindowOutOfRange`], [`Error::UnreadWeights`];
-//! 4. the lengths of a bias and of a readout, or of its gradient: [`Error::LengthMismatch`];
+//! 4. the lengths of a bias, of matrices, and of a readout or its gradient: [`Error::LengthMismatch`];
 //! 5. gradients of weights, scales and a bias: [`Error::GradientMismatch`];
 //! 6. places of rows: [`Error::RowsMismatch`], or [`Error::Stride`] where strides or instances are given;
 //!    [`Error::Overlap`] of an output's rows.
@@ -66,6 +69,7 @@
 //! [`Error::LengthMismatch`]: crate::Error::LengthMismatch
 //! [`Error::Overlap`]: crate::Error::Overlap
 //! [`Error::PartialInstance`]: crate::Error::PartialInstance
+//! [`Error::PartialMatrix`]: crate::Error::PartialMatrix
 //! [`Error::PartialRow`]: crate::Error::PartialRow
 //! [`Error::RowsMismatch`]: crate::Error::RowsMismatch
 //! [`Error::Stride`]: crate::Error::Stride

@@ -112,6 +112,29 @@ impl<'w> Operands<'w> {
         Some(InstanceRowsOut { buffer: Disjoint::new(rows), accumulate })
     }
 
+    /// A matrix for each instance, that is read.
+    pub(super) fn matrices<'a, E>(
+        &mut self,
+        name: &'static str,
+        values: &'a [E],
+        batch: &Batch,
+    ) -> Matrices<'a, E> {
+        self.0.values(name, values.len(), Length::Matrices);
+        Matrices { values, side: batch.largest(Axis::Vertex) }
+    }
+
+    /// A matrix for each instance, that is written, if they are wanted.
+    pub(super) fn matrices_out<'a, E>(
+        &mut self,
+        name: &'static str,
+        out: &'a mut Out<&mut [E]>,
+        batch: &Batch,
+    ) -> Option<MatricesOut<'a, E>> {
+        let (values, accumulate) = out.as_parts()?;
+        self.0.values(name, values.len(), Length::Matrices);
+        Some(MatricesOut { buffer: Disjoint::new(values), side: batch.largest(Axis::Vertex), accumulate })
+    }
+
     /// The gradient of weights, of a scale or of a bias, if it is wanted; `of` is the name and the length of
     /// those.
     pub(super) fn gradient<'a, A>(
@@ -222,5 +245,48 @@ impl<T: Element> InstanceRowsOut<'_, T> {
         // SAFETY: rows do not overlap, and this one is the caller's.
         let row = unsafe { self.buffer.part(start..start + features) };
         Store { row, scale: T::Acc::ONE, accumulate: self.accumulate }
+    }
+}
+
+/// A matrix for each instance, one behind the other, that is read.
+#[derive(Clone, Copy)]
+pub(super) struct Matrices<'a, A> {
+    values: &'a [A],
+    side: usize,
+}
+
+impl<A: Accumulator> Matrices<'_, A> {
+    /// An entry of an instance.
+    pub(super) fn entry(&self, instance: usize, u: usize, v: usize) -> A {
+        self.values[(instance * self.side + u) * self.side + v]
+    }
+}
+
+/// A matrix for each instance, one behind the other, that is written.
+pub(super) struct MatricesOut<'a, A> {
+    buffer: Disjoint<'a, A>,
+    side: usize,
+    accumulate: bool,
+}
+
+impl<A: Accumulator> MatricesOut<'_, A> {
+    /// Stores or adds the matrix of `instance`, which has `n` rows. What is beyond becomes 0, or stays.
+    ///
+    /// # Safety
+    /// Until this returns, nobody else stores the matrix of this instance.
+    pub(super) unsafe fn store(&self, instance: usize, n: usize, entry: impl Fn(usize, usize) -> A) {
+        let size = self.side * self.side;
+        // SAFETY: matrices do not overlap, and this one is the caller's.
+        let matrix = unsafe { self.buffer.part(instance * size..(instance + 1) * size) };
+        for (u, row) in matrix.chunks_exact_mut(self.side.max(1)).enumerate() {
+            for (v, place) in row.iter_mut().enumerate() {
+                match (u < n && v < n, self.accumulate) {
+                    (true, true) => *place += entry(u, v),
+                    (true, false) => *place = entry(u, v),
+                    (false, true) => {}
+                    (false, false) => *place = A::ZERO,
+                }
+            }
+        }
     }
 }

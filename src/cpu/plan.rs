@@ -7,7 +7,8 @@ use crate::batch::Batch;
 use crate::conv::Conv;
 use crate::element::Element;
 use crate::error::{Result, try_with_capacity};
-use crate::pairs::Pairs;
+use crate::operator::Operator;
+use crate::pairs::{Obstacle, Pairs, check_matrices};
 use crate::path::{Path, Paths};
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
@@ -30,7 +31,10 @@ struct PlanParts {
     features: usize,
     conv: Conv,
     paths: Paths,
-    /// Of each topology that is computed by its dense operator.
+    /// The first topology in use that has no dense operator, and why.
+    obstacle: Option<(usize, Obstacle)>,
+    /// Of each topology that is computed by its dense operator, or where all topologies in use have one, that
+    /// may be.
     pairs: Vec<Option<Pairs>>,
 }
 
@@ -66,10 +70,13 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
         let Self { batch, features, conv, paths, element } = self;
         let paths = Paths::new::<T>(batch.topologies(), paths)?;
         let mut pairs = try_with_capacity("the pairs of vertices", paths.as_slice().len())?;
+        let obstacle = Pairs::obstacle_in(batch)?;
         for (topology, path) in batch.topologies().iter().zip(paths.as_slice()) {
-            pairs.push(if *path == Path::Dense { Some(Pairs::new(topology)?) } else { None });
+            let is_available = obstacle.is_none() && Pairs::obstacle(topology).is_none();
+            let is_wanted = *path == Path::Dense || is_available;
+            pairs.push(if is_wanted { Some(Pairs::new(topology)?) } else { None });
         }
-        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, pairs });
+        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacle, pairs });
         Ok(Plan { shared, element })
     }
 }
@@ -108,7 +115,17 @@ impl<T: Element> Plan<T> {
 
     /// What the dense operator of a topology is formed from, if it is computed by that.
     pub(super) fn pairs(&self, topology: usize) -> Option<&Pairs> {
+        self.matrix_pairs(topology).filter(|_| self.paths()[topology] == Path::Dense)
+    }
+
+    /// The same where M itself is wanted, whatever the path.
+    pub(super) fn matrix_pairs(&self, topology: usize) -> Option<&Pairs> {
         self.shared.pairs[topology].as_ref()
+    }
+
+    /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
+    pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
+        check_matrices(operator, self.shared.obstacle)
     }
 
     /// How the convolution of each topology's instances is computed.

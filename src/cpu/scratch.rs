@@ -86,7 +86,8 @@ impl<T: Element> Scratch<T> {
             })
         };
         let is_dense = |id: usize| plan.pairs(id).is_some();
-        let dense = || topologies().filter(|&(id, _)| is_dense(id)).map(|(_, t)| t.n_vertices());
+        let dense = || topologies().filter(|&(id, _)| plan.matrix_pairs(id).is_some());
+        let dense = || dense().map(|(_, t)| t.n_vertices());
         let gathered = topologies().filter(|&(id, _)| !is_dense(id)).map(|(_, t)| t.n_hyperedges());
         let n_dense = dense().max().unwrap_or(0);
         let room = dense().map(|n| Room::new::<T>(n, features)).fold(Room::default(), Room::or);

@@ -45,6 +45,17 @@ numbers! {
         WalkRows,
         /// The gradient of a bias, from sums of rows. Reads no table, and so reports nothing.
         AddSums,
+        /// The matrices of instances, from scratch memory or into it: a `MatrixKind`.
+        Matrix,
+    }
+
+    /// What becomes of matrices, see kernels/matrix.cu.
+    MatrixKind {
+        StoreOperator,
+        LoadGradient,
+        MakeUnit,
+        StoreProducts,
+        LoadSymmetric,
     }
 
     /// What becomes of rows of vertices, see kernels/epilogue.cu.
@@ -504,6 +515,22 @@ structures! {
         add: u32,
         /// That share out the hyperedges of the same items.
         parts: u64,
+    }
+
+    /// Of the matrices of instances, see kernels/matrix.cu.
+    MatrixArgs {
+        items: DenseItemsArgs,
+        /// The caller's, of the accumulation type: `side` x `side` of each instance, one behind the other.
+        matrices: Address => "void*",
+        /// Likewise N x N of each item of the launch, in scratch memory.
+        products: Address => "void*",
+        /// A MatrixKind.
+        what: u32,
+        /// The vertices of the largest topology in use.
+        side: u32,
+        add: u32,
+        /// The items are topologies.
+        of_topologies: u32,
     }
 
     /// Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of

@@ -7,6 +7,7 @@ use super::launches::Launches;
 use super::plan::Plan;
 use super::route::Route;
 use super::scratch::Slot;
+use super::split::Split;
 use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use crate::axis::Axis;
@@ -24,6 +25,8 @@ pub(super) struct Call<'a, T: DeviceElement, L> {
     pub(super) instances: usize,
     /// The route whose instances alone are computed; all are where there is none.
     pub(super) only: Option<Route>,
+    /// Routes are those by class, whatever the paths.
+    pub(super) by_class: bool,
     /// The rows of all instances, of vertices and of hyperedges.
     totals: [usize; 2],
 }
@@ -61,7 +64,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     pub(super) fn new(plan: &'a Plan<T>, launches: L, instances: usize) -> Result<Self> {
         let batch = plan.batch().batch();
         let totals = [batch.total(Axis::Vertex, instances)?, batch.total(Axis::Hyperedge, instances)?];
-        Ok(Self { plan, launches, instances, only: None, totals })
+        Ok(Self { plan, launches, instances, only: None, by_class: false, totals })
     }
 
     #[inline]
@@ -83,10 +86,15 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     pub(super) fn tables(&self, orientation: Orientation) -> TablesArgs {
         let tables = self.plan.batch().tables();
         let all = TablesArgs::new(self.batch(), tables, orientation, self.instances, self.totals);
-        match (self.only, self.plan.split()) {
+        match (self.only, self.split()) {
             (Some(route), Some(split)) => split.tables(route, orientation, all),
             _ => all,
         }
+    }
+
+    /// Which instances are on which route.
+    pub(super) fn split(&self) -> Option<&'a Split> {
+        self.plan.split(self.by_class).map(|split| &**split)
     }
 
     /// The number of blocks of features. A dot product is stored for each block.
@@ -106,7 +114,7 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         let batch = self.batch();
         let of = |id: usize| {
             let topology = &batch.topologies()[id];
-            let takes_part = self.only.is_none_or(|route| self.plan.route_of(id) == route);
+            let takes_part = self.only.is_none_or(|route| self.plan.route_of(id, self.by_class) == route);
             match takes_part {
                 true => (topology.n_incidences() as u128, topology.size(axis) as u128),
                 false => (0, 0),

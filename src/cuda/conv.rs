@@ -19,11 +19,13 @@
 
 mod dense;
 mod epilogue;
+mod matrix;
 
 #[cfg(test)]
 pub(super) use self::dense::ITEM_BYTES;
 use self::dense::{DenseBackward, DenseForward, ToWeights};
 pub(super) use self::epilogue::EpilogueBackward;
+pub(super) use self::matrix::{GramBackward, GramForward, MatrixBackward, MatrixForward};
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
@@ -256,12 +258,7 @@ impl<'w> Backward<'w> {
         to: GradientTo,
     ) -> Result<ToWeights> {
         let is_dense = !call.plan.routes().contains(&Route::Gather);
-        let is_direct = match self.weights.windows {
-            Windows::Consecutive => true,
-            Windows::Shared => call.batch().is_replicated(),
-            Windows::Table(_) => false,
-        };
-        if is_dense && is_direct {
+        if is_dense && is_direct(call, self.weights.windows) {
             return Ok(ToWeights::Gradient(to));
         }
         self.row_gradients(call).map(ToWeights::Rows)
@@ -383,6 +380,15 @@ impl<'w> Backward<'w> {
             call.degree_gradients(factors.is_symmetric())?;
             call.weight_gradients(through_message)
         }
+    }
+}
+
+/// Whether gradients from dense operators go where they belong, instead of being summed over instances.
+fn is_direct<T: DeviceElement, L: Launches>(call: &Call<'_, T, L>, windows: Windows<&DeviceWindows>) -> bool {
+    match windows {
+        Windows::Consecutive => true,
+        Windows::Shared => call.batch().is_replicated(),
+        Windows::Table(_) => false,
     }
 }
 

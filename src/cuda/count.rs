@@ -289,6 +289,7 @@ fn run<T: DeviceElement, L: Launches>(
         .weights(output(request.hyperedge_gradient, Unallocated))
         .bias(output(request.bias && request.bias_gradient, Unallocated))
         .residual(output(request.residual_gradient, rows));
+    let mut matrix = output(request.rows, Unallocated);
     let mut z = rows;
     // Nothing is queued on it.
     let stream = plan.batch().device().context().default_stream();
@@ -330,6 +331,24 @@ fn run<T: DeviceElement, L: Launches>(
                     conv::EpilogueBackward::bind(operands, &rows, &weights, &epilogue, &grad, gradients)?;
                 backward.run(&mut call)?
             }
+            Operator::ConvMatrix => {
+                let (forward, _) = conv::MatrixForward::bind(operands, &weights, &mut matrix)?;
+                forward.run(&mut call)?
+            }
+            Operator::ConvMatrixBackward => {
+                let grad_weights = &mut out.hyperedge_scale;
+                let (backward, _) =
+                    conv::MatrixBackward::bind(operands, &weights, &Unallocated, grad_weights)?;
+                backward.run(&mut call)?
+            }
+            Operator::Gram => {
+                let (forward, _) = conv::GramForward::bind(operands, &rows, &mut matrix)?;
+                forward.run(&mut call)?
+            }
+            Operator::GramBackward => {
+                let (backward, _) = conv::GramBackward::bind(operands, &rows, &Unallocated, &mut out.rows)?;
+                backward.run(&mut call)?
+            }
             Operator::ConvBackward | Operator::ConvBackwardFromZ => {
                 let z = is(Operator::ConvBackwardFromZ).then_some(&rows);
                 let (grad_x, grad_weights) = (&mut out.rows, &mut out.hyperedge_scale);
@@ -363,7 +382,9 @@ pub(super) fn needs<T: DeviceElement>(
     let mut needs = Needs::default();
     // What wants less, or has fewer scales, may go another way.
     let scales = [None, Some(Windows::Shared), Some(Windows::Consecutive)];
-    for &operator in operators {
+    // What no call may do needs nothing.
+    let is_available = |operator: Operator| !operator.has_matrices() || plan.check_matrices(operator).is_ok();
+    for operator in operators.iter().copied().filter(|&operator| is_available(operator)) {
         for (&reduce, wanted) in
             Reduce::ALL.iter().flat_map(|reduce| (0..8).map(move |wanted| (reduce, wanted)))
         {

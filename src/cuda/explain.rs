@@ -9,7 +9,7 @@ use super::plan::Plan;
 use super::tables::Orientation;
 use super::{Checks, DeviceElement};
 use crate::conv::Conv;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::Operator;
 use crate::path::Path;
 
@@ -81,6 +81,20 @@ pub struct OperatorExplanation {
 }
 
 impl OperatorExplanation {
+    /// Of an operator that cannot be called.
+    fn nothing(operator: Operator) -> Self {
+        Self {
+            operator,
+            paths: Vec::new(),
+            kernels: Vec::new(),
+            launches: 0,
+            zero_fills: 0,
+            compulsory_bytes: 0,
+            gathered_bytes: 0,
+            workspace_bytes: 0,
+        }
+    }
+
     /// The least time that the compulsory bytes take on a device that moves this many bytes a second;
     /// `Duration::MAX` if that is not a positive number.
     pub fn floor(&self, bytes_per_second: f64) -> Duration {
@@ -99,14 +113,17 @@ impl Explanation {
 impl<T: DeviceElement> Plan<T> {
     /// What a call of each operator does and costs with this number of instances. All results are wanted, all
     /// instances share the weights and scales, steps are means with both scales, and epilogues have a bias, a
-    /// GELU and a residual.
-    /// [`explain_call`](Self::explain_call) tells about other calls.
+    /// GELU and a residual. [`explain_call`](Self::explain_call) tells about other calls. An operator that
+    /// some topology in use is too large for does nothing.
     ///
     /// # Errors
     /// [`Error::InstancesMismatch`](crate::Error::InstancesMismatch) for another number of instances than a
     /// table batch has, [`Error::TooLarge`](crate::Error::TooLarge).
     pub fn explain(&self, instances: usize) -> Result<Explanation> {
-        let explained = |&operator: &Operator| self.explain_call(&Request::new(operator, instances));
+        let explained = |&operator: &Operator| match self.explain_call(&Request::new(operator, instances)) {
+            Err(Error::MatrixUnavailable { .. }) => Ok(OperatorExplanation::nothing(operator)),
+            explained => explained,
+        };
         let operators = Operator::ALL.iter().map(explained).collect::<Result<_>>()?;
         let rows = |orientation| {
             let side = self.batch().tables().side(orientation);

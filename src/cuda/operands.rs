@@ -21,7 +21,8 @@ use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
-use crate::operands::{Checked, Length, MOST_ROWS, MOST_VALUES, RowsId};
+use crate::operands::{Checked, Length, MOST_ROWS, MOST_VALUES, RowsId, values_of_matrix};
+use crate::operator::Operator;
 use crate::rows::{self, Out, RowLayout, Rows};
 use crate::windows::{Weights, Windows};
 
@@ -411,6 +412,11 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         Some((address, accumulate))
     }
 
+    /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
+    pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
+        self.plan.check_matrices(operator)
+    }
+
     /// The features of the plan.
     pub(super) fn features(&self) -> usize {
         self.plan.features()
@@ -537,6 +543,10 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             Length::Instances => {
                 self.instance_bytes += size_of::<E>();
                 self.max_instances.saturating_mul(self.plan.features())
+            }
+            Length::Matrices => {
+                let values = values_of_matrix(self.plan.batch().batch()).unwrap_or(usize::MAX);
+                self.max_instances.saturating_mul(values)
             }
         }
     }

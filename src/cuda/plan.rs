@@ -9,6 +9,8 @@ use super::split::Split;
 use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
 use crate::error::{Error, Result, fits_u32, try_zeroed};
+use crate::operator::Operator;
+use crate::pairs::{Obstacle, Pairs, check_matrices};
 use crate::path::{Path, Paths};
 
 /// What stays from call to call: a batch on a device, the number of features F, the conventions of the
@@ -17,16 +19,39 @@ use crate::path::{Path, Paths};
 pub struct Plan<T: DeviceElement>(Arc<Parts<T>>);
 
 struct Parts<T> {
-    /// Where the instances are on several paths.
-    split: Option<Arc<Split>>,
+    by_path: Routes,
+    /// As if all were on the path of dense operators.
+    by_class: Routes,
+    /// The first topology in use that has no dense operator, and why.
+    obstacle: Option<(usize, Obstacle)>,
     batch: DeviceBatch,
     features: u32,
     conv: Conv,
     checks: Checks,
     paths: Paths,
-    /// The routes that some instance is on.
-    routes: Vec<Route>,
     element: PhantomData<fn() -> T>,
+}
+
+/// The routes that some instance is on, and which instances those are.
+#[derive(Clone)]
+struct Routes {
+    routes: Vec<Route>,
+    /// Where the instances are on several.
+    split: Option<Arc<Split>>,
+}
+
+impl Routes {
+    /// Given which topologies are in use. The context must be current.
+    fn new(batch: &DeviceBatch, is_used: &[bool], route_of: impl Fn(usize) -> Route) -> Result<Self> {
+        let mut routes = Vec::new();
+        for route in (0..is_used.len()).filter(|&id| is_used[id]).map(&route_of) {
+            if !routes.contains(&route) {
+                routes.push(route);
+            }
+        }
+        let split = Split::new(batch, route_of, is_used, &routes)?.map(Arc::new);
+        Ok(Self { routes, split })
+    }
 }
 
 /// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
@@ -79,15 +104,16 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
             None => is_used.fill(true),
             Some(instances) => (0..instances).for_each(|g| is_used[batch.batch().topology_id(g)] = true),
         }
-        let mut routes = Vec::new();
-        for route in (0..topologies.len()).filter(|&id| is_used[id]).map(route_of) {
-            if !routes.contains(&route) {
-                routes.push(route);
-            }
-        }
-        let split = Split::new(batch, route_of, &is_used, &routes)?.map(Arc::new);
+        let by_path = Routes::new(batch, &is_used, route_of)?;
+        let obstacle = Pairs::obstacle_in(batch.batch())?;
+        let by_class = match obstacle {
+            Some(_) => Routes { routes: Vec::new(), split: None },
+            None if !by_path.routes.contains(&Route::Gather) => by_path.clone(),
+            None => Routes::new(batch, &is_used, |id| Route::of(Path::Dense, &topologies[id]))?,
+        };
         let batch = batch.clone();
-        Ok(Plan(Arc::new(Parts { split, batch, features, conv, checks, paths, routes, element })))
+        let parts = Parts { by_path, by_class, obstacle, batch, features, conv, checks, paths, element };
+        Ok(Plan(Arc::new(parts)))
     }
 }
 
@@ -115,16 +141,28 @@ impl<T: DeviceElement> Plan<T> {
 
     /// The routes that some instance is on.
     pub(super) fn routes(&self) -> &[Route] {
-        &self.0.routes
+        &self.0.by_path.routes
+    }
+
+    /// The same as if all were on the path of dense operators; none where some cannot be.
+    pub(super) fn classes(&self) -> &[Route] {
+        &self.0.by_class.routes
+    }
+
+    /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
+    pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
+        check_matrices(operator, self.0.obstacle)
     }
 
     /// The route of the instances of a topology.
-    pub(super) fn route_of(&self, topology: usize) -> Route {
-        Route::of(self.paths()[topology], &self.batch().batch().topologies()[topology])
+    pub(super) fn route_of(&self, topology: usize, by_class: bool) -> Route {
+        let path = if by_class { Path::Dense } else { self.paths()[topology] };
+        Route::of(path, &self.batch().batch().topologies()[topology])
     }
 
-    pub(super) fn split(&self) -> Option<&Arc<Split>> {
-        self.0.split.as_ref()
+    /// Which instances are on which route: of those by path, or of those by class alone.
+    pub(super) fn split(&self, by_class: bool) -> Option<&Arc<Split>> {
+        if by_class { self.0.by_class.split.as_ref() } else { self.0.by_path.split.as_ref() }
     }
 
     /// The batch.

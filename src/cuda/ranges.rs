@@ -111,6 +111,10 @@ mod nvtx {
             Operator::ConvEpilogueBackward => c"hyperscatter::conv_epilogue_backward",
             Operator::ConvReadout => c"hyperscatter::conv_readout",
             Operator::ConvReadoutBackward => c"hyperscatter::conv_readout_backward",
+            Operator::ConvMatrix => c"hyperscatter::conv_matrix",
+            Operator::ConvMatrixBackward => c"hyperscatter::conv_matrix_backward",
+            Operator::Gram => c"hyperscatter::gram",
+            Operator::GramBackward => c"hyperscatter::gram_backward",
         }
     }
 }

@@ -355,6 +355,76 @@ impl<T: DeviceElement> Workspace<T> {
         }
     }
 
+    /// [`conv_matrix`](Self::conv_matrix) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn conv_matrix_raw(
+        &mut self,
+        stream: sys::CUstream,
+        weights: Weights<'_, T::Acc>,
+        matrix: Out<DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.form_matrix(Tier::Raw(stream), weights, matrix) }
+    }
+
+    /// [`conv_matrix_backward`](Self::conv_matrix_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn conv_matrix_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        weights: Weights<'_, T::Acc>,
+        grad_matrix: DevicePointer<T::Acc>,
+        grad_weights: Out<DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.form_matrix_backward(Tier::Raw(stream), weights, grad_matrix, grad_weights) }
+    }
+
+    /// [`gram`](Self::gram) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn gram_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        gram: Out<DevicePointer<T::Acc>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply_rows(Tier::Raw(stream), x, gram) }
+    }
+
+    /// [`gram_backward`](Self::gram_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    pub unsafe fn gram_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        grad_gram: DevicePointer<T::Acc>,
+        grad_x: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply_rows_backward(Tier::Raw(stream), x, grad_gram, grad_x) }
+    }
+
     /// [`check`](Self::check) for work on another stream. Synchronises that stream, and then the workspace's
     /// own.
     ///

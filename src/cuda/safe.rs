@@ -320,4 +320,83 @@ impl<T: DeviceElement> Workspace<T> {
         // SAFETY: the buffers are `cudarc`'s.
         unsafe { self.convolve_with_backward(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
     }
+
+    /// M of the convolution y = M x, with the plan's conventions: what [`conv`](Self::conv) multiplies x by,
+    /// also on [`Path::Gather`](crate::Path::Gather), where it sums in another order. Where u and v share no
+    /// hyperedge, or one that takes part has degree 0, M_uv is 0. F has no part in it.
+    ///
+    /// * `weights`: one for each hyperedge, read through windows;
+    /// * `matrix`: for each instance N · N elements, M_uv at u N + v, where N is the number of vertices of
+    ///   the largest topology in use; overwritten, added to or skipped. Elements beyond the vertices of a
+    ///   smaller topology are overwritten by 0, and not added to. The length tells the number of copies of a
+    ///   replicated batch. Skipped, the call does nothing, and looks at no other operand.
+    ///
+    /// Negative degrees are reported as by [`conv`](Self::conv).
+    ///
+    /// # Errors
+    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has more than 32
+    /// vertices, or so many incidences that it cannot be on [`Path::Dense`](crate::Path::Dense); and those
+    /// [of operators](Workspace#errors-of-operators).
+    pub fn conv_matrix(
+        &mut self,
+        weights: Weights<'_, T::Acc>,
+        matrix: Out<CudaViewMut<'_, T::Acc>>,
+    ) -> Result<()> {
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.form_matrix(Tier::Safe, weights, matrix) }
+    }
+
+    /// The gradient of [`conv_matrix`](Self::conv_matrix) from the same `weights`. From
+    /// ∂loss/∂M_uv = ⟨g_u, x_v⟩ it is what [`conv_backward`](Self::conv_backward) gives on
+    /// [`Path::Dense`](crate::Path::Dense), up to the order in which instances are added.
+    ///
+    /// * `grad_matrix`: ∂loss/∂M, as `matrix` of [`conv_matrix`](Self::conv_matrix); elements of pairs that
+    ///   share no hyperedge, and beyond the vertices of a topology, have no part;
+    /// * `grad_weights`: as many elements as `weights` has values, overwritten, added to or skipped. Each
+    ///   gets the sum over all instances whose windows cover it, or 0 if none does.
+    ///
+    /// # Errors
+    /// As [`conv_matrix`](Self::conv_matrix).
+    pub fn conv_matrix_backward(
+        &mut self,
+        weights: Weights<'_, T::Acc>,
+        grad_matrix: CudaView<'_, T::Acc>,
+        grad_weights: Out<CudaViewMut<'_, T::Acc>>,
+    ) -> Result<()> {
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.form_matrix_backward(Tier::Safe, weights, grad_matrix, grad_weights) }
+    }
+
+    /// The inner products of the rows of each instance, ⟨x_u, x_v⟩, in the order in which the backward of the
+    /// convolution forms its products. The matrices are symmetric, in bits.
+    ///
+    /// * `x`: `N` rows of vertices;
+    /// * `gram`: laid out, and overwritten, added to or skipped, as `matrix` of
+    ///   [`conv_matrix`](Self::conv_matrix).
+    ///
+    /// # Errors
+    /// As [`conv_matrix`](Self::conv_matrix).
+    pub fn gram(&mut self, x: Rows<CudaView<'_, T>>, gram: Out<CudaViewMut<'_, T::Acc>>) -> Result<()> {
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.multiply_rows(Tier::Safe, x, gram) }
+    }
+
+    /// The gradient of [`gram`](Self::gram) for G = ∂loss/∂gram, from the same `x`:
+    /// ∂x_u = Σ_v (G_uv + G_vu) x_v. The sum has a term for each vertex, also where the factor is 0.
+    ///
+    /// * `x`: `N` rows of vertices;
+    /// * `grad_gram`: as `gram`, and not read beyond the vertices of a topology. It need not be symmetric;
+    /// * `grad_x`: `N` rows of vertices, overwritten, added to or skipped.
+    ///
+    /// # Errors
+    /// As [`gram`](Self::gram).
+    pub fn gram_backward(
+        &mut self,
+        x: Rows<CudaView<'_, T>>,
+        grad_gram: CudaView<'_, T::Acc>,
+        grad_x: Out<Rows<CudaViewMut<'_, T>>>,
+    ) -> Result<()> {
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.multiply_rows_backward(Tier::Safe, x, grad_gram, grad_x) }
+    }
 }

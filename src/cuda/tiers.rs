@@ -177,6 +177,81 @@ impl<T: DeviceElement> Workspace<T> {
         unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
     }
 
+    /// M of the convolution.
+    ///
+    /// # Safety
+    /// As above.
+    pub(super) unsafe fn form_matrix(
+        &mut self,
+        tier: Tier,
+        weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
+        mut matrix: Out<impl Write<T::Acc>>,
+    ) -> Result<()> {
+        let operator = Operator::ConvMatrix;
+        let begun = self.begin(tier, operator)?;
+        let mut operands = self.operands(tier, operator);
+        let (forward, instances) = conv::MatrixForward::bind(&mut operands, &weights, &mut matrix)?;
+        // SAFETY: as in `step`.
+        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+    }
+
+    /// The gradient of M.
+    ///
+    /// # Safety
+    /// As above.
+    pub(super) unsafe fn form_matrix_backward(
+        &mut self,
+        tier: Tier,
+        weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
+        grad_matrix: impl Read<T::Acc>,
+        mut grad_weights: Out<impl Write<T::Acc>>,
+    ) -> Result<()> {
+        let operator = Operator::ConvMatrixBackward;
+        let begun = self.begin(tier, operator)?;
+        let mut operands = self.operands(tier, operator);
+        let (backward, instances) =
+            conv::MatrixBackward::bind(&mut operands, &weights, &grad_matrix, &mut grad_weights)?;
+        // SAFETY: as in `step`.
+        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+    }
+
+    /// The inner products of rows.
+    ///
+    /// # Safety
+    /// As above.
+    pub(super) unsafe fn multiply_rows(
+        &mut self,
+        tier: Tier,
+        x: Rows<impl Read<T>>,
+        mut gram: Out<impl Write<T::Acc>>,
+    ) -> Result<()> {
+        let operator = Operator::Gram;
+        let begun = self.begin(tier, operator)?;
+        let mut operands = self.operands(tier, operator);
+        let (forward, instances) = conv::GramForward::bind(&mut operands, &x, &mut gram)?;
+        // SAFETY: as in `step`.
+        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+    }
+
+    /// Their gradient.
+    ///
+    /// # Safety
+    /// As above.
+    pub(super) unsafe fn multiply_rows_backward(
+        &mut self,
+        tier: Tier,
+        x: Rows<impl Read<T>>,
+        grad_gram: impl Read<T::Acc>,
+        mut grad_x: Out<Rows<impl Write<T>>>,
+    ) -> Result<()> {
+        let operator = Operator::GramBackward;
+        let begun = self.begin(tier, operator)?;
+        let mut operands = self.operands(tier, operator);
+        let (backward, instances) = conv::GramBackward::bind(&mut operands, &x, &grad_gram, &mut grad_x)?;
+        // SAFETY: as in `step`.
+        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+    }
+
     /// What comes before all operands: an earlier report, the current context, and in the safe tier whether
     /// the stream records a graph.
     fn begin(&self, tier: Tier, operator: Operator) -> Result<Begun> {

@@ -25,7 +25,8 @@ use crate::operator::Operator;
 /// What a workspace's launches use, besides the operands of each call.
 pub(super) struct Held {
     pub(super) tables: Arc<Tables>,
-    split: Option<Arc<Split>>,
+    /// By path, and by class.
+    splits: [Option<Arc<Split>>; 2],
     pub(super) scratch: Scratch,
     /// Where something is checked.
     pub(super) record: Option<Record>,
@@ -47,6 +48,7 @@ pub(super) struct Held {
 /// | [`Error::Capturing`] | the stream records a CUDA graph |
 /// | [`Error::WrongContext`] | an operand or a window table is of another context than the device |
 /// | [`Error::UncheckedTables`] | a window table was overwritten, and the plan has [`Checks::Off`] |
+/// | [`Error::MatrixUnavailable`] | matrices of instances are wanted, and a topology in use is too large |
 /// | those [of operands](crate::cpu#errors-of-operands) | shapes, windows or strides are wrong |
 /// | [`Error::Misaligned`] | an operand does not start at a whole element |
 /// | [`Error::SharedMemory`] | an output shares memory with another operand |
@@ -98,6 +100,9 @@ impl<T: DeviceElement> Plan<T> {
     /// the gradients of the convolution's sums, on each path. So have readouts of instances on the path of
     /// the gathers, or of more than 16 vertices.
     ///
+    /// Operators with a matrix for each instance need no rows, but room for two matrices of each. Where some
+    /// topology in use is too large for them, nothing is made for them.
+    ///
     /// # Errors
     /// As [`workspace`](Self::workspace).
     pub fn workspace_for(
@@ -147,7 +152,7 @@ impl<T: DeviceElement> Workspace<T> {
         let has_record = plan.checks() == Checks::On || plan.conv().checks_degrees();
         let held = Held {
             tables: plan.batch().tables().clone(),
-            split: plan.split().cloned(),
+            splits: [false, true].map(|by_class| plan.split(by_class).cloned()),
             scratch: Scratch::new(&needs.sizes, &stream, plan.routes().len() > 1)?,
             record: if has_record { Some(Record::new(&stream)?) } else { None },
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
@@ -257,10 +262,10 @@ impl<T: DeviceElement> Drop for Workspace<T> {
         let device = self.plan.batch().device();
         match Current::enter(device.context()) {
             Ok(_current) => {
-                let Held { tables, split, scratch, record, stream, event } = held;
+                let Held { tables, splits, scratch, record, stream, event } = held;
                 device
                     .retired()
-                    .push(Box::new((tables, split, scratch, record)), vec![Mark::new(event, stream)]);
+                    .push(Box::new((tables, splits, scratch, record)), vec![Mark::new(event, stream)]);
             }
             Err(_) => std::mem::forget(held),
         }

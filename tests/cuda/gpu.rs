@@ -630,6 +630,54 @@ impl<T: GpuElement> Operators<T> for OnCuda<T> {
         outputs.fetch(&self.stream);
         result.and(checked)
     }
+
+    fn conv_matrix(&mut self, weights: cpu::Weights<'_, T::Acc>, matrix: Out<&mut [T::Acc]>) -> Result<()> {
+        let weights = self.values(weights)?;
+        let mut matrix = Output::new(&self.stream, matrix);
+        let result = self.workspace.conv_matrix(weights.weights(), Output::out(&mut matrix));
+        let checked = self.workspace.check();
+        Output::fetch(matrix, &self.stream);
+        result.and(checked)
+    }
+
+    fn conv_matrix_backward(
+        &mut self,
+        weights: cpu::Weights<'_, T::Acc>,
+        grad_matrix: &[T::Acc],
+        grad_weights: Out<&mut [T::Acc]>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let grad = to_device(&self.stream, grad_matrix);
+        let mut grad_weights = Output::new(&self.stream, grad_weights);
+        let (grad, out) = (grad.slice(..grad_matrix.len()), Output::out(&mut grad_weights));
+        let result = self.workspace.conv_matrix_backward(weights.weights(), grad, out);
+        let checked = self.workspace.check();
+        Output::fetch(grad_weights, &self.stream);
+        result.and(checked)
+    }
+
+    fn gram(&mut self, x: Rows<&[T]>, gram: Out<&mut [T::Acc]>) -> Result<()> {
+        let x = Input::new(&self.stream, x);
+        let mut gram = Output::new(&self.stream, gram);
+        let result = self.workspace.gram(x.rows(), Output::out(&mut gram));
+        let checked = self.workspace.check();
+        Output::fetch(gram, &self.stream);
+        result.and(checked)
+    }
+
+    fn gram_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        grad_gram: &[T::Acc],
+        grad_x: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        let (x, grad) = (Input::new(&self.stream, x), to_device(&self.stream, grad_gram));
+        let mut grad_x = OutputRows::new(&self.stream, grad_x);
+        let result = self.workspace.gram_backward(x.rows(), grad.slice(..grad_gram.len()), grad_x.out());
+        let checked = self.workspace.check();
+        grad_x.fetch(&self.stream);
+        result.and(checked)
+    }
 }
 
 /// A copy of what an epilogue reads.

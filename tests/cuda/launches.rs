@@ -4,15 +4,15 @@
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 use hyperscatter::cuda::{Checks, DeviceWindows, Epilogue, Plan, Request, Step, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, EpilogueGradients, Incidence, Normalization, Operator, Out, Path, Reduce,
-    Repeats, RowLayout, Rows, StepGradients, WeightUse, WindowTable, Windows,
+    Activation, Axis, Batch, Conv, EpilogueGradients, Error, Incidence, Normalization, Operator, Out, Path,
+    Reduce, Repeats, RowLayout, Rows, StepGradients, WeightUse, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use proptest::prelude::*;
 use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement};
-use super::operators::{long_rows, table_batch};
+use super::operators::{Operates as _, long_rows, table_batch, values_of_matrices};
 use crate::common::{cases, element_types, with_element};
 
 /// Which windows scales and weights are read through.
@@ -198,6 +198,9 @@ fn call<T: GpuElement>(
     let epilogue = Epilogue::new(options.activation).bias(options.bias.then(|| bias.slice(..features)));
     let residual = options.residual.then(|| Rows::new(&g[0], layout));
     let [wants_bias, wants_residual] = options.gradients_of_epilogue;
+    let of_matrices = values_of_matrices(batch, instances);
+    let mut matrices = stream.alloc_zeros::<T::Acc>(of_matrices.max(1)).unwrap();
+    let grad_matrices = stream.alloc_zeros::<T::Acc>(of_matrices.max(1)).unwrap();
     control.reset_calls();
     match options.operator {
         Operator::VertexToHyperedge => {
@@ -279,6 +282,21 @@ fn call<T: GpuElement>(
                 workspace.conv_readout_backward(x, weights(), &epilogue, g, gradients)
             }
         }
+        Operator::ConvMatrix => {
+            let matrix = out_to(options.rows, options.add, matrices.slice_mut(..of_matrices));
+            workspace.conv_matrix(weights(), matrix)
+        }
+        Operator::ConvMatrixBackward => {
+            workspace.conv_matrix_backward(weights(), grad_matrices.slice(..of_matrices), grad_w)
+        }
+        Operator::Gram => {
+            let gram = out_to(options.rows, options.add, matrices.slice_mut(..of_matrices));
+            workspace.gram(Rows::new(&x[0], layout), gram)
+        }
+        Operator::GramBackward => {
+            let g = grad_matrices.slice(..of_matrices);
+            workspace.gram_backward(Rows::new(&x[0], layout), g, rows_out(options, out_x, layout))
+        }
         other => panic!("{other:?} is not called here"),
     }
     .unwrap();
@@ -325,6 +343,11 @@ fn explains_itself<T: GpuElement>(
         .residual(options.residual)
         .bias_gradient(options.gradients_of_epilogue[0])
         .residual_gradient(options.gradients_of_epilogue[1]);
+    if !options.operator.takes(batch.batch()) {
+        let refused = plan.explain_call(&request).unwrap_err();
+        assert!(matches!(refused, Error::MatrixUnavailable { .. }), "{refused}");
+        return;
+    }
     let explained = plan.explain_call(&request).unwrap();
     let mut workspace = plan.workspace_for(&stream, instances, &[options.operator]).unwrap();
     call(control, &mut workspace, options, instances, [vertex.as_ref(), hyperedge.as_ref()]);

@@ -6,8 +6,8 @@ use hyperscatter::cuda::cudarc::driver::{
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out,
-    Repeats, Result, RowLayout, Rows, Step, StepGradients, WeightUse, Weights, WindowTable, Windows,
+    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out, Path,
+    Repeats, Result, RowLayout, Rows, Step, StepGradients, WeightUse, Weights, WindowTable, Windows, cpu,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use std::collections::BTreeMap;
@@ -60,6 +60,8 @@ pub enum Part {
     GradResidual,
     Readout,
     GradReadout,
+    Matrix,
+    GradMatrix,
 }
 
 /// An operand of a call: its buffer, its name in errors, and whether it is an output.
@@ -90,6 +92,12 @@ pub trait Operates {
     /// Whether it is a step or the gradient of one, with scales.
     fn is_step(&self) -> bool;
 
+    /// Whether it has weights, or a scale of hyperedges.
+    fn has_weights(&self) -> bool;
+
+    /// Whether it takes the topologies of this batch.
+    fn takes(&self, batch: &Batch) -> bool;
+
     fn operands(self) -> Vec<Operand>;
 }
 
@@ -102,6 +110,16 @@ impl Operates for Operator {
             self,
             VertexToHyperedge | VertexToHyperedgeBackward | HyperedgeToVertex | HyperedgeToVertexBackward
         )
+    }
+
+    fn has_weights(&self) -> bool {
+        !matches!(self, Self::Gram | Self::GramBackward)
+    }
+
+    fn takes(&self, batch: &Batch) -> bool {
+        let has_matrices =
+            matches!(self, Self::ConvMatrix | Self::ConvMatrixBackward | Self::Gram | Self::GramBackward);
+        !has_matrices || has_matrix(batch)
     }
 
     fn operands(self) -> Vec<Operand> {
@@ -137,9 +155,32 @@ impl Operates for Operator {
             Self::ConvReadout => epilogue(&[residual, written(Part::Readout, "readout")]),
             Self::ConvEpilogueBackward => epilogue_backward(read(GradY, "grad_y")),
             Self::ConvReadoutBackward => epilogue_backward(read(Part::GradReadout, "grad_readout")),
+            Self::ConvMatrix => {
+                vec![read(Part::Weights, "weights"), written(Part::Matrix, "matrix")]
+            }
+            Self::ConvMatrixBackward => vec![
+                read(Part::Weights, "weights"),
+                read(Part::GradMatrix, "grad_matrix"),
+                written(Part::GradWeights, "grad_weights"),
+            ],
+            Self::Gram => vec![read(X, "x"), written(Part::Matrix, "gram")],
+            Self::GramBackward => {
+                vec![read(X, "x"), read(Part::GradMatrix, "grad_gram"), written(GradX, "grad_x")]
+            }
             other => panic!("what are the operands of {other:?}?"),
         }
     }
+}
+
+/// Whether all topologies of a batch are small enough for operators with a matrix for each instance.
+pub fn has_matrix(batch: &Batch) -> bool {
+    let paths = vec![Path::Dense; batch.topologies().len()];
+    cpu::Plan::<f32>::builder(batch, 1).paths(&paths).build().is_ok()
+}
+
+/// The values of the matrices of so many instances; of topologies that are too large there are none.
+pub fn values_of_matrices(batch: &Batch, instances: usize) -> usize {
+    if has_matrix(batch) { instances * batch.largest(Axis::Vertex).pow(2) } else { 0 }
 }
 
 /// A buffer of rows of elements, or of sums.
@@ -172,6 +213,9 @@ pub struct Operands<R, S> {
     /// A row for each instance, as the next.
     pub readout: R,
     pub grad_readout: R,
+    /// A matrix for each instance, as the next.
+    pub matrix: S,
+    pub grad_matrix: S,
 }
 
 pub type OnHost<T> = Operands<Vec<T>, Vec<<T as Element>::Acc>>;
@@ -179,7 +223,7 @@ pub type Slices<T> = Operands<CudaSlice<T>, CudaSlice<<T as Element>::Acc>>;
 pub type Pointers<T> = Operands<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
 
 impl Part {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::X,
         Self::Z,
         Self::GradY,
@@ -199,13 +243,15 @@ impl Part {
         Self::GradResidual,
         Self::Readout,
         Self::GradReadout,
+        Self::Matrix,
+        Self::GradMatrix,
     ];
 
     pub fn is_written(self) -> bool {
         use Part::{GradBias, GradResidual, GradVertexScale, GradWeights, GradX, NewGradZ};
         let is_gradient =
             matches!(self, GradX | NewGradZ | GradWeights | GradVertexScale | GradBias | GradResidual);
-        is_gradient || matches!(self, Self::Y | Self::NewZ | Self::Kept | Self::Readout)
+        is_gradient || matches!(self, Self::Y | Self::NewZ | Self::Kept | Self::Readout | Self::Matrix)
     }
 }
 
@@ -231,6 +277,8 @@ impl<R, S> Operands<R, S> {
             grad_residual: &self.grad_residual,
             readout: &self.readout,
             grad_readout: &self.grad_readout,
+            matrix: &self.matrix,
+            grad_matrix: &self.grad_matrix,
         }
     }
 
@@ -255,6 +303,8 @@ impl<R, S> Operands<R, S> {
             grad_residual: rows(self.grad_residual),
             readout: rows(self.readout),
             grad_readout: rows(self.grad_readout),
+            matrix: sums(self.matrix),
+            grad_matrix: sums(self.grad_matrix),
         }
     }
 
@@ -279,6 +329,8 @@ impl<R, S> Operands<R, S> {
             Part::GradResidual => Buffer::Rows(&mut self.grad_residual),
             Part::Readout => Buffer::Rows(&mut self.readout),
             Part::GradReadout => Buffer::Rows(&mut self.grad_readout),
+            Part::Matrix => Buffer::Sums(&mut self.matrix),
+            Part::GradMatrix => Buffer::Sums(&mut self.grad_matrix),
         }
     }
 
@@ -359,6 +411,8 @@ impl<T: TestElement> OnHost<T> {
             grad_residual: features(next(), n),
             readout: features(next(), instances * F),
             grad_readout: features(next(), instances * F),
+            matrix: sums::<T>(next(), values_of_matrices(batch, instances)),
+            grad_matrix: sums::<T>(next(), values_of_matrices(batch, instances)),
         }
     }
 }
@@ -448,6 +502,7 @@ impl<T: GpuElement> Slices<T> {
         let Self { x, z, grad_y, grad_z, y, new_z, grad_x, new_grad_z, .. } = self;
         let Self { weights, vertex_scale, kept, grad_weights, grad_vertex_scale, .. } = self;
         let Self { bias, grad_bias, residual, grad_residual, readout, grad_readout, .. } = self;
+        let Self { matrix, grad_matrix, .. } = self;
         let epilogue = how.epilogue(bias.as_view());
         let step = how.step(vertex_scale.as_view(), weights.as_view());
         let weights = how.weights(weights.as_view());
@@ -505,6 +560,15 @@ impl<T: GpuElement> Slices<T> {
                     return workspace.conv_epilogue_backward(x, weights, &epilogue, g, gradients);
                 }
                 workspace.conv_readout_backward(x, weights, &epilogue, grad_readout.as_view(), gradients)
+            }
+            Operator::ConvMatrix => workspace.conv_matrix(weights, how.out(matrix.as_view_mut())),
+            Operator::ConvMatrixBackward => {
+                let grad_weights = how.out(grad_weights.as_view_mut());
+                workspace.conv_matrix_backward(weights, grad_matrix.as_view(), grad_weights)
+            }
+            Operator::Gram => workspace.gram(x, how.out(matrix.as_view_mut())),
+            Operator::GramBackward => {
+                workspace.gram_backward(x, grad_matrix.as_view(), how.out_rows(grad_x.as_view_mut()))
             }
             other => panic!("{other:?} is not called here"),
         }
@@ -603,6 +667,12 @@ impl<T: GpuElement> Pointers<T> {
                     let (grad, gradients) = (self.grad_readout, of_epilogue);
                     workspace.conv_readout_backward_raw(stream, x, weights, &epilogue, grad, gradients)
                 }
+                Operator::ConvMatrix => workspace.conv_matrix_raw(stream, weights, how.out(self.matrix)),
+                Operator::ConvMatrixBackward => {
+                    workspace.conv_matrix_backward_raw(stream, weights, self.grad_matrix, grad_weights)
+                }
+                Operator::Gram => workspace.gram_raw(stream, x, how.out(self.matrix)),
+                Operator::GramBackward => workspace.gram_backward_raw(stream, x, self.grad_matrix, grad_x),
                 other => panic!("{other:?} is not called here"),
             }
         }

@@ -163,6 +163,14 @@ impl<A: Accumulator> Gram<A> {
         self.round()
     }
 
+    /// Γ of `n` vertices that is given, in the place of one that is summed.
+    pub(crate) fn given(&mut self, n: usize, entry: impl Fn(usize, usize) -> A) -> &mut [f64] {
+        for (u, v) in (0..n).flat_map(|u| (0..n).map(move |v| (u, v))) {
+            self.sums[u * n + v] = entry(u, v).to_f64();
+        }
+        &mut self.sums[..n * n]
+    }
+
     /// Adds the runs.
     fn round(&mut self) -> &mut [f64] {
         let n = self.shape.n;

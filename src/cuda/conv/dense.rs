@@ -4,9 +4,11 @@
 
 mod backward;
 mod forward;
+mod matrix;
 
 pub(super) use self::backward::{DenseBackward, ToWeights};
 pub(super) use self::forward::DenseForward;
+pub(super) use self::matrix::MatricesTo;
 
 use super::super::DeviceElement;
 use super::super::args::{
@@ -63,7 +65,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         class: DenseClass,
         weights: PlacedWeights<'w>,
     ) -> DenseInstances<'w> {
-        let (route, split) = (Route::Dense(class), self.plan.split());
+        let (route, split) = (Route::Dense(class), self.split());
         let listed = split.and_then(|split| split.instances(route));
         let (list, count) = listed.unwrap_or((0, self.instances as u64));
         // Copies are of topology 0.

@@ -37,6 +37,13 @@ pub(in super::super) struct DenseBackward<'w> {
     pub(in super::super) to_weights: Option<ToWeights>,
 }
 
+impl Nodes {
+    /// Products of the accumulation type, of each instance or chunk.
+    pub(super) fn of_instances(address: Address, count: u64) -> Self {
+        Self { address, count, of_item: 1, is_wide: false }
+    }
+}
+
 /// Where gradients of weights go.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) enum ToWeights {
@@ -56,11 +63,34 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// elements that they say. The topologies of the instances are in the class.
     pub(in super::super) unsafe fn dense_backward(&mut self, stage: DenseBackward<'_>) -> Result<()> {
         let DenseBackward { class, x, weights, grad_y, grad_x, to_weights } = stage;
-        let (size, features, row) = (size_of::<T>(), self.features(), class.vertices());
         let of = self.dense_instances(class, weights);
-        // SAFETY: the caller's promise.
-        unsafe { self.form_operators(&of)? };
+        let is_chunked = of.has_shared_window() && self.batch().is_replicated();
+        let rows = BackwardRows { x, grad_y, grad_x, wants_products: to_weights.is_some() };
+        // SAFETY: the caller's promise; operators and products are stored.
+        unsafe {
+            self.form_operators(&of)?;
+            let products = self.backward_rows(&of, rows, is_chunked)?;
+            match to_weights {
+                Some(to) => self.weights_of_products(&of, products, to),
+                None => Ok(()),
+            }
+        }
+    }
 
+    /// The gradients of rows, and products of rows of each instance, or of each chunk of copies that share a
+    /// window. One launch.
+    ///
+    /// # Safety
+    /// As [`dense_backward`](Self::dense_backward), and operators are stored.
+    pub(super) unsafe fn backward_rows(
+        &mut self,
+        of: &DenseInstances<'_>,
+        rows: BackwardRows,
+        is_chunked: bool,
+    ) -> Result<Nodes> {
+        let BackwardRows { x, grad_y, grad_x, wants_products } = rows;
+        let class = of.class;
+        let (size, features, row) = (size_of::<T>(), self.features(), class.vertices());
         let len = dense::features_of_slice(size);
         let is_aligned = |rows: &PlacedRows| rows.is_aligned(size, len * size);
         let aligned = features.is_multiple_of(len)
@@ -68,24 +98,17 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             && is_aligned(&grad_y)
             && grad_x.is_none_or(|to| is_aligned(&to.rows));
         let slices = dense::slices(features, size);
-        let is_chunked = of.has_shared_window() && self.batch().is_replicated();
         let chunk_len = if is_chunked { dense::chunk_len(row, slices) } else { 0 };
         let slots = if is_chunked { dense::most_slots(row) } else { dense::slots(row, slices) };
         let size_of_sums = size_of::<T::Acc>();
         let (exchange, of_item) = (class.exchange_bytes(size_of_sums), class.backward_bytes(size_of_sums));
         let per_block = per_block(dense::most_slots(row) / slots, of_item, SHARED_BYTES - exchange);
-        let mut items = self.dense_items(&of, per_block, true)?;
+        let mut items = self.dense_items(of, per_block, true)?;
         if is_chunked {
             (items.per_block, items.blocks) = (0, of.count.div_ceil(chunk_len as u64));
         }
         let n_products = if is_chunked { items.blocks } else { of.count };
-        let products = match to_weights {
-            Some(_) => {
-                let numbers = u128::from(n_products) * (row * row) as u128;
-                self.launches.scratch(Slot::Products, numbers * size_of::<T::Acc>() as u128)?
-            }
-            None => 0,
-        };
+        let products = if wants_products { self.products(of, n_products)? } else { 0 };
         let args = DenseBackwardArgs {
             items,
             x: x.args(),
@@ -98,11 +121,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             chunk_len: chunk_len as u32,
             aligned: aligned.into(),
             add: grad_x.is_some_and(|to| to.accumulate).into(),
-            wants_products: to_weights.is_some().into(),
+            wants_products: wants_products.into(),
         };
         if L::COUNTS {
             let (_, vertices) = self.size(Axis::Vertex);
-            let rows = 1 + u128::from(to_weights.is_some()) + u128::from(grad_x.is_some());
+            let rows = 1 + u128::from(wants_products) + u128::from(grad_x.is_some());
             self.launches.moves(rows * vertices * (features * size) as u128);
         }
         let shared_bytes = exchange + items.per_block.max(1) as usize * of_item;
@@ -111,13 +134,30 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // them; scratch memory has room for the products of each item or chunk, and a block for what it
         // exchanges. The caller promises the rest.
         unsafe { self.launches.launch(class.backward(), grid, &args)? };
-        let Some(to) = to_weights else { return Ok(()) };
-        let mut nodes = Nodes { address: products, count: n_products, of_item: 1, is_wide: false };
-        let mut with_gradients = of;
-        // SAFETY: the products were stored; the caller promises the rest.
+        Ok(Nodes::of_instances(products, n_products))
+    }
+
+    /// Where products of so many instances or chunks of them are.
+    pub(super) fn products(&mut self, of: &DenseInstances<'_>, count: u64) -> Result<Address> {
+        let numbers = u128::from(count) * (of.class.vertices() * of.class.vertices()) as u128;
+        self.launches.scratch(Slot::Products, numbers * size_of::<T::Acc>() as u128)
+    }
+
+    /// The gradients of weights from products, which copies that share a window add.
+    ///
+    /// # Safety
+    /// There are such products, operators are stored, and gradients have the elements that they say.
+    pub(super) unsafe fn weights_of_products(
+        &mut self,
+        of: &DenseInstances<'_>,
+        mut nodes: Nodes,
+        to: ToWeights,
+    ) -> Result<()> {
+        let mut with_gradients = *of;
+        // SAFETY: the caller's promise.
         unsafe {
-            if is_chunked {
-                nodes = self.add_products(&of, nodes)?;
+            if of.has_shared_window() && self.batch().is_replicated() {
+                nodes = self.add_products(of, nodes)?;
                 // All instances have the operator of topology 0, and one gradient.
                 (with_gradients.list, with_gradients.count) = (0, 1);
             }
@@ -196,10 +236,19 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     }
 }
 
+/// The rows of a backward.
+#[derive(Clone, Copy)]
+pub(super) struct BackwardRows {
+    pub(super) x: PlacedRows,
+    pub(super) grad_y: PlacedRows,
+    pub(super) grad_x: Option<Destination>,
+    pub(super) wants_products: bool,
+}
+
 /// Products of the vertices of instances, or of chunks of them, which are added: so many for each item.
 #[derive(Clone, Copy)]
-struct Nodes {
-    address: Address,
+pub(super) struct Nodes {
+    pub(super) address: Address,
     count: u64,
     of_item: u32,
     /// They are `f64`, and else of the accumulation type.

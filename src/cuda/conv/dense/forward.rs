@@ -10,7 +10,7 @@ use super::super::super::epilogue::Finish;
 use super::super::super::geometry::{Grid, THREADS};
 use super::super::super::launches::Launches;
 use super::super::super::route::DenseClass;
-use super::{INSTANCES_BYTES, ITEM_BYTES, per_block};
+use super::{DenseInstances, INSTANCES_BYTES, ITEM_BYTES, per_block};
 use crate::axis::Axis;
 use crate::cuda::Checks;
 use crate::dense;
@@ -34,12 +34,33 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// The operands have rows where their placements say, and weights where their windows say. The topologies
     /// of the instances are in the class.
     pub(in super::super) unsafe fn dense_forward(&mut self, stage: DenseForward<'_>) -> Result<()> {
-        let DenseForward { class, x, weights, y, finish } = stage;
-        let (size, features) = (size_of::<T>(), self.features());
+        let DenseForward { class, weights, .. } = stage;
         if self.total(Axis::Vertex) == 0 {
             return Ok(());
         }
         let of = self.dense_instances(class, weights);
+        let forms = !of.has_shared_window() && self.plan.checks() == Checks::Off && class.forms();
+        // SAFETY: the caller's promise, and operators that the kernel does not form are stored.
+        unsafe {
+            if !forms {
+                self.form_operators(&of)?;
+            }
+            self.apply_operators(&of, stage, forms)
+        }
+    }
+
+    /// y by operators that are stored, or that the kernel forms.
+    ///
+    /// # Safety
+    /// As [`dense_forward`](Self::dense_forward), and unless the kernel forms operators they are stored.
+    pub(super) unsafe fn apply_operators(
+        &mut self,
+        of: &DenseInstances<'_>,
+        stage: DenseForward<'_>,
+        forms: bool,
+    ) -> Result<()> {
+        let DenseForward { class, x, y, finish, .. } = stage;
+        let (size, features) = (size_of::<T>(), self.features());
         let len = dense::features_of_slice(size);
         let bytes = len * size;
         let aligned = features.is_multiple_of(len)
@@ -53,24 +74,19 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             return Err(Error::TooLarge { what, value, bound: bound.into() });
         }
         let bytes_of_instance = class.conv_bytes(size_of::<T::Acc>());
-        let forms = !of.has_shared_window() && self.plan.checks() == Checks::Off && class.forms();
-        if !forms {
-            // SAFETY: the caller's promise.
-            unsafe { self.form_operators(&of)? };
-        }
         let items = match of.has_shared_window() && self.batch().is_replicated() {
             true => {
                 let blocks = (u128::from(of.count) * chunks as u128).div_ceil(THREADS.into());
-                let items = self.dense_items(&of, 1, true)?;
+                let items = self.dense_items(of, 1, true)?;
                 super::DenseItemsArgs { blocks: blocks.min(u64::MAX.into()) as u64, per_block: 0, ..items }
             }
             false => {
                 let per_block = per_block(THREADS as usize / chunks, bytes_of_instance, INSTANCES_BYTES);
-                self.dense_items(&of, per_block, !forms)?
+                self.dense_items(of, per_block, !forms)?
             }
         };
         let args = DenseConvArgs {
-            form: self.dense_form_args(&of, items),
+            form: self.dense_form_args(of, items),
             x: x.args(),
             y: y.rows.args(),
             epilogue: finish.args(),

@@ -1,0 +1,242 @@
+//! Matrices of instances: M of the convolution y = M x, the inner products of rows, and the gradients of
+//! both.
+//!
+//! ```text
+//! conv_matrix            dense operators → store
+//! conv_matrix_backward   dense operators → ∂loss/∂M as products of rows → as the backward of the convolution
+//! gram                   factors of 1 → products of rows, as the backward of the convolution → store
+//! gram_backward          G + Gᵀ as dense operators → as the convolution
+//! ```
+//!
+//! All instances are on the path of dense operators, whatever the paths of the plan.
+
+#![allow(unsafe_code)]
+
+use super::super::DeviceElement;
+use super::super::args::Address;
+use super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::super::instance_sums::RowGradients;
+use super::super::launches::Launches;
+use super::super::operands::{Operands, Read, Write};
+use super::super::route::{DenseClass, Route};
+use super::super::scratch::Slot;
+use super::super::window_table::DeviceWindows;
+use super::dense::{MatricesTo, ToWeights};
+use super::{WEIGHTS, is_direct};
+use crate::axis::Axis;
+use crate::error::Result;
+use crate::operands::Length;
+use crate::operator::Operator;
+use crate::rows::{Out, Rows};
+use crate::windows::Weights;
+
+/// The operands of M, if it is wanted: skipped, nothing tells how many copies there are.
+pub(in crate::cuda) struct MatrixForward<'w>(Option<(PlacedWeights<'w>, MatricesTo)>);
+
+impl<'w> MatrixForward<'w> {
+    /// Binds and checks the operands. Returns them, and the number of instances; likewise below.
+    pub(in crate::cuda) fn bind<'a, T: DeviceElement>(
+        operands: &mut Operands<'a, 'w, T>,
+        weights: &'a Weights<impl Read<T::Acc>, &'w DeviceWindows>,
+        matrix: &'a mut Out<impl Write<T::Acc>>,
+    ) -> Result<(Self, usize)> {
+        operands.check_matrices(Operator::ConvMatrix)?;
+        if !matrix.is_wanted() {
+            return Ok((Self(None), 0));
+        }
+        let weights = operands.weights(WEIGHTS, Axis::Hyperedge, weights);
+        let matrix = operands.write_values("matrix", Length::Matrices, matrix);
+        let bound = operands.check()?;
+        let matrix = matrix.map(|(address, accumulate)| MatricesTo { address, accumulate });
+        Ok((Self(matrix.map(|to| (weights.placed(), to))), bound.instances()))
+    }
+
+    /// Makes the launches.
+    ///
+    /// # Safety
+    /// There are weights where their windows say, and a matrix for each instance.
+    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
+        self,
+        call: &mut Call<'_, T, L>,
+    ) -> Result<()> {
+        match self.0 {
+            Some((weights, to)) if has_entries(call) => {
+                // SAFETY: the caller's promise.
+                by_class(call, |call, class| unsafe { call.dense_matrices(class, weights, Some(to)) })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The operands of its gradient.
+pub(in crate::cuda) struct MatrixBackward<'w> {
+    weights: PlacedWeights<'w>,
+    grad_matrix: Address,
+    grad_weights: Option<GradientTo>,
+}
+
+impl<'w> MatrixBackward<'w> {
+    pub(in crate::cuda) fn bind<'a, T: DeviceElement>(
+        operands: &mut Operands<'a, 'w, T>,
+        weights: &'a Weights<impl Read<T::Acc>, &'w DeviceWindows>,
+        grad_matrix: &'a impl Read<T::Acc>,
+        grad_weights: &'a mut Out<impl Write<T::Acc>>,
+    ) -> Result<(Self, usize)> {
+        operands.check_matrices(Operator::ConvMatrixBackward)?;
+        let weights = operands.weights(WEIGHTS, Axis::Hyperedge, weights);
+        let (grad_matrix, _) = operands.values("grad_matrix", Length::Matrices, grad_matrix);
+        let grad_weights = operands.gradient("grad_weights", (WEIGHTS, weights.len()), grad_weights);
+        let bound = operands.check()?;
+        Ok((Self { weights: weights.placed(), grad_matrix, grad_weights }, bound.instances()))
+    }
+
+    /// Makes the launches.
+    ///
+    /// # Safety
+    /// There are weights where their windows say, a matrix for each instance, and a gradient for each weight.
+    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
+        self,
+        call: &mut Call<'_, T, L>,
+    ) -> Result<()> {
+        let Self { weights, grad_matrix, grad_weights } = self;
+        let conv = call.plan.conv();
+        // Where the weights have no part in M, their gradient is zeros.
+        let matter = conv.weights_in_degree() || conv.weight_use.in_message();
+        let has_entries = has_entries(call);
+        let wanted = grad_weights.filter(|_| matter && has_entries);
+        let Some(to) = wanted else {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if has_entries && conv.checks_degrees() {
+                    // A negative degree is reported all the same.
+                    by_class(call, |call, class| call.dense_matrices(class, weights, None))?;
+                }
+                return grad_weights.map_or(Ok(()), |to| call.no_gradient(to));
+            }
+        };
+        let is_direct = is_direct(call, weights.windows);
+        let rows = match is_direct && !L::ANY_OPERANDS {
+            true => None,
+            false => {
+                let values = call.scratch_numbers::<f64>(Slot::WeightGradient, Axis::Hyperedge)?;
+                Some(RowGradients { values, blocks: 1 })
+            }
+        };
+        let to_weights = match rows {
+            Some(rows) if !is_direct => ToWeights::Rows(rows),
+            _ => ToWeights::Gradient(to),
+        };
+        // SAFETY: the caller's promise, and scratch memory has what is asked for.
+        unsafe {
+            by_class(call, |call, class| {
+                call.dense_matrices_backward(class, weights, grad_matrix, to_weights)
+            })?;
+            match rows {
+                Some(rows) => call.sum_over_instances(Axis::Hyperedge, weights.windows, rows, to),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// The operands of the inner products of rows.
+pub(in crate::cuda) struct GramForward {
+    x: PlacedRows,
+    gram: Option<MatricesTo>,
+}
+
+impl GramForward {
+    pub(in crate::cuda) fn bind<'a, 'w, T: DeviceElement>(
+        operands: &mut Operands<'a, 'w, T>,
+        x: &'a Rows<impl Read<T>>,
+        gram: &'a mut Out<impl Write<T::Acc>>,
+    ) -> Result<(Self, usize)> {
+        operands.check_matrices(Operator::Gram)?;
+        let x = operands.read("x", Axis::Vertex, x);
+        let gram = operands.write_values("gram", Length::Matrices, gram);
+        let bound = operands.check()?;
+        let gram = gram.map(|(address, accumulate)| MatricesTo { address, accumulate });
+        Ok((Self { x: bound.rows(x), gram }, bound.instances()))
+    }
+
+    /// Makes the launches.
+    ///
+    /// # Safety
+    /// There are rows where their placement says, and a matrix for each instance.
+    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
+        self,
+        call: &mut Call<'_, T, L>,
+    ) -> Result<()> {
+        match self.gram {
+            Some(to) if has_entries(call) => {
+                // SAFETY: the caller's promise.
+                by_class(call, |call, class| unsafe { call.dense_gram(class, self.x, to) })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The operands of their gradient.
+pub(in crate::cuda) struct GramBackward {
+    x: PlacedRows,
+    grad_gram: Address,
+    grad_x: Option<Destination>,
+}
+
+impl GramBackward {
+    pub(in crate::cuda) fn bind<'a, 'w, T: DeviceElement>(
+        operands: &mut Operands<'a, 'w, T>,
+        x: &'a Rows<impl Read<T>>,
+        grad_gram: &'a impl Read<T::Acc>,
+        grad_x: &'a mut Out<Rows<impl Write<T>>>,
+    ) -> Result<(Self, usize)> {
+        operands.check_matrices(Operator::GramBackward)?;
+        let x = operands.read("x", Axis::Vertex, x);
+        let (grad_gram, _) = operands.values("grad_gram", Length::Matrices, grad_gram);
+        let grad_x = operands.write("grad_x", Axis::Vertex, grad_x);
+        let bound = operands.check()?;
+        let (x, grad_x) = (bound.rows(x), grad_x.map(|out| bound.out(out)));
+        Ok((Self { x, grad_gram, grad_x }, bound.instances()))
+    }
+
+    /// Makes the launches.
+    ///
+    /// # Safety
+    /// There are rows where their placements say, and a matrix for each instance.
+    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
+        self,
+        call: &mut Call<'_, T, L>,
+    ) -> Result<()> {
+        let Self { x, grad_gram, grad_x } = self;
+        match grad_x {
+            Some(grad_x) if call.has_elements() && call.total(Axis::Vertex) > 0 => {
+                // SAFETY: the caller's promise.
+                by_class(call, |call, class| unsafe { call.dense_gram_backward(class, x, grad_gram, grad_x) })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether matrices have any entries. If not, they do not tell how many there are.
+fn has_entries<T: DeviceElement, L: Launches>(call: &Call<'_, T, L>) -> bool {
+    call.instances > 0 && call.batch().largest(Axis::Vertex) > 0
+}
+
+/// The launches of each class of topologies in turn.
+fn by_class<T: DeviceElement, L: Launches>(
+    call: &mut Call<'_, T, L>,
+    mut f: impl FnMut(&mut Call<'_, T, L>, DenseClass) -> Result<()>,
+) -> Result<()> {
+    call.by_class = true;
+    for &route in call.plan.classes() {
+        call.only = Some(route);
+        if let Route::Dense(class) = route {
+            f(call, class)?;
+        }
+    }
+    (call.only, call.by_class) = (None, false);
+    Ok(())
+}
