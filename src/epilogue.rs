@@ -44,6 +44,7 @@ impl<B> Default for Epilogue<B> {
 }
 
 /// What is given for each vertex, or for each instance: the two levels that results of a convolution have.
+#[cfg(feature = "cuda")]
 pub(crate) enum Level<R, I> {
     /// Rows of vertices.
     Vertices(R),

@@ -152,9 +152,11 @@ impl<T: DeviceElement> Plan<T> {
     /// As [`explain`](Self::explain).
     pub fn explain_call(&self, request: &Request<'_>) -> Result<OperatorExplanation> {
         let counted = count(self, request)?;
-        let paths = match counted.by_path {
-            true => self.paths().to_vec(),
-            false => vec![Path::Gather; self.paths().len()],
+        let paths = match (counted.by_path, request.operator.has_matrices()) {
+            (true, _) => self.paths().to_vec(),
+            // Whatever the paths of the plan.
+            (false, true) => vec![Path::Dense; self.paths().len()],
+            (false, false) => vec![Path::Gather; self.paths().len()],
         };
         let scratch = needs(self, &[request.operator], request.instances)?.sizes;
         Ok(OperatorExplanation {

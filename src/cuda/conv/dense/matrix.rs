@@ -152,8 +152,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             of_topologies: of_topologies.into(),
         };
         let grid = Grid::of_blocks(items.blocks).with_shared_bytes(per_block * ITEM_BYTES as u32);
-        // SAFETY: the kernel takes a `MatrixArgs`. Scratch memory has room for an operator and for products
-        // of each item, and a block has the shared memory of its items. The caller promises the rest.
+        // SAFETY: the kernel takes a `MatrixArgs`. Scratch memory has room for the operators and the products
+        // that it reads and stores, and a block has the shared memory of its items. The caller promises the
+        // rest.
         unsafe { self.launches.launch(Kernel::Matrix, grid, &args) }
     }
 }
