@@ -37,18 +37,19 @@ fn every_public_name_of_the_core_is_named_here() {
 mod named {
     #[expect(unused_imports, reason = "that they can be named is the test")]
     use super::both::{
-        Accumulator, AllInFirst, Axis, Batch, Buffer, Conv, Csr, Direction, Element, Error, HyperedgeWeight,
-        HypergraphConv, HypergraphConvConfig, Incidence, Index, Misbatching, Normalization, Operator,
-        Operators, Out, Owners, Path, Reduce, Repeats, Result, RowLayout, Rows, SelfLoops, Step,
-        StepGradients, TensorStep, TensorWeights, TensorWindows, WeightParametrization, WeightUse, Weights,
-        WindowTable, Windows, core_error, cpu, half, hypergraph_conv,
+        Accumulator, Activation, AllInFirst, Axis, Batch, Buffer, Conv, Csr, Direction, Element, Epilogue,
+        EpilogueGradients, Error, HyperedgeWeight, HypergraphConv, HypergraphConvConfig, Incidence, Index,
+        Misbatching, Normalization, Operator, Operators, Out, Owners, Path, Reduce, Repeats, Result,
+        RowLayout, Rows, SelfLoops, Step, StepGradients, TensorStep, TensorWeights, TensorWindows,
+        WeightParametrization, WeightUse, Weights, WindowTable, Windows, core_error, cpu, half,
+        hypergraph_conv,
     };
 }
 
 mod named_on_slices {
     #[expect(unused_imports, reason = "that they can be named is the test")]
     use super::both_on_slices::{
-        HyperedgeWeight, HypergraphConv, Operators, Plan, Step, StepGradients, TensorStep, TensorWeights,
-        TensorWindows, Weights, Workspace,
+        Epilogue, EpilogueGradients, HyperedgeWeight, HypergraphConv, Operators, Plan, Step, StepGradients,
+        TensorStep, TensorWeights, TensorWindows, Weights, Workspace,
     };
 }
