@@ -8,8 +8,8 @@
 //
 // The caller's matrices have the rows of the largest topology in use. They are overwritten or added to, each
 // element by one thread; beyond the vertices of a topology they become 0 or stay, and are not read. An
-// instance whose tables hold a wrong value gets a matrix of NaN. Launched by src/cuda/conv/dense/matrix.rs;
-// src/cpu/conv/matrix.rs has the same bits.
+// instance that is not found gets a matrix of NaN, and an operator that could not be formed NaN on its
+// diagonal. Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
 //
 // Modules: f32, f64.
 
@@ -24,8 +24,13 @@ __device__ __forceinline__ void find(const MatrixArgs& args, u64 place, DenseIte
     Check<Checked> check;
     if (find_item(args.items, check, place, of_topologies, item)) {
         u64 n = tables.topologies[item.topology].n_targets;
-        item.n_vertices = static_cast<u32>(n);
-        item.is_found = 1;
+        u64 first = 0;
+        // As the kernels of rows find instances: where those have left out one, its products are not there.
+        if (of_topologies ||
+            start_of(check, TARGET_STARTS, tables.target_starts, item.number, n, tables.n_targets, first)) {
+            item.n_vertices = static_cast<u32>(n);
+            item.is_found = 1;
+        }
     }
     if (check.failed) {
         check.publish(args.items.record, MATRIX, tables.orientation,

@@ -368,6 +368,29 @@ fn the_whole_row_of_a_wrong_index_is_nan() {
     }
 }
 
+/// Instances whose rows are not known get matrices of NaN, not what an earlier call left in scratch memory.
+#[test]
+fn matrices_of_instances_without_known_rows_are_nan() {
+    const F: usize = 4;
+    let gpu = Gpu::take();
+    let stream = gpu.device().context().default_stream();
+    let batch = Batch::from_table(vec![Incidence::subsets(4, 2).unwrap()], &[0u8, 0, 0]).unwrap();
+    let mut on_device = gpu.device().upload(&batch).unwrap();
+    // The first instance ends, and the second begins, a vertex too early.
+    on_device.overwrite_table(Table::VertexStarts, 1, &[3]).unwrap();
+    let plan = Plan::<f32>::builder(&on_device, F).checks(Checks::On).build().unwrap();
+    let mut workspace = plan.workspace(&stream, 3).unwrap();
+    let x = stream.clone_htod(&[1.0f32; 3 * 4 * F]).unwrap();
+    let mut gram = stream.alloc_zeros::<f32>(3 * 4 * 4).unwrap();
+    let x = Rows::contiguous(x.as_view(), F);
+    workspace.gram(x, Out::Overwrite(gram.as_view_mut())).unwrap();
+    workspace.check().unwrap_err();
+    for (i, matrix) in stream.clone_dtoh(&gram).unwrap().chunks(16).enumerate() {
+        let is_right = |&entry: &f32| if i < 2 { entry.is_nan() } else { entry == F as f32 };
+        assert!(matrix.iter().all(is_right), "instance {i}: {matrix:?}");
+    }
+}
+
 /// A report stays until `check` clears it, and calls give it without waiting.
 #[test]
 fn later_calls_give_the_report_until_it_is_cleared() {
