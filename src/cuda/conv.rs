@@ -113,9 +113,10 @@ impl<'w> Forward<'w> {
             let Some(y) = self.y else { return Ok(()) };
             call.launches.by_path();
             // Where some kernel does not have all rows of an instance, readouts are made of stored rows.
-            let stores_rows = self.finish.is_readout()
-                && !call.plan.routes().iter().all(|route| route.makes_readouts())
-                || self.finish.is_readout() && call.total(Axis::Vertex) == 0;
+            // Where there are no rows at all, no kernel of a route stores the means of nothing.
+            let make_readouts =
+                call.total(Axis::Vertex) > 0 && call.plan.routes().iter().all(|route| route.makes_readouts());
+            let stores_rows = self.finish.is_readout() && !make_readouts;
             let (to, finish) = match stores_rows {
                 true => {
                     let rows = call.element_rows(Slot::Rows)?;
@@ -128,7 +129,7 @@ impl<'w> Forward<'w> {
                 match route {
                     Route::Gather => self.gather(call, to, finish)?,
                     Route::Dense(class) => {
-                        let &Self { x, weights, .. } = &self;
+                        let (x, weights) = (self.x, self.weights);
                         call.dense_forward(DenseForward { class, x, weights, y: to, finish })?;
                     }
                 }

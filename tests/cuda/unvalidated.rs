@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use hyperscatter::cuda::cudarc::driver::CudaStream;
+use hyperscatter::cuda::cudarc::driver::{CudaStream, CudaView};
 use hyperscatter::cuda::{
     Checks, DeviceBatch, DeviceWindows, Epilogue, Plan, Step, Table, WindowPart, Workspace,
 };
@@ -86,6 +86,19 @@ enum Which {
     All,
     Step { to_hyperedges: bool },
     Conv,
+}
+
+/// Values that are read through windows of a kind.
+fn through<'a, A>(
+    kind: WindowKind,
+    values: CudaView<'a, A>,
+    windows: &'a DeviceWindows,
+) -> Weights<CudaView<'a, A>, &'a DeviceWindows> {
+    match kind {
+        WindowKind::Shared => Weights::shared(values),
+        WindowKind::Consecutive => Weights::consecutive(values),
+        WindowKind::Table => Weights::table(values, windows),
+    }
 }
 
 /// Runs operators, each to its check, and gives the reports and the bits of everything that they computed.
@@ -172,14 +185,7 @@ impl<'a, T: GpuElement> Run<'a, T> {
         let (x_device, g_device) = (to_device(&stream, &x), to_device(&stream, &g));
         let on_device = scales.each_ref().map(|values| to_device(&stream, values));
         let kinds = self.kinds;
-        let weights = |i: usize| {
-            let values = on_device[i].slice(..scales[i].len());
-            Some(match kinds[i] {
-                WindowKind::Shared => Weights::shared(values),
-                WindowKind::Consecutive => Weights::consecutive(values),
-                WindowKind::Table => Weights::table(values, &windows[i]),
-            })
-        };
+        let weights = |i: usize| Some(through(kinds[i], on_device[i].slice(..scales[i].len()), &windows[i]));
         let reduce = self.reduce;
         let step = || Step::new(reduce).vertex_scale(weights(0)).hyperedge_scale(weights(1));
         let at = self.at();
@@ -220,14 +226,7 @@ impl<'a, T: GpuElement> Run<'a, T> {
         let (x_device, g_device) = (to_device(&stream, &x), to_device(&stream, &g));
         let w_device = to_device(&stream, &w);
         let kind = self.kinds[1];
-        let weights = || {
-            let values = w_device.slice(..w.len());
-            match kind {
-                WindowKind::Shared => Weights::shared(values),
-                WindowKind::Consecutive => Weights::consecutive(values),
-                WindowKind::Table => Weights::table(values, windows),
-            }
-        };
+        let weights = || through(kind, w_device.slice(..w.len()), windows);
         let at = self.at();
         let mut z_device = to_device(&stream, &z);
         // On the path that is chosen; a z that is saved takes the gather path.
@@ -268,14 +267,7 @@ impl<'a, T: GpuElement> Run<'a, T> {
         let w_device = to_device(&stream, &w);
         let bias = to_device(&stream, &sums::<T>(self.layout.seed ^ 8, self.layout.features));
         let kind = self.kinds[1];
-        let weights = || {
-            let values = w_device.slice(..w.len());
-            match kind {
-                WindowKind::Shared => Weights::shared(values),
-                WindowKind::Consecutive => Weights::consecutive(values),
-                WindowKind::Table => Weights::table(values, windows),
-            }
-        };
+        let weights = || through(kind, w_device.slice(..w.len()), windows);
         let (at, n_features) = (self.at(), self.layout.features);
         let rows = || Rows::new(x_device.slice(..x.len()), at);
         let epilogue = Epilogue::new(Activation::Relu).bias(bias.slice(..n_features));
