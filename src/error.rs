@@ -719,10 +719,10 @@ pub enum Error {
         /// The values of a matrix.
         bound: usize,
     },
-    /// A workspace has no scratch memory for an operator.
+    /// A workspace was made for other operators.
     #[error(
-        "{operator} needs scratch memory that this workspace was not made with: make it by Plan::workspace, \
-         or by Plan::workspace_for with {operator} among the operators"
+        "{operator} needs kernels and scratch memory that this workspace was not made with: make it by \
+         Plan::workspace_for with {operator} among the operators"
     )]
     NoScratch {
         /// The operator.

@@ -41,6 +41,9 @@ pub enum Operator {
 }
 
 impl Operator {
+    /// What training by the convolution calls.
+    pub const TRAINING: &'static [Self] = &[Self::Conv, Self::ConvBackward];
+
     /// All operators.
     pub const ALL: &'static [Self] = &[
         Self::VertexToHyperedge,

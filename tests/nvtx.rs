@@ -94,7 +94,7 @@ fn call_in_this_process() {
     let stream = device.context().default_stream();
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
-    let mut all = plan.workspace(&stream, 1).unwrap();
+    let mut all = plan.workspace_for(&stream, 1, Operator::ALL).unwrap();
     let mut none = plan.workspace_for(&stream, 1, &[Operator::VertexToHyperedge]).unwrap();
     let x = stream.clone_htod(&[1.0f32; 3 * F]).unwrap();
     let w = stream.clone_htod(&[1.0f32; 3]).unwrap();

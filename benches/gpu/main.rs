@@ -52,7 +52,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, measurement::WallTime};
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, LoadedModule, Plan};
 use hyperscatter::half::bf16;
-use hyperscatter::{Batch, Incidence};
+use hyperscatter::{Batch, Incidence, Operator};
 
 use cases::{Case, Element, Run, Size, cases};
 use loaded::{Call, Feature, Loaded};
@@ -123,7 +123,7 @@ fn print_loading_time(device: &Device) {
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let begin = Instant::now();
     let plan = Plan::<f32>::builder(&batch, 4).checks(Checks::Off).build().unwrap();
-    drop(plan.workspace(&device.context().default_stream(), 1).unwrap());
+    drop(plan.workspace_for(&device.context().default_stream(), 1, Operator::ALL).unwrap());
     let loaded = begin.elapsed();
     let modules = device.loaded_modules();
     let mut calls = Loaded::<f32>::new(&batch, Run::of(4), 1, false);

@@ -72,20 +72,22 @@ pub struct Workspace<T: DeviceElement> {
 const PER_THREAD_STREAM: usize = 2;
 
 impl<T: DeviceElement> Plan<T> {
-    /// A workspace for all operators, for calls with up to `max_instances` instances on `stream`. Loads their
-    /// kernels, unless another workspace has, and waits for the work that is on the stream, so that the first
-    /// call of the [raw tier](super::raw) may be on any other.
+    /// A workspace for the convolution and its backward, [`Operator::TRAINING`], for calls with up to
+    /// `max_instances` instances on `stream`. Loads their kernels, unless another workspace has, and waits
+    /// for the work that is on the stream, so that the first call of the [raw tier](super::raw) may be on any
+    /// other. Other operators are named in [`workspace_for`](Self::workspace_for): a driver takes seconds to
+    /// compile a megabyte of kernels where it has not kept them, and few programs call more than these.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of
     /// another context, [`Error::PerThreadStream`], [`Error::Capturing`] while the stream records a CUDA
     /// graph, [`Error::TooLarge`], [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn workspace(&self, stream: &Arc<CudaStream>, max_instances: usize) -> Result<Workspace<T>> {
-        self.workspace_for(stream, max_instances, Operator::ALL)
+        self.workspace_for(stream, max_instances, Operator::TRAINING)
     }
 
-    /// A workspace for some operators only, with kernels and scratch memory for no others. Most of that
-    /// memory is rows of F elements of the accumulation type for hyperedges:
+    /// A workspace for these operators, or [`Operator::ALL`], with kernels and scratch memory for no others.
+    /// Most of that memory is rows of F elements of the accumulation type for hyperedges:
     ///
     /// | operator | rows |
     /// |---|---|

@@ -191,7 +191,7 @@ fn any_alignment_of_elements_has_the_same_bits() {
     let stream = gpu.device().context().default_stream();
     let plan =
         Plan::<f32>::builder(&gpu.device().upload(&pairs()).unwrap(), F).checks(Checks::Off).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 2).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 2, Operator::ALL).unwrap();
     let values: Vec<f32> = features(3, 2 * 4 * F);
     let mut results = vec![];
     for (x_offset, z_offset) in [(0, 0), (1, 0), (0, 3), (2, 1)] {
@@ -218,7 +218,7 @@ fn offsets_have_64_bits() {
     let batch = Batch::replicate(Incidence::from_edges(2, &edges, Repeats::Keep).unwrap());
     let plan =
         Plan::<f32>::builder(&gpu.device().upload(&batch).unwrap(), F).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 2).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 2, Operator::ALL).unwrap();
     let stride = (1usize << 32) + 4;
     // SAFETY: the rows that are read are written first.
     let x = unsafe { stream.alloc::<f32>(stride + 2 * F) };

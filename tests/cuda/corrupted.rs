@@ -4,7 +4,7 @@
 //! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
 
 use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
-use hyperscatter::{Axis, Batch, Error, Incidence, Out, Reduce, Repeats, Rows};
+use hyperscatter::{Axis, Batch, Error, Incidence, Operator, Out, Reduce, Repeats, Rows};
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 
@@ -185,7 +185,7 @@ fn corrupted_tables_are_survived(layout: &Layout, kind: StepKind, mode: Mode, co
     let plan = Plan::builder(&batch, layout.features).checks(Checks::On).build().unwrap();
     // Scratch memory for more instances than there are must not hide an access behind its rows.
     let spare = if mode.deferred { 0 } else { 3 };
-    let mut workspace = plan.workspace(&stream, layout.instances + spare).unwrap();
+    let mut workspace = plan.workspace_for(&stream, layout.instances + spare, Operator::ALL).unwrap();
     let x_device = to_device(&stream, &x);
     let before = vec![7.0f32; layout.n_rows(kind.to_hyperedges) * layout.features];
     let mut y_device = to_device(&stream, &before);
@@ -211,7 +211,7 @@ fn corrupted_tables_are_survived(layout: &Layout, kind: StepKind, mode: Mode, co
         .checks(Checks::On)
         .build()
         .unwrap()
-        .workspace(&stream, layout.instances)
+        .workspace_for(&stream, layout.instances, Operator::ALL)
         .unwrap();
     let out = Out::Overwrite(Rows::new(y_device.slice_mut(..before.len()), rows));
     step(&mut workspace, kind, Rows::new(x_device.slice(..x.len()), rows), out).unwrap();
@@ -296,7 +296,7 @@ fn a_wrong_value_is_reported(gpu: &Gpu, batch: &Batch, o: Orientation, table: Ta
     let mut on_device = gpu.device().upload(batch).unwrap();
     on_device.overwrite_table(table, position, &[largest(table)]).unwrap();
     let plan = Plan::<f32>::builder(&on_device, 4).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 3).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 3, Operator::ALL).unwrap();
     let kind = StepKind { to_hyperedges: o == Orientation::ByEdge, reduce: Reduce::Sum };
     let (n, m) = (batch.start(Axis::Vertex, 3) * 4, batch.start(Axis::Hyperedge, 3) * 4);
     let (from, to) = if kind.to_hyperedges { (n, m) } else { (m, n) };
@@ -329,7 +329,7 @@ fn counts_are_checked_against_the_call(gpu: &Gpu) {
     on_device.overwrite_table(Table::Topologies(o), 8, &[0]).unwrap();
     on_device.overwrite_table(Table::Pointers(o), 1, &[1025]).unwrap();
     let plan = Plan::<f32>::builder(&on_device, 4).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 2).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 2, Operator::ALL).unwrap();
     let x = stream.clone_htod(&[1.0f32; 2 * 2 * 4]).unwrap();
     let mut z = stream.alloc_zeros::<f32>(2 * 3 * 4).unwrap();
     let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), 4));
@@ -353,7 +353,7 @@ fn the_whole_row_of_a_wrong_index_is_nan() {
             let mut on_device = gpu.device().upload(&batch).unwrap();
             on_device.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[5]).unwrap();
             let plan = Plan::<f32>::builder(&on_device, features).checks(Checks::On).build().unwrap();
-            let mut workspace = plan.workspace(&stream, 2).unwrap();
+            let mut workspace = plan.workspace_for(&stream, 2, Operator::ALL).unwrap();
             let x = stream.clone_htod(&vec![1.0f32; 2 * 5 * features]).unwrap();
             let mut z = stream.alloc_zeros::<f32>(2 * 3 * features).unwrap();
             let out = Out::Overwrite(Rows::contiguous(z.as_view_mut(), features));
@@ -379,7 +379,7 @@ fn matrices_of_instances_without_known_rows_are_nan() {
     // The first instance ends, and the second begins, a vertex too early.
     on_device.overwrite_table(Table::VertexStarts, 1, &[3]).unwrap();
     let plan = Plan::<f32>::builder(&on_device, F).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 3).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 3, Operator::ALL).unwrap();
     let x = stream.clone_htod(&[1.0f32; 3 * 4 * F]).unwrap();
     let mut gram = stream.alloc_zeros::<f32>(3 * 4 * 4).unwrap();
     let x = Rows::contiguous(x.as_view(), F);
@@ -402,7 +402,7 @@ fn reported_until_it_is_cleared(gpu: &Gpu) {
     let mut batch = gpu.device().upload(&Batch::replicate(Incidence::subsets(4, 2).unwrap())).unwrap();
     batch.overwrite_table(Table::Indices(Orientation::ByEdge), 3, &[4]).unwrap();
     let plan = Plan::<f32>::builder(&batch, 4).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 10).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 10, Operator::ALL).unwrap();
     let x = stream.clone_htod(&vec![1.0f32; 10 * 4 * 4]).unwrap();
     let mut z = stream.alloc_zeros::<f32>(10 * 6 * 4).unwrap();
     let mut call = |workspace: &mut hyperscatter::cuda::Workspace<f32>| {
@@ -449,7 +449,7 @@ fn reported_until_it_is_cleared(gpu: &Gpu) {
     assert_eq!(write(3, 1 << 32), Err(expected));
     write(3, 2).unwrap();
     let plan = Plan::<f32>::builder(&batch, 4).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 10).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 10, Operator::ALL).unwrap();
     call(&mut workspace).unwrap();
     workspace.check().unwrap();
 }

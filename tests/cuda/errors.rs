@@ -338,7 +338,7 @@ fn overwritten_window_tables_need_checks() {
                 .checks(Checks::On)
                 .build()
                 .unwrap();
-            let mut checked = checked.workspace(&stream, COPIES).unwrap();
+            let mut checked = checked.workspace_for(&stream, COPIES, Operator::ALL).unwrap();
             let pointers = slices.pointers();
             for call in reading_windows(of_vertices) {
                 for result in refused(call, &mut workspace, &pointers, case.how()) {
@@ -429,5 +429,5 @@ fn the_per_thread_stream_is_refused() {
     let plan =
         Plan::<f32>::builder(&gpu.device().upload(&pairs()).unwrap(), F).checks(Checks::On).build().unwrap();
     let stream = gpu.device().context().per_thread_stream();
-    assert_eq!(plan.workspace(&stream, 2).unwrap_err(), Error::PerThreadStream);
+    assert_eq!(plan.workspace_for(&stream, 2, Operator::ALL).unwrap_err(), Error::PerThreadStream);
 }

@@ -14,8 +14,8 @@ use hyperscatter::cuda::{
     Workspace,
 };
 use hyperscatter::{
-    Activation, Batch, Conv, Element, Out, Path, Result, RowLayout, Rows, StepGradients, Weights, Windows,
-    cpu,
+    Activation, Batch, Conv, Element, Operator, Out, Path, Result, RowLayout, Rows, StepGradients, Weights,
+    Windows, cpu,
 };
 use hyperscatter_emulator::control::{DeviceControl, DeviceLease, install};
 use hyperscatter_emulator::interface::{Build, Order};
@@ -250,7 +250,7 @@ impl Cuda {
         max_instances: usize,
     ) -> Result<Box<dyn Operators<T>>> {
         let stream = stream(self.device(), self.mode.own_stream);
-        let workspace = plan.workspace(&stream, max_instances)?;
+        let workspace = plan.workspace_for(&stream, max_instances, Operator::ALL)?;
         Ok(Box::new(OnCuda { workspace, batch, stream }))
     }
 }

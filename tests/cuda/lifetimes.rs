@@ -40,7 +40,11 @@ fn expected() -> (Vec<f32>, Vec<f32>) {
 }
 
 fn workspace(device: &Device, stream: &Arc<CudaStream>, checks: Checks) -> Result<Workspace<f32>> {
-    Plan::builder(&device.upload(&batch())?, F).checks(checks).build()?.workspace(stream, COPIES)
+    Plan::builder(&device.upload(&batch())?, F).checks(checks).build()?.workspace_for(
+        stream,
+        COPIES,
+        Operator::ALL,
+    )
 }
 
 #[test]
@@ -106,7 +110,7 @@ fn everything_may_be_dropped_in_any_order_behind_all_operators() {
         let Case { plan, windows, host, .. } =
             Case::<f32>::new(&device, (batch, *instances), symmetric(), checks, kind);
         let mut slices = Slices::upload(&stream, &host);
-        let mut workspace = plan.workspace(&stream, *instances).unwrap();
+        let mut workspace = plan.workspace_for(&stream, *instances, Operator::ALL).unwrap();
         for &call in Operator::ALL {
             slices.call(call, &mut workspace, How::overwriting(&windows)).unwrap();
         }
@@ -525,7 +529,7 @@ fn each_failed_creation_of_a_first_use_is_an_error() {
         Plan::<f32>::builder(&batch, F)
             .checks(Checks::Off)
             .build()?
-            .workspace(&device.context().default_stream(), COPIES)
+            .workspace_for(&device.context().default_stream(), COPIES, Operator::ALL)
             .map(drop)
     };
     let before = control.creations();
@@ -572,13 +576,13 @@ fn plans_are_shared_by_threads() {
         outputs.bits(stream)
     };
     let default = context.default_stream();
-    let expected = results(&mut plan.workspace(&default, COPIES).unwrap(), &default);
+    let expected = results(&mut plan.workspace_for(&default, COPIES, Operator::ALL).unwrap(), &default);
     // The events of the inputs begin with the first stream that is not the default one.
     let streams: Vec<_> = (0..4).map(|_| context.new_stream().unwrap()).collect();
     context.synchronize().unwrap();
     std::thread::scope(|scope| {
         for stream in &streams {
-            let mut workspace = plan.workspace(stream, COPIES).unwrap();
+            let mut workspace = plan.workspace_for(stream, COPIES, Operator::ALL).unwrap();
             is_send(&workspace);
             let (results, expected) = (&results, &expected);
             scope.spawn(move || {
@@ -603,7 +607,7 @@ fn the_last_holder_of_a_device_leaves_the_current_context_as_it_was() {
         let batch = device.upload(&batch()).unwrap();
         let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
         let stream = device.context().new_stream().unwrap();
-        let workspace = plan.workspace(&stream, COPIES).unwrap();
+        let workspace = plan.workspace_for(&stream, COPIES, Operator::ALL).unwrap();
         // The test's own calls of cudarc, and its stream, change the current context.
         drop((device, (last == "batch").then(|| batch.clone())));
         let holder: Box<dyn std::any::Any> = match last {

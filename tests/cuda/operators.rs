@@ -741,7 +741,7 @@ impl<T: GpuElement> Case<T> {
     }
 
     pub fn workspace(&self, stream: &Arc<CudaStream>) -> Workspace<T> {
-        self.plan.workspace(stream, self.instances).unwrap()
+        self.plan.workspace_for(stream, self.instances, Operator::ALL).unwrap()
     }
 
     pub fn how(&self) -> How<'_> {

@@ -1,7 +1,7 @@
 //! The simple spelling of operands, with `cudarc`'s slices and views.
 
 use hyperscatter::cuda::{Checks, Plan, Step};
-use hyperscatter::{Batch, Incidence, Out, Rows, StepGradients, Weights};
+use hyperscatter::{Batch, Incidence, Operator, Out, Rows, StepGradients, Weights};
 
 use super::gpu::{Gpu, Mode, to_host};
 
@@ -14,7 +14,7 @@ fn references_to_slices_and_views_are_operands_and_a_step_serves_several_calls()
     let stream = gpu.device().context().default_stream();
     let batch = gpu.device().upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace(&stream, 2).unwrap();
+    let mut workspace = plan.workspace_for(&stream, 2, Operator::ALL).unwrap();
     let x = stream.clone_htod(&[1.0; 2 * 3 * F]).unwrap();
     let w = stream.clone_htod(&[0.5; 3]).unwrap();
     let [mut y, mut z] = [(); 2].map(|()| stream.alloc_zeros(2 * 3 * F).unwrap());

@@ -13,8 +13,8 @@ use hyperscatter::cuda::{
     Checks, DeviceBatch, DeviceWindows, Epilogue, Plan, Step, Table, WindowPart, Workspace,
 };
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, EpilogueGradients, Error, Incidence, Normalization, Out, Reduce, Repeats,
-    Result, RowLayout, Rows, StepGradients, WeightUse, Weights, WindowTable,
+    Activation, Axis, Batch, Conv, EpilogueGradients, Error, Incidence, Normalization, Operator, Out, Reduce,
+    Repeats, Result, RowLayout, Rows, StepGradients, WeightUse, Weights, WindowTable,
 };
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
@@ -127,7 +127,7 @@ impl<'a, T: GpuElement> Run<'a, T> {
             .checks(Checks::On)
             .build()
             .unwrap();
-        let workspace = plan.workspace(stream, layout.instances + spare).unwrap();
+        let workspace = plan.workspace_for(stream, layout.instances + spare, Operator::ALL).unwrap();
         let mut run = Self {
             layout,
             kinds,

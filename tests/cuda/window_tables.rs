@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use hyperscatter::cuda::{Checks, DeviceBatch, DeviceWindows, Plan, Step, WindowPart, Workspace};
-use hyperscatter::{Batch, Error, Incidence, Out, Rows, Weights, WindowTable};
+use hyperscatter::{Batch, Error, Incidence, Operator, Out, Rows, Weights, WindowTable};
 
 use super::gpu::{Gpu, Mode, in_any_order};
 
@@ -26,7 +26,7 @@ impl Reader {
         let stream = gpu.device().context().new_stream().unwrap();
         let plan = Plan::<f32>::builder(batch, F).checks(checks).build().unwrap();
         Self {
-            workspace: plan.workspace(&stream, COPIES).unwrap(),
+            workspace: plan.workspace_for(&stream, COPIES, Operator::ALL).unwrap(),
             x: stream.clone_htod(&[1.0; COPIES * 4 * F]).unwrap(),
             scale: stream.clone_htod(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap(),
             z: stream.alloc_zeros(COPIES * 6 * F).unwrap(),
