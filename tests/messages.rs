@@ -363,7 +363,7 @@ fn messages() -> Vec<(Error, &'static str)> {
         ),
         (
             Error::NoScratch { operator: "conv" },
-            "conv needs scratch memory that this workspace was not made with: make it by Plan::workspace, or by \
+            "conv needs kernels and scratch memory that this workspace was not made with: make it by \
              Plan::workspace_for with conv among the operators",
         ),
         (
