@@ -7,9 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . gpu-check/stand-in.sh
 
-tests=$(cargo test --package hyperscatter --test tests --locked --no-run \
-    --message-format json-render-diagnostics |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+# With the features that the whole workspace gives its packages: `cargo test --workspace` has the same tests.
+tests=$(cargo test --workspace --test tests --locked --no-run --message-format json-render-diagnostics |
+    sed -n "s|.*\"src_path\":\"$PWD/tests/main.rs\".*\"executable\":\"\([^\"]*\)\".*|\1|p")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export HYPERSCATTER_GPU=real
