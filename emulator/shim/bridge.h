@@ -40,6 +40,13 @@ struct Bridge {
                     const void* pc);
     // The budget is used up; does not return.
     void (*timeout)(Lane*, const void* pc);
+    // Begins an asynchronous copy, of which the first `read` bytes are copied and the others become 0.
+    void (*begin_copy)(Lane*, void* to, const void* from, unsigned long bytes, unsigned long read,
+                       const void* pc);
+    // Makes a group of the copies that this thread has begun since the last one.
+    void (*commit_copies)(Lane*);
+    // Waits for all groups of this thread but the last `left`.
+    void (*land_copies)(Lane*, unsigned left);
 };
 
 // A fiber's control block. It lies at the top of its stack, so that the stack pointer leads to it.

@@ -12,6 +12,14 @@ Word warp(unsigned mask, unsigned operation, Word value, unsigned source, const 
     return lane()->bridge->warp(lane(), mask, operation, value, source, file, line);
 }
 
+void begin_copy(void* to, const void* from, unsigned long bytes, unsigned long read) {
+    lane()->bridge->begin_copy(lane(), to, from, bytes, read, __builtin_return_address(0));
+}
+
+void commit_copies() { lane()->bridge->commit_copies(lane()); }
+
+void land_copies(unsigned left) { lane()->bridge->land_copies(lane(), left); }
+
 [[noreturn]] void trap(const char* file, unsigned line) {
     lane()->bridge->mistake(lane(), UNDEFINED, "__trap()", file, line, nullptr);
     __builtin_unreachable();

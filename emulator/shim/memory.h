@@ -1,4 +1,4 @@
-// Atomic operations, and loads and stores with a cache hint.
+// Atomic operations, loads and stores with a cache hint, and asynchronous copies to shared memory.
 #pragma once
 
 namespace emulator {
@@ -88,6 +88,23 @@ EMULATOR_STORE(__stwt)
 EMULATOR_STORE(__stcg)
 EMULATOR_STORE(__stcs)
 #undef EMULATOR_STORE
+
+// The primitives of <cuda_pipeline_primitives.h>.
+namespace emulator {
+
+// Out of line and not instrumented (entry.cpp): the engine makes the accesses.
+void begin_copy(void* to, const void* from, unsigned long bytes, unsigned long read);
+void commit_copies();
+void land_copies(unsigned left);
+
+}  // namespace emulator
+
+EMULATOR_INLINE void __pipeline_memcpy_async(void* to, const void* from, __SIZE_TYPE__ bytes,
+                                             __SIZE_TYPE__ zeros = 0) {
+    emulator::begin_copy(to, from, bytes, bytes - zeros);
+}
+EMULATOR_INLINE void __pipeline_commit() { emulator::commit_copies(); }
+EMULATOR_INLINE void __pipeline_wait_prior(unsigned left) { emulator::land_copies(left); }
 
 extern "C" {
 void* memcpy(void* to, const void* from, __SIZE_TYPE__ bytes);

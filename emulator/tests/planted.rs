@@ -60,6 +60,7 @@ const fn input(i: usize) -> f32 {
 
 const BOUNDS: &str = "planted_bounds.cu";
 const ORDER: &str = "planted_order.cu";
+const COPIES: &str = "planted_copies.cu";
 const MEETING: &str = "planted_meeting.cu";
 const ARITHMETIC: &str = "planted_arithmetic.cu";
 
@@ -196,6 +197,35 @@ const CASES: &[Case] = &[
         n: 64,
         right: |_, _| 64.0,
         ..case(ORDER, "store_against_atomic", "store_against_atomic_ok", FaultKind::Race)
+    },
+    Case {
+        says: "to which a copy is under way",
+        ..case(COPIES, "missing_wait", "missing_wait_ok", FaultKind::Uninitialised)
+    },
+    case(COPIES, "never_waited_for", "never_waited_for_ok", FaultKind::Undefined),
+    Case {
+        right: |i, _| 2.0 * input(i),
+        ..case(COPIES, "wait_for_too_few", "wait_for_too_few_ok", FaultKind::Uninitialised)
+    },
+    Case {
+        right: |i, n| input(n - 1 - i),
+        ..case(COPIES, "wait_without_syncwarp", "wait_without_syncwarp_ok", FaultKind::Race)
+    },
+    Case {
+        right: |_, n| input(n),
+        ..case(COPIES, "copy_over_a_read", "copy_over_a_read_ok", FaultKind::Race)
+    },
+    Case {
+        right: |i, n| if i + 1 < n { input(i + 1) } else { 0.0 },
+        ..case(COPIES, "copy_behind_the_end", "copy_behind_the_end_ok", FaultKind::OutOfBounds)
+    },
+    Case {
+        right: |i, _| input(if i < 4 { i + 4 } else { i }),
+        ..case(COPIES, "misaligned_copy", "misaligned_copy_ok", FaultKind::Misaligned)
+    },
+    Case {
+        says: "no shared memory",
+        ..case(COPIES, "copy_to_global", "copy_to_global_ok", FaultKind::OutOfBounds)
     },
     Case {
         block: 64,

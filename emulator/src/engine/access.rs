@@ -9,6 +9,10 @@ use super::races::{Conflict, Races};
 use super::scheduler::Scheduler;
 use crate::interface::{Allocation, FaultKind, Memory, Space};
 
+/// Kinds of accesses, as in `shim/bridge.h`.
+pub(super) const READ: u32 = 1;
+pub(super) const WRITE: u32 = 2;
+
 /// A load or store.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Access {
@@ -26,7 +30,7 @@ impl Access {
     /// `kind` as in `shim/bridge.h`.
     pub(super) fn new(address: usize, size: usize, kind: u32, pc: usize) -> Self {
         let has = |flag| kind & flag != 0;
-        Self { address, size, read: has(1), write: has(2), atomic: has(4), aligned: !has(8), pc }
+        Self { address, size, read: has(READ), write: has(WRITE), atomic: has(4), aligned: !has(8), pc }
     }
 
     fn name(&self) -> String {
@@ -88,6 +92,12 @@ impl<'a> Checks<'a> {
         written[..dynamic].fill(false);
         written[dynamic..dynamic + self.dynamic_bytes].fill(false);
         written[self.shared.dynamic.end - start..].fill(false);
+    }
+
+    /// Makes bytes of shared memory unwritten.
+    pub(super) fn forget(&self, address: usize, size: usize) {
+        let offset = address - self.shared.all.start;
+        self.shared_written.borrow_mut()[offset..offset + size].fill(false);
     }
 
     /// Checks an access of a thread and notes it.

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use super::access::Access;
+use super::copies::Copy;
 use super::failure::{Failure, Site};
 use super::lane::Lane;
 use super::warp::{Operation, Request};
@@ -15,9 +16,13 @@ pub(super) struct Bridge {
     warp: unsafe extern "C" fn(*const Lane, u32, u32, u64, u32, *const c_char, u32) -> u64,
     mistake: unsafe extern "C" fn(*const Lane, u32, *const c_char, *const c_char, u32, *const c_void),
     timeout: unsafe extern "C" fn(*const Lane, *const c_void),
+    begin_copy: unsafe extern "C" fn(*const Lane, *mut c_void, *const c_void, usize, usize, *const c_void),
+    commit_copies: unsafe extern "C" fn(*const Lane),
+    land_copies: unsafe extern "C" fn(*const Lane, u32),
 }
 
-pub(super) static BRIDGE: Bridge = Bridge { access, barrier, warp, mistake, timeout };
+pub(super) static BRIDGE: Bridge =
+    Bridge { access, barrier, warp, mistake, timeout, begin_copy, commit_copies, land_copies };
 
 unsafe extern "C" fn access(
     lane: *const Lane,
@@ -98,6 +103,44 @@ unsafe extern "C" fn timeout(lane: *const Lane, pc: *const c_void) {
     // SAFETY: the control block of the fiber that calls.
     let lane = unsafe { &*lane };
     out_of_time(lane, lane.running().entry.library.site(pc));
+}
+
+unsafe extern "C" fn begin_copy(
+    lane: *const Lane,
+    to: *mut c_void,
+    from: *const c_void,
+    bytes: usize,
+    read: usize,
+    pc: *const c_void,
+) {
+    // SAFETY: the control block of the fiber that calls.
+    let lane = unsafe { &*lane };
+    let running = lane.running();
+    if running.preempts() {
+        wait(lane);
+    }
+    let copy = Copy::new(to as usize, from as usize, bytes, read, pc as usize);
+    if let Err(failure) = running.begin_copy(lane, copy) {
+        running.fail(lane, failure);
+    }
+}
+
+unsafe extern "C" fn commit_copies(lane: *const Lane) {
+    // SAFETY: the control block of the fiber that calls.
+    let lane = unsafe { &*lane };
+    lane.running().copies.borrow_mut().commit(lane.index());
+}
+
+unsafe extern "C" fn land_copies(lane: *const Lane, left: u32) {
+    // SAFETY: the control block of the fiber that calls.
+    let lane = unsafe { &*lane };
+    let running = lane.running();
+    if running.preempts() {
+        wait(lane);
+    }
+    if let Err(failure) = running.land_copies(lane, left) {
+        running.fail(lane, failure);
+    }
 }
 
 /// Lets other threads run first.

@@ -1,7 +1,8 @@
 //! Runs kernels: one fiber for each thread of a block, one block after the other, on the OS thread that asks
 //! for it.
 //!
-//! Barriers, shuffles, votes and `__trap` are checked in both builds. The checked build also checks every
+//! Barriers, shuffles, votes and `__trap` are checked in both builds, and an asynchronous copy lands at its
+//! wait. The checked build also checks every
 //! load and store (bounds, lifetime, alignment, whether the bytes were written, races) and the arithmetic
 //! (signed overflow, shifts, division by zero), and stops endless loops.
 //!
@@ -21,6 +22,7 @@
 mod access;
 mod bridge;
 mod clock;
+mod copies;
 mod failure;
 mod lane;
 mod library;
@@ -38,6 +40,7 @@ use corosensei::{Coroutine, Yielder};
 
 use self::access::{Access, Checks};
 use self::clock::Clock;
+use self::copies::Copies;
 use self::failure::Failure;
 use self::lane::{FiberStack, Lane};
 use self::library::{Entry, SharedRanges};
@@ -84,6 +87,9 @@ struct Running<'a> {
     params: Vec<*const c_void>,
     scheduler: RefCell<Scheduler>,
     checks: Option<Checks<'a>>,
+    shared: SharedRanges,
+    /// The asynchronous copies of the block that runs.
+    copies: RefCell<Copies>,
     /// The number of the block that runs.
     block: Cell<u64>,
     /// How many accesses until a thread is preempted; 0 where none is.
@@ -95,7 +101,8 @@ impl Running<'_> {
     /// Checks an access of a thread.
     fn check(&self, thread: u32, access: Access) -> Result<(), Box<Failure>> {
         let Some(checks) = &self.checks else { return Ok(()) };
-        checks.access(&self.scheduler.borrow(), thread, access)
+        let checked = checks.access(&self.scheduler.borrow(), thread, access);
+        checked.map_err(|failure| self.copies.borrow().explain(failure, thread, access.address))
     }
 
     /// Whether the running thread is preempted at the access that it is about to make.
@@ -124,6 +131,9 @@ impl Running<'_> {
             // SAFETY: the library's own function for this kernel, with parameters of the sizes that it
             // states.
             unsafe { (self.entry.invoke)(self.params.as_ptr()) };
+            if let Err(failure) = self.have_landed(lane) {
+                self.fail(lane, failure);
+            }
             let next = self.scheduler.borrow_mut().exit(lane.index(), lane.fiber());
             match next {
                 Ok(Some(thread)) => self.begin(lane, thread),
@@ -143,7 +153,6 @@ type Fiber = Coroutine<(), (), (), FiberStack>;
 /// A launch that runs.
 struct Grid<'a> {
     running: Box<Running<'a>>,
-    shared: SharedRanges,
     fibers: Vec<(Fiber, *const Lane)>,
     /// The parameters' bytes, aligned.
     _params: Vec<Vec<u128>>,
@@ -171,11 +180,13 @@ impl<'a> Grid<'a> {
             params: params.iter().map(|p| p.as_ptr().cast()).collect(),
             scheduler: RefCell::new(scheduler),
             checks: checked.then(|| Checks::new(memory, entry.library, shared.clone(), dynamic_bytes, races)),
+            shared,
+            copies: RefCell::default(),
             block: Cell::new(0),
             preemption: Cell::new(preemption),
             failure: Cell::new(None),
         };
-        Self { running: Box::new(running), shared, fibers: Vec::new(), _params: params }
+        Self { running: Box::new(running), fibers: Vec::new(), _params: params }
     }
 
     fn run(mut self) -> Result<(), Fault> {
@@ -243,7 +254,7 @@ impl<'a> Grid<'a> {
 
     /// Makes the shared memory of a block look as if it had never been written.
     fn poison_shared(&self) {
-        let SharedRanges { all, dynamic } = &self.shared;
+        let SharedRanges { all, dynamic } = &self.running.shared;
         let used = dynamic.start..dynamic.start + self.running.launch.dynamic_shared as usize;
         let used = if dynamic.is_empty() { dynamic.clone() } else { used };
         for Range { start, end } in [all.start..dynamic.start, used, dynamic.end..all.end] {
