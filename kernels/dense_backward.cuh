@@ -13,12 +13,16 @@
 // it has the sums over part u of the rows of v, which the threads of all parts u then exchange: each stores
 // the rows that it gets.
 //
+// Rows are loaded where they are needed, or copied to shared memory, asynchronously and one step ahead: with
+// the sources below, and with the same bits.
+//
 // src/dense.rs states the order of all sums, and src/cpu/dense has the same bits. Part v has the vertices v,
 // v + PARTS, ...: rows of M that are read at the same time then lie in different banks.
 
 #pragma once
 
 #include "dense.cuh"
+#include "stages.cuh"
 
 // How the threads of a block share out the work of a class of `N` vertices.
 template <u32 N>
@@ -136,37 +140,119 @@ __device__ __forceinline__ void prefetch_rows(const T* first, const RowsArgs& ar
     }
 }
 
+// Where a thread has its features of g and x from: global memory.
+template <typename T, u32 N>
+struct FromMemory {
+    using C = Cut<N>;
+    using A = typename Element<T>::Acc;
+    static constexpr u32 LEN = Features<T>::LEN;
+    // With one part there are registers for all of x; else it is loaded in halves, behind a prefetch.
+    static constexpr u32 TOGETHER = C::PARTS == 1 ? C::SIDE : C::SIDE / 2;
+
+    const DenseBackwardArgs& args;
+    const Place& place;
+    const BackwardRows<T>& rows;
+
+    __device__ __forceinline__ u32 much_of_x() const {
+        return args.wants_products != 0 ? rows.much : u32(NOTHING);
+    }
+    __device__ __forceinline__ void load_g(A (&g)[LEN], u32 u) const {
+        load_features(g, u < rows.n_vertices ? rows.much : u32(NOTHING),
+                      rows.grad_y + u * args.grad_y.row_stride);
+    }
+    __device__ __forceinline__ void load_x(A (&x)[LEN], u32 v) const {
+        load_features(x, v < rows.n_vertices ? much_of_x() : u32(NOTHING), rows.x + v * args.x.row_stride);
+    }
+    __device__ __forceinline__ void prefetch_x() const {
+        prefetch_rows<N>(rows.x, args.x, much_of_x(), place, rows.n_vertices);
+    }
+};
+
+// The two stages of a warp: of each the rows of g, and behind them those of x, for the warp's slots.
+template <typename T, u32 N>
+struct Stages {
+    using C = Cut<N>;
+    enum : u32 { STAGE = 2 * N * C::LANES, WARPS = THREADS / WARP };
+    enum : u32 { BYTES = WARPS * 2 * STAGE * sizeof(Features<T>) };
+
+    // The first features of the thread's slot in stage 0.
+    static __device__ __forceinline__ Features<T>* of_thread() {
+        Features<T>* stages = reinterpret_cast<Features<T>*>(shared_memory);
+        return stages + threadIdx.x / WARP * (2 * STAGE) + threadIdx.x % C::LANES;
+    }
+
+    // Begins to copy some rows to a stage; the threads of a slot share them out. Single features, which may
+    // lie anywhere, are not copied asynchronously.
+    static __device__ __forceinline__ void fill(const DenseBackwardArgs& args, Features<T>* stage,
+                                                const BackwardRows<T>& rows) {
+#pragma unroll 1
+        for (u32 row = threadIdx.x % WARP / C::LANES; row < N; row += C::TILES) {
+            u32 much = row < rows.n_vertices ? rows.much : u32(NOTHING);
+            copy(args, stage + row * C::LANES, much, rows.grad_y + row * args.grad_y.row_stride);
+            if (args.wants_products != 0) {
+                copy(args, stage + (N + row) * C::LANES, much, rows.x + row * args.x.row_stride);
+            }
+        }
+    }
+
+private:
+    static __device__ __forceinline__ void copy(const DenseBackwardArgs& args, Features<T>* to, u32 much,
+                                                const T* from) {
+        if (args.aligned != 0) {
+            copy_features(to, much != NOTHING, from);
+        } else {
+            Features<T> one = {};
+            if (much != NOTHING) {
+                one.at[0] = *from;
+            }
+            *to = one;
+        }
+    }
+};
+
+// The same from a stage, in which rows that are not there are zeros.
+template <typename T, u32 N>
+struct FromStage {
+    using C = Cut<N>;
+    using A = typename Element<T>::Acc;
+    static constexpr u32 LEN = Features<T>::LEN;
+    static constexpr u32 TOGETHER = C::SIDE / 2;
+
+    const Features<T>* stage;
+
+    __device__ __forceinline__ void load_g(A (&g)[LEN], u32 u) const { read_stage(g, stage + u * C::LANES); }
+    __device__ __forceinline__ void load_x(A (&x)[LEN], u32 v) const {
+        read_stage(x, stage + (N + v) * C::LANES);
+    }
+    __device__ __forceinline__ void prefetch_x() const {}
+};
+
 // The features of a thread: stores its rows of dloss/dx, and adds to its products. All threads take part.
-template <u32 N, typename T, typename A, u32 PRODUCTS>
+template <u32 N, typename Source, typename T, typename A, u32 PRODUCTS>
 __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args, const A* entries,
                                                   const u32* words, const Place& place,
-                                                  const BackwardRows<T>& rows, A (&products)[PRODUCTS]) {
+                                                  const BackwardRows<T>& rows, const Source& source,
+                                                  A (&products)[PRODUCTS]) {
     using C = Cut<N>;
     constexpr u32 LEN = Features<T>::LEN;
     u32 first_u = place.part_u * C::SIDE;
     A g[C::SIDE][LEN];
 #pragma unroll
     for (u32 i = 0; i < C::SIDE; i++) {
-        u32 u = first_u + i;
-        load_features(g[i], u < rows.n_vertices ? rows.much : u32(NOTHING),
-                      rows.grad_y + u * args.grad_y.row_stride);
+        source.load_g(g[i], first_u + i);
     }
-    // With one part there are registers for all of x; else it is loaded in halves, behind a prefetch.
-    constexpr u32 TOGETHER = C::PARTS == 1 ? C::SIDE : C::SIDE / 2;
-    u32 much_of_x = args.wants_products != 0 ? rows.much : u32(NOTHING);
+    constexpr u32 TOGETHER = Source::TOGETHER;
     A x[TOGETHER][LEN];
     auto load_x = [&](u32 first) {
 #pragma unroll
         for (u32 j = 0; j < TOGETHER; j++) {
-            u32 v = place.part_v + C::PARTS * (first + j);
-            load_features(x[j], v < rows.n_vertices ? much_of_x : u32(NOTHING),
-                          rows.x + v * args.x.row_stride);
+            source.load_x(x[j], place.part_v + C::PARTS * (first + j));
         }
     };
-    if (C::PARTS == 1) {
+    if (TOGETHER == C::SIDE) {
         load_x(0);
     } else {
-        prefetch_rows<N>(rows.x, args.x, much_of_x, place, rows.n_vertices);
+        source.prefetch_x();
     }
 #pragma unroll
     for (u32 i = 0; i < C::SIDE; i++) {
@@ -217,7 +303,7 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
     }
 #pragma unroll
     for (u32 first = 0; first < C::SIDE; first += TOGETHER) {
-        if (C::PARTS > 1) {
+        if (TOGETHER < C::SIDE) {
             load_x(first);
         }
 #pragma unroll
@@ -287,7 +373,7 @@ __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u6
     }
 }
 
-template <typename T, u32 N, bool Checked>
+template <typename T, u32 N, bool Checked, bool Staged>
 __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u32 kernel) {
     using A = typename Element<T>::Acc;
     using C = Cut<N>;
@@ -295,7 +381,12 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
     const DenseItemsArgs& of = args.items;
     u32 n_items = of.per_block == 0 ? 1 : of.per_block;
     A* exchange = reinterpret_cast<A*>(shared_memory);
-    A* entries = exchange + Exchange<A, N>::BYTES / sizeof(A);
+    // Stages and what is exchanged have the same memory.
+    u32 before_entries = Exchange<A, N>::BYTES;
+    if (Staged && Stages<T, N>::BYTES > before_entries) {
+        before_entries = Stages<T, N>::BYTES;
+    }
+    A* entries = exchange + before_entries / sizeof(A);
     u32* words = reinterpret_cast<u32*>(entries + n_items * C::ENTRIES);
     DenseItem* items = reinterpret_cast<DenseItem*>(words + n_items * C::WORDS);
     Place place = place_of_thread<N>();
@@ -338,9 +429,28 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
                         element(args.grad_y, instance, first_vertex, 0) + feature,
                     element(args.grad_x, instance, first_vertex, 0) + feature};
         };
+        // Where features are no whole vectors, they come one by one, a step each.
+        u32 pieces = args.aligned != 0 ? 1 : LEN;
+        u32 n_steps = (n_slices + args.slots - 1) / args.slots * pieces;
+        auto rows_of_step = [&](u32 step) -> BackwardRows<T> {
+            u32 i = args.aligned != 0 ? 0 : step % LEN;
+            BackwardRows<T> rows = rows_of((args.aligned != 0 ? step : step / LEN) * args.slots + slot);
+            if (args.aligned == 0) {
+                bool exists = rows.much != NOTHING && rows.feature + i < args.features;
+                rows.much = exists ? u32(ONE_FEATURE) : u32(NOTHING);
+                rows.x += i;
+                rows.grad_y += i;
+                rows.grad_x += i;
+            }
+            return rows;
+        };
+        Features<T>* stages = Stages<T, N>::of_thread();
+        BackwardRows<T> rows = rows_of_step(0);
         // The first rows are under way while operators are read.
-        if (args.aligned != 0) {
-            BackwardRows<T> rows = rows_of(slot);
+        if constexpr (Staged) {
+            Stages<T, N>::fill(args, stages, rows);
+            commit_copies();
+        } else if (args.aligned != 0) {
             prefetch_rows<N>(rows.grad_y, args.grad_y, rows.much, place, rows.n_vertices);
             if (C::PARTS == 1 && args.wants_products != 0) {
                 prefetch_rows<N>(rows.x, args.x, rows.much, place, rows.n_vertices);
@@ -356,19 +466,25 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
         u32 operand = k < n_items ? k : 0;
         const A* its_entries = entries + operand * C::ENTRIES;
         const u32* its_words = words + operand * C::WORDS;
-        for (u32 first = 0; first < n_slices; first += args.slots) {
-            BackwardRows<T> rows = rows_of(first + slot);
-            bool exists = rows.much != NOTHING;
-            // Where features are no whole vectors, they come one by one.
 #pragma unroll 1
-            for (u32 i = 0; i < (args.aligned != 0 ? 1 : LEN); i++) {
-                if (args.aligned == 0) {
-                    rows.much = exists && rows.feature + i < args.features ? u32(ONE_FEATURE) : u32(NOTHING);
+        for (u32 step = 0; step < n_steps; step++) {
+            if constexpr (Staged) {
+                BackwardRows<T> next = rows_of_step(step + 1);
+                // Behind the last step nothing may be on its way: the memory has other uses then.
+                if (step + 1 < n_steps) {
+                    Stages<T, N>::fill(args, stages + (step + 1) % 2 * Stages<T, N>::STAGE, next);
                 }
-                backward_features<N>(args, its_entries, its_words, place, rows, products);
-                rows.x++;
-                rows.grad_y++;
-                rows.grad_x++;
+                commit_copies();
+                wait_for_all_but_one();
+                __syncwarp();
+                FromStage<T, N> source = {stages + step % 2 * Stages<T, N>::STAGE};
+                backward_features<N>(args, its_entries, its_words, place, rows, source, products);
+                __syncwarp();  // the stage is filled again in the next step
+                rows = next;
+            } else {
+                FromMemory<T, N> source = {args, place, rows};
+                backward_features<N>(args, its_entries, its_words, place, rows, source, products);
+                rows = rows_of_step(step + 1);
             }
         }
         if (args.wants_products != 0) {
@@ -383,7 +499,14 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
 #define DENSE_BACKWARD(N, BLOCKS, T, NAME, CHECKS) \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
         dense##N##_backward_##NAME(const DenseBackwardArgs args) { \
-        dense_backward<T, N, CHECKS>(args, DENSE##N##_BACKWARD); \
+        dense_backward<T, N, CHECKS, false>(args, DENSE##N##_BACKWARD); \
+    }
+
+// The same with stages.
+#define DENSE_BACKWARD_ASYNC(N, BLOCKS, T, NAME) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+        dense##N##_backward_async_##NAME(const DenseBackwardArgs args) { \
+        dense_backward<T, N, false, true>(args, DENSE##N##_BACKWARD); \
     }
 
 #define DENSE_BACKWARD_MODULES(N, BLOCKS, BLOCKS_OF_8) \

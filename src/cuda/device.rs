@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// The compute capability that the PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
 const NEEDED_CAPABILITY: (u32, u32) = (7, 5);
 
+/// That from which on threads copy from global to shared memory asynchronously.
+const CAPABILITY_OF_ASYNC_COPIES: (u32, u32) = (8, 0);
+
 /// An embedded module: one kernel file for one type, with checks or without.
 struct Image {
     name: &'static str,
@@ -153,6 +156,11 @@ impl Device {
     /// Its context, which allocates buffers and makes streams.
     pub fn context(&self) -> &Arc<CudaContext> {
         self.0.context.as_ref().expect("only `drop` takes it")
+    }
+
+    /// Whether its threads copy from global to shared memory asynchronously.
+    pub(super) fn copies_async(&self) -> bool {
+        self.0.capability >= CAPABILITY_OF_ASYNC_COPIES
     }
 
     /// Whether both are of the very same context.

@@ -29,17 +29,25 @@ impl Default for Checks {
 ///
 /// This trait is sealed.
 pub trait DeviceElement: Element {
-    /// The kernels.
+    /// The kernels, for devices that copy to shared memory asynchronously (sm_80 and newer) or for all.
     #[doc(hidden)]
-    fn kernels(checks: Checks) -> &'static KernelSet;
+    fn kernels(checks: Checks, copies_async: bool) -> &'static KernelSet;
 }
 
 macro_rules! device_element {
-    ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal;)*) => {$(
+    ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal $(, $async:literal)?;)*) => {$(
         impl DeviceElement for $t {
-            fn kernels(checks: Checks) -> &'static KernelSet {
+            fn kernels(checks: Checks, copies_async: bool) -> &'static KernelSet {
                 static UNCHECKED: KernelSet = kernel_set!($name, $acc, $gather_sums, "");
                 static CHECKED: KernelSet = kernel_set!($name, $acc, $gather_sums, "_checked");
+                $(
+                    static ASYNC: KernelSet =
+                        kernel_set!($name, $acc, $gather_sums, "").with_stages(Kernel::Dense16Backward, $async);
+                    if checks == Checks::Off && copies_async {
+                        return &ASYNC;
+                    }
+                )?
+                _ = copies_async;
                 match checks {
                     Checks::Off => &UNCHECKED,
                     Checks::On => &CHECKED,
@@ -49,8 +57,8 @@ macro_rules! device_element {
     )*};
 }
 device_element! {
-    f32: "f32", "f32", "gather_f32";
+    f32: "f32", "f32", "gather_f32", "dense16_backward_async_f32";
     f64: "f64", "f64", "gather_f64";
-    half::f16: "f16", "f32", "gather_sums_f16";
-    half::bf16: "bf16", "f32", "gather_sums_bf16";
+    half::f16: "f16", "f32", "gather_sums_f16", "dense16_backward_async_f16";
+    half::bf16: "bf16", "f32", "gather_sums_bf16", "dense16_backward_async_bf16";
 }

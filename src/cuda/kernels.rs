@@ -20,13 +20,15 @@ pub struct KernelSet {
     pub names: [&'static str; Kernel::COUNT],
     /// The numbers of the modules that they are in, in the same order.
     modules: [usize; Kernel::COUNT],
+    /// The kernel whose blocks copy rows to shared memory before they need them.
+    staged: Option<Kernel>,
 }
 
 impl KernelSet {
     /// Of each kernel, in any order, its name and that of its module. It does not compile with one that is
     /// missing or listed twice, or with a module that is not embedded.
     pub(super) const fn new(kernels: [(Kernel, &'static str, &str); Kernel::COUNT]) -> Self {
-        let mut set = Self { names: [""; Kernel::COUNT], modules: [0; Kernel::COUNT] };
+        let mut set = Self { names: [""; Kernel::COUNT], modules: [0; Kernel::COUNT], staged: None };
         let mut i = 0;
         while i < kernels.len() {
             let (kernel, name, its_module) = kernels[i];
@@ -37,6 +39,19 @@ impl KernelSet {
             i += 1;
         }
         set
+    }
+
+    /// With another kernel for one of these, alone in the module of its name, that has stages.
+    pub(super) const fn with_stages(mut self, kernel: Kernel, name: &'static str) -> Self {
+        self.names[kernel as usize] = name;
+        self.modules[kernel as usize] = module(name);
+        self.staged = Some(kernel);
+        self
+    }
+
+    /// Whether the blocks of a kernel need shared memory for stages.
+    pub(super) fn has_stages(&self, kernel: Kernel) -> bool {
+        self.staged == Some(kernel)
     }
 
     pub(super) fn name(&self, kernel: Kernel) -> &'static str {

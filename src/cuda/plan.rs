@@ -194,7 +194,7 @@ impl<T: DeviceElement> Plan<T> {
 
     /// The kernels of its element type and checks.
     pub(super) fn kernels(&self) -> &'static KernelSet {
-        T::kernels(self.checks())
+        T::kernels(self.checks(), self.batch().device().copies_async())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The paths of the convolution: on each the bits of the CPU, whatever the layout, the options and the
 //! mixture of paths.
 
-use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Request, Table};
+use hyperscatter::cuda::{Checks, Device, DeviceBatch, Orientation, Plan, Request, Table};
 use hyperscatter::{
     Axis, Batch, Conv, Error, Incidence, Normalization, Operator, Out, Path, Repeats, RowLayout, Rows,
     WeightUse, Weights,
@@ -155,6 +155,93 @@ fn backends_have_the_same_bits_where_many_instances_share_a_window() {
     // A chunk is one instance.
     for instances in [128, 129, 300] {
         agree::<f32>(2, 516, instances, Conv::default());
+    }
+}
+
+/// Rows that are copied to shared memory asynchronously, and rows that are loaded where they are needed, give
+/// the bits of the CPU: with all, some and a few of the vertices of a class, whole vectors and single
+/// features, more slices than slots, windows for all and for each, gradients that are skipped or added to.
+#[test]
+fn stages_have_the_bits_of_direct_loads() {
+    fn agree<T: GpuElement>(gpu: &Gpu, capability: (u32, u32), is_staged: bool) {
+        let device = Device::open(gpu.ordinal()).unwrap();
+        let stream = device.context().default_stream();
+        let mut number = 0;
+        for (n, f) in [(16, 64), (16, 516), (9, 20), (12, 7), (10, 130), (16, 1)] {
+            let topology = Incidence::subsets(n, 2).unwrap();
+            let (instances, edges) = (7, topology.n_hyperedges());
+            let batch = Batch::replicate(topology);
+            let uploaded = device.upload(&batch).unwrap();
+            let plan =
+                Plan::<T>::builder(&uploaded, f).conv(symmetric()).checks(Checks::Off).build().unwrap();
+            let mut workspace = plan.workspace(&stream, instances).unwrap();
+            let mut on_cpu = hyperscatter::cpu::Plan::<T>::builder(&batch, f)
+                .conv(symmetric())
+                .build()
+                .unwrap()
+                .workspace(instances)
+                .unwrap();
+            let len = instances * n * f;
+            let (x, g) = (features::<T>(1, len), features::<T>(2, len));
+            for (is_shared, skipped) in [(true, 0), (false, 0), (true, 1), (false, 2)] {
+                let w = weights::<T>(3, if is_shared { edges } else { instances * edges }, false);
+                let (mut rows, mut of_weights) = (features::<T>(4, len), w.clone());
+                let at = RowLayout::contiguous(f).instances(instances);
+                let write = if skipped == 1 { Write::Overwrite } else { Write::Accumulate };
+                let [x_there, g_there] = [&x, &g].map(|values| to_device(&stream, values));
+                let [mut rows_there] = [&rows].map(|values| to_device(&stream, values));
+                let [w_there, mut of_weights_there] =
+                    [&w, &of_weights].map(|values| to_device(&stream, values));
+                let weights_there = match is_shared {
+                    true => Weights::shared(w_there.as_view()),
+                    false => Weights::consecutive(w_there.as_view()),
+                };
+                let weights_here = match is_shared {
+                    true => hyperscatter::Weights::shared(&w[..]),
+                    false => hyperscatter::Weights::consecutive(&w[..]),
+                };
+                let to = if skipped == 1 { Out::Skip } else { write.to(Rows::new(&mut rows_there, at)) };
+                let to_weights =
+                    if skipped == 2 { Out::Skip } else { write.to(of_weights_there.as_view_mut()) };
+                workspace
+                    .conv_backward(
+                        Rows::new(&x_there, at),
+                        weights_there,
+                        Rows::new(&g_there, at),
+                        to,
+                        to_weights,
+                    )
+                    .unwrap();
+                let to = if skipped == 1 { Out::Skip } else { write.to(Rows::new(&mut rows[..], at)) };
+                let to_weights = if skipped == 2 { Out::Skip } else { write.to(&mut of_weights[..]) };
+                on_cpu
+                    .conv_backward(Rows::new(&x[..], at), weights_here, Rows::new(&g[..], at), to, to_weights)
+                    .unwrap();
+                let found = [
+                    bits(&to_host(&stream, &rows_there, len)),
+                    bits(&to_host(&stream, &of_weights_there, of_weights.len())),
+                ];
+                let case = format!("{} {capability:?}: {n} vertices, {f} features", T::NAME);
+                assert_eq!(found, [bits(&rows), bits(&of_weights)], "{case}, {is_shared}, {skipped}");
+                number += 1;
+            }
+        }
+        assert_eq!(number, 24);
+        let has = |name: &str| device.loaded_modules().iter().any(|module| module.name == name);
+        let names = ["dense16_backward_async_", "dense16_backward_"].map(|name| format!("{name}{}", T::NAME));
+        assert_eq!(names.map(|name| has(&name)), [is_staged, !is_staged], "{capability:?}");
+    }
+    for capability in [(7, 5), (8, 0), (9, 0)] {
+        let gpu = Gpu::take();
+        let Some(control) = gpu.control("devices of other architectures") else { return };
+        gpu.set(Mode::PLAIN);
+        control.set_compute_capability(capability.0, capability.1);
+        let is_staged = capability >= (8, 0);
+        agree::<f32>(&gpu, capability, is_staged);
+        agree::<f64>(&gpu, capability, false);
+        agree::<hyperscatter::half::f16>(&gpu, capability, is_staged);
+        agree::<hyperscatter::half::bf16>(&gpu, capability, is_staged);
+        control.set_compute_capability(9, 0);
     }
 }
 

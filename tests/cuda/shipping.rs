@@ -119,6 +119,11 @@ fn entries() -> BTreeMap<&'static str, &'static str> {
     embedded_modules().flat_map(|(_, ptx)| entries_of(ptx)).collect()
 }
 
+/// Whether an element type has kernels that copy to shared memory asynchronously.
+fn copies_async(element: &str, checks: Checks) -> bool {
+    element != "f64" && checks == Checks::Off
+}
+
 /// Checks cost nothing where they are off: the unchecked kernels have no trace of them. Negative degrees are
 /// reported always.
 #[test]
@@ -136,13 +141,14 @@ fn unchecked_kernels_report_nothing() {
     }
 }
 
+/// What copies asynchronously is without: with checks, devices of all architectures have the same kernels.
 #[test]
 fn kernels_come_with_checks_and_without() {
     let entries = entries();
     for name in entries.keys() {
         let twin = match name.strip_suffix("_checked") {
             Some(unchecked) => unchecked.to_string(),
-            None => format!("{name}_checked"),
+            None => format!("{}_checked", name.replace("_async", "")),
         };
         assert!(entries.contains_key(&*twin), "{name}");
     }
@@ -158,7 +164,8 @@ fn a_kernel_is_shipped_once() {
 #[test]
 fn workspaces_may_load_each_kernel_that_is_shipped() {
     let kernels = [f32::kernels, f64::kernels, f16::kernels, bf16::kernels];
-    let sets = kernels.iter().flat_map(|kernels| [Checks::On, Checks::Off].map(kernels));
+    let choices = [(Checks::On, true), (Checks::Off, true), (Checks::Off, false)];
+    let sets = kernels.iter().flat_map(|kernels| choices.map(|(checks, is_async)| kernels(checks, is_async)));
     let loaded: BTreeSet<&str> = sets.flat_map(|set| set.names).collect();
     assert_eq!(loaded, entries().into_keys().collect());
 }
@@ -252,6 +259,10 @@ fn modules_of<T: DeviceElement>(
     let mut names = BTreeSet::new();
     let of_type = |name: &str| format!("{name}_{}{ending}", T::NAME);
     let of_sums = |name: &str| format!("{name}_{acc}{ending}");
+    let backward = |class: usize| {
+        let is_async = class == 16 && copies_async(T::NAME, checks);
+        format!("dense{class}_backward{}", if is_async { "_async" } else { "" })
+    };
     if gathers || has_steps {
         names.insert(of_type("gather"));
         if kind.has_long_rows() {
@@ -273,7 +284,7 @@ fn modules_of<T: DeviceElement>(
     if let Some(class) = kind.dense().filter(|_| has(Operator::Conv)) {
         names.extend([of_type(&format!("dense{class}")), of_sums("dense_form")]);
         if has_backward {
-            names.extend([of_type(&format!("dense{class}_backward")), of_sums("dense_gradient")]);
+            names.extend([of_type(&backward(class)), of_sums("dense_gradient")]);
         }
     }
     if has(Operator::ConvEpilogueBackward) {
@@ -281,7 +292,7 @@ fn modules_of<T: DeviceElement>(
     }
     let of_matrices = kind.class_of_matrices().filter(|_| has(Operator::ConvMatrix));
     if let Some(class) = of_matrices {
-        names.extend([of_type(&format!("dense{class}")), of_type(&format!("dense{class}_backward"))]);
+        names.extend([of_type(&format!("dense{class}")), of_type(&backward(class))]);
         names.extend(["dense_form", "dense_gradient", "matrix"].map(of_sums));
     }
     // A table of topologies on both paths has the kernels of both; steps beside dense operators take gathers.

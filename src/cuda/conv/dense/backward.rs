@@ -101,7 +101,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let chunk_len = if is_chunked { dense::chunk_len(row, slices) } else { 0 };
         let slots = if is_chunked { dense::most_slots(row) } else { dense::slots(row, slices) };
         let size_of_sums = size_of::<T::Acc>();
-        let (exchange, of_item) = (class.exchange_bytes(size_of_sums), class.backward_bytes(size_of_sums));
+        let (mut exchange, of_item) =
+            (class.exchange_bytes(size_of_sums), class.backward_bytes(size_of_sums));
+        if self.plan.kernels().has_stages(class.backward()) {
+            exchange = exchange.max(class.stages_bytes(len * size));
+        }
         let per_block = per_block(dense::most_slots(row) / slots, of_item, SHARED_BYTES - exchange);
         let mut items = self.dense_items(of, per_block, true)?;
         if is_chunked {
@@ -265,6 +269,12 @@ impl DenseClass {
         let slots = dense::most_slots(n);
         let tile = if tiles == 1 { slots } else { slots + WARP as usize / tiles };
         at_once * (tiles * tile + 4) * size
+    }
+
+    /// That of the two stages of each warp, of rows of g and of x: `Stages` of `kernels/dense_backward.cuh`.
+    /// A thread has so many bytes of a row. What is exchanged later has the same memory.
+    const fn stages_bytes(self, of_thread: usize) -> usize {
+        2 * dense::most_slots(self.vertices()) * 2 * self.vertices() * of_thread
     }
 
     /// That of an item of the backward: its operator, transposed, and what is known of it.
