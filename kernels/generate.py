@@ -117,8 +117,8 @@ REGISTER = re.compile(r"%[a-z]+\d+")
 
 
 def with_constants_in_place(ptx: str) -> str:
-    """With each constant where it is read, and not in a register of its own: one and a half per cent less of the
-    text, of which the assembler makes the same code for sm_90, and for sm_80 but for a few registers."""
+    """With each constant where it is read, and not in a register of its own: one and a half per cent less of
+    the text, of which the assembler makes the same code for sm_90, and for sm_80 but for a few registers."""
     kernels = re.split(r"(?=^\.visible \.entry)", ptx, flags=re.MULTILINE)
     return "".join(kernel_with_constants_in_place(kernel) for kernel in kernels)
 

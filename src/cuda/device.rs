@@ -81,7 +81,8 @@ type Modules = [Option<Loaded>; IMAGES.len()];
 
 /// A CUDA device. A clone is cheap, and is the same device.
 ///
-/// Kernels are loaded when a plan first needs them: those of its type, with checks or without.
+/// Kernels are loaded when a workspace first needs them: those of its type, with checks or without, for its
+/// operators.
 ///
 /// The memory of a dropped workspace is kept until its work has ended. It is freed at the next upload,
 /// workspace or check after that. The last holder of the device waits for it.

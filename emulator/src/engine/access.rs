@@ -257,11 +257,11 @@ impl<'a> Checks<'a> {
                 format!(", byte {unwritten} of {}, which was never written,", name(allocation)),
             ),
             Found::Race(_) => match self.allocation(access.address) {
-                Some(a) => (
+                Some(a) if !self.shared.all.contains(&access.address) => (
                     FaultKind::Race,
                     format!(", byte {} of {},", access.address.wrapping_sub(a.base), name(a)),
                 ),
-                None => (FaultKind::Race, format!("{},", self.in_shared_words(access.address))),
+                _ => (FaultKind::Race, format!("{},", self.in_shared_words(access.address))),
             },
         }
     }
