@@ -142,8 +142,12 @@ impl<A: Accumulator> DenseOperator<A> {
                     }
                 }
                 Normalization::Row => {
-                    let entry = |d: &Degree<A>| message(if in_message { d.shift } else { 0 }) / d.shifted;
-                    (entry(&d_u), entry(&d_v))
+                    let shift = |d: Degree<A>| if in_message { d.shift } else { 0 };
+                    let of_u = message(shift(d_u));
+                    // Most degrees are of one size.
+                    let is_same = u == v || shift(d_u) == shift(d_v);
+                    let of_v = if is_same { of_u } else { message(shift(d_v)) };
+                    (of_u / d_u.shifted, of_v / d_v.shifted)
                 }
             };
         }

@@ -53,6 +53,8 @@ enum Kind<'a> {
 pub(super) struct Task<'a> {
     pub(super) topology: &'a Incidence,
     pub(super) chunk: Chunk<'a>,
+    /// The instance that probably comes next behind those of the chunk, if it has the same topology.
+    pub(super) following: Option<usize>,
 }
 
 impl Task<'_> {
@@ -121,7 +123,9 @@ impl<'a, T: Element> Schedule<'a, T> {
         let chunk = self.chunk(c);
         chunk.members.iter().next()?;
         let topology = &self.plan.batch().topologies()[chunk.topology];
-        Some(Task { topology, chunk })
+        let next = (c + 1 < self.instances && matches!(self.kind, Kind::Single)).then_some(c + 1);
+        let following = next.filter(|&next| self.plan.batch().topology_id(next) == chunk.topology);
+        Some(Task { topology, chunk, following })
     }
 
     /// The same, if it is computed like this.
@@ -138,7 +142,7 @@ impl<'a, T: Element> Schedule<'a, T> {
             let members = Members::Range(first..(first + len).min(range.end));
             let offset = windows.offset(batch, axis, first);
             let chunk = Chunk { topology: batch.topology_id(first), offset, members };
-            Task { topology: batch.topology(first), chunk }
+            Task { topology: batch.topology(first), chunk, following: None }
         })
     }
 
@@ -155,17 +159,25 @@ impl<'a, T: Element> Schedule<'a, T> {
     }
 }
 
+/// The most numbers that a thread takes at once: single instances are short, and rows that follow each other
+/// in memory are read faster.
+const MOST_AT_ONCE: usize = 16;
+
+/// Into how many parts at least the numbers of a thread are cut, so that all end at about the same time.
+const PARTS_OF_THREAD: usize = 16;
+
 /// Calls `f` once for each number of `range`, on as many threads as there are `states`; each call has one of
 /// them to itself.
 pub(super) fn for_each<S: Send>(states: &mut [S], range: Range<usize>, f: impl Fn(&mut S, usize) + Sync) {
     let next = AtomicUsize::new(range.start);
+    let at_once = (range.len() / (states.len().max(1) * PARTS_OF_THREAD)).clamp(1, MOST_AT_ONCE);
     states.par_iter_mut().for_each(|state| {
         loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= range.end {
+            let first = next.fetch_add(at_once, Ordering::Relaxed);
+            if first >= range.end {
                 break;
             }
-            f(state, i);
+            (first..range.end.min(first + at_once)).for_each(|i| f(state, i));
         }
     });
 }

@@ -34,7 +34,7 @@ impl<T: Element> Forward<'_, T> {
                 call.compute_z(task, self.x, instance, scratch, self.z.as_ref());
             }
             let Some(y) = &self.y else { continue };
-            let next = instances.peek().map(|&next| source(next));
+            let next = instances.peek().copied().or(task.following).map(source);
             let Scratch { dense, rows, .. } = &mut *scratch;
             let rows = y.rows((batch, instance), shape, rows);
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex is once in
@@ -168,7 +168,8 @@ impl<'a, T: Element> Backward<'a, T> {
         let slots = slots(topology.n_vertices(), slices(features, size_of::<T>()));
         let mut instances = task.instances().peekable();
         while let Some(instance) = instances.next() {
-            self.compute_dense_rows(task, instance, instances.peek().copied(), scratch);
+            let next = instances.peek().copied().or(task.following);
+            self.compute_dense_rows(task, instance, next, scratch);
             if self.weights_wanted() {
                 scratch.gram.begin(&pairs.neighbors, features, 1, slots);
                 self.add_to_gram(instance, scratch);
