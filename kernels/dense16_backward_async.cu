@@ -8,6 +8,9 @@
 #include "dense_backward.cuh"
 #include "modules.cuh"
 
+// For earlier architectures there is nothing to compile: their devices have dense16_backward.cu.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 MODULES_OF_F32(UNCHECKED(DENSE_BACKWARD_ASYNC(16, 3, float, f32)))
 MODULES_OF_F16(UNCHECKED(DENSE_BACKWARD_ASYNC(16, 3, F16, f16)))
 MODULES_OF_BF16(UNCHECKED(DENSE_BACKWARD_ASYNC(16, 3, Bf16, bf16)))
+#endif

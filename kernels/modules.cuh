@@ -2,7 +2,8 @@
 //
 // A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a
 // plan loads those that it needs. Kernels for long rows are modules of their own where a file says so.
-// generate.py reads that from the line `Modules:` in the head of each kernel file. It and build.rs say which
+// generate.py reads that from the line `Modules:` in the head of each kernel file, and whether a file needs a
+// later architecture than the others, or has no kernels with checks. It and build.rs say which
 // module they compile, for example by
 //
 //     -DHYPERSCATTER_F32 -DHYPERSCATTER_OTHER_ROWS -DHYPERSCATTER_UNCHECKED
