@@ -69,6 +69,12 @@ enum : u32 {
     DENSE32_EXCHANGE_BYTES_OF_8 = 20992,
 };
 
+// Those of stages, which have 16 bytes of a row, or 8 of one of 16 bits.
+enum : u32 {
+    DENSE16_STAGES_BYTES_OF_32_BITS = 32768,
+    DENSE16_STAGES_BYTES_OF_16_BITS = 16384,
+};
+
 // The kernels, by the numbers that violations name them by.
 enum Kernel : u32 {
     GATHER = 0,
@@ -419,7 +425,7 @@ static_assert(OFFSET_OF(EpilogueArgs, mean) == 48, "offset");
 static_assert(OFFSET_OF(EpilogueArgs, exists) == 52, "offset");
 
 // Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time:
-// each that became a template parameter would double the PTX that a plan loads.
+// each that became a template parameter would double the PTX that a workspace loads.
 struct GatherArgs {
     TablesArgs tables;
     Tiles tiles;

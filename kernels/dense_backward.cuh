@@ -448,8 +448,11 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
         BackwardRows<T> rows = rows_of_step(0);
         // The first rows are under way while operators are read.
         if constexpr (Staged) {
-            Stages<T, N>::fill(args, stages, rows);
-            commit_copies();
+            // Without features there is no step that would wait.
+            if (n_steps != 0) {
+                Stages<T, N>::fill(args, stages, rows);
+                commit_copies();
+            }
         } else if (args.aligned != 0) {
             prefetch_rows<N>(rows.grad_y, args.grad_y, rows.much, place, rows.n_vertices);
             if (C::PARTS == 1 && args.wants_products != 0) {
@@ -502,8 +505,9 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
         dense_backward<T, N, CHECKS, false>(args, DENSE##N##_BACKWARD); \
     }
 
-// The same with stages.
-#define DENSE_BACKWARD_ASYNC(N, BLOCKS, T, NAME) \
+// The same with stages, for features of so many bits.
+#define DENSE_BACKWARD_ASYNC(N, BLOCKS, BITS, T, NAME) \
+    static_assert(Stages<T, N>::BYTES == DENSE##N##_STAGES_BYTES_OF_##BITS##_BITS, "bytes"); \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
         dense##N##_backward_async_##NAME(const DenseBackwardArgs args) { \
         dense_backward<T, N, false, true>(args, DENSE##N##_BACKWARD); \

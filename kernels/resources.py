@@ -53,7 +53,8 @@ GATHERS = re.compile(r"(gather_sums|gather|add_partials)_(f16|bf16|f32|f64)(?:_c
 VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
 
 # The dense kernels of rows: a thread loads a vector of each row that it has, and one to add to.
-DENSE = re.compile(r"dense(\d+)_(conv|backward)_(f16|bf16|f32|f64)(?:_checked)?")
+DENSE = re.compile(r"dense(\d+)_(conv|backward_async|backward)_(f16|bf16|f32|f64)(?:_checked)?")
+OTHER_DENSE = re.compile(r"dense_(form|gradient)_(f32|f64)(?:_checked)?")
 # The walk through rows that surrounds an epilogue.
 WALK = re.compile(r"walk_rows_(f16|bf16|f32|f64)(?:_checked)?")
 # The vertices of a part of a dense backward, of which a thread loads rows of x and rows of g.
@@ -83,6 +84,8 @@ class Entry:
     spills: int = 0
     loads: Counter = field(default_factory=Counter)
     stores: Counter = field(default_factory=Counter)
+    # From global to shared memory, asynchronously.
+    copies: Counter = field(default_factory=Counter)
     local: int = 0
     # The longest run of loads of 128 bits that no use of their values and no other access of global memory
     # interrupts.
@@ -162,9 +165,10 @@ def read_disassembly(text: str, entries: dict[str, Entry]) -> None:
             if name in ("LDL", "STL"):
                 entry.local += 1
             # Generic accesses, LD and ST, are counted with those of global memory, which they are meant for.
-            elif name in ("LDG", "STG", "LD", "ST"):
+            elif name in ("LDG", "STG", "LD", "ST", "LDGSTS"):
                 width = re.search(r"\.[US]?(8|16|64|128|256)\b", modifiers)
                 side = entry.loads if name.startswith("L") else entry.stores
+                side = entry.copies if name == "LDGSTS" else side
                 side[int(width[1]) if width else 32] += 1
     if silent := [name for name, entry in entries.items() if entry.instructions == 0]:
         sys.exit(f"no instructions of {', '.join(silent)} in the disassembly: the format is not understood")
@@ -191,15 +195,22 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
                     broken.append(f"has {found} {what}, and needs {least}")
         elif name.startswith("gather"):
             broken.append("is a gather that the rules do not know")
-        if is_dense := DENSE.fullmatch(name):
+        is_dense = DENSE.fullmatch(name)
+        if name.startswith("dense") and not is_dense and not OTHER_DENSE.fullmatch(name):
+            broken.append("is a dense kernel that no rule is for")
+        if is_dense:
             width = 64 if is_dense[3] in ("f16", "bf16") else 128
             # Results are loaded to be added to, and rows for an epilogue. A bias is of the type of sums.
-            loads = 1 + (1 + int(is_dense[1]) if is_dense[2] == "conv" else 2 * PART)
+            of_rows = {"conv": 1 + int(is_dense[1]), "backward": 2 * PART, "backward_async": 0}
+            loads = 1 + of_rows[is_dense[2]]
             loads += is_dense[2] == "conv" and width == 128
             if entry.loads[width] < loads:
                 broken.append(f"has {entry.loads[width]} loads of {width} bits, and needs {loads}")
             if entry.stores[width] < 1:
                 broken.append(f"stores no vectors of {width} bits")
+            # Of g and of x, before the first step and in each.
+            if is_dense[2] == "backward_async" and entry.copies[width] < 4:
+                broken.append(f"has {entry.copies[width]} copies of {width} bits, and needs 4")
         if is_walk := WALK.fullmatch(name):
             width = 64 if is_walk[1] in ("f16", "bf16") else 128
             # Of a copy and of two sums, and the results that are added to.

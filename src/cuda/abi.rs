@@ -239,6 +239,14 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
             })
         });
         enumeration(&mut text, "enum : u32", bytes);
+        text.push_str("\n// Those of stages, which have 16 bytes of a row, or 8 of one of 16 bits.\n");
+        let stages = [(32, 16), (16, 8)].map(|(bits, of_thread)| {
+            (
+                format!("DENSE16_STAGES_BYTES_OF_{bits}_BITS"),
+                DenseClass::Of16.stages_bytes(of_thread).to_string(),
+            )
+        });
+        enumeration(&mut text, "enum : u32", stages);
         text
     }
 

@@ -267,7 +267,7 @@ structures! {
     }
 
     /// Of the kernels of gather.cu. What is the same for a whole call, such as `mean`, is read at run time:
-    /// each that became a template parameter would double the PTX that a plan loads.
+    /// each that became a template parameter would double the PTX that a workspace loads.
     GatherArgs {
         tables: TablesArgs,
         tiles: Tiles,

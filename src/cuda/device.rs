@@ -10,7 +10,7 @@ use super::driver::{self, Current, failed, pending_error};
 use super::retired::Retired;
 use crate::error::{Error, Result};
 
-/// The compute capability that the PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
+/// The least compute capability that PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
 const NEEDED_CAPABILITY: (u32, u32) = (7, 5);
 
 /// That from which on threads copy from global to shared memory asynchronously.
@@ -184,7 +184,7 @@ impl Device {
         &self.0.retired
     }
 
-    /// The modules that plans have loaded on this device so far, by name.
+    /// The modules that workspaces have loaded on this device so far, by name.
     pub fn loaded_modules(&self) -> Vec<LoadedModule> {
         let modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
         modules.iter().flatten().map(|loaded| loaded.about.clone()).collect()

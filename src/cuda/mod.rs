@@ -111,11 +111,12 @@
 //! each path: the gradients of the convolution's sums. So have readouts, where some instance is on the path
 //! of the gathers or has more than 16 vertices, and the gradient of a bias has sums of 256 vertices each.
 //!
-//! [`Plan::workspace_for`] makes a workspace for some operators alone, and [`Plan::workspace_bytes`] tells
-//! its size. The rest are sums of segments of rows of more than 512 incidences, a few numbers for each vertex
-//! and hyperedge, and a dot product for each 32 vectors of 16 bytes of features; on the dense path an
-//! operator of up to 32 × 32 numbers for each instance, and backward as many products. The gradient of
-//! weights needs no table of all weights: a number for each hyperedge of the batch, whatever the windows.
+//! [`Plan::workspace`] makes a workspace for the convolution and its backward, [`Plan::workspace_for`] one
+//! for the operators that it is given, and [`Plan::workspace_bytes`] tells its size. The rest are sums of
+//! segments of rows of more than 512 incidences, a few numbers for each vertex and hyperedge, and a dot
+//! product for each 32 vectors of 16 bytes of features; on the dense path an operator of up to 32 × 32
+//! numbers for each instance, and backward as many products. The gradient of weights needs no table of all weights: a
+//! number for each hyperedge of the batch, whatever the windows.
 //!
 //! # Windows
 //! Weights and scales are read through windows: shared, consecutive, or a table that
@@ -151,7 +152,7 @@
 //! # Features
 //! Building needs no CUDA. The driver's library is looked for when a device is opened. A missing driver, too
 //! old a driver, a missing device and too old a device are four different errors. Kernels are PTX, in modules
-//! by kernel file, element type and checks. The driver compiles a module when a plan first needs it, and
+//! by kernel file, element type and checks. The driver compiles a module when a workspace first needs it, and
 //! caches it on disk. Native code can be asked for at build time: `HYPERSCATTER_NVCC` names the nvcc, and
 //! `HYPERSCATTER_ARCHITECTURES` the architectures, such as `80,90`.
 //!

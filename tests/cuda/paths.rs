@@ -167,9 +167,12 @@ fn stages_have_the_bits_of_direct_loads() {
         let device = Device::open(gpu.ordinal()).unwrap();
         let stream = device.context().default_stream();
         let mut number = 0;
-        for (n, f) in [(16, 64), (16, 516), (9, 20), (12, 7), (10, 130), (16, 1)] {
+        // A block has up to 11 small instances, so that 25 are several blocks.
+        for (n, f, instances) in
+            [(16, 64, 7), (16, 516, 3), (9, 20, 7), (12, 7, 7), (10, 130, 7), (16, 1, 25), (12, 4, 25)]
+        {
             let topology = Incidence::subsets(n, 2).unwrap();
-            let (instances, edges) = (7, topology.n_hyperedges());
+            let edges = topology.n_hyperedges();
             let batch = Batch::replicate(topology);
             let uploaded = device.upload(&batch).unwrap();
             let plan =
@@ -226,7 +229,16 @@ fn stages_have_the_bits_of_direct_loads() {
                 number += 1;
             }
         }
-        assert_eq!(number, 24);
+        assert_eq!(number, 28);
+        // Without features there is no step, and nothing to copy.
+        let uploaded = device.upload(&Batch::replicate(Incidence::subsets(12, 2).unwrap())).unwrap();
+        let plan = Plan::<T>::builder(&uploaded, 0).checks(Checks::Off).build().unwrap();
+        let mut workspace = plan.workspace_for(&stream, 3, &[Operator::Gram]).unwrap();
+        let none = to_device::<T>(&stream, &[]);
+        let mut gram = to_device(&stream, &vec![weights::<T>(5, 1, false)[0]; 3 * 144]);
+        let x = Rows::new(&none, RowLayout::contiguous(0).instances(3));
+        workspace.gram(x, Out::Overwrite(gram.as_view_mut())).unwrap();
+        assert!(to_host(&stream, &gram, 3 * 144).iter().all(|&product| product == T::acc(0.0)));
         let has = |name: &str| device.loaded_modules().iter().any(|module| module.name == name);
         let names = ["dense16_backward_async_", "dense16_backward_"].map(|name| format!("{name}{}", T::NAME));
         assert_eq!(names.map(|name| has(&name)), [is_staged, !is_staged], "{capability:?}");

@@ -273,7 +273,7 @@ impl DenseClass {
 
     /// That of the two stages of each warp, of rows of g and of x: `Stages` of `kernels/dense_backward.cuh`.
     /// A thread has so many bytes of a row. What is exchanged later has the same memory.
-    const fn stages_bytes(self, of_thread: usize) -> usize {
+    pub(in crate::cuda) const fn stages_bytes(self, of_thread: usize) -> usize {
         2 * dense::most_slots(self.vertices()) * 2 * self.vertices() * of_thread
     }
 
