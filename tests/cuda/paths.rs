@@ -235,7 +235,7 @@ fn stages_have_the_bits_of_direct_loads() {
         let plan = Plan::<T>::builder(&uploaded, 0).checks(Checks::Off).build().unwrap();
         let mut workspace = plan.workspace_for(&stream, 3, &[Operator::Gram]).unwrap();
         let none = to_device::<T>(&stream, &[]);
-        let mut gram = to_device(&stream, &vec![weights::<T>(5, 1, false)[0]; 3 * 144]);
+        let mut gram = to_device(&stream, &[weights::<T>(5, 1, false)[0]; 3 * 144]);
         let x = Rows::new(&none, RowLayout::contiguous(0).instances(3));
         workspace.gram(x, Out::Overwrite(gram.as_view_mut())).unwrap();
         assert!(to_host(&stream, &gram, 3 * 144).iter().all(|&product| product == T::acc(0.0)));
