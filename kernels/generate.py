@@ -4,7 +4,7 @@
     python3 kernels/generate.py            writes kernels/ptx/*.ptx
     python3 kernels/generate.py --check    compares, and fails where a file differs or all are too large
 
-A module is one kernel file for one type, with checks or without: a plan loads no more than it needs.
+A module is one kernel file for one type, with checks or without: a workspace loads no more than it needs.
 
 The compiler is pinned: NVRTC 12.0.76 from PyPI, which emits PTX 8.0 (drivers from R525 on) and the same bytes
 on every machine. It is installed into target/ on the first run. No GPU and no CUDA toolkit are needed.
@@ -129,8 +129,8 @@ def kernel_with_constants_in_place(kernel: str) -> str:
     written, readers = collections.Counter(), collections.defaultdict(list)
     for i, line in enumerate(lines):
         if not (m := INSTRUCTION.match(line)):
-            readers_of_line = REGISTER.findall(line)
-            written.update({register: 2 for register in readers_of_line})
+            # What is not understood keeps its registers, as if it wrote them twice; likewise below.
+            written.update({register: 2 for register in REGISTER.findall(line)})
             continue
         written.update(REGISTER.findall(m["first"]))
         takes = TAKES_CONSTANTS.match(m["name"])

@@ -1,7 +1,7 @@
 // Which kernels a compilation has.
 //
 // A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a
-// plan loads those that it needs. Kernels for long rows are modules of their own where a file says so.
+// workspace loads those that it needs. Kernels for long rows are modules of their own where a file says so.
 // generate.py reads that from the line `Modules:` in the head of each kernel file, and whether a file needs a
 // later architecture than the others, or has no kernels with checks. It and build.rs say which
 // module they compile, for example by

@@ -728,9 +728,9 @@ pub enum Error {
         /// The operator.
         operator: &'static str,
     },
-    /// A plan launched a kernel that it was made without. This is a mistake of this crate.
+    /// A workspace launched a kernel that it was made without. This is a mistake of this crate.
     #[error(
-        "the kernel {kernel} was not loaded with its plan: this is a mistake of hyperscatter, please report it"
+        "the kernel {kernel} was not loaded with its workspace: this is a mistake of hyperscatter, please report it"
     )]
     KernelNotLoaded {
         /// The kernel.

@@ -368,8 +368,8 @@ fn messages() -> Vec<(Error, &'static str)> {
         ),
         (
             Error::KernelNotLoaded { kernel: "dense8_conv_f32" },
-            "the kernel dense8_conv_f32 was not loaded with its plan: this is a mistake of hyperscatter, please \
-             report it",
+            "the kernel dense8_conv_f32 was not loaded with its workspace: this is a mistake of hyperscatter, \
+             please report it",
         ),
         (
             Error::PathsMismatch { value: 1, bound: 3 },

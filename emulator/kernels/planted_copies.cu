@@ -176,3 +176,38 @@ extern "C" __global__ void copy_to_global_ok(float* out, const float* in, int n)
     __pipeline_wait_prior(0);
     out[i] = tile[i];
 }
+
+// A copy under way to the end of what is read.
+extern "C" __global__ void wide_read_of_a_copy(float* out, const float* in, int n) {
+    __shared__ __align__(16) float tile[4];
+    unsigned i = threadIdx.x;
+    if (i < 4) {
+        tile[i] = in[i];
+    } else {
+        out[i] = in[i];
+    }
+    __syncwarp();
+    if (i == 0) {
+        __pipeline_memcpy_async(&tile[3], &in[3], 4);
+        __pipeline_commit();
+        *reinterpret_cast<float4*>(out) = *reinterpret_cast<float4*>(tile);  // BUG: the copy has not landed
+        __pipeline_wait_prior(0);
+    }
+}
+
+extern "C" __global__ void wide_read_of_a_copy_ok(float* out, const float* in, int n) {
+    __shared__ __align__(16) float tile[4];
+    unsigned i = threadIdx.x;
+    if (i < 4) {
+        tile[i] = in[i];
+    } else {
+        out[i] = in[i];
+    }
+    __syncwarp();
+    if (i == 0) {
+        __pipeline_memcpy_async(&tile[3], &in[3], 4);
+        __pipeline_commit();
+        __pipeline_wait_prior(0);
+        *reinterpret_cast<float4*>(out) = *reinterpret_cast<float4*>(tile);
+    }
+}

@@ -224,6 +224,10 @@ const CASES: &[Case] = &[
         ..case(COPIES, "misaligned_copy", "misaligned_copy_ok", FaultKind::Misaligned)
     },
     Case {
+        says: "to which a copy is under way",
+        ..case(COPIES, "wide_read_of_a_copy", "wide_read_of_a_copy_ok", FaultKind::Uninitialised)
+    },
+    Case {
         says: "no shared memory",
         ..case(COPIES, "copy_to_global", "copy_to_global_ok", FaultKind::OutOfBounds)
     },

@@ -39,18 +39,13 @@ macro_rules! device_element {
         impl DeviceElement for $t {
             fn kernels(checks: Checks, copies_async: bool) -> &'static KernelSet {
                 static UNCHECKED: KernelSet = kernel_set!($name, $acc, $gather_sums, "");
+                static ASYNC: KernelSet = kernel_set!($name, $acc, $gather_sums, "")
+                    $(.with_stages(Kernel::Dense16Backward, $async))?;
                 static CHECKED: KernelSet = kernel_set!($name, $acc, $gather_sums, "_checked");
-                $(
-                    static ASYNC: KernelSet =
-                        kernel_set!($name, $acc, $gather_sums, "").with_stages(Kernel::Dense16Backward, $async);
-                    if checks == Checks::Off && copies_async {
-                        return &ASYNC;
-                    }
-                )?
-                _ = copies_async;
-                match checks {
-                    Checks::Off => &UNCHECKED,
-                    Checks::On => &CHECKED,
+                match (checks, copies_async) {
+                    (Checks::Off, false) => &UNCHECKED,
+                    (Checks::Off, true) => &ASYNC,
+                    (Checks::On, _) => &CHECKED,
                 }
             }
         }

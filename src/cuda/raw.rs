@@ -34,7 +34,7 @@
 //! each replay.
 //!
 //! Capturing allocates nothing, since the memory of a workspace is fixed when it is made. Kernels are loaded
-//! when the plan is made, but a driver may put that off until the first launch (`CUDA_MODULE_LOADING=LAZY`,
+//! when it is made, but a driver may put that off until the first launch (`CUDA_MODULE_LOADING=LAZY`,
 //! the default of newer drivers). So call each operator once before you capture it.
 //!
 //! Kernels record wrong indices and negative degrees in host memory at each replay, and

@@ -62,7 +62,7 @@ pub struct Workspace<T: DeviceElement> {
     kernels: Kernels,
     pub(super) plan: Plan<T>,
     pub(super) max_instances: usize,
-    /// The operators that it has scratch memory for, a bit each.
+    /// The operators that it is made for, a bit each.
     operators: u32,
     /// Taken when the workspace is dropped.
     held: Option<Held>,
@@ -77,6 +77,8 @@ impl<T: DeviceElement> Plan<T> {
     /// for the work that is on the stream, so that the first call of the [raw tier](super::raw) may be on any
     /// other. Other operators are named in [`workspace_for`](Self::workspace_for): a driver takes seconds to
     /// compile a megabyte of kernels where it has not kept them, and few programs call more than these.
+    /// In `f32` without checks they are up to 160 KB, for topologies on one path and, on
+    /// [`Path::Dense`](crate::Path::Dense), in one class of up to 8, 16 or 32 vertices.
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::WrongContext`] for a stream of
@@ -178,7 +180,7 @@ impl<T: DeviceElement> Workspace<T> {
         &self.held().stream
     }
 
-    /// Whether it has scratch memory for an operator.
+    /// Whether it has the kernels and the scratch memory for an operator.
     pub fn is_made_for(&self, operator: Operator) -> bool {
         self.operators & bit(operator) != 0
     }

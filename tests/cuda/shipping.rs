@@ -183,10 +183,12 @@ enum Kind {
     Both(usize),
     /// The same, but that no instance uses the dense one.
     LongAlone,
+    /// A table of dense ones of all classes.
+    Classes,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Dense(8),
         Self::Dense(16),
         Self::Dense(32),
@@ -194,6 +196,7 @@ impl Kind {
         Self::Long,
         Self::Both(8),
         Self::LongAlone,
+        Self::Classes,
     ];
 
     fn batch(self) -> Batch {
@@ -205,12 +208,14 @@ impl Kind {
             Self::Long => Batch::replicate(long),
             Self::Both(n) => Batch::from_table(vec![pairs(n), long], &[0u8, 1]).unwrap(),
             Self::LongAlone => Batch::from_table(vec![pairs(3), long], &[1u8, 1]).unwrap(),
+            Self::Classes => Batch::from_table([8, 16, 32].map(pairs).into(), &[0u8, 1, 2]).unwrap(),
         }
     }
 
     fn paths(self) -> &'static [Path] {
         match self {
             Self::Dense(_) => &[Path::Dense],
+            Self::Classes => &[Path::Dense; 3],
             Self::Gathered | Self::Long => &[Path::Gather],
             Self::Both(_) | Self::LongAlone => &[Path::Dense, Path::Gather],
         }
@@ -220,22 +225,21 @@ impl Kind {
         matches!(self, Self::Long | Self::Both(_) | Self::LongAlone)
     }
 
-    /// The class of its dense topology.
-    fn dense(self) -> Option<usize> {
+    /// The classes of its dense topologies.
+    fn dense(self) -> Vec<usize> {
         match self {
-            Self::Dense(n) | Self::Both(n) => Some(n),
-            _ => None,
+            Self::Dense(n) | Self::Both(n) => vec![n],
+            Self::Classes => vec![8, 16, 32],
+            Self::Gathered | Self::Long | Self::LongAlone => vec![],
         }
     }
-}
 
-impl Kind {
-    /// The class whose kernels make the matrices of instances, whatever the path.
-    fn class_of_matrices(self) -> Option<usize> {
+    /// The classes whose kernels make the matrices of instances, whatever the path.
+    fn classes_of_matrices(self) -> Vec<usize> {
         match self {
-            Self::Dense(n) => Some(n),
-            Self::Gathered => Some(8),
-            Self::Long | Self::Both(_) | Self::LongAlone => None,
+            Self::Dense(_) | Self::Classes => self.dense(),
+            Self::Gathered => vec![8],
+            Self::Long | Self::Both(_) | Self::LongAlone => vec![],
         }
     }
 }
@@ -281,7 +285,8 @@ fn modules_of<T: DeviceElement>(
     if has_steps && has(Operator::VertexToHyperedgeBackward) {
         names.insert(of_sums("row_scale"));
     }
-    if let Some(class) = kind.dense().filter(|_| has(Operator::Conv)) {
+    let dense = if has(Operator::Conv) { kind.dense() } else { vec![] };
+    for &class in &dense {
         names.extend([of_type(&format!("dense{class}")), of_sums("dense_form")]);
         if has_backward {
             names.extend([of_type(&backward(class)), of_sums("dense_gradient")]);
@@ -290,15 +295,16 @@ fn modules_of<T: DeviceElement>(
     if has(Operator::ConvEpilogueBackward) {
         names.extend([of_type("epilogue"), of_sums("add_sums")]);
     }
-    let of_matrices = kind.class_of_matrices().filter(|_| has(Operator::ConvMatrix));
-    if let Some(class) = of_matrices {
+    let of_matrices = if has(Operator::ConvMatrix) { kind.classes_of_matrices() } else { vec![] };
+    for &class in &of_matrices {
         names.extend([of_type(&format!("dense{class}")), of_type(&backward(class))]);
         names.extend(["dense_form", "dense_gradient", "matrix"].map(of_sums));
     }
     // A table of topologies on both paths has the kernels of both; steps beside dense operators take gathers.
-    let is_dense = (kind.dense().is_some() && has(Operator::Conv)) || of_matrices.is_some();
+    let is_dense = !dense.is_empty() || !of_matrices.is_empty();
     let takes_more = is_dense && (gathers || has_steps);
     let budget = match (T::NAME, checks) {
+        ("f32" | "f64", Checks::Off) if takes_more && operators == Operator::TRAINING => 260_000,
         ("f32" | "f64", Checks::Off) if takes_more && gathers => 305_000,
         ("f32" | "f64", Checks::Off) if takes_more => 245_000,
         ("f32" | "f64", Checks::Off) => 160_000,
@@ -308,6 +314,7 @@ fn modules_of<T: DeviceElement>(
         ("f32" | "f64", Checks::On) => 520_000,
         (_, Checks::On) => 640_000,
     };
+    let budget = budget + 100_000 * dense.len().saturating_sub(1);
     let budget = if operators == FORWARD && !gathers { budget / 2 } else { budget };
     (names, budget)
 }
@@ -343,8 +350,8 @@ fn a_workspace_loads_the_modules_that_it_needs_alone() {
         assert_eq!(device.loaded_modules(), []);
         let stream = device.context().default_stream();
         let workspace = match operators == Operator::TRAINING {
-            true => plan.workspace(&stream, 2).unwrap(),
-            false => plan.workspace_for(&stream, 2, operators).unwrap(),
+            true => plan.workspace(&stream, 3).unwrap(),
+            false => plan.workspace_for(&stream, 3, operators).unwrap(),
         };
         let (expected, budget) = modules_of::<T>(kind, operators, checks);
         let (names, bytes) = loaded(&gpu, &device);

@@ -77,10 +77,11 @@ impl Copies {
 
     /// Says of unwritten bytes that a copy to them is under way. One of another thread is a race: whether it
     /// has landed depends on the order of threads.
-    pub(super) fn explain(&self, mut failure: Box<Failure>, thread: u32, address: usize) -> Box<Failure> {
+    pub(super) fn explain(&self, mut failure: Box<Failure>, thread: u32, access: Access) -> Box<Failure> {
         let threads = (0..).zip(&self.threads);
         let mut copies = threads.flat_map(|(of, its)| its.under_way.iter().map(move |&(_, copy)| (of, copy)));
-        let is_there = |copy: &Copy| (copy.to..copy.to + copy.bytes).contains(&address);
+        let Access { address, size, .. } = access;
+        let is_there = |copy: &Copy| copy.to < address + size && address < copy.to + copy.bytes;
         if failure.kind == FaultKind::Uninitialised
             && let Some((of, _)) = copies.find(|(_, copy)| is_there(copy))
         {

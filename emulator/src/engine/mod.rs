@@ -102,7 +102,7 @@ impl Running<'_> {
     fn check(&self, thread: u32, access: Access) -> Result<(), Box<Failure>> {
         let Some(checks) = &self.checks else { return Ok(()) };
         let checked = checks.access(&self.scheduler.borrow(), thread, access);
-        checked.map_err(|failure| self.copies.borrow().explain(failure, thread, access.address))
+        checked.map_err(|failure| self.copies.borrow().explain(failure, thread, access))
     }
 
     /// Whether the running thread is preempted at the access that it is about to make.
