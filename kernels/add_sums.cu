@@ -6,7 +6,7 @@
 // all but the last store the roots of parts of it. The gradient is overwritten or added to.
 // src/cpu/tree_sums.rs is the same sum. Launched by src/cuda/epilogue.rs.
 //
-// Modules: f32, f64.
+// Modules: sums.
 
 #include "modules.cuh"
 #include "tree.cuh"
@@ -32,10 +32,9 @@ __device__ __forceinline__ void add_sums(const AddSumsArgs& args) {
     }
 }
 
-#define KERNELS(A, NAME) \
+#define KERNELS(A, NAME, CHECKS) \
     extern "C" __global__ void __launch_bounds__(THREADS) add_sums_##NAME(const AddSumsArgs args) { \
         add_sums<A>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32)) CHECKED(KERNELS(float, f32_checked)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64)) CHECKED(KERNELS(double, f64_checked)))
+MODULES_OF_SUMS(KERNELS)

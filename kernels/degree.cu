@@ -16,7 +16,7 @@
 // A negative degree under the symmetric normalization is published like a violation, in unchecked builds too.
 // Launched by src/cuda/degree.rs.
 //
-// Modules: f32, f64.
+// Modules: sums.
 
 #include "degree.cuh"
 #include "modules.cuh"
@@ -136,5 +136,4 @@ __device__ __forceinline__ void degree_gradient(const DegreeGradientArgs& args) 
         degree_gradient<A>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
+MODULES_OF_SUMS(KERNELS)

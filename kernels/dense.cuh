@@ -16,6 +16,12 @@
 
 extern __shared__ __align__(16) u8 shared_memory[];
 
+// The blocks that a kernel of rows leaves registers for on a multiprocessor: with sums of 4 bytes, or of 8.
+template <typename T>
+__device__ constexpr u32 blocks_for(u32 of_4, u32 of_8) {
+    return sizeof(typename Element<T>::Acc) == 8 ? of_8 : of_4;
+}
+
 // -----------------------------------------------------------------------------------------------------------
 // Which instances a block has.
 

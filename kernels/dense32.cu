@@ -2,9 +2,11 @@
 //
 // Launched by src/cuda/conv/dense/forward.rs; src/cpu/dense has the same bits.
 //
-// Modules: bf16, f16, f32, f64.
+// Modules: features.
 
 #include "dense_conv.cuh"
 #include "modules.cuh"
 
-DENSE_CONV_MODULES(32, 3, 2)
+DENSE_CONV_BYTES(32)
+#define KERNELS(T, NAME, CHECKS) DENSE_CONV(32, 3, 2, T, NAME, CHECKS)
+MODULES_OF_FEATURES(KERNELS)

@@ -2,9 +2,11 @@
 //
 // Launched by src/cuda/conv/dense/forward.rs; src/cpu/dense has the same bits.
 //
-// Modules: bf16, f16, f32, f64.
+// Modules: features.
 
 #include "dense_conv.cuh"
 #include "modules.cuh"
 
-DENSE_CONV_MODULES(8, 6, 6)
+DENSE_CONV_BYTES(8)
+#define KERNELS(T, NAME, CHECKS) DENSE_CONV(8, 6, 6, T, NAME, CHECKS)
+MODULES_OF_FEATURES(KERNELS)

@@ -3,9 +3,11 @@
 //
 // Launched by src/cuda/conv/dense/backward.rs; src/cpu/dense has the same bits.
 //
-// Modules: bf16, f16, f32, f64.
+// Modules: features.
 
 #include "dense_backward.cuh"
 #include "modules.cuh"
 
-DENSE_BACKWARD_MODULES(8, 3, 2)
+DENSE_BACKWARD_BYTES(8)
+#define KERNELS(T, NAME, CHECKS) DENSE_BACKWARD(8, 3, 2, T, NAME, CHECKS)
+MODULES_OF_FEATURES(KERNELS)

@@ -499,30 +499,25 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
 
 // The kernel of a class: for topologies of up to `N` vertices. The numbers of blocks are those that the
 // registers of the products leave room for, of 4 bytes and of 8.
-#define DENSE_BACKWARD(N, BLOCKS, T, NAME, CHECKS) \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+#define DENSE_BACKWARD(N, BLOCKS, BLOCKS_OF_8, T, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks_for<T>(BLOCKS, BLOCKS_OF_8)) \
         dense##N##_backward_##NAME(const DenseBackwardArgs args) { \
         dense_backward<T, N, CHECKS, false>(args, DENSE##N##_BACKWARD); \
     }
 
-// The same with stages, for features of so many bits.
-#define DENSE_BACKWARD_ASYNC(N, BLOCKS, BITS, T, NAME) \
-    static_assert(Stages<T, N>::BYTES == DENSE##N##_STAGES_BYTES_OF_##BITS##_BITS, "bytes"); \
+// The same with stages.
+#define DENSE_BACKWARD_ASYNC(N, BLOCKS, T, NAME, CHECKS) \
+    static_assert(Stages<T, N>::BYTES == (sizeof(T) == 2 ? DENSE##N##_STAGES_BYTES_OF_16_BITS \
+                                                         : DENSE##N##_STAGES_BYTES_OF_32_BITS), \
+                  "bytes"); \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
         dense##N##_backward_async_##NAME(const DenseBackwardArgs args) { \
-        dense_backward<T, N, false, true>(args, DENSE##N##_BACKWARD); \
+        dense_backward<T, N, CHECKS, true>(args, DENSE##N##_BACKWARD); \
     }
 
-#define DENSE_BACKWARD_MODULES(N, BLOCKS, BLOCKS_OF_8) \
+// What the kernels of any class hold.
+#define DENSE_BACKWARD_BYTES(N) \
     static_assert(bytes_of<Cut<N>, float>() == DENSE##N##_BACKWARD_BYTES_OF_4, "bytes"); \
     static_assert(bytes_of<Cut<N>, double>() == DENSE##N##_BACKWARD_BYTES_OF_8, "bytes"); \
     static_assert(Exchange<float, N>::BYTES == DENSE##N##_EXCHANGE_BYTES_OF_4, "bytes"); \
-    static_assert(Exchange<double, N>::BYTES == DENSE##N##_EXCHANGE_BYTES_OF_8, "bytes"); \
-    MODULES_OF_F32(UNCHECKED(DENSE_BACKWARD(N, BLOCKS, float, f32, false)) \
-                       CHECKED(DENSE_BACKWARD(N, BLOCKS, float, f32_checked, true))) \
-    MODULES_OF_F64(UNCHECKED(DENSE_BACKWARD(N, BLOCKS_OF_8, double, f64, false)) \
-                       CHECKED(DENSE_BACKWARD(N, BLOCKS_OF_8, double, f64_checked, true))) \
-    MODULES_OF_F16(UNCHECKED(DENSE_BACKWARD(N, BLOCKS, F16, f16, false)) \
-                       CHECKED(DENSE_BACKWARD(N, BLOCKS, F16, f16_checked, true))) \
-    MODULES_OF_BF16(UNCHECKED(DENSE_BACKWARD(N, BLOCKS, Bf16, bf16, false)) \
-                        CHECKED(DENSE_BACKWARD(N, BLOCKS, Bf16, bf16_checked, true)))
+    static_assert(Exchange<double, N>::BYTES == DENSE##N##_EXCHANGE_BYTES_OF_8, "bytes");

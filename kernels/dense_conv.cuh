@@ -252,20 +252,13 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
 
 // The kernel of a class: for topologies of up to `N` vertices. The numbers of blocks are those that the
 // registers of x leave room for; those of checks leave room for one less.
-#define DENSE_CONV(N, BLOCKS, T, NAME, CHECKS) \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+#define DENSE_CONV(N, BLOCKS, BLOCKS_OF_8, T, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks_for<T>(BLOCKS, BLOCKS_OF_8) - CHECKS) \
         dense##N##_conv_##NAME(const DenseConvArgs args) { \
         dense_conv<T, N, CHECKS>(args, DENSE##N##_CONV); \
     }
 
-#define DENSE_CONV_MODULES(N, BLOCKS, BLOCKS_OF_8) \
+// What the kernels of any class hold.
+#define DENSE_CONV_BYTES(N) \
     static_assert(bytes_of<ConvOperator<N>, float>() == DENSE##N##_CONV_BYTES_OF_4, "bytes"); \
-    static_assert(bytes_of<ConvOperator<N>, double>() == DENSE##N##_CONV_BYTES_OF_8, "bytes"); \
-    MODULES_OF_F32(UNCHECKED(DENSE_CONV(N, BLOCKS, float, f32, false)) \
-                       CHECKED(DENSE_CONV(N, BLOCKS - 1, float, f32_checked, true))) \
-    MODULES_OF_F64(UNCHECKED(DENSE_CONV(N, BLOCKS_OF_8, double, f64, false)) \
-                       CHECKED(DENSE_CONV(N, BLOCKS_OF_8 - 1, double, f64_checked, true))) \
-    MODULES_OF_F16(UNCHECKED(DENSE_CONV(N, BLOCKS, F16, f16, false)) \
-                       CHECKED(DENSE_CONV(N, BLOCKS - 1, F16, f16_checked, true))) \
-    MODULES_OF_BF16(UNCHECKED(DENSE_CONV(N, BLOCKS, Bf16, bf16, false)) \
-                        CHECKED(DENSE_CONV(N, BLOCKS - 1, Bf16, bf16_checked, true)))
+    static_assert(bytes_of<ConvOperator<N>, double>() == DENSE##N##_CONV_BYTES_OF_8, "bytes");

@@ -4,7 +4,7 @@
 // Unchecked kernels of the forward form operators of instances themselves, see dense_conv.cuh. Launched by
 // src/cuda/conv/dense.rs; src/cpu/dense has the same bits.
 //
-// Modules: f32, f64.
+// Modules: sums.
 
 #include "dense_form.cuh"
 #include "modules.cuh"
@@ -37,11 +37,10 @@ __device__ __forceinline__ void dense_form(const DenseFormArgs& args) {
 }
 
 // Checks take registers, of which there are more with fewer blocks.
-#define KERNELS(A, NAME, CHECKS, BLOCKS) \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
+#define KERNELS(A, NAME, CHECKS) \
+    extern "C" __global__ void __launch_bounds__(THREADS, CHECKS ? 6 : 8) \
         dense_form_##NAME(const DenseFormArgs args) { \
         dense_form<A, CHECKS>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 8)) CHECKED(KERNELS(float, f32_checked, true, 6)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false, 8)) CHECKED(KERNELS(double, f64_checked, true, 6)))
+MODULES_OF_SUMS(KERNELS)

@@ -19,7 +19,7 @@
 // gradient of each instance alone is overwritten in scratch memory, or overwritten or added to where it
 // belongs. Launched by src/cuda/conv/dense/backward.rs.
 //
-// Modules: f32, f64.
+// Modules: sums.
 
 #include "degree.cuh"
 #include "dense.cuh"
@@ -320,5 +320,4 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
         dense_gradient<A, CHECKS>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
+MODULES_OF_SUMS(KERNELS)

@@ -13,7 +13,7 @@
 // Targets are overwritten or added to. An instance whose tables hold a wrong value is left out; sums that it
 // belongs to become NaN. Launched by src/cuda/epilogue.rs.
 //
-// Modules: bf16, f16, f32, f64.
+// Modules: features.
 
 #include "features.cuh"
 #include "modules.cuh"
@@ -256,7 +256,4 @@ __device__ __forceinline__ void walk_rows(const WalkArgs& args) {
         walk_rows<T, CHECKS>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
-MODULES_OF_F16(UNCHECKED(KERNELS(F16, f16, false)) CHECKED(KERNELS(F16, f16_checked, true)))
-MODULES_OF_BF16(UNCHECKED(KERNELS(Bf16, bf16, false)) CHECKED(KERNELS(Bf16, bf16_checked, true)))
+MODULES_OF_FEATURES(KERNELS)

@@ -22,7 +22,7 @@
 // A group has 8, 16 or 32 lanes, as many as the features need. A warp takes a segment or a row of medium
 // length for each of its groups, or four short rows, whose indices it loads at once.
 //
-// Modules: bf16, f16, f32, f64; long rows apart.
+// Modules: features; long rows apart.
 
 #include "epilogue.cuh"
 #include "modules.cuh"
@@ -354,21 +354,22 @@ __device__ __forceinline__ void add_partials(const GatherArgs& args) {
 // With 72 registers a thread, 7 blocks fit on a multiprocessor; doubles, 16-bit features, of which a lane has
 // more, and the checked builds need more. With one block more, `f16`, `f64` and those of checked builds spill
 // (kernels/resources.py).
-#define KERNELS(T, NAME, CHECKS, BLOCKS) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
-                   gather_##NAME(const GatherArgs args) { gather<T, T, CHECKS>(args, GATHER); }) \
-    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
-                  add_partials_##NAME(const GatherArgs args) { add_partials<T, CHECKS>(args); })
-#define KERNELS_OF_16_BITS(T, NAME, CHECKS, BLOCKS) \
-    KERNELS(T, NAME, CHECKS, BLOCKS) \
-    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather_sums_##NAME( \
-        const GatherArgs args) { gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS); })
+template <typename T>
+__device__ constexpr u32 blocks_of(bool checks) {
+    return sizeof(T) == 2 ? (checks ? 4 : 5) : sizeof(T) == 4 && !checks ? 7 : 5;
+}
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false, 7)))
-MODULES_OF_F32(CHECKED(KERNELS(float, f32_checked, true, 5)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false, 5)))
-MODULES_OF_F64(CHECKED(KERNELS(double, f64_checked, true, 5)))
-MODULES_OF_F16(UNCHECKED(KERNELS_OF_16_BITS(F16, f16, false, 5)))
-MODULES_OF_F16(CHECKED(KERNELS_OF_16_BITS(F16, f16_checked, true, 4)))
-MODULES_OF_BF16(UNCHECKED(KERNELS_OF_16_BITS(Bf16, bf16, false, 5)))
-MODULES_OF_BF16(CHECKED(KERNELS_OF_16_BITS(Bf16, bf16_checked, true, 4)))
+#define KERNELS(T, NAME, CHECKS) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<T>(CHECKS)) \
+                   gather_##NAME(const GatherArgs args) { gather<T, T, CHECKS>(args, GATHER); }) \
+    LONG_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<T>(CHECKS)) \
+                  add_partials_##NAME(const GatherArgs args) { add_partials<T, CHECKS>(args); })
+// From rows of sums to features that are narrower.
+#define KERNELS_FROM_SUMS(T, NAME, CHECKS) \
+    OTHER_ROWS(extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<T>(CHECKS)) \
+                   gather_sums_##NAME(const GatherArgs args) { \
+                       gather<T, Element<T>::Acc, CHECKS>(args, GATHER_SUMS); \
+                   })
+
+MODULES_OF_FEATURES(KERNELS)
+MODULES_OF_NARROW_FEATURES(KERNELS_FROM_SUMS)

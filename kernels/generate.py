@@ -27,11 +27,11 @@ ARCHITECTURE = "compute_75"
 # Multiplications and additions are fused where the source says so and nowhere else: the CPU backend has the
 # same bits.
 OPTIONS = ["--std=c++17", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false", "--restrict"]
-# The line of a kernel file that says which modules it is: its types, whether kernels for long rows are apart,
-# whether it needs a later architecture, and whether it has no kernels with checks. What is the same for two
-# types is compiled once: sums of 16-bit features are f32, and the gradients of the weights of an instance are
-# double for all.
-HEAD = re.compile(r"^// Modules: (?:(?P<one>one for all types)|(?P<types>(?:\w+, )*\w+))"
+# The line of a kernel file that says which modules it is: a list of types of modules.cuh, whether kernels for
+# long rows are apart, whether it needs a later architecture, and whether it has no kernels with checks. What
+# is the same for two types is compiled once: sums of 16-bit features are f32, and the gradients of the
+# weights of an instance are double for all.
+HEAD = re.compile(r"^// Modules: (?:(?P<one>one for all types)|(?P<types>[\w ]+?))"
                   r"(?P<long>; long rows apart)?(?:; for (?P<architecture>compute_\d+))?"
                   r"(?P<unchecked>; unchecked alone)?\.$", re.MULTILINE)
 CHECKS = ["", "checked"]
@@ -154,14 +154,25 @@ def head(source: pathlib.Path) -> re.Match:
     return HEAD.search(source.read_text()) or sys.exit(f"{source.name} does not say which modules it is")
 
 
+def types(name: str) -> list[str]:
+    """The types of a list in modules.cuh: `features` are those of MODULES_OF_FEATURES(KERNELS)."""
+    macro = name.upper().replace(" ", "_")
+    text = (KERNELS / "modules.cuh").read_text()
+    body = re.search(rf"^#define MODULES_OF_{macro}\(KERNELS\) (.*(?<=\\)\n)+.*", text, re.MULTILINE)
+    if not body:
+        sys.exit(f"modules.cuh has no list MODULES_OF_{macro}")
+    members = re.findall(r"MODULES_OF_(\w+)\((FOR_CHECKS)?", body[0])[1:]
+    return [t for member, is_type in members for t in ([member.lower()] if is_type else types(member))]
+
+
 def modules() -> list[tuple[str, pathlib.Path, list[str]]]:
     """The modules by name, with their sources and the macros that say which they are, as in build.rs."""
     found = []
     for source in sorted(KERNELS.glob("*.cu")):
         of = head(source)
-        types = [""] if of["one"] else of["types"].split(", ")
+        of_types = [""] if of["one"] else types(of["types"])
         rows, checks = ["", "long"] if of["long"] else [""], [""] if of["unchecked"] else CHECKS
-        for element, rows, checks in itertools.product(types, rows, checks):
+        for element, rows, checks in itertools.product(of_types, rows, checks):
             name = "_".join(part for part in (source.stem, element, rows, checks) if part)
             words = [element, checks or "unchecked", (rows or "other") + "_rows" if of["long"] else ""]
             found.append((name, source, [f"HYPERSCATTER_{word.upper()}" for word in words if word]))

@@ -11,7 +11,7 @@
 // first instance, so they need no room but that of all rows. Nothing depends on the number of threads.
 // Launched by src/cuda/instance_sums.rs; src/chunks.rs makes the chunks, and src/cpu adds in the same order.
 //
-// Modules: f32, f64.
+// Modules: sums.
 
 #include "modules.cuh"
 #include "tables.cuh"
@@ -241,5 +241,4 @@ __device__ __forceinline__ void sum_windows(const GradientArgs& args) {
         sum_windows<A, CHECKS>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
+MODULES_OF_SUMS(KERNELS)

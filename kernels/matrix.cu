@@ -11,7 +11,7 @@
 // instance that is not found gets a matrix of NaN, and an operator that could not be formed NaN on its
 // diagonal. Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
 //
-// Modules: f32, f64.
+// Modules: sums.
 
 #include "dense.cuh"
 #include "modules.cuh"
@@ -154,5 +154,4 @@ __device__ __forceinline__ void matrix(const MatrixArgs& args) {
         matrix<A, CHECKS>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
+MODULES_OF_SUMS(KERNELS)

@@ -14,7 +14,7 @@ does it; and `cu`, nvcc on kernels/*.cu, as build.rs does it where native code i
   between them. `flight` shows how many, and of how many: where registers are short, the assembler starts to
   add before all are under way, which costs time and is no mistake;
 * in the dense kernels of rows there is an access of a thread's vector for each vertex that they have room
-  for, in the backward for 8 of x and 8 of g: of 128 bits, and of 64 for types of 16;
+  for, in the backward for 8 of x and 8 of g: of 128 bits, and of 64 for narrow types;
 * in walk_rows there is one for each row that is under way.
 
 Which narrower accesses belong to the path for aligned rows, and which to the other and to the tables, cannot
@@ -35,6 +35,8 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 
+import generate
+
 COMPILER = ["nvidia-cuda-nvcc==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-nvvm==13.0.88",
             "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cccl==13.0.85"]
 # The first that PyPI has. It reads what older compilers wrote.
@@ -47,16 +49,19 @@ NVCC_OPTIONS = ["-cubin", "-std=c++17", "--fmad=false", "-O3"]
 KERNELS = pathlib.Path(__file__).resolve().parent
 TARGET = KERNELS.parent / "target"
 
-# The entries of gather.cu, and the vectors of 16 bytes that a lane's features have, in their own type and as
-# sums.
-GATHERS = re.compile(r"(gather_sums|gather|add_partials)_(f16|bf16|f32|f64)(?:_checked)?")
-VECTORS = {"f32": (1, 1), "f64": (1, 1), "f16": (1, 2), "bf16": (1, 2)}
+FEATURES, SUMS = ("|".join(generate.types(name)) for name in ("features", "sums"))
+# Features of half the size of their sums: a lane of a gather has a vector of 16 bytes of them and two of
+# sums, a thread of the other kernels one of 8 bytes and one of sums.
+NARROW = generate.types("narrow features")
+
+# The entries of gather.cu.
+GATHERS = re.compile(rf"(gather_sums|gather|add_partials)_({FEATURES})(?:_checked)?")
 
 # The dense kernels of rows: a thread loads a vector of each row that it has, and one to add to.
-DENSE = re.compile(r"dense(\d+)_(conv|backward_async|backward)_(f16|bf16|f32|f64)(?:_checked)?")
-OTHER_DENSE = re.compile(r"dense_(form|gradient)_(f32|f64)(?:_checked)?")
+DENSE = re.compile(rf"dense(\d+)_(conv|backward_async|backward)_({FEATURES})(?:_checked)?")
+OTHER_DENSE = re.compile(rf"dense_(form|gradient)_({SUMS})(?:_checked)?")
 # The walk through rows that surrounds an epilogue.
-WALK = re.compile(r"walk_rows_(f16|bf16|f32|f64)(?:_checked)?")
+WALK = re.compile(rf"walk_rows_({FEATURES})(?:_checked)?")
 # The vertices of a part of a dense backward, of which a thread loads rows of x and rows of g.
 PART = 8
 
@@ -199,7 +204,7 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
         if name.startswith("dense") and not is_dense and not OTHER_DENSE.fullmatch(name):
             broken.append("is a dense kernel that no rule is for")
         if is_dense:
-            width = 64 if is_dense[3] in ("f16", "bf16") else 128
+            width = 64 if is_dense[3] in NARROW else 128
             # Results are loaded to be added to, and rows for an epilogue. A bias is of the type of sums.
             of_rows = {"conv": 1 + int(is_dense[1]), "backward": 2 * PART, "backward_async": 0}
             loads = 1 + of_rows[is_dense[2]]
@@ -212,7 +217,7 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
             if is_dense[2] == "backward_async" and entry.copies[width] < 4:
                 broken.append(f"has {entry.copies[width]} copies of {width} bits, and needs 4")
         if is_walk := WALK.fullmatch(name):
-            width = 64 if is_walk[1] in ("f16", "bf16") else 128
+            width = 64 if is_walk[1] in NARROW else 128
             # Of a copy and of two sums, and the results that are added to.
             loads = 1 + 2 * rows_at_once() + 2
             if entry.loads[width] < loads:
@@ -234,7 +239,7 @@ def rows_at_once() -> int:
 
 def vector_accesses(kind: str, element: str) -> tuple[int, int, int]:
     """The vectors that an entry of gather.cu loads and stores, and how many of them it loads together."""
-    own, sums = VECTORS[element]
+    own, sums = 1, 2 if element in NARROW else 1
     # Results are rows of either type, where those differ; they are stored, and loaded to be added to and for
     # dot products.
     results = own if own == sums else own + sums

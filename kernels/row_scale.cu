@@ -6,7 +6,7 @@
 //
 // Factors are of the accumulation type and are overwritten. Launched by src/cuda/row_scale.rs.
 //
-// Modules: f32, f64.
+// Modules: sums.
 
 #include "modules.cuh"
 #include "tables.cuh"
@@ -82,5 +82,4 @@ __device__ __forceinline__ void row_scales(const RowScaleArgs& args) {
         row_scales<A, CHECKS>(args); \
     }
 
-MODULES_OF_F32(UNCHECKED(KERNELS(float, f32, false)) CHECKED(KERNELS(float, f32_checked, true)))
-MODULES_OF_F64(UNCHECKED(KERNELS(double, f64, false)) CHECKED(KERNELS(double, f64_checked, true)))
+MODULES_OF_SUMS(KERNELS)
