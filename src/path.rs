@@ -60,6 +60,43 @@ impl Path {
     }
 }
 
+/// How a plan of the CPU computes the instances of one topology: a path, with what it made ready.
+#[derive(Debug)]
+pub(crate) enum Route {
+    Gather {
+        /// What M is formed from, for the operators with a matrix for each instance.
+        matrix: Option<Pairs>,
+    },
+    Dense(Pairs),
+}
+
+impl Route {
+    /// The route of a topology on a path; `has_matrix` says whether M itself may be asked for.
+    pub(crate) fn new(path: Path, topology: &Incidence, has_matrix: bool) -> Result<Self> {
+        Ok(match path {
+            Path::Gather if has_matrix => Self::Gather { matrix: Some(Pairs::new(topology)?) },
+            Path::Gather => Self::Gather { matrix: None },
+            Path::Dense => Self::Dense(Pairs::new(topology)?),
+        })
+    }
+
+    /// What M is formed from, if the topology has one.
+    pub(crate) fn pairs(&self) -> Option<&Pairs> {
+        match self {
+            Self::Gather { matrix } => matrix.as_ref(),
+            Self::Dense(pairs) => Some(pairs),
+        }
+    }
+
+    /// Whether it has rows of hyperedges in scratch memory.
+    pub(crate) fn has_edge_rows(&self) -> bool {
+        match self {
+            Self::Gather { .. } => true,
+            Self::Dense(_) => false,
+        }
+    }
+}
+
 /// The paths of the topologies of a plan.
 #[derive(Debug)]
 pub(crate) struct Paths(Vec<Path>);

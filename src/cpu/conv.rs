@@ -33,6 +33,7 @@ use operands::{Arriving, CheckedFollowing, Destination, Following, Gradient};
 pub use operands::{Epilogue, EpilogueGradients};
 
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
+use super::dense::DenseOperator;
 use super::gather::{self, Dot, Source, Store, gather};
 use super::instance_sums::GradientTo;
 use super::operands::{Input, Operands, Output, Weights};
@@ -46,6 +47,7 @@ use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
+use crate::path::Route;
 use crate::rows::{Out, Rows};
 
 const WEIGHTS: &str = "weights";
@@ -290,6 +292,44 @@ impl<'a, T: Element> Call<'a, T> {
         fill_degrees(self.conv, task, self.window(task), scratch);
     }
 
+    /// Makes ready what u, the y of a backward that needs it again, is computed from: what all instances of a
+    /// task have in common.
+    fn prepare_u(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
+        self.fill_degrees(task, scratch);
+        match self.plan.route(task.chunk.topology) {
+            Route::Gather { .. } => {}
+            Route::Dense(pairs) => self.form(task, pairs, scratch),
+        }
+    }
+
+    /// The same for one instance of it.
+    fn prepare_u_of(&self, task: &Task<'_>, x: Input<'_, T>, instance: usize, scratch: &mut Scratch<T>) {
+        match self.plan.route(task.chunk.topology) {
+            Route::Gather { .. } => self.compute_z(task, x, instance, scratch, None),
+            Route::Dense(_) => {}
+        }
+    }
+
+    /// u of an instance, from what is ready. `next` is the instance that is next, and `store` gives what
+    /// becomes of the sums of a row, which it multiplies by a scale.
+    fn store_u<E: gather::Epilogue<T::Acc>>(
+        &self,
+        task: &Task<'_>,
+        x: Input<'_, T>,
+        (instance, next): (usize, Option<usize>),
+        ready: Ready<'_, T>,
+        store: impl Fn(usize, T::Acc) -> E + Sync,
+    ) {
+        let Ready { z, inv_degree, vertex_shift, dense } = ready;
+        match self.plan.route(task.chunk.topology) {
+            Route::Gather { .. } => self.gather_y(task, (z, inv_degree, vertex_shift), store),
+            Route::Dense(_) => {
+                let x = |instance| x.source(self.plan.batch(), instance, None, false);
+                dense.store(task.topology.n_vertices(), &x(instance), next.map(x).as_ref(), store);
+            }
+        }
+    }
+
     /// Computes z = B⁻¹ Hᵀ R x of one instance in scratch memory, and stores it in `saved`, too.
     fn compute_z(
         &self,
@@ -334,6 +374,14 @@ impl<'a, T: Element> Call<'a, T> {
     }
 }
 
+/// What u of an instance is computed from, in scratch memory.
+struct Ready<'s, T: Element> {
+    z: &'s [T::Acc],
+    inv_degree: &'s [T::Acc],
+    vertex_shift: &'s [i32],
+    dense: &'s mut DenseOperator<T::Acc>,
+}
+
 /// Rows of hyperedges in scratch memory, to gather from.
 fn edge_rows<'a, A: Accumulator>(rows: &'a [A], features: usize, scale: Option<&'a [A]>) -> Source<'a, A> {
     Source { rows, row_stride: features, features, scale, shifts: None, shift: 0, skip_zero: false }
@@ -352,9 +400,9 @@ struct Forward<'a, T: Element> {
 impl<T: Element> Forward<'_, T> {
     /// Computes a chunk.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
-        match self.call.plan.pairs(task.chunk.topology) {
-            None => self.gather(task, scratch),
-            Some(pairs) => self.dense(task, pairs, scratch),
+        match self.call.plan.route(task.chunk.topology) {
+            Route::Gather { .. } => self.gather(task, scratch),
+            Route::Dense(pairs) => self.dense(task, pairs, scratch),
         }
     }
 
@@ -406,9 +454,9 @@ impl<T: Element> Backward<'_, T> {
 
     /// Computes a chunk: ∂x, and the weight gradients of its instances added to `sums`.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T>, sums: &mut [T::Acc]) {
-        match self.call.plan.pairs(task.chunk.topology) {
-            None => self.gather(task, scratch, sums),
-            Some(pairs) => self.dense(task, pairs, scratch, sums),
+        match self.call.plan.route(task.chunk.topology) {
+            Route::Gather { .. } => self.gather(task, scratch, sums),
+            Route::Dense(pairs) => self.dense(task, pairs, scratch, sums),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::element::Element;
 use crate::error::{Result, try_with_capacity};
 use crate::operator::Operator;
 use crate::pairs::{Obstacle, Pairs, check_matrices};
-use crate::path::{Path, Paths};
+use crate::path::{Path, Paths, Route};
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
 /// clone is cheap.
@@ -33,9 +33,8 @@ struct PlanParts {
     paths: Paths,
     /// The first topology in use that has no dense operator, and why.
     obstacle: Option<(usize, Obstacle)>,
-    /// Of each topology that is computed by its dense operator, or where all topologies in use have one, that
-    /// may be.
-    pairs: Vec<Option<Pairs>>,
+    /// Of each topology.
+    routes: Vec<Route>,
 }
 
 /// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
@@ -69,14 +68,13 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
     pub fn build(self) -> Result<Plan<T>> {
         let Self { batch, features, conv, paths, element } = self;
         let paths = Paths::new::<T>(batch.topologies(), paths)?;
-        let mut pairs = try_with_capacity("the pairs of vertices", paths.as_slice().len())?;
+        let mut routes = try_with_capacity("the route of each topology", paths.as_slice().len())?;
         let obstacle = Pairs::obstacle_in(batch)?;
-        for (topology, path) in batch.topologies().iter().zip(paths.as_slice()) {
-            let is_available = obstacle.is_none() && Pairs::obstacle(topology).is_none();
-            let is_wanted = *path == Path::Dense || is_available;
-            pairs.push(if is_wanted { Some(Pairs::new(topology)?) } else { None });
+        for (topology, &path) in batch.topologies().iter().zip(paths.as_slice()) {
+            let has_matrix = obstacle.is_none() && Pairs::obstacle(topology).is_none();
+            routes.push(Route::new(path, topology, has_matrix)?);
         }
-        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacle, pairs });
+        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacle, routes });
         Ok(Plan { shared, element })
     }
 }
@@ -113,14 +111,9 @@ impl<T: Element> Plan<T> {
         self.shared.conv
     }
 
-    /// What the dense operator of a topology is formed from, if it is computed by that.
-    pub(super) fn pairs(&self, topology: usize) -> Option<&Pairs> {
-        self.matrix_pairs(topology).filter(|_| self.paths()[topology] == Path::Dense)
-    }
-
-    /// The same where M itself is wanted, whatever the path.
-    pub(super) fn matrix_pairs(&self, topology: usize) -> Option<&Pairs> {
-        self.shared.pairs[topology].as_ref()
+    /// How the instances of a topology are computed.
+    pub(super) fn route(&self, topology: usize) -> &Route {
+        &self.shared.routes[topology]
     }
 
     /// Refuses an operator with a matrix for each instance, if some topology in use is too large.

@@ -85,10 +85,10 @@ impl<T: Element> Scratch<T> {
                 bound: usize::MAX as u128,
             })
         };
-        let is_dense = |id: usize| plan.pairs(id).is_some();
-        let dense = || topologies().filter(|&(id, _)| plan.matrix_pairs(id).is_some());
+        let dense = || topologies().filter(|&(id, _)| plan.route(id).pairs().is_some());
         let dense = || dense().map(|(_, t)| t.n_vertices());
-        let gathered = topologies().filter(|&(id, _)| !is_dense(id)).map(|(_, t)| t.n_hyperedges());
+        let gathered = topologies().filter(|&(id, _)| plan.route(id).has_edge_rows());
+        let gathered = gathered.map(|(_, t)| t.n_hyperedges());
         let n_dense = dense().max().unwrap_or(0);
         let room = dense().map(|n| Room::new::<T>(n, features)).fold(Room::default(), Room::or);
         let what = "the workspace";

@@ -105,7 +105,8 @@ impl<'w> Forward<'w> {
             if let Some(z) = self.z {
                 let factors = Factors::new(call, self.weights.scale)?;
                 // Only R is a factor of z, but y is made with L from what is found here.
-                if factors.is_symmetric() || call.plan.routes().contains(&Route::Gather) {
+                let reads_degrees = call.plan.routes().iter().any(|route| route.reads_degrees());
+                if factors.is_symmetric() || reads_degrees {
                     factors.degrees(call, false)?;
                 }
                 factors.hyperedges(call, self.x, z)?;
@@ -258,8 +259,8 @@ impl<'w> Backward<'w> {
         call: &mut Call<'_, T, L>,
         to: GradientTo,
     ) -> Result<ToWeights> {
-        let is_dense = !call.plan.routes().contains(&Route::Gather);
-        if is_dense && is_direct(call, self.weights.windows) {
+        let adds_copies = call.plan.routes().iter().all(|route| route.adds_copies());
+        if adds_copies && is_direct(call, self.weights.windows) {
             return Ok(ToWeights::Gradient(to));
         }
         self.row_gradients(call).map(ToWeights::Rows)
@@ -270,7 +271,8 @@ impl<'w> Backward<'w> {
         &self,
         call: &mut Call<'_, T, L>,
     ) -> Result<RowGradients> {
-        if call.plan.conv().weights_in_degree() || !call.plan.routes().contains(&Route::Gather) {
+        let leaves_products = call.plan.routes().iter().any(|route| route.leaves_products());
+        if call.plan.conv().weights_in_degree() || !leaves_products {
             let values = call.scratch_numbers::<f64>(Slot::WeightGradient, Axis::Hyperedge)?;
             return Ok(RowGradients { values, blocks: 1 });
         }

@@ -108,7 +108,7 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         let obstacle = Pairs::obstacle_in(batch.batch())?;
         let by_class = match obstacle {
             Some(_) => Routes { routes: Vec::new(), split: None },
-            None if !by_path.routes.contains(&Route::Gather) => by_path.clone(),
+            None if by_path.routes.iter().all(|route| route.class().is_some()) => by_path.clone(),
             None => Routes::new(batch, &is_used, |id| Route::of(Path::Dense, &topologies[id]))?,
         };
         let batch = batch.clone();

@@ -71,7 +71,44 @@ pub(super) enum Route {
 impl Route {
     /// Whether its kernels have all rows of an instance at hand, and registers for their mean.
     pub(super) fn makes_readouts(self) -> bool {
-        matches!(self, Self::Dense(DenseClass::Of8 | DenseClass::Of16))
+        match self {
+            Self::Gather | Self::Dense(DenseClass::Of32) => false,
+            Self::Dense(DenseClass::Of8 | DenseClass::Of16) => true,
+        }
+    }
+
+    /// Whether its kernels read the inverse degrees of vertices that other kernels leave in scratch memory.
+    pub(super) fn reads_degrees(self) -> bool {
+        match self {
+            Self::Gather => true,
+            Self::Dense(_) => false,
+        }
+    }
+
+    /// Whether its kernels can add up the gradients of weights of copies that share a window. If not, those
+    /// of each instance are stored, and other kernels add them.
+    pub(super) fn adds_copies(self) -> bool {
+        match self {
+            Self::Gather => false,
+            Self::Dense(_) => true,
+        }
+    }
+
+    /// Whether its gradients of weights are products ⟨q, z⟩, one for each block of features, where weights
+    /// are in the message alone; else they are single numbers of `f64`.
+    pub(super) fn leaves_products(self) -> bool {
+        match self {
+            Self::Gather => true,
+            Self::Dense(_) => false,
+        }
+    }
+
+    /// The class of a dense operator, if that is what it computes by.
+    pub(super) fn class(self) -> Option<DenseClass> {
+        match self {
+            Self::Gather => None,
+            Self::Dense(class) => Some(class),
+        }
     }
 
     /// The route of a topology on this path.

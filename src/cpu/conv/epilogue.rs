@@ -14,7 +14,6 @@
 
 #![allow(unsafe_code)]
 
-use super::super::dense::DenseOperator;
 use super::super::disjoint::Disjoint;
 use super::super::epilogue::{StoreGradient, store_row};
 use super::super::gather::{Source, Store};
@@ -24,7 +23,7 @@ use super::super::scratch::{Scratch, ScratchRows};
 use super::super::vertex_sums::add_rows;
 use super::super::workspace::Workspace;
 use super::operands::{Destination, Epilogue, EpilogueGradients, Following, Gradient};
-use super::{Backward, Forward, edge_rows};
+use super::{Backward, Forward, Ready, edge_rows};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::rows::{Out, Rows};
@@ -143,14 +142,6 @@ impl<T: Element> Forward<'_, T> {
     }
 }
 
-/// What u of an instance is computed from, in scratch memory.
-struct FromScratch<'s, T: Element> {
-    z: &'s [T::Acc],
-    inv_degree: &'s [T::Acc],
-    vertex_shift: &'s [i32],
-    dense: &'s mut DenseOperator<T::Acc>,
-}
-
 impl<T: Element> Backward<'_, T> {
     /// t of an instance, times these factors of the vertices. Where it is not g itself, it is what
     /// [`compute_t`](Self::compute_t) left in `rows`.
@@ -185,7 +176,7 @@ impl<T: Element> Backward<'_, T> {
             return;
         }
         let Scratch { z, inv_degree, vertex_shift, dense, rows, instance_row, .. } = scratch;
-        let from = FromScratch { z, inv_degree, vertex_shift, dense };
+        let from = Ready { z, inv_degree, vertex_shift, dense };
         match &self.arriving.gradient {
             Gradient::Rows(_) if !self.arriving.needs_u() => {}
             Gradient::Rows(g) => {
@@ -212,7 +203,7 @@ impl<T: Element> Backward<'_, T> {
         task: &Task<'_>,
         (instance, next): (usize, Option<usize>),
         g: Source<'_, S>,
-        from: FromScratch<'_, T>,
+        from: Ready<'_, T>,
         rows: &mut ScratchRows<T>,
     ) {
         let (call, activated) = (&self.call, self.arriving.activated);
@@ -223,13 +214,7 @@ impl<T: Element> Backward<'_, T> {
             let row = unsafe { rows.part(v * features..(v + 1) * features) };
             StoreGradient { row, scale, activated, gradient: g.row(v) }
         };
-        let FromScratch { z, inv_degree, vertex_shift, dense } = from;
-        if call.plan.pairs(task.chunk.topology).is_none() {
-            call.gather_y(task, (z, inv_degree, vertex_shift), store);
-        } else {
-            let x = |instance| self.x.source(call.plan.batch(), instance, None, false);
-            dense.store(n, &x(instance), next.map(x).as_ref(), store);
-        }
+        call.store_u(task, self.x, (instance, next), from, store);
     }
 
     /// The gradient of the residual of an instance, if it is wanted.

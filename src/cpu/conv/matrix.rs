@@ -102,7 +102,7 @@ impl<T: Element> Workspace<T> {
         let Some(gradient) = grad_weights.map(GradientTo::start).filter(|_| matter && has_entries) else {
             return Ok(());
         };
-        match call.schedule.copies_of_chunk().zip(self.plan.matrix_pairs(0)) {
+        match call.schedule.copies_of_chunk().zip(self.plan.route(0).pairs()) {
             Some((copies, pairs)) => {
                 // Whole parts of the tree over the instances.
                 let schedule = call.schedule.of_copies(1 << copies.ilog2());
@@ -230,7 +230,7 @@ impl<T: Element> Call<'_, T> {
     /// Forms M of a chunk's window, whatever the path.
     fn form_matrix(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
         // There are pairs of all topologies in use, or the call was refused.
-        if let Some(pairs) = self.plan.matrix_pairs(task.chunk.topology) {
+        if let Some(pairs) = self.plan.route(task.chunk.topology).pairs() {
             self.fill_degrees(task, scratch);
             self.form(task, pairs, scratch);
         }

@@ -18,7 +18,7 @@ use super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeight
 use super::super::instance_sums::RowGradients;
 use super::super::launches::Launches;
 use super::super::operands::{Operands, Read, Write};
-use super::super::route::{DenseClass, Route};
+use super::super::route::DenseClass;
 use super::super::scratch::Slot;
 use super::super::window_table::DeviceWindows;
 use super::dense::{MatricesTo, ToWeights};
@@ -233,7 +233,7 @@ fn by_class<T: DeviceElement, L: Launches>(
     call.by_class = true;
     for &route in call.plan.classes() {
         call.only = Some(route);
-        if let Route::Dense(class) = route {
+        if let Some(class) = route.class() {
             f(call, class)?;
         }
     }
