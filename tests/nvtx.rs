@@ -168,7 +168,7 @@ fn call_in_this_process() {
     println!("call {}", Operator::Conv.name());
     let y_rows = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
     let error = none.conv(Rows::contiguous(x.as_view(), F), Weights::shared(w.as_view()), y_rows);
-    assert!(matches!(error, Err(Error::NoScratch { .. })));
+    assert!(matches!(error, Err(Error::NotMadeFor { .. })));
 
     // The raw tier, on the default stream as before.
     let pointer = |address, len| DevicePointer::new(address, len);

@@ -83,7 +83,7 @@ impl Launches for Queue<'_> {
     #[inline]
     fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
         // A workspace is sized by this same description, so there is room. Nothing unsafe relies on that.
-        self.scratch.get(slot, bytes).ok_or_else(|| Error::NoScratch { operator: self.operator.name() })
+        self.scratch.get(slot, bytes).ok_or_else(|| Error::NotMadeFor { operator: self.operator.name() })
     }
 
     #[inline]
