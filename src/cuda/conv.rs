@@ -206,9 +206,7 @@ impl<'w> Backward<'w> {
     /// The operands have rows where their placements say, and weights where their windows say.
     pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let conv = call.plan.conv();
-        // Where the weights have no part in y, their gradient is zeros.
-        let matter = conv.weights_in_degree() || conv.weight_use.in_message();
-        let wanted = self.grad_weights.filter(|_| matter);
+        let wanted = self.grad_weights.filter(|_| conv.weights_matter());
         if !call.has_elements() || (wanted.is_none() && self.grad_x.is_none()) {
             // SAFETY: the caller's promise.
             unsafe {

@@ -101,10 +101,8 @@ impl<'w> MatrixBackward<'w> {
     ) -> Result<()> {
         let Self { weights, grad_matrix, grad_weights } = self;
         let conv = call.plan.conv();
-        // Where the weights have no part in M, their gradient is zeros.
-        let matter = conv.weights_in_degree() || conv.weight_use.in_message();
         let has_entries = has_entries(call);
-        let wanted = grad_weights.filter(|_| matter && has_entries);
+        let wanted = grad_weights.filter(|_| conv.weights_matter() && has_entries);
         let Some(to) = wanted else {
             // SAFETY: the caller's promise.
             unsafe {
