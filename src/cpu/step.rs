@@ -163,10 +163,7 @@ impl<T: Element> Workspace<T> {
             return Ok(());
         }
 
-        let (source, target) = match direction.source() {
-            Axis::Vertex => (vertex, hyperedge),
-            Axis::Hyperedge => (hyperedge, vertex),
-        };
+        let [source, target] = direction.by_place([vertex, hyperedge]);
         let source = source.filter(|_| call.source_scale.is_some());
         let target = target.filter(|_| call.target_scale.is_some());
         let backward = Backward { x, grad_y, grad_x, source_scale_wanted: source.is_some(), call };
@@ -199,10 +196,7 @@ struct Call<'a, T: Element> {
 impl<'a, T: Element> Call<'a, T> {
     fn new(plan: &'a Plan<T>, direction: Direction, instances: usize, step: &Step<'a, T::Acc>) -> Self {
         let Step { reduce, vertex_scale, hyperedge_scale } = *step;
-        let (source_scale, target_scale) = match direction.source() {
-            Axis::Vertex => (vertex_scale, hyperedge_scale),
-            Axis::Hyperedge => (hyperedge_scale, vertex_scale),
-        };
+        let [source_scale, target_scale] = direction.by_place([vertex_scale, hyperedge_scale]);
         Self { plan, direction, instances, reduce, source_scale, target_scale }
     }
 

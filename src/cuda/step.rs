@@ -59,14 +59,6 @@ pub(super) struct Backward<'w> {
 /// The scales of a step that were bound: of vertices and of hyperedges.
 type BoundScales<'w> = [Option<BoundWeights<'w>>; 2];
 
-/// Values of (vertices, hyperedges) as values of (sources, targets).
-fn by_place<V>(direction: Direction, [vertex, hyperedge]: [V; 2]) -> (V, V) {
-    match direction {
-        Direction::VertexToHyperedge => (vertex, hyperedge),
-        Direction::HyperedgeToVertex => (hyperedge, vertex),
-    }
-}
-
 impl<'w> Scales<'w> {
     fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
@@ -80,7 +72,7 @@ impl<'w> Scales<'w> {
     }
 
     fn placed(direction: Direction, reduce: Reduce, scales: BoundScales<'w>) -> Self {
-        let (source, target) = by_place(direction, scales.map(|scale| scale.map(BoundWeights::placed)));
+        let [source, target] = direction.by_place(scales.map(|scale| scale.map(BoundWeights::placed)));
         Self { direction, reduce, source, target }
     }
 
@@ -160,7 +152,7 @@ impl<'w> Backward<'w> {
         let bound = operands.check()?;
         let scales = Scales::placed(direction, step.reduce, scales);
         let (x, grad_y, grad_x) = (bound.rows(x), bound.rows(grad_y), grad_x.map(|out| bound.out(out)));
-        let (grad_source, grad_target) = by_place(direction, gradients);
+        let [grad_source, grad_target] = direction.by_place(gradients);
         Ok((Self { scales, x, grad_y, grad_x, grad_source, grad_target }, bound.instances()))
     }
 
