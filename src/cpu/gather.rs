@@ -144,24 +144,32 @@ impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
 
     #[inline(always)]
     fn apply_array<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
-        let row = &mut self.row[start..][..W];
-        // As arrays: the compiler stores slices of sums that are in registers element by element. Without
-        // closures, which it does not always inline.
         let mut values = *sums;
         for value in &mut values {
             *value = *value * self.scale;
         }
-        if self.accumulate {
-            for i in 0..W {
-                values[i] = row[i].widen() + values[i];
-            }
-        }
-        let mut narrowed = [T::default(); W];
-        for i in 0..W {
-            narrowed[i] = T::narrow(values[i]);
-        }
-        row.copy_from_slice(&narrowed);
+        store_array(&mut self.row[start..][..W], self.accumulate, values);
     }
+}
+
+/// Rounds values and stores them in a row, or adds them to it. As arrays: the compiler stores slices of sums
+/// that are in registers element by element. Without closures, which it does not always inline.
+#[inline(always)]
+pub(super) fn store_array<T: Element, const W: usize>(
+    row: &mut [T],
+    accumulate: bool,
+    mut values: [T::Acc; W],
+) {
+    if accumulate {
+        for i in 0..W {
+            values[i] = row[i].widen() + values[i];
+        }
+    }
+    let mut narrowed = [T::default(); W];
+    for i in 0..W {
+        narrowed[i] = T::narrow(values[i]);
+    }
+    row.copy_from_slice(&narrowed);
 }
 
 /// The dot product of the sums, times a factor, with a row, in `f64`: the products of `f32` are exact in it.

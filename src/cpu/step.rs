@@ -202,18 +202,12 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// The sources of each target.
     fn by_target(&self, topology: &'a Incidence) -> Csr<'a> {
-        match self.direction.target() {
-            Axis::Vertex => topology.by_vertex(),
-            Axis::Hyperedge => topology.by_edge(),
-        }
+        topology.by(self.direction.target())
     }
 
     /// The targets of each source.
     fn by_source(&self, topology: &'a Incidence) -> Csr<'a> {
-        match self.direction.source() {
-            Axis::Vertex => topology.by_vertex(),
-            Axis::Hyperedge => topology.by_edge(),
-        }
+        topology.by(self.direction.source())
     }
 
     /// The part of a scale that an instance reads.
