@@ -15,14 +15,12 @@
 use super::super::DeviceElement;
 use super::super::args::Address;
 use super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
-use super::super::instance_sums::RowGradients;
 use super::super::launches::Launches;
 use super::super::operands::{Operands, Read, Write};
 use super::super::route::{DenseClass, Route};
-use super::super::scratch::Slot;
 use super::super::window_table::DeviceWindows;
-use super::dense::{MatricesTo, ToWeights};
-use super::{WEIGHTS, is_direct};
+use super::dense::MatricesTo;
+use super::{WEIGHTS, WeightGradient};
 use crate::axis::Axis;
 use crate::error::Result;
 use crate::operands::Length;
@@ -113,27 +111,13 @@ impl<'w> MatrixBackward<'w> {
                 return grad_weights.map_or(Ok(()), |to| call.no_gradient(to));
             }
         };
-        let is_direct = is_direct(call, weights.windows);
-        let rows = match is_direct && !L::ANY_OPERANDS {
-            true => None,
-            false => {
-                let values = call.scratch_numbers::<f64>(Slot::WeightGradient, Axis::Hyperedge)?;
-                Some(RowGradients { values, blocks: 1 })
-            }
-        };
-        let to_weights = match rows {
-            Some(rows) if !is_direct => ToWeights::Rows(rows),
-            _ => ToWeights::Gradient(to),
-        };
+        let gradient = WeightGradient::new(call, weights.windows, to, true)?;
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
         unsafe {
             by_class(call, |call, class| {
-                call.dense_matrices_backward(class, weights, grad_matrix, to_weights)
+                call.dense_matrices_backward(class, weights, grad_matrix, gradient.to_weights())
             })?;
-            match rows {
-                Some(rows) => call.sum_over_instances(Axis::Hyperedge, weights.windows, rows, to),
-                None => Ok(()),
-            }
+            gradient.add_up(call)
         }
     }
 }
@@ -229,12 +213,10 @@ fn by_class<T: DeviceElement, L: Launches>(
     mut f: impl FnMut(&mut Call<'_, T, L>, DenseClass) -> Result<()>,
 ) -> Result<()> {
     call.by_class = true;
-    for &route in call.plan.classes() {
-        call.only = Some(route);
-        if let Route::Dense(class) = route {
-            f(call, class)?;
-        }
-    }
-    (call.only, call.by_class) = (None, false);
+    call.on_each(call.plan.classes(), |call, route| match route {
+        Route::Dense(class) => f(call, class),
+        Route::Gather => Ok(()),
+    })?;
+    call.by_class = false;
     Ok(())
 }
