@@ -29,6 +29,7 @@ pub(super) use self::matrix::{GramBackward, GramForward, MatrixBackward, MatrixF
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::description::Description;
 use super::epilogue::Finish;
 use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
@@ -86,12 +87,12 @@ impl<'w> Forward<'w> {
         let (z, y) = (z.map(|z| bound.rows(z)), y.map(|y| bound.out(y)));
         Ok((Self { x, weights, z, y, finish: Finish::none() }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Forward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let is_wanted = call.features() > 0 && (self.z.is_some() || self.y.is_some());
         if call.instances == 0 || !(is_wanted || call.plan.conv().checks_degrees()) {
             return Ok(());
@@ -134,7 +135,9 @@ impl<'w> Forward<'w> {
             if stores_rows { call.mean_rows(to.rows, y) } else { Ok(()) }
         }
     }
+}
 
+impl Forward<'_> {
     /// y by gathers, from z where that is saved.
     ///
     /// # Safety
@@ -195,12 +198,12 @@ impl<'w> Backward<'w> {
         let (weights, grad_x) = (weights.placed(), grad_x.map(|out| bound.out(out)));
         Ok((Self { x, z, weights, grad_y, grad_x, grad_weights }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Backward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let conv = call.plan.conv();
         let wanted = self.grad_weights.filter(|_| conv.weights_matter());
         if !call.has_elements() || (wanted.is_none() && self.grad_x.is_none()) {
@@ -236,7 +239,9 @@ impl<'w> Backward<'w> {
             }
         }
     }
+}
 
+impl Backward<'_> {
     /// Both gradients by gathers, those of weights for each instance alone.
     ///
     /// # Safety

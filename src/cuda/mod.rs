@@ -171,6 +171,7 @@ mod conv;
 mod count;
 mod degree;
 mod dense_tables;
+mod description;
 mod device;
 mod driver;
 mod element;

@@ -13,6 +13,7 @@
 use super::DeviceElement;
 use super::args::ScaleArgs;
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::description::Description;
 use super::epilogue::Finish;
 use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
@@ -101,12 +102,12 @@ impl<'w> Forward<'w> {
         let (scales, x) = (Scales::placed(direction, step.reduce, scales), bound.rows(x));
         Ok((Self { scales, x, y: y.map(|y| bound.out(y)) }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Forward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         if self.y.is_none() || !call.has_elements() {
             return Ok(());
         }
@@ -155,12 +156,12 @@ impl<'w> Backward<'w> {
         let [grad_source, grad_target] = direction.by_place(gradients);
         Ok((Self { scales, x, grad_y, grad_x, grad_source, grad_target }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Backward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { scales, x, grad_y, grad_x, .. } = self;
         let (source, target) = (scales.direction.source(), scales.direction.target());
         // Without a scale there is no gradient of it.

@@ -15,6 +15,7 @@
 use super::super::DeviceElement;
 use super::super::args::Address;
 use super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::super::description::Description;
 use super::super::launches::Launches;
 use super::super::operands::{Operands, Read, Write};
 use super::super::route::{DenseClass, Route};
@@ -48,15 +49,12 @@ impl<'w> MatrixForward<'w> {
         let matrix = matrix.map(|(address, accumulate)| MatricesTo { address, accumulate });
         Ok((Self(matrix.map(|to| (weights.placed(), to))), bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for MatrixForward<'_> {
     /// # Safety
     /// There are weights where their windows say, and a matrix for each instance.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         match self.0 {
             Some((weights, to)) if has_entries(call) => {
                 // SAFETY: the caller's promise.
@@ -88,15 +86,12 @@ impl<'w> MatrixBackward<'w> {
         let bound = operands.check()?;
         Ok((Self { weights: weights.placed(), grad_matrix, grad_weights }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for MatrixBackward<'_> {
     /// # Safety
     /// There are weights where their windows say, a matrix for each instance, and a gradient for each weight.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { weights, grad_matrix, grad_weights } = self;
         let conv = call.plan.conv();
         let has_entries = has_entries(call);
@@ -141,15 +136,12 @@ impl GramForward {
         let gram = gram.map(|(address, accumulate)| MatricesTo { address, accumulate });
         Ok((Self { x: bound.rows(x), gram }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for GramForward {
     /// # Safety
     /// There are rows where their placement says, and a matrix for each instance.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         match self.gram {
             Some(to) if has_entries(call) => {
                 // SAFETY: the caller's promise.
@@ -182,15 +174,12 @@ impl GramBackward {
         let (x, grad_x) = (bound.rows(x), grad_x.map(|out| bound.out(out)));
         Ok((Self { x, grad_gram, grad_x }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for GramBackward {
     /// # Safety
     /// There are rows where their placements say, and a matrix for each instance.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { x, grad_gram, grad_x } = self;
         match grad_x {
             Some(grad_x) if call.has_elements() && call.total(Axis::Vertex) > 0 => {
