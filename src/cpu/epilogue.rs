@@ -1,7 +1,7 @@
 //! What an epilogue does to a row of the convolution's sums, and to the gradient of such a row. Everything is
 //! computed in the accumulation type, one operation after the other, and rounded once.
 
-use super::gather::{Epilogue, Store, store_array};
+use super::gather::{Sink, Store, store_array};
 use crate::activation::Activation;
 use crate::element::{Accumulator, Element};
 use crate::summation::LANES;
@@ -86,7 +86,7 @@ impl<T: Element, S: Element<Acc = T::Acc>> StoreGradient<'_, T, S> {
 /// The sums of a row come in blocks of so many features.
 macro_rules! by_blocks {
     ([$($generics:tt)*] $row:ty, $acc:ty) => {
-        impl<$($generics)*> Epilogue<$acc> for $row {
+        impl<$($generics)*> Sink<$acc> for $row {
             #[inline(always)]
             fn apply(&mut self, start: usize, sums: &[$acc]) {
                 if let Ok(sums) = <&[_; LANES]>::try_from(sums) {

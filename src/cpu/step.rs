@@ -276,9 +276,9 @@ impl<T: Element> Backward<'_, T> {
                 // it.
                 let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, s, scale) });
                 let dot = self.source_scale_wanted.then(|| Dot::<T, _>::new(x.row(s), T::Acc::ONE));
-                let mut epilogue = (store, dot);
-                gather(grad_y, sources.row(s), &mut epilogue);
-                if let Some(dot) = epilogue.1 {
+                let mut sinks = (store, dot);
+                gather(grad_y, sources.row(s), &mut sinks);
+                if let Some(dot) = sinks.1 {
                     *sum_of_chunk += T::Acc::from_f64(dot.value());
                 }
             });
