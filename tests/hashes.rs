@@ -96,7 +96,7 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
         for normalization in [Normalization::Row, Normalization::Symmetric, Normalization::None] {
             for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly] {
                 let layout = Layout { conv: Conv::new(normalization, weight_use), ..layout.clone() };
-                let asked = Asked { keep_z: true, ..Asked::ALL };
+                let asked = Asked { save_z: true, ..Asked::ALL };
                 let operands = Operands::<T>::of(&layout);
                 let what = format!("{normalization:?} {weight_use:?}");
                 let mut insert = |path: &str, bits: &[(&'static str, Vec<u64>)]| {
@@ -110,8 +110,8 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
                     let rows = [("y", bits(&results.y)), ("grad_x", bits(&results.grad_x))];
                     [&rows[..], &[("grad_weights", bits(&results.grad_weights))]].concat()
                 };
-                let on_paths = |keep_z| {
-                    let asked = Asked { keep_z, ..Asked::ALL };
+                let on_paths = |save_z| {
+                    let asked = Asked { save_z, ..Asked::ALL };
                     without_z(&run(&mut *operators(backend, &layout), &layout, &operands, asked))
                 };
                 let found = on_paths(false);

@@ -137,8 +137,8 @@ fn call_in_this_process() {
         let out = Out::Overwrite(grad_w.as_view_mut());
         tell(all.conv_backward(read(), weights(), read(), Out::Skip, out));
         called(Operator::ConvBackwardFromZ);
-        let (kept, out) = (Rows::contiguous(z.as_view(), F), Out::Overwrite(grad_w.as_view_mut()));
-        tell(all.conv_backward_from_z(read(), kept, weights(), read(), Out::Skip, out));
+        let (saved, out) = (Rows::contiguous(z.as_view(), F), Out::Overwrite(grad_w.as_view_mut()));
+        tell(all.conv_backward_from_z(read(), saved, weights(), read(), Out::Skip, out));
         let epilogue = Epilogue::new(Activation::Gelu);
         let rows = long.slice(..F);
         called(Operator::ConvEpilogue);
