@@ -333,9 +333,10 @@ pub fn epilogue_bits<T: TestElement>(
     layout: &Layout,
     activation: Activation,
     readout: bool,
+    path: Option<Path>,
 ) -> Vec<(&'static str, Vec<u64>)> {
     let writes = [Write::Overwrite; 5];
-    let case = Case { activation, bias: true, residual: true, readout, path: None, writes, poisoned: false };
+    let case = Case { activation, bias: true, residual: true, readout, path, writes, poisoned: false };
     let paths = case.paths::<T>(&layout.batch, layout.features);
     let operands = Operands::new(layout, false);
     found(&mut *operators(backend, layout, &paths), layout, &case, &operands).bits().to_vec()

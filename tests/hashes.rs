@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Activation, Batch, Conv, Incidence, Normalization, Reduce, Repeats, WeightUse};
+use hyperscatter::{Activation, Batch, Conv, Incidence, Normalization, Path, Reduce, Repeats, WeightUse};
 
 use crate::backend::{Backend, Cpu, StepKind};
 use crate::common::{TestElement, bits};
@@ -124,10 +124,17 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
         if windows == WindowKind::Shared {
             for &activation in Activation::ALL {
                 for readout in [false, true] {
-                    let bits = epilogue_bits::<T>(backend, &layout, activation, readout);
                     let of = if readout { "readout" } else { "epilogue" };
-                    let what = format!("{name}, {}, {windows:?}: {of} {activation:?}", T::NAME);
-                    hashes.insert(what, hash(&bits));
+                    let mut insert = |path: &str, bits: &[(&'static str, Vec<u64>)]| {
+                        let what = format!("{name}, {}, {windows:?}: {path}{of} {activation:?}", T::NAME);
+                        hashes.insert(what, hash(bits));
+                    };
+                    let bits_on = |path| epilogue_bits::<T>(backend, &layout, activation, readout, path);
+                    let (chosen, gathered) = (bits_on(None), bits_on(Some(Path::Gather)));
+                    insert("", &chosen);
+                    if gathered != chosen {
+                        insert("gather ", &gathered);
+                    }
                 }
             }
         }

@@ -123,7 +123,7 @@ impl Operates for Operator {
     }
 
     fn operands(self) -> Vec<Operand> {
-        use Part::{GradX, GradY, GradZ, SavedZ, NewGradZ, NewZ, X, Y, Z};
+        use Part::{GradX, GradY, GradZ, NewGradZ, NewZ, SavedZ, X, Y, Z};
         let conv = |more: &[Operand]| [&[read(X, "x"), read(Part::Weights, "weights")], more].concat();
         let step = |rows: &[Operand]| [&SCALES[..], rows].concat();
         let gradients = |rows: &[Operand]| [&SCALES[..], &SCALE_GRADIENTS, rows].concat();
