@@ -111,7 +111,7 @@ pub struct Bytes {
     /// Each operand once.
     pub compulsory: u128,
     /// Without any cache.
-    pub gathered: u128,
+    pub uncached: u128,
 }
 
 /// The operands of a call.
@@ -309,7 +309,7 @@ impl<T: Feature> Loaded<T> {
     pub fn bytes(&self, call: Call) -> Bytes {
         let Some(operator) = call.operator() else {
             let copied = 2 * (self.sets[0].x.len() * size_of::<T>()) as u128;
-            return Bytes { compulsory: copied, gathered: copied };
+            return Bytes { compulsory: copied, uncached: copied };
         };
         // Shared weights and their gradients are next to nothing.
         let own = (self.own_weights.len() * size_of::<f32>()) as u128;
@@ -322,10 +322,10 @@ impl<T: Feature> Loaded<T> {
             let request = Request::new(operator, self.copies).activation(activation);
             let request = request.residual(has_residual).residual_gradient(false);
             let explained = self.workspace.plan().explain_call(&request).unwrap();
-            return Bytes { compulsory: explained.compulsory_bytes, gathered: explained.gathered_bytes };
+            return Bytes { compulsory: explained.compulsory_bytes, uncached: explained.uncached_bytes };
         }
         let explained = self.explanation.of(operator);
-        Bytes { compulsory: explained.compulsory_bytes + own, gathered: explained.gathered_bytes + own }
+        Bytes { compulsory: explained.compulsory_bytes + own, uncached: explained.uncached_bytes + own }
     }
 }
 
