@@ -29,8 +29,8 @@
 //!
 //! # Columns
 //! * `MB`: the compulsory bytes, each feature row that is an operand once;
-//! * uncached bytes: what is moved if nothing is cached, such as a row for each incidence of each gather. Rows
-//!   that are used often come from caches, which may give more than the memory's bandwidth;
+//! * uncached bytes: what is moved if nothing is cached, such as a row for each incidence of each gather.
+//!   Rows that are used often come from caches, which may give more than the memory's bandwidth;
 //! * `floor`: the time that the copy would take for the compulsory bytes;
 //! * `% of copy`: floor / time.
 //!

@@ -152,7 +152,7 @@
 //! # Features
 //! Building needs no CUDA. The driver's library is looked for when a device is opened. A missing driver, too
 //! old a driver, a missing device and too old a device are four different errors. Kernels are PTX, in modules
-//! by kernel file, element type and checks. The driver compiles a module when a workspace first needs it, and
+//! by kernel file, type and checks. The driver compiles a module when a workspace first needs it, and
 //! caches it on disk. Native code can be asked for at build time: `HYPERSCATTER_NVCC` names the nvcc, and
 //! `HYPERSCATTER_ARCHITECTURES` the architectures, such as `80,90`.
 //!

@@ -257,6 +257,7 @@ impl<T: DeviceElement> Workspace<T> {
 
 /// An operator in a set of them.
 fn bit(operator: Operator) -> u32 {
+    const { assert!(Operator::ALL.len() <= u32::BITS as usize, "a set of operators has a bit for each") };
     1 << operator as u32
 }
 
