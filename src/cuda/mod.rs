@@ -51,9 +51,9 @@
 //! The calls for operands are those of `cudarc`'s event guards: waits, a record, and a look at the context
 //! for each. The thread's current context is the same after a call as before.
 //!
-//! The host's part of a call, without the driver's, took 0.45 µs for a step of one launch, 0.43 µs for a
-//! convolution of one and 1.8 µs for a backward of 11, on an AMD EPYC virtual machine
-//! (2026-11-26, `cargo test -- the_host_cost --nocapture`, a driver that does nothing, debug assertions on).
+//! The host's part of a call, without the driver's, took 0.46 µs for a step of one launch, 0.54 µs for a
+//! convolution of one and 1.2 µs for a backward of 5, on an AMD EPYC virtual machine (2026-11-27, commit
+//! 064f975, `cargo test -- the_host_cost --nocapture`, a driver that does nothing, debug assertions on).
 //!
 //! Buffers are `cudarc`'s: `&slice` or a view for [`Rows`](crate::Rows) and [`Weights`](crate::Weights).
 //! Views are not `Clone`, and neither are operands that are made of them: make one for each call, from
