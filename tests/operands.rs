@@ -23,6 +23,12 @@ pub fn out<T>(data: &mut [T]) -> Rows<&mut [T]> {
     Rows::contiguous(data, F)
 }
 
+/// The first instance has a negative degree, and that is what a call says.
+pub fn assert_negative_degree(found: Result<(), Error>) {
+    let is_reported = matches!(found, Err(Error::NegativeDegree { instance: 0, value, .. }) if value < 0.0);
+    assert!(is_reported, "{found:?}");
+}
+
 fn operators<T: TestElement>(
     backend: &dyn Backend<T>,
     batch: &Batch,

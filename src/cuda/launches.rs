@@ -1,8 +1,8 @@
 //! Where an operator's kernel launches go, and where its scratch memory comes from.
 //!
-//! Each operator is written once, as a function over [`Launches`]. [`Queue`] puts its launches on a stream.
-//! [`Count`](super::count::Count) counts launches, bytes and scratch memory, for `explain` and for the size
-//! of a workspace.
+//! Each operator is described once, over [`Launches`]. [`Queue`] puts its launches on a stream.
+//! [`Count`](super::count::Count) counts them and their bytes, for `explain`, and
+//! [`Needs`](super::count::Needs) scratch memory and kernels, for a workspace.
 
 #![allow(unsafe_code)]
 

@@ -7,9 +7,9 @@
 //! | [`Plan`] | a batch, the number of features, the conventions of the convolution, checks or none |
 //! | [`Workspace`] | the scratch memory of one stream; its methods are the operators |
 //!
-//! The operators have the words of [`cpu`](crate::cpu): both scatter steps with their scales, the
-//! convolution, and the gradients of all of them, for `f32`, `f64`, `f16` and `bf16`. Sums, weights and their
-//! gradients are `f32` (`f64` for `f64`).
+//! The operators are those of [`cpu`](crate::cpu), by the same names: both scatter steps with their scales,
+//! the convolution with and without an epilogue, readouts, matrices of instances, and the gradients of all of
+//! them, for `f32`, `f64`, `f16` and `bf16`. Sums, weights and their gradients are `f32` (`f64` for `f64`).
 //!
 //! ```no_run
 //! use hyperscatter::cuda::{Device, Plan, Weights};
