@@ -910,7 +910,7 @@ struct AddSumsArgs {
     u64 n_nodes;
     u64 features;
     // Up to MOST_NODES, which are added; the last one may have fewer.
-    u64 nodes_of_root;
+    u64 nodes_per_root;
     u64 n_roots;
     // Likewise; null: there is one root, the gradient.
     double* roots;
@@ -923,7 +923,7 @@ static_assert(sizeof(AddSumsArgs) == 64 && alignof(AddSumsArgs) == 8, "size");
 static_assert(OFFSET_OF(AddSumsArgs, nodes) == 0, "offset");
 static_assert(OFFSET_OF(AddSumsArgs, n_nodes) == 8, "offset");
 static_assert(OFFSET_OF(AddSumsArgs, features) == 16, "offset");
-static_assert(OFFSET_OF(AddSumsArgs, nodes_of_root) == 24, "offset");
+static_assert(OFFSET_OF(AddSumsArgs, nodes_per_root) == 24, "offset");
 static_assert(OFFSET_OF(AddSumsArgs, n_roots) == 32, "offset");
 static_assert(OFFSET_OF(AddSumsArgs, roots) == 40, "offset");
 static_assert(OFFSET_OF(AddSumsArgs, gradient) == 48, "offset");

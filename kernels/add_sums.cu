@@ -17,11 +17,11 @@ __device__ __forceinline__ void add_sums(const AddSumsArgs& args) {
     for (u64 i = u64(blockIdx.x) * THREADS + threadIdx.x; i < args.n_roots * args.features;
          i += u64(gridDim.x) * THREADS) {
         u64 root = divide(i, args.features);
-        u64 first = root * args.nodes_of_root;
+        u64 first = root * args.nodes_per_root;
         u64 rest = args.n_nodes - first;
         u64 feature = i - root * args.features;
         const double* nodes = args.nodes + first * args.features + feature;
-        double sum = sum_of_tree(static_cast<u32>(rest < args.nodes_of_root ? rest : args.nodes_of_root),
+        double sum = sum_of_tree(static_cast<u32>(rest < args.nodes_per_root ? rest : args.nodes_per_root),
                                  [&](u32 k) { return nodes[k * args.features]; });
         if (args.roots != nullptr) {
             args.roots[i] = sum;

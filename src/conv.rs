@@ -91,6 +91,11 @@ impl Conv {
         self.normalization != Normalization::None && self.weight_use.in_degree()
     }
 
+    /// Whether the weights have a part in the output at all. Where they have none, their gradient is zeros.
+    pub(crate) fn weights_matter(self) -> bool {
+        self.weights_in_degree() || self.weight_use.in_message()
+    }
+
     /// Whether a vertex of a single incidence has y_v = z_e whatever the weight, which then gets no gradient
     /// from it.
     pub(crate) fn single_incidences_cancel_out(self) -> bool {

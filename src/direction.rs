@@ -28,6 +28,14 @@ impl Direction {
         self.source().other()
     }
 
+    /// What vertices and hyperedges have, as what sources and targets have.
+    pub(crate) fn by_place<V>(self, [vertex, hyperedge]: [V; 2]) -> [V; 2] {
+        match self {
+            Self::VertexToHyperedge => [vertex, hyperedge],
+            Self::HyperedgeToVertex => [hyperedge, vertex],
+        }
+    }
+
     /// The opposite direction.
     pub fn reversed(self) -> Self {
         match self {

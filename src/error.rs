@@ -721,10 +721,10 @@ pub enum Error {
     },
     /// A workspace was made for other operators.
     #[error(
-        "{operator} needs kernels and scratch memory that this workspace was not made with: make it by \
+        "this workspace was not made for {operator}, which needs kernels and scratch memory of its own: make it by \
          Plan::workspace_for with {operator} among the operators"
     )]
-    NoScratch {
+    NotMadeFor {
         /// The operator.
         operator: &'static str,
     },

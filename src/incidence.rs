@@ -352,6 +352,15 @@ impl Incidence {
         self.csr(self.by_vertex, self.n_vertices())
     }
 
+    /// The form whose rows are along an axis.
+    #[inline]
+    pub(crate) fn by(&self, axis: Axis) -> Csr<'_> {
+        match axis {
+            Axis::Vertex => self.by_vertex(),
+            Axis::Hyperedge => self.by_edge(),
+        }
+    }
+
     #[inline]
     fn csr(&self, place: Place, n_rows: usize) -> Csr<'_> {
         let pointers = &self.words[place.pointers..][..n_rows + 1];

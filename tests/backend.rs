@@ -41,7 +41,7 @@ pub trait Operators<T: TestElement> {
         gradients: cpu::StepGradients<'_, T>,
     ) -> Result<()>;
 
-    /// The convolution; `z` is kept where it is given.
+    /// The convolution; `z` is saved where it is given.
     fn conv(
         &mut self,
         x: Rows<&[T]>,
@@ -50,7 +50,7 @@ pub trait Operators<T: TestElement> {
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()>;
 
-    /// The backward of the convolution, from the kept `z` where it is given.
+    /// The backward of the convolution, from the saved `z` where it is given.
     fn conv_backward(
         &mut self,
         x: Rows<&[T]>,

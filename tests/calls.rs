@@ -12,17 +12,17 @@ use crate::operands::{F, out, rows};
 
 /// A call of every operator for `copies` copies of the pairs of four.
 fn call_all(workspace: &mut Workspace<f32>, copies: usize, data: &mut Data) {
-    let Data { x, z, w, y, grad_x, z_kept, z_out, grad_w, scale, grad_scale, grad_bias, readout, matrices } =
+    let Data { x, z, w, y, grad_x, saved_z, z_out, grad_w, scale, grad_scale, grad_bias, readout, matrices } =
         data;
     let (n, m) = (copies * 4 * F, copies * 6 * F);
     let (x, z, weights) = (rows(&x[..n]), rows(&z[..m]), Weights::shared(&w[..]));
     workspace.conv(x, weights, Out::Overwrite(out(&mut y[..n]))).unwrap();
     let grad_rows = Out::Overwrite(out(&mut grad_x[..n]));
     workspace.conv_backward(x, weights, rows(&y[..n]), grad_rows, Out::Overwrite(grad_w)).unwrap();
-    let kept = &mut z_kept[..m];
-    workspace.conv_saving_z(x, weights, out(kept), Out::Skip).unwrap();
+    let saved = &mut saved_z[..m];
+    workspace.conv_saving_z(x, weights, out(saved), Out::Skip).unwrap();
     let grad_rows = Out::Overwrite(out(&mut grad_x[..n]));
-    workspace.conv_backward_from_z(x, rows(kept), weights, x, grad_rows, Out::Accumulate(grad_w)).unwrap();
+    workspace.conv_backward_from_z(x, rows(saved), weights, x, grad_rows, Out::Accumulate(grad_w)).unwrap();
     call_epilogues(
         workspace,
         (x, weights),
@@ -108,7 +108,7 @@ struct Data {
     scale: Vec<f32>,
     y: Vec<f32>,
     grad_x: Vec<f32>,
-    z_kept: Vec<f32>,
+    saved_z: Vec<f32>,
     z_out: Vec<f32>,
     grad_w: Vec<f32>,
     grad_scale: Vec<f32>,
@@ -127,7 +127,7 @@ impl Data {
             scale: weights::<f32>(4, 4, true),
             y: vec![f32::NAN; n],
             grad_x: vec![f32::NAN; n],
-            z_kept: vec![f32::NAN; m],
+            saved_z: vec![f32::NAN; m],
             z_out: vec![f32::NAN; m],
             grad_w: vec![f32::NAN; 6],
             grad_scale: vec![0.0; 4],

@@ -19,18 +19,18 @@ pub struct Asked {
     pub y: Write,
     pub grad_x: Write,
     pub grad_weights: Write,
-    /// Whether z is kept for the backward.
-    pub keep_z: bool,
+    /// Whether z is saved for the backward.
+    pub save_z: bool,
 }
 
 impl Asked {
     pub const ALL: Self =
-        Self { y: Write::Overwrite, grad_x: Write::Overwrite, grad_weights: Write::Overwrite, keep_z: false };
+        Self { y: Write::Overwrite, grad_x: Write::Overwrite, grad_weights: Write::Overwrite, save_z: false };
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
     (Write::any(), Write::any(), Write::any(), any::<bool>())
-        .prop_map(|(y, grad_x, grad_weights, keep_z)| Asked { y, grad_x, grad_weights, keep_z })
+        .prop_map(|(y, grad_x, grad_weights, save_z)| Asked { y, grad_x, grad_weights, save_z })
 }
 
 /// The operands of a convolution, in contiguous rows.
@@ -124,16 +124,16 @@ pub fn run<T: TestElement>(
     let table = layout.table();
     let windows = layout.weights(&operands.weights, &table);
 
-    let kept = asked.keep_z.then(|| z.rows_mut());
-    operators.conv(x.rows(), windows, kept, asked.y.to(y.rows_mut())).unwrap();
-    let kept = asked.keep_z.then(|| z.rows());
+    let saved = asked.save_z.then(|| z.rows_mut());
+    operators.conv(x.rows(), windows, saved, asked.y.to(y.rows_mut())).unwrap();
+    let saved = asked.save_z.then(|| z.rows());
     let (grad_rows, grad_w) =
         (asked.grad_x.to(grad_x.rows_mut()), asked.grad_weights.to(&mut grad_weights[..]));
-    operators.conv_backward(x.rows(), kept, windows, g.rows(), grad_rows, grad_w).unwrap();
+    operators.conv_backward(x.rows(), saved, windows, g.rows(), grad_rows, grad_w).unwrap();
     assert!(y.gaps().iter().chain(&grad_x.gaps()).all(|&gap| gap == filler), "written between rows");
     assert!(z.gaps().iter().all(|&gap| gap == T::acc(7.0)), "written between rows of z");
     Results {
-        z: if asked.keep_z { z.gathered() } else { vec![] },
+        z: if asked.save_z { z.gathered() } else { vec![] },
         y: if asked.y == Write::Skip { vec![] } else { y.gathered() },
         grad_x: if asked.grad_x == Write::Skip { vec![] } else { grad_x.gathered() },
         grad_weights: if asked.grad_weights == Write::Skip { vec![] } else { grad_weights },
@@ -188,10 +188,10 @@ fn sizes_of_terms(topology: &Incidence, conv: Conv, w: &[f64], x: &[f64], g: &[f
 fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
-    keep_z: bool,
+    save_z: bool,
 ) {
     let operands = Operands::<T>::of(layout);
-    let asked = Asked { keep_z, ..Asked::ALL };
+    let asked = Asked { save_z, ..Asked::ALL };
     let mut batch = operators(backend, layout);
     let batched = run(&mut *batch, layout, &operands, asked);
     assert_eq!(batched.bits(), run(&mut *batch, layout, &operands, asked).bits(), "again, in {}", T::NAME);
@@ -233,7 +233,7 @@ fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
 /// The convolution in `f64` is what the dense operator gives.
 fn a_convolution_is_the_dense_operator(backend: &dyn Backend<f64>, layout: &Layout) {
     let operands = Operands::<f64>::of(layout);
-    let asked = Asked { keep_z: true, ..Asked::ALL };
+    let asked = Asked { save_z: true, ..Asked::ALL };
     let batched = run(&mut *operators(backend, layout), layout, &operands, asked);
     let (mut z, mut y, mut grad_x, mut grad_weights) =
         (vec![], vec![], vec![], vec![0.0; operands.weights.len()]);
@@ -360,9 +360,9 @@ fn convolutions_have_the_bits_of_the_cpu<T: TestElement>(
 fn convolutions_of_long_and_wide_rows_have_the_bits_of_the_cpu<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
-    keep_z: bool,
+    save_z: bool,
 ) {
-    convolutions_have_the_bits_of_the_cpu(backend, layout, Asked { keep_z, ..Asked::ALL }, false);
+    convolutions_have_the_bits_of_the_cpu(backend, layout, Asked { save_z, ..Asked::ALL }, false);
 }
 
 fn extreme_convolutions_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
@@ -377,8 +377,8 @@ fn extreme_convolutions_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn B
 // On the emulated driver a case of these takes a core 5 to 80 ms, and one of long and wide rows 170 ms.
 per_backend! {
     on [cpu, cuda(cases(64))], in [any_type]:
-    a_batch_has_the_bits_of_its_instances_alone(&layout, keep_z)
-        for layout in layout(), keep_z in any::<bool>();
+    a_batch_has_the_bits_of_its_instances_alone(&layout, save_z)
+        for layout in layout(), save_z in any::<bool>();
 }
 
 per_backend! {
@@ -395,8 +395,8 @@ per_backend! {
 
 per_backend! {
     on [cuda(cases(16))], in [any_type]:
-    convolutions_of_long_and_wide_rows_have_the_bits_of_the_cpu(&layout, keep_z)
-        for layout in long_and_wide_layout(), keep_z in any::<bool>();
+    convolutions_of_long_and_wide_rows_have_the_bits_of_the_cpu(&layout, save_z)
+        for layout in long_and_wide_layout(), save_z in any::<bool>();
 }
 
 per_backend! {

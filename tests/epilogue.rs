@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use crate::backend::{Backend, Cpu, Operators, Write};
 use crate::common::{TestElement, bits, features, numbers, poison, sums, weights, with_threads};
 use crate::layouts::{Layout, Place, WindowKind, edges, empty_batches, layout, pairs, tall_layout};
-use crate::operands::{F, out, rows};
+use crate::operands::{F, assert_negative_degree, out, rows};
 use crate::per_backend::per_backend;
 
 /// Which epilogue, and what becomes of the outputs.
@@ -333,9 +333,10 @@ pub fn epilogue_bits<T: TestElement>(
     layout: &Layout,
     activation: Activation,
     readout: bool,
+    path: Option<Path>,
 ) -> Vec<(&'static str, Vec<u64>)> {
     let writes = [Write::Overwrite; 5];
-    let case = Case { activation, bias: true, residual: true, readout, path: None, writes, poisoned: false };
+    let case = Case { activation, bias: true, residual: true, readout, path, writes, poisoned: false };
     let paths = case.paths::<T>(&layout.batch, layout.features);
     let operands = Operands::new(layout, false);
     found(&mut *operators(backend, layout, &paths), layout, &case, &operands).bits().to_vec()
@@ -753,12 +754,7 @@ fn negative_degrees_are_reported(backend: &dyn Backend<f32>) {
             cpu::EpilogueGradients::none().x(Out::Overwrite(out(&mut grad_x))),
         ),
     ];
-    for found in found {
-        assert!(
-            matches!(found, Err(Error::NegativeDegree { instance: 0, value, .. }) if value < 0.0),
-            "{found:?}"
-        );
-    }
+    found.into_iter().for_each(assert_negative_degree);
 }
 
 fn empty_batches_are_legal(backend: &dyn Backend<f32>) {

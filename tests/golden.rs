@@ -119,7 +119,7 @@ impl Case {
 
 /// Results of a case under one convention, widened.
 struct Results {
-    /// Empty where it was not kept.
+    /// Empty where it was not saved.
     z: Vec<f64>,
     out: Vec<f64>,
     grad_x: Vec<f64>,
@@ -134,8 +134,8 @@ impl Case {
         Results { z, out: get("out"), grad_x: get("grad_x"), grad_weights: get("grad_weights") }
     }
 
-    /// What a backend gives for inputs rounded to `T`; the backward starts from z where that is kept.
-    fn computed<T: TestElement>(&self, backend: &dyn Backend<T>, conv: Conv, keep_z: bool) -> Results {
+    /// What a backend gives for inputs rounded to `T`; the backward starts from z where that is saved.
+    fn computed<T: TestElement>(&self, backend: &dyn Backend<T>, conv: Conv, save_z: bool) -> Results {
         let features = self.features;
         let (x, g, w): (Vec<T>, Vec<T>, Vec<T::Acc>) =
             (self.get("x"), self.get("grad_out"), self.weights::<T>());
@@ -145,13 +145,13 @@ impl Case {
         let weights = cpu::Weights::table(&w[..], &self.windows);
         let (x, g) = (Rows::contiguous(&x[..], features), Rows::contiguous(&g[..], features));
         let mut operators = backend.operators(&self.batch, features, conv, self.offsets.len()).unwrap();
-        let kept = keep_z.then(|| Rows::contiguous(&mut z[..], features));
-        operators.conv(x, weights, kept, Out::Overwrite(Rows::contiguous(&mut y, features))).unwrap();
-        let kept = keep_z.then(|| Rows::contiguous(&z[..], features));
+        let saved = save_z.then(|| Rows::contiguous(&mut z[..], features));
+        operators.conv(x, weights, saved, Out::Overwrite(Rows::contiguous(&mut y, features))).unwrap();
+        let saved = save_z.then(|| Rows::contiguous(&z[..], features));
         let grad_rows = Out::Overwrite(Rows::contiguous(&mut grad_x[..], features));
         let grad_w = Out::Overwrite(&mut grad_weights[..]);
-        operators.conv_backward(x, kept, weights, g, grad_rows, grad_w).unwrap();
-        let z = if keep_z { widen(&z) } else { vec![] };
+        operators.conv_backward(x, saved, weights, g, grad_rows, grad_w).unwrap();
+        let z = if save_z { widen(&z) } else { vec![] };
         Results { z, out: widen(&y), grad_x: widen(&grad_x), grad_weights: widen(&grad_weights) }
     }
 
@@ -280,14 +280,14 @@ fn mean_tolerance<T: TestElement>() -> f64 {
 }
 
 /// The convolutions of every case under every convention, with z saved for the backward or not.
-fn compare_all<T: TestElement>(backend: &dyn Backend<T>, keep_z: bool) {
+fn compare_all<T: TestElement>(backend: &dyn Backend<T>, save_z: bool) {
     for case in fixtures().iter().map(|path| Case::load(path)) {
         for (key, conv) in case.conventions() {
             let expected = match T::NAME {
                 "f64" | "f32" => case.expected(&key, conv),
                 _ => case.dense::<T>(conv),
             };
-            let computed = case.computed::<T>(backend, conv, keep_z);
+            let computed = case.computed::<T>(backend, conv, save_z);
             compare(&case, &key, T::NAME, &computed, &expected, &tolerance::<T>(&case, conv));
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Activation, Batch, Conv, Incidence, Normalization, Reduce, Repeats, WeightUse};
+use hyperscatter::{Activation, Batch, Conv, Incidence, Normalization, Path, Reduce, Repeats, WeightUse};
 
 use crate::backend::{Backend, Cpu, StepKind};
 use crate::common::{TestElement, bits};
@@ -96,7 +96,7 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
         for normalization in [Normalization::Row, Normalization::Symmetric, Normalization::None] {
             for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly] {
                 let layout = Layout { conv: Conv::new(normalization, weight_use), ..layout.clone() };
-                let asked = Asked { keep_z: true, ..Asked::ALL };
+                let asked = Asked { save_z: true, ..Asked::ALL };
                 let operands = Operands::<T>::of(&layout);
                 let what = format!("{normalization:?} {weight_use:?}");
                 let mut insert = |path: &str, bits: &[(&'static str, Vec<u64>)]| {
@@ -110,8 +110,8 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
                     let rows = [("y", bits(&results.y)), ("grad_x", bits(&results.grad_x))];
                     [&rows[..], &[("grad_weights", bits(&results.grad_weights))]].concat()
                 };
-                let on_paths = |keep_z| {
-                    let asked = Asked { keep_z, ..Asked::ALL };
+                let on_paths = |save_z| {
+                    let asked = Asked { save_z, ..Asked::ALL };
                     without_z(&run(&mut *operators(backend, &layout), &layout, &operands, asked))
                 };
                 let found = on_paths(false);
@@ -124,10 +124,17 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
         if windows == WindowKind::Shared {
             for &activation in Activation::ALL {
                 for readout in [false, true] {
-                    let bits = epilogue_bits::<T>(backend, &layout, activation, readout);
                     let of = if readout { "readout" } else { "epilogue" };
-                    let what = format!("{name}, {}, {windows:?}: {of} {activation:?}", T::NAME);
-                    hashes.insert(what, hash(&bits));
+                    let mut insert = |path: &str, bits: &[(&'static str, Vec<u64>)]| {
+                        let what = format!("{name}, {}, {windows:?}: {path}{of} {activation:?}", T::NAME);
+                        hashes.insert(what, hash(bits));
+                    };
+                    let bits_on = |path| epilogue_bits::<T>(backend, &layout, activation, readout, path);
+                    let (chosen, gathered) = (bits_on(None), bits_on(Some(Path::Gather)));
+                    insert("", &chosen);
+                    if gathered != chosen {
+                        insert("gather ", &gathered);
+                    }
                 }
             }
         }

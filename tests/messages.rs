@@ -362,8 +362,8 @@ fn messages() -> Vec<(Error, &'static str)> {
              of its own, or on the default stream",
         ),
         (
-            Error::NoScratch { operator: "conv" },
-            "conv needs kernels and scratch memory that this workspace was not made with: make it by \
+            Error::NotMadeFor { operator: "conv" },
+            "this workspace was not made for conv, which needs kernels and scratch memory of its own: make it by \
              Plan::workspace_for with conv among the operators",
         ),
         (

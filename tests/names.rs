@@ -48,14 +48,80 @@ fn scripts_select_tests_that_exist() {
     }
 }
 
-/// In the repository; elsewhere there are no files to look for.
-#[test]
-fn documents_name_files_that_exist() {
+/// The root of the repository. Elsewhere there are no files to look for.
+fn root() -> Option<&'static Path> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if !root.join("tests").exists() {
         println!("SKIPPED: the repository is not at {}", root.display());
-        return;
+        return None;
     }
+    Some(root)
+}
+
+/// The Rust files below a folder, by their paths from there.
+fn rust_files(folder: &Path) -> Vec<String> {
+    let mut files = vec![];
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Each file of tests is in the map, by its path or as a module.
+#[test]
+fn the_map_of_guarantees_leaves_out_no_file() {
+    let Some(root) = root() else { return };
+    let (file, text) = MAP;
+    let is_missing = |path: &String| {
+        let module = path.trim_end_matches(".rs").replace('/', "::");
+        !text.contains(&format!("`{module}::")) && !text.contains(&format!("`tests/{path}`"))
+    };
+    let mut files = rust_files(&root.join("tests"));
+    files.retain(|path| !path.starts_with("fixtures/") && !path.ends_with("mod.rs") && is_missing(path));
+    assert!(files.is_empty(), "{file} leaves out {files:#?}");
+}
+
+/// Each source file is in the table of folders: in the rows behind that of its folder, by its name or by that
+/// of a folder.
+#[test]
+fn the_table_of_folders_leaves_out_no_file() {
+    let Some(root) = root() else { return };
+    let text = include_str!("../ARCHITECTURE.md");
+    let table = text.lines().skip_while(|line| *line != "| place | subject |");
+    let (mut folder, mut named) = (String::new(), vec![]);
+    for line in table.take_while(|line| line.starts_with('|')) {
+        let place = line.split('|').nth(1).unwrap();
+        for word in place.split('`').skip(1).step_by(2) {
+            match word.strip_prefix("src/") {
+                Some(inner) => folder = inner.to_owned(),
+                None => named.push(format!("{folder}{word}")),
+            }
+        }
+    }
+    let is_missing = |path: &String| {
+        let in_folder = |name: &String| {
+            name.ends_with('/')
+                && (path.starts_with(&**name) || path.strip_suffix(".rs") == name.strip_suffix('/'))
+        };
+        !named.iter().any(|name| name == path || in_folder(name))
+    };
+    let mut files = rust_files(&root.join("src"));
+    files.retain(|path| path != "lib.rs" && !path.ends_with("mod.rs") && is_missing(path));
+    assert!(files.is_empty(), "ARCHITECTURE.md leaves out {files:#?}");
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let Some(root) = root() else { return };
     let documents = [
         ("README.md", include_str!("../README.md")),
         ("SAFETY.md", include_str!("../SAFETY.md")),

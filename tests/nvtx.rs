@@ -137,8 +137,8 @@ fn call_in_this_process() {
         let out = Out::Overwrite(grad_w.as_view_mut());
         tell(all.conv_backward(read(), weights(), read(), Out::Skip, out));
         called(Operator::ConvBackwardFromZ);
-        let (kept, out) = (Rows::contiguous(z.as_view(), F), Out::Overwrite(grad_w.as_view_mut()));
-        tell(all.conv_backward_from_z(read(), kept, weights(), read(), Out::Skip, out));
+        let (saved, out) = (Rows::contiguous(z.as_view(), F), Out::Overwrite(grad_w.as_view_mut()));
+        tell(all.conv_backward_from_z(read(), saved, weights(), read(), Out::Skip, out));
         let epilogue = Epilogue::new(Activation::Gelu);
         let rows = long.slice(..F);
         called(Operator::ConvEpilogue);
@@ -168,7 +168,7 @@ fn call_in_this_process() {
     println!("call {}", Operator::Conv.name());
     let y_rows = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
     let error = none.conv(Rows::contiguous(x.as_view(), F), Weights::shared(w.as_view()), y_rows);
-    assert!(matches!(error, Err(Error::NoScratch { .. })));
+    assert!(matches!(error, Err(Error::NotMadeFor { .. })));
 
     // The raw tier, on the default stream as before.
     let pointer = |address, len| DevicePointer::new(address, len);

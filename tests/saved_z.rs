@@ -29,10 +29,10 @@ fn a_saved_z_changes_no_bit<T: TestElement>(
 
     let empty = vec![T::acc(f64::NAN); layout.n_rows(true) * layout.features];
     let mut z = layout.spread(&empty, z_place, true, T::acc(7.0));
-    let y = [false, true].map(|keep| {
+    let y = [false, true].map(|saves| {
         let mut y = place(3, y_place, 7.0);
-        let kept = keep.then(|| z.rows_mut());
-        operators.conv(x.rows(), windows, kept, write_y.to(y.rows_mut())).unwrap();
+        let saved = saves.then(|| z.rows_mut());
+        operators.conv(x.rows(), windows, saved, write_y.to(y.rows_mut())).unwrap();
         bits(&y.buffer)
     });
     assert_eq!(y[0], y[1], "y in {}", T::NAME);
@@ -45,8 +45,8 @@ fn a_saved_z_changes_no_bit<T: TestElement>(
         let mut grad_x = place(4, grad_place, 7.0);
         let mut grad_w = sums::<T>(5, w.len());
         let (rows, grads) = (write_x.to(grad_x.rows_mut()), write_w.to(&mut grad_w[..]));
-        let kept = from_z.then(|| z.rows());
-        operators.conv_backward(x.rows(), kept, windows, g.rows(), rows, grads).unwrap();
+        let saved = from_z.then(|| z.rows());
+        operators.conv_backward(x.rows(), saved, windows, g.rows(), rows, grads).unwrap();
         (bits(&grad_x.buffer), bits(&grad_w))
     });
     assert_eq!(gradients[0], gradients[1], "gradients in {}", T::NAME);
@@ -85,28 +85,31 @@ fn from_z_with(operators: &mut dyn Operators<f32>, z: &[f32], weights_wanted: bo
 }
 
 fn the_given_z_is_what_is_used(backend: &dyn Backend<f32>) {
-    let (kept, nan) = (vec![0.5f32; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
+    let (saved, nan) = (vec![0.5f32; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
     for conv in [Conv::default(), Conv::new(Normalization::None, WeightUse::MessageOnly)] {
         let (grad_x, grad_w) = from_z(backend, conv, &nan, true);
-        assert_eq!(grad_x, from_z(backend, conv, &kept, true).0, "the gradient of x needs no z");
+        assert_eq!(grad_x, from_z(backend, conv, &saved, true).0, "the gradient of x needs no z");
         assert!(grad_w.iter().all(|&bits| f64::from_bits(bits).is_nan()), "a NaN is used as it is");
-        assert_ne!(from_z(backend, conv, &kept, true).1, from_z(backend, conv, &[0.25; 2 * 6 * F], true).1);
+        assert_ne!(from_z(backend, conv, &saved, true).1, from_z(backend, conv, &[0.25; 2 * 6 * F], true).1);
     }
 }
 
 fn a_z_that_no_gradient_needs_is_not_read(backend: &dyn Backend<f32>) {
-    let (kept, nan) = (vec![0.5f32; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
-    assert_eq!(from_z(backend, Conv::default(), &nan, false), from_z(backend, Conv::default(), &kept, false));
+    let (saved, nan) = (vec![0.5f32; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
+    assert_eq!(
+        from_z(backend, Conv::default(), &nan, false),
+        from_z(backend, Conv::default(), &saved, false)
+    );
     let no_part = Conv::new(Normalization::None, WeightUse::DegreeOnly);
-    assert_eq!(from_z(backend, no_part, &nan, true), from_z(backend, no_part, &kept, true));
+    assert_eq!(from_z(backend, no_part, &nan, true), from_z(backend, no_part, &saved, true));
     assert_eq!(from_z(backend, no_part, &nan, true).1, bits(&[0.0f32; 6]));
 }
 
 /// Gradients by the dense operator need no z at all.
 fn a_dense_operator_reads_no_z(backend: &dyn Backend<f32>) {
-    let (kept, nan) = (vec![0.5f32; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
+    let (saved, nan) = (vec![0.5f32; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
     let mut operators = operators_on(backend, Conv::default(), Path::Dense);
-    assert_eq!(from_z_with(&mut *operators, &nan, true), from_z_with(&mut *operators, &kept, true));
+    assert_eq!(from_z_with(&mut *operators, &nan, true), from_z_with(&mut *operators, &saved, true));
     assert!(from_z_with(&mut *operators, &nan, true).1.iter().all(|&bits| !f64::from_bits(bits).is_nan()));
 }
 
@@ -165,12 +168,12 @@ fn the_shape_of_z_is_checked_before_anything_is_written(backend: &dyn Backend<f3
 fn z_may_tell_the_number_of_copies(backend: &dyn Backend<f32>) {
     let (x, w) = (features::<f32>(1, 2 * 4 * F), weights::<f32>(2, 6, false));
     let padded = RowLayout::contiguous(F).instance_stride(4 * F);
-    let (mut z, mut kept) = (vec![f32::NAN; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
+    let (mut z, mut saved) = (vec![f32::NAN; 2 * 6 * F], vec![f32::NAN; 2 * 6 * F]);
     let mut operators = operators(backend, Conv::default());
     let (untold, weights) = (Rows::new(&x[..], padded), cpu::Weights::shared(&w[..]));
     operators.conv(untold, weights, Some(Rows::contiguous(&mut z[..], F)), Out::Skip).unwrap();
-    operators.conv(rows(&x), weights, Some(Rows::contiguous(&mut kept[..], F)), Out::Skip).unwrap();
-    assert_eq!(bits(&z), bits(&kept));
+    operators.conv(rows(&x), weights, Some(Rows::contiguous(&mut saved[..], F)), Out::Skip).unwrap();
+    assert_eq!(bits(&z), bits(&saved));
 }
 
 fn empty_batches_are_legal_and_give_zeros(backend: &dyn Backend<f32>) {

@@ -111,7 +111,7 @@ pub struct Bytes {
     /// Each operand once.
     pub compulsory: u128,
     /// Without any cache.
-    pub gathered: u128,
+    pub uncached: u128,
 }
 
 /// The operands of a call.
@@ -120,7 +120,7 @@ struct Set<T> {
     y: CudaSlice<T>,
     grad_x: CudaSlice<T>,
     z: CudaSlice<T>,
-    kept: CudaSlice<f32>,
+    saved: CudaSlice<f32>,
     /// A row for each instance.
     readout: CudaSlice<T>,
 }
@@ -186,7 +186,7 @@ impl<T: Feature> Loaded<T> {
             grad_x: stream.alloc_zeros(wanted(Operator::ConvBackward, len(n, copies))).unwrap(),
             readout: stream.alloc_zeros(wanted(Operator::ConvReadout, len(1, copies))).unwrap(),
             z: stream.alloc_zeros(wanted(Operator::VertexToHyperedge, len(m, copies))).unwrap(),
-            kept: stream.alloc_zeros(wanted(Operator::ConvSavingZ, len(m, copies))).unwrap(),
+            saved: stream.alloc_zeros(wanted(Operator::ConvSavingZ, len(m, copies))).unwrap(),
         };
         let mut loaded = Self {
             clock: Clock::new(device),
@@ -221,7 +221,7 @@ impl<T: Feature> Loaded<T> {
     fn call(&mut self, call: Call, number: usize) {
         let features = self.explanation.features;
         let set = number % self.sets.len();
-        let Set { x, y, grad_x, z, kept, readout } = &mut self.sets[set];
+        let Set { x, y, grad_x, z, saved, readout } = &mut self.sets[set];
         let workspace = &mut self.workspace;
         let is_own = matches!(call, Call::Own(_));
         let weights = match call {
@@ -254,9 +254,9 @@ impl<T: Feature> Loaded<T> {
                 workspace.conv(x_rows, weights, y)
             }
             Operator::ConvSavingZ => {
-                let kept = Rows::contiguous(kept.as_view_mut(), features);
+                let saved = Rows::contiguous(saved.as_view_mut(), features);
                 let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
-                workspace.conv_saving_z(x_rows, weights, kept, y)
+                workspace.conv_saving_z(x_rows, weights, saved, y)
             }
             Operator::ConvBackward | Operator::ConvBackwardFromZ => {
                 let grad_y = Rows::contiguous(y.as_view(), features);
@@ -266,8 +266,8 @@ impl<T: Feature> Loaded<T> {
                 if operator == Operator::ConvBackward {
                     workspace.conv_backward(x_rows, weights, grad_y, grad_x, grad_weights)
                 } else {
-                    let kept = Rows::contiguous(kept.as_view(), features);
-                    workspace.conv_backward_from_z(x_rows, kept, weights, grad_y, grad_x, grad_weights)
+                    let saved = Rows::contiguous(saved.as_view(), features);
+                    workspace.conv_backward_from_z(x_rows, saved, weights, grad_y, grad_x, grad_weights)
                 }
             }
             Operator::ConvEpilogue => {
@@ -309,7 +309,7 @@ impl<T: Feature> Loaded<T> {
     pub fn bytes(&self, call: Call) -> Bytes {
         let Some(operator) = call.operator() else {
             let copied = 2 * (self.sets[0].x.len() * size_of::<T>()) as u128;
-            return Bytes { compulsory: copied, gathered: copied };
+            return Bytes { compulsory: copied, uncached: copied };
         };
         // Shared weights and their gradients are next to nothing.
         let own = (self.own_weights.len() * size_of::<f32>()) as u128;
@@ -322,10 +322,10 @@ impl<T: Feature> Loaded<T> {
             let request = Request::new(operator, self.copies).activation(activation);
             let request = request.residual(has_residual).residual_gradient(false);
             let explained = self.workspace.plan().explain_call(&request).unwrap();
-            return Bytes { compulsory: explained.compulsory_bytes, gathered: explained.gathered_bytes };
+            return Bytes { compulsory: explained.compulsory_bytes, uncached: explained.uncached_bytes };
         }
         let explained = self.explanation.of(operator);
-        Bytes { compulsory: explained.compulsory_bytes + own, gathered: explained.gathered_bytes + own }
+        Bytes { compulsory: explained.compulsory_bytes + own, uncached: explained.uncached_bytes + own }
     }
 }
 

@@ -29,8 +29,8 @@
 //!
 //! # Columns
 //! * `MB`: the compulsory bytes, each feature row that is an operand once;
-//! * gathered bytes: a row for each incidence of each gather. Rows that are used often come from caches,
-//!   which may give more than the memory's bandwidth;
+//! * uncached bytes: what is moved if nothing is cached, such as a row for each incidence of each gather.
+//!   Rows that are used often come from caches, which may give more than the memory's bandwidth;
 //! * `floor`: the time that the copy would take for the compulsory bytes;
 //! * `% of copy`: floor / time.
 //!
@@ -117,13 +117,17 @@ fn measure<T: Feature>(
     rows.collect()
 }
 
-/// Prints how long the driver takes to load the kernels, and to call each operator once.
+/// Prints how long the driver takes to load the kernels, for training and for all operators, and to call each
+/// once.
 fn print_loading_time(device: &Device) {
     let is_cached = std::env::var_os("CUDA_CACHE_DISABLE").is_none_or(|disabled| disabled != "1");
     let batch = device.upload(&Batch::replicate(Incidence::subsets(3, 2).unwrap())).unwrap();
     let begin = Instant::now();
     let plan = Plan::<f32>::builder(&batch, 4).checks(Checks::Off).build().unwrap();
-    drop(plan.workspace_for(&device.context().default_stream(), 1, Operator::ALL).unwrap());
+    let stream = device.context().default_stream();
+    drop(plan.workspace_for(&stream, 1, Operator::TRAINING).unwrap());
+    let for_training = device.loaded_modules();
+    drop(plan.workspace_for(&stream, 1, Operator::ALL).unwrap());
     let loaded = begin.elapsed();
     let modules = device.loaded_modules();
     let mut calls = Loaded::<f32>::new(&batch, Run::of(4), 1, false);
@@ -143,8 +147,11 @@ fn print_loading_time(device: &Device) {
         let kind = if *is_native { "native code" } else { "PTX" };
         println!("    {name:<20} {bytes:>7} bytes of {kind:<11} {:>6.0} ms", time.as_secs_f64() * 1e3);
     }
-    let bytes: usize = modules.iter().map(|module| module.bytes).sum();
-    println!("    {:<20} {bytes:>7} bytes", "all");
+    for (name, of) in [("for training", &for_training), ("all", &modules)] {
+        let bytes: usize = of.iter().map(|module| module.bytes).sum();
+        let time: Duration = of.iter().map(|module| module.time).sum();
+        println!("    {name:<20} {bytes:>7} bytes {:>21.0} ms", time.as_secs_f64() * 1e3);
+    }
 }
 
 /// The memory that the host has left, where it can be known.

@@ -19,13 +19,13 @@ pub struct Row {
 pub fn print(table: &[Measured]) {
     println!(
         "{:<22} {:>11} {:>11} {:>11} {:>9} {:>9} {:>13} {:>13}",
-        "call", "time", "floor", "% of copy", "MB", "GB/s", "gathered MB", "gathered GB/s"
+        "call", "time", "floor", "% of copy", "MB", "GB/s", "uncached MB", "uncached GB/s"
     );
     for Measured { run, rows } in table {
         println!("{run}");
         let copy = rows.iter().find(|row| row.call == Call::Copy);
         let bytes_per_second = copy.map(|copy| copy.bytes.compulsory as f64 / copy.seconds);
-        for Row { call, seconds, bytes: Bytes { compulsory, gathered } } in rows {
+        for Row { call, seconds, bytes: Bytes { compulsory, uncached } } in rows {
             // The command line may have left the copy out.
             let floor = bytes_per_second.map(|rate| *compulsory as f64 / rate);
             let microseconds = |seconds: f64| format!("{:.1} us", seconds * 1e6);
@@ -39,8 +39,8 @@ pub fn print(table: &[Measured]) {
                 floor.map_or("-".into(), |floor| format!("{:.0}", 100.0 * floor / seconds)),
                 megabytes(*compulsory),
                 rate(*compulsory),
-                megabytes(*gathered),
-                rate(*gathered),
+                megabytes(*uncached),
+                rate(*uncached),
             );
         }
     }

@@ -312,13 +312,13 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// u of an instance, from what is ready. `next` is the instance that is next, and `store` gives what
     /// becomes of the sums of a row, which it multiplies by a scale.
-    fn store_u<E: gather::Epilogue<T::Acc>>(
+    fn store_u<S: gather::Sink<T::Acc>>(
         &self,
         task: &Task<'_>,
         x: Input<'_, T>,
         (instance, next): (usize, Option<usize>),
         ready: Ready<'_, T>,
-        store: impl Fn(usize, T::Acc) -> E + Sync,
+        store: impl Fn(usize, T::Acc) -> S + Sync,
     ) {
         let Ready { z, inv_degree, vertex_shift, dense } = ready;
         match self.plan.route(task.chunk.topology) {
@@ -356,7 +356,7 @@ impl<'a, T: Element> Call<'a, T> {
 
     /// y = L H U z of one instance, from its z, L and the shifts of its vertices. `store` gives what becomes
     /// of the sums of a row, which it multiplies by a scale.
-    fn gather_y<E: gather::Epilogue<T::Acc>>(
+    fn gather_y<E: gather::Sink<T::Acc>>(
         &self,
         task: &Task<'_>,
         (z, inv_degree, vertex_shift): (&[T::Acc], &[T::Acc], &[i32]),
@@ -548,15 +548,15 @@ impl<T: Element> Backward<'_, T> {
             let dot_x = (through_degree && is_symmetric).then(|| Dot::<T, _>::new(x.row(v), T::Acc::ONE));
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex once in it.
             let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, v, right) });
-            let mut epilogue = (store, dot_x);
-            if epilogue.0.is_some() || epilogue.1.is_some() {
-                gather(q, edges_of_x, &mut epilogue);
+            let mut sinks = (store, dot_x);
+            if sinks.0.is_some() || sinks.1.is_some() {
+                gather(q, edges_of_x, &mut sinks);
             }
             *grad_degree = 0.0;
             if through_degree {
                 let mut dot_y = Dot::<T, _>::new(t.row(v), T::Acc::ONE);
                 gather(z.shifted(None, shift), edges, &mut dot_y);
-                let (dot_x, dot_y) = (epilogue.1.map(Dot::value), dot_y.value());
+                let (dot_x, dot_y) = (sinks.1.map(Dot::value), dot_y.value());
                 *grad_degree = degree_gradient(call.conv, degree[v], (inv_degree[v], shift), dot_y, dot_x);
             }
         });

@@ -37,7 +37,7 @@ use arrayvec::ArrayVec;
 pub(super) use gram::{Gram, Room};
 use matrix::{Matrix, Order, room_for_features};
 
-use super::gather::{Epilogue, Source};
+use super::gather::{Sink, Source};
 use crate::conv::{Conv, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
@@ -191,7 +191,7 @@ impl<A: Accumulator> DenseOperator<A> {
     /// multiplies it by the scale. `next` has the rows of the instance that is next, which are fetched
     /// meanwhile.
     #[inline]
-    pub(super) fn store<T: Element<Acc = A>, E: Epilogue<A>>(
+    pub(super) fn store<T: Element<Acc = A>, E: Sink<A>>(
         &mut self,
         n: usize,
         x: &Source<'_, T>,
@@ -215,7 +215,7 @@ impl<A: Accumulator> DenseOperator<A> {
         &mut self,
         g: &Source<'_, T>,
         next: Option<&Source<'_, T>>,
-        grad_x: &mut [impl Epilogue<A>],
+        grad_x: &mut [impl Sink<A>],
     ) {
         self.transposed.apply(Order::Parts, (g, &self.scales), next, grad_x, &mut self.wide);
     }

@@ -1,7 +1,7 @@
 //! What an epilogue does to a row of the convolution's sums, and to the gradient of such a row. Everything is
 //! computed in the accumulation type, one operation after the other, and rounded once.
 
-use super::gather::{Epilogue, Store};
+use super::gather::{Sink, Store, store_array};
 use crate::activation::Activation;
 use crate::element::{Accumulator, Element};
 use crate::summation::LANES;
@@ -48,7 +48,6 @@ impl<T: Element> StoreActivated<'_, T> {
     #[inline(always)]
     fn store<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
         let Store { row, scale, accumulate } = &mut self.row;
-        let row = &mut row[start..][..W];
         let mut values = self.activated.biased(start, sums, *scale);
         self.activated.activation.values(&mut values);
         if let Some(residual) = self.residual {
@@ -57,17 +56,7 @@ impl<T: Element> StoreActivated<'_, T> {
                 values[i] += residual[i].widen();
             }
         }
-        if *accumulate {
-            for i in 0..W {
-                values[i] = row[i].widen() + values[i];
-            }
-        }
-        // As an array, as in `Store`.
-        let mut narrowed = [T::default(); W];
-        for i in 0..W {
-            narrowed[i] = T::narrow(values[i]);
-        }
-        row.copy_from_slice(&narrowed);
+        store_array(&mut row[start..][..W], *accumulate, values);
     }
 }
 
@@ -83,22 +72,21 @@ pub(super) struct StoreGradient<'a, T: Element, S: Element<Acc = T::Acc>> {
 impl<T: Element, S: Element<Acc = T::Acc>> StoreGradient<'_, T, S> {
     #[inline(always)]
     fn store<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
-        let (row, gradient) = (&mut self.row[start..][..W], &self.gradient[start..][..W]);
+        let gradient = &self.gradient[start..][..W];
         let mut values = self.activated.biased(start, sums, self.scale);
         self.activated.activation.derivatives(&mut values);
-        let mut narrowed = [T::default(); W];
         for i in 0..W {
             let product = gradient[i].widen() * values[i];
-            narrowed[i] = T::narrow(if values[i] == T::Acc::ZERO { T::Acc::ZERO } else { product });
+            values[i] = if values[i] == T::Acc::ZERO { T::Acc::ZERO } else { product };
         }
-        row.copy_from_slice(&narrowed);
+        store_array(&mut self.row[start..][..W], false, values);
     }
 }
 
 /// The sums of a row come in blocks of so many features.
 macro_rules! by_blocks {
     ([$($generics:tt)*] $row:ty, $acc:ty) => {
-        impl<$($generics)*> Epilogue<$acc> for $row {
+        impl<$($generics)*> Sink<$acc> for $row {
             #[inline(always)]
             fn apply(&mut self, start: usize, sums: &[$acc]) {
                 if let Ok(sums) = <&[_; LANES]>::try_from(sums) {

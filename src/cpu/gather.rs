@@ -91,7 +91,7 @@ impl<A: Accumulator> Terms<A> {
 }
 
 /// What becomes of a row of sums, which comes in blocks of consecutive features.
-pub(super) trait Epilogue<A> {
+pub(super) trait Sink<A> {
     /// Deals with the sums of the features from `start` on.
     fn apply(&mut self, start: usize, sums: &[A]);
 
@@ -102,16 +102,16 @@ pub(super) trait Epilogue<A> {
     }
 }
 
-impl<A, S: Epilogue<A>> Epilogue<A> for Option<S> {
+impl<A, S: Sink<A>> Sink<A> for Option<S> {
     #[inline(always)]
     fn apply(&mut self, start: usize, sums: &[A]) {
-        if let Some(epilogue) = self {
-            epilogue.apply(start, sums);
+        if let Some(sink) = self {
+            sink.apply(start, sums);
         }
     }
 }
 
-impl<A, S: Epilogue<A>, R: Epilogue<A>> Epilogue<A> for (S, R) {
+impl<A, S: Sink<A>, R: Sink<A>> Sink<A> for (S, R) {
     #[inline(always)]
     fn apply(&mut self, start: usize, sums: &[A]) {
         self.0.apply(start, sums);
@@ -126,7 +126,7 @@ pub(super) struct Store<'a, T: Element> {
     pub(super) accumulate: bool,
 }
 
-impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
+impl<T: Element> Sink<T::Acc> for Store<'_, T> {
     #[inline(always)]
     fn apply(&mut self, start: usize, sums: &[T::Acc]) {
         let row = &mut self.row[start..start + sums.len()];
@@ -144,24 +144,32 @@ impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
 
     #[inline(always)]
     fn apply_array<const W: usize>(&mut self, start: usize, sums: &[T::Acc; W]) {
-        let row = &mut self.row[start..][..W];
-        // As arrays: the compiler stores slices of sums that are in registers element by element. Without
-        // closures, which it does not always inline.
         let mut values = *sums;
         for value in &mut values {
             *value = *value * self.scale;
         }
-        if self.accumulate {
-            for i in 0..W {
-                values[i] = row[i].widen() + values[i];
-            }
-        }
-        let mut narrowed = [T::default(); W];
-        for i in 0..W {
-            narrowed[i] = T::narrow(values[i]);
-        }
-        row.copy_from_slice(&narrowed);
+        store_array(&mut self.row[start..][..W], self.accumulate, values);
     }
+}
+
+/// Rounds values and stores them in a row, or adds them to it. As arrays: the compiler stores slices of sums
+/// that are in registers element by element. Without closures, which it does not always inline.
+#[inline(always)]
+pub(super) fn store_array<T: Element, const W: usize>(
+    row: &mut [T],
+    accumulate: bool,
+    mut values: [T::Acc; W],
+) {
+    if accumulate {
+        for i in 0..W {
+            values[i] = row[i].widen() + values[i];
+        }
+    }
+    let mut narrowed = [T::default(); W];
+    for i in 0..W {
+        narrowed[i] = T::narrow(values[i]);
+    }
+    row.copy_from_slice(&narrowed);
 }
 
 /// The dot product of the sums, times a factor, with a row, in `f64`: the products of `f32` are exact in it.
@@ -203,7 +211,7 @@ impl<'a, T: Element, S: Element> Dot<'a, T, S> {
     }
 }
 
-impl<T: Element, S: Element> Epilogue<S::Acc> for Dot<'_, T, S> {
+impl<T: Element, S: Element> Sink<S::Acc> for Dot<'_, T, S> {
     #[inline(always)]
     fn apply(&mut self, start: usize, sums: &[S::Acc]) {
         let place = start % Self::BLOCK;
@@ -255,34 +263,26 @@ fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
     lanes[0]
 }
 
-/// Puts Σ scale(i) · row(i) over `indices` into `epilogue`. All of `indices` must be rows of the source.
+/// Puts Σ scale(i) · row(i) over `indices` into `sink`. All of `indices` must be rows of the source.
 #[inline]
-pub(super) fn gather<S: Element>(
-    source: Source<'_, S>,
-    indices: &[u32],
-    epilogue: &mut impl Epilogue<S::Acc>,
-) {
+pub(super) fn gather<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma")]
-        fn with_avx2<S: Element>(
-            source: Source<'_, S>,
-            indices: &[u32],
-            epilogue: &mut impl Epilogue<S::Acc>,
-        ) {
-            gather_portable(source, indices, epilogue);
+        fn with_avx2<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
+            gather_portable(source, indices, sink);
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the processor has both features.
-            return unsafe { with_avx2(source, indices, epilogue) };
+            return unsafe { with_avx2(source, indices, sink) };
         }
     }
-    gather_portable(source, indices, epilogue);
+    gather_portable(source, indices, sink);
 }
 
 /// [`gather`] for whatever processor the caller is compiled for; the bits are the same on all.
 #[inline(always)]
-fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], epilogue: &mut impl Epilogue<S::Acc>) {
+fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
     let mut terms = Terms::new();
     if indices.len() <= SEGMENT {
         terms.of(&source, indices);
@@ -291,15 +291,15 @@ fn gather_portable<S: Element>(source: Source<'_, S>, indices: &[u32], epilogue:
     // As many features as fill four AVX2 registers of `f32` or eight of `f64`: half of the sixteen are left
     // for what is loaded.
     while start + LANES <= source.features {
-        epilogue.apply(start, &sum_block::<S, LANES>(&source, indices, &mut terms, start));
+        sink.apply(start, &sum_block::<S, LANES>(&source, indices, &mut terms, start));
         start += LANES;
     }
     while start + 8 <= source.features {
-        epilogue.apply(start, &sum_block::<S, 8>(&source, indices, &mut terms, start));
+        sink.apply(start, &sum_block::<S, 8>(&source, indices, &mut terms, start));
         start += 8;
     }
     while start < source.features {
-        epilogue.apply(start, &sum_block::<S, 1>(&source, indices, &mut terms, start));
+        sink.apply(start, &sum_block::<S, 1>(&source, indices, &mut terms, start));
         start += 1;
     }
 }

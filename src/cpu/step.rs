@@ -163,10 +163,7 @@ impl<T: Element> Workspace<T> {
             return Ok(());
         }
 
-        let (source, target) = match direction.source() {
-            Axis::Vertex => (vertex, hyperedge),
-            Axis::Hyperedge => (hyperedge, vertex),
-        };
+        let [source, target] = direction.by_place([vertex, hyperedge]);
         let source = source.filter(|_| call.source_scale.is_some());
         let target = target.filter(|_| call.target_scale.is_some());
         let backward = Backward { x, grad_y, grad_x, source_scale_wanted: source.is_some(), call };
@@ -199,27 +196,18 @@ struct Call<'a, T: Element> {
 impl<'a, T: Element> Call<'a, T> {
     fn new(plan: &'a Plan<T>, direction: Direction, instances: usize, step: &Step<'a, T::Acc>) -> Self {
         let Step { reduce, vertex_scale, hyperedge_scale } = *step;
-        let (source_scale, target_scale) = match direction.source() {
-            Axis::Vertex => (vertex_scale, hyperedge_scale),
-            Axis::Hyperedge => (hyperedge_scale, vertex_scale),
-        };
+        let [source_scale, target_scale] = direction.by_place([vertex_scale, hyperedge_scale]);
         Self { plan, direction, instances, reduce, source_scale, target_scale }
     }
 
     /// The sources of each target.
     fn by_target(&self, topology: &'a Incidence) -> Csr<'a> {
-        match self.direction.target() {
-            Axis::Vertex => topology.by_vertex(),
-            Axis::Hyperedge => topology.by_edge(),
-        }
+        topology.by(self.direction.target())
     }
 
     /// The targets of each source.
     fn by_source(&self, topology: &'a Incidence) -> Csr<'a> {
-        match self.direction.source() {
-            Axis::Vertex => topology.by_vertex(),
-            Axis::Hyperedge => topology.by_edge(),
-        }
+        topology.by(self.direction.source())
     }
 
     /// The part of a scale that an instance reads.
@@ -288,9 +276,9 @@ impl<T: Element> Backward<'_, T> {
                 // it.
                 let store = self.grad_x.as_ref().map(|out| unsafe { out.store(batch, instance, s, scale) });
                 let dot = self.source_scale_wanted.then(|| Dot::<T, _>::new(x.row(s), T::Acc::ONE));
-                let mut epilogue = (store, dot);
-                gather(grad_y, sources.row(s), &mut epilogue);
-                if let Some(dot) = epilogue.1 {
+                let mut sinks = (store, dot);
+                gather(grad_y, sources.row(s), &mut sinks);
+                if let Some(dot) = sinks.1 {
                     *sum_of_chunk += T::Acc::from_f64(dot.value());
                 }
             });

@@ -569,7 +569,7 @@ structures! {
         n_nodes: u64,
         features: u64,
         /// Up to MOST_NODES, which are added; the last one may have fewer.
-        nodes_of_root: u64,
+        nodes_per_root: u64,
         n_roots: u64,
         /// Likewise; null: there is one root, the gradient.
         roots: Address => "double*",

@@ -92,6 +92,20 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
         }
     }
 
+    /// Makes the launches of a stage for each of these routes, each for its instances alone.
+    pub(super) fn on_each(
+        &mut self,
+        routes: &[Route],
+        mut stage: impl FnMut(&mut Self, Route) -> Result<()>,
+    ) -> Result<()> {
+        for &route in routes {
+            self.only = Some(route);
+            stage(self, route)?;
+        }
+        self.only = None;
+        Ok(())
+    }
+
     /// Which instances are on which route.
     pub(super) fn split(&self) -> Option<&'a Split> {
         self.plan.split(self.by_class).map(|split| &**split)

@@ -29,6 +29,7 @@ pub(super) use self::matrix::{GramBackward, GramForward, MatrixBackward, MatrixF
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::description::Description;
 use super::epilogue::Finish;
 use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
@@ -86,12 +87,12 @@ impl<'w> Forward<'w> {
         let (z, y) = (z.map(|z| bound.rows(z)), y.map(|y| bound.out(y)));
         Ok((Self { x, weights, z, y, finish: Finish::none() }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Forward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let is_wanted = call.features() > 0 && (self.z.is_some() || self.y.is_some());
         if call.instances == 0 || !(is_wanted || call.plan.conv().checks_degrees()) {
             return Ok(());
@@ -125,21 +126,19 @@ impl<'w> Forward<'w> {
                 }
                 false => (y, self.finish),
             };
-            for &route in call.plan.routes() {
-                call.only = Some(route);
-                match route {
-                    Route::Gather => self.gather(call, to, finish)?,
-                    Route::Dense(class) => {
-                        let (x, weights) = (self.x, self.weights);
-                        call.dense_forward(DenseForward { class, x, weights, y: to, finish })?;
-                    }
+            call.on_each(call.plan.routes(), |call, route| match route {
+                Route::Gather => self.gather(call, to, finish),
+                Route::Dense(class) => {
+                    let (x, weights) = (self.x, self.weights);
+                    call.dense_forward(DenseForward { class, x, weights, y: to, finish })
                 }
-            }
-            call.only = None;
+            })?;
             if stores_rows { call.mean_rows(to.rows, y) } else { Ok(()) }
         }
     }
+}
 
+impl Forward<'_> {
     /// y by gathers, from z where that is saved.
     ///
     /// # Safety
@@ -200,16 +199,14 @@ impl<'w> Backward<'w> {
         let (weights, grad_x) = (weights.placed(), grad_x.map(|out| bound.out(out)));
         Ok((Self { x, z, weights, grad_y, grad_x, grad_weights }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Backward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let conv = call.plan.conv();
-        // Where the weights have no part in y, their gradient is zeros.
-        let matter = conv.weights_in_degree() || conv.weight_use.in_message();
-        let wanted = self.grad_weights.filter(|_| matter);
+        let wanted = self.grad_weights.filter(|_| conv.weights_matter());
         if !call.has_elements() || (wanted.is_none() && self.grad_x.is_none()) {
             // SAFETY: the caller's promise.
             unsafe {
@@ -220,67 +217,32 @@ impl<'w> Backward<'w> {
                 return self.grad_weights.map_or(Ok(()), |to| call.no_gradient(to));
             }
         }
-        let to_weights = match wanted {
-            Some(to) => Some(self.to_weights(call, to)?),
+        let is_dense = call.plan.routes().iter().all(|route| route.makes_weight_gradients());
+        let gradient = match wanted {
+            Some(to) => Some(WeightGradient::new(call, self.weights.windows, to, is_dense)?),
             None => None,
         };
+        let to_weights = gradient.as_ref().map(WeightGradient::to_weights);
         call.launches.by_path();
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
         unsafe {
-            for &route in call.plan.routes() {
-                call.only = Some(route);
-                match route {
-                    Route::Gather => self.gather(call, to_weights.is_some())?,
-                    Route::Dense(class) => {
-                        let Self { x, weights, grad_y, grad_x, .. } = self;
-                        call.dense_backward(DenseBackward { class, x, weights, grad_y, grad_x, to_weights })?;
-                    }
+            call.on_each(call.plan.routes(), |call, route| match route {
+                Route::Gather => self.gather(call, to_weights.is_some()),
+                Route::Dense(class) => {
+                    let Self { x, weights, grad_y, grad_x, .. } = self;
+                    call.dense_backward(DenseBackward { class, x, weights, grad_y, grad_x, to_weights })
                 }
-            }
-            call.only = None;
-            match (self.grad_weights, to_weights) {
-                (Some(to), Some(ToWeights::Rows(rows))) => {
-                    call.sum_over_instances(Axis::Hyperedge, self.weights.windows, rows, to)
-                }
-                (Some(to), None) => call.no_gradient(to),
-                (Some(to), Some(ToWeights::Gradient(_))) if L::ANY_OPERANDS => {
-                    // Windows of other kinds have gradients to be summed.
-                    let rows = self.row_gradients(call)?;
-                    call.sum_over_instances(Axis::Hyperedge, self.weights.windows, rows, to)
-                }
-                _ => Ok(()),
+            })?;
+            match (gradient, self.grad_weights) {
+                (Some(gradient), _) => gradient.add_up(call),
+                (None, Some(to)) => call.no_gradient(to),
+                (None, None) => Ok(()),
             }
         }
     }
+}
 
-    /// Where the gradients of weights go on the way.
-    fn to_weights<T: DeviceElement, L: Launches>(
-        &self,
-        call: &mut Call<'_, T, L>,
-        to: GradientTo,
-    ) -> Result<ToWeights> {
-        let adds_copies = call.plan.routes().iter().all(|route| route.adds_copies());
-        if adds_copies && is_direct(call, self.weights.windows) {
-            return Ok(ToWeights::Gradient(to));
-        }
-        self.row_gradients(call).map(ToWeights::Rows)
-    }
-
-    /// Where the gradients of weights are in each instance alone.
-    fn row_gradients<T: DeviceElement, L: Launches>(
-        &self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<RowGradients> {
-        let leaves_products = call.plan.routes().iter().any(|route| route.leaves_products());
-        if call.plan.conv().weights_in_degree() || !leaves_products {
-            let values = call.scratch_numbers::<f64>(Slot::WeightGradient, Axis::Hyperedge)?;
-            return Ok(RowGradients { values, blocks: 1 });
-        }
-        // On the path of the gathers the products of q and z are all there is.
-        let values = call.scratch_dots(Slot::Dots, Axis::Hyperedge)?;
-        Ok(RowGradients { values, blocks: call.feature_blocks() })
-    }
-
+impl Backward<'_> {
     /// Both gradients by gathers, those of weights for each instance alone.
     ///
     /// # Safety
@@ -386,12 +348,62 @@ impl<'w> Backward<'w> {
     }
 }
 
-/// Whether gradients from dense operators go where they belong, instead of being summed over instances.
-fn is_direct<T: DeviceElement, L: Launches>(call: &Call<'_, T, L>, windows: Windows<&DeviceWindows>) -> bool {
-    match windows {
-        Windows::Consecutive => true,
-        Windows::Shared => call.batch().is_replicated(),
-        Windows::Table(_) => false,
+/// The way of the gradient of weights, which the launches for instances begin and
+/// [`add_up`](Self::add_up) ends.
+struct WeightGradient<'w> {
+    windows: Windows<&'w DeviceWindows>,
+    to: GradientTo,
+    /// Those of each instance alone; `None` where none are summed.
+    rows: Option<RowGradients>,
+    /// Dense operators store the gradient where it belongs.
+    is_direct: bool,
+}
+
+impl<'w> WeightGradient<'w> {
+    /// `is_dense`: all instances are computed by dense operators.
+    fn new<T: DeviceElement, L: Launches>(
+        call: &mut Call<'_, T, L>,
+        windows: Windows<&'w DeviceWindows>,
+        to: GradientTo,
+        is_dense: bool,
+    ) -> Result<Self> {
+        let is_direct = is_dense
+            && match windows {
+                Windows::Consecutive => true,
+                Windows::Shared => call.batch().is_replicated(),
+                Windows::Table(_) => false,
+            };
+        let rows = if is_direct && !L::ANY_OPERANDS {
+            None
+        } else if is_dense || call.plan.conv().weights_in_degree() {
+            let values = call.scratch_numbers::<f64>(Slot::WeightGradient, Axis::Hyperedge)?;
+            Some(RowGradients { values, blocks: 1 })
+        } else {
+            // On the path of the gathers the products of q and z are all there is.
+            let values = call.scratch_dots(Slot::Dots, Axis::Hyperedge)?;
+            Some(RowGradients { values, blocks: call.feature_blocks() })
+        };
+        Ok(Self { windows, to, rows, is_direct })
+    }
+
+    /// Where dense operators leave it.
+    fn to_weights(&self) -> ToWeights {
+        match self.rows {
+            Some(rows) if !self.is_direct => ToWeights::Rows(rows),
+            _ => ToWeights::Gradient(self.to),
+        }
+    }
+
+    /// Sums what each instance alone has, if that is not summed yet.
+    ///
+    /// # Safety
+    /// The gradient has the elements that it says, and there is what each instance alone has.
+    unsafe fn add_up<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+        match self.rows {
+            // SAFETY: the caller's promise.
+            Some(rows) => unsafe { call.sum_over_instances(Axis::Hyperedge, self.windows, rows, self.to) },
+            None => Ok(()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use bytemuck::Pod;
 use super::DeviceElement;
 use super::args::{Address, RecordArgs};
 use super::call::Call;
+use super::description::Description;
 use super::geometry::Grid;
 use super::kernels::{Kernel, KernelSet};
 use super::launches::Launches;

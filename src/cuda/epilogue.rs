@@ -164,7 +164,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
         let mut adding = AddSumsArgs {
             features: self.features() as u64,
-            nodes_of_root: MOST_NODES,
+            nodes_per_root: MOST_NODES,
             gradient: to.address,
             add: to.accumulate.into(),
             ..AddSumsArgs::zeroed()

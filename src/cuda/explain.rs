@@ -73,9 +73,10 @@ pub struct OperatorExplanation {
     /// The bytes that any implementation has to move: each row of features, and of a saved z, that is an
     /// operand, once.
     pub compulsory_bytes: u128,
-    /// The bytes that are moved if nothing is cached: a feature row for each incidence of each gather, each
-    /// result once.
-    pub gathered_bytes: u128,
+    /// The bytes of feature rows that its launches move if nothing is cached. A gather reads a row for each
+    /// incidence; other launches read each row once. Each row that is stored counts once, in scratch memory,
+    /// too. What is no row of features, such as a dense operator, is not counted.
+    pub uncached_bytes: u128,
     /// The scratch memory of a workspace that is made for it.
     pub workspace_bytes: u128,
 }
@@ -90,7 +91,7 @@ impl OperatorExplanation {
             launches: 0,
             zero_fills: 0,
             compulsory_bytes: 0,
-            gathered_bytes: 0,
+            uncached_bytes: 0,
             workspace_bytes: 0,
         }
     }
@@ -166,7 +167,7 @@ impl<T: DeviceElement> Plan<T> {
             launches: counted.launches,
             zero_fills: counted.zero_fills,
             compulsory_bytes: counted.compulsory,
-            gathered_bytes: counted.moved,
+            uncached_bytes: counted.moved,
             workspace_bytes: scratch.bytes(),
         })
     }
@@ -221,7 +222,7 @@ impl std::fmt::Display for Explanation {
                 "    bytes: {} at least ({:.3} us at 3.0 TB/s, an H100's copy), {} without caches; {} of workspace",
                 explained.compulsory_bytes,
                 explained.floor(COPY).as_secs_f64() * 1e6,
-                explained.gathered_bytes,
+                explained.uncached_bytes,
                 explained.workspace_bytes
             )?;
         }

@@ -1,8 +1,8 @@
 //! Where an operator's kernel launches go, and where its scratch memory comes from.
 //!
-//! Each operator is written once, as a function over [`Launches`]. [`Queue`] puts its launches on a stream.
-//! [`Count`](super::count::Count) counts launches, bytes and scratch memory, for `explain` and for the size
-//! of a workspace.
+//! Each operator is described once, over [`Launches`]. [`Queue`] puts its launches on a stream.
+//! [`Count`](super::count::Count) counts them and their bytes, for `explain`, and
+//! [`Needs`](super::count::Needs) scratch memory and kernels, for a workspace.
 
 #![allow(unsafe_code)]
 
@@ -83,7 +83,7 @@ impl Launches for Queue<'_> {
     #[inline]
     fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
         // A workspace is sized by this same description, so there is room. Nothing unsafe relies on that.
-        self.scratch.get(slot, bytes).ok_or_else(|| Error::NoScratch { operator: self.operator.name() })
+        self.scratch.get(slot, bytes).ok_or_else(|| Error::NotMadeFor { operator: self.operator.name() })
     }
 
     #[inline]

@@ -7,9 +7,9 @@
 //! | [`Plan`] | a batch, the number of features, the conventions of the convolution, checks or none |
 //! | [`Workspace`] | the scratch memory of one stream; its methods are the operators |
 //!
-//! The operators have the words of [`cpu`](crate::cpu): both scatter steps with their scales, the
-//! convolution, and the gradients of all of them, for `f32`, `f64`, `f16` and `bf16`. Sums, weights and their
-//! gradients are `f32` (`f64` for `f64`).
+//! The operators are those of [`cpu`](crate::cpu), by the same names: both scatter steps with their scales,
+//! the convolution with and without an epilogue, readouts, matrices of instances, and the gradients of all of
+//! them, for `f32`, `f64`, `f16` and `bf16`. Sums, weights and their gradients are `f32` (`f64` for `f64`).
 //!
 //! ```no_run
 //! use hyperscatter::cuda::{Device, Plan, Weights};
@@ -51,9 +51,9 @@
 //! The calls for operands are those of `cudarc`'s event guards: waits, a record, and a look at the context
 //! for each. The thread's current context is the same after a call as before.
 //!
-//! The host's part of a call, without the driver's, took 0.45 µs for a step of one launch, 0.43 µs for a
-//! convolution of one and 1.8 µs for a backward of 11, on an AMD EPYC virtual machine
-//! (2026-11-26, `cargo test -- the_host_cost --nocapture`, a driver that does nothing, debug assertions on).
+//! The host's part of a call, without the driver's, took 0.46 µs for a step of one launch, 0.54 µs for a
+//! convolution of one and 1.2 µs for a backward of 5, on an AMD EPYC virtual machine (2026-11-27, commit
+//! 064f975, `cargo test -- the_host_cost --nocapture`, a driver that does nothing, debug assertions on).
 //!
 //! Buffers are `cudarc`'s: `&slice` or a view for [`Rows`](crate::Rows) and [`Weights`](crate::Weights).
 //! Views are not `Clone`, and neither are operands that are made of them: make one for each call, from
@@ -152,7 +152,7 @@
 //! # Features
 //! Building needs no CUDA. The driver's library is looked for when a device is opened. A missing driver, too
 //! old a driver, a missing device and too old a device are four different errors. Kernels are PTX, in modules
-//! by kernel file, element type and checks. The driver compiles a module when a workspace first needs it, and
+//! by kernel file, type and checks. The driver compiles a module when a workspace first needs it, and
 //! caches it on disk. Native code can be asked for at build time: `HYPERSCATTER_NVCC` names the nvcc, and
 //! `HYPERSCATTER_ARCHITECTURES` the architectures, such as `80,90`.
 //!
@@ -171,6 +171,7 @@ mod conv;
 mod count;
 mod degree;
 mod dense_tables;
+mod description;
 mod device;
 mod driver;
 mod element;

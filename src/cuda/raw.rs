@@ -90,7 +90,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.step(Tier::Raw(stream), Direction::VertexToHyperedge, step, x, z) }
+        unsafe { self.step_in(Tier::Raw(stream), Direction::VertexToHyperedge, step, x, z) }
     }
 
     /// [`vertex_to_hyperedge_backward`](Self::vertex_to_hyperedge_backward) in the [raw tier](super::raw).
@@ -110,7 +110,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.step_backward(Tier::Raw(stream), Direction::VertexToHyperedge, step, x, grad_z, gradients)
+            self.step_backward_in(Tier::Raw(stream), Direction::VertexToHyperedge, step, x, grad_z, gradients)
         }
     }
 
@@ -129,7 +129,7 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.step(Tier::Raw(stream), Direction::HyperedgeToVertex, step, z, y) }
+        unsafe { self.step_in(Tier::Raw(stream), Direction::HyperedgeToVertex, step, z, y) }
     }
 
     /// [`hyperedge_to_vertex_backward`](Self::hyperedge_to_vertex_backward) in the [raw tier](super::raw).
@@ -149,7 +149,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.step_backward(Tier::Raw(stream), Direction::HyperedgeToVertex, step, z, grad_y, gradients)
+            self.step_backward_in(Tier::Raw(stream), Direction::HyperedgeToVertex, step, z, grad_y, gradients)
         }
     }
 
@@ -169,7 +169,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.convolve(
+            self.conv_in(
                 Tier::Raw(stream),
                 Operator::Conv,
                 x,
@@ -196,7 +196,7 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.convolve(Tier::Raw(stream), Operator::ConvSavingZ, x, weights, Some(z), y) }
+        unsafe { self.conv_in(Tier::Raw(stream), Operator::ConvSavingZ, x, weights, Some(z), y) }
     }
 
     /// [`conv_backward`](Self::conv_backward) in the [raw tier](super::raw).
@@ -217,7 +217,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.convolve_backward(
+            self.conv_backward_in(
                 Tier::Raw(stream),
                 Operator::ConvBackward,
                 x,
@@ -250,7 +250,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe {
-            self.convolve_backward(
+            self.conv_backward_in(
                 Tier::Raw(stream),
                 Operator::ConvBackwardFromZ,
                 x,
@@ -282,7 +282,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let (operator, result) = (Operator::ConvEpilogue, Level::Vertices(y));
         // SAFETY: the caller's promise.
-        unsafe { self.convolve_with(Tier::Raw(stream), operator, x, weights, epilogue, residual, result) }
+        unsafe { self.conv_epilogue_in(Tier::Raw(stream), operator, x, weights, epilogue, residual, result) }
     }
 
     /// [`conv_epilogue_backward`](Self::conv_epilogue_backward) in the [raw tier](super::raw).
@@ -305,7 +305,7 @@ impl<T: DeviceElement> Workspace<T> {
         let (operator, grad) = (Operator::ConvEpilogueBackward, Level::Vertices(grad_y));
         // SAFETY: the caller's promise.
         unsafe {
-            self.convolve_with_backward(Tier::Raw(stream), operator, x, weights, epilogue, grad, gradients)
+            self.conv_epilogue_backward_in(Tier::Raw(stream), operator, x, weights, epilogue, grad, gradients)
         }
     }
 
@@ -328,7 +328,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let (operator, result) = (Operator::ConvReadout, Level::Instances(readout));
         // SAFETY: the caller's promise.
-        unsafe { self.convolve_with(Tier::Raw(stream), operator, x, weights, epilogue, residual, result) }
+        unsafe { self.conv_epilogue_in(Tier::Raw(stream), operator, x, weights, epilogue, residual, result) }
     }
 
     /// [`conv_readout_backward`](Self::conv_readout_backward) in the [raw tier](super::raw).
@@ -351,7 +351,7 @@ impl<T: DeviceElement> Workspace<T> {
         let (operator, grad) = (Operator::ConvReadoutBackward, Level::Instances(grad_readout));
         // SAFETY: the caller's promise.
         unsafe {
-            self.convolve_with_backward(Tier::Raw(stream), operator, x, weights, epilogue, grad, gradients)
+            self.conv_epilogue_backward_in(Tier::Raw(stream), operator, x, weights, epilogue, grad, gradients)
         }
     }
 
@@ -369,7 +369,7 @@ impl<T: DeviceElement> Workspace<T> {
         matrix: Out<DevicePointer<T::Acc>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.form_matrix(Tier::Raw(stream), weights, matrix) }
+        unsafe { self.conv_matrix_in(Tier::Raw(stream), weights, matrix) }
     }
 
     /// [`conv_matrix_backward`](Self::conv_matrix_backward) in the [raw tier](super::raw).
@@ -387,7 +387,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_weights: Out<DevicePointer<T::Acc>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.form_matrix_backward(Tier::Raw(stream), weights, grad_matrix, grad_weights) }
+        unsafe { self.conv_matrix_backward_in(Tier::Raw(stream), weights, grad_matrix, grad_weights) }
     }
 
     /// [`gram`](Self::gram) in the [raw tier](super::raw).
@@ -404,7 +404,7 @@ impl<T: DeviceElement> Workspace<T> {
         gram: Out<DevicePointer<T::Acc>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.multiply_rows(Tier::Raw(stream), x, gram) }
+        unsafe { self.gram_in(Tier::Raw(stream), x, gram) }
     }
 
     /// [`gram_backward`](Self::gram_backward) in the [raw tier](super::raw).
@@ -422,7 +422,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<DevicePointer<T>>>,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.multiply_rows_backward(Tier::Raw(stream), x, grad_gram, grad_x) }
+        unsafe { self.gram_backward_in(Tier::Raw(stream), x, grad_gram, grad_x) }
     }
 
     /// [`check`](Self::check) for work on another stream. Synchronises that stream, and then the workspace's

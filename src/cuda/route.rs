@@ -85,21 +85,13 @@ impl Route {
         }
     }
 
-    /// Whether its kernels can add up the gradients of weights of copies that share a window. If not, those
-    /// of each instance are stored, and other kernels add them.
-    pub(super) fn adds_copies(self) -> bool {
+    /// Whether its kernels make gradients of weights from end to end, and add those of copies that share a
+    /// window. Else they leave those of each instance to be added, as a number for each block of features
+    /// where weights are in the message alone.
+    pub(super) fn makes_weight_gradients(self) -> bool {
         match self {
             Self::Gather => false,
             Self::Dense(_) => true,
-        }
-    }
-
-    /// Whether its gradients of weights are products ⟨q, z⟩, one for each block of features, where weights
-    /// are in the message alone; else they are single numbers of `f64`.
-    pub(super) fn leaves_products(self) -> bool {
-        match self {
-            Self::Gather => true,
-            Self::Dense(_) => false,
         }
     }
 

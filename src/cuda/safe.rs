@@ -51,7 +51,7 @@ impl<T: DeviceElement> Workspace<T> {
         z: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.step(Tier::Safe, Direction::VertexToHyperedge, step, x, z) }
+        unsafe { self.step_in(Tier::Safe, Direction::VertexToHyperedge, step, x, z) }
     }
 
     /// The gradients of [`vertex_to_hyperedge`](Self::vertex_to_hyperedge) from the same `x`.
@@ -70,7 +70,7 @@ impl<T: DeviceElement> Workspace<T> {
         gradients: StepGradients<'_, T>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.step_backward(Tier::Safe, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
+        unsafe { self.step_backward_in(Tier::Safe, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
     }
 
     /// y_v = t_v Σ_{e∋v} u_e z_e, divided by the number of incidences of v for a mean; u is the hyperedge
@@ -89,7 +89,7 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.step(Tier::Safe, Direction::HyperedgeToVertex, step, z, y) }
+        unsafe { self.step_in(Tier::Safe, Direction::HyperedgeToVertex, step, z, y) }
     }
 
     /// The gradients of [`hyperedge_to_vertex`](Self::hyperedge_to_vertex) from the same `z`.
@@ -108,7 +108,7 @@ impl<T: DeviceElement> Workspace<T> {
         gradients: StepGradients<'_, T>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.step_backward(Tier::Safe, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
+        unsafe { self.step_backward_in(Tier::Safe, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
     }
 
     /// y = L H U B⁻¹ Hᵀ R x with the plan's conventions.
@@ -132,7 +132,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
         unsafe {
-            self.convolve(Tier::Safe, Operator::Conv, x, weights, None::<Rows<CudaViewMut<'_, T::Acc>>>, y)
+            self.conv_in(Tier::Safe, Operator::Conv, x, weights, None::<Rows<CudaViewMut<'_, T::Acc>>>, y)
         }
     }
 
@@ -155,7 +155,7 @@ impl<T: DeviceElement> Workspace<T> {
         y: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.convolve(Tier::Safe, Operator::ConvSavingZ, x, weights, Some(z), y) }
+        unsafe { self.conv_in(Tier::Safe, Operator::ConvSavingZ, x, weights, Some(z), y) }
     }
 
     /// The gradients of [`conv`](Self::conv) for g = ∂loss/∂y, from the same `x` and `weights`. On the path
@@ -178,7 +178,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
         unsafe {
-            self.convolve_backward(
+            self.conv_backward_in(
                 Tier::Safe,
                 Operator::ConvBackward,
                 x,
@@ -212,7 +212,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
         unsafe {
-            self.convolve_backward(
+            self.conv_backward_in(
                 Tier::Safe,
                 Operator::ConvBackwardFromZ,
                 x,
@@ -248,7 +248,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let (operator, result) = (Operator::ConvEpilogue, Level::Vertices(y));
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.convolve_with(Tier::Safe, operator, x, weights, epilogue, residual, result) }
+        unsafe { self.conv_epilogue_in(Tier::Safe, operator, x, weights, epilogue, residual, result) }
     }
 
     /// The gradients of [`conv_epilogue`](Self::conv_epilogue) for g = ∂loss/∂y, from the same `x`, `weights`
@@ -274,7 +274,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let (operator, grad) = (Operator::ConvEpilogueBackward, Level::Vertices(grad_y));
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.convolve_with_backward(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
+        unsafe { self.conv_epilogue_backward_in(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
     }
 
     /// The mean over the vertices of each instance of what [`conv_epilogue`](Self::conv_epilogue) gives, as
@@ -297,7 +297,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let (operator, result) = (Operator::ConvReadout, Level::Instances(readout));
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.convolve_with(Tier::Safe, operator, x, weights, epilogue, residual, result) }
+        unsafe { self.conv_epilogue_in(Tier::Safe, operator, x, weights, epilogue, residual, result) }
     }
 
     /// The gradients of [`conv_readout`](Self::conv_readout) from ∂loss/∂readout: those of
@@ -318,7 +318,7 @@ impl<T: DeviceElement> Workspace<T> {
     ) -> Result<()> {
         let (operator, grad) = (Operator::ConvReadoutBackward, Level::Instances(grad_readout));
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.convolve_with_backward(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
+        unsafe { self.conv_epilogue_backward_in(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
     }
 
     /// M of the convolution y = M x, with the plan's conventions: what [`conv`](Self::conv) multiplies x by,
@@ -343,7 +343,7 @@ impl<T: DeviceElement> Workspace<T> {
         matrix: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.form_matrix(Tier::Safe, weights, matrix) }
+        unsafe { self.conv_matrix_in(Tier::Safe, weights, matrix) }
     }
 
     /// The gradient of [`conv_matrix`](Self::conv_matrix) from the same `weights`. From
@@ -364,7 +364,7 @@ impl<T: DeviceElement> Workspace<T> {
         grad_weights: Out<CudaViewMut<'_, T::Acc>>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.form_matrix_backward(Tier::Safe, weights, grad_matrix, grad_weights) }
+        unsafe { self.conv_matrix_backward_in(Tier::Safe, weights, grad_matrix, grad_weights) }
     }
 
     /// The inner products of the rows of each instance, ⟨x_u, x_v⟩, in the order in which the backward of the
@@ -378,7 +378,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// As [`conv_matrix`](Self::conv_matrix).
     pub fn gram(&mut self, x: Rows<CudaView<'_, T>>, gram: Out<CudaViewMut<'_, T::Acc>>) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.multiply_rows(Tier::Safe, x, gram) }
+        unsafe { self.gram_in(Tier::Safe, x, gram) }
     }
 
     /// The gradient of [`gram`](Self::gram) for G = ∂loss/∂gram, from the same `x`:
@@ -397,6 +397,6 @@ impl<T: DeviceElement> Workspace<T> {
         grad_x: Out<Rows<CudaViewMut<'_, T>>>,
     ) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
-        unsafe { self.multiply_rows_backward(Tier::Safe, x, grad_gram, grad_x) }
+        unsafe { self.gram_backward_in(Tier::Safe, x, grad_gram, grad_x) }
     }
 }

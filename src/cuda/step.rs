@@ -13,6 +13,7 @@
 use super::DeviceElement;
 use super::args::ScaleArgs;
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::description::Description;
 use super::epilogue::Finish;
 use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
@@ -59,14 +60,6 @@ pub(super) struct Backward<'w> {
 /// The scales of a step that were bound: of vertices and of hyperedges.
 type BoundScales<'w> = [Option<BoundWeights<'w>>; 2];
 
-/// Values of (vertices, hyperedges) as values of (sources, targets).
-fn by_place<V>(direction: Direction, [vertex, hyperedge]: [V; 2]) -> (V, V) {
-    match direction {
-        Direction::VertexToHyperedge => (vertex, hyperedge),
-        Direction::HyperedgeToVertex => (hyperedge, vertex),
-    }
-}
-
 impl<'w> Scales<'w> {
     fn bind<'a, T: DeviceElement>(
         operands: &mut Operands<'a, 'w, T>,
@@ -80,7 +73,7 @@ impl<'w> Scales<'w> {
     }
 
     fn placed(direction: Direction, reduce: Reduce, scales: BoundScales<'w>) -> Self {
-        let (source, target) = by_place(direction, scales.map(|scale| scale.map(BoundWeights::placed)));
+        let [source, target] = direction.by_place(scales.map(|scale| scale.map(BoundWeights::placed)));
         Self { direction, reduce, source, target }
     }
 
@@ -109,12 +102,12 @@ impl<'w> Forward<'w> {
         let (scales, x) = (Scales::placed(direction, step.reduce, scales), bound.rows(x));
         Ok((Self { scales, x, y: y.map(|y| bound.out(y)) }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Forward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         if self.y.is_none() || !call.has_elements() {
             return Ok(());
         }
@@ -160,15 +153,15 @@ impl<'w> Backward<'w> {
         let bound = operands.check()?;
         let scales = Scales::placed(direction, step.reduce, scales);
         let (x, grad_y, grad_x) = (bound.rows(x), bound.rows(grad_y), grad_x.map(|out| bound.out(out)));
-        let (grad_source, grad_target) = by_place(direction, gradients);
+        let [grad_source, grad_target] = direction.by_place(gradients);
         Ok((Self { scales, x, grad_y, grad_x, grad_source, grad_target }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for Backward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, and factors where their windows say.
-    pub(super) unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { scales, x, grad_y, grad_x, .. } = self;
         let (source, target) = (scales.direction.source(), scales.direction.target());
         // Without a scale there is no gradient of it.

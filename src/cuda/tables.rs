@@ -59,10 +59,7 @@ impl Orientation {
     }
 
     fn csr(self, topology: &Incidence) -> Csr<'_> {
-        match self {
-            Self::ByEdge => topology.by_edge(),
-            Self::ByVertex => topology.by_vertex(),
-        }
+        topology.by(self.rows())
     }
 
     /// The name of a table by the numbers that a kernel gives it in a violation.

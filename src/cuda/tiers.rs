@@ -8,6 +8,7 @@
 
 use cudarc::driver::sys;
 
+use super::description::Description;
 use super::driver::{Current, not_capturing};
 use super::operands::{Operands, Read, Write};
 use super::ranges::Range;
@@ -38,14 +39,12 @@ struct Begun {
     stream: sys::CUstream,
 }
 
-/// Each method's safety: in the safe tier, buffers are `cudarc`'s views; in the raw tier, the contract of the
-/// [raw tier](super::raw) holds.
+/// # Safety
+/// Of each method that is `unsafe`: in the safe tier, buffers are `cudarc`'s views; in the raw tier, the
+/// contract of the [raw tier](super::raw) holds.
 impl<T: DeviceElement> Workspace<T> {
     /// A step.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) unsafe fn step(
+    pub(super) unsafe fn step_in(
         &mut self,
         tier: Tier,
         direction: Direction,
@@ -53,21 +52,16 @@ impl<T: DeviceElement> Workspace<T> {
         x: Rows<impl Read<T>>,
         mut y: Out<Rows<impl Write<T>>>,
     ) -> Result<()> {
-        let operator = Operator::step(direction);
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (forward, instances) = step::Forward::bind(&mut operands, direction, step, &x, &mut y)?;
-        // SAFETY: the caller's promise; the placements and windows were checked against the buffers. In the
-        // safe tier the guards order other users of the operands before or after, and `cudarc` frees those
-        // after.
-        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, Operator::step(direction), |operands| {
+                step::Forward::bind(operands, direction, step, &x, &mut y)
+            })
+        }
     }
 
     /// The gradients of a step.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) unsafe fn step_backward(
+    pub(super) unsafe fn step_backward_in(
         &mut self,
         tier: Tier,
         direction: Direction,
@@ -76,20 +70,16 @@ impl<T: DeviceElement> Workspace<T> {
         grad_y: Rows<impl Read<T>>,
         mut gradients: StepGradients<impl Write<T>, impl Write<T::Acc>>,
     ) -> Result<()> {
-        let operator = Operator::step_backward(direction);
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (backward, instances) =
-            step::Backward::bind(&mut operands, direction, step, &x, &grad_y, &mut gradients)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, Operator::step_backward(direction), |operands| {
+                step::Backward::bind(operands, direction, step, &x, &grad_y, &mut gradients)
+            })
+        }
     }
 
     /// The convolution; z is saved where it is given.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) unsafe fn convolve(
+    pub(super) unsafe fn conv_in(
         &mut self,
         tier: Tier,
         operator: Operator,
@@ -98,19 +88,17 @@ impl<T: DeviceElement> Workspace<T> {
         mut z: Option<Rows<impl Write<T::Acc>>>,
         mut y: Out<Rows<impl Write<T>>>,
     ) -> Result<()> {
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (forward, instances) = conv::Forward::bind(&mut operands, &x, &weights, z.as_mut(), &mut y)?;
-        // SAFETY: as in `step`.
-        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, operator, |operands| {
+                conv::Forward::bind(operands, &x, &weights, z.as_mut(), &mut y)
+            })
+        }
     }
 
     /// The gradients of the convolution, from z where it was saved.
-    ///
-    /// # Safety
-    /// As above.
     #[allow(clippy::too_many_arguments)]
-    pub(super) unsafe fn convolve_backward(
+    pub(super) unsafe fn conv_backward_in(
         &mut self,
         tier: Tier,
         operator: Operator,
@@ -121,21 +109,18 @@ impl<T: DeviceElement> Workspace<T> {
         mut grad_x: Out<Rows<impl Write<T>>>,
         mut grad_weights: Out<impl Write<T::Acc>>,
     ) -> Result<()> {
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (z, out) = (z.as_ref(), &mut grad_weights);
-        let (backward, instances) =
-            conv::Backward::bind(&mut operands, &x, z, &weights, &grad_y, &mut grad_x, out)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, operator, |operands| {
+                let (z, out) = (z.as_ref(), &mut grad_weights);
+                conv::Backward::bind(operands, &x, z, &weights, &grad_y, &mut grad_x, out)
+            })
+        }
     }
 
     /// The convolution with an epilogue, or its readout.
-    ///
-    /// # Safety
-    /// As above.
     #[allow(clippy::too_many_arguments)]
-    pub(super) unsafe fn convolve_with<W: Write<T>>(
+    pub(super) unsafe fn conv_epilogue_in<W: Write<T>>(
         &mut self,
         tier: Tier,
         operator: Operator,
@@ -145,21 +130,17 @@ impl<T: DeviceElement> Workspace<T> {
         residual: Option<Rows<impl Read<T>>>,
         mut result: Level<Out<Rows<W>>, Out<W>>,
     ) -> Result<()> {
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (residual, out) = (residual.as_ref(), &mut result);
-        let (forward, instances) =
-            conv::Forward::bind_epilogue(&mut operands, &x, &weights, epilogue, residual, out)?;
-        // SAFETY: as in `step`.
-        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, operator, |operands| {
+                conv::Forward::bind_epilogue(operands, &x, &weights, epilogue, residual.as_ref(), &mut result)
+            })
+        }
     }
 
     /// The gradients of the convolution with an epilogue, or of its readout.
-    ///
-    /// # Safety
-    /// As above.
     #[allow(clippy::too_many_arguments)]
-    pub(super) unsafe fn convolve_with_backward<G: Read<T>>(
+    pub(super) unsafe fn conv_epilogue_backward_in<G: Read<T>>(
         &mut self,
         tier: Tier,
         operator: Operator,
@@ -169,87 +150,88 @@ impl<T: DeviceElement> Workspace<T> {
         grad: Level<Rows<G>, G>,
         mut gradients: EpilogueGradients<impl Write<T>, impl Write<T::Acc>>,
     ) -> Result<()> {
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (backward, instances) =
-            conv::EpilogueBackward::bind(&mut operands, &x, &weights, epilogue, &grad, &mut gradients)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, operator, |operands| {
+                conv::EpilogueBackward::bind(operands, &x, &weights, epilogue, &grad, &mut gradients)
+            })
+        }
     }
 
     /// M of the convolution.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) unsafe fn form_matrix(
+    pub(super) unsafe fn conv_matrix_in(
         &mut self,
         tier: Tier,
         weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
         mut matrix: Out<impl Write<T::Acc>>,
     ) -> Result<()> {
-        let operator = Operator::ConvMatrix;
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (forward, instances) = conv::MatrixForward::bind(&mut operands, &weights, &mut matrix)?;
-        // SAFETY: as in `step`.
-        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, Operator::ConvMatrix, |operands| {
+                conv::MatrixForward::bind(operands, &weights, &mut matrix)
+            })
+        }
     }
 
     /// The gradient of M.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) unsafe fn form_matrix_backward(
+    pub(super) unsafe fn conv_matrix_backward_in(
         &mut self,
         tier: Tier,
         weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
         grad_matrix: impl Read<T::Acc>,
         mut grad_weights: Out<impl Write<T::Acc>>,
     ) -> Result<()> {
-        let operator = Operator::ConvMatrixBackward;
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (backward, instances) =
-            conv::MatrixBackward::bind(&mut operands, &weights, &grad_matrix, &mut grad_weights)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, Operator::ConvMatrixBackward, |operands| {
+                conv::MatrixBackward::bind(operands, &weights, &grad_matrix, &mut grad_weights)
+            })
+        }
     }
 
     /// The inner products of rows.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) unsafe fn multiply_rows(
+    pub(super) unsafe fn gram_in(
         &mut self,
         tier: Tier,
         x: Rows<impl Read<T>>,
         mut gram: Out<impl Write<T::Acc>>,
     ) -> Result<()> {
-        let operator = Operator::Gram;
-        let begun = self.begin(tier, operator)?;
-        let mut operands = self.operands(tier, operator);
-        let (forward, instances) = conv::GramForward::bind(&mut operands, &x, &mut gram)?;
-        // SAFETY: as in `step`.
-        unsafe { forward.run(&mut self.call(operator, begun.stream, instances)?) }
+        // SAFETY: the caller's promise.
+        unsafe { self.run(tier, Operator::Gram, |operands| conv::GramForward::bind(operands, &x, &mut gram)) }
     }
 
     /// Their gradient.
-    ///
-    /// # Safety
-    /// As above.
-    pub(super) unsafe fn multiply_rows_backward(
+    pub(super) unsafe fn gram_backward_in(
         &mut self,
         tier: Tier,
         x: Rows<impl Read<T>>,
         grad_gram: impl Read<T::Acc>,
         mut grad_x: Out<Rows<impl Write<T>>>,
     ) -> Result<()> {
-        let operator = Operator::GramBackward;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, Operator::GramBackward, |operands| {
+                conv::GramBackward::bind(operands, &x, &grad_gram, &mut grad_x)
+            })
+        }
+    }
+
+    /// A call: what comes before all operands, the operands, and the launches. `bind` gives the bound
+    /// operands and the number of instances.
+    #[inline(always)]
+    unsafe fn run<'a, 'w, D: Description>(
+        &'a self,
+        tier: Tier,
+        operator: Operator,
+        bind: impl FnOnce(&mut Operands<'a, 'w, T>) -> Result<(D, usize)>,
+    ) -> Result<()> {
         let begun = self.begin(tier, operator)?;
         let mut operands = self.operands(tier, operator);
-        let (backward, instances) = conv::GramBackward::bind(&mut operands, &x, &grad_gram, &mut grad_x)?;
-        // SAFETY: as in `step`.
-        unsafe { backward.run(&mut self.call(operator, begun.stream, instances)?) }
+        let (description, instances) = bind(&mut operands)?;
+        // SAFETY: the caller's promise; the placements and windows were checked against the buffers. In the
+        // safe tier the guards order other users of the operands before or after, and `cudarc` frees those
+        // after.
+        unsafe { description.run(&mut self.call(operator, begun.stream, instances)?) }
     }
 
     /// What comes before all operands: an earlier report, the current context, and in the safe tier whether

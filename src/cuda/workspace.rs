@@ -52,7 +52,7 @@ pub(super) struct Held {
 /// | those [of operands](crate::cpu#errors-of-operands) | shapes, windows or strides are wrong |
 /// | [`Error::Misaligned`] | an operand does not start at a whole element |
 /// | [`Error::SharedMemory`] | an output shares memory with another operand |
-/// | [`Error::NoScratch`] | the workspace was made for other operators |
+/// | [`Error::NotMadeFor`] | the workspace was made for other operators |
 /// | [`Error::Driver`] | a call of the driver failed, or one of the same context did before |
 ///
 /// A call that fails has queued no kernel, unless the driver failed between two launches. It may have made
@@ -226,7 +226,7 @@ impl<T: DeviceElement> Workspace<T> {
     /// A call of an operator on a stream.
     ///
     /// # Errors
-    /// [`Error::NoScratch`].
+    /// [`Error::NotMadeFor`].
     ///
     /// # Safety
     /// The context of the stream is current. Until the work has ended, the operands' memory stays alive,
@@ -240,7 +240,7 @@ impl<T: DeviceElement> Workspace<T> {
         instances: usize,
     ) -> Result<Call<'_, T, Queue<'_>>> {
         if !self.is_made_for(operator) {
-            return Err(Error::NoScratch { operator: operator.name() });
+            return Err(Error::NotMadeFor { operator: operator.name() });
         }
         let Held { scratch, record, .. } = self.held();
         let record = record.as_ref().map_or(RecordArgs::none(), |record| record.args());
@@ -257,6 +257,7 @@ impl<T: DeviceElement> Workspace<T> {
 
 /// An operator in a set of them.
 fn bit(operator: Operator) -> u32 {
+    const { assert!(Operator::ALL.len() <= u32::BITS as usize, "a set of operators has a bit for each") };
     1 << operator as u32
 }
 

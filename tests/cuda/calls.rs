@@ -265,7 +265,7 @@ fn a_plan_explains_itself() {
     let step = explanation.of(Operator::VertexToHyperedge);
     assert_eq!(step.launches, 2);
     assert_eq!(step.compulsory_bytes, 2 * (5 + 4) * 20 * 4);
-    assert_eq!(step.gathered_bytes, 2 * (4 + 622) * 20 * 4);
+    assert_eq!(step.uncached_bytes, 2 * (4 + 622) * 20 * 4);
     let conv = explanation.of(Operator::Conv);
     assert_eq!(conv.compulsory_bytes, 2 * 2 * 5 * 20 * 4);
     assert_eq!(conv.floor(1e9).as_nanos(), 2 * 2 * 5 * 20 * 4);

@@ -68,15 +68,15 @@ fn results<T: GpuElement>(
         results.extend([("y of a step", bits(&y)), ("∂x of a step", bits(&grad_x))]);
         results.extend([("∂r, ∂t", bits(&of_vertices)), ("∂s, ∂u", bits(&of_hyperedges))]);
     }
-    for keeps_z in [false, true] {
+    for saves_z in [false, true] {
         let (mut y, mut grad_x) = (vec![T::default(); n * F], vec![T::default(); n * F]);
         let mut z = vec![T::acc(0.0); m * F];
         let mut grad_w = sums::<T>(8, w.len());
-        let kept = keeps_z.then(|| Rows::contiguous(&mut z[..], F));
-        operators.conv(read(&by_vertex), windows, kept, overwritten(&mut y)).unwrap();
-        let kept = keeps_z.then(|| Rows::contiguous(&z[..], F));
+        let saved = saves_z.then(|| Rows::contiguous(&mut z[..], F));
+        operators.conv(read(&by_vertex), windows, saved, overwritten(&mut y)).unwrap();
+        let saved = saves_z.then(|| Rows::contiguous(&z[..], F));
         let (grad_rows, grads) = (overwritten(&mut grad_x), Out::Overwrite(&mut grad_w[..]));
-        operators.conv_backward(read(&by_vertex), kept, windows, read(&g), grad_rows, grads).unwrap();
+        operators.conv_backward(read(&by_vertex), saved, windows, read(&g), grad_rows, grads).unwrap();
         results.extend([("y", bits(&y)), ("z", bits(&z)), ("∂x", bits(&grad_x)), ("∂w", bits(&grad_w))]);
     }
     results

@@ -305,7 +305,7 @@ fn a_workspace_for_some_operators_has_those_and_refuses_the_others() {
                     all.call(call, &mut with_all, case.how()).unwrap();
                     assert_eq!(some.results(&stream), all.results(&stream), "{call:?}, {operators:?}");
                 } else {
-                    assert_eq!(called, Err(Error::NoScratch { operator: call.name() }), "{call:?}");
+                    assert_eq!(called, Err(Error::NotMadeFor { operator: call.name() }), "{call:?}");
                     assert_eq!(some.results(&stream), before, "{call:?}, {operators:?}");
                 }
             }

@@ -51,7 +51,7 @@ pub enum Part {
     NewGradZ,
     Weights,
     VertexScale,
-    Kept,
+    SavedZ,
     GradWeights,
     GradVertexScale,
     Bias,
@@ -123,7 +123,7 @@ impl Operates for Operator {
     }
 
     fn operands(self) -> Vec<Operand> {
-        use Part::{GradX, GradY, GradZ, Kept, NewGradZ, NewZ, X, Y, Z};
+        use Part::{GradX, GradY, GradZ, NewGradZ, NewZ, SavedZ, X, Y, Z};
         let conv = |more: &[Operand]| [&[read(X, "x"), read(Part::Weights, "weights")], more].concat();
         let step = |rows: &[Operand]| [&SCALES[..], rows].concat();
         let gradients = |rows: &[Operand]| [&SCALES[..], &SCALE_GRADIENTS, rows].concat();
@@ -148,9 +148,9 @@ impl Operates for Operator {
                 gradients(&[read(Z, "z"), read(GradY, "grad_y"), written(NewGradZ, "grad_z")])
             }
             Self::Conv => conv(&[written(Y, "y")]),
-            Self::ConvSavingZ => conv(&[written(Kept, "z"), written(Y, "y")]),
+            Self::ConvSavingZ => conv(&[written(SavedZ, "z"), written(Y, "y")]),
             Self::ConvBackward => conv(&backward),
-            Self::ConvBackwardFromZ => conv(&[&[read(Kept, "z")], &backward[..]].concat()),
+            Self::ConvBackwardFromZ => conv(&[&[read(SavedZ, "z")], &backward[..]].concat()),
             Self::ConvEpilogue => epilogue(&[residual, written(Y, "y")]),
             Self::ConvReadout => epilogue(&[residual, written(Part::Readout, "readout")]),
             Self::ConvEpilogueBackward => epilogue_backward(read(GradY, "grad_y")),
@@ -203,7 +203,7 @@ pub struct Operands<R, S> {
     pub new_grad_z: R,
     pub weights: S,
     pub vertex_scale: S,
-    pub kept: S,
+    pub saved: S,
     pub grad_weights: S,
     pub grad_vertex_scale: S,
     pub bias: S,
@@ -234,7 +234,7 @@ impl Part {
         Self::NewGradZ,
         Self::Weights,
         Self::VertexScale,
-        Self::Kept,
+        Self::SavedZ,
         Self::GradWeights,
         Self::GradVertexScale,
         Self::Bias,
@@ -251,7 +251,7 @@ impl Part {
         use Part::{GradBias, GradResidual, GradVertexScale, GradWeights, GradX, NewGradZ};
         let is_gradient =
             matches!(self, GradX | NewGradZ | GradWeights | GradVertexScale | GradBias | GradResidual);
-        is_gradient || matches!(self, Self::Y | Self::NewZ | Self::Kept | Self::Readout | Self::Matrix)
+        is_gradient || matches!(self, Self::Y | Self::NewZ | Self::SavedZ | Self::Readout | Self::Matrix)
     }
 }
 
@@ -268,7 +268,7 @@ impl<R, S> Operands<R, S> {
             new_grad_z: &self.new_grad_z,
             weights: &self.weights,
             vertex_scale: &self.vertex_scale,
-            kept: &self.kept,
+            saved: &self.saved,
             grad_weights: &self.grad_weights,
             grad_vertex_scale: &self.grad_vertex_scale,
             bias: &self.bias,
@@ -294,7 +294,7 @@ impl<R, S> Operands<R, S> {
             new_grad_z: rows(self.new_grad_z),
             weights: sums(self.weights),
             vertex_scale: sums(self.vertex_scale),
-            kept: sums(self.kept),
+            saved: sums(self.saved),
             grad_weights: sums(self.grad_weights),
             grad_vertex_scale: sums(self.grad_vertex_scale),
             bias: sums(self.bias),
@@ -320,7 +320,7 @@ impl<R, S> Operands<R, S> {
             Part::NewGradZ => Buffer::Rows(&mut self.new_grad_z),
             Part::Weights => Buffer::Sums(&mut self.weights),
             Part::VertexScale => Buffer::Sums(&mut self.vertex_scale),
-            Part::Kept => Buffer::Sums(&mut self.kept),
+            Part::SavedZ => Buffer::Sums(&mut self.saved),
             Part::GradWeights => Buffer::Sums(&mut self.grad_weights),
             Part::GradVertexScale => Buffer::Sums(&mut self.grad_vertex_scale),
             Part::Bias => Buffer::Sums(&mut self.bias),
@@ -402,7 +402,7 @@ impl<T: TestElement> OnHost<T> {
             new_grad_z: features(next(), m),
             weights: weights::<T>(next(), hyperedge_values, false),
             vertex_scale: weights::<T>(next(), vertex_values, true),
-            kept: sums::<T>(next(), m),
+            saved: sums::<T>(next(), m),
             grad_weights: sums::<T>(next(), hyperedge_values),
             grad_vertex_scale: sums::<T>(next(), vertex_values),
             bias: sums::<T>(next(), F),
@@ -500,7 +500,7 @@ impl<T: GpuElement> Slices<T> {
     /// Makes a call of the safe tier.
     pub fn call(&mut self, call: Operator, workspace: &mut Workspace<T>, how: How<'_>) -> Result<()> {
         let Self { x, z, grad_y, grad_z, y, new_z, grad_x, new_grad_z, .. } = self;
-        let Self { weights, vertex_scale, kept, grad_weights, grad_vertex_scale, .. } = self;
+        let Self { weights, vertex_scale, saved, grad_weights, grad_vertex_scale, .. } = self;
         let Self { bias, grad_bias, residual, grad_residual, readout, grad_readout, .. } = self;
         let Self { matrix, grad_matrix, .. } = self;
         let epilogue = how.epilogue(bias.as_view());
@@ -526,7 +526,7 @@ impl<T: GpuElement> Slices<T> {
             Operator::ConvSavingZ => workspace.conv_saving_z(
                 x,
                 weights,
-                how.rows(kept.as_view_mut()),
+                how.rows(saved.as_view_mut()),
                 how.out_rows(y.as_view_mut()),
             ),
             Operator::ConvBackward => {
@@ -537,7 +537,7 @@ impl<T: GpuElement> Slices<T> {
             Operator::ConvBackwardFromZ => {
                 let (grad_x, grad_w) =
                     (how.out_rows(grad_x.as_view_mut()), how.out(grad_weights.as_view_mut()));
-                let (z, g) = (how.rows(kept.as_view()), how.rows(grad_y.as_view()));
+                let (z, g) = (how.rows(saved.as_view()), how.rows(grad_y.as_view()));
                 workspace.conv_backward_from_z(x, z, weights, g, grad_x, grad_w)
             }
             Operator::ConvEpilogue => {
@@ -643,13 +643,13 @@ impl<T: GpuElement> Pointers<T> {
                 }
                 Operator::Conv => workspace.conv_raw(stream, x, weights, y),
                 Operator::ConvSavingZ => {
-                    workspace.conv_saving_z_raw(stream, x, weights, how.rows(self.kept), y)
+                    workspace.conv_saving_z_raw(stream, x, weights, how.rows(self.saved), y)
                 }
                 Operator::ConvBackward => {
                     workspace.conv_backward_raw(stream, x, weights, grad_y, grad_x, grad_weights)
                 }
                 Operator::ConvBackwardFromZ => {
-                    let z = how.rows(self.kept);
+                    let z = how.rows(self.saved);
                     workspace.conv_backward_from_z_raw(stream, x, z, weights, grad_y, grad_x, grad_weights)
                 }
                 Operator::ConvEpilogue => {

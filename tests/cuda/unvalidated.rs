@@ -241,9 +241,9 @@ impl<'a, T: GpuElement> Run<'a, T> {
         let rows = || Rows::new(x_device.slice(..x.len()), at);
         let grad_y = || Rows::new(g_device.slice(..g.len()), at);
 
-        let kept = Rows::new(z_device.slice_mut(..z.len()), at);
+        let saved = Rows::new(z_device.slice_mut(..z.len()), at);
         let to = Out::Accumulate(Rows::new(y.slice_mut(..x.len()), at));
-        let queued = self.workspace.conv_saving_z(rows(), weights(), kept, to);
+        let queued = self.workspace.conv_saving_z(rows(), weights(), saved, to);
         self.check(queued);
         let to = Out::Overwrite(Rows::new(grad_x.slice_mut(..x.len()), at));
         let to_weights = Out::Overwrite(grad_w.slice_mut(..w.len()));

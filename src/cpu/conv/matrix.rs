@@ -98,8 +98,8 @@ impl<T: Element> Workspace<T> {
         call.check_degrees()?;
         // Matrices without entries do not tell how many there are.
         let has_entries = call.instances > 0 && self.plan.batch().largest(Axis::Vertex) > 0;
-        let matter = call.conv.weights_in_degree() || call.conv.weight_use.in_message();
-        let Some(gradient) = grad_weights.map(GradientTo::start).filter(|_| matter && has_entries) else {
+        let is_wanted = call.conv.weights_matter() && has_entries;
+        let Some(gradient) = grad_weights.map(GradientTo::start).filter(|_| is_wanted) else {
             return Ok(());
         };
         match call.schedule.copies_of_chunk().zip(self.plan.route(0).pairs()) {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::super::gather::{Epilogue, Source};
+use super::super::gather::{Sink, Source};
 use crate::dense::PART;
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
@@ -68,7 +68,7 @@ impl<A: Accumulator> Matrix<A> {
         order: Order,
         (x, scales): (&Source<'_, T>, &[A]),
         next: Option<&Source<'_, T>>,
-        y: &mut [impl Epilogue<A>],
+        y: &mut [impl Sink<A>],
         wide: &mut [A],
     ) {
         match (order, crate::dense::parts(self.n)) {
@@ -84,7 +84,7 @@ impl<A: Accumulator> Matrix<A> {
         &self,
         x: (&Source<'_, T>, &[A]),
         next: Option<&Source<'_, T>>,
-        y: &mut [impl Epilogue<A>],
+        y: &mut [impl Sink<A>],
         wide: &mut [A],
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -94,7 +94,7 @@ impl<A: Accumulator> Matrix<A> {
                 matrix: &Matrix<T::Acc>,
                 x: (&Source<'_, T>, &[T::Acc]),
                 next: Option<&Source<'_, T>>,
-                y: &mut [impl Epilogue<T::Acc>],
+                y: &mut [impl Sink<T::Acc>],
                 wide: &mut [T::Acc],
             ) {
                 matrix.apply_portable::<T, P>(x, next, y, wide);
@@ -114,7 +114,7 @@ impl<A: Accumulator> Matrix<A> {
         &self,
         (x, scales): (&Source<'_, T>, &[A]),
         next: Option<&Source<'_, T>>,
-        y: &mut [impl Epilogue<A>],
+        y: &mut [impl Sink<A>],
         wide: &mut [A],
     ) {
         let n = self.n;
@@ -186,13 +186,7 @@ impl<A: Accumulator, const P: usize> Rows<'_, A, P> {
 
     /// `W` features of all rows, those from `block` on of what is under way, which is from `start` on.
     #[inline(always)]
-    fn apply_block<const W: usize>(
-        &self,
-        wide: &[A],
-        y: &mut [impl Epilogue<A>],
-        start: usize,
-        block: usize,
-    ) {
+    fn apply_block<const W: usize>(&self, wide: &[A], y: &mut [impl Sink<A>], start: usize, block: usize) {
         let Matrix { n, terms, .. } = self.matrix;
         let n = *n;
         let all = u32::MAX.checked_shr(u32::BITS - n as u32).unwrap_or(0);

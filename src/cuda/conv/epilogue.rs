@@ -14,6 +14,7 @@
 
 use super::super::DeviceElement;
 use super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
+use super::super::description::Description;
 use super::super::epilogue::Finish;
 use super::super::launches::Launches;
 use super::super::operands::{Operands, Read, Write};
@@ -130,16 +131,13 @@ impl<'w> EpilogueBackward<'w> {
         };
         Ok((backward, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for EpilogueBackward<'_> {
     /// # Safety
     /// The operands have rows where their placements say, weights where their windows say, and a bias has F
     /// elements.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { x, weights, finish, grad, grad_x, grad_weights, grad_bias, grad_residual } = self;
         let is_wanted = grad_x.is_some() || grad_weights.is_some() || grad_bias.is_some();
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
@@ -162,7 +160,9 @@ impl<'w> EpilogueBackward<'w> {
             }
         }
     }
+}
 
+impl EpilogueBackward<'_> {
     /// t, in scratch memory unless it is g.
     ///
     /// # Safety

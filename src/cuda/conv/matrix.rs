@@ -15,14 +15,13 @@
 use super::super::DeviceElement;
 use super::super::args::Address;
 use super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
-use super::super::instance_sums::RowGradients;
+use super::super::description::Description;
 use super::super::launches::Launches;
 use super::super::operands::{Operands, Read, Write};
-use super::super::route::DenseClass;
-use super::super::scratch::Slot;
+use super::super::route::{DenseClass, Route};
 use super::super::window_table::DeviceWindows;
-use super::dense::{MatricesTo, ToWeights};
-use super::{WEIGHTS, is_direct};
+use super::dense::MatricesTo;
+use super::{WEIGHTS, WeightGradient};
 use crate::axis::Axis;
 use crate::error::Result;
 use crate::operands::Length;
@@ -50,15 +49,12 @@ impl<'w> MatrixForward<'w> {
         let matrix = matrix.map(|(address, accumulate)| MatricesTo { address, accumulate });
         Ok((Self(matrix.map(|to| (weights.placed(), to))), bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for MatrixForward<'_> {
     /// # Safety
     /// There are weights where their windows say, and a matrix for each instance.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         match self.0 {
             Some((weights, to)) if has_entries(call) => {
                 // SAFETY: the caller's promise.
@@ -90,21 +86,16 @@ impl<'w> MatrixBackward<'w> {
         let bound = operands.check()?;
         Ok((Self { weights: weights.placed(), grad_matrix, grad_weights }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for MatrixBackward<'_> {
     /// # Safety
     /// There are weights where their windows say, a matrix for each instance, and a gradient for each weight.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { weights, grad_matrix, grad_weights } = self;
         let conv = call.plan.conv();
-        // Where the weights have no part in M, their gradient is zeros.
-        let matter = conv.weights_in_degree() || conv.weight_use.in_message();
         let has_entries = has_entries(call);
-        let wanted = grad_weights.filter(|_| matter && has_entries);
+        let wanted = grad_weights.filter(|_| conv.weights_matter() && has_entries);
         let Some(to) = wanted else {
             // SAFETY: the caller's promise.
             unsafe {
@@ -115,27 +106,13 @@ impl<'w> MatrixBackward<'w> {
                 return grad_weights.map_or(Ok(()), |to| call.no_gradient(to));
             }
         };
-        let is_direct = is_direct(call, weights.windows);
-        let rows = match is_direct && !L::ANY_OPERANDS {
-            true => None,
-            false => {
-                let values = call.scratch_numbers::<f64>(Slot::WeightGradient, Axis::Hyperedge)?;
-                Some(RowGradients { values, blocks: 1 })
-            }
-        };
-        let to_weights = match rows {
-            Some(rows) if !is_direct => ToWeights::Rows(rows),
-            _ => ToWeights::Gradient(to),
-        };
+        let gradient = WeightGradient::new(call, weights.windows, to, true)?;
         // SAFETY: the caller's promise, and scratch memory has what is asked for.
         unsafe {
             by_class(call, |call, class| {
-                call.dense_matrices_backward(class, weights, grad_matrix, to_weights)
+                call.dense_matrices_backward(class, weights, grad_matrix, gradient.to_weights())
             })?;
-            match rows {
-                Some(rows) => call.sum_over_instances(Axis::Hyperedge, weights.windows, rows, to),
-                None => Ok(()),
-            }
+            gradient.add_up(call)
         }
     }
 }
@@ -159,15 +136,12 @@ impl GramForward {
         let gram = gram.map(|(address, accumulate)| MatricesTo { address, accumulate });
         Ok((Self { x: bound.rows(x), gram }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for GramForward {
     /// # Safety
     /// There are rows where their placement says, and a matrix for each instance.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         match self.gram {
             Some(to) if has_entries(call) => {
                 // SAFETY: the caller's promise.
@@ -200,15 +174,12 @@ impl GramBackward {
         let (x, grad_x) = (bound.rows(x), grad_x.map(|out| bound.out(out)));
         Ok((Self { x, grad_gram, grad_x }, bound.instances()))
     }
+}
 
-    /// Makes the launches.
-    ///
+impl Description for GramBackward {
     /// # Safety
     /// There are rows where their placements say, and a matrix for each instance.
-    pub(in crate::cuda) unsafe fn run<T: DeviceElement, L: Launches>(
-        self,
-        call: &mut Call<'_, T, L>,
-    ) -> Result<()> {
+    unsafe fn run<T: DeviceElement, L: Launches>(self, call: &mut Call<'_, T, L>) -> Result<()> {
         let Self { x, grad_gram, grad_x } = self;
         match grad_x {
             Some(grad_x) if call.has_elements() && call.total(Axis::Vertex) > 0 => {
@@ -231,12 +202,10 @@ fn by_class<T: DeviceElement, L: Launches>(
     mut f: impl FnMut(&mut Call<'_, T, L>, DenseClass) -> Result<()>,
 ) -> Result<()> {
     call.by_class = true;
-    for &route in call.plan.classes() {
-        call.only = Some(route);
-        if let Some(class) = route.class() {
-            f(call, class)?;
-        }
-    }
-    (call.only, call.by_class) = (None, false);
+    call.on_each(call.plan.classes(), |call, route| match route {
+        Route::Dense(class) => f(call, class),
+        Route::Gather => Ok(()),
+    })?;
+    call.by_class = false;
     Ok(())
 }

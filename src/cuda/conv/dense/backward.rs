@@ -25,7 +25,7 @@ use crate::error::Result;
 const SHARED_BYTES: usize = 48 << 10;
 
 /// The products over chunks of instances that a launch before the last adds to one.
-const NODES_OF_ROOT: u64 = 64;
+const NODES_PER_ROOT: u64 = 64;
 
 /// The gradients of the instances of a class of topologies.
 pub(in super::super) struct DenseBackward<'w> {
@@ -176,17 +176,17 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// There are such products.
     unsafe fn add_products(&mut self, of: &DenseInstances<'_>, mut nodes: Nodes) -> Result<Nodes> {
         let size = of.class.vertices() * of.class.vertices();
-        let levels = std::iter::successors(Some(nodes.count), |n| Some(n.div_ceil(NODES_OF_ROOT)));
+        let levels = std::iter::successors(Some(nodes.count), |n| Some(n.div_ceil(NODES_PER_ROOT)));
         // One block adds the last of them, entry by entry.
         let most = if of.class.vertices() > 8 { MOST_NODES / 2 } else { MOST_NODES };
-        let levels = levels.take_while(|&n| n > most).map(|n| n.div_ceil(NODES_OF_ROOT));
+        let levels = levels.take_while(|&n| n > most).map(|n| n.div_ceil(NODES_PER_ROOT));
         let bytes_of = |n: u64| n * (size * size_of::<f64>()) as u64;
         let all = levels.clone().map(|n| u128::from(bytes_of(n))).sum();
         let mut roots = self.launches.scratch(Slot::ProductSums, all)?;
         for n_roots in levels {
             let per_block = (THREADS as usize / size).max(1) as u32;
             let parts = DenseInstances { list: 0, count: n_roots, ..*of };
-            nodes.of_item = NODES_OF_ROOT as u32;
+            nodes.of_item = NODES_PER_ROOT as u32;
             let items = self.dense_items(&parts, per_block, true)?;
             let args = DenseGradientArgs { roots, ..self.dense_gradient_args(items, nodes) };
             // SAFETY: the kernel takes a `DenseGradientArgs`; scratch memory has room for the roots of all
