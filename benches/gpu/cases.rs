@@ -22,6 +22,17 @@ pub struct Run {
     /// The path that the convolution is forced onto, if any.
     pub path: Option<Path>,
     pub what: What,
+    pub variant: Variant,
+}
+
+/// How a run differs from what a plan does by itself with contiguous rows.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Variant {
+    Default,
+    /// Rows of vertices are [n, instances, F], as where each expert has a matrix of its own.
+    VertexMajor,
+    /// Kernels do not copy rows to shared memory asynchronously, also where the device can.
+    DirectLoads,
 }
 
 /// What is timed.
@@ -82,13 +93,25 @@ pub fn cases(size: Size) -> Vec<Case> {
             name: "A: (8, 28 pairs)",
             topology: Box::new(|| Incidence::subsets(8, 2).unwrap()),
             copies: copies(24_576),
-            runs: [runs(&[32, 64, 128, 256], Some(256)), gathers(), epilogues(None)].concat(),
+            runs: [
+                runs(&[32, 64, 128, 256], Some(256)),
+                gathers(),
+                variant(Variant::VertexMajor),
+                epilogues(None),
+            ]
+            .concat(),
         },
         Case {
             name: "B: (16, 560 triples)",
             topology: Box::new(|| Incidence::subsets(16, 3).unwrap()),
             copies: copies(24_576),
-            runs: [runs(&[32, 64, 128, 256], None), gathers(), epilogues(None)].concat(),
+            runs: [
+                runs(&[32, 64, 128, 256], None),
+                gathers(),
+                variant(Variant::DirectLoads),
+                epilogues(None),
+            ]
+            .concat(),
         },
         Case {
             name: "C: Cora-like",
@@ -104,11 +127,15 @@ pub fn cases(size: Size) -> Vec<Case> {
         },
         small("E: (2, 1 pair)", 2, copies(98_304), &[64]),
         small("E: (4, 6 pairs)", 4, copies(49_152), &[64]),
-        small("E: (8, 28 pairs), few", 8, copies(512), &[64, 256]),
+        small("E: (8, 28 pairs), 64", 8, copies(64), &[256]),
+        small("E: (8, 28 pairs), 512", 8, copies(512), &[64, 256]),
+        small("E: (8, 28 pairs), 2,048", 8, copies(2_048), &[256]),
         small("E: (8, 28 pairs)", 8, copies(24_576), &[8, 16, 20, 512]),
         small("E: (12, 66 pairs)", 12, copies(16_384), &[64]),
         small("E: (24, 276 pairs)", 24, copies(8_192), &[64]),
         small("E: (32, 496 pairs)", 32, copies(6_144), &[64]),
+        small("E: (48, 1,128 pairs)", 48, copies(4_096), &[64]),
+        small("E: (64, 2,016 pairs)", 64, copies(3_072), &[64]),
     ]
 }
 
@@ -129,6 +156,12 @@ fn gathers() -> Vec<Run> {
     runs(&[256], None).into_iter().map(gathers).collect()
 }
 
+/// The convolution in another way.
+fn variant(variant: Variant) -> Vec<Run> {
+    let other = |run| Run { variant, what: What::Convolution, ..run };
+    runs(&[256], None).into_iter().map(other).collect()
+}
+
 /// The convolution with epilogues.
 fn epilogues(path: Option<Path>) -> Vec<Run> {
     let epilogues = |run| Run { path, what: What::Epilogues, ..run };
@@ -136,7 +169,7 @@ fn epilogues(path: Option<Path>) -> Vec<Run> {
 }
 
 fn run(features: usize, element: Element, checks: Checks) -> Run {
-    Run { features, element, checks, path: None, what: What::All }
+    Run { features, element, checks, path: None, what: What::All, variant: Variant::Default }
 }
 
 /// Each width in both types, and one of them with checks, too.
@@ -154,7 +187,12 @@ impl std::fmt::Display for Run {
         let checks = if self.checks == Checks::On { ", checked" } else { "" };
         let path = self.path.map_or(String::new(), |path| format!(", {}", path.name()));
         let what = if self.what == What::Epilogues { ", epilogues" } else { "" };
-        write!(f, "F = {}, {element}{checks}{path}{what}", self.features)
+        let variant = match self.variant {
+            Variant::Default => "",
+            Variant::VertexMajor => ", vertex-major",
+            Variant::DirectLoads => ", direct loads",
+        };
+        write!(f, "F = {}, {element}{checks}{path}{what}{variant}", self.features)
     }
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 use hyperscatter::cuda::{DeviceBatch, DeviceElement, Epilogue, Explanation, Plan, Request, Step, Workspace};
-use hyperscatter::{Activation, EpilogueGradients, Operator, Out, Path, Rows, Weights};
+use hyperscatter::{Activation, EpilogueGradients, Operator, Out, Path, RowLayout, Rows, Weights};
 
-use crate::cases::Run;
+use crate::cases::{Run, Variant};
 use crate::clock::Clock;
 
 /// The least bytes of all sets of operands of a run together: three times the largest L2 cache (60 MB) of the
@@ -137,6 +137,8 @@ pub struct Loaded<T: Feature> {
     grad_bias: CudaSlice<f32>,
     workspace: Workspace<T>,
     explanation: Explanation,
+    /// Where rows of vertices are.
+    vertices: RowLayout,
     pub copies: usize,
 }
 
@@ -146,7 +148,8 @@ impl<T: Feature> Loaded<T> {
         let Run { features, checks, .. } = run;
         let device = batch.device();
         let stream = device.context().default_stream();
-        let plan = Plan::<T>::builder(batch, features).checks(checks);
+        let copies_async = run.variant != Variant::DirectLoads;
+        let plan = Plan::<T>::builder(batch, features).checks(checks).copies_async(copies_async);
         let paths: Vec<Path> = run.path.into_iter().collect();
         let plan = if paths.is_empty() { plan } else { plan.paths(&paths) }.build().unwrap();
         let calls = run.calls();
@@ -177,6 +180,11 @@ impl<T: Feature> Loaded<T> {
             copies /= 2;
         }
 
+        let vertices = RowLayout::contiguous(features).instances(copies);
+        let vertices = match run.variant {
+            Variant::VertexMajor => vertices.row_stride(copies * features).instance_stride(features),
+            Variant::Default | Variant::DirectLoads => vertices,
+        };
         let weights: Vec<f32> = (0..m).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
         let own_weights: Vec<f32> = (0..m * copies).map(|e| 0.5 + (e % 11) as f32 / 7.0).collect();
         let wanted = |operator, len| if has(operator) { len } else { 1 };
@@ -198,6 +206,7 @@ impl<T: Feature> Loaded<T> {
             grad_bias: stream.alloc_zeros(features).unwrap(),
             workspace: plan.workspace_for(&stream, copies, &operators).unwrap(),
             explanation: plan.explain(copies).unwrap(),
+            vertices,
             copies,
             stream,
         };
@@ -222,13 +231,13 @@ impl<T: Feature> Loaded<T> {
         let features = self.explanation.features;
         let set = number % self.sets.len();
         let Set { x, y, grad_x, z, saved, readout } = &mut self.sets[set];
-        let workspace = &mut self.workspace;
+        let (workspace, at) = (&mut self.workspace, self.vertices);
         let is_own = matches!(call, Call::Own(_));
         let weights = match call {
             Call::Own(_) => Weights::consecutive(self.own_weights.as_view()),
             _ => Weights::shared(self.weights.as_view()),
         };
-        let x_rows = Rows::contiguous(x.as_view(), features);
+        let x_rows = Rows::new(x.as_view(), at);
         let operator = match call {
             Call::Copy => {
                 return self.stream.memcpy_dtod(x, y).unwrap();
@@ -246,21 +255,21 @@ impl<T: Feature> Loaded<T> {
                 workspace.vertex_to_hyperedge(&Step::sum(), x_rows, z)
             }
             Operator::HyperedgeToVertex => {
-                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                let y = Out::Overwrite(Rows::new(y.as_view_mut(), at));
                 workspace.hyperedge_to_vertex(&Step::sum(), Rows::contiguous(z.as_view(), features), y)
             }
             Operator::Conv => {
-                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                let y = Out::Overwrite(Rows::new(y.as_view_mut(), at));
                 workspace.conv(x_rows, weights, y)
             }
             Operator::ConvSavingZ => {
                 let saved = Rows::contiguous(saved.as_view_mut(), features);
-                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                let y = Out::Overwrite(Rows::new(y.as_view_mut(), at));
                 workspace.conv_saving_z(x_rows, weights, saved, y)
             }
             Operator::ConvBackward | Operator::ConvBackwardFromZ => {
-                let grad_y = Rows::contiguous(y.as_view(), features);
-                let grad_x = Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), features));
+                let grad_y = Rows::new(y.as_view(), at);
+                let grad_x = Out::Overwrite(Rows::new(grad_x.as_view_mut(), at));
                 let len = if is_own { self.own_weights.len() } else { self.weights.len() };
                 let grad_weights = Out::Overwrite(self.grad_weights.slice_mut(..len));
                 if operator == Operator::ConvBackward {
@@ -271,8 +280,8 @@ impl<T: Feature> Loaded<T> {
                 }
             }
             Operator::ConvEpilogue => {
-                let residual = has_residual.then(|| Rows::contiguous(grad_x.as_view(), features));
-                let y = Out::Overwrite(Rows::contiguous(y.as_view_mut(), features));
+                let residual = has_residual.then(|| Rows::new(grad_x.as_view(), at));
+                let y = Out::Overwrite(Rows::new(y.as_view_mut(), at));
                 workspace.conv_epilogue(x_rows, weights, &epilogue, residual, y)
             }
             Operator::ConvReadout => {
@@ -282,11 +291,11 @@ impl<T: Feature> Loaded<T> {
             Operator::ConvEpilogueBackward | Operator::ConvReadoutBackward => {
                 let grad_weights = self.grad_weights.slice_mut(..self.weights.len());
                 let gradients = EpilogueGradients::none()
-                    .x(Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), features)))
+                    .x(Out::Overwrite(Rows::new(grad_x.as_view_mut(), at)))
                     .weights(Out::Overwrite(grad_weights))
                     .bias(Out::Overwrite(self.grad_bias.as_view_mut()));
                 if operator == Operator::ConvEpilogueBackward {
-                    let grad_y = Rows::contiguous(y.as_view(), features);
+                    let grad_y = Rows::new(y.as_view(), at);
                     workspace.conv_epilogue_backward(x_rows, weights, &epilogue, grad_y, gradients)
                 } else {
                     let grad = readout.as_view();

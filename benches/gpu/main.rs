@@ -6,14 +6,15 @@
 //! | B | 16 vertices, all 560 triples | 24,576 | 32, 64, 128, 256 |
 //! | C | of the size of Cora's co-citations: 2,708 × 1,579, 4,786 incidences | 1 | 64, 256 |
 //! | D | 10⁶ × 10⁶, 10⁸ incidences, or 2·10⁷ where memory is short | 1 | 64, 256 |
-//! | E | 2, 4, 8, 12, 24 and 32 vertices, all pairs: the convolution alone | 512 to 98,304 | 64; of 8 vertices 8, 16, 20, 256, 512, too |
+//! | E | 2, 4, 8, 12, 24, 32, 48 and 64 vertices, all pairs: the convolution alone | 64 to 98,304 | 64; of 8 vertices 8, 16, 20, 256, 512, too |
 //!
 //! Each case runs in `f32` and `bf16`. A at F = 256 and D at F = 64 also run with checks, in `f32`. C and D
 //! are synthetic: sizes of hyperedges and degrees of vertices fall by power laws. The steps are sums. The
 //! convolution is normalized by rows, with documented weights that all instances share; it is also timed with
 //! weights of its own for each instance. A and B run on the dense path, and at F = 256 also on that of the
-//! gathers, which the name of the run says. A and B, and C on the path of the gathers, are also timed with
-//! epilogues at F = 256: a bias, activations, a residual, a readout, and the backwards of some.
+//! gathers, which the name of the run says; A with vertex-major rows, too, and B without the asynchronous
+//! copies that its backward has on devices that can. A and B, and C on the path of the gathers, are also
+//! timed with epilogues at F = 256: a bias, activations, a residual, a readout, and the backwards of some.
 //!
 //! B takes the most memory, 33 GB at F = 256: z and the saved z have rows of hyperedges, which take 14 GB. On
 //! the path of the gathers the workspace has two such sets, and no z is saved. Where there is less room,

@@ -28,6 +28,7 @@ struct Parts<T> {
     features: u32,
     conv: Conv,
     checks: Checks,
+    kernels: &'static KernelSet,
     paths: Paths,
     element: PhantomData<fn() -> T>,
 }
@@ -63,6 +64,7 @@ pub struct PlanBuilder<'a, T> {
     conv: Conv,
     checks: Checks,
     paths: Option<&'a [Path]>,
+    copies_async: bool,
     element: PhantomData<fn() -> T>,
 }
 
@@ -83,6 +85,13 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         Self { paths: Some(paths), ..self }
     }
 
+    /// Whether kernels may copy rows to shared memory asynchronously, where the device can. They do unless
+    /// this is `false`: for benchmarks that compare both. The bits are the same.
+    #[doc(hidden)]
+    pub fn copies_async(self, copies_async: bool) -> Self {
+        Self { copies_async, ..self }
+    }
+
     /// Makes the plan. Uploads which instances are on which path where a table batch has several.
     ///
     /// # Errors
@@ -90,7 +99,7 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
     /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features and more;
     /// [`Error::OutOfMemory`], [`Error::Driver`].
     pub fn build(self) -> Result<Plan<T>> {
-        let Self { batch, features, conv, checks, paths, element } = self;
+        let Self { batch, features, conv, checks, paths, copies_async, element } = self;
         let paths = Paths::new::<T>(batch.batch().topologies(), paths)?;
         if batch.tables().overwritten && checks == Checks::Off {
             return Err(Error::UncheckedTables);
@@ -111,8 +120,10 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
             None if by_path.routes.iter().all(|route| route.class().is_some()) => by_path.clone(),
             None => Routes::new(batch, &is_used, |id| Route::of(Path::Dense, &topologies[id]))?,
         };
+        let kernels = T::kernels(checks, copies_async && batch.device().copies_async());
         let batch = batch.clone();
-        let parts = Parts { by_path, by_class, obstacle, batch, features, conv, checks, paths, element };
+        let parts =
+            Parts { by_path, by_class, obstacle, batch, features, conv, checks, kernels, paths, element };
         Ok(Plan(Arc::new(parts)))
     }
 }
@@ -131,7 +142,8 @@ impl<T: DeviceElement> Plan<T> {
     /// ```
     pub fn builder(batch: &DeviceBatch, features: usize) -> PlanBuilder<'_, T> {
         let (conv, checks) = (Conv::default(), Checks::default());
-        PlanBuilder { batch, features, conv, checks, paths: None, element: PhantomData }
+        let (paths, copies_async, element) = (None, true, PhantomData);
+        PlanBuilder { batch, features, conv, checks, paths, copies_async, element }
     }
 
     /// How the convolution of each topology's instances is computed.
@@ -194,7 +206,7 @@ impl<T: DeviceElement> Plan<T> {
 
     /// The kernels of its element type and checks.
     pub(super) fn kernels(&self) -> &'static KernelSet {
-        T::kernels(self.checks(), self.batch().device().copies_async())
+        self.0.kernels
     }
 }
 
