@@ -146,22 +146,6 @@ __device__ __forceinline__ void find_rows(const DenseItemsArgs& args, u32 kernel
     check.publish(args.record, kernel, tables.orientation, item.number);
 }
 
-// Where the operator of a block's item is stored, and its vertices.
-struct StoredOperator {
-    u64 first_entry;
-    u64 first_word;
-    u32 n_vertices;
-};
-
-// Of copies of one topology there is one operator, and no table is read for it.
-__device__ __forceinline__ StoredOperator stored_operator(const DenseItemsArgs& args, const DenseItem* items,
-                                                          u32 k) {
-    if (args.per_block == 0) {
-        return {0, 0, args.n_vertices};
-    }
-    return {items[k].entries, items[k].words, items[k].n_vertices};
-}
-
 // The instance that a report about a topology names: the first that has it, or the last of all.
 __device__ __forceinline__ u64 first_instance_of(const DenseItemsArgs& args, const DenseItem& item) {
     const u32* ids = args.by_vertex.topology_ids;

@@ -72,13 +72,19 @@ __device__ __forceinline__ void transpose_operators(const DenseItemsArgs& args, 
     for (u32 i = threadIdx.x; i < n_items * (N * N + N); i += THREADS) {
         u32 k = i / (N * N + N);
         u32 at = i % (N * N + N);
-        StoredOperator from = stored_operator(args, items, k);
-        bool exists = at % N < from.n_vertices && (at >= N * N || at / N < from.n_vertices);
+        u64 first_entry = 0;
+        u64 first_word = 0;
+        u32 n = args.n_vertices;
+        if (args.per_block != 0) {
+            n = items[k].n_vertices;
+            first_entry = items[k].entries;
+            first_word = items[k].words;
+        }
+        bool exists = at % N < n && (at >= N * N || at / N < n);
         u32 to = at < N * N ? at % N * C::ROW + at / N : N * C::ROW + at - N * N;
-        entries[k * C::ENTRIES + to] = exists ? stored[from.first_entry + at] : A(0);
+        entries[k * C::ENTRIES + to] = exists ? stored[first_entry + at] : A(0);
         if (at < N) {
-            words[k * C::WORDS + at] =
-                at < from.n_vertices ? args.operators.words[from.first_word + 2 * N + at] : 0;
+            words[k * C::WORDS + at] = at < n ? args.operators.words[first_word + 2 * N + at] : 0;
         }
     }
 }

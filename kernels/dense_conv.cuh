@@ -28,7 +28,9 @@ struct ConvOperator {
     enum : u32 { NUMBERS = ENTRIES + N, OTHERS = (WORDS + N) * sizeof(u32) + sizeof(DenseItem) };
 };
 
-// Copies the operators of a block's items from scratch memory.
+// Copies the operators of a block's items from scratch memory. Of copies of one topology there is one, and no
+// table is read for it. transpose_operators of dense_backward.cuh finds them in the same way: by one function
+// for both, nvcc 13 spills in the forward of up to 8 vertices.
 template <typename A, u32 N>
 __device__ __forceinline__ void copy_operators(const DenseItemsArgs& args, const DenseItem* items,
                                                u32 n_items, A* entries, u32* words) {
@@ -38,14 +40,21 @@ __device__ __forceinline__ void copy_operators(const DenseItemsArgs& args, const
     for (u32 i = threadIdx.x; i < n_items * Operator::ENTRIES; i += THREADS) {
         u32 k = i / Operator::ENTRIES;
         u32 at = i % Operator::ENTRIES;
-        StoredOperator from = stored_operator(args, items, k);
-        if (at % N >= from.n_vertices || (at < N * N && at / N >= from.n_vertices)) {
+        u64 first_entry = 0;
+        u64 first_word = 0;
+        u32 n = args.n_vertices;
+        if (args.per_block != 0) {
+            n = items[k].n_vertices;
+            first_entry = items[k].entries;
+            first_word = items[k].words;
+        }
+        if (at % N >= n || (at < N * N && at / N >= n)) {
             entries[i] = 0;
             continue;
         }
-        entries[i] = stored[from.first_entry + at];
+        entries[i] = stored[first_entry + at];
         if (at < N) {
-            words[k * N + at] = args.operators.words[from.first_word + at];
+            words[k * N + at] = args.operators.words[first_word + at];
         }
     }
 }
