@@ -35,6 +35,7 @@ pub use operands::{Epilogue, EpilogueGradients};
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
 use super::gather::{self, Dot, Source, Store, gather};
 use super::instance_sums::GradientTo;
+use super::lanes::most_lanes;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
 use super::row_scale::fill_row_scales;
@@ -155,7 +156,7 @@ impl<T: Element> Workspace<T> {
         let readout = operands.instance_rows_out("readout", &mut readout);
         let bound = operands.check(&self.plan, self.max_instances)?;
         let forward = Forward {
-            call: Call::new(&self.plan, bound.instances(), weights),
+            call: Call::new(&self.plan, bound.instances(), weights).in_lanes(),
             x: bound.input(x),
             following: following.and_then(|following| following.checked(&bound)),
             z: z.map(|z| bound.output(z)),
@@ -193,7 +194,7 @@ impl<T: Element> Workspace<T> {
         let bound = operands.check(&self.plan, self.max_instances)?;
         let (conv, wanted) = (self.plan.conv(), grad_weights.is_some());
         let backward = Backward {
-            call: Call::new(&self.plan, bound.instances(), weights),
+            call: Call::new(&self.plan, bound.instances(), weights).in_lanes(),
             x: bound.input(x),
             z: z.map(|z| bound.input(z)),
             arriving: Arriving { activated, gradient: gradient.checked(&bound) },
@@ -249,11 +250,16 @@ impl<'a, T: Element> Call<'a, T> {
         Self { plan, conv: plan.conv(), instances, weights: values, schedule }
     }
 
+    /// The same, which forms M of several windows at once.
+    fn in_lanes(self) -> Self {
+        Self { schedule: self.schedule.in_lanes(most_lanes::<T::Acc>()), ..self }
+    }
+
     fn has_elements(&self) -> bool {
         self.instances > 0 && self.plan.features() > 0
     }
 
-    /// The weights that a chunk's instances read.
+    /// The weights that a task's instances read, window after window.
     fn window(&self, task: &Task<'_>) -> &'a [T::Acc] {
         &self.weights[self.schedule.window(task)]
     }

@@ -1,7 +1,6 @@
 //! Writing disjoint parts of one slice from several threads. The `unsafe` code of the CPU backend is this,
-//! its uses (each says why its part is nobody else's), the calls in `gather`, `dense/matrix` and `dense/gram`
-//! that follow the detection of the processor's features, and a prefetch in `dense/matrix`, which reads
-//! nothing.
+//! its uses (each says why its part is nobody else's), the calls in `gather` and `dense/` that follow the detection
+//! of the processor's features, and a prefetch in `dense/matrix`, which reads nothing.
 
 #![allow(unsafe_code)]
 

@@ -11,6 +11,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::AddAssign;
 
 use crate::element::{Accumulator, Element};
 use crate::summation::{LANES, SEGMENT, VECTOR_BYTES};
@@ -226,11 +227,22 @@ impl<T: Element, S: Element> Epilogue<S::Acc> for Dot<'_, T, S> {
     }
 }
 
+/// What a sum of one number for each incidence adds: numbers, or those of several instances.
+pub(super) trait Summand: Copy + AddAssign {
+    /// Where a sum starts.
+    const START: Self;
+}
+
+impl<A: Accumulator> Summand for A {
+    const START: Self = A::ZERO;
+}
+
 /// The sum of `value(i)` over `indices`.
-pub(super) fn sum<A: Accumulator>(indices: &[u32], value: impl Fn(usize) -> A) -> A {
-    let mut total = A::ZERO;
+#[inline(always)]
+pub(super) fn sum<S: Summand>(indices: &[u32], value: impl Fn(usize) -> S) -> S {
+    let mut total = S::START;
     for segment in indices.chunks(SEGMENT) {
-        let mut lanes = [A::ZERO; LANES];
+        let mut lanes = [S::START; LANES];
         for row in segment.chunks(LANES) {
             for (lane, &i) in lanes.iter_mut().zip(row) {
                 *lane += value(i as usize);
@@ -244,7 +256,7 @@ pub(super) fn sum<A: Accumulator>(indices: &[u32], value: impl Fn(usize) -> A) -
 /// The sum of all lanes, in halves. Lanes from `used` on must be zeros: adding those changes nothing, so it
 /// is left out.
 #[inline(always)]
-fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
+fn add_lanes<S: Summand>(mut lanes: [S; LANES], used: usize) -> S {
     let mut half = used.next_power_of_two().min(LANES) / 2;
     while half > 0 {
         for i in 0..half {

@@ -89,6 +89,7 @@ mod disjoint;
 mod epilogue;
 mod gather;
 mod instance_sums;
+mod lanes;
 mod operands;
 mod partials;
 mod plan;
@@ -99,6 +100,7 @@ mod step;
 mod tree_sums;
 mod vertex_sums;
 mod weight_gradient;
+mod weighted_degree;
 mod workspace;
 
 pub use conv::{Epilogue, EpilogueGradients};

@@ -58,20 +58,24 @@ impl<T: Element> Backward<'_, T> {
     /// Adds t of some instances of a chunk.
     fn add_rows_of_t(&self, task: &Task<'_>, scratch: &mut Scratch<T>, sums: &mut [f64]) {
         let (call, needs_u) = (&self.call, self.arriving.needs_u());
-        let pairs = call.plan.pairs(task.chunk.topology);
-        if needs_u {
-            call.fill_degrees(task, scratch);
-            if let Some(pairs) = pairs {
-                call.form(task, pairs, scratch);
-            }
+        let pairs = call.plan.pairs(task.chunk.topology).filter(|_| needs_u);
+        if let Some(pairs) = pairs {
+            call.form(task, pairs, scratch);
         }
-        let mut instances = task.instances().peekable();
-        while let Some(instance) = instances.next() {
-            if needs_u && pairs.is_none() {
-                call.compute_z(task, self.x, instance, scratch, None);
+        for (i, task) in task.by_window().enumerate() {
+            match pairs {
+                Some(_) => scratch.dense.select(i),
+                None if needs_u => call.fill_degrees(&task, scratch),
+                None => {}
             }
-            self.compute_t(task, instance, instances.peek().copied(), scratch);
-            self.add_t(task, instance, &scratch.rows, sums);
+            let mut instances = task.instances().peekable();
+            while let Some(instance) = instances.next() {
+                if needs_u && pairs.is_none() {
+                    call.compute_z(&task, self.x, instance, scratch, None);
+                }
+                self.compute_t(&task, instance, instances.peek().copied(), scratch);
+                self.add_t(&task, instance, &scratch.rows, sums);
+            }
         }
     }
 

@@ -21,12 +21,24 @@ use crate::summation::instances_of_bias_chunk;
 impl<T: Element> Forward<'_, T> {
     /// y = M x. z is gathered where it is wanted.
     pub(super) fn dense(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
+        if self.y.is_some() {
+            self.call.form(task, pairs, scratch);
+        }
+        for (i, task) in task.by_window().enumerate() {
+            if self.y.is_some() {
+                scratch.dense.select(i);
+            }
+            if self.z.is_some() {
+                self.call.fill_degrees(&task, scratch);
+            }
+            self.apply(&task, scratch);
+        }
+    }
+
+    /// The same, by the M that is selected.
+    fn apply(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
         let call = &self.call;
         let (batch, shape) = (call.plan.batch(), (task.topology.n_vertices(), call.plan.features()));
-        call.fill_degrees(task, scratch);
-        if self.y.is_some() {
-            call.form(task, pairs, scratch);
-        }
         let source = |instance| self.x.source(batch, instance, None, false);
         let mut instances = task.instances().peekable();
         while let Some(instance) = instances.next() {
@@ -53,10 +65,9 @@ impl<T: Element> Forward<'_, T> {
 }
 
 impl<T: Element> Call<'_, T> {
-    /// Forms M of a chunk's window, from its degrees.
+    /// Forms M of the windows of a task, and selects the first.
     pub(super) fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
-        let degrees = &scratch.degree[..task.topology.n_vertices()];
-        scratch.dense.form(self.conv, task.topology, pairs, self.window(task), degrees);
+        scratch.dense.form((self.conv, task.topology, pairs), self.window(task), task.n_windows);
     }
 }
 
@@ -114,8 +125,8 @@ impl<'a, T: Element> Backward<'a, T> {
         // Any thread's memory will do.
         if let (Some(task), Some(scratch)) = (schedule.task(0), memory.threads.first_mut()) {
             self.form(&task, copies.pairs, scratch);
-            scratch.dense.weight_gradients(conv, task.topology, gamma, |e, value| {
-                gradient[e] += T::Acc::from_f64(value);
+            scratch.dense.weight_gradients(conv, task.topology, gamma, |e, values| {
+                gradient[e] += T::Acc::from_f64(values[0]);
             });
         }
     }
@@ -162,29 +173,51 @@ impl<'a, T: Element> Backward<'a, T> {
         sums: &mut [T::Acc],
     ) {
         if self.is_passed_on() {
-            self.form(task, pairs, scratch);
+            self.call.form(task, pairs, scratch);
         }
-        let (topology, features) = (task.topology, self.call.plan.features());
+        let (conv, topology, features) = (self.call.conv, task.topology, self.call.plan.features());
         let slots = slots(topology.n_vertices(), slices(features, size_of::<T>()));
-        let mut instances = task.instances().peekable();
-        while let Some(instance) = instances.next() {
-            let next = instances.peek().copied().or(task.following);
-            self.compute_dense_rows(task, instance, next, scratch);
-            if self.weights_wanted() {
+        let n_pairs = pairs.neighbors.len().pow(2);
+        for (i, task_of_window) in task.by_window().enumerate() {
+            if self.is_passed_on() {
+                self.select(i, scratch);
+            }
+            let mut instances = task_of_window.instances().peekable();
+            while let Some(instance) = instances.next() {
+                let next = instances.peek().copied().or(task_of_window.following);
+                self.compute_dense_rows(&task_of_window, instance, next, scratch);
+                if !self.weights_wanted() {
+                    continue;
+                }
                 scratch.gram.begin(&pairs.neighbors, features, 1, slots);
                 self.add_to_gram(instance, scratch);
-                let Scratch { gram, dense, .. } = &mut *scratch;
-                dense.weight_gradients(self.call.conv, topology, gram.finish(), |e, value| {
-                    sums[e] += T::Acc::from_f64(value);
-                });
+                let Scratch { gram, dense, gamma, .. } = &mut *scratch;
+                let lanes = dense.lanes();
+                let gamma = &mut gamma[..n_pairs * lanes];
+                for (gamma, &of_instance) in gamma.chunks_exact_mut(lanes).zip(&*gram.finish()) {
+                    gamma[i] = of_instance;
+                }
+                // Several windows have an instance each: all are expanded behind the last one.
+                if i + 1 == task.n_windows {
+                    dense.weight_gradients(conv, topology, gamma, |e, values| {
+                        for (sums, &value) in sums.chunks_exact_mut(task.width).zip(values) {
+                            sums[e] += T::Acc::from_f64(value);
+                        }
+                    });
+                }
             }
         }
     }
 
     /// Forms M of a chunk's window, and Mᵀ if ∂x is wanted.
     fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
-        self.call.fill_degrees(task, scratch);
         self.call.form(task, pairs, scratch);
+        self.select(0, scratch);
+    }
+
+    /// Selects M of a window, and its transpose if ∂x is wanted.
+    fn select(&self, window: usize, scratch: &mut Scratch<T>) {
+        scratch.dense.select(window);
         if self.grad_x.is_some() {
             scratch.dense.transpose();
         }
