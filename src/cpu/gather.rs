@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::AddAssign;
 
+use super::prefetch::{To, prefetch};
 use crate::element::{Accumulator, Element};
 use crate::summation::{LANES, SEGMENT, VECTOR_BYTES};
 
@@ -101,6 +102,16 @@ pub(super) trait Epilogue<A> {
     fn apply_array<const W: usize>(&mut self, start: usize, sums: &[A; W]) {
         self.apply(start, sums);
     }
+
+    /// Has the processor bring nearer where so many features from `start` on will be stored.
+    #[inline(always)]
+    fn fetch(&self, _start: usize, _len: usize) {}
+
+    /// Whether all blocks of a row should come before those of others.
+    #[inline(always)]
+    fn wants_whole_rows(&self) -> bool {
+        false
+    }
 }
 
 impl<A, S: Epilogue<A>> Epilogue<A> for Option<S> {
@@ -162,6 +173,11 @@ impl<T: Element> Epilogue<T::Acc> for Store<'_, T> {
             narrowed[i] = T::narrow(values[i]);
         }
         row.copy_from_slice(&narrowed);
+    }
+
+    #[inline(always)]
+    fn fetch(&self, start: usize, len: usize) {
+        prefetch(&self.row[start..][..len], To::Write);
     }
 }
 

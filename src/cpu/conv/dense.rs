@@ -9,10 +9,12 @@
 use arrayvec::ArrayVec;
 
 use super::super::instance_sums::GradientTo;
+use super::super::operands::Output;
 use super::super::schedule::{Schedule, Task};
 use super::super::scratch::{Memory, Scratch};
+use super::super::streams::Streams;
 use super::super::tree_sums::TreeSums;
-use super::{Backward, Call, Forward};
+use super::{Backward, Call, Destination, Forward};
 use crate::dense::{chunk_len, most_slots, slices, slots};
 use crate::element::{Accumulator, Element};
 use crate::pairs::{MOST_VERTICES, Pairs};
@@ -24,6 +26,7 @@ impl<T: Element> Forward<'_, T> {
         if self.y.is_some() {
             self.call.form(task, pairs, scratch);
         }
+        let streams = Streams::new(self.y.as_ref().is_some_and(Destination::is_streamed));
         for (i, task) in task.by_window().enumerate() {
             if self.y.is_some() {
                 scratch.dense.select(i);
@@ -31,12 +34,12 @@ impl<T: Element> Forward<'_, T> {
             if self.z.is_some() {
                 self.call.fill_degrees(&task, scratch);
             }
-            self.apply(&task, scratch);
+            self.apply(&task, &streams, scratch);
         }
     }
 
     /// The same, by the M that is selected.
-    fn apply(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
+    fn apply(&self, task: &Task<'_>, streams: &Streams, scratch: &mut Scratch<T>) {
         let call = &self.call;
         let (batch, shape) = (call.plan.batch(), (task.topology.n_vertices(), call.plan.features()));
         let source = |instance| self.x.source(batch, instance, None, false);
@@ -53,7 +56,10 @@ impl<T: Element> Forward<'_, T> {
             // it.
             let store = |v, scale| unsafe { rows.store(v, scale) };
             match self.following.as_ref().map(|following| following.of(batch, instance)) {
-                None => dense.store(shape.0, &source(instance), next.as_ref(), store),
+                None => {
+                    let store = |v, scale| streams.store(store(v, scale));
+                    dense.store(shape.0, &source(instance), next.as_ref(), store);
+                }
                 Some(following) => {
                     let store = |v, scale| following.store(v, store(v, scale));
                     dense.store(shape.0, &source(instance), next.as_ref(), store);
@@ -145,20 +151,21 @@ impl<'a, T: Element> Backward<'a, T> {
         let slots = most_slots(task.topology.n_vertices());
         scratch.tree.begin(gamma.len());
         scratch.bias.begin(bias.len(), copies.bias_chunk_len);
+        let streams = self.streams();
         let mut instances = task.instances().peekable();
         while instances.peek().is_some() {
             let neighbors = &copies.pairs.neighbors;
             scratch.gram.begin(neighbors, self.call.plan.features(), copies.chunk_len, slots);
             for _ in 0..copies.chunk_len {
                 let Some(instance) = instances.next() else { break };
-                self.compute_dense_rows(task, instance, instances.peek().copied(), scratch);
-                self.add_to_gram(instance, scratch);
+                self.compute_dense_rows(task, instance, instances.peek().copied(), &streams, scratch);
+                self.add_to_gram(instance, instances.peek().copied(), scratch);
                 if !bias.is_empty() {
                     let Scratch { bias, rows, .. } = &mut *scratch;
                     bias.add(|sums| self.add_t(task, instance, rows, sums));
                 }
             }
-            scratch.tree.push(scratch.gram.finish());
+            scratch.tree.push(scratch.gram.finish::<T>(None));
         }
         gamma.copy_from_slice(scratch.tree.root());
         bias.copy_from_slice(scratch.bias.root());
@@ -178,6 +185,7 @@ impl<'a, T: Element> Backward<'a, T> {
         let (conv, topology, features) = (self.call.conv, task.topology, self.call.plan.features());
         let slots = slots(topology.n_vertices(), slices(features, size_of::<T>()));
         let n_pairs = pairs.neighbors.len().pow(2);
+        let streams = self.streams();
         for (i, task_of_window) in task.by_window().enumerate() {
             if self.is_passed_on() {
                 self.select(i, scratch);
@@ -185,16 +193,17 @@ impl<'a, T: Element> Backward<'a, T> {
             let mut instances = task_of_window.instances().peekable();
             while let Some(instance) = instances.next() {
                 let next = instances.peek().copied().or(task_of_window.following);
-                self.compute_dense_rows(&task_of_window, instance, next, scratch);
+                self.compute_dense_rows(&task_of_window, instance, next, &streams, scratch);
                 if !self.weights_wanted() {
                     continue;
                 }
                 scratch.gram.begin(&pairs.neighbors, features, 1, slots);
-                self.add_to_gram(instance, scratch);
+                self.add_to_gram(instance, None, scratch);
+                let next = next.map(|next| self.x.source(self.call.plan.batch(), next, None, false));
                 let Scratch { gram, dense, gamma, .. } = &mut *scratch;
                 let lanes = dense.lanes();
                 let gamma = &mut gamma[..n_pairs * lanes];
-                for (gamma, &of_instance) in gamma.chunks_exact_mut(lanes).zip(&*gram.finish()) {
+                for (gamma, &of_instance) in gamma.chunks_exact_mut(lanes).zip(&*gram.finish(next.as_ref())) {
                     gamma[i] = of_instance;
                 }
                 // Several windows have an instance each: all are expanded behind the last one.
@@ -223,12 +232,18 @@ impl<'a, T: Element> Backward<'a, T> {
         }
     }
 
+    /// The streams of a task, in which ∂x is stored.
+    fn streams(&self) -> Streams {
+        Streams::new(self.grad_x.as_ref().is_some_and(Output::is_streamed))
+    }
+
     /// t of one instance, and ∂x, if it is wanted; and the gradient of its residual.
     fn compute_dense_rows(
         &self,
         task: &Task<'_>,
         instance: usize,
         next: Option<usize>,
+        streams: &Streams,
         scratch: &mut Scratch<T>,
     ) {
         self.pass_on_to_residual(task, instance, scratch);
@@ -239,6 +254,7 @@ impl<'a, T: Element> Backward<'a, T> {
         let batch = self.call.plan.batch();
         // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex is once in it.
         let store = |v| unsafe { grad_x.store(batch, instance, v, T::Acc::ONE) };
+        let store = |v| streams.store(store(v));
         let mut rows: ArrayVec<_, MOST_VERTICES> = (0..task.topology.n_vertices()).map(store).collect();
         let Scratch { dense, rows: t, .. } = scratch;
         // What is in scratch memory is near already.
@@ -246,10 +262,10 @@ impl<'a, T: Element> Backward<'a, T> {
         dense.apply_transposed(&self.t(instance, t, None), next.as_ref(), &mut rows);
     }
 
-    /// Adds one instance to the chunk whose Γ is under way.
-    fn add_to_gram(&self, instance: usize, scratch: &mut Scratch<T>) {
-        let x = self.x.source(self.call.plan.batch(), instance, None, false);
+    /// Adds one instance to the chunk whose Γ is under way. `next` is the instance that is next.
+    fn add_to_gram(&self, instance: usize, next: Option<usize>, scratch: &mut Scratch<T>) {
+        let x = |instance| self.x.source(self.call.plan.batch(), instance, None, false);
         let Scratch { gram, dense, rows, .. } = scratch;
-        gram.add(&self.t(instance, rows, None), dense.scales(), &x);
+        gram.add(&self.t(instance, rows, None), dense.scales(), &x(instance), next.map(x).as_ref());
     }
 }

@@ -174,8 +174,8 @@ impl<T: Element> Workspace<T> {
             for instance in task.instances() {
                 let x = x.source(plan.batch(), instance, None, false);
                 scratch.gram.begin(&all[..n], features, 1, slots);
-                scratch.gram.add(&x, &ones, &x);
-                let sums = scratch.gram.finish();
+                scratch.gram.add(&x, &ones, &x, None);
+                let sums = scratch.gram.finish::<T>(None);
                 // SAFETY: each instance is in one chunk, and each chunk is computed once.
                 unsafe { gram.store(instance, n, |u, v| T::Acc::from_f64(sums[u * n + v])) };
             }

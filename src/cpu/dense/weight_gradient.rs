@@ -31,9 +31,9 @@ use crate::incidence::Incidence;
 use crate::pairs::MOST_VERTICES;
 
 impl<A: Accumulator> DenseOperator<A> {
-    /// Calls `f` with each hyperedge and the gradients of its weight, one for each lane, from Γ_uv at u n + v,
-    /// which has [`lanes`](Self::lanes), too, and is overwritten. M must have been formed for this topology.
-    /// Code for AVX2 is used where the processor has it.
+    /// Calls `f` with each hyperedge and the gradients of its weight, one for each lane, from Γ_uv at
+    /// u n + v, which has [`lanes`](Self::lanes), too, and is overwritten. M must have been formed for this
+    /// topology. Code for AVX2 is used where the processor has it.
     pub(in crate::cpu) fn weight_gradients(
         &self,
         conv: Conv,
