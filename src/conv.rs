@@ -171,7 +171,8 @@ impl Conv {
         if degree == A::ZERO || !degree.is_finite() || !has_root {
             return NO_SHIFT;
         }
-        -degree.exponent().max(self.least_exponent::<A>()).div_euclid(self.shifts_of_degree())
+        // A shift of bits, so that it is one for several lanes: rounded down, as division by 1 or 2.
+        -(degree.exponent().max(self.least_exponent::<A>()) >> (self.shifts_of_degree() - 1))
     }
 }
 

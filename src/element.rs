@@ -46,6 +46,8 @@ pub trait Accumulator:
     const NAN: Self;
     /// The exponent of the smallest power of two that is a normal number.
     const LEAST_EXPONENT: i32;
+    /// The exponent of the largest one.
+    const MOST_EXPONENT: i32;
 
     /// `self · factor + addend`, rounded once.
     fn fused_multiply_add(self, factor: Self, addend: Self) -> Self;
@@ -58,6 +60,9 @@ pub trait Accumulator:
 
     /// ⌊log₂|self|⌋. The number must be neither 0, infinite nor NaN; it may be subnormal.
     fn exponent(self) -> i32;
+
+    /// 2^n, if that is a normal number.
+    fn power_of_two(n: i32) -> Self;
 
     /// `self · 2^n`, rounded once.
     fn times_power_of_two(self, n: i32) -> Self;
@@ -100,6 +105,7 @@ macro_rules! accumulator {
             const ONE: Self = 1.0;
             const NAN: Self = <$t>::NAN;
             const LEAST_EXPONENT: i32 = <$t>::MIN_EXP - 1;
+            const MOST_EXPONENT: i32 = <$t>::MAX_EXP - 1;
 
             #[inline(always)]
             fn fused_multiply_add(self, factor: Self, addend: Self) -> Self {
@@ -129,11 +135,16 @@ macro_rules! accumulator {
             }
 
             #[inline(always)]
+            fn power_of_two(n: i32) -> Self {
+                <$t>::from_bits(((n + <$t>::MOST_EXPONENT) as $bits) << (<$t>::MANTISSA_DIGITS - 1))
+            }
+
+            #[inline(always)]
             fn times_power_of_two(self, n: i32) -> Self {
                 // The exponents of normal powers of two. Three of them take any number to any other.
                 const LEAST: i32 = <$t>::LEAST_EXPONENT;
-                const MOST: i32 = <$t>::MAX_EXP - 1;
-                let power = |n: i32| <$t>::from_bits(((n + MOST) as $bits) << (<$t>::MANTISSA_DIGITS - 1));
+                const MOST: i32 = <$t>::MOST_EXPONENT;
+                let power = <$t>::power_of_two;
                 if (LEAST..=MOST).contains(&n) {
                     return self * power(n);
                 }

@@ -88,6 +88,14 @@ impl Route {
         }
     }
 
+    /// Whether a task may have the instances of several windows, whose operators are formed together.
+    pub(crate) fn has_several_windows(&self) -> bool {
+        match self {
+            Self::Gather { .. } => false,
+            Self::Dense(_) => true,
+        }
+    }
+
     /// Whether it has rows of hyperedges in scratch memory.
     pub(crate) fn has_edge_rows(&self) -> bool {
         match self {

@@ -1,7 +1,7 @@
 //! The generic suite of the convolution and its backward over random layouts: what every backend promises,
 //! once for all of them.
 
-use hyperscatter::{Batch, Conv, Incidence, Normalization, Path, Repeats, WeightUse};
+use hyperscatter::{Batch, Conv, Incidence, Normalization, Out, Path, Repeats, Rows, WeightUse, cpu};
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
@@ -211,6 +211,7 @@ fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
         all.z.extend(results.z);
         all.y.extend(results.y);
         all.grad_x.extend(results.grad_x);
+        all.grad_weights.extend(&results.grad_weights);
         for (i, grad) in (layout.offset(g)..).zip(widen(&results.grad_weights)) {
             sums[i] += grad;
             sizes[i] += grad.abs();
@@ -222,7 +223,9 @@ fn a_batch_has_the_bits_of_its_instances_alone<T: TestElement>(
             sizes_of_products.iter_mut().zip(of_terms).for_each(|(size, of_terms)| *size += of_terms);
         }
     }
-    assert_eq!(batched.bits()[..3], all.bits()[..3], "alone, in {}", T::NAME);
+    // Nothing is added to gradients that each instance has for itself.
+    let exact = if layout.windows == WindowKind::Consecutive { 4 } else { 3 };
+    assert_eq!(batched.bits()[..exact], all.bits()[..exact], "alone, in {}", T::NAME);
     for (i, (a, b)) in widen(&batched.grad_weights).iter().zip(&sums).enumerate() {
         let of_sums = (layout.instances + 1) as f64 * sizes[i];
         let bound = 2.0 * T::Acc::ROUNDING * (of_sums + 264.0 * sizes_of_products[i]);
@@ -337,6 +340,42 @@ fn the_number_of_threads_changes_no_bit<T: TestElement>(
     });
     assert_eq!(all[0], all[1]);
     assert_eq!(all[0], all[2]);
+}
+
+/// Large outputs are stored past the caches.
+#[test]
+fn an_output_of_any_size_has_the_bits_of_its_parts() {
+    const FEATURES: usize = 256;
+    const COPIES: usize = 2_100;
+    const AT_ONCE: usize = 300;
+    let batch = Batch::replicate(Incidence::subsets(8, 2).unwrap());
+    let len = 8 * FEATURES * COPIES;
+    let (x, g) = (features::<f32>(1, len), features::<f32>(2, len));
+    let w = weights::<f32>(3, 28 * COPIES, false);
+    let plan = cpu::Plan::<f32>::builder(&batch, FEATURES).build().unwrap();
+    assert_eq!(plan.paths(), [Path::Dense]);
+    // y, ∂x and ∂w of so many copies at once, with an element before the rows or not.
+    let run = |copies: usize, before: usize| {
+        let mut workspace = plan.workspace(copies).unwrap();
+        let [mut y, mut grad_x] = [(); 2].map(|()| vec![f32::NAN; len + before]);
+        let mut grad_w = vec![f32::NAN; w.len()];
+        for first in (0..COPIES).step_by(copies) {
+            let of_copies = |len: usize| first * len..(first + copies) * len;
+            let (rows, window) = (of_copies(8 * FEATURES), of_copies(28));
+            let of = |values| Rows::contiguous(values, FEATURES);
+            let (x, weights) = (of(&x[rows.clone()]), cpu::Weights::consecutive(&w[window.clone()]));
+            let g = of(&g[rows.clone()]);
+            let to = rows.start + before..rows.end + before;
+            let rows_of = |values| Out::Overwrite(Rows::contiguous(values, FEATURES));
+            workspace.conv(x, weights, rows_of(&mut y[to.clone()])).unwrap();
+            let grad_w = Out::Overwrite(&mut grad_w[window]);
+            workspace.conv_backward(x, weights, g, rows_of(&mut grad_x[to]), grad_w).unwrap();
+        }
+        [bits(&y[before..]), bits(&grad_x[before..]), bits(&grad_w)]
+    };
+    let expected = run(AT_ONCE, 0);
+    assert!(run(COPIES, 0) == expected, "all at once");
+    assert!(run(COPIES, 1) == expected, "all at once, at another alignment");
 }
 
 per_backend! {

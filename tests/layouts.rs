@@ -128,13 +128,15 @@ fn batch() -> impl Strategy<Value = (Batch, usize)> {
     let replicated = (topology(), prop_oneof![0usize..6, 60usize..140])
         .prop_map(|(t, copies)| if t.n_incidences() > 1000 { (t, copies % 4) } else { (t, copies) })
         .prop_map(|(t, copies)| (Batch::replicate(t), copies));
-    let table =
-        (prop::collection::vec(topology(), 1..5), prop::collection::vec(any::<prop::sample::Index>(), 0..12))
-            .prop_map(|(topologies, ids)| {
-                let ids: Vec<usize> = ids.iter().map(|i| i.index(topologies.len())).collect();
-                let instances = ids.len();
-                (Batch::from_table(topologies, &ids).unwrap(), instances)
-            });
+    let table = (prop::collection::vec(topology(), 1..5), prop_oneof![9 => 0usize..12, 1 => 30usize..50])
+        .prop_flat_map(|(topologies, n)| {
+            (Just(topologies), prop::collection::vec(any::<prop::sample::Index>(), n))
+        })
+        .prop_map(|(topologies, ids)| {
+            let ids: Vec<usize> = ids.iter().map(|i| i.index(topologies.len())).collect();
+            let instances = ids.len();
+            (Batch::from_table(topologies, &ids).unwrap(), instances)
+        });
     prop_oneof![replicated, table]
 }
 

@@ -36,6 +36,7 @@ use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shif
 use super::dense::DenseOperator;
 use super::gather::{self, Dot, Source, Store, gather};
 use super::instance_sums::GradientTo;
+use super::lanes::most_lanes;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
 use super::row_scale::fill_row_scales;
@@ -157,7 +158,7 @@ impl<T: Element> Workspace<T> {
         let readout = operands.instance_rows_out("readout", &mut readout);
         let bound = operands.check(&self.plan, self.max_instances)?;
         let forward = Forward {
-            call: Call::new(&self.plan, bound.instances(), weights),
+            call: Call::new(&self.plan, bound.instances(), weights).in_lanes(),
             x: bound.input(x),
             following: following.and_then(|following| following.checked(&bound)),
             z: z.map(|z| bound.output(z)),
@@ -195,7 +196,7 @@ impl<T: Element> Workspace<T> {
         let bound = operands.check(&self.plan, self.max_instances)?;
         let (conv, wanted) = (self.plan.conv(), grad_weights.is_some());
         let backward = Backward {
-            call: Call::new(&self.plan, bound.instances(), weights),
+            call: Call::new(&self.plan, bound.instances(), weights).in_lanes(),
             x: bound.input(x),
             z: z.map(|z| bound.input(z)),
             arriving: Arriving { activated, gradient: gradient.checked(&bound) },
@@ -251,11 +252,16 @@ impl<'a, T: Element> Call<'a, T> {
         Self { plan, conv: plan.conv(), instances, weights: values, schedule }
     }
 
+    /// The same, which forms M of several windows at once.
+    fn in_lanes(self) -> Self {
+        Self { schedule: self.schedule.in_lanes(most_lanes::<T::Acc>()), ..self }
+    }
+
     fn has_elements(&self) -> bool {
         self.instances > 0 && self.plan.features() > 0
     }
 
-    /// The weights that a chunk's instances read.
+    /// The weights that a task's instances read, window after window.
     fn window(&self, task: &Task<'_>) -> &'a [T::Acc] {
         &self.weights[self.schedule.window(task)]
     }
@@ -295,14 +301,21 @@ impl<'a, T: Element> Call<'a, T> {
     /// Makes ready what u, the y of a backward that needs it again, is computed from: what all instances of a
     /// task have in common.
     fn prepare_u(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
-        self.fill_degrees(task, scratch);
         match self.plan.route(task.chunk.topology) {
             Route::Gather { .. } => {}
             Route::Dense(pairs) => self.form(task, pairs, scratch),
         }
     }
 
-    /// The same for one instance of it.
+    /// The same for the instances of one of its windows, of this number in the task.
+    fn prepare_u_of_window(&self, number: usize, window: &Task<'_>, scratch: &mut Scratch<T>) {
+        match self.plan.route(window.chunk.topology) {
+            Route::Gather { .. } => self.fill_degrees(window, scratch),
+            Route::Dense(_) => scratch.dense.select(number),
+        }
+    }
+
+    /// The same for one instance.
     fn prepare_u_of(&self, task: &Task<'_>, x: Input<'_, T>, instance: usize, scratch: &mut Scratch<T>) {
         match self.plan.route(task.chunk.topology) {
             Route::Gather { .. } => self.compute_z(task, x, instance, scratch, None),

@@ -3,19 +3,12 @@
 
 use rayon::prelude::*;
 
-use super::gather::sum;
 use super::schedule::{Schedule, Task, each_value};
 use super::scratch::Scratch;
+use super::weighted_degree::degree;
 use crate::conv::{Conv, NO_SHIFT, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::{Error, Result};
-use crate::incidence::Incidence;
-
-/// D_v.
-fn degree<A: Accumulator>(conv: Conv, topology: &Incidence, weights: &[A], v: usize) -> A {
-    let edges = topology.by_vertex().row(v);
-    if conv.weight_use.in_degree() { sum(edges, |e| weights[e]) } else { A::from_count(edges.len()) }
-}
 
 /// L of a vertex of this degree, and its shift.
 fn inv_degree<A: Accumulator>(conv: Conv, degree: A) -> (A, i32) {
@@ -43,18 +36,28 @@ pub(super) fn check_degrees<'w, T: Element>(
         return Ok(());
     }
     let negative = |c| {
-        let task = schedule.task(c)?;
-        let (topology, weights) = (task.topology, window(&task));
-        let instance = task.instances().next()?;
-        let mut degrees = (0..topology.n_vertices()).map(|v| (v, degree(conv, topology, weights, v)));
-        let (vertex, degree) = degrees.find(|&(_, d)| d < T::Acc::ZERO)?;
-        Some((instance, vertex, degree.to_f64()))
+        // Instances of a chunk ascend.
+        schedule
+            .tasks(c)
+            .find_map(|task| task.by_window().find_map(|task| first_negative(conv, &task, window(&task))))
     };
     let first = (0..schedule.n_chunks()).into_par_iter().filter_map(negative);
     match first.min_by_key(|&(instance, vertex, _)| (instance, vertex)) {
         Some((instance, vertex, value)) => Err(Error::NegativeDegree { instance, vertex, value }),
         None => Ok(()),
     }
+}
+
+/// The first negative degree of a window: its instance, vertex and value.
+fn first_negative<A: Accumulator>(conv: Conv, task: &Task<'_>, weights: &[A]) -> Option<(usize, usize, f64)> {
+    let degrees = task.topology.by_vertex().rows().map(|hyperedges| degree_alone(conv, hyperedges, weights));
+    let (vertex, degree) = degrees.enumerate().find(|&(_, degree)| degree < A::ZERO)?;
+    Some((task.instances().next()?, vertex, degree.to_f64()))
+}
+
+fn degree_alone<A: Accumulator>(conv: Conv, hyperedges: &[u32], weights: &[A]) -> A {
+    let [degree] = degree(conv, hyperedges, |e| [weights[e]]).0;
+    degree
 }
 
 /// Fills in D, L and the shift of all vertices of a chunk, where the normalization uses them.
@@ -69,7 +72,9 @@ pub(super) fn fill_degrees<T: Element>(
     }
     let topology = task.topology;
     let n = topology.n_vertices();
-    each_value(task.parallel(), &mut scratch.degree[..n], |v, d| *d = degree(conv, topology, weights, v));
+    each_value(task.parallel(), &mut scratch.degree[..n], |v, d| {
+        *d = degree_alone(conv, topology.by_vertex().row(v), weights);
+    });
     for (v, &degree) in scratch.degree[..n].iter().enumerate() {
         let (inv_degree, shift) = inv_degree(conv, degree);
         (scratch.inv_degree[v], scratch.vertex_shift[v]) = (inv_degree, shift);
@@ -110,5 +115,42 @@ pub(super) fn degree_gradient<A: Accumulator>(
     match dot_x {
         None => -(through_y / degree),
         Some(dot_x) => -((through_y + inv_degree * dot_x) / (2.0 * degree)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::batch::Batch;
+    use crate::conv::{Conv, Normalization, WeightUse};
+    use crate::cpu::{Plan, Weights};
+    use crate::error::Error;
+    use crate::incidence::Incidence;
+    use crate::rows::{Out, Rows};
+
+    /// Instances whose degrees are formed in lanes, with some negative ones: it is the first instance's first
+    /// vertex that is named, also in lanes that are not full.
+    #[test]
+    fn the_first_negative_degree_is_named() {
+        let batch = Batch::replicate(Incidence::subsets(4, 2).unwrap());
+        let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+        let plan = Plan::<f32>::builder(&batch, 1).conv(conv).build().unwrap();
+        for (copies, negative) in
+            [(301, [298, 300]), (300, [9, 12]), (300, [12, 9]), (37, [0, 36]), (5, [4, 4])]
+        {
+            let mut workspace = plan.workspace(copies).unwrap();
+            let mut weights = vec![1.0; 6 * copies];
+            // Hyperedge 5 joins vertices 2 and 3, and hyperedge 3 vertices 1 and 2.
+            weights[6 * negative[0] + 5] = -8.0;
+            weights[6 * negative[1] + 3] = -8.0;
+            let x = vec![1.0; 4 * copies];
+            let mut y = vec![0.0; 4 * copies];
+            let x = Rows::contiguous(&x[..], 1);
+            let y = Out::Overwrite(Rows::contiguous(&mut y[..], 1));
+            let error = workspace.conv(x, Weights::consecutive(&weights), y).unwrap_err();
+            let first = negative[0].min(negative[1]);
+            let of_vertex = if first == negative[1] { 1 } else { 2 };
+            let Error::NegativeDegree { instance, vertex, .. } = error else { panic!("{error}") };
+            assert_eq!((instance, vertex), (first, of_vertex), "{copies} {negative:?}");
+        }
     }
 }

@@ -28,140 +28,80 @@
 //!
 //! `kernels/dense_form.cuh` and `kernels/dense_conv.cuh` are the same on a GPU, with the same bits.
 
+mod form;
 mod gram;
 mod matrix;
 mod weight_gradient;
 
 use arrayvec::ArrayVec;
 
+pub(super) use form::Room as OperatorRoom;
+use form::{Formed, Structure};
 pub(super) use gram::{Gram, Room};
 use matrix::{Matrix, Order, room_for_features};
 
 use super::gather::{Sink, Source};
-use crate::conv::{Conv, Normalization};
+use crate::conv::Conv;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::incidence::Incidence;
-use crate::pairs::{MOST_VERTICES, PairList, Pairs};
+use crate::pairs::{MOST_VERTICES, Pairs};
 
-/// M of a topology and the weights of its hyperedges.
+/// M of a topology and the weights of its hyperedges; or of several windows of weights, one of which is
+/// selected.
 pub(super) struct DenseOperator<A> {
+    formed: Formed<A>,
     /// M. The terms of y_u are the vertices v that share a hyperedge with u, without those that are left out.
     matrix: Matrix<A>,
     /// Mᵀ, where that was asked for.
     transposed: Matrix<A>,
     /// For each vertex what its sum is multiplied by.
     scales: [A; MOST_VERTICES],
-    /// For each vertex D', where weights get gradients through it: 0 where it is 0, and where the vertex is
-    /// left out of them, see [`Conv::single_incidences_cancel_out`].
-    weight_degrees: [A; MOST_VERTICES],
-    /// For each vertex its shift, where there are any.
-    shifts: [i32; MOST_VERTICES],
     /// The features of all vertices that are under way, widened.
     wide: Box<[A]>,
 }
 
-/// The degree of a vertex, shifted, and its shift; NaN where the degree is not finite.
-#[derive(Clone, Copy)]
-struct Degree<A> {
-    shifted: A,
-    shift: i32,
-}
-
-impl<A: Accumulator> Degree<A> {
-    fn new(conv: Conv, degree: A) -> Self {
-        let shift = conv.dense_shift(degree);
-        let shifted = degree.times_power_of_two(conv.shifts_of_degree() * shift);
-        // A negative degree has no square root; that of a product of two would be one.
-        let has_root = conv.normalization != Normalization::Symmetric || degree >= A::ZERO;
-        Self { shifted: if degree.is_finite() && has_root { shifted } else { A::NAN }, shift }
-    }
-}
-
 impl<A: Accumulator> DenseOperator<A> {
-    /// Room for the operators of topologies of up to `n` vertices.
-    pub(super) fn with_room(n: usize) -> Result<Self> {
+    pub(super) fn with_room(room: OperatorRoom) -> Result<Self> {
+        let n = room.vertices;
         Ok(Self {
+            formed: Formed::with_room(room)?,
             matrix: Matrix::with_room(n)?,
             transposed: Matrix::with_room(n)?,
             scales: [A::ONE; MOST_VERTICES],
-            weight_degrees: [A::ZERO; MOST_VERTICES],
-            shifts: [0; MOST_VERTICES],
             wide: room_for_features(n)?,
         })
     }
 
-    /// Forms M, given the degrees of the vertices where the normalization uses them.
+    /// Forms M of each of the windows, which lie one behind the other, and selects the first.
     pub(super) fn form(
         &mut self,
-        conv: Conv,
-        topology: &Incidence,
-        pairs: &Pairs,
-        weights: &[A],
-        degrees: &[A],
+        (conv, topology, pairs): (Conv, &Incidence, &Pairs),
+        windows: &[A],
+        n_windows: usize,
     ) {
-        let n = topology.n_vertices();
-        let Matrix { entries, terms, .. } = &mut self.matrix;
-        let shifted: ArrayVec<_, MOST_VERTICES> = degrees.iter().map(|&d| Degree::new(conv, d)).collect();
-        let is_zero = |v: usize| degrees[v] == A::ZERO;
-        let normalization = conv.normalization;
-        let mut nonzero = u32::MAX;
-        if normalization == Normalization::Symmetric {
-            (0..n).filter(|&v| is_zero(v)).for_each(|v| nonzero &= !(1 << v));
-        }
-        for (u, &neighbors) in pairs.neighbors.iter().enumerate() {
-            let is_left_out = normalization != Normalization::None && is_zero(u);
-            terms[u] = if is_left_out { 0 } else { neighbors & nonzero };
-        }
-        // P_uu is D_u over the size of all hyperedges, if they have one.
-        let uniform = pairs.uniform_size as usize;
-        let diagonal = (uniform > 0 && conv.weights_in_degree() && conv.weight_use.in_message())
-            .then_some(A::from_count(uniform));
-        for (u, v, list) in pairs.iter() {
-            let message = |shift| match diagonal {
-                Some(size) if u == v => shifted[u].shifted / size,
-                _ => message_of_pair(conv, list, weights, shift),
-            };
-            let (d_u, d_v) = (shifted[u], shifted[v]);
-            let (at, transposed) = (u * n + v, v * n + u);
-            let in_message = conv.weight_use.in_message();
-            (entries[at], entries[transposed]) = match normalization {
-                Normalization::None => {
-                    let entry = message(0);
-                    (entry, entry)
-                }
-                Normalization::Symmetric => {
-                    let root = (d_u.shifted * d_v.shifted).square_root();
-                    let entry = |message: A, shift| message.times_power_of_two(shift) / root;
-                    match in_message {
-                        true => {
-                            let entry = entry(message(d_u.shift + d_v.shift), 0);
-                            (entry, entry)
-                        }
-                        false => (entry(message(0), d_v.shift), entry(message(0), d_u.shift)),
-                    }
-                }
-                Normalization::Row => {
-                    let shift = |d: Degree<A>| if in_message { d.shift } else { 0 };
-                    let of_u = message(shift(d_u));
-                    // Most degrees are of one size.
-                    let is_same = u == v || shift(d_u) == shift(d_v);
-                    let of_v = if is_same { of_u } else { message(shift(d_v)) };
-                    (of_u / d_u.shifted, of_v / d_v.shifted)
-                }
-            };
-        }
-        for u in 0..n {
-            let is_scaled = conv.weights_in_degree() && !conv.weight_use.in_message();
-            self.scales[u] = if is_scaled { A::ONE.times_power_of_two(shifted[u].shift) } else { A::ONE };
-            if normalization != Normalization::None {
-                let is_single = topology.by_vertex().row(u).len() == 1;
-                let cancels_out = is_single && degrees[u].is_finite() && conv.single_incidences_cancel_out();
-                self.weight_degrees[u] = if cancels_out { A::ZERO } else { shifted[u].shifted };
-                self.shifts[u] = shifted[u].shift;
+        self.formed.form(&Structure { conv, topology, pairs }, windows, n_windows);
+        self.matrix.n = topology.n_vertices();
+        self.select(0);
+    }
+
+    /// Makes M that of a window.
+    pub(super) fn select(&mut self, window: usize) {
+        let Formed { lanes, entries, terms, scales, .. } = &self.formed;
+        let Matrix { n, entries: selected, terms: selected_terms } = &mut self.matrix;
+        let of_window = |values: &[A], selected: &mut [A]| {
+            for (selected, lanes) in selected.iter_mut().zip(values.chunks_exact(*lanes)) {
+                *selected = lanes[window];
             }
-        }
-        self.matrix.n = n;
+        };
+        of_window(entries, &mut selected[..*n * *n]);
+        of_window(scales, &mut self.scales[..*n]);
+        *selected_terms = terms[window];
+    }
+
+    /// The lanes of what is formed: one for each window, and maybe some that have none.
+    pub(super) fn lanes(&self) -> usize {
+        self.formed.lanes
     }
 
     /// What the sum of each row of y is multiplied by.
@@ -221,35 +161,16 @@ impl<A: Accumulator> DenseOperator<A> {
     }
 }
 
-/// Σ 2^shift U_e / B_e over the hyperedges of a pair.
-fn message_of_pair<A: Accumulator>(conv: Conv, list: PairList<'_>, weights: &[A], shift: i32) -> A {
-    list.fold(A::ZERO, |total, (size, hyperedges)| {
-        let sum = match conv.weight_use.in_message() {
-            true => hyperedges.iter().fold(A::ZERO, |sum, &e| sum + weights[e as usize]),
-            false => A::from_count(hyperedges.len()),
-        };
-        total + sum.times_power_of_two(shift) / A::from_count(size as usize)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conv::WeightUse;
+    use crate::conv::{Normalization, WeightUse};
     use crate::incidence::Repeats;
 
     fn operator<A: Accumulator>(conv: Conv, topology: &Incidence, weights: &[A]) -> DenseOperator<A> {
         let pairs = Pairs::new(topology).unwrap();
-        let degrees: Vec<A> = topology
-            .by_vertex()
-            .rows()
-            .map(|edges| match conv.weight_use.in_degree() {
-                true => edges.iter().fold(A::ZERO, |sum, &e| sum + weights[e as usize]),
-                false => A::from_count(edges.len()),
-            })
-            .collect();
-        let mut operator = DenseOperator::with_room(topology.n_vertices()).unwrap();
-        operator.form(conv, topology, &pairs, weights, &degrees);
+        let mut operator = DenseOperator::with_room(OperatorRoom::new(topology, 1)).unwrap();
+        operator.form((conv, topology, &pairs), weights, 1);
         operator
     }
 
@@ -295,7 +216,7 @@ mod tests {
     fn a_small_degree_is_its_own_rows_matter() {
         let edges = [vec![0u32, 1], vec![1], vec![1]];
         let topology = Incidence::from_edges(2, &edges, Repeats::Reject).unwrap();
-        let operator = operator(Conv::default(), &topology, &[1e30f32, -1e30, 1e-20]);
+        let operator = operator(Conv::default(), &topology, &[1e30f32, 1e-20, -1e30]);
         assert_eq!([entry(&operator, 0, 0), entry(&operator, 0, 1)], [Some(0.5); 2]);
         assert_eq!(entry(&operator, 1, 0), Some(f32::INFINITY));
     }
@@ -306,5 +227,91 @@ mod tests {
         let operator = operator(Conv::default(), &topology, &[f32::INFINITY, 1.0, 1.0]);
         let nan = |u| (0..3).all(|v| entry(&operator, u, v).unwrap().is_nan());
         assert!(nan(0) && nan(1) && !nan(2));
+    }
+
+    /// The bits of what is formed of a window: entries that are terms, terms, scales, degrees and shifts.
+    fn bits<A: Accumulator>(operator: &mut DenseOperator<A>, window: usize) -> Vec<u64> {
+        operator.select(window);
+        let n = operator.matrix.n;
+        let Formed { lanes, terms, weight_degrees, shifts, .. } = &operator.formed;
+        // All NaN are alike.
+        let number = |x: A| if x.to_f64().is_nan() { u64::MAX } else { x.to_f64().to_bits() };
+        let pairs = (0..n).flat_map(|u| (0..n).map(move |v| (u, v)));
+        let mut bits: Vec<_> = pairs.map(|(u, v)| entry(operator, u, v).map_or(0, number)).collect();
+        for u in 0..n {
+            bits.push(terms[window][u].into());
+            bits.extend([operator.scales[u], weight_degrees[u * lanes + window]].map(number));
+            bits.push(shifts[u * lanes + window] as u64);
+        }
+        bits
+    }
+
+    /// Windows of every kind: weights that cancel out, zeros, negative ones, small and large ones, and a NaN
+    /// or an infinity in one of them.
+    fn window<A: Accumulator>(m: usize, w: usize) -> Vec<A> {
+        let value = |e: usize| ((e * 7919 + w * 104_729) % 1009) as f64 / 509.0 + 0.1;
+        let weight = |e: usize| match w % 7 {
+            1 if e.is_multiple_of(3) => 0.0,
+            2 => value(e) * if size_of::<A>() == 4 { 1e-39 } else { 1e-300 },
+            3 => value(e) * if e.is_multiple_of(2) { 1e30 } else { -1e-30 },
+            4 if e == m / 2 => f64::NAN,
+            5 => 0.0,
+            6 if e == 0 => f64::INFINITY,
+            _ => value(e),
+        };
+        (0..m).map(|e| A::from_f64(weight(e))).collect()
+    }
+
+    fn lanes_are_as_alone<A: Accumulator>() {
+        // Several sizes, a vertex twice, vertices of one hyperedge and of none; and one size.
+        let edges = [vec![0u32, 1, 4], vec![2, 3], vec![1, 3], vec![3, 3, 0], vec![5], vec![0, 1, 2, 3, 4]];
+        let mixed = Incidence::from_edges(7, &edges, Repeats::Keep).unwrap();
+        let topologies = [mixed, Incidence::subsets(9, 3).unwrap(), Incidence::subsets(2, 2).unwrap()];
+        let most = super::super::lanes::most_lanes::<A>();
+        let normalizations = [Normalization::Row, Normalization::Symmetric, Normalization::None];
+        let uses = [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly];
+        for (topology, normalization, weight_use) in topologies
+            .iter()
+            .flat_map(|topology| normalizations.map(|normalization| (topology, normalization)))
+            .flat_map(|(topology, normalization)| {
+                uses.map(|weight_use| (topology, normalization, weight_use))
+            })
+        {
+            let conv = Conv::new(normalization, weight_use);
+            let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
+            let pairs = Pairs::new(topology).unwrap();
+            let room = OperatorRoom::new(topology, most);
+            let [mut together, mut alone] = [(); 2].map(|()| DenseOperator::with_room(room).unwrap());
+            for (first, n_windows) in (0..7).flat_map(|first| (2..=most).map(move |count| (first, count))) {
+                let windows: Vec<A> = (first..first + n_windows).flat_map(|w| window(m, w)).collect();
+                together.form((conv, topology, &pairs), &windows, n_windows);
+                let lanes = together.lanes();
+                assert_eq!(lanes, most);
+                let gamma = |at: usize, w: usize| ((at * 31 + w * 17) % 101) as f64 / 50.0 - 1.0;
+                let mut of_all: Vec<f64> =
+                    (0..n * n * lanes).map(|i| gamma(i / lanes, (i % lanes).min(n_windows - 1))).collect();
+                let mut gradients = vec![];
+                together.weight_gradients(conv, topology, &mut of_all, |_, values| {
+                    gradients.extend_from_slice(&values[..n_windows]);
+                });
+                for w in 0..n_windows {
+                    let what = format!("{normalization:?} {weight_use:?} n {n}: {w} of {n_windows}");
+                    alone.form((conv, topology, &pairs), &windows[w * m..][..m], 1);
+                    assert_eq!(bits(&mut together, w), bits(&mut alone, 0), "{what}");
+                    let mut of_window: Vec<_> = (0..n * n).map(|at| gamma(at, w)).collect();
+                    alone.weight_gradients(conv, topology, &mut of_window, |e, values| {
+                        let (value, in_lanes) = (values[0], gradients[e * n_windows + w]);
+                        let is_same = value.to_bits() == in_lanes.to_bits();
+                        assert!(is_same || value.is_nan() && in_lanes.is_nan(), "{what}, hyperedge {e}");
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_in_lanes_have_the_bits_that_they_have_alone() {
+        lanes_are_as_alone::<f32>();
+        lanes_are_as_alone::<f64>();
     }
 }

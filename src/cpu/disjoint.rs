@@ -1,7 +1,7 @@
 //! Writing disjoint parts of one slice from several threads. The `unsafe` code of the CPU backend is this,
-//! its uses (each says why its part is nobody else's), the calls in `gather`, `dense/matrix` and `dense/gram`
-//! that follow the detection of the processor's features, and a prefetch in `dense/matrix`, which reads
-//! nothing.
+//! its uses (each says why its part is nobody else's), the calls in `gather` and `dense/` that follow the
+//! detection of the processor's features, stores that go past the caches (`streams`), and a prefetch, which
+//! reads nothing.
 
 #![allow(unsafe_code)]
 
@@ -25,6 +25,10 @@ unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 impl<'a, T> Disjoint<'a, T> {
     pub(super) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// The elements of `range`.

@@ -11,7 +11,9 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::AddAssign;
 
+use super::prefetch::{To, prefetch};
 use crate::element::{Accumulator, Element};
 use crate::summation::{LANES, SEGMENT, VECTOR_BYTES};
 
@@ -100,6 +102,16 @@ pub(super) trait Sink<A> {
     fn apply_array<const W: usize>(&mut self, start: usize, sums: &[A; W]) {
         self.apply(start, sums);
     }
+
+    /// Has the processor bring nearer where so many features from `start` on will be stored.
+    #[inline(always)]
+    fn fetch(&self, _start: usize, _len: usize) {}
+
+    /// Whether all blocks of a row should come before those of others.
+    #[inline(always)]
+    fn wants_whole_rows(&self) -> bool {
+        false
+    }
 }
 
 impl<A, S: Sink<A>> Sink<A> for Option<S> {
@@ -149,6 +161,11 @@ impl<T: Element> Sink<T::Acc> for Store<'_, T> {
             *value = *value * self.scale;
         }
         store_array(&mut self.row[start..][..W], self.accumulate, values);
+    }
+
+    #[inline(always)]
+    fn fetch(&self, start: usize, len: usize) {
+        prefetch(&self.row[start..][..len], To::Write);
     }
 }
 
@@ -234,11 +251,22 @@ impl<T: Element, S: Element> Sink<S::Acc> for Dot<'_, T, S> {
     }
 }
 
+/// What a sum of one number for each incidence adds: numbers, or those of several instances.
+pub(super) trait Summand: Copy + AddAssign {
+    /// Where a sum starts.
+    const START: Self;
+}
+
+impl<A: Accumulator> Summand for A {
+    const START: Self = A::ZERO;
+}
+
 /// The sum of `value(i)` over `indices`.
-pub(super) fn sum<A: Accumulator>(indices: &[u32], value: impl Fn(usize) -> A) -> A {
-    let mut total = A::ZERO;
+#[inline(always)]
+pub(super) fn sum<S: Summand>(indices: &[u32], value: impl Fn(usize) -> S) -> S {
+    let mut total = S::START;
     for segment in indices.chunks(SEGMENT) {
-        let mut lanes = [A::ZERO; LANES];
+        let mut lanes = [S::START; LANES];
         for row in segment.chunks(LANES) {
             for (lane, &i) in lanes.iter_mut().zip(row) {
                 *lane += value(i as usize);
@@ -252,7 +280,7 @@ pub(super) fn sum<A: Accumulator>(indices: &[u32], value: impl Fn(usize) -> A) -
 /// The sum of all lanes, in halves. Lanes from `used` on must be zeros: adding those changes nothing, so it
 /// is left out.
 #[inline(always)]
-fn add_lanes<A: Accumulator>(mut lanes: [A; LANES], used: usize) -> A {
+fn add_lanes<S: Summand>(mut lanes: [S; LANES], used: usize) -> S {
     let mut half = used.next_power_of_two().min(LANES) / 2;
     while half > 0 {
         for i in 0..half {

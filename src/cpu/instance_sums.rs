@@ -1,9 +1,14 @@
 //! The gradients of weights and scales: sums over the instances that read them, chunk by chunk. The order of
 //! the sums is a function of the batch and its windows, see [above](super#bits).
 
+#![allow(unsafe_code)]
+
+use std::mem;
+
+use super::disjoint::Disjoint;
 use super::partials::Partials;
 use super::plan::Plan;
-use super::schedule::{Parallel, Schedule, Task};
+use super::schedule::{Parallel, Schedule, Task, for_each};
 use super::scratch::{Memory, Scratch};
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
@@ -36,21 +41,35 @@ impl<A: Accumulator> ChunkSums<A> {
         mut gradient: Option<&mut [A]>,
         f: impl Fn(&Task<'_>, &mut Scratch<T>, &mut [A]) + Sync,
     ) {
-        let small = |c| schedule.task_of(Parallel::Instances, c);
-        self.partials.for_each(
-            &mut memory.threads,
-            schedule.n_chunks(),
-            |scratch, c, sums| {
-                if let Some(task) = small(c) {
+        let small = |c| schedule.tasks_in(Parallel::Instances, c);
+        if schedule.has_own_windows() {
+            let gradient = gradient.as_deref_mut().map(Disjoint::new);
+            for_each(&mut memory.threads, 0..schedule.n_chunks(), |scratch, c| {
+                for task in small(c) {
+                    let window = schedule.window(&task);
+                    let mut room = mem::take(&mut scratch.sums);
+                    let sums = &mut room[..window.len()];
+                    sums.fill(A::ZERO);
                     f(&task, scratch, sums);
+                    if let Some(gradient) = &gradient {
+                        // SAFETY: no two windows overlap, and each instance is in one task.
+                        add(unsafe { gradient.part(window) }, sums);
+                    }
+                    scratch.sums = room;
                 }
-            },
-            |_, c, sums| {
-                if let (Some(gradient), Some(task)) = (gradient.as_deref_mut(), small(c)) {
-                    add(&mut gradient[schedule.window(&task)], sums);
-                }
-            },
-        );
+            });
+        } else {
+            self.partials.for_each(
+                &mut memory.threads,
+                schedule.n_chunks(),
+                |scratch, c, sums| small(c).for_each(|task| f(&task, scratch, sums)),
+                |_, c, sums| {
+                    if let Some(gradient) = gradient.as_deref_mut() {
+                        small(c).for_each(|task| add(&mut gradient[schedule.window(&task)], sums));
+                    }
+                },
+            );
+        }
         for task in schedule.large() {
             self.large.fill(A::ZERO);
             f(&task, &mut memory.large, &mut self.large);

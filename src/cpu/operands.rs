@@ -7,6 +7,7 @@ use super::epilogue::Activated;
 use super::gather::{Source, Store};
 use super::instance_sums::GradientTo;
 use super::plan::Plan;
+use super::streams::STREAMED_BYTES;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::element::{Accumulator, Element};
@@ -211,6 +212,11 @@ pub(super) struct Output<'a, T> {
 }
 
 impl<T: Element> Output<'_, T> {
+    /// Whether stores go past the caches, see [`Streams`](super::streams::Streams).
+    pub(super) fn is_streamed(&self) -> bool {
+        !self.accumulate && self.buffer.len() >= STREAMED_BYTES / size_of::<T>()
+    }
+
     /// Where row `i` of `instance` is stored, times `scale`.
     ///
     /// # Safety

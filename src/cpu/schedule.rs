@@ -32,7 +32,12 @@ impl Parallel {
     }
 }
 
-/// The chunks of a call: all instances of a chunk have the same topology and the same window along `axis`.
+/// How many tasks a thread has at least, before instances with windows of their own are computed several at
+/// once.
+const TASKS_OF_THREAD: usize = 4;
+
+/// The chunks of a call. All instances of a chunk have the same topology and the same window along `axis`, or
+/// each has its own.
 pub(super) struct Schedule<'a, T> {
     plan: &'a Plan<T>,
     axis: Axis,
@@ -41,23 +46,46 @@ pub(super) struct Schedule<'a, T> {
     kind: Kind<'a>,
 }
 
+#[derive(Clone, Copy)]
 enum Kind<'a> {
     /// Copies of one topology with one window, in chunks of this many.
     Copies(usize),
-    /// Every instance has a window of its own, which no other overlaps: all orders have the same bits.
-    Single,
+    /// Every instance has a window of its own, which no other overlaps: all orders have the same bits. Of
+    /// topologies that are computed by their dense operators, this many at most are in one task.
+    Single(usize),
     Table(&'a Chunks),
 }
 
-/// A chunk that has instances.
+/// A chunk that has instances. Its window is that of the first instance; the others read the same, or there
+/// are as many windows as instances, one behind the other.
+#[derive(Clone)]
 pub(super) struct Task<'a> {
     pub(super) topology: &'a Incidence,
     pub(super) chunk: Chunk<'a>,
+    pub(super) n_windows: usize,
+    /// The values of a window.
+    pub(super) width: usize,
     /// The instance that probably comes next behind those of the chunk, if it has the same topology.
     pub(super) following: Option<usize>,
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    /// A task for each window.
+    pub(super) fn by_window(&self) -> impl Iterator<Item = Task<'a>> + '_ {
+        self.instances().take(self.n_windows).enumerate().map(|(i, instance)| {
+            if self.n_windows == 1 {
+                return self.clone();
+            }
+            let chunk = Chunk {
+                offset: self.chunk.offset + i * self.width,
+                members: Members::Range(instance..instance + 1),
+                ..self.chunk
+            };
+            let following = if i + 1 < self.n_windows { Some(instance + 1) } else { self.following };
+            Task { chunk, n_windows: 1, following, ..*self }
+        })
+    }
+
     /// The instances, ascending.
     pub(super) fn instances(&self) -> impl Iterator<Item = usize> + '_ {
         self.chunk.members.iter()
@@ -80,9 +108,24 @@ impl<'a, T: Element> Schedule<'a, T> {
             (Windows::Table(table), _) => Kind::Table(table.chunks()),
             (Windows::Shared, Some(chunks)) => Kind::Table(chunks),
             (Windows::Shared, None) => Kind::Copies(batch.topologies()[0].chunk_len()),
-            (Windows::Consecutive, _) => Kind::Single,
+            (Windows::Consecutive, _) => Kind::Single(1),
         };
         Self { plan, axis, windows, instances, kind }
+    }
+
+    /// The same, where instances with windows of their own may be in tasks of several. So many are computed
+    /// in one go, unless threads would have no work then.
+    pub(super) fn in_lanes(self, lanes: usize) -> Self {
+        let for_all = self.instances / (rayon::current_num_threads() * TASKS_OF_THREAD);
+        match self.kind {
+            Kind::Single(_) => Self { kind: Kind::Single(for_all.clamp(1, lanes)), ..self },
+            _ => self,
+        }
+    }
+
+    /// Whether every instance has a window of its own.
+    pub(super) fn has_own_windows(&self) -> bool {
+        matches!(self.kind, Kind::Single(_))
     }
 
     /// The number of instances of a chunk of copies with one window; `None` for other batches and windows.
@@ -98,64 +141,93 @@ impl<'a, T: Element> Schedule<'a, T> {
     pub(super) fn n_chunks(&self) -> usize {
         match self.kind {
             Kind::Copies(len) => self.instances.div_ceil(len),
-            Kind::Single => self.instances,
+            Kind::Single(len) => self.instances.div_ceil(len),
             Kind::Table(chunks) => chunks.n_chunks(),
         }
     }
 
-    fn chunk(&self, c: usize) -> Chunk<'a> {
-        match self.kind {
+    /// The tasks of a chunk: one, or none if it has no instances; or several where instances of several
+    /// topologies have windows of their own.
+    pub(super) fn tasks(&self, c: usize) -> impl Iterator<Item = Task<'a>> + use<'a, T> {
+        let instances = |len: usize| c * len..((c + 1) * len).min(self.instances);
+        let (shared, own, len) = match self.kind {
             Kind::Copies(len) => {
-                let members = Members::Range(c * len..((c + 1) * len).min(self.instances));
-                Chunk { topology: 0, offset: 0, members }
+                (Some(Chunk { topology: 0, offset: 0, members: Members::Range(instances(len)) }), 0..0, 1)
             }
-            Kind::Single => Chunk {
-                topology: self.plan.batch().topology_id(c),
-                offset: self.plan.batch().start(self.axis, c),
-                members: Members::Range(c..c + 1),
-            },
-            Kind::Table(chunks) => chunks.chunk(c, self.instances),
-        }
+            Kind::Table(chunks) => (Some(chunks.chunk(c, self.instances)), 0..0, 1),
+            Kind::Single(len) => (None, instances(len), len),
+        };
+        let shared = shared.filter(|chunk| chunk.members.iter().next().is_some());
+        let shared = shared.map(|chunk| self.task_of_chunk(chunk, 1, None));
+        shared.into_iter().chain(self.tasks_of_own(len, own))
     }
 
-    /// A chunk, if it has instances.
-    pub(super) fn task(&self, c: usize) -> Option<Task<'a>> {
-        let chunk = self.chunk(c);
-        chunk.members.iter().next()?;
+    fn task_of_chunk(&self, chunk: Chunk<'a>, n_windows: usize, following: Option<usize>) -> Task<'a> {
         let topology = &self.plan.batch().topologies()[chunk.topology];
-        let next = (c + 1 < self.instances && matches!(self.kind, Kind::Single)).then_some(c + 1);
-        let following = next.filter(|&next| self.plan.batch().topology_id(next) == chunk.topology);
-        Some(Task { topology, chunk, following })
+        Task { topology, chunk, n_windows, width: topology.size(self.axis), following }
     }
 
-    /// The same, if it is computed like this.
-    pub(super) fn task_of(&self, parallel: Parallel, c: usize) -> Option<Task<'a>> {
-        self.task(c).filter(|task| task.parallel() == parallel)
+    /// The tasks of instances with windows of their own: of up to `len` that follow each other with one
+    /// topology.
+    fn tasks_of_own(&self, len: usize, range: Range<usize>) -> impl Iterator<Item = Task<'a>> + use<'a, T> {
+        let schedule = Self { ..*self };
+        let mut rest = range;
+        std::iter::from_fn(move || {
+            let (first, plan) = (rest.next()?, schedule.plan);
+            let topology = plan.batch().topology_id(first);
+            let is_alike = |&g: &usize| g < schedule.instances && plan.batch().topology_id(g) == topology;
+            let most = if plan.route(topology).has_several_windows() { len } else { 1 };
+            rest.start += rest.clone().take(most - 1).take_while(is_alike).count();
+            let members = Members::Range(first..rest.start);
+            let chunk = Chunk { topology, offset: plan.batch().start(schedule.axis, first), members };
+            let following = Some(rest.start).filter(is_alike);
+            Some(schedule.task_of_chunk(chunk, rest.start - first, following))
+        })
+    }
+
+    /// The task of a chunk whose instances share a window, if it has instances.
+    pub(super) fn task(&self, c: usize) -> Option<Task<'a>> {
+        self.tasks(c).next()
+    }
+
+    /// The tasks of a chunk that are computed like this.
+    pub(super) fn tasks_in(
+        &self,
+        parallel: Parallel,
+        c: usize,
+    ) -> impl Iterator<Item = Task<'a>> + use<'a, T> {
+        self.tasks(c).filter(move |task| task.parallel() == parallel)
     }
 
     /// The instances of a range, ascending, in tasks of those that follow each other with one topology and
-    /// one window, whatever their chunks are.
+    /// one window, whatever their chunks are; or of those with windows of their own.
     pub(super) fn tasks_of(&self, range: Range<usize>) -> impl Iterator<Item = Task<'a>> + use<'a, T> {
         let (batch, axis, windows) = (self.plan.batch(), self.axis, self.windows);
-        let len = if let Kind::Copies(_) = self.kind { range.len() } else { 1 };
-        range.clone().step_by(len.max(1)).map(move |first| {
-            let members = Members::Range(first..(first + len).min(range.end));
+        let (len, shared, own) = match self.kind {
+            Kind::Copies(_) => (range.len(), range, 0..0),
+            Kind::Table(_) => (1, range, 0..0),
+            Kind::Single(len) => (len, 0..0, range),
+        };
+        let schedule = Self { ..*self };
+        let shared = shared.clone().step_by(len.max(1)).map(move |first| {
+            let members = Members::Range(first..(first + len).min(shared.end));
             let offset = windows.offset(batch, axis, first);
             let chunk = Chunk { topology: batch.topology_id(first), offset, members };
-            Task { topology: batch.topology(first), chunk, following: None }
-        })
+            schedule.task_of_chunk(chunk, 1, None)
+        });
+        shared.chain(self.tasks_of_own(len, own))
     }
 
     /// The chunks whose instances come one at a time, with their rows in parallel.
     pub(super) fn large(&self) -> impl Iterator<Item = Task<'a>> + '_ {
         let all = if Parallel::Rows.is_in(self.plan.batch()) { self.n_chunks() } else { 0 };
-        (0..all).filter_map(|c| self.task_of(Parallel::Rows, c))
+        (0..all).flat_map(|c| self.tasks_in(Parallel::Rows, c))
     }
 
-    /// Where the gradients of a chunk belong in those of the batch.
+    /// The windows of a task, and where its gradients belong in those of the batch.
     pub(super) fn window(&self, task: &Task<'_>) -> Range<usize> {
         let start = task.chunk.offset;
-        start..start + task.topology.size(self.axis)
+        start..start + task.n_windows * task.width
     }
 }
 

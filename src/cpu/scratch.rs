@@ -1,6 +1,7 @@
 //! The intermediate results of instances.
 
-use super::dense::{DenseOperator, Gram, Room};
+use super::dense::{DenseOperator, Gram, OperatorRoom, Room};
+use super::lanes::most_lanes;
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, for_each};
 use super::tree_sums::{BlockTree, Tree};
@@ -57,8 +58,12 @@ pub(super) struct Scratch<T: Element> {
     /// For each row of a result the factor that its gradient is passed on with: U B⁻¹ of a hyperedge; in a
     /// step, the scale and mean.
     pub(super) row_scale: Vec<T::Acc>,
-    /// M of an instance whose topology has one.
+    /// M of an instance whose topology has one, or of several.
     pub(super) dense: DenseOperator<T::Acc>,
+    /// Γ of these instances, in lanes.
+    pub(super) gamma: Vec<f64>,
+    /// The gradients of a task whose instances have windows of their own.
+    pub(super) sums: Vec<T::Acc>,
     /// Γ of instances whose topology has an M, and of several chunks of them.
     pub(super) gram: Gram<T::Acc>,
     pub(super) tree: Tree,
@@ -91,6 +96,11 @@ impl<T: Element> Scratch<T> {
         let gathered = gathered.map(|(_, t)| t.n_hyperedges());
         let n_dense = dense().max().unwrap_or(0);
         let room = dense().map(|n| Room::new::<T>(n, features)).fold(Room::default(), Room::or);
+        let lanes = |id| if plan.route(id).has_several_windows() { most_lanes::<T::Acc>() } else { 1 };
+        let operators = topologies().filter(|&(id, _)| plan.route(id).pairs().is_some());
+        let operators = operators.map(|(id, topology)| OperatorRoom::new(topology, lanes(id)));
+        let operators = operators.fold(OperatorRoom::default(), OperatorRoom::or);
+        let sums = topologies().map(|(id, t)| t.n_vertices().max(t.n_hyperedges() * lanes(id)));
         let what = "the workspace";
         Ok(Self {
             z: try_zeroed(what, rows(m)?)?,
@@ -102,7 +112,9 @@ impl<T: Element> Scratch<T> {
             edge_shift: try_zeroed(what, m)?,
             degree_gradient: try_zeroed(what, n)?,
             row_scale: try_zeroed(what, n.max(m))?,
-            dense: DenseOperator::with_room(n_dense)?,
+            dense: DenseOperator::with_room(operators)?,
+            gamma: try_zeroed(what, operators.pairs())?,
+            sums: try_zeroed(what, sums.max().unwrap_or(0))?,
             gram: Gram::with_room(room)?,
             tree: Tree::with_room(n_dense * n_dense, TASK_INSTANCES)?,
             bias: BlockTree::with_room(if dense().next().is_none() { 0 } else { features }, TASK_INSTANCES)?,
@@ -137,9 +149,7 @@ impl<T: Element> Memory<T> {
         f: impl Fn(&Task<'_>, &mut Scratch<T>) + Sync,
     ) {
         for_each(&mut self.threads, 0..schedule.n_chunks(), |scratch, c| {
-            if let Some(task) = schedule.task_of(Parallel::Instances, c) {
-                f(&task, scratch);
-            }
+            schedule.tasks_in(Parallel::Instances, c).for_each(|task| f(&task, scratch));
         });
         schedule.large().for_each(|task| f(&task, &mut self.large));
     }

@@ -61,13 +61,18 @@ impl<T: Element> Backward<'_, T> {
         if needs_u {
             call.prepare_u(task, scratch);
         }
-        let mut instances = task.instances().peekable();
-        while let Some(instance) = instances.next() {
+        for (number, task) in task.by_window().enumerate() {
             if needs_u {
-                call.prepare_u_of(task, self.x, instance, scratch);
+                call.prepare_u_of_window(number, &task, scratch);
             }
-            self.compute_t(task, instance, instances.peek().copied(), scratch);
-            self.add_t(task, instance, &scratch.rows, sums);
+            let mut instances = task.instances().peekable();
+            while let Some(instance) = instances.next() {
+                if needs_u {
+                    call.prepare_u_of(&task, self.x, instance, scratch);
+                }
+                self.compute_t(&task, instance, instances.peek().copied(), scratch);
+                self.add_t(&task, instance, &scratch.rows, sums);
+            }
         }
     }
 

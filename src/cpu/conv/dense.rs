@@ -9,10 +9,12 @@
 use arrayvec::ArrayVec;
 
 use super::super::instance_sums::GradientTo;
+use super::super::operands::Output;
 use super::super::schedule::{Schedule, Task};
 use super::super::scratch::{Memory, Scratch};
+use super::super::streams::Streams;
 use super::super::tree_sums::TreeSums;
-use super::{Backward, Call, Forward};
+use super::{Backward, Call, Destination, Forward};
 use crate::dense::{chunk_len, most_slots, slices, slots};
 use crate::element::{Accumulator, Element};
 use crate::pairs::{MOST_VERTICES, Pairs};
@@ -22,12 +24,25 @@ use crate::summation::instances_of_bias_chunk;
 impl<T: Element> Forward<'_, T> {
     /// y = M x. z is gathered where it is wanted.
     pub(super) fn dense(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
+        if self.y.is_some() {
+            self.call.form(task, pairs, scratch);
+        }
+        let streams = Streams::new(self.y.as_ref().is_some_and(Destination::is_streamed));
+        for (i, task) in task.by_window().enumerate() {
+            if self.y.is_some() {
+                scratch.dense.select(i);
+            }
+            if self.z.is_some() {
+                self.call.fill_degrees(&task, scratch);
+            }
+            self.apply(&task, &streams, scratch);
+        }
+    }
+
+    /// The same, by the M that is selected.
+    fn apply(&self, task: &Task<'_>, streams: &Streams, scratch: &mut Scratch<T>) {
         let call = &self.call;
         let (batch, shape) = (call.plan.batch(), (task.topology.n_vertices(), call.plan.features()));
-        call.fill_degrees(task, scratch);
-        if self.y.is_some() {
-            call.form(task, pairs, scratch);
-        }
         let source = |instance| self.x.source(batch, instance, None, false);
         let mut instances = task.instances().peekable();
         while let Some(instance) = instances.next() {
@@ -42,7 +57,10 @@ impl<T: Element> Forward<'_, T> {
             // it.
             let store = |v, scale| unsafe { rows.store(v, scale) };
             match self.following.as_ref().map(|following| following.of(batch, instance)) {
-                None => dense.store(shape.0, &source(instance), next.as_ref(), store),
+                None => {
+                    let store = |v, scale| streams.store(store(v, scale));
+                    dense.store(shape.0, &source(instance), next.as_ref(), store);
+                }
                 Some(following) => {
                     let store = |v, scale| following.store(v, store(v, scale));
                     dense.store(shape.0, &source(instance), next.as_ref(), store);
@@ -54,10 +72,9 @@ impl<T: Element> Forward<'_, T> {
 }
 
 impl<T: Element> Call<'_, T> {
-    /// Forms M of a chunk's window, from its degrees.
+    /// Forms M of the windows of a task, and selects the first.
     pub(super) fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
-        let degrees = &scratch.degree[..task.topology.n_vertices()];
-        scratch.dense.form(self.conv, task.topology, pairs, self.window(task), degrees);
+        scratch.dense.form((self.conv, task.topology, pairs), self.window(task), task.n_windows);
     }
 }
 
@@ -115,8 +132,8 @@ impl<'a, T: Element> Backward<'a, T> {
         // Any thread's memory will do.
         if let (Some(task), Some(scratch)) = (schedule.task(0), memory.threads.first_mut()) {
             self.form(&task, copies.pairs, scratch);
-            scratch.dense.weight_gradients(conv, task.topology, gamma, |e, value| {
-                gradient[e] += T::Acc::from_f64(value);
+            scratch.dense.weight_gradients(conv, task.topology, gamma, |e, values| {
+                gradient[e] += T::Acc::from_f64(values[0]);
             });
         }
     }
@@ -135,20 +152,21 @@ impl<'a, T: Element> Backward<'a, T> {
         let slots = most_slots(task.topology.n_vertices());
         scratch.tree.begin(gamma.len());
         scratch.bias.begin(bias.len(), copies.bias_chunk_len);
+        let streams = self.streams();
         let mut instances = task.instances().peekable();
         while instances.peek().is_some() {
             let neighbors = &copies.pairs.neighbors;
             scratch.gram.begin(neighbors, self.call.plan.features(), copies.chunk_len, slots);
             for _ in 0..copies.chunk_len {
                 let Some(instance) = instances.next() else { break };
-                self.compute_dense_rows(task, instance, instances.peek().copied(), scratch);
-                self.add_to_gram(instance, scratch);
+                self.compute_dense_rows(task, instance, instances.peek().copied(), &streams, scratch);
+                self.add_to_gram(instance, instances.peek().copied(), scratch);
                 if !bias.is_empty() {
                     let Scratch { bias, rows, .. } = &mut *scratch;
                     bias.add(|sums| self.add_t(task, instance, rows, sums));
                 }
             }
-            scratch.tree.push(scratch.gram.finish());
+            scratch.tree.push(scratch.gram.finish::<T>(None));
         }
         gamma.copy_from_slice(scratch.tree.root());
         bias.copy_from_slice(scratch.bias.root());
@@ -163,32 +181,61 @@ impl<'a, T: Element> Backward<'a, T> {
         sums: &mut [T::Acc],
     ) {
         if self.is_passed_on() {
-            self.form(task, pairs, scratch);
+            self.call.form(task, pairs, scratch);
         }
-        let (topology, features) = (task.topology, self.call.plan.features());
+        let (conv, topology, features) = (self.call.conv, task.topology, self.call.plan.features());
         let slots = slots(topology.n_vertices(), slices(features, size_of::<T>()));
-        let mut instances = task.instances().peekable();
-        while let Some(instance) = instances.next() {
-            let next = instances.peek().copied().or(task.following);
-            self.compute_dense_rows(task, instance, next, scratch);
-            if self.weights_wanted() {
+        let n_pairs = pairs.neighbors.len().pow(2);
+        let streams = self.streams();
+        for (i, task_of_window) in task.by_window().enumerate() {
+            if self.is_passed_on() {
+                self.select(i, scratch);
+            }
+            let mut instances = task_of_window.instances().peekable();
+            while let Some(instance) = instances.next() {
+                let next = instances.peek().copied().or(task_of_window.following);
+                self.compute_dense_rows(&task_of_window, instance, next, &streams, scratch);
+                if !self.weights_wanted() {
+                    continue;
+                }
                 scratch.gram.begin(&pairs.neighbors, features, 1, slots);
-                self.add_to_gram(instance, scratch);
-                let Scratch { gram, dense, .. } = &mut *scratch;
-                dense.weight_gradients(self.call.conv, topology, gram.finish(), |e, value| {
-                    sums[e] += T::Acc::from_f64(value);
-                });
+                self.add_to_gram(instance, None, scratch);
+                let next = next.map(|next| self.x.source(self.call.plan.batch(), next, None, false));
+                let Scratch { gram, dense, gamma, .. } = &mut *scratch;
+                let lanes = dense.lanes();
+                let gamma = &mut gamma[..n_pairs * lanes];
+                for (gamma, &of_instance) in gamma.chunks_exact_mut(lanes).zip(&*gram.finish(next.as_ref())) {
+                    gamma[i] = of_instance;
+                }
+                // Several windows have an instance each: all are expanded behind the last one.
+                if i + 1 == task.n_windows {
+                    dense.weight_gradients(conv, topology, gamma, |e, values| {
+                        for (sums, &value) in sums.chunks_exact_mut(task.width).zip(values) {
+                            sums[e] += T::Acc::from_f64(value);
+                        }
+                    });
+                }
             }
         }
     }
 
     /// Forms M of a chunk's window, and Mᵀ if ∂x is wanted.
     fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
-        self.call.fill_degrees(task, scratch);
         self.call.form(task, pairs, scratch);
+        self.select(0, scratch);
+    }
+
+    /// Selects M of a window, and its transpose if ∂x is wanted.
+    fn select(&self, window: usize, scratch: &mut Scratch<T>) {
+        scratch.dense.select(window);
         if self.grad_x.is_some() {
             scratch.dense.transpose();
         }
+    }
+
+    /// The streams of a task, in which ∂x is stored.
+    fn streams(&self) -> Streams {
+        Streams::new(self.grad_x.as_ref().is_some_and(Output::is_streamed))
     }
 
     /// t of one instance, and ∂x, if it is wanted; and the gradient of its residual.
@@ -197,6 +244,7 @@ impl<'a, T: Element> Backward<'a, T> {
         task: &Task<'_>,
         instance: usize,
         next: Option<usize>,
+        streams: &Streams,
         scratch: &mut Scratch<T>,
     ) {
         self.pass_on_to_residual(task, instance, scratch);
@@ -207,6 +255,7 @@ impl<'a, T: Element> Backward<'a, T> {
         let batch = self.call.plan.batch();
         // SAFETY: each instance is in one chunk, each chunk is computed once, and each vertex is once in it.
         let store = |v| unsafe { grad_x.store(batch, instance, v, T::Acc::ONE) };
+        let store = |v| streams.store(store(v));
         let mut rows: ArrayVec<_, MOST_VERTICES> = (0..task.topology.n_vertices()).map(store).collect();
         let Scratch { dense, rows: t, .. } = scratch;
         // What is in scratch memory is near already.
@@ -214,10 +263,10 @@ impl<'a, T: Element> Backward<'a, T> {
         dense.apply_transposed(&self.t(instance, t, None), next.as_ref(), &mut rows);
     }
 
-    /// Adds one instance to the chunk whose Γ is under way.
-    fn add_to_gram(&self, instance: usize, scratch: &mut Scratch<T>) {
-        let x = self.x.source(self.call.plan.batch(), instance, None, false);
+    /// Adds one instance to the chunk whose Γ is under way. `next` is the instance that is next.
+    fn add_to_gram(&self, instance: usize, next: Option<usize>, scratch: &mut Scratch<T>) {
+        let x = |instance| self.x.source(self.call.plan.batch(), instance, None, false);
         let Scratch { gram, dense, rows, .. } = scratch;
-        gram.add(&self.t(instance, rows, None), dense.scales(), &x);
+        gram.add(&self.t(instance, rows, None), dense.scales(), &x(instance), next.map(x).as_ref());
     }
 }

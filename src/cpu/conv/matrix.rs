@@ -125,8 +125,8 @@ impl<T: Element> Workspace<T> {
                 // Any thread's memory will do.
                 if let (Some(task), Some(scratch)) = (schedule.task(0), threads.first_mut()) {
                     call.form_matrix(&task, scratch);
-                    scratch.dense.weight_gradients(call.conv, task.topology, gamma, |e, value| {
-                        gradient[e] += T::Acc::from_f64(value);
+                    scratch.dense.weight_gradients(call.conv, task.topology, gamma, |e, values| {
+                        gradient[e] += T::Acc::from_f64(values[0]);
                     });
                 }
             }
@@ -138,8 +138,8 @@ impl<T: Element> Workspace<T> {
                     for instance in task.instances() {
                         let gamma =
                             gram.given(n, |u, v| grad_matrix.entry(instance, u, v) * dense.scales()[u]);
-                        dense.weight_gradients(call.conv, task.topology, gamma, |e, value| {
-                            sums[e] += T::Acc::from_f64(value);
+                        dense.weight_gradients(call.conv, task.topology, gamma, |e, values| {
+                            sums[e] += T::Acc::from_f64(values[0]);
                         });
                     }
                 })
@@ -174,8 +174,8 @@ impl<T: Element> Workspace<T> {
             for instance in task.instances() {
                 let x = x.source(plan.batch(), instance, None, false);
                 scratch.gram.begin(&all[..n], features, 1, slots);
-                scratch.gram.add(&x, &ones, &x);
-                let sums = scratch.gram.finish();
+                scratch.gram.add(&x, &ones, &x, None);
+                let sums = scratch.gram.finish::<T>(None);
                 // SAFETY: each instance is in one chunk, and each chunk is computed once.
                 unsafe { gram.store(instance, n, |u, v| T::Acc::from_f64(sums[u * n + v])) };
             }
@@ -231,7 +231,6 @@ impl<T: Element> Call<'_, T> {
     fn form_matrix(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
         // There are pairs of all topologies in use, or the call was refused.
         if let Some(pairs) = self.plan.route(task.chunk.topology).pairs() {
-            self.fill_degrees(task, scratch);
             self.form(task, pairs, scratch);
         }
     }

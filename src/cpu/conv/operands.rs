@@ -92,6 +92,11 @@ pub(super) enum RowsOfInstance<'s, T> {
 }
 
 impl<T: Element> Destination<'_, T> {
+    /// Whether rows go past the caches.
+    pub(super) fn is_streamed(&self) -> bool {
+        matches!(self, Self::Rows(output) if output.is_streamed())
+    }
+
     /// The rows of an instance with `n` vertices.
     pub(super) fn rows<'s>(
         &'s self,

@@ -1,25 +1,33 @@
 //! Γ_uv = ⟨g_u, x_v⟩ of a chunk of instances, in the order of [`dense`](crate::dense): of what the gradients
 //! of weights are made.
 //!
-//! An *item* is a slice of an instance; the j-th of a chunk belongs to slot j modulo the slots. Consecutive
-//! slots are the lanes of vectors: the features of consecutive items are laid out feature by feature, the
-//! first of each item, the second of each, and so on. So products and sums need no shuffles, and a tile of
-//! pairs of vertices stays in registers while its items go by.
+//! An *item* is a slice of an instance; the j-th of a chunk belongs to slot j modulo the slots. Vertices v
+//! are the lanes of vectors: the features of x are laid out feature by feature, the first of some vertices,
+//! the second of each, and so on. So products and sums need no shuffles, and neither slots nor runs have to
+//! be taken apart: a tile of pairs of vertices stays in registers while the slots of a run go by.
 
 #![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
 use super::super::gather::Source;
+use super::super::lanes::{vectors, vectors_mut};
+use super::super::prefetch::{To, prefetch};
 use crate::dense::{chunk_len, features_of_slice, most_slots, slices};
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
 use crate::pairs::MOST_VERTICES;
 
-/// The pairs of vertices of a tile: 8 vectors of sums and 2 of x are in registers, of 16.
-const TILE: [usize; 2] = [4, 2];
-const TILES: usize = (MOST_VERTICES / TILE[0]) * (MOST_VERTICES / TILE[1]);
-const PAIRS_OF_TILE: usize = TILE[0] * TILE[1];
+/// The vertices u of a tile. Its vertices v are the lanes of a vector: with 4, the sums of a slot and those
+/// of a run, in `f64`, are 12 of 16 registers.
+const ROWS: usize = 4;
+
+/// The most lanes, and the fewest.
+const MOST_LANES: usize = VECTOR_BYTES / size_of::<f32>();
+const LEAST_LANES: usize = VECTOR_BYTES / size_of::<f64>();
+const TILES: usize = MOST_VERTICES.div_ceil(ROWS) * MOST_VERTICES.div_ceil(LEAST_LANES);
 
 /// The memory of the items of g, and of x, that are under way: both lie in a processor's second cache.
 const ITEMS_BYTES: usize = 64 << 10;
@@ -29,9 +37,12 @@ const VECTOR_BYTES: usize = 32;
 const SLICE_BYTES: usize = 16;
 const RUNS: usize = 4;
 
+/// The features of a row that are fetched at once.
+const FETCHED: usize = 32;
+
 /// Vertices in whole tiles, along both sides.
 fn padded(n: usize) -> usize {
-    n.next_multiple_of(TILE[0])
+    n.next_multiple_of(MOST_LANES)
 }
 
 /// The items of a block of a chunk that has so many: all slots once or more often, as often as there is room.
@@ -46,15 +57,13 @@ pub(crate) struct Gram<A> {
     shape: Shape,
     /// The tiles that have a pair which shares a hyperedge: their first vertices.
     tiles: ArrayVec<[u8; 2], TILES>,
-    /// The items of the block that is under way, those of as many as a vector has lanes after those of
-    /// others: for each vertex, for each feature of an item a vector.
+    /// The items of the block that is under way. Of g, for each vertex, for each item its features.
     g: Box<[A]>,
+    /// Of x, for each vector of vertices, for each item, for each feature a vector.
     x: Box<[A]>,
-    /// The sums of the slots, where a chunk has several blocks: for each vector of slots, for each tile those
-    /// of its pairs.
+    /// The sums of the slots, where a chunk has several blocks: for each tile, for each slot those of its
+    /// pairs.
     slots: Box<[A]>,
-    /// The runs of the slots, for each tile those of its pairs.
-    runs: Box<[[f64; RUNS]]>,
     /// Γ_uv at u n + v.
     sums: Box<[f64]>,
 }
@@ -76,7 +85,6 @@ struct Shape {
 pub(crate) struct Room {
     elements: usize,
     slots: usize,
-    pairs: usize,
     vertices: usize,
 }
 
@@ -86,11 +94,9 @@ impl Room {
         let slices = slices(features, size_of::<T>());
         let items = slices.saturating_mul(chunk_len(n, slices));
         let block = items_of_block(n, items);
-        let pairs = padded(n) * padded(n);
         let elements = block * padded(n) * features_of_slice(size_of::<T>());
-        let slots =
-            if items > block { pairs * most_slots(n).max(VECTOR_BYTES / size_of::<T::Acc>()) } else { 0 };
-        Self { elements, slots, pairs, vertices: n }
+        let slots = if items > block { padded(n) * padded(n) * most_slots(n) } else { 0 };
+        Self { elements, slots, vertices: n }
     }
 
     /// For both.
@@ -98,7 +104,6 @@ impl Room {
         Self {
             elements: self.elements.max(other.elements),
             slots: self.slots.max(other.slots),
-            pairs: self.pairs.max(other.pairs),
             vertices: self.vertices.max(other.vertices),
         }
     }
@@ -113,7 +118,6 @@ impl<A: Accumulator> Gram<A> {
             g: zeros(room.elements)?,
             x: zeros(room.elements)?,
             slots: zeros(room.slots)?,
-            runs: try_zeroed("the workspace", room.pairs)?.into_boxed_slice(),
             sums: try_zeroed("the workspace", room.vertices * room.vertices)?.into_boxed_slice(),
         })
     }
@@ -126,41 +130,65 @@ impl<A: Accumulator> Gram<A> {
         let block = items_of_block(n, items);
         self.shape = Shape { n, features, slots, block, items: 0, is_first: true };
         self.tiles.clear();
-        for u in (0..n).step_by(TILE[0]) {
-            let wanted = neighbors[u..].iter().take(TILE[0]).fold(0, |all, neighbors| all | neighbors);
-            for v in (0..n).step_by(TILE[1]) {
-                if wanted >> v & ((1 << TILE[1]) - 1) != 0 {
+        let lanes = VECTOR_BYTES / size_of::<A>();
+        for u in (0..n).step_by(ROWS) {
+            let wanted = neighbors[u..].iter().take(ROWS).fold(0, |all, neighbors| all | neighbors);
+            for v in (0..n).step_by(lanes) {
+                if wanted >> v & ((1 << lanes) - 1) != 0 {
                     self.tiles.push([u as u8, v as u8]);
                 }
             }
         }
-        self.runs[..self.tiles.len() * PAIRS_OF_TILE].fill([0.0; RUNS]);
     }
 
-    /// Adds an instance: the rows of g, each times one of `scales`, and those of x.
-    pub(crate) fn add<T: Element<Acc = A>>(&mut self, g: &Source<'_, T>, scales: &[A], x: &Source<'_, T>) {
-        let len = SLICE_BYTES / size_of::<A>();
-        let (features, n) = (self.shape.features, self.shape.n);
-        let mut start = 0;
-        while start < features {
-            if self.shape.items == self.shape.block {
-                self.add_block(false);
+    /// Adds an instance: the rows of g, each times one of `scales`, and those of x. `next` has the x of the
+    /// instance that is next, which is fetched meanwhile. Code for AVX2 and FMA is used where the processor
+    /// has both.
+    pub(crate) fn add<T: Element<Acc = A>>(
+        &mut self,
+        g: &Source<'_, T>,
+        scales: &[A],
+        x: &Source<'_, T>,
+        next: Option<&Source<'_, T>>,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma")]
+            fn with_avx2<T: Element>(
+                gram: &mut Gram<T::Acc>,
+                g: &Source<'_, T>,
+                scales: &[T::Acc],
+                x: &Source<'_, T>,
+                next: Option<&Source<'_, T>>,
+            ) {
+                gram.add_portable(g, scales, x, next);
             }
-            let Shape { block, items, .. } = self.shape;
-            let end = features.min(start + (block - items) * len);
-            for (u, &scale) in scales.iter().enumerate().take(n) {
-                self.lay_out(true, u, &g.row(u)[start..end], scale);
-                self.lay_out(false, u, &x.row(u)[start..end], A::ONE);
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the processor has both features.
+                return unsafe { with_avx2(self, g, scales, x, next) };
             }
-            self.shape.items += (end - start).div_ceil(len);
-            start = end;
         }
+        self.add_portable(g, scales, x, next);
     }
 
-    /// Ends the chunk: its Γ, rounded to the accumulation type, Γ_uv at u n + v.
-    pub(crate) fn finish(&mut self) -> &mut [f64] {
-        self.add_block(true);
-        self.round()
+    /// Ends the chunk: its Γ, rounded to the accumulation type, Γ_uv at u n + v. `next` is as for
+    /// [`add`](Self::add): where chunks have one instance, there is more time to fetch it here.
+    pub(crate) fn finish<T: Element<Acc = A>>(&mut self, next: Option<&Source<'_, T>>) -> &mut [f64] {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma")]
+            fn with_avx2<'g, T: Element>(
+                gram: &'g mut Gram<T::Acc>,
+                next: Option<&Source<'_, T>>,
+            ) -> &'g mut [f64] {
+                gram.finish_portable(next)
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the processor has both features.
+                return unsafe { with_avx2(self, next) };
+            }
+        }
+        self.finish_portable(next)
     }
 
     /// Γ of `n` vertices that is given, in the place of one that is summed.
@@ -171,202 +199,210 @@ impl<A: Accumulator> Gram<A> {
         &mut self.sums[..n * n]
     }
 
-    /// Adds the runs.
-    fn round(&mut self) -> &mut [f64] {
-        let n = self.shape.n;
-        for (&[u, v], runs) in self.tiles.iter().zip(self.runs.chunks_exact(PAIRS_OF_TILE)) {
-            for (pair, [a, b, c, d]) in runs.iter().enumerate() {
-                let (u, v) = (usize::from(u) + pair / TILE[1], usize::from(v) + pair % TILE[1]);
-                if u < n && v < n {
-                    self.sums[u * n + v] = A::from_f64((a + b) + (c + d)).to_f64();
-                }
-            }
-        }
-        &mut self.sums[..n * n]
-    }
+    // What follows is for whatever processor the caller is compiled for; the bits are the same on all. Lanes
+    // and features of an item that the compiler knows keep sums in registers.
 
-    /// Lays out the items of a vertex, widened and scaled, behind those that are there.
-    fn lay_out<T: Element<Acc = A>>(&mut self, is_g: bool, vertex: usize, row: &[T], scale: A) {
-        let to = Place {
-            items: if is_g { &mut self.g } else { &mut self.x },
-            vertices: padded(self.shape.n),
-            vertex,
-            first: self.shape.items,
-        };
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2<T: Element>(to: Place<'_, T::Acc>, row: &[T], scale: T::Acc) {
-                to.lay_out(row, scale);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { with_avx2(to, row, scale) };
-            }
-        }
-        to.lay_out(row, scale);
-    }
-
-    /// Adds the block that is under way to the sums of the slots; those of the last one to the runs.
-    fn add_block(&mut self, is_last: bool) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2<A: Accumulator>(gram: &mut Gram<A>, is_last: bool) {
-                gram.add_block_portable(is_last);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { with_avx2(self, is_last) };
-            }
-        }
-        self.add_block_portable(is_last);
-    }
-
-    /// [`add_block`](Self::add_block) for whatever processor the caller is compiled for; the bits are the
-    /// same on all.
     #[inline(always)]
-    fn add_block_portable(&mut self, is_last: bool) {
-        // Lanes and features of an item that the compiler knows keep the sums in registers.
+    fn add_portable<T: Element<Acc = A>>(
+        &mut self,
+        g: &Source<'_, T>,
+        scales: &[A],
+        x: &Source<'_, T>,
+        next: Option<&Source<'_, T>>,
+    ) {
         match size_of::<A>() {
-            4 => self.add_block_of::<8, 4>(is_last),
-            _ => self.add_block_of::<4, 2>(is_last),
+            4 => self.add_of::<T, 8, 4>(g, scales, x, next),
+            _ => self.add_of::<T, 4, 2>(g, scales, x, next),
         }
     }
 
     #[inline(always)]
-    fn add_block_of<const LANES: usize, const LEN: usize>(&mut self, is_last: bool) {
-        let Shape { n, slots, items, is_first, .. } = self.shape;
-        self.fill_up::<LANES, LEN>();
-        let vectors = items.div_ceil(LANES);
-        let (round, stride) = (slots.div_ceil(LANES), padded(n) * LEN * LANES);
-        for first in 0..round {
-            // The vectors of items that these slots have.
-            let own = || (first..vectors).step_by(round);
-            for (t, &[u, v]) in self.tiles.iter().enumerate() {
-                let at = (first * self.tiles.len() + t) * PAIRS_OF_TILE * LANES;
-                let mut sums = [[A::ZERO; LANES]; PAIRS_OF_TILE];
-                if !is_first {
-                    for (sum, slots) in sums.iter_mut().zip(self.slots[at..].chunks_exact(LANES)) {
-                        sum.copy_from_slice(slots);
+    fn finish_portable<T: Element<Acc = A>>(&mut self, next: Option<&Source<'_, T>>) -> &mut [f64] {
+        match size_of::<A>() {
+            4 => self.add_block::<T, 8, 4>(true, next),
+            _ => self.add_block::<T, 4, 2>(true, next),
+        }
+        &mut self.sums[..self.shape.n * self.shape.n]
+    }
+
+    #[inline(always)]
+    fn add_of<T: Element<Acc = A>, const LANES: usize, const LEN: usize>(
+        &mut self,
+        g: &Source<'_, T>,
+        scales: &[A],
+        x: &Source<'_, T>,
+        next: Option<&Source<'_, T>>,
+    ) {
+        let features = self.shape.features;
+        let mut start = 0;
+        while start < features {
+            if self.shape.items == self.shape.block {
+                self.add_block::<T, LANES, LEN>(false, None);
+            }
+            let Shape { block, items, .. } = self.shape;
+            let end = features.min(start + (block - items) * LEN);
+            self.lay_out_g::<T, LEN>(g, scales, start..end);
+            self.lay_out_x::<T, LANES, LEN>(x, next, start..end);
+            self.shape.items += (end - start).div_ceil(LEN);
+            start = end;
+        }
+    }
+
+    /// Lays out the items of g behind those that are there, widened and scaled. Features that a last item has
+    /// too few of are zeros: they add nothing, which is as if they were not added. Where that makes −0 a 0,
+    /// the run that it is added to has no −0 either.
+    #[inline(always)]
+    fn lay_out_g<T: Element<Acc = A>, const LEN: usize>(
+        &mut self,
+        g: &Source<'_, T>,
+        scales: &[A],
+        range: Range<usize>,
+    ) {
+        let Shape { n, block, items, .. } = self.shape;
+        for place in 0..n.next_multiple_of(ROWS) {
+            // Rows that a tile has too many are those of the last vertex again.
+            let u = place.min(n - 1);
+            let (row, scale) = (&g.row(u)[range.clone()], scales[u]);
+            let (to, end) = self.g[(place * block + items) * LEN..].split_at_mut(row.len());
+            for (to, feature) in to.iter_mut().zip(row) {
+                *to = feature.widen() * scale;
+            }
+            end[..row.len().next_multiple_of(LEN) - row.len()].fill(A::ZERO);
+        }
+    }
+
+    /// The same of x, which has no scales.
+    #[inline(always)]
+    fn lay_out_x<T: Element<Acc = A>, const LANES: usize, const LEN: usize>(
+        &mut self,
+        x: &Source<'_, T>,
+        next: Option<&Source<'_, T>>,
+        range: Range<usize>,
+    ) {
+        let Shape { n, block, items, .. } = self.shape;
+        for first in (0..n).step_by(LANES) {
+            let mut rows = [&[][..]; LANES];
+            for (lane, row) in rows.iter_mut().enumerate() {
+                *row = &x.row((first + lane).min(n - 1))[range.clone()];
+            }
+            let vectors = &mut vectors_mut::<A, LANES>(&mut self.x)[(first / LANES * block + items) * LEN..];
+            for (item, to) in vectors.chunks_exact_mut(LEN).take(range.len().div_ceil(LEN)).enumerate() {
+                let start = item * LEN;
+                if let (Some(next), true) = (next, start.is_multiple_of(FETCHED)) {
+                    for v in first..n.min(first + LANES) {
+                        let row = &next.row(v)[range.start + start..range.end];
+                        prefetch(&row[..row.len().min(FETCHED)], To::Read);
                     }
                 }
-                for vector in own() {
-                    let g = &self.g[vector * stride + usize::from(u) * LEN * LANES..];
-                    let x = &self.x[vector * stride + usize::from(v) * LEN * LANES..];
-                    add_products::<A, LANES, LEN>(&mut sums, g, x);
+                let mut wide = [[A::ZERO; LEN]; LANES];
+                for lane in 0..LANES {
+                    wide[lane] = widened(&rows[lane][start..]);
                 }
-                if is_last {
-                    let runs = &mut self.runs[t * PAIRS_OF_TILE..][..PAIRS_OF_TILE];
-                    for (runs, sums) in runs.iter_mut().zip(&sums) {
-                        for slots in sums.chunks_exact(RUNS) {
-                            for (run, slot) in runs.iter_mut().zip(slots) {
-                                *run += slot.to_f64();
+                for f in 0..LEN {
+                    for lane in 0..LANES {
+                        to[f][lane] = wide[lane][f];
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the block that is under way to the sums of the slots; those of the last one to the runs, and
+    /// these to Γ.
+    #[inline(always)]
+    fn add_block<T: Element<Acc = A>, const LANES: usize, const LEN: usize>(
+        &mut self,
+        is_last: bool,
+        next: Option<&Source<'_, T>>,
+    ) {
+        let Self { shape, tiles, g, x, slots: saved, sums: gamma } = self;
+        let Shape { n, slots, block, items, is_first, .. } = *shape;
+        let (g, x) = (vectors::<A, LEN>(g), vectors::<A, LANES>(x));
+        let saved = vectors_mut::<A, LANES>(saved);
+        for (t, &[u, v]) in tiles.iter().enumerate() {
+            let (u, v) = (usize::from(u), usize::from(v));
+            let mut rows = [&[][..]; ROWS];
+            for (row, place) in rows.iter_mut().zip(u..) {
+                *row = &g[place * block..][..block];
+            }
+            let x = &x[v / LANES * block * LEN..][..block * LEN];
+            let mut runs = [[[0.0; LANES]; ROWS]; RUNS];
+            for (run, of_run) in runs.iter_mut().enumerate() {
+                // A row here and there.
+                if let Some(next) = next {
+                    for v in (t * RUNS + run..n).step_by(tiles.len() * RUNS) {
+                        prefetch(next.row(v), To::Read);
+                    }
+                }
+                // Not in place, so that it stays in registers.
+                let mut sum_of_run = [[0.0; LANES]; ROWS];
+                for slot in (run..slots).step_by(RUNS) {
+                    let mut sums = [[A::ZERO; LANES]; ROWS];
+                    let place = (t * slots + slot) * ROWS;
+                    if !is_first {
+                        sums.copy_from_slice(&saved[place..][..ROWS]);
+                    }
+                    for item in (slot..items).step_by(slots) {
+                        add_products(&mut sums, &rows, item, &x[item * LEN..][..LEN]);
+                    }
+                    if is_last {
+                        for row in 0..ROWS {
+                            for lane in 0..LANES {
+                                sum_of_run[row][lane] += sums[row][lane].to_f64();
                             }
                         }
+                    } else {
+                        saved[place..][..ROWS].copy_from_slice(&sums);
                     }
-                } else {
-                    for (sum, slots) in sums.iter().zip(self.slots[at..].chunks_exact_mut(LANES)) {
-                        slots.copy_from_slice(sum);
+                }
+                *of_run = sum_of_run;
+            }
+            if is_last {
+                let [a, b, c, d] = runs;
+                for row in 0..ROWS.min(n - u) {
+                    for lane in 0..LANES.min(n - v) {
+                        let sum = (a[row][lane] + b[row][lane]) + (c[row][lane] + d[row][lane]);
+                        gamma[(u + row) * n + v + lane] = A::from_f64(sum).to_f64();
                     }
                 }
             }
         }
-        (self.shape.items, self.shape.is_first) = (0, false);
-    }
-
-    /// Zeros the rest of the last vector. They add nothing to what are zeros or sums already, which is as if
-    /// they were not added: where it makes −0 a 0, the run that it is added to has no −0 either.
-    #[inline(always)]
-    fn fill_up<const LANES: usize, const LEN: usize>(&mut self) {
-        let Shape { n, items, .. } = self.shape;
-        let used = items % LANES;
-        if used > 0 {
-            let stride = padded(n) * LEN * LANES;
-            let last = items / LANES * stride..(items / LANES + 1) * stride;
-            for plane in [&mut self.g, &mut self.x] {
-                for vector in plane[last.clone()].chunks_exact_mut(LANES) {
-                    vector[used..].fill(A::ZERO);
-                }
-            }
-        }
+        (shape.items, shape.is_first) = (0, false);
     }
 }
 
-/// Adds the products of a vector of items to the sums of a tile, whose vertices have their features at the
-/// start of `g` and `x`.
+/// Features, and zeros behind them.
+#[inline(always)]
+fn widened<T: Element, const LEN: usize>(features: &[T]) -> [T::Acc; LEN] {
+    let mut wide = [T::Acc::ZERO; LEN];
+    if let Some(features) = features.first_chunk::<LEN>() {
+        for f in 0..LEN {
+            wide[f] = features[f].widen();
+        }
+    } else {
+        for (wide, feature) in wide.iter_mut().zip(features) {
+            *wide = feature.widen();
+        }
+    }
+    wide
+}
+
+/// Adds the products of an item of these rows of g to the sums of a tile.
 #[inline(always)]
 fn add_products<A: Accumulator, const LANES: usize, const LEN: usize>(
-    sums: &mut [[A; LANES]; PAIRS_OF_TILE],
-    g: &[A],
-    x: &[A],
+    sums: &mut [[A; LANES]; ROWS],
+    g: &[&[[A; LEN]]; ROWS],
+    item: usize,
+    x: &[[A; LANES]],
 ) {
-    let (g, x) = (&g[..TILE[0] * LEN * LANES], &x[..TILE[1] * LEN * LANES]);
+    let mut of_item = [&g[0][item]; ROWS];
+    for row in 1..ROWS {
+        of_item[row] = &g[row][item];
+    }
     for f in 0..LEN {
-        for (pair, sums) in sums.iter_mut().enumerate() {
-            let (u, v) = (pair / TILE[1], pair % TILE[1]);
-            let g = &g[(u * LEN + f) * LANES..][..LANES];
-            let x = &x[(v * LEN + f) * LANES..][..LANES];
+        for row in 0..ROWS {
             for lane in 0..LANES {
-                sums[lane] = g[lane].fused_multiply_add(x[lane], sums[lane]);
-            }
-        }
-    }
-}
-
-/// Where the items of a vertex are laid out.
-struct Place<'a, A> {
-    items: &'a mut [A],
-    /// The vertices that there is room for.
-    vertices: usize,
-    vertex: usize,
-    /// The number of the first item.
-    first: usize,
-}
-
-impl<A: Accumulator> Place<'_, A> {
-    #[inline(always)]
-    fn lay_out<T: Element<Acc = A>>(self, row: &[T], scale: A) {
-        match size_of::<A>() {
-            4 => self.lay_out_of::<T, 8, 4, 32>(row, scale),
-            _ => self.lay_out_of::<T, 4, 2, 8>(row, scale),
-        }
-    }
-
-    /// `ALL` is `LANES` · `LEN`.
-    #[inline(always)]
-    fn lay_out_of<T: Element<Acc = A>, const LANES: usize, const LEN: usize, const ALL: usize>(
-        self,
-        row: &[T],
-        scale: A,
-    ) {
-        let Self { items, vertices, vertex, first } = self;
-        let (mut item, mut rest) = (first, row);
-        while !rest.is_empty() {
-            let lane = item % LANES;
-            let to = &mut items[(item / LANES * vertices + vertex) * ALL..][..ALL];
-            match rest.split_first_chunk::<ALL>() {
-                Some((features, others)) if lane == 0 => {
-                    // No `map` here: its closure is not always inlined.
-                    let mut wide = [A::ZERO; ALL];
-                    for i in 0..ALL {
-                        wide[i] = features[i].widen() * scale;
-                    }
-                    for f in 0..LEN {
-                        for lane in 0..LANES {
-                            to[f * LANES + lane] = wide[lane * LEN + f];
-                        }
-                    }
-                    (item, rest) = (item + LANES, others);
-                }
-                _ => {
-                    let (features, others) = rest.split_at(rest.len().min(LEN));
-                    for f in 0..LEN {
-                        to[f * LANES + lane] =
-                            features.get(f).map_or(A::ZERO, |feature| feature.widen() * scale);
-                    }
-                    (item, rest) = (item + 1, others);
-                }
+                sums[row][lane] = of_item[row][f].fused_multiply_add(x[f][lane], sums[row][lane]);
             }
         }
     }
@@ -430,19 +466,20 @@ mod tests {
             for (rows, slots) in [(&rows[..], most_slots(n)), (&rows[..1], slots(n, slices))] {
                 // The tests' chunks may be longer than those of a call.
                 let mut room = Room::new::<T>(n, features);
-                room.slots = padded(n) * padded(n) * most_slots(n).max(8);
+                room.slots = padded(n) * padded(n) * most_slots(n);
                 let mut gram = Gram::with_room(room).unwrap();
                 let chunk = rows.len().min(chunk_len(n, slices));
                 for portable in [false, true] {
                     gram.begin(&neighbors, features, chunk, slots);
                     for [g, x] in rows {
-                        gram.add(&source(g, features), &scales, &source(x, features));
+                        let (g, x) = (source(g, features), source(x, features));
+                        match portable {
+                            true => gram.add_portable(&g, &scales, &x, None),
+                            false => gram.add(&g, &scales, &x, Some(&x)),
+                        }
                     }
-                    if portable {
-                        gram.add_block_portable(true);
-                        gram.shape.items = 0;
-                    }
-                    let gamma = if portable { gram.round() } else { gram.finish() };
+                    let gamma =
+                        if portable { gram.finish_portable::<T>(None) } else { gram.finish::<T>(None) };
                     for (u, v) in (0..n).flat_map(|u| (0..n).map(move |v| (u, v))) {
                         let expected = in_order(rows, &scales, features, slots, (u, v));
                         assert_eq!(
@@ -475,8 +512,8 @@ mod tests {
         let mut gram = Gram::with_room(Room::new::<f32>(n, features)).unwrap();
         gram.begin(&neighbors, features, 1, 1);
         let g = vec![2.0f32; n * features];
-        gram.add(&source(&g, features), &[1.0; MOST_VERTICES], &source(&x, features));
-        let gamma = gram.finish();
+        gram.add(&source(&g, features), &[1.0; MOST_VERTICES], &source(&x, features), None);
+        let gamma = gram.finish::<f32>(None);
         assert!((0..n).all(|u| gamma[u * n] == 6.0));
         assert!((0..5).all(|u| gamma[u * n + u] == 6.0) && gamma[5 * n + 5] == f64::INFINITY);
     }

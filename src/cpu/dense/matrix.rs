@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::super::gather::{Sink, Source};
+use super::super::prefetch::{To, prefetch};
 use crate::dense::PART;
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
@@ -128,46 +129,18 @@ impl<A: Accumulator> Matrix<A> {
             let features = len.min(x.features - start);
             for (v, wide) in wide.chunks_exact_mut(len).take(n).enumerate() {
                 let scale = scales[v];
+                y[v].fetch(start, features);
                 for (wide, &x) in wide.iter_mut().zip(&x.row(v)[start..][..features]) {
                     *wide = x.widen() * scale;
                 }
             }
-            let mut block = 0;
-            while block + LANES <= features {
-                if let Some(next) = next {
-                    (0..n).for_each(|v| prefetch(&next.row(v)[start + block..][..LANES]));
-                }
-                rows.apply_block::<LANES>(wide, y, start, block);
-                block += LANES;
-            }
-            while block + 8 <= features {
-                rows.apply_block::<8>(wide, y, start, block);
-                block += 8;
-            }
-            while block < features {
-                rows.apply_block::<1>(wide, y, start, block);
-                block += 1;
+            // All rows block by block, so that their stores are spread over time; or two at a time.
+            let at_once = if y.iter().any(Sink::wants_whole_rows) { 2 } else { n };
+            for first in (0..n).step_by(at_once) {
+                rows.apply_rows(wide, y, first..n.min(first + at_once), start..start + features, next);
             }
         }
     }
-}
-
-/// Has the processor bring a block of features nearer.
-#[inline(always)]
-fn prefetch<T>(block: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        /// The bytes that come at once.
-        const LINE: usize = 64;
-        for element in block.iter().step_by((LINE / size_of::<T>()).max(1)) {
-            // SAFETY: it reads nothing that the program sees, whatever the address; this one is of an
-            // element.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *element).cast()) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = block;
 }
 
 /// A matrix whose rows are summed in `P` parts, and how many features of each vertex are under way.
@@ -184,16 +157,52 @@ impl<A: Accumulator, const P: usize> Rows<'_, A, P> {
         if P == 1 { 0..n } else { (p * PART).min(n)..((p + 1) * PART).min(n) }
     }
 
-    /// `W` features of all rows, those from `block` on of what is under way, which is from `start` on.
+    /// What is under way of some rows, which are the features of `range`. The same of `next` is fetched
+    /// meanwhile.
     #[inline(always)]
-    fn apply_block<const W: usize>(&self, wide: &[A], y: &mut [impl Sink<A>], start: usize, block: usize) {
+    fn apply_rows<T: Element<Acc = A>>(
+        &self,
+        wide: &[A],
+        y: &mut [impl Sink<A>],
+        rows: Range<usize>,
+        range: Range<usize>,
+        next: Option<&Source<'_, T>>,
+    ) {
+        let mut block = 0;
+        while block + LANES <= range.len() {
+            if let Some(next) = next {
+                let fetch = |v| prefetch(&next.row(v)[range.start + block..][..LANES], To::Read);
+                rows.clone().for_each(fetch);
+            }
+            self.apply_block::<LANES>(wide, y, rows.clone(), range.start, block);
+            block += LANES;
+        }
+        while block + 8 <= range.len() {
+            self.apply_block::<8>(wide, y, rows.clone(), range.start, block);
+            block += 8;
+        }
+        while block < range.len() {
+            self.apply_block::<1>(wide, y, rows.clone(), range.start, block);
+            block += 1;
+        }
+    }
+
+    /// `W` features of some rows, those from `block` on of what is under way, which is from `start` on.
+    #[inline(always)]
+    fn apply_block<const W: usize>(
+        &self,
+        wide: &[A],
+        y: &mut [impl Sink<A>],
+        rows: Range<usize>,
+        start: usize,
+        block: usize,
+    ) {
         let Matrix { n, terms, .. } = self.matrix;
-        let n = *n;
-        let all = u32::MAX.checked_shr(u32::BITS - n as u32).unwrap_or(0);
-        let mut u = 0;
-        while u < n {
+        let all = u32::MAX.checked_shr(u32::BITS - *n as u32).unwrap_or(0);
+        let mut u = rows.start;
+        while u < rows.end {
             // Two rows that have all terms share the loads of x.
-            if u + 1 < n && terms[u] == all && terms[u + 1] == all {
+            if u + 1 < rows.end && terms[u] == all && terms[u + 1] == all {
                 let [a, b] = self.pair_of_rows::<W>(wide, block, u);
                 y[u].apply_array(start + block, &a);
                 y[u + 1].apply_array(start + block, &b);
@@ -288,6 +297,7 @@ fn add<A: Accumulator, const W: usize, const R: usize>(sums: &mut [[A; W]; R], o
 #[cfg(test)]
 mod tests {
     use super::super::super::gather::Store;
+    use super::super::super::streams::Streams;
     use super::*;
 
     /// The terms of a row of sums one by one, in the order of the parts.
@@ -320,7 +330,9 @@ mod tests {
             for (matrix, order) in [(&matrix, Order::Sequence), (&transposed, Order::Parts)] {
                 let mut y = [vec![T::default(); n * features], vec![T::default(); n * features]];
                 for (y, portable) in y.iter_mut().zip([false, true]) {
-                    let store = |row| Store { row, scale: T::Acc::ONE, accumulate: false };
+                    // Once block by block, and once row after row.
+                    let streams = Streams::new(portable);
+                    let store = |row| streams.store(Store { row, scale: T::Acc::ONE, accumulate: false });
                     let mut rows: Vec<_> = y.chunks_mut(features).map(store).collect();
                     let x = (&x, &scales[..]);
                     match (portable, order, crate::dense::parts(n)) {
