@@ -48,14 +48,14 @@ impl Path {
     pub(crate) fn choose<T: Element>(topology: &Incidence) -> Self {
         let n = topology.n_vertices();
         let is_dense = n <= DENSE_VERTICES || topology.n_incidences() >= dense_incidences::<T>() * n;
-        if is_dense && Pairs::obstacle(topology).is_none() { Self::Dense } else { Self::Gather }
+        if is_dense && Pairs::obstacle_on_path(topology).is_none() { Self::Dense } else { Self::Gather }
     }
 
     /// Why a topology cannot be on this path.
     fn obstacle(self, topology: &Incidence) -> Option<Obstacle> {
         match self {
             Self::Gather => None,
-            Self::Dense => Pairs::obstacle(topology),
+            Self::Dense => Pairs::obstacle_on_path(topology),
         }
     }
 }

@@ -42,7 +42,7 @@ use crate::conv::{Conv, Normalization};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::incidence::Incidence;
-use crate::pairs::{MOST_VERTICES, PairList, Pairs};
+use crate::pairs::{MOST_VERTICES, PairList, Pairs, VertexSet};
 
 /// M of a topology and the weights of its hyperedges.
 pub(super) struct DenseOperator<A> {
@@ -105,7 +105,7 @@ impl<A: Accumulator> DenseOperator<A> {
         let shifted: ArrayVec<_, MOST_VERTICES> = degrees.iter().map(|&d| Degree::new(conv, d)).collect();
         let is_zero = |v: usize| degrees[v] == A::ZERO;
         let normalization = conv.normalization;
-        let mut nonzero = u32::MAX;
+        let mut nonzero = VertexSet::MAX;
         if normalization == Normalization::Symmetric {
             (0..n).filter(|&v| is_zero(v)).for_each(|v| nonzero &= !(1 << v));
         }
@@ -182,7 +182,7 @@ impl<A: Accumulator> DenseOperator<A> {
         for (u, v) in (0..n).flat_map(|u| (0..n).map(move |v| (u, v))) {
             entries[u * n + v] = entry(u, v);
         }
-        let all = u32::MAX.checked_shr(u32::BITS - n as u32).unwrap_or(0);
+        let all = VertexSet::MAX.checked_shr(VertexSet::BITS - n as u32).unwrap_or(0);
         terms[..n].fill(all);
         self.scales[..n].fill(A::ONE);
     }

@@ -3,6 +3,7 @@
 
 use super::args::Kernel;
 use crate::incidence::Incidence;
+use crate::pairs::MOST_ON_PATH;
 use crate::path::Path;
 
 /// The numbers of vertices that dense kernels are compiled for. A topology is in the smallest class that has
@@ -12,15 +13,17 @@ pub(super) enum DenseClass {
     Of8,
     Of16,
     Of32,
+    /// For matrices of instances alone.
+    Of64,
 }
 
 impl DenseClass {
-    pub(super) const ALL: &[Self] = &[Self::Of8, Self::Of16, Self::Of32];
+    pub(super) const ALL: &[Self] = &[Self::Of8, Self::Of16, Self::Of32, Self::Of64];
 
     /// The class of a topology with a dense operator.
     pub(super) fn of(n_vertices: usize) -> Self {
         let has_room = |class: &&Self| n_vertices <= class.vertices();
-        Self::ALL.iter().find(has_room).copied().unwrap_or(Self::Of32)
+        Self::ALL.iter().find(has_room).copied().unwrap_or(Self::Of64)
     }
 
     /// The most vertices of its topologies, and so the entries of a row of M.
@@ -29,6 +32,7 @@ impl DenseClass {
             Self::Of8 => 8,
             Self::Of16 => 16,
             Self::Of32 => 32,
+            Self::Of64 => 64,
         }
     }
 
@@ -39,7 +43,17 @@ impl DenseClass {
     }
 
     pub(super) const fn words(self) -> usize {
-        3 * self.vertices()
+        (1 + 2 * self.words_of_set()) * self.vertices()
+    }
+
+    /// The words of a set of vertices.
+    pub(super) const fn words_of_set(self) -> usize {
+        self.vertices().div_ceil(u32::BITS as usize)
+    }
+
+    /// Whether the path of dense operators has kernels of this class.
+    pub(super) const fn is_on_path(self) -> bool {
+        self.vertices() <= MOST_ON_PATH
     }
 
     /// The kernel of its forward.
@@ -47,7 +61,7 @@ impl DenseClass {
         match self {
             Self::Of8 => Kernel::Dense8Conv,
             Self::Of16 => Kernel::Dense16Conv,
-            Self::Of32 => Kernel::Dense32Conv,
+            Self::Of32 | Self::Of64 => Kernel::Dense32Conv,
         }
     }
 
@@ -56,7 +70,7 @@ impl DenseClass {
         match self {
             Self::Of8 => Kernel::Dense8Backward,
             Self::Of16 => Kernel::Dense16Backward,
-            Self::Of32 => Kernel::Dense32Backward,
+            Self::Of32 | Self::Of64 => Kernel::Dense32Backward,
         }
     }
 }
