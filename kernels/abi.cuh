@@ -107,6 +107,8 @@ enum Kernel : u32 {
     ADD_SUMS = 19,
     // The matrices of instances, from scratch memory or into it: a `MatrixKind`.
     MATRIX = 20,
+    // The inner products of rows of topologies that the path has no kernels for, or their gradient.
+    GRAM = 21,
 };
 
 // What becomes of matrices, see kernels/matrix.cu.
@@ -116,6 +118,13 @@ enum MatrixKind : u32 {
     MAKE_UNIT = 2,
     STORE_PRODUCTS = 3,
     LOAD_SYMMETRIC = 4,
+};
+
+// The elements of rows, where kernels for all of them are one: those that sums have, or others.
+enum ElementKind : u32 {
+    ELEMENT_OF_SUMS = 0,
+    ELEMENT_F16 = 1,
+    ELEMENT_BF16 = 2,
 };
 
 // What becomes of rows of vertices, see kernels/epilogue.cu.
@@ -857,6 +866,36 @@ static_assert(OFFSET_OF(MatrixArgs, what) == 328, "offset");
 static_assert(OFFSET_OF(MatrixArgs, side) == 332, "offset");
 static_assert(OFFSET_OF(MatrixArgs, add) == 336, "offset");
 static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 340, "offset");
+
+// Of the inner products of rows, or their gradient, see kernels/gram.cu.
+struct GramArgs {
+    // One to a block.
+    DenseItemsArgs items;
+    RowsArgs x;
+    // No data: products; else their gradient.
+    RowsArgs grad_x;
+    // As in MatrixArgs.
+    void* matrices;
+    u64 features;
+    // The blocks that share out an item.
+    u64 parts;
+    u32 side;
+    u32 add;
+    // An ElementKind.
+    u32 element;
+    u32 padding;
+};
+static_assert(sizeof(GramArgs) == 416 && alignof(GramArgs) == 8, "size");
+static_assert(OFFSET_OF(GramArgs, items) == 0, "offset");
+static_assert(OFFSET_OF(GramArgs, x) == 312, "offset");
+static_assert(OFFSET_OF(GramArgs, grad_x) == 344, "offset");
+static_assert(OFFSET_OF(GramArgs, matrices) == 376, "offset");
+static_assert(OFFSET_OF(GramArgs, features) == 384, "offset");
+static_assert(OFFSET_OF(GramArgs, parts) == 392, "offset");
+static_assert(OFFSET_OF(GramArgs, side) == 400, "offset");
+static_assert(OFFSET_OF(GramArgs, add) == 404, "offset");
+static_assert(OFFSET_OF(GramArgs, element) == 408, "offset");
+static_assert(OFFSET_OF(GramArgs, padding) == 412, "offset");
 
 // Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
 // their features: see epilogue.cu.

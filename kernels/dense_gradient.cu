@@ -37,7 +37,7 @@ struct Gradients {
     DenseItem* items;
     u64* first_hyperedges;
     double* products;  // Gamma_uv, divided by what its degrees say
-    double* parts;  // M_uv Gamma_uv
+    double* parts;  // M_uv Gamma_uv; where M has more than 32 rows it is the memory of `products`
     double* degrees;  // 0 of vertices that are left out
     double* of_degrees;  // c_u
     u32* terms;
@@ -86,10 +86,28 @@ __device__ __forceinline__ void load_vertices(const DenseGradientArgs& args, con
         const DenseItem& item = of.items[i / row];
         if (i % row < item.n_vertices) {
             of.degrees[i] = entries[item.entries + row * row + row + i % row];
-            of.terms[i] = words[item.words + i % row];
-            of.shifts[i] = static_cast<int>(words[item.words + row + i % row]);
+            u32 of_set = words_of_set(row);
+#pragma unroll 1
+            for (u32 word = 0; word < of_set; word++) {
+                of.terms[i * of_set + word] = words[item.words + i % row * of_set + word];
+            }
+            of.shifts[i] = static_cast<int>(words[item.words + of_set * row + i % row]);
         }
     }
+}
+
+// What Gamma_uv of item `k` is divided by.
+__device__ __forceinline__ double divided(const DenseGradientArgs& args, const Gradients& of, u32 k, u32 u,
+                                          u32 v, double product) {
+    if (args.conventions.normalized != 0) {
+        const double* degrees = of.degrees + k * args.items.operators.row;
+        double divisor = degrees[u];
+        if (is_symmetric(args.conventions)) {
+            divisor = square_root(divisor * degrees[v]);
+        }
+        product = product / divisor;
+    }
+    return product;
 }
 
 // Gamma of all items, and its products with M; or roots of the tree, which are stored, and nothing else.
@@ -121,19 +139,16 @@ __device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 
             args.roots[place * size + at] = product;
             continue;
         }
-        of.parts[i] = static_cast<double>(entries[of.items[k].entries + at]) * product;
-        if (args.conventions.normalized != 0) {
-            double divisor = of.degrees[k * row + at / row];
-            if (is_symmetric(args.conventions)) {
-                divisor = square_root(divisor * of.degrees[k * row + at % row]);
-            }
-            product = product / divisor;
+        if (of.parts != of.products) {
+            of.parts[i] = static_cast<double>(entries[of.items[k].entries + at]) * product;
+            product = divided(args, of, k, at / row, at % row, product);
         }
         of.products[i] = product;
     }
 }
 
 // c_u of all vertices that have degrees.
+template <typename A>
 __device__ __forceinline__ void find_degree_terms(const DenseGradientArgs& args, const Gradients& of) {
     u32 row = args.items.operators.row;
     bool symmetric = is_symmetric(args.conventions);
@@ -146,16 +161,20 @@ __device__ __forceinline__ void find_degree_terms(const DenseGradientArgs& args,
             continue;
         }
         const double* parts = of.parts + k * row * row;
-        const u32* terms = of.terms + k * row;
+        const u32* terms = of.terms + k * row * words_of_set(row);
+        const A* entries = static_cast<const A*>(args.items.operators.entries) + of.items[k].entries;
+        auto part = [&](u32 at) {
+            return of.parts != of.products ? parts[at] : static_cast<double>(entries[at]) * parts[at];
+        };
         double sum = 0;
         double transposed = 0;
 #pragma unroll 1
         for (u32 v = 0; v < n; v++) {
-            if ((terms[u] >> v & 1) != 0) {
-                sum += parts[u * row + v];
+            if (is_term(terms, row, u, v)) {
+                sum += part(u * row + v);
             }
-            if (symmetric && (terms[v] >> u & 1) != 0) {
-                transposed += parts[v * row + u];
+            if (symmetric && is_term(terms, row, v, u)) {
+                transposed += part(v * row + u);
             }
         }
         double degree = of.degrees[i];
@@ -255,7 +274,8 @@ __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, u
         u32 end = 0;
         double value = not_a_number<double>();
         // No longer than a topology with a dense operator may have, see src/pairs.rs: its pairs take time.
-        u64 most = 32 * t.n_indices;
+        u32 row = args.items.operators.row;
+        u64 most = (row > WARP ? row : WARP) * t.n_indices;
         if (find_incidences(tables, check, t, t.pointers + e, start, end) &&
             check.below(POINTERS, t.pointers + e + 1, u64(end - start) * (end - start), most + 1)) {
             value = gradient_of(args, check, of, k, t.indices + start, end - start);
@@ -283,11 +303,12 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
     of.items = reinterpret_cast<DenseItem*>(shared_memory);
     of.first_hyperedges = reinterpret_cast<u64*>(of.items + n_items);
     of.products = reinterpret_cast<double*>(of.first_hyperedges + n_items);
-    of.parts = of.products + n_items * row * row;
+    // There is no room for both where there are more than 32 rows.
+    of.parts = row > WARP ? of.products : of.products + n_items * row * row;
     of.degrees = of.parts + n_items * row * row;
     of.of_degrees = of.degrees + n_items * row;
     of.terms = reinterpret_cast<u32*>(of.of_degrees + n_items * row);
-    of.shifts = reinterpret_cast<int*>(of.terms + n_items * row);
+    of.shifts = reinterpret_cast<int*>(of.terms + n_items * row * words_of_set(row));
     for (u64 of_launch = blockIdx.x; of_launch < args.items.blocks * args.parts; of_launch += gridDim.x) {
         u64 block = divide(of_launch, args.parts);
         bool has_gradients = args.roots == nullptr;
@@ -306,9 +327,18 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
         }
         __syncthreads();
         if (args.conventions.shifted != 0) {
-            find_degree_terms(args, of);
+            find_degree_terms<A>(args, of);
         }
         __syncthreads();
+        if (of.parts == of.products) {
+#pragma unroll 1
+            for (u32 i = threadIdx.x; i < row * row; i += THREADS) {
+                if (i % row < of.items->n_vertices && i / row < of.items->n_vertices) {
+                    of.products[i] = divided(args, of, 0, i / row, i % row, of.products[i]);
+                }
+            }
+            __syncthreads();
+        }
         store_gradients<A, Checked>(args, of_launch - block * args.parts, of);
         __syncthreads();  // the next items have the same memory
     }

@@ -8,8 +8,7 @@
 //
 // The caller's matrices have the rows of the largest topology in use. They are overwritten or added to, each
 // element by one thread; beyond the vertices of a topology they become 0 or stay, and are not read. An
-// instance that is not found gets a matrix of NaN, and an operator that could not be formed NaN on its
-// diagonal. Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
+// instance that is not found, or whose operator could not be formed, gets a matrix of NaN. Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
 //
 // Modules: f32, f64.
 
@@ -69,9 +68,11 @@ __device__ __forceinline__ void store_matrices(const MatrixArgs& args, u64 block
             if (args.what == STORE_PRODUCTS) {
                 value = products[place * (row * row) + u * row + v];
             } else {
-                value = 0;
-                if ((operators.words[item.words + u] >> v & 1) != 0) {
-                    value = entries[item.entries + u * row + v] * entries[item.entries + row * row + u];
+                // NaN where the operator could not be formed, and else a power of two.
+                A factor = entries[item.entries + row * row + u];
+                value = factor == factor ? A(0) : factor;
+                if (is_term(operators.words + item.words, row, u, v)) {
+                    value = entries[item.entries + u * row + v] * factor;
                 }
             }
         }

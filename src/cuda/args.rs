@@ -47,6 +47,8 @@ numbers! {
         AddSums,
         /// The matrices of instances, from scratch memory or into it: a `MatrixKind`.
         Matrix,
+        /// The inner products of rows of topologies that the path has no kernels for, or their gradient.
+        Gram,
     }
 
     /// What becomes of matrices, see kernels/matrix.cu.
@@ -56,6 +58,13 @@ numbers! {
         MakeUnit,
         StoreProducts,
         LoadSymmetric,
+    }
+
+    /// The elements of rows, where kernels for all of them are one: those that sums have, or others.
+    ElementKind {
+        ElementOfSums,
+        ElementF16,
+        ElementBf16,
     }
 
     /// What becomes of rows of vertices, see kernels/epilogue.cu.
@@ -531,6 +540,25 @@ structures! {
         add: u32,
         /// The items are topologies.
         of_topologies: u32,
+    }
+
+    /// Of the inner products of rows, or their gradient, see kernels/gram.cu.
+    GramArgs {
+        /// One to a block.
+        items: DenseItemsArgs,
+        x: RowsArgs,
+        /// No data: products; else their gradient.
+        grad_x: RowsArgs,
+        /// As in MatrixArgs.
+        matrices: Address => "void*",
+        features: u64,
+        /// The blocks that share out an item.
+        parts: u64,
+        side: u32,
+        add: u32,
+        /// An ElementKind.
+        element: u32,
+        padding: u32,
     }
 
     /// Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of

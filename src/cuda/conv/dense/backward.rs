@@ -286,6 +286,9 @@ impl DenseClass {
     /// That of an item whose gradients of weights are found: `Gradients` of `kernels/dense_gradient.cu`.
     const fn gradient_bytes(self) -> usize {
         let n = self.vertices();
-        ITEM_BYTES + size_of::<u64>() + (2 * n * n + 2 * n) * size_of::<f64>() + 2 * n * size_of::<u32>()
+        // Of more than 32 vertices a block has no room for M_uv Γ_uv, too.
+        let products = if self.is_on_path() { 2 * n * n } else { n * n };
+        let words = (1 + self.words_of_set()) * n;
+        ITEM_BYTES + size_of::<u64>() + (products + 2 * n) * size_of::<f64>() + words * size_of::<u32>()
     }
 }

@@ -2,8 +2,10 @@
 
 #![allow(unsafe_code)]
 
+use bytemuck::Zeroable;
+
 use super::super::super::DeviceElement;
-use super::super::super::args::{Address, Kernel, MatrixArgs, MatrixKind, ScaleArgs};
+use super::super::super::args::{Address, GramArgs, Kernel, MatrixArgs, MatrixKind, RowsArgs, ScaleArgs};
 use super::super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
 use super::super::super::epilogue::Finish;
 use super::super::super::geometry::{Grid, THREADS};
@@ -22,6 +24,12 @@ pub(in super::super) struct MatricesTo {
     pub(in super::super) address: Address,
     pub(in super::super) accumulate: bool,
 }
+
+/// As in `kernels/gram.cu`: the rows and columns of the products of a block, the products of a thread, and the
+/// rows of a thread in the gradient.
+const GRAM_BLOCK: usize = 8;
+const GRAM_TILE: usize = 4;
+const GRAM_ROWS: usize = 2;
 
 /// What stands for weights where operators do not depend on any: there is one for each topology, or for each
 /// instance.
@@ -88,6 +96,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         to: MatricesTo,
     ) -> Result<()> {
         let of = self.dense_instances(class, unweighted(Windows::Shared));
+        if !class.is_on_path() {
+            let of = self.dense_instances(class, unweighted(Windows::Consecutive));
+            // SAFETY: the caller's promise.
+            return unsafe { self.gram(&of, x, to, None) };
+        }
         let rows = BackwardRows { x, grad_y: x, grad_x: None, wants_products: true };
         // SAFETY: the caller's promise; operators, and then products, are stored.
         unsafe {
@@ -112,12 +125,66 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let weights = unweighted(Windows::Consecutive);
         let of = self.dense_instances(class, weights);
         let from = MatricesTo { address: grad_gram, accumulate: false };
+        if !class.is_on_path() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.gram(&of, x, from, Some(grad_x)) };
+        }
         let apply = DenseForward { class, x, weights, y: grad_x, finish: Finish::none() };
         // SAFETY: the caller's promise; operators are stored by the first launch.
         unsafe {
             self.move_matrices(&of, MatrixKind::LoadSymmetric, from, 0)?;
             self.apply_operators(&of, apply, false)
         }
+    }
+
+    /// The inner products of rows of a class that the path has no kernels for, or with `grad_x` their
+    /// gradient. One launch.
+    ///
+    /// # Safety
+    /// There are such rows, and a matrix for each instance.
+    unsafe fn gram(
+        &mut self,
+        of: &DenseInstances<'_>,
+        x: PlacedRows,
+        matrices: MatricesTo,
+        grad_x: Option<Destination>,
+    ) -> Result<()> {
+        let (size, features, side) = (size_of::<T>(), self.features(), self.batch().largest(Axis::Vertex));
+        let parts = match &grad_x {
+            None => {
+                let blocks = side.div_ceil(GRAM_BLOCK) as u64;
+                blocks * (blocks + 1) / 2
+            }
+            Some(_) => {
+                let pairs = of.class.vertices() / GRAM_ROWS;
+                (features as u64 * pairs as u64).div_ceil(THREADS.into())
+            }
+        };
+        // Nothing is stored, so nothing of it is read either.
+        let items = self.dense_items(of, 1, false)?;
+        let add = grad_x.as_ref().map_or(matrices.accumulate, |to| to.accumulate);
+        let args = GramArgs {
+            items,
+            x: x.args(),
+            grad_x: grad_x.as_ref().map_or(RowsArgs::zeroed(), |to| to.rows.args()),
+            matrices: matrices.address,
+            features: features as u64,
+            parts,
+            side: side as u32,
+            add: add.into(),
+            element: T::KIND,
+            padding: 0,
+        };
+        if L::COUNTS {
+            let (_, vertices) = self.size(Axis::Vertex);
+            let rows = 1 + u128::from(grad_x.is_some());
+            self.launches.moves(rows * vertices * (features * size) as u128);
+        }
+        let sums = if grad_x.is_none() { THREADS as usize * GRAM_TILE * size_of::<T::Acc>() } else { 0 };
+        let grid = Grid::of_blocks(items.blocks * parts).with_shared_bytes((sums + ITEM_BYTES) as u32);
+        // SAFETY: the kernel takes a `GramArgs`; a block has the shared memory of an item and of the sums of its
+        // threads. The caller promises the rest.
+        unsafe { self.launches.launch(Kernel::Gram, grid, &args) }
     }
 
     /// One launch, between the caller's matrices and operators or products in scratch memory.
