@@ -6,7 +6,7 @@
 //
 // A block has 8 x 8 products of an instance, those on or above the diagonal; the others have the same bits.
 // A thread has 2 x 2 of them and a slot: it adds every 8th slice, feature by feature. The slots are then
-// added in shared memory. In the gradient a thread has a feature of two rows, and adds the
+// added in shared memory. In the gradient a thread has a feature of a row, and adds the
 // vertices one by one, by one fused multiply-add each. src/dense.rs states the order of all sums, and
 // src/cpu/dense has the same bits.
 //
@@ -26,8 +26,6 @@ enum : u32 {
     PRODUCTS = SQUARE * SQUARE,
     SLOTS = THREADS / (SQUARES * SQUARES),
     RUNS = 4,
-    // Of a thread in the gradient.
-    GRAM_ROWS = 2,
 };
 static_assert(SLOTS == 2 * RUNS, "slots");
 
@@ -139,11 +137,11 @@ __device__ __forceinline__ void find_products(const GramArgs& args, const DenseI
             };
             value = static_cast<A>((run(0) + run(1)) + (run(2) + run(3)));
         }
-        A* to = matrix + u * args.side + v;
-        *to = args.add != 0 ? *to + value : value;
-        if (first_u != first_v) {
-            to = matrix + v * args.side + u;
-            *to = args.add != 0 ? *to + value : value;
+        u32 at = u * args.side + v;
+#pragma unroll 1
+        for (u32 sides = first_u == first_v ? 1 : 2; sides > 0; sides--) {
+            matrix[at] = args.add != 0 ? matrix[at] + value : value;
+            at = v * args.side + u;
         }
     }
 }
@@ -151,33 +149,26 @@ __device__ __forceinline__ void find_products(const GramArgs& args, const DenseI
 template <typename A>
 __device__ __forceinline__ void find_gradient(const GramArgs& args, const DenseItem& item, u64 part) {
     u64 number = part * THREADS + threadIdx.x;
-    u64 pair = divide(number, args.features);
-    u64 feature = number - pair * args.features;
+    u64 u = divide(number, args.features);
+    u64 feature = number - u * args.features;
     u32 n = item.n_vertices;
-    if (pair * GRAM_ROWS >= n) {
+    if (u >= n) {
         return;
     }
-    u32 u = static_cast<u32>(pair) * GRAM_ROWS;
-    // An odd last row is computed twice, and stored once.
-    u32 next = u + 1 < n ? u + 1 : u;
     u64 x = element(args.x, item.number, item.first_vertex, 0) + feature;
-    u64 to = element(args.grad_x, item.number, item.first_vertex, u) + feature;
     const A* matrix = static_cast<const A*>(args.matrices) + item.number * args.side * args.side;
+    const A* row = matrix + u * args.side;
+    const A* column = matrix + u;
     A sum = 0;
-    A sum_of_next = 0;
 #pragma unroll 1
     for (u32 v = 0; v < n; v++) {
-        A of_v = load<A>(args, args.x.data, x + v * args.x.row_stride);
-        A entry = matrix[u * args.side + v] + matrix[v * args.side + u];
-        A of_next = matrix[next * args.side + v] + matrix[v * args.side + next];
-        sum = fused_multiply_add(entry, of_v, sum);
-        sum_of_next = fused_multiply_add(of_next, of_v, sum_of_next);
+        A of_v = load<A>(args, args.x.data, x);
+        sum = fused_multiply_add(row[v] + *column, of_v, sum);
+        x += args.x.row_stride;
+        column += args.side;
     }
-#pragma unroll 1
-    for (u32 row = u; row <= next; row++) {
-        store(args, args.grad_x.data, to, row == u ? sum : sum_of_next);
-        to += args.grad_x.row_stride;
-    }
+    u64 to = element(args.grad_x, item.number, item.first_vertex, static_cast<u32>(u)) + feature;
+    store(args, args.grad_x.data, to, sum);
 }
 
 template <typename A, bool Checked>

@@ -307,7 +307,9 @@ mod tests {
     }
 
     fn adds_in_order<T: Element>(narrow: impl Fn(f64) -> T) {
-        for (n, features) in [(1, 3), (6, 43), (8, 64), (11, 77), (16, 32), (17, 9), (31, 200), (33, 5), (64, 70)] {
+        for (n, features) in
+            [(1, 3), (6, 43), (8, 64), (11, 77), (16, 32), (17, 9), (31, 200), (33, 5), (64, 70)]
+        {
             let value = |i: usize| (i * 7919 % 1009) as f64 / 307.0 - 1.6;
             let mut matrix = Matrix::with_room(n).unwrap();
             matrix.n = n;

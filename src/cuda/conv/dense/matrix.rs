@@ -25,11 +25,9 @@ pub(in super::super) struct MatricesTo {
     pub(in super::super) accumulate: bool,
 }
 
-/// As in `kernels/gram.cu`: the rows and columns of the products of a block, the products of a thread, and the
-/// rows of a thread in the gradient.
+/// As in `kernels/gram.cu`: the rows and columns of the products of a block, and the products of a thread.
 const GRAM_BLOCK: usize = 8;
 const GRAM_TILE: usize = 4;
-const GRAM_ROWS: usize = 2;
 
 /// What stands for weights where operators do not depend on any: there is one for each topology, or for each
 /// instance.
@@ -156,8 +154,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
                 blocks * (blocks + 1) / 2
             }
             Some(_) => {
-                let pairs = of.class.vertices() / GRAM_ROWS;
-                (features as u64 * pairs as u64).div_ceil(THREADS.into())
+                let rows = of.class.vertices() as u64;
+                (features as u64 * rows).div_ceil(THREADS.into())
             }
         };
         // Nothing is stored, so nothing of it is read either.
