@@ -8,7 +8,8 @@
 //
 // The caller's matrices have the rows of the largest topology in use. They are overwritten or added to, each
 // element by one thread; beyond the vertices of a topology they become 0 or stay, and are not read. An
-// instance that is not found, or whose operator could not be formed, gets a matrix of NaN. Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
+// instance that is not found, or whose operator could not be formed, gets a matrix of NaN.
+// Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
 //
 // Modules: f32, f64.
 

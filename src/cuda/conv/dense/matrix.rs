@@ -180,8 +180,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
         let sums = if grad_x.is_none() { THREADS as usize * GRAM_TILE * size_of::<T::Acc>() } else { 0 };
         let grid = Grid::of_blocks(items.blocks * parts).with_shared_bytes((sums + ITEM_BYTES) as u32);
-        // SAFETY: the kernel takes a `GramArgs`; a block has the shared memory of an item and of the sums of its
-        // threads. The caller promises the rest.
+        // SAFETY: the kernel takes a `GramArgs`; a block has the shared memory of an item and of the sums of
+        // its threads. The caller promises the rest.
         unsafe { self.launches.launch(Kernel::Gram, grid, &args) }
     }
 
