@@ -107,8 +107,6 @@ enum Kernel : u32 {
     ADD_SUMS = 19,
     // The matrices of instances, from scratch memory or into it: a `MatrixKind`.
     MATRIX = 20,
-    // The inner products of rows of topologies that the path has no kernels for, or their gradient.
-    GRAM = 21,
 };
 
 // What becomes of matrices, see kernels/matrix.cu.
@@ -118,6 +116,8 @@ enum MatrixKind : u32 {
     MAKE_UNIT = 2,
     STORE_PRODUCTS = 3,
     LOAD_SYMMETRIC = 4,
+    GRAM = 5,
+    GRAM_BACKWARD = 6,
 };
 
 // The elements of rows, where kernels for all of them are one: those that sums have, or others.
@@ -652,7 +652,7 @@ static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
 // Where dense operators are stored, in scratch memory: for a class of N vertices, as entries, N x N of
 // M, in rows; N that sums are multiplied by; and N degrees as gradients see them. As words N of terms,
 // where bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N of terms the other
-// way round, bit u of number v.
+// way round, bit u of number v. Of 64 vertices these have the terms v from 32 on instead.
 struct DenseOperatorsArgs {
     // Of the accumulation type.
     void* entries;
@@ -850,6 +850,12 @@ struct MatrixArgs {
     void* matrices;
     // Likewise N x N of each item of the launch, in scratch memory.
     void* products;
+    // Of the kinds that have rows.
+    RowsArgs x;
+    RowsArgs grad_x;
+    u64 features;
+    // The blocks that share out the work of one.
+    u64 parts;
     // A MatrixKind.
     u32 what;
     // The vertices of the largest topology in use.
@@ -857,45 +863,24 @@ struct MatrixArgs {
     u32 add;
     // The items are topologies.
     u32 of_topologies;
-};
-static_assert(sizeof(MatrixArgs) == 344 && alignof(MatrixArgs) == 8, "size");
-static_assert(OFFSET_OF(MatrixArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(MatrixArgs, matrices) == 312, "offset");
-static_assert(OFFSET_OF(MatrixArgs, products) == 320, "offset");
-static_assert(OFFSET_OF(MatrixArgs, what) == 328, "offset");
-static_assert(OFFSET_OF(MatrixArgs, side) == 332, "offset");
-static_assert(OFFSET_OF(MatrixArgs, add) == 336, "offset");
-static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 340, "offset");
-
-// Of the inner products of rows, or their gradient, see kernels/gram.cu.
-struct GramArgs {
-    // One to a block.
-    DenseItemsArgs items;
-    RowsArgs x;
-    // No data: products; else their gradient.
-    RowsArgs grad_x;
-    // As in MatrixArgs.
-    void* matrices;
-    u64 features;
-    // The blocks that share out an item.
-    u64 parts;
-    u32 side;
-    u32 add;
-    // An ElementKind.
+    // An ElementKind, of the rows.
     u32 element;
     u32 padding;
 };
-static_assert(sizeof(GramArgs) == 416 && alignof(GramArgs) == 8, "size");
-static_assert(OFFSET_OF(GramArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(GramArgs, x) == 312, "offset");
-static_assert(OFFSET_OF(GramArgs, grad_x) == 344, "offset");
-static_assert(OFFSET_OF(GramArgs, matrices) == 376, "offset");
-static_assert(OFFSET_OF(GramArgs, features) == 384, "offset");
-static_assert(OFFSET_OF(GramArgs, parts) == 392, "offset");
-static_assert(OFFSET_OF(GramArgs, side) == 400, "offset");
-static_assert(OFFSET_OF(GramArgs, add) == 404, "offset");
-static_assert(OFFSET_OF(GramArgs, element) == 408, "offset");
-static_assert(OFFSET_OF(GramArgs, padding) == 412, "offset");
+static_assert(sizeof(MatrixArgs) == 432 && alignof(MatrixArgs) == 8, "size");
+static_assert(OFFSET_OF(MatrixArgs, items) == 0, "offset");
+static_assert(OFFSET_OF(MatrixArgs, matrices) == 312, "offset");
+static_assert(OFFSET_OF(MatrixArgs, products) == 320, "offset");
+static_assert(OFFSET_OF(MatrixArgs, x) == 328, "offset");
+static_assert(OFFSET_OF(MatrixArgs, grad_x) == 360, "offset");
+static_assert(OFFSET_OF(MatrixArgs, features) == 392, "offset");
+static_assert(OFFSET_OF(MatrixArgs, parts) == 400, "offset");
+static_assert(OFFSET_OF(MatrixArgs, what) == 408, "offset");
+static_assert(OFFSET_OF(MatrixArgs, side) == 412, "offset");
+static_assert(OFFSET_OF(MatrixArgs, add) == 416, "offset");
+static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 420, "offset");
+static_assert(OFFSET_OF(MatrixArgs, element) == 424, "offset");
+static_assert(OFFSET_OF(MatrixArgs, padding) == 428, "offset");
 
 // Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
 // their features: see epilogue.cu.

@@ -64,9 +64,9 @@ __device__ __forceinline__ bool fits_pairs(const DenseFormArgs& args, Check<Chec
         return check.below(DENSE_TOPOLOGIES, id * DENSE_TOPOLOGY_WORDS + place, start,
                            len < size ? 0 : len - size + 1);
     };
-    u32 row = args.items.operators.row;
+    u64 row = args.items.operators.row;
     return fits(args.items.by_vertex, check, id, args.items.by_vertex.topologies[id]) &&
-           within(DENSE_TOPOLOGY_NEIGHBORS, t.neighbors, t.n_vertices * words_of_set(row),
+           within(DENSE_TOPOLOGY_NEIGHBORS, t.neighbors, row > WARP ? 2 * t.n_vertices : t.n_vertices,
                   tables.n_neighbors) &&
            at_most(DENSE_TOPOLOGY_N_PAIRS, t.n_pairs, row * (row + 1) / 2) &&
            within(DENSE_TOPOLOGY_PAIRS, t.pairs, 2 * (t.n_pairs + 1), tables.n_pairs) &&
@@ -173,7 +173,7 @@ __device__ __forceinline__ void find_degrees(const DenseFormArgs& args, u32 kern
             if (forming.is_stored) {
                 bool is_left_out = conventions.leaves_out_single != 0 && length == 1 && is_finite(degree);
                 forming.entries[item.entries + row * row + row + v] = is_left_out ? A(0) : shifted;
-                forming.words[item.words + words_of_set(row) * row + v] = static_cast<u32>(forming.shifts[i]);
+                forming.words[item.words + row + v] = static_cast<u32>(forming.shifts[i]);
             }
             if (conventions.in_degree != 0 && degree < A(0)) {
                 Row of_degree = {};
@@ -334,16 +334,14 @@ __device__ __forceinline__ void find_terms(const DenseFormArgs& args, u32 kernel
             continue;
         }
         Check<Checked> check;
-        // The vertices of word 0, and then of word 1.
+        u64 position = args.items.dense.topologies[item.topology].neighbors + u;
+        // A word has 32 vertices.
 #pragma unroll 1
-        for (u32 word = 0; word < words_of_set(row); word++) {
-            u32 first = word * WARP;
-            u32 left = n - first < WARP ? n - first : WARP;
-            u64 position =
-                args.items.dense.topologies[item.topology].neighbors + u * words_of_set(row) + word;
+        for (u32 first = 0; first == 0 || (row > WARP && first < n); first += WARP) {
+            u32 left = row > WARP && n - first > WARP ? u32(WARP) : n - first;
             u32 terms = args.items.dense.neighbors[position];
             if (!check.below(NEIGHBORS, position, terms, u64(1) << left)) {
-                terms = u / WARP == word ? 1u << u % WARP : 0;
+                terms = u - first < WARP ? 1u << u % WARP : 0;
                 forming.entries[item.entries + u * row + u] = not_a_number<A>();
             }
             if (conventions.normalized != 0) {
@@ -355,7 +353,8 @@ __device__ __forceinline__ void find_terms(const DenseFormArgs& args, u32 kernel
                     terms &= degrees[first + v] == A(0) ? ~(1u << v) : ALL_LANES;
                 }
             }
-            forming.words[item.words + u * words_of_set(row) + word] = terms;
+            forming.words[item.words + first / WARP * (2 * row) + u] = terms;
+            position += n;
         }
         bool has_power = conventions.shifted != 0 && conventions.in_message == 0;
         forming.entries[item.entries + row * row + u] =
@@ -372,21 +371,15 @@ __device__ __forceinline__ void transpose_terms(const Forming<A>& forming) {
     for (u32 i = threadIdx.x; i < forming.n_items * row; i += THREADS) {
         const DenseItem& item = forming.items[i / row];
         u32 v = i % row;
-        u32 words = words_of_set(row);
         if (v >= item.n_vertices) {
             continue;
         }
+        u32 terms = 0;
 #pragma unroll 1
-        for (u32 word = 0; word < words; word++) {
-            u32 left = item.n_vertices - word * WARP;
-            u32 terms = 0;
-#pragma unroll 1
-            for (u32 u = 0; u < (left < WARP ? left : WARP); u++) {
-                u32 of_row = forming.words[item.words + (word * WARP + u) * words + v / WARP];
-                terms |= (of_row >> v % WARP & 1) << u;
-            }
-            forming.words[item.words + (words + 1) * row + v * words + word] = terms;
+        for (u32 u = 0; u < item.n_vertices; u++) {
+            terms |= (forming.words[item.words + u] >> v & 1) << u;
         }
+        forming.words[item.words + 2 * row + v] = terms;
     }
 }
 
@@ -410,16 +403,12 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
             continue;
         }
         forming.entries[item.entries + at] = Checked ? not_a_number<A>() : A(0);
-        u32 words = words_of_set(row);
-        if (at < row * words) {
-            u32 of_vertex = missing && at % words == at / words / WARP ? 1u << at / words % WARP : 0;
-            forming.words[item.words + at] = of_vertex;
-            if (forming.is_stored) {
-                forming.words[item.words + (words + 1) * row + at] = of_vertex;
-            }
+        if (at < row) {
+            forming.words[item.words + at] = missing ? 1u << at % WARP : 0;
         }
         if (at < row && forming.is_stored) {
-            forming.words[item.words + words * row + at] = 0;
+            forming.words[item.words + row + at] = 0;
+            forming.words[item.words + 2 * row + at] = missing ? 1u << at % WARP : 0;
         }
     }
     __syncthreads();
@@ -432,7 +421,7 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
         __syncthreads();  // where its terms are wrong, an entry becomes NaN
     }
     find_terms<A, Checked>(args, kernel, forming);
-    if (forming.is_stored) {
+    if (forming.is_stored && row <= WARP) {
         __syncthreads();
         transpose_terms(forming);
     }

@@ -47,8 +47,6 @@ numbers! {
         AddSums,
         /// The matrices of instances, from scratch memory or into it: a `MatrixKind`.
         Matrix,
-        /// The inner products of rows of topologies that the path has no kernels for, or their gradient.
-        Gram,
     }
 
     /// What becomes of matrices, see kernels/matrix.cu.
@@ -58,6 +56,8 @@ numbers! {
         MakeUnit,
         StoreProducts,
         LoadSymmetric,
+        Gram,
+        GramBackward,
     }
 
     /// The elements of rows, where kernels for all of them are one: those that sums have, or others.
@@ -404,7 +404,7 @@ structures! {
     /// Where dense operators are stored, in scratch memory: for a class of N vertices, as entries, N x N of
     /// M, in rows; N that sums are multiplied by; and N degrees as gradients see them. As words N of terms,
     /// where bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N of terms the other
-    /// way round, bit u of number v.
+    /// way round, bit u of number v. Of 64 vertices these have the terms v from 32 on instead.
     DenseOperatorsArgs {
         /// Of the accumulation type.
         entries: Address => "void*",
@@ -533,6 +533,12 @@ structures! {
         matrices: Address => "void*",
         /// Likewise N x N of each item of the launch, in scratch memory.
         products: Address => "void*",
+        /// Of the kinds that have rows.
+        x: RowsArgs,
+        grad_x: RowsArgs,
+        features: u64,
+        /// The blocks that share out the work of one.
+        parts: u64,
         /// A MatrixKind.
         what: u32,
         /// The vertices of the largest topology in use.
@@ -540,23 +546,7 @@ structures! {
         add: u32,
         /// The items are topologies.
         of_topologies: u32,
-    }
-
-    /// Of the inner products of rows, or their gradient, see kernels/gram.cu.
-    GramArgs {
-        /// One to a block.
-        items: DenseItemsArgs,
-        x: RowsArgs,
-        /// No data: products; else their gradient.
-        grad_x: RowsArgs,
-        /// As in MatrixArgs.
-        matrices: Address => "void*",
-        features: u64,
-        /// The blocks that share out an item.
-        parts: u64,
-        side: u32,
-        add: u32,
-        /// An ElementKind.
+        /// An ElementKind, of the rows.
         element: u32,
         padding: u32,
     }

@@ -57,9 +57,11 @@ impl DenseTables {
             *n_entries += class.entries() as u64;
             *n_words += class.words() as u64;
             longest_row = topology.by_vertex().rows().map(<[u32]>::len).fold(longest_row, usize::max);
-            let words = class.words_of_set();
-            let of_vertex = |&set: &VertexSet| (0..words).map(move |word| (set >> (32 * word)) as u32);
-            extend(what, &mut neighbors, of.neighbors.iter().flat_map(of_vertex))?;
+            // The first words of all vertices, and then the second ones.
+            for first in (0..class.vertices()).step_by(u32::BITS as usize) {
+                let word = |&set: &VertexSet| (set >> first) as u32;
+                extend(what, &mut neighbors, of.neighbors.iter().map(word))?;
+            }
             let words = of.vertices.iter().chain([&0]).zip(&of.starts).flat_map(|(&v, &start)| [v, start]);
             extend(what, &mut pairs, words)?;
             extend(what, &mut lists, of.lists.iter().copied())?;

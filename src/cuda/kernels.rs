@@ -90,7 +90,6 @@ macro_rules! kernel_set {
         const EPILOGUE: &str = concat!("epilogue_", $t, $checks);
         const ADD_SUMS: &str = concat!("add_sums_", $acc, $checks);
         const MATRIX: &str = concat!("matrix_", $acc, $checks);
-        const GRAM: &str = concat!("gram_", $acc, $checks);
         const INSTANCE_SUMS: &str = concat!("instance_sums_", $acc, $checks);
         KernelSet::new([
             (Kernel::Gather, concat!("gather_", $t, $checks), GATHER),
@@ -108,7 +107,6 @@ macro_rules! kernel_set {
             (Kernel::WalkRows, concat!("walk_rows_", $t, $checks), EPILOGUE),
             (Kernel::AddSums, ADD_SUMS, ADD_SUMS),
             (Kernel::Matrix, MATRIX, MATRIX),
-            (Kernel::Gram, GRAM, GRAM),
             (Kernel::Dense8Backward, BACKWARD_8, BACKWARD_8),
             (Kernel::Dense16Backward, BACKWARD_16, BACKWARD_16),
             (Kernel::Dense32Backward, BACKWARD_32, BACKWARD_32),

@@ -43,12 +43,7 @@ impl DenseClass {
     }
 
     pub(super) const fn words(self) -> usize {
-        (1 + 2 * self.words_of_set()) * self.vertices()
-    }
-
-    /// The words of a set of vertices.
-    pub(super) const fn words_of_set(self) -> usize {
-        self.vertices().div_ceil(u32::BITS as usize)
+        3 * self.vertices()
     }
 
     /// Whether the path of dense operators has kernels of this class.

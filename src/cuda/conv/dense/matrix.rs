@@ -5,7 +5,9 @@
 use bytemuck::Zeroable;
 
 use super::super::super::DeviceElement;
-use super::super::super::args::{Address, GramArgs, Kernel, MatrixArgs, MatrixKind, RowsArgs, ScaleArgs};
+use super::super::super::args::{
+    Address, DenseItemsArgs, Kernel, MatrixArgs, MatrixKind, RowsArgs, ScaleArgs,
+};
 use super::super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
 use super::super::super::epilogue::Finish;
 use super::super::super::geometry::{Grid, THREADS};
@@ -15,6 +17,7 @@ use super::super::super::window_table::DeviceWindows;
 use super::backward::{BackwardRows, Nodes};
 use super::{DenseForward, DenseInstances, INSTANCES_BYTES, ITEM_BYTES, ToWeights, per_block};
 use crate::axis::Axis;
+use crate::dense::most_slots;
 use crate::error::Result;
 use crate::windows::Windows;
 
@@ -24,10 +27,6 @@ pub(in super::super) struct MatricesTo {
     pub(in super::super) address: Address,
     pub(in super::super) accumulate: bool,
 }
-
-/// As in `kernels/gram.cu`: the rows and columns of the products of a block, and the products of a thread.
-const GRAM_BLOCK: usize = 8;
-const GRAM_TILE: usize = 4;
 
 /// What stands for weights where operators do not depend on any: there is one for each topology, or for each
 /// instance.
@@ -93,12 +92,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         x: PlacedRows,
         to: MatricesTo,
     ) -> Result<()> {
-        let of = self.dense_instances(class, unweighted(Windows::Shared));
         if !class.is_on_path() {
-            let of = self.dense_instances(class, unweighted(Windows::Consecutive));
             // SAFETY: the caller's promise.
-            return unsafe { self.gram(&of, x, to, None) };
+            return unsafe { self.gram_of_rows(class, x, to, None) };
         }
+        let of = self.dense_instances(class, unweighted(Windows::Shared));
         let rows = BackwardRows { x, grad_y: x, grad_x: None, wants_products: true };
         // SAFETY: the caller's promise; operators, and then products, are stored.
         unsafe {
@@ -120,13 +118,13 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         grad_gram: Address,
         grad_x: Destination,
     ) -> Result<()> {
-        let weights = unweighted(Windows::Consecutive);
-        let of = self.dense_instances(class, weights);
         let from = MatricesTo { address: grad_gram, accumulate: false };
         if !class.is_on_path() {
             // SAFETY: the caller's promise.
-            return unsafe { self.gram(&of, x, from, Some(grad_x)) };
+            return unsafe { self.gram_of_rows(class, x, from, Some(grad_x)) };
         }
+        let weights = unweighted(Windows::Consecutive);
+        let of = self.dense_instances(class, weights);
         let apply = DenseForward { class, x, weights, y: grad_x, finish: Finish::none() };
         // SAFETY: the caller's promise; operators are stored by the first launch.
         unsafe {
@@ -135,54 +133,45 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
     }
 
-    /// The inner products of rows of a class that the path has no kernels for, or with `grad_x` their
+    /// The inner products of the rows of a class that the path has no kernels for, or with `grad_x` their
     /// gradient. One launch.
     ///
     /// # Safety
     /// There are such rows, and a matrix for each instance.
-    unsafe fn gram(
+    unsafe fn gram_of_rows(
         &mut self,
-        of: &DenseInstances<'_>,
+        class: DenseClass,
         x: PlacedRows,
         matrices: MatricesTo,
         grad_x: Option<Destination>,
     ) -> Result<()> {
-        let (size, features, side) = (size_of::<T>(), self.features(), self.batch().largest(Axis::Vertex));
-        let parts = match &grad_x {
-            None => {
-                let blocks = side.div_ceil(GRAM_BLOCK) as u64;
-                blocks * (blocks + 1) / 2
-            }
-            Some(_) => {
-                let rows = of.class.vertices() as u64;
-                (features as u64 * rows).div_ceil(THREADS.into())
-            }
+        let (features, side) = (self.features(), self.batch().largest(Axis::Vertex));
+        // No operator is stored or read.
+        let of = self.dense_instances(class, unweighted(Windows::Consecutive));
+        let items = self.dense_items(&of, 1, false)?;
+        let (what, to_rows, add, threads) = match grad_x {
+            // Each product has as many as there are slots.
+            None => (MatrixKind::Gram, RowsArgs::zeroed(), matrices.accumulate, side * most_slots(side)),
+            Some(to) => (MatrixKind::GramBackward, to.rows.args(), to.accumulate, features),
         };
-        // Nothing is stored, so nothing of it is read either.
-        let items = self.dense_items(of, 1, false)?;
-        let add = grad_x.as_ref().map_or(matrices.accumulate, |to| to.accumulate);
-        let args = GramArgs {
-            items,
+        let args = MatrixArgs {
             x: x.args(),
-            grad_x: grad_x.as_ref().map_or(RowsArgs::zeroed(), |to| to.rows.args()),
-            matrices: matrices.address,
+            grad_x: to_rows,
             features: features as u64,
-            parts,
-            side: side as u32,
+            parts: (side as u64 * threads as u64).div_ceil(THREADS.into()),
             add: add.into(),
             element: T::KIND,
-            padding: 0,
+            ..self.matrix_args(items, what, matrices)
         };
         if L::COUNTS {
             let (_, vertices) = self.size(Axis::Vertex);
             let rows = 1 + u128::from(grad_x.is_some());
-            self.launches.moves(rows * vertices * (features * size) as u128);
+            self.launches.moves(rows * vertices * (features * size_of::<T>()) as u128);
         }
-        let sums = if grad_x.is_none() { THREADS as usize * GRAM_TILE * size_of::<T::Acc>() } else { 0 };
-        let grid = Grid::of_blocks(items.blocks * parts).with_shared_bytes((sums + ITEM_BYTES) as u32);
-        // SAFETY: the kernel takes a `GramArgs`; a block has the shared memory of an item and of the sums of
-        // its threads. The caller promises the rest.
-        unsafe { self.launches.launch(Kernel::Gram, grid, &args) }
+        let grid = Grid::of_blocks(items.blocks * args.parts).with_shared_bytes(ITEM_BYTES as u32);
+        // SAFETY: the kernel takes a `MatrixArgs`; a block has the shared memory of its item. The caller
+        // promises the rest.
+        unsafe { self.launches.launch(Kernel::Matrix, grid, &args) }
     }
 
     /// One launch, between the caller's matrices and operators or products in scratch memory.
@@ -207,19 +196,24 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             (items.numbers, items.n_items) = of.topologies;
             items.blocks = items.n_items.div_ceil(per_block.into());
         }
-        let args = MatrixArgs {
-            items,
-            matrices: matrices.address,
-            products,
-            what: what as u32,
-            side: side as u32,
-            add: matrices.accumulate.into(),
-            of_topologies: of_topologies.into(),
-        };
+        let of_topologies = of_topologies.into();
+        let args = MatrixArgs { products, of_topologies, ..self.matrix_args(items, what, matrices) };
         let grid = Grid::of_blocks(items.blocks).with_shared_bytes(per_block * ITEM_BYTES as u32);
         // SAFETY: the kernel takes a `MatrixArgs`. Scratch memory has room for the operators and the products
         // that it reads and stores, and a block has the shared memory of its items. The caller promises the
         // rest.
         unsafe { self.launches.launch(Kernel::Matrix, grid, &args) }
+    }
+
+    fn matrix_args(&self, items: DenseItemsArgs, what: MatrixKind, matrices: MatricesTo) -> MatrixArgs {
+        MatrixArgs {
+            items,
+            matrices: matrices.address,
+            parts: 1,
+            what: what as u32,
+            side: self.batch().largest(Axis::Vertex) as u32,
+            add: matrices.accumulate.into(),
+            ..MatrixArgs::zeroed()
+        }
     }
 }
