@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
 use crate::common::{TestElement, bits, features, norm, numbers, sums, weights, widen, with_threads};
-use crate::layouts::{Layout, WindowKind, edges, empty_batches, matrix_layout, pairs};
+use crate::layouts::{Layout, Place, WindowKind, edges, empty_batches, matrix_layout, pairs};
 use crate::operands::{F, out, rows};
 use crate::orders::{gram as products, parts, slices};
 use crate::per_backend::per_backend;
@@ -332,6 +332,17 @@ fn matrices_have_the_bits_of_the_cpu<T: TestElement>(
     }
 }
 
+/// The bits of all matrices and their gradients; `None` where a topology in use is too large.
+pub fn matrix_bits<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+) -> Option<[(&'static str, Vec<u64>); 4]> {
+    let mut operators = operators(backend, layout, Path::Gather)?;
+    let mut operands = Operands::new(layout);
+    operands.call(&mut *operators, layout, [Write::Overwrite; 4]);
+    Some(operands.bits())
+}
+
 /// Layouts of topologies that the path is not for: alone, as copies, and in a table beside smaller ones.
 fn wide_layout() -> impl Strategy<Value = Layout> {
     let sizes = prop_oneof![
@@ -339,10 +350,13 @@ fn wide_layout() -> impl Strategy<Value = Layout> {
         Just(vec![50, 5, 20]),
     ];
     let edges = prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..7), 1..40);
-    let topologies = (sizes, edges).prop_map(|(sizes, edges)| {
+    let has_all = prop::bool::weighted(0.3);
+    let topologies = (sizes, edges, has_all).prop_map(|(sizes, edges, has_all)| {
         let topology = |&n: &usize| {
             let members = |edge: &Vec<prop::sample::Index>| edge.iter().map(|i| i.index(n) as u32).collect();
-            let edges: Vec<Vec<u32>> = edges.iter().map(members).collect();
+            let mut edges: Vec<Vec<u32>> = edges.iter().map(members).collect();
+            // A hyperedge of all vertices.
+            edges.extend(has_all.then(|| (0..n as u32).collect()));
             Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
         };
         sizes.iter().map(topology).collect::<Vec<_>>()
@@ -400,6 +414,30 @@ fn wide_matrices_are_those_of_the_convolution(backend: &dyn Backend<f64>, layout
 per_backend! {
     on [cpu, cuda(cases(12))], in [f64]:
     wide_matrices_are_those_of_the_convolution(&layout) for layout in wide_layout();
+}
+
+/// All pairs of the most vertices that there may be: more work than the CPU gives to a chunk.
+fn the_largest_matrices_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
+    for windows in [WindowKind::Shared, WindowKind::Consecutive] {
+        let layout = Layout {
+            batch: Batch::replicate(Incidence::subsets(64, 2).unwrap()),
+            instances: 3,
+            features: 5,
+            windows,
+            offsets: vec![0; 3],
+            places: [Place::Contiguous; 5],
+            conv: Conv::new(Normalization::Symmetric, WeightUse::Documented),
+            seed: 64,
+        };
+        matrices_have_the_bits_of_the_cpu(backend, &layout, [Write::Overwrite; 4]);
+        let found = [1, 3].map(|threads| with_threads(threads, || matrix_bits::<T>(&Cpu, &layout)));
+        assert_eq!(found[0], found[1]);
+    }
+}
+
+per_backend! {
+    on [cpu, cuda([Mode::QUICK])], in [f32, f64]:
+    the_largest_matrices_have_the_bits_of_the_cpu;
 }
 
 mod wide {
@@ -604,6 +642,15 @@ fn larger_topologies_are_refused(backend: &dyn Backend<f32>) {
         assert_eq!(refused, Err(expected));
     }
     assert!(matrix.iter().all(|&value| value == 7.0));
+    // Where there is room for as many vertices: too many incidences, also for the vertices that there are.
+    let repeated = Incidence::from_edges(64, &[[0u32; 100]], Repeats::Keep).unwrap();
+    let refused = backend
+        .operators(&Batch::replicate(repeated), F, Conv::default(), 1)
+        .unwrap()
+        .conv_matrix(cpu::Weights::shared(&w[..1]), Out::Overwrite(&mut matrix[..64 * 64]));
+    let (operator, what) = ("conv_matrix", "pairs of incidences");
+    let expected = Error::MatrixUnavailable { operator, topology: 0, what, value: 10_000, bound: 6400 };
+    assert_eq!(refused, Err(expected));
     let mut operators = backend.operators(&unused, F, Conv::default(), 2).unwrap();
     operators.conv_matrix(cpu::Weights::shared(&w[..3]), Out::Overwrite(&mut matrix[..18])).unwrap();
     let sums = matrix[..18].chunks(3).map(|row| row.iter().sum::<f32>());
