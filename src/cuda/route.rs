@@ -13,7 +13,7 @@ pub(super) enum DenseClass {
     Of8,
     Of16,
     Of32,
-    /// For matrices of instances alone.
+    /// For matrices of instances alone: the path has no topology of it, and so no kernels.
     Of64,
 }
 

@@ -443,17 +443,22 @@ fn each_word_is_checked_or_not_needed(which: Which, layout: &Layout, kinds: Kind
         let values = uploaded.read(part);
         // Indices are many, and alike.
         let stride = if values.len() > 100 { 97 } else { 1 };
-        for position in (0..values.len()).step_by(stride) {
+        // Any value of a word of 32 vertices is within its bounds; the first topology has those first.
+        let begin = match part {
+            Part::Batch(Table::Neighbors) if which == Which::Matrices => {
+                layout.batch.topologies()[0].n_vertices()
+            }
+            _ => 0,
+        };
+        for position in (begin..values.len()).step_by(stride) {
             uploaded.write(part, position, largest(part));
             let wrong = run(&uploaded);
             wrong.assert_reports();
             if wrong.reports.iter().any(Result::is_err) {
                 reported += 1;
             } else {
-                assert_eq!(
-                    wrong.results, results,
-                    "{part:?}, word {position}: neither reported nor unneeded"
-                );
+                let is_unneeded = wrong.results == results;
+                assert!(is_unneeded, "{part:?}, word {position}: neither reported nor unneeded");
             }
             drop(wrong.workspace);
             uploaded.write(part, position, values[position]);

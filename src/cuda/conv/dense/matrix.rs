@@ -149,9 +149,11 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // No operator is stored or read.
         let of = self.dense_instances(class, unweighted(Windows::Consecutive));
         let items = self.dense_items(&of, 1, false)?;
+        // For each row of the matrix a thread for each slot of its products, and for each row of the gradient
+        // one for each feature.
+        let slots = most_slots(class.vertices());
         let (what, to_rows, add, threads) = match grad_x {
-            // Each product has as many as there are slots.
-            None => (MatrixKind::Gram, RowsArgs::zeroed(), matrices.accumulate, side * most_slots(side)),
+            None => (MatrixKind::Gram, RowsArgs::zeroed(), matrices.accumulate, side * slots),
             Some(to) => (MatrixKind::GramBackward, to.rows.args(), to.accumulate, features),
         };
         let args = MatrixArgs {
