@@ -33,9 +33,8 @@ __device__ __forceinline__ void find(const MatrixArgs& args, u64 place, DenseIte
     if (find_item(args.items, check, place, of_topologies, item)) {
         u64 n = tables.topologies[item.topology].n_targets;
         // As the kernels of rows find instances: where those have left out one, its products are not there.
-        if (of_topologies ||
-            start_of(check, TARGET_STARTS, tables.target_starts, item.number, n, tables.n_targets,
-                     item.first_vertex)) {
+        if (of_topologies || start_of(check, TARGET_STARTS, tables.target_starts, item.number, n,
+                                      tables.n_targets, item.first_vertex)) {
             item.n_vertices = static_cast<u32>(n);
             item.is_found = 1;
         }

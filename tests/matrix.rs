@@ -347,7 +347,9 @@ pub fn matrix_bits<T: TestElement>(
 fn wide_layout() -> impl Strategy<Value = Layout> {
     let sizes = prop_oneof![
         prop::sample::select(vec![33usize, 40, 48, 63, 64]).prop_map(|n| vec![n]),
-        Just(vec![50, 5, 20]),
+        // The larger of two beyond 32 is not the first.
+        Just(vec![5, 40, 50]),
+        Just(vec![50, 20, 33]),
     ];
     let edges = prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..7), 1..40);
     let has_all = prop::bool::weighted(0.3);
@@ -361,7 +363,7 @@ fn wide_layout() -> impl Strategy<Value = Layout> {
         };
         sizes.iter().map(topology).collect::<Vec<_>>()
     });
-    crate::layouts::with((topologies, 1usize..4, any::<bool>(), 0usize..20).prop_map(
+    crate::layouts::with((topologies, 1usize..6, any::<bool>(), 0usize..20).prop_map(
         |(mut topologies, instances, replicated, features)| {
             if replicated {
                 return (Batch::replicate(topologies.swap_remove(0)), instances, features);
