@@ -6,7 +6,7 @@ use hyperscatter::cuda::cudarc::driver::{
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out, Path,
+    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out,
     Repeats, Result, RowLayout, Rows, Step, StepGradients, WeightUse, Weights, WindowTable, Windows, cpu,
 };
 use hyperscatter_emulator::control::DeviceControl;
