@@ -448,6 +448,25 @@ fn matrices_of_operators_that_are_not_formed_are_nan() {
     }
 }
 
+/// More than 32 vertices have two words of neighbors each: the second ones are within the table, too.
+#[test]
+fn both_words_of_neighbors_are_checked() {
+    let gpu = Gpu::take();
+    let stream = gpu.device().context().default_stream();
+    let topology = Incidence::from_edges(40, &[[0u32, 39]], Repeats::Reject).unwrap();
+    let mut on_device = gpu.device().upload(&Batch::replicate(topology)).unwrap();
+    assert_eq!(on_device.read_table(Table::Neighbors).unwrap().len(), 80);
+    // Where the first ones would still be.
+    on_device.overwrite_table(Table::DenseTopologies, 1, &[40]).unwrap();
+    let plan = Plan::<f32>::builder(&on_device, 1).checks(Checks::On).build().unwrap();
+    let mut workspace = plan.workspace_for(&stream, 1, Operator::ALL).unwrap();
+    let w = stream.clone_htod(&[1.0f32]).unwrap();
+    let mut matrix = stream.alloc_zeros::<f32>(40 * 40).unwrap();
+    workspace.conv_matrix(Weights::shared(w.as_view()), Out::Overwrite(matrix.as_view_mut())).unwrap();
+    let error = workspace.check().unwrap_err();
+    assert!(matches!(error, Error::IndexOutOfBounds { position: 1, value: 40, bound: 1, .. }), "{error}");
+}
+
 /// A report stays until `check` clears it, and calls give it without waiting.
 #[test]
 fn later_calls_give_the_report_until_it_is_cleared() {
