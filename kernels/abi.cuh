@@ -116,6 +116,15 @@ enum MatrixKind : u32 {
     MAKE_UNIT = 2,
     STORE_PRODUCTS = 3,
     LOAD_SYMMETRIC = 4,
+    GRAM = 5,
+    GRAM_BACKWARD = 6,
+};
+
+// The elements of rows, where kernels for all of them are one: those that sums have, or others.
+enum ElementKind : u32 {
+    ELEMENT_OF_SUMS = 0,
+    ELEMENT_F16 = 1,
+    ELEMENT_BF16 = 2,
 };
 
 // What becomes of rows of vertices, see kernels/epilogue.cu.
@@ -643,7 +652,7 @@ static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
 // Where dense operators are stored, in scratch memory: for a class of N vertices, as entries, N x N of
 // M, in rows; N that sums are multiplied by; and N degrees as gradients see them. As words N of terms,
 // where bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N of terms the other
-// way round, bit u of number v.
+// way round, bit u of number v. Of 64 vertices these have the terms v from 32 on instead.
 struct DenseOperatorsArgs {
     // Of the accumulation type.
     void* entries;
@@ -841,6 +850,12 @@ struct MatrixArgs {
     void* matrices;
     // Likewise N x N of each item of the launch, in scratch memory.
     void* products;
+    // Of the kinds that have rows.
+    RowsArgs x;
+    RowsArgs grad_x;
+    u64 features;
+    // The blocks that share out the work of one.
+    u64 parts;
     // A MatrixKind.
     u32 what;
     // The vertices of the largest topology in use.
@@ -848,15 +863,24 @@ struct MatrixArgs {
     u32 add;
     // The items are topologies.
     u32 of_topologies;
+    // An ElementKind, of the rows.
+    u32 element;
+    u32 padding;
 };
-static_assert(sizeof(MatrixArgs) == 344 && alignof(MatrixArgs) == 8, "size");
+static_assert(sizeof(MatrixArgs) == 432 && alignof(MatrixArgs) == 8, "size");
 static_assert(OFFSET_OF(MatrixArgs, items) == 0, "offset");
 static_assert(OFFSET_OF(MatrixArgs, matrices) == 312, "offset");
 static_assert(OFFSET_OF(MatrixArgs, products) == 320, "offset");
-static_assert(OFFSET_OF(MatrixArgs, what) == 328, "offset");
-static_assert(OFFSET_OF(MatrixArgs, side) == 332, "offset");
-static_assert(OFFSET_OF(MatrixArgs, add) == 336, "offset");
-static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 340, "offset");
+static_assert(OFFSET_OF(MatrixArgs, x) == 328, "offset");
+static_assert(OFFSET_OF(MatrixArgs, grad_x) == 360, "offset");
+static_assert(OFFSET_OF(MatrixArgs, features) == 392, "offset");
+static_assert(OFFSET_OF(MatrixArgs, parts) == 400, "offset");
+static_assert(OFFSET_OF(MatrixArgs, what) == 408, "offset");
+static_assert(OFFSET_OF(MatrixArgs, side) == 412, "offset");
+static_assert(OFFSET_OF(MatrixArgs, add) == 416, "offset");
+static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 420, "offset");
+static_assert(OFFSET_OF(MatrixArgs, element) == 424, "offset");
+static_assert(OFFSET_OF(MatrixArgs, padding) == 428, "offset");
 
 // Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
 // their features: see epilogue.cu.

@@ -57,6 +57,10 @@ __device__ constexpr u32 bytes_of() {
 
 __device__ __forceinline__ u32 operator_entries(u32 row) { return row * row + 2 * row; }
 __device__ __forceinline__ u32 operator_words(u32 row) { return 3 * row; }
+// Whether M_uv is a term, by the words of an operator.
+__device__ __forceinline__ bool is_term(const u32* words, u32 row, u32 u, u32 v) {
+    return (words[v / WARP * (2 * row) + u] >> v % WARP & 1) != 0;
+}
 
 // The topology is in the class of these kernels, and its operator has a place.
 template <bool Checked>

@@ -66,7 +66,8 @@ __device__ __forceinline__ bool fits_pairs(const DenseFormArgs& args, Check<Chec
     };
     u64 row = args.items.operators.row;
     return fits(args.items.by_vertex, check, id, args.items.by_vertex.topologies[id]) &&
-           within(DENSE_TOPOLOGY_NEIGHBORS, t.neighbors, t.n_vertices, tables.n_neighbors) &&
+           within(DENSE_TOPOLOGY_NEIGHBORS, t.neighbors, row > WARP ? 2 * t.n_vertices : t.n_vertices,
+                  tables.n_neighbors) &&
            at_most(DENSE_TOPOLOGY_N_PAIRS, t.n_pairs, row * (row + 1) / 2) &&
            within(DENSE_TOPOLOGY_PAIRS, t.pairs, 2 * (t.n_pairs + 1), tables.n_pairs) &&
            at_most(DENSE_TOPOLOGY_N_LISTED, t.n_listed, tables.n_lists) &&
@@ -334,21 +335,27 @@ __device__ __forceinline__ void find_terms(const DenseFormArgs& args, u32 kernel
         }
         Check<Checked> check;
         u64 position = args.items.dense.topologies[item.topology].neighbors + u;
-        u32 terms = args.items.dense.neighbors[position];
-        if (!check.below(NEIGHBORS, position, terms, u64(1) << n)) {
-            terms = 1u << u;
-            forming.entries[item.entries + u * row + u] = not_a_number<A>();
-        }
-        if (conventions.normalized != 0) {
-            if (degrees[u] == A(0)) {
-                terms = 0;
-            }
+        // A word has 32 vertices.
 #pragma unroll 1
-            for (u32 v = 0; is_symmetric(conventions) && v < n; v++) {
-                terms &= degrees[v] == A(0) ? ~(1u << v) : ALL_LANES;
+        for (u32 first = 0; first == 0 || (row > WARP && first < n); first += WARP) {
+            u32 left = row > WARP && n - first > WARP ? u32(WARP) : n - first;
+            u32 terms = args.items.dense.neighbors[position];
+            if (!check.below(NEIGHBORS, position, terms, u64(1) << left)) {
+                terms = u - first < WARP ? 1u << u % WARP : 0;
+                forming.entries[item.entries + u * row + u] = not_a_number<A>();
             }
+            if (conventions.normalized != 0) {
+                if (degrees[u] == A(0)) {
+                    terms = 0;
+                }
+#pragma unroll 1
+                for (u32 v = 0; is_symmetric(conventions) && v < left; v++) {
+                    terms &= degrees[first + v] == A(0) ? ~(1u << v) : ALL_LANES;
+                }
+            }
+            forming.words[item.words + first / WARP * (2 * row) + u] = terms;
+            position += n;
         }
-        forming.words[item.words + u] = terms;
         bool has_power = conventions.shifted != 0 && conventions.in_message == 0;
         forming.entries[item.entries + row * row + u] =
             has_power ? times_power_of_two(A(1), forming.shifts[i]) : A(1);
@@ -397,11 +404,11 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
         }
         forming.entries[item.entries + at] = Checked ? not_a_number<A>() : A(0);
         if (at < row) {
-            forming.words[item.words + at] = missing ? 1u << at : 0;
+            forming.words[item.words + at] = missing ? 1u << at % WARP : 0;
         }
         if (at < row && forming.is_stored) {
             forming.words[item.words + row + at] = 0;
-            forming.words[item.words + 2 * row + at] = missing ? 1u << at : 0;
+            forming.words[item.words + 2 * row + at] = missing ? 1u << at % WARP : 0;
         }
     }
     __syncthreads();
@@ -414,7 +421,7 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
         __syncthreads();  // where its terms are wrong, an entry becomes NaN
     }
     find_terms<A, Checked>(args, kernel, forming);
-    if (forming.is_stored) {
+    if (forming.is_stored && row <= WARP) {
         __syncthreads();
         transpose_terms(forming);
     }

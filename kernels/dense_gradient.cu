@@ -37,10 +37,10 @@ struct Gradients {
     DenseItem* items;
     u64* first_hyperedges;
     double* products;  // Gamma_uv, divided by what its degrees say
-    double* parts;  // M_uv Gamma_uv
+    double* parts;  // M_uv Gamma_uv; of 64 vertices in the same memory, before
     double* degrees;  // 0 of vertices that are left out
     double* of_degrees;  // c_u
-    u32* terms;
+    u32* words;  // terms, and of 64 vertices also those from 32 on, behind the shifts
     int* shifts;
 };
 
@@ -86,15 +86,20 @@ __device__ __forceinline__ void load_vertices(const DenseGradientArgs& args, con
         const DenseItem& item = of.items[i / row];
         if (i % row < item.n_vertices) {
             of.degrees[i] = entries[item.entries + row * row + row + i % row];
-            of.terms[i] = words[item.words + i % row];
+            of.words[i] = words[item.words + i % row];
             of.shifts[i] = static_cast<int>(words[item.words + row + i % row]);
+            if (row > WARP) {
+                of.words[2 * row + i] = words[item.words + 2 * row + i];
+            }
         }
     }
 }
 
-// Gamma of all items, and its products with M; or roots of the tree, which are stored, and nothing else.
+// Gamma of all items, and its products with M, if these are wanted, or if they do not have the same memory;
+// or roots of the tree, which are stored, and nothing else.
 template <typename A>
-__device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 block, const Gradients& of) {
+__device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 block, const Gradients& of,
+                                             bool wants_parts) {
     u32 row = args.items.operators.row;
     u32 size = row * row;
     const A* entries = static_cast<const A*>(args.items.operators.entries);
@@ -121,7 +126,12 @@ __device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 
             args.roots[place * size + at] = product;
             continue;
         }
-        of.parts[i] = static_cast<double>(entries[of.items[k].entries + at]) * product;
+        if (wants_parts) {
+            of.parts[i] = static_cast<double>(entries[of.items[k].entries + at]) * product;
+            if (of.parts == of.products) {
+                continue;
+            }
+        }
         if (args.conventions.normalized != 0) {
             double divisor = of.degrees[k * row + at / row];
             if (is_symmetric(args.conventions)) {
@@ -146,15 +156,15 @@ __device__ __forceinline__ void find_degree_terms(const DenseGradientArgs& args,
             continue;
         }
         const double* parts = of.parts + k * row * row;
-        const u32* terms = of.terms + k * row;
+        const u32* words = of.words + k * row;
         double sum = 0;
         double transposed = 0;
 #pragma unroll 1
         for (u32 v = 0; v < n; v++) {
-            if ((terms[u] >> v & 1) != 0) {
+            if (is_term(words, row, u, v)) {
                 sum += parts[u * row + v];
             }
-            if (symmetric && (terms[v] >> u & 1) != 0) {
+            if (symmetric && is_term(words, row, v, u)) {
                 transposed += parts[v * row + u];
             }
         }
@@ -255,7 +265,7 @@ __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, u
         u32 end = 0;
         double value = not_a_number<double>();
         // No longer than a topology with a dense operator may have, see src/pairs.rs: its pairs take time.
-        u64 most = 32 * t.n_indices;
+        u64 most = 64 * t.n_indices;
         if (find_incidences(tables, check, t, t.pointers + e, start, end) &&
             check.below(POINTERS, t.pointers + e + 1, u64(end - start) * (end - start), most + 1)) {
             value = gradient_of(args, check, of, k, t.indices + start, end - start);
@@ -283,11 +293,12 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
     of.items = reinterpret_cast<DenseItem*>(shared_memory);
     of.first_hyperedges = reinterpret_cast<u64*>(of.items + n_items);
     of.products = reinterpret_cast<double*>(of.first_hyperedges + n_items);
-    of.parts = of.products + n_items * row * row;
+    bool apart = row <= WARP;
+    of.parts = apart ? of.products + n_items * row * row : of.products;
     of.degrees = of.parts + n_items * row * row;
     of.of_degrees = of.degrees + n_items * row;
-    of.terms = reinterpret_cast<u32*>(of.of_degrees + n_items * row);
-    of.shifts = reinterpret_cast<int*>(of.terms + n_items * row);
+    of.words = reinterpret_cast<u32*>(of.of_degrees + n_items * row);
+    of.shifts = reinterpret_cast<int*>(of.words + n_items * row);
     for (u64 of_launch = blockIdx.x; of_launch < args.items.blocks * args.parts; of_launch += gridDim.x) {
         u64 block = divide(of_launch, args.parts);
         bool has_gradients = args.roots == nullptr;
@@ -300,15 +311,21 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
             load_vertices<A>(args, of);
             __syncthreads();
         }
-        add_products<A>(args, block, of);
+#pragma unroll 1
+        for (u32 round = 0; round < (apart ? 1 : 2); round++) {
+            add_products<A>(args, block, of, round == 0);
+            if (!has_gradients) {
+                break;
+            }
+            __syncthreads();
+            if (args.conventions.shifted != 0 && round == 0) {
+                find_degree_terms(args, of);
+            }
+            __syncthreads();
+        }
         if (!has_gradients) {
             continue;
         }
-        __syncthreads();
-        if (args.conventions.shifted != 0) {
-            find_degree_terms(args, of);
-        }
-        __syncthreads();
         store_gradients<A, Checked>(args, of_launch - block * args.parts, of);
         __syncthreads();  // the next items have the same memory
     }

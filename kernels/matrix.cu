@@ -6,10 +6,18 @@
 //     STORE_PRODUCTS    the products <x_u, x_v> of dense_backward.cuh
 //     LOAD_SYMMETRIC    G_uv + G_vu, an operator that dense_conv.cuh applies, all of whose entries are terms
 //
+// and, for topologies of more vertices than those kernels are for,
+//
+//     GRAM              the products <x_u, x_v>, in the same order
+//     GRAM_BACKWARD     dloss/dx_u = sum of (G_uv + G_vu) x_v, v ascending, one fused multiply-add each
+//
+// which no memory but the caches makes fast: each row is loaded for every other one.
+//
 // The caller's matrices have the rows of the largest topology in use. They are overwritten or added to, each
 // element by one thread; beyond the vertices of a topology they become 0 or stay, and are not read. An
-// instance that is not found gets a matrix of NaN, and an operator that could not be formed NaN on its
-// diagonal. Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
+// instance that is not found, or whose operator could not be formed, gets a matrix of NaN. Rows of the
+// gradient are overwritten or added to; of an instance that is not found none are.
+// Launched by src/cuda/conv/dense/matrix.rs; src/cpu/conv/matrix.rs has the same bits.
 //
 // Modules: sums.
 
@@ -24,10 +32,9 @@ __device__ __forceinline__ void find(const MatrixArgs& args, u64 place, DenseIte
     Check<Checked> check;
     if (find_item(args.items, check, place, of_topologies, item)) {
         u64 n = tables.topologies[item.topology].n_targets;
-        u64 first = 0;
         // As the kernels of rows find instances: where those have left out one, its products are not there.
-        if (of_topologies ||
-            start_of(check, TARGET_STARTS, tables.target_starts, item.number, n, tables.n_targets, first)) {
+        if (of_topologies || start_of(check, TARGET_STARTS, tables.target_starts, item.number, n,
+                                      tables.n_targets, item.first_vertex)) {
             item.n_vertices = static_cast<u32>(n);
             item.is_found = 1;
         }
@@ -69,9 +76,11 @@ __device__ __forceinline__ void store_matrices(const MatrixArgs& args, u64 block
             if (args.what == STORE_PRODUCTS) {
                 value = products[place * (row * row) + u * row + v];
             } else {
-                value = 0;
-                if ((operators.words[item.words + u] >> v & 1) != 0) {
-                    value = entries[item.entries + u * row + v] * entries[item.entries + row * row + u];
+                // NaN where the operator could not be formed, and else a power of two.
+                A factor = entries[item.entries + row * row + u];
+                value = factor == factor ? A(0) : factor;
+                if (is_term(operators.words + item.words, row, u, v)) {
+                    value = entries[item.entries + u * row + v] * factor;
                 }
             }
         }
@@ -132,15 +141,108 @@ __device__ __forceinline__ void load_matrices(const MatrixArgs& args, u64 block,
     }
 }
 
+// -----------------------------------------------------------------------------------------------------------
+// Rows. The kernels know their type at run time: one of each would be large.
+
+template <typename A>
+__device__ __forceinline__ A load(const MatrixArgs& args, const void* rows, u64 at) {
+    if (sizeof(A) == sizeof(double) || args.element == ELEMENT_OF_SUMS) {
+        return static_cast<const A*>(rows)[at];
+    }
+    F16 half = static_cast<const F16*>(rows)[at];
+    return static_cast<A>(args.element == ELEMENT_F16 ? Element<F16>::widen(half)
+                                                      : Element<Bf16>::widen({half.bits}));
+}
+
+template <typename A>
+__device__ __forceinline__ void store(const MatrixArgs& args, void* rows, u64 at, A value) {
+    if (args.add != 0) {
+        value = load<A>(args, rows, at) + value;
+    }
+    if (sizeof(A) == sizeof(double) || args.element == ELEMENT_OF_SUMS) {
+        static_cast<A*>(rows)[at] = value;
+        return;
+    }
+    float single = static_cast<float>(value);
+    bool is_half = args.element == ELEMENT_F16;
+    static_cast<F16*>(rows)[at].bits =
+        is_half ? Element<F16>::narrow(single).bits : Element<Bf16>::narrow(single).bits;
+}
+
+// Eight lanes have an element of an instance's matrix, and each of them a slot, see src/dense.rs.
+template <typename A>
+__device__ __forceinline__ void store_gram(const MatrixArgs& args, const DenseItem& item, u32 number) {
+    constexpr u32 SLOTS = 8;
+    // The features of a slice.
+    constexpr u32 LEN = sizeof(A) == sizeof(double) ? 2 : 4;
+    u32 lane = threadIdx.x % WARP;
+    u32 at = number / SLOTS;
+    u32 u = at / args.side;
+    u32 v = at - u * args.side;
+    bool exists = u < item.n_vertices && v < item.n_vertices;
+    u64 x = element(args.x, item.number, item.first_vertex, 0);
+    u64 x_u = x + u * args.x.row_stride;
+    u64 x_v = x + v * args.x.row_stride;
+    A product = 0;
+    u64 feature = number % SLOTS * LEN;
+#pragma unroll 1
+    while (exists && feature < args.features) {
+        A of_u = load<A>(args, args.x.data, x_u + feature);
+        product = fused_multiply_add(of_u, load<A>(args, args.x.data, x_v + feature), product);
+        // The next of the slice, or the first of the slot's next slice.
+        feature += feature % LEN == LEN - 1 ? (SLOTS - 1) * LEN + 1 : 1;
+    }
+    // The two slots of a run, two runs, and all.
+    double sum = 0.0 + static_cast<double>(product);
+    sum += shuffle(sum, lane ^ 4);
+    sum += shuffle(sum, lane ^ 1);
+    sum += shuffle(sum, lane ^ 2);
+    bool found = item.is_found != 0;
+    bool has_place = u < args.side && item.number < args.items.by_vertex.instances;
+    if (lane % SLOTS == 0 && has_place && (exists || !found || args.add == 0)) {
+        A* to = static_cast<A*>(args.matrices) + item.number * args.side * args.side + at;
+        A value = found ? static_cast<A>(sum) : not_a_number<A>();
+        *to = args.add != 0 ? *to + value : value;
+    }
+}
+
+// A thread has a feature of a row of the gradient.
+template <typename A>
+__device__ __forceinline__ void store_gram_backward(const MatrixArgs& args, const DenseItem& item,
+                                                    u64 number) {
+    u64 u = divide(number, args.features);
+    u64 feature = number - u * args.features;
+    u32 n = item.n_vertices;
+    if (u >= n) {
+        return;
+    }
+    const A* matrix = static_cast<const A*>(args.matrices) + item.number * args.side * args.side;
+    u64 x = element(args.x, item.number, item.first_vertex, 0) + feature;
+    A sum = 0;
+#pragma unroll 1
+    for (u32 v = 0; v < n; v++) {
+        A entry = matrix[u * args.side + v] + matrix[v * args.side + u];
+        sum = fused_multiply_add(entry, load<A>(args, args.x.data, x + v * args.x.row_stride), sum);
+    }
+    u64 to = element(args.grad_x, item.number, item.first_vertex, static_cast<u32>(u)) + feature;
+    store(args, args.grad_x.data, to, sum);
+}
+
 template <typename A, bool Checked>
 __device__ __forceinline__ void matrix(const MatrixArgs& args) {
     DenseItem* items = reinterpret_cast<DenseItem*>(shared_memory);
-    for (u64 block = blockIdx.x; block < args.items.blocks; block += gridDim.x) {
+    for (u64 of_launch = blockIdx.x; of_launch < args.items.blocks * args.parts; of_launch += gridDim.x) {
+        u64 block = divide(of_launch, args.parts);
+        u64 number = (of_launch - block * args.parts) * THREADS + threadIdx.x;
         if (threadIdx.x < args.items.per_block) {
             find<Checked>(args, block * args.items.per_block + threadIdx.x, items[threadIdx.x]);
         }
         __syncthreads();
-        if (args.what == STORE_OPERATOR || args.what == STORE_PRODUCTS) {
+        if (args.what == GRAM) {
+            store_gram<A>(args, *items, static_cast<u32>(number));
+        } else if (args.what == GRAM_BACKWARD) {
+            store_gram_backward<A>(args, *items, number);
+        } else if (args.what == STORE_OPERATOR || args.what == STORE_PRODUCTS) {
             store_matrices<A>(args, block, items);
         } else {
             load_matrices<A>(args, block, items);

@@ -15,14 +15,20 @@ use crate::operator::Operator;
 use crate::summation::SEGMENT;
 
 /// The most vertices of a topology that has a dense operator.
-pub(crate) const MOST_VERTICES: usize = 32;
+pub(crate) const MOST_VERTICES: usize = 64;
+
+/// The most vertices of a topology that may be computed by it: kernels keep the rows of all in registers.
+pub(crate) const MOST_ON_PATH: usize = 32;
+
+/// A set of vertices of a topology that has a dense operator: bit v.
+pub(crate) type VertexSet = u64;
 
 /// The pairs of vertices that share a hyperedge, with their hyperedges.
 #[derive(Debug)]
 pub(crate) struct Pairs {
     /// For each vertex u the vertices that share a hyperedge with it, u itself among them if it has any: bit
     /// v.
-    pub(crate) neighbors: Vec<u32>,
+    pub(crate) neighbors: Vec<VertexSet>,
     /// For each pair u <= v that shares a hyperedge: u + v 2^16.
     pub(crate) vertices: Vec<u32>,
     /// Where the list of each pair starts in `lists`, and where the last one ends.
@@ -48,17 +54,29 @@ pub(crate) fn check_matrices(operator: Operator, obstacle: Option<(usize, Obstac
 }
 
 impl Pairs {
-    /// Whether a topology may have a dense operator: a function of the topology alone.
+    /// Why a topology may not have a dense operator: a function of the topology alone.
     pub(crate) fn obstacle(topology: &Incidence) -> Option<Obstacle> {
+        Self::obstacle_below(topology, MOST_VERTICES)
+    }
+
+    /// Why it may not be computed by that.
+    pub(crate) fn obstacle_on_path(topology: &Incidence) -> Option<Obstacle> {
+        Self::obstacle_below(topology, MOST_ON_PATH)
+    }
+
+    fn obstacle_below(topology: &Incidence, most: usize) -> Option<Obstacle> {
         let too_large = |what, value, bound| (value > bound).then_some(Obstacle { what, value, bound });
         let n = topology.n_vertices();
+        // Twice as much where there may be twice the vertices: there is room for all pairs of 64.
+        let (work, longest_lists) =
+            if n > MOST_ON_PATH { (2 * CHUNK_WORK, MOST_VERTICES) } else { (CHUNK_WORK, MOST_ON_PATH) };
         let longest = || topology.by_vertex().rows().map(<[u32]>::len).max().unwrap_or(0);
         // Longer lists than a topology without repeated incidences has.
         let joined = || topology.by_edge().rows().map(|members| members.len() * members.len()).sum();
-        too_large("vertices", n, MOST_VERTICES)
-            .or_else(|| too_large("rows and incidences (counted both ways)", topology.work(), CHUNK_WORK))
+        too_large("vertices", n, most)
+            .or_else(|| too_large("rows and incidences (counted both ways)", topology.work(), work))
             .or_else(|| too_large("incidences of a vertex", longest(), SEGMENT))
-            .or_else(|| too_large("pairs of incidences", joined(), MOST_VERTICES * topology.n_incidences()))
+            .or_else(|| too_large("pairs of incidences", joined(), longest_lists * topology.n_incidences()))
     }
 
     /// The first topology in use that has an [`obstacle`](Self::obstacle), and that.
@@ -174,7 +192,7 @@ fn each_pair(members: &[u32], mut f: impl FnMut(usize, usize)) {
 fn uniform_size(topology: &Incidence) -> u32 {
     let mut size = 0;
     for members in topology.by_edge().rows().filter(|members| !members.is_empty()) {
-        let mut seen = 0u32;
+        let mut seen: VertexSet = 0;
         members.iter().for_each(|&v| seen |= 1 << v);
         let repeats = seen.count_ones() as usize != members.len();
         if repeats || (size != 0 && size != members.len()) {

@@ -48,21 +48,21 @@ impl Path {
     pub(crate) fn choose<T: Element>(topology: &Incidence) -> Self {
         let n = topology.n_vertices();
         let is_dense = n <= DENSE_VERTICES || topology.n_incidences() >= dense_incidences::<T>() * n;
-        if is_dense && Pairs::obstacle(topology).is_none() { Self::Dense } else { Self::Gather }
+        if is_dense && Pairs::obstacle_on_path(topology).is_none() { Self::Dense } else { Self::Gather }
     }
 
     /// Why a topology cannot be on this path.
     fn obstacle(self, topology: &Incidence) -> Option<Obstacle> {
         match self {
             Self::Gather => None,
-            Self::Dense => Pairs::obstacle(topology),
+            Self::Dense => Pairs::obstacle_on_path(topology),
         }
     }
 }
 
-/// How a plan of the CPU computes the instances of one topology: a path, with what it made ready.
+/// What a plan of the CPU makes ready for a topology on its path.
 #[derive(Debug)]
-pub(crate) enum Route {
+pub(crate) enum Prepared {
     Gather {
         /// What M is formed from, for the operators with a matrix for each instance.
         matrix: Option<Pairs>,
@@ -70,8 +70,8 @@ pub(crate) enum Route {
     Dense(Pairs),
 }
 
-impl Route {
-    /// The route of a topology on a path; `has_matrix` says whether M itself may be asked for.
+impl Prepared {
+    /// For a topology on this path; `has_matrix` says whether M itself may be asked for.
     pub(crate) fn new(path: Path, topology: &Incidence, has_matrix: bool) -> Result<Self> {
         Ok(match path {
             Path::Gather if has_matrix => Self::Gather { matrix: Some(Pairs::new(topology)?) },

@@ -15,6 +15,7 @@ use crate::common::{TestElement, bits};
 use crate::convolutions::{Asked, Operands, Results, gathers, operators, run};
 use crate::epilogue::epilogue_bits;
 use crate::layouts::{Layout, Place, WindowKind};
+use crate::matrix::matrix_bits;
 use crate::per_backend::per_backend;
 use crate::steps::step_bits;
 
@@ -39,7 +40,8 @@ fn hash(parts: &[(&'static str, Vec<u64>)]) -> u64 {
 }
 
 /// Small hypergraphs that dense paths are for, and ones that they are not: long rows, single incidences,
-/// empty hyperedges, isolated vertices, several topologies, more instances than a chunk.
+/// empty hyperedges, isolated vertices, several topologies, more instances than a chunk. And the last ones
+/// are for matrices of instances alone.
 fn layouts() -> Vec<(&'static str, Layout)> {
     let subsets = |n, k| Incidence::subsets(n, k).unwrap();
     let odd = |n: usize, edges: &[&[u32]]| Incidence::from_edges(n, edges, Repeats::Keep).unwrap();
@@ -79,6 +81,16 @@ fn layouts() -> Vec<(&'static str, Layout)> {
             4,
             packed,
         ),
+        ("matrices of 40, F = 12", (Batch::replicate(subsets(40, 2)), 3), 12, packed),
+        (
+            "matrices of several, F = 7",
+            table(
+                vec![odd(64, &[&[0, 63, 31, 32], &[40], &[], &[3, 3, 33]]), subsets(5, 2), subsets(18, 2)],
+                4,
+            ),
+            7,
+            mixed,
+        ),
     ];
     let layout = |(i, (name, (batch, instances), features, places)): (usize, _)| {
         let offsets = (0..instances).map(|g| g * 5 % 7).collect();
@@ -90,7 +102,10 @@ fn layouts() -> Vec<(&'static str, Layout)> {
 
 /// The hashes of a layout in one type, by what they are of.
 fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout) -> BTreeMap<String, u64> {
-    let mut hashes = BTreeMap::new();
+    let mut hashes = matrix_hashes(backend, name, layout);
+    if name.starts_with(MATRICES) {
+        return hashes;
+    }
     for windows in WindowKind::ALL {
         let layout = Layout { windows, ..layout.clone() };
         for normalization in [Normalization::Row, Normalization::Symmetric, Normalization::None] {
@@ -143,6 +158,40 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
                 let bits = step_bits::<T>(backend, &layout, StepKind { to_hyperedges, reduce }, windows);
                 let what = if to_hyperedges { "v2e" } else { "e2v" };
                 hashes.insert(format!("{name}, {}, {windows:?}: {what} {reduce:?}", T::NAME), hash(&bits));
+            }
+        }
+    }
+    hashes
+}
+
+/// How the layouts begin that are for matrices alone.
+const MATRICES: &str = "matrices";
+
+/// The hashes of matrices of instances and of their gradients, where there are any.
+fn matrix_hashes<T: TestElement>(
+    backend: &dyn Backend<T>,
+    name: &str,
+    layout: &Layout,
+) -> BTreeMap<String, u64> {
+    let mut hashes = BTreeMap::new();
+    for windows in WindowKind::ALL {
+        for normalization in [Normalization::Row, Normalization::Symmetric, Normalization::None] {
+            for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly] {
+                let conv = Conv::new(normalization, weight_use);
+                let layout = Layout { windows, conv, ..layout.clone() };
+                let Some([matrix, grad_weights, gram, grad_x]) = matrix_bits::<T>(backend, &layout) else {
+                    return hashes;
+                };
+                let mut insert = |what: String, bits| {
+                    hashes.insert(format!("{name}, {}, {windows:?}: {what}", T::NAME), hash(&[bits]));
+                };
+                insert(format!("conv_matrix {normalization:?} {weight_use:?}"), matrix);
+                insert(format!("conv_matrix_backward {normalization:?} {weight_use:?}"), grad_weights);
+                // They have no windows and no conventions.
+                if windows == WindowKind::Shared && conv == Conv::default() {
+                    insert("gram".into(), gram);
+                    insert("gram_backward".into(), grad_x);
+                }
             }
         }
     }

@@ -167,7 +167,7 @@ fn long_and_wide() -> impl Strategy<Value = (Batch, usize, usize)> {
     })
 }
 
-fn with(batch: impl Strategy<Value = (Batch, usize, usize)>) -> impl Strategy<Value = Layout> {
+pub fn with(batch: impl Strategy<Value = (Batch, usize, usize)>) -> impl Strategy<Value = Layout> {
     let rest = (WindowKind::any(), prop::array::uniform5(place()), conventions(), any::<u64>());
     (batch, rest).prop_map(|((batch, instances, features), (windows, places, conv, seed))| {
         // Few distinct offsets, so that windows coincide, overlap and lie apart.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
 use crate::common::{TestElement, bits, features, norm, numbers, sums, weights, widen, with_threads};
-use crate::layouts::{Layout, WindowKind, edges, empty_batches, matrix_layout, pairs};
+use crate::layouts::{Layout, Place, WindowKind, edges, empty_batches, matrix_layout, pairs};
 use crate::operands::{F, assert_negative_degree, out, rows};
 use crate::orders::{gram as products, parts, slices};
 use crate::per_backend::per_backend;
@@ -95,19 +95,29 @@ fn paths<T: TestElement>(layout: &Layout, path: Path) -> Vec<Path> {
     topologies.map(|topology| if can_be_dense(topology) { path } else { Path::Gather }).collect()
 }
 
+/// The first topology in use that has no matrix.
+fn without_matrix(layout: &Layout) -> Option<usize> {
+    let topologies = layout.batch.topologies();
+    let used = |id: usize| {
+        layout.batch.is_replicated() || (0..layout.instances).any(|g| layout.batch.topology_id(g) == id)
+    };
+    let has_matrix = |id: usize| {
+        let alone = Batch::replicate(topologies[id].clone());
+        let mut workspace = cpu::Plan::<f32>::builder(&alone, 1).build().unwrap().workspace(0).unwrap();
+        workspace.conv_matrix(cpu::Weights::shared(&[]), Out::Skip).is_ok()
+    };
+    (0..topologies.len()).find(|&id| used(id) && !has_matrix(id))
+}
+
 /// The operators on a path; `None` where a topology in use is too large, and then all are refused.
 fn operators<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
     path: Path,
 ) -> Option<Box<dyn Operators<T>>> {
-    let paths = paths::<T>(layout, Path::Dense);
-    let used = |id: usize| {
-        layout.batch.is_replicated() || (0..layout.instances).any(|g| layout.batch.topology_id(g) == id)
-    };
-    let too_large = (0..paths.len()).find(|&id| used(id) && paths[id] == Path::Gather);
+    let too_large = without_matrix(layout);
     let (batch, most) = (&layout.batch, layout.max_instances());
-    let paths = self::paths::<T>(layout, path);
+    let paths = paths::<T>(layout, path);
     let mut operators =
         backend.operators_on(batch, layout.features, layout.conv, most, Some(&paths)).unwrap();
     let Some(too_large) = too_large else { return Some(operators) };
@@ -126,7 +136,7 @@ fn operators<T: TestElement>(
             panic!("{name}: {refused:?}")
         };
         assert_eq!((operator, topology), (name, too_large));
-        assert!(value > bound && (what != "vertices" || bound == 32), "{value} {what} of at most {bound}");
+        assert!(value > bound && (what != "vertices" || bound == 64), "{value} {what} of at most {bound}");
     }
     None
 }
@@ -169,7 +179,9 @@ fn the_matrix_is_that_of_the_convolution<T: TestElement>(
 ) where
     T::Acc: TestElement,
 {
-    let Some(mut dense) = operators(backend, layout, Path::Dense) else { return };
+    let is_dense = |path: &Path| *path == Path::Dense;
+    let on_path = paths::<T>(layout, Path::Dense).iter().all(is_dense);
+    let Some(mut dense) = operators(backend, layout, Path::Dense).filter(|_| on_path) else { return };
     let mut gathering = operators(backend, layout, Path::Gather).unwrap();
     let whole = [Write::Overwrite; 4];
     let before = Operands::<T>::new(layout);
@@ -212,6 +224,9 @@ fn the_gradient_of_the_matrix_is_that_of_the_convolution<T: TestElement>(
     layout: &Layout,
     add: bool,
 ) {
+    if paths::<T>(layout, Path::Dense).contains(&Path::Gather) {
+        return;
+    }
     let Some(mut operators) = operators(backend, layout, Path::Dense) else { return };
     let mut operands = Operands::<T>::new(layout);
     let adds_before = layout.batch.is_replicated() && layout.windows == WindowKind::Shared;
@@ -314,6 +329,127 @@ fn matrices_have_the_bits_of_the_cpu<T: TestElement>(
         for ((name, found), (_, expected)) in found.bits().into_iter().zip(expected.bits()) {
             assert_eq!(found, expected, "{name} in {}", T::NAME);
         }
+    }
+}
+
+/// The bits of all matrices and their gradients; `None` where a topology in use is too large.
+pub fn matrix_bits<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+) -> Option<[(&'static str, Vec<u64>); 4]> {
+    let mut operators = operators(backend, layout, Path::Gather)?;
+    let mut operands = Operands::new(layout);
+    operands.call(&mut *operators, layout, [Write::Overwrite; 4]);
+    Some(operands.bits())
+}
+
+/// Layouts of topologies that the path is not for: alone, as copies, and in a table beside smaller ones.
+fn wide_layout() -> impl Strategy<Value = Layout> {
+    let sizes = prop_oneof![
+        prop::sample::select(vec![33usize, 40, 48, 63, 64]).prop_map(|n| vec![n]),
+        // The larger of two beyond 32 is not the first.
+        Just(vec![5, 40, 50]),
+        Just(vec![50, 20, 33]),
+    ];
+    let edges = prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..7), 1..40);
+    let has_all = prop::bool::weighted(0.3);
+    let topologies = (sizes, edges, has_all).prop_map(|(sizes, edges, has_all)| {
+        let topology = |&n: &usize| {
+            let members = |edge: &Vec<prop::sample::Index>| edge.iter().map(|i| i.index(n) as u32).collect();
+            let mut edges: Vec<Vec<u32>> = edges.iter().map(members).collect();
+            // A hyperedge of all vertices.
+            edges.extend(has_all.then(|| (0..n as u32).collect()));
+            Incidence::from_edges(n, &edges, Repeats::Keep).unwrap()
+        };
+        sizes.iter().map(topology).collect::<Vec<_>>()
+    });
+    crate::layouts::with((topologies, 1usize..6, any::<bool>(), 0usize..20).prop_map(
+        |(mut topologies, instances, replicated, features)| {
+            if replicated {
+                return (Batch::replicate(topologies.swap_remove(0)), instances, features);
+            }
+            let ids: Vec<usize> = (0..instances).map(|g| g % topologies.len()).collect();
+            (Batch::from_table(topologies, &ids).unwrap(), instances, features)
+        },
+    ))
+}
+
+/// M of `n` > 32 vertices applied to x is the convolution, which gathers; its gradient is the one that the
+/// gathers give for Γ_uv = ⟨g_u, x_v⟩. Both but for the order of sums.
+fn wide_matrices_are_those_of_the_convolution(backend: &dyn Backend<f64>, layout: &Layout) {
+    let (f, side) = (layout.features, side(layout));
+    let mut operands = Operands::<f64>::new(layout);
+    // Degrees that are not small.
+    operands.weights = weights::<f64>(layout.seed, layout.n_weights(), false);
+    let most = layout.max_instances();
+    let mut operators = backend.operators(&layout.batch, f, layout.conv, most).unwrap();
+    let table = layout.table();
+    let weights = layout.weights(&operands.weights, &table);
+    let contiguous = RowLayout::contiguous(f).instances(layout.instances);
+    let (x, g) = (Rows::new(&operands.x[..], contiguous), Rows::new(&operands.g[..], contiguous));
+    let (mut matrix, mut y) = (vec![f64::NAN; operands.grad.len()], vec![f64::NAN; operands.x.len()]);
+    operators.conv_matrix(weights, Out::Overwrite(&mut matrix)).unwrap();
+    operators.conv(x, weights, None, Out::Overwrite(Rows::new(&mut y[..], contiguous))).unwrap();
+    let mut grad = vec![0.0; matrix.len()];
+    for k in 0..layout.instances {
+        let [x, g, y] = [&operands.x, &operands.g, &y].map(|rows| Operands::rows_of(rows, layout, k));
+        let n = layout.n_rows_of(k, false);
+        for u in 0..n {
+            let entry = |v: usize| matrix[(k * side + u) * side + v];
+            for i in 0..f {
+                let sum: f64 = (0..n).map(|v| entry(v) * x[v * f + i]).sum();
+                let found = y[u * f + i];
+                assert!((sum - found).abs() <= 1e-10 * (1.0 + found.abs()), "{k}, {u}, {i}: {sum}, {found}");
+            }
+            for v in 0..n {
+                grad[(k * side + u) * side + v] = (0..f).map(|i| g[u * f + i] * x[v * f + i]).sum();
+            }
+        }
+    }
+    let [mut found, mut expected] = [operands.grad_weights.clone(), operands.grad_weights.clone()];
+    operators.conv_backward(x, None, weights, g, Out::Skip, Out::Overwrite(&mut expected[..])).unwrap();
+    operators.conv_matrix_backward(weights, &grad, Out::Overwrite(&mut found[..])).unwrap();
+    let difference: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+    assert!(norm(&difference) <= 1e-9 * (1.0 + norm(&expected)), "{found:?} instead of {expected:?}");
+}
+
+per_backend! {
+    on [cpu, cuda(cases(12))], in [f64]:
+    wide_matrices_are_those_of_the_convolution(&layout) for layout in wide_layout();
+}
+
+/// All pairs of the most vertices that there may be: more work than the CPU gives to a chunk.
+fn the_largest_matrices_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
+    for windows in [WindowKind::Shared, WindowKind::Consecutive] {
+        let layout = Layout {
+            batch: Batch::replicate(Incidence::subsets(64, 2).unwrap()),
+            instances: 3,
+            features: 5,
+            windows,
+            offsets: vec![0; 3],
+            places: [Place::Contiguous; 5],
+            conv: Conv::new(Normalization::Symmetric, WeightUse::Documented),
+            seed: 64,
+        };
+        matrices_have_the_bits_of_the_cpu(backend, &layout, [Write::Overwrite; 4]);
+        let found = [1, 3].map(|threads| with_threads(threads, || matrix_bits::<T>(&Cpu, &layout)));
+        assert_eq!(found[0], found[1]);
+    }
+}
+
+per_backend! {
+    on [cpu, cuda([Mode::QUICK])], in [f32, f64]:
+    the_largest_matrices_have_the_bits_of_the_cpu;
+}
+
+mod wide {
+    use super::*;
+
+    per_backend! {
+        on [cpu, cuda(cases(12))], in [any_type]:
+        inner_products_add_in_the_promised_order(&layout, writes)
+            for layout in wide_layout(), writes in writes();
+        matrices_have_the_bits_of_the_cpu(&layout, writes) for layout in wide_layout(), writes in writes();
     }
 }
 
@@ -494,20 +630,29 @@ fn shapes_are_checked_before_anything_is_written<T: TestElement>(backend: &dyn B
 
 /// Topologies of more vertices are refused, on either path; others of the batch that no instance has are not.
 fn larger_topologies_are_refused(backend: &dyn Backend<f32>) {
-    let larger = Incidence::subsets(33, 1).unwrap();
+    let larger = Incidence::subsets(65, 1).unwrap();
     let small = Incidence::subsets(3, 2).unwrap();
     let used = Batch::from_table(vec![small.clone(), larger.clone()], &[0u8, 1, 0]).unwrap();
     let unused = Batch::from_table(vec![larger.clone(), small], &[1u8, 1]).unwrap();
-    let w = [1.0f32; 33];
-    let mut matrix = vec![7.0f32; 3 * 33 * 33];
+    let w = [1.0f32; 65];
+    let mut matrix = vec![7.0f32; 3 * 65 * 65];
     for (batch, topology) in [(&used, 1), (&Batch::replicate(larger), 0)] {
         let mut operators = backend.operators(batch, F, Conv::default(), 3).unwrap();
         let refused = operators.conv_matrix(cpu::Weights::shared(&w[..]), Out::Overwrite(&mut matrix));
         let (operator, what) = ("conv_matrix", "vertices");
-        let expected = Error::MatrixUnavailable { operator, topology, what, value: 33, bound: 32 };
+        let expected = Error::MatrixUnavailable { operator, topology, what, value: 65, bound: 64 };
         assert_eq!(refused, Err(expected));
     }
     assert!(matrix.iter().all(|&value| value == 7.0));
+    // Where there is room for as many vertices: too many incidences, also for the vertices that there are.
+    let repeated = Incidence::from_edges(64, &[[0u32; 100]], Repeats::Keep).unwrap();
+    let refused = backend
+        .operators(&Batch::replicate(repeated), F, Conv::default(), 1)
+        .unwrap()
+        .conv_matrix(cpu::Weights::shared(&w[..1]), Out::Overwrite(&mut matrix[..64 * 64]));
+    let (operator, what) = ("conv_matrix", "pairs of incidences");
+    let expected = Error::MatrixUnavailable { operator, topology: 0, what, value: 10_000, bound: 6400 };
+    assert_eq!(refused, Err(expected));
     let mut operators = backend.operators(&unused, F, Conv::default(), 2).unwrap();
     operators.conv_matrix(cpu::Weights::shared(&w[..3]), Out::Overwrite(&mut matrix[..18])).unwrap();
     let sums = matrix[..18].chunks(3).map(|row| row.iter().sum::<f32>());

@@ -391,10 +391,10 @@ fn messages() -> Vec<(Error, &'static str)> {
                 operator: "conv_matrix",
                 topology: 2,
                 what: "vertices",
-                value: 40,
-                bound: 32,
+                value: 70,
+                bound: 64,
             },
-            "conv_matrix takes at most 32 vertices, and topology 2 has 40: leave out the instances that have it",
+            "conv_matrix takes at most 64 vertices, and topology 2 has 70: leave out the instances that have it",
         ),
         (
             Error::PartialMatrix { operand: "matrix", value: 33, bound: 16 },

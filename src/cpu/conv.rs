@@ -48,7 +48,7 @@ use crate::axis::Axis;
 use crate::conv::{Conv, Normalization, Reduce};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
-use crate::path::Route;
+use crate::path::Prepared;
 use crate::rows::{Out, Rows};
 
 const WEIGHTS: &str = "weights";
@@ -301,25 +301,25 @@ impl<'a, T: Element> Call<'a, T> {
     /// Makes ready what u, the y of a backward that needs it again, is computed from: what all instances of a
     /// task have in common.
     fn prepare_u(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
-        match self.plan.route(task.chunk.topology) {
-            Route::Gather { .. } => {}
-            Route::Dense(pairs) => self.form(task, pairs, scratch),
+        match self.plan.prepared(task.chunk.topology) {
+            Prepared::Gather { .. } => {}
+            Prepared::Dense(pairs) => self.form(task, pairs, scratch),
         }
     }
 
     /// The same for the instances of one of its windows, of this number in the task.
     fn prepare_u_of_window(&self, number: usize, window: &Task<'_>, scratch: &mut Scratch<T>) {
-        match self.plan.route(window.chunk.topology) {
-            Route::Gather { .. } => self.fill_degrees(window, scratch),
-            Route::Dense(_) => scratch.dense.select(number),
+        match self.plan.prepared(window.chunk.topology) {
+            Prepared::Gather { .. } => self.fill_degrees(window, scratch),
+            Prepared::Dense(_) => scratch.dense.select(number),
         }
     }
 
     /// The same for one instance.
     fn prepare_u_of(&self, task: &Task<'_>, x: Input<'_, T>, instance: usize, scratch: &mut Scratch<T>) {
-        match self.plan.route(task.chunk.topology) {
-            Route::Gather { .. } => self.compute_z(task, x, instance, scratch, None),
-            Route::Dense(_) => {}
+        match self.plan.prepared(task.chunk.topology) {
+            Prepared::Gather { .. } => self.compute_z(task, x, instance, scratch, None),
+            Prepared::Dense(_) => {}
         }
     }
 
@@ -334,9 +334,9 @@ impl<'a, T: Element> Call<'a, T> {
         store: impl Fn(usize, T::Acc) -> S + Sync,
     ) {
         let Ready { z, inv_degree, vertex_shift, dense } = ready;
-        match self.plan.route(task.chunk.topology) {
-            Route::Gather { .. } => self.gather_y(task, (z, inv_degree, vertex_shift), store),
-            Route::Dense(_) => {
+        match self.plan.prepared(task.chunk.topology) {
+            Prepared::Gather { .. } => self.gather_y(task, (z, inv_degree, vertex_shift), store),
+            Prepared::Dense(_) => {
                 let x = |instance| x.source(self.plan.batch(), instance, None, false);
                 dense.store(task.topology.n_vertices(), &x(instance), next.map(x).as_ref(), store);
             }
@@ -413,9 +413,9 @@ struct Forward<'a, T: Element> {
 impl<T: Element> Forward<'_, T> {
     /// Computes a chunk.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
-        match self.call.plan.route(task.chunk.topology) {
-            Route::Gather { .. } => self.gather(task, scratch),
-            Route::Dense(pairs) => self.dense(task, pairs, scratch),
+        match self.call.plan.prepared(task.chunk.topology) {
+            Prepared::Gather { .. } => self.gather(task, scratch),
+            Prepared::Dense(pairs) => self.dense(task, pairs, scratch),
         }
     }
 
@@ -467,9 +467,9 @@ impl<T: Element> Backward<'_, T> {
 
     /// Computes a chunk: ∂x, and the weight gradients of its instances added to `sums`.
     fn chunk(&self, task: &Task<'_>, scratch: &mut Scratch<T>, sums: &mut [T::Acc]) {
-        match self.call.plan.route(task.chunk.topology) {
-            Route::Gather { .. } => self.gather(task, scratch, sums),
-            Route::Dense(pairs) => self.dense(task, pairs, scratch, sums),
+        match self.call.plan.prepared(task.chunk.topology) {
+            Prepared::Gather { .. } => self.gather(task, scratch, sums),
+            Prepared::Dense(pairs) => self.dense(task, pairs, scratch, sums),
         }
     }
 

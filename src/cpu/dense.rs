@@ -45,7 +45,7 @@ use crate::conv::Conv;
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::incidence::Incidence;
-use crate::pairs::{MOST_VERTICES, Pairs};
+use crate::pairs::{MOST_VERTICES, Pairs, VertexSet};
 
 /// M of a topology and the weights of its hyperedges; or of several windows of weights, one of which is
 /// selected.
@@ -96,7 +96,7 @@ impl<A: Accumulator> DenseOperator<A> {
         };
         of_window(entries, &mut selected[..*n * *n]);
         of_window(scales, &mut self.scales[..*n]);
-        *selected_terms = terms[window];
+        selected_terms[..*n].copy_from_slice(&terms[window][..*n]);
     }
 
     /// The lanes of what is formed: one for each window, and maybe some that have none.
@@ -122,7 +122,7 @@ impl<A: Accumulator> DenseOperator<A> {
         for (u, v) in (0..n).flat_map(|u| (0..n).map(move |v| (u, v))) {
             entries[u * n + v] = entry(u, v);
         }
-        let all = u32::MAX.checked_shr(u32::BITS - n as u32).unwrap_or(0);
+        let all = VertexSet::MAX.checked_shr(VertexSet::BITS - n as u32).unwrap_or(0);
         terms[..n].fill(all);
         self.scales[..n].fill(A::ONE);
     }

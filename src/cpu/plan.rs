@@ -9,7 +9,7 @@ use crate::element::Element;
 use crate::error::{Result, try_with_capacity};
 use crate::operator::Operator;
 use crate::pairs::{Obstacle, Pairs, check_matrices};
-use crate::path::{Path, Paths, Route};
+use crate::path::{Path, Paths, Prepared};
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
 /// clone is cheap.
@@ -34,7 +34,7 @@ struct PlanParts {
     /// The first topology in use that has no dense operator, and why.
     obstacle: Option<(usize, Obstacle)>,
     /// Of each topology.
-    routes: Vec<Route>,
+    prepared: Vec<Prepared>,
 }
 
 /// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
@@ -68,13 +68,13 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
     pub fn build(self) -> Result<Plan<T>> {
         let Self { batch, features, conv, paths, element } = self;
         let paths = Paths::new::<T>(batch.topologies(), paths)?;
-        let mut routes = try_with_capacity("the route of each topology", paths.as_slice().len())?;
+        let mut prepared = try_with_capacity("what is ready for each topology", paths.as_slice().len())?;
         let obstacle = Pairs::obstacle_in(batch)?;
         for (topology, &path) in batch.topologies().iter().zip(paths.as_slice()) {
             let has_matrix = obstacle.is_none() && Pairs::obstacle(topology).is_none();
-            routes.push(Route::new(path, topology, has_matrix)?);
+            prepared.push(Prepared::new(path, topology, has_matrix)?);
         }
-        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacle, routes });
+        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacle, prepared });
         Ok(Plan { shared, element })
     }
 }
@@ -111,9 +111,9 @@ impl<T: Element> Plan<T> {
         self.shared.conv
     }
 
-    /// How the instances of a topology are computed.
-    pub(super) fn route(&self, topology: usize) -> &Route {
-        &self.shared.routes[topology]
+    /// How the instances of a topology are computed, and what is ready for it.
+    pub(super) fn prepared(&self, topology: usize) -> &Prepared {
+        &self.shared.prepared[topology]
     }
 
     /// Refuses an operator with a matrix for each instance, if some topology in use is too large.

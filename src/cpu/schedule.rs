@@ -176,7 +176,7 @@ impl<'a, T: Element> Schedule<'a, T> {
             let (first, plan) = (rest.next()?, schedule.plan);
             let topology = plan.batch().topology_id(first);
             let is_alike = |&g: &usize| g < schedule.instances && plan.batch().topology_id(g) == topology;
-            let most = if plan.route(topology).has_several_windows() { len } else { 1 };
+            let most = if plan.prepared(topology).has_several_windows() { len } else { 1 };
             rest.start += rest.clone().take(most - 1).take_while(is_alike).count();
             let members = Members::Range(first..rest.start);
             let chunk = Chunk { topology, offset: plan.batch().start(schedule.axis, first), members };

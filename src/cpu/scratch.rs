@@ -90,14 +90,14 @@ impl<T: Element> Scratch<T> {
                 bound: usize::MAX as u128,
             })
         };
-        let dense = || topologies().filter(|&(id, _)| plan.route(id).pairs().is_some());
+        let dense = || topologies().filter(|&(id, _)| plan.prepared(id).pairs().is_some());
         let dense = || dense().map(|(_, t)| t.n_vertices());
-        let gathered = topologies().filter(|&(id, _)| plan.route(id).has_edge_rows());
+        let gathered = topologies().filter(|&(id, _)| plan.prepared(id).has_edge_rows());
         let gathered = gathered.map(|(_, t)| t.n_hyperedges());
         let n_dense = dense().max().unwrap_or(0);
         let room = dense().map(|n| Room::new::<T>(n, features)).fold(Room::default(), Room::or);
-        let lanes = |id| if plan.route(id).has_several_windows() { most_lanes::<T::Acc>() } else { 1 };
-        let operators = topologies().filter(|&(id, _)| plan.route(id).pairs().is_some());
+        let lanes = |id| if plan.prepared(id).has_several_windows() { most_lanes::<T::Acc>() } else { 1 };
+        let operators = topologies().filter(|&(id, _)| plan.prepared(id).pairs().is_some());
         let operators = operators.map(|(id, topology)| OperatorRoom::new(topology, lanes(id)));
         let operators = operators.fold(OperatorRoom::default(), OperatorRoom::or);
         let sums = topologies().map(|(id, t)| t.n_vertices().max(t.n_hyperedges() * lanes(id)));

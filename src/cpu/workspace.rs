@@ -34,7 +34,7 @@ impl<T: Element> Plan<T> {
             return Err(Error::TooManyInstances { value, bound: max_instances });
         }
         let (memory, sums) = (Memory::new(self)?, ChunkSums::new(self, max_instances)?);
-        let is_of_copies = self.batch().is_replicated() && self.route(0).pairs().is_some();
+        let is_of_copies = self.batch().is_replicated() && self.prepared(0).pairs().is_some();
         let n = if is_of_copies { self.batch().topologies()[0].n_vertices() } else { 0 };
         let bias_chunk_len = instances_of_bias_chunk(self.batch().largest(Axis::Vertex));
         let tree_sums = TreeSums::with_room(

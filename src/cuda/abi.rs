@@ -227,7 +227,8 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
         let numbers = numbers.map(|(name, number)| (name.into(), number.to_string()));
         enumeration(&mut text, "enum : u32", numbers);
         text.push_str("\n// The bytes of shared memory of each class, for numbers of 4 and of 8 bytes.\n");
-        let bytes = DenseClass::ALL.iter().flat_map(|class| [4, 8].map(|size| (class, size)));
+        let on_path = DenseClass::ALL.iter().filter(|class| class.is_on_path());
+        let bytes = on_path.flat_map(|class| [4, 8].map(|size| (class, size)));
         let bytes = bytes.flat_map(|(class, size)| {
             let each = [
                 ("CONV", class.conv_bytes(size)),

@@ -56,6 +56,15 @@ numbers! {
         MakeUnit,
         StoreProducts,
         LoadSymmetric,
+        Gram,
+        GramBackward,
+    }
+
+    /// The elements of rows, where kernels for all of them are one: those that sums have, or others.
+    ElementKind {
+        ElementOfSums,
+        ElementF16,
+        ElementBf16,
     }
 
     /// What becomes of rows of vertices, see kernels/epilogue.cu.
@@ -395,7 +404,7 @@ structures! {
     /// Where dense operators are stored, in scratch memory: for a class of N vertices, as entries, N x N of
     /// M, in rows; N that sums are multiplied by; and N degrees as gradients see them. As words N of terms,
     /// where bit v of number u says that M_uv is a term of y_u; N shifts of degrees; and N of terms the other
-    /// way round, bit u of number v.
+    /// way round, bit u of number v. Of 64 vertices these have the terms v from 32 on instead.
     DenseOperatorsArgs {
         /// Of the accumulation type.
         entries: Address => "void*",
@@ -524,6 +533,12 @@ structures! {
         matrices: Address => "void*",
         /// Likewise N x N of each item of the launch, in scratch memory.
         products: Address => "void*",
+        /// Of the kinds that have rows.
+        x: RowsArgs,
+        grad_x: RowsArgs,
+        features: u64,
+        /// The blocks that share out the work of one.
+        parts: u64,
         /// A MatrixKind.
         what: u32,
         /// The vertices of the largest topology in use.
@@ -531,6 +546,9 @@ structures! {
         add: u32,
         /// The items are topologies.
         of_topologies: u32,
+        /// An ElementKind, of the rows.
+        element: u32,
+        padding: u32,
     }
 
     /// Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of

@@ -10,7 +10,7 @@ use super::buffer::Buffer;
 use super::route::DenseClass;
 use crate::batch::Batch;
 use crate::error::{Error, Result, try_with_capacity};
-use crate::pairs::Pairs;
+use crate::pairs::{MOST_ON_PATH, Pairs, VertexSet};
 
 /// The tables of all topologies that have a dense operator, on the device.
 pub(super) struct DenseTables {
@@ -18,9 +18,10 @@ pub(super) struct DenseTables {
     pub(super) neighbors: Buffer<u32>,
     pub(super) pairs: Buffer<u32>,
     pub(super) lists: Buffer<u32>,
-    /// The entries and the words of the operators of all topologies, see `DenseOperatorsArgs`.
-    pub(super) n_entries: u64,
-    pub(super) n_words: u64,
+    /// The entries and the words, see `DenseOperatorsArgs`, of the operators of all topologies that the path
+    /// is for, and with those of the others.
+    on_path: (u64, u64),
+    all: (u64, u64),
     /// The most incidences of a vertex.
     pub(super) longest_row: usize,
 }
@@ -31,7 +32,9 @@ impl DenseTables {
         let what = "the dense operators' tables";
         let mut topologies = try_with_capacity(what, batch.topologies().len())?;
         let (mut neighbors, mut pairs, mut lists) = (vec![], vec![], vec![]);
-        let (mut n_entries, mut n_words, mut longest_row) = (0, 0, 0);
+        // Operators of topologies that the path is not for lie behind the others: its calls have no memory
+        // for them.
+        let (mut sizes, mut longest_row) = ([(0, 0); 2], 0);
         for topology in batch.topologies() {
             if Pairs::obstacle(topology).is_some() {
                 topologies.push(DenseTopologyWords::zeroed());
@@ -39,6 +42,7 @@ impl DenseTables {
             }
             let of = Pairs::new(topology)?;
             let class = DenseClass::of(topology.n_vertices());
+            let (n_entries, n_words) = &mut sizes[usize::from(!class.is_on_path())];
             topologies.push(DenseTopologyWords {
                 n_vertices: topology.n_vertices() as u64,
                 neighbors: neighbors.len() as u64,
@@ -47,26 +51,39 @@ impl DenseTables {
                 lists: lists.len() as u64,
                 n_listed: of.lists.len() as u64,
                 uniform_size: u64::from(of.uniform_size),
-                entries: n_entries,
-                terms: n_words,
+                entries: *n_entries,
+                terms: *n_words,
             });
-            n_entries += class.entries() as u64;
-            n_words += class.words() as u64;
+            *n_entries += class.entries() as u64;
+            *n_words += class.words() as u64;
             longest_row = topology.by_vertex().rows().map(<[u32]>::len).fold(longest_row, usize::max);
-            extend(what, &mut neighbors, of.neighbors.iter().copied())?;
+            // The first words of all vertices, and then the second ones.
+            for first in (0..class.vertices()).step_by(u32::BITS as usize) {
+                let word = |&set: &VertexSet| (set >> first) as u32;
+                extend(what, &mut neighbors, of.neighbors.iter().map(word))?;
+            }
             let words = of.vertices.iter().chain([&0]).zip(&of.starts).flat_map(|(&v, &start)| [v, start]);
             extend(what, &mut pairs, words)?;
             extend(what, &mut lists, of.lists.iter().copied())?;
+        }
+        let [on_path, others] = sizes;
+        for words in topologies.iter_mut().filter(|words| words.n_vertices > MOST_ON_PATH as u64) {
+            (words.entries, words.terms) = (words.entries + on_path.0, words.terms + on_path.1);
         }
         Ok(Self {
             topologies: Buffer::from_slice(what, stream, bytemuck::cast_slice(&topologies))?,
             neighbors: Buffer::from_slice(what, stream, &neighbors)?,
             pairs: Buffer::from_slice(what, stream, &pairs)?,
             lists: Buffer::from_slice(what, stream, &lists)?,
-            n_entries,
-            n_words,
+            on_path,
+            all: (on_path.0 + others.0, on_path.1 + others.1),
             longest_row,
         })
+    }
+
+    /// The entries and the words of the operators up to a class.
+    pub(super) fn sizes(&self, class: DenseClass) -> (u64, u64) {
+        if class.is_on_path() { self.on_path } else { self.all }
     }
 
     pub(super) fn args(&self) -> DenseTablesArgs {

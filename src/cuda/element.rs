@@ -1,5 +1,6 @@
 //! Element types that kernels exist for, with checks and without.
 
+use super::args::ElementKind;
 use super::kernels::{Kernel, KernelSet, dense_name, kernel_set};
 use crate::element::Element;
 
@@ -32,11 +33,17 @@ pub trait DeviceElement: Element {
     /// The kernels, for devices that copy to shared memory asynchronously (sm_80 and newer) or for all.
     #[doc(hidden)]
     fn kernels(checks: Checks, copies_async: bool) -> &'static KernelSet;
+
+    /// The `ElementKind`.
+    #[doc(hidden)]
+    const KIND: u32;
 }
 
 macro_rules! device_element {
-    ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal $(, $async:literal)?;)*) => {$(
+    ($($t:ty: $name:literal, $acc:literal, $gather_sums:literal, $kind:ident $(, $async:literal)?;)*) => {$(
         impl DeviceElement for $t {
+            const KIND: u32 = ElementKind::$kind as u32;
+
             fn kernels(checks: Checks, copies_async: bool) -> &'static KernelSet {
                 static UNCHECKED: KernelSet = kernel_set!($name, $acc, $gather_sums, "");
                 static ASYNC: KernelSet = kernel_set!($name, $acc, $gather_sums, "")
@@ -52,8 +59,8 @@ macro_rules! device_element {
     )*};
 }
 device_element! {
-    f32: "f32", "f32", "gather_f32", "dense16_backward_async_f32";
-    f64: "f64", "f64", "gather_f64";
-    half::f16: "f16", "f32", "gather_sums_f16", "dense16_backward_async_f16";
-    half::bf16: "bf16", "f32", "gather_sums_bf16", "dense16_backward_async_bf16";
+    f32: "f32", "f32", "gather_f32", ElementOfSums, "dense16_backward_async_f32";
+    f64: "f64", "f64", "gather_f64", ElementOfSums;
+    half::f16: "f16", "f32", "gather_sums_f16", ElementF16, "dense16_backward_async_f16";
+    half::bf16: "bf16", "f32", "gather_sums_bf16", ElementBf16, "dense16_backward_async_bf16";
 }

@@ -204,6 +204,10 @@ impl std::fmt::Display for Explanation {
         for explained in &self.operators {
             let OperatorExplanation { operator, paths, kernels, launches, .. } = explained;
             write!(f, "  {}: ", operator.name())?;
+            if operator.has_matrices() && paths.is_empty() {
+                writeln!(f, "not available, some topology in use is too large")?;
+                continue;
+            }
             let used = Path::ALL.iter().filter(|path| paths.contains(path));
             for (i, path) in used.enumerate() {
                 let topologies = paths.iter().filter(|&of| of == path).count();

@@ -115,8 +115,8 @@
 //! for the operators that it is given, and [`Plan::workspace_bytes`] tells its size. The rest are sums of
 //! segments of rows of more than 512 incidences, a few numbers for each vertex and hyperedge, and a dot
 //! product for each 32 vectors of 16 bytes of features; on the dense path an operator of up to 32 × 32
-//! numbers for each instance, and backward as many products. The gradient of weights needs no table of all
-//! weights: a number for each hyperedge of the batch, whatever the windows.
+//! numbers for each instance (of matrices of instances 64 × 64), and backward as many products. The gradient
+//! of weights needs no table of all weights: a number for each hyperedge of the batch, whatever the windows.
 //!
 //! # Windows
 //! Weights and scales are read through windows: shared, consecutive, or a table that

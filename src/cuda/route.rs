@@ -3,6 +3,7 @@
 
 use super::args::Kernel;
 use crate::incidence::Incidence;
+use crate::pairs::MOST_ON_PATH;
 use crate::path::Path;
 
 /// The numbers of vertices that dense kernels are compiled for. A topology is in the smallest class that has
@@ -12,15 +13,17 @@ pub(super) enum DenseClass {
     Of8,
     Of16,
     Of32,
+    /// For matrices of instances alone: the path has no topology of it, and so no kernels.
+    Of64,
 }
 
 impl DenseClass {
-    pub(super) const ALL: &[Self] = &[Self::Of8, Self::Of16, Self::Of32];
+    pub(super) const ALL: &[Self] = &[Self::Of8, Self::Of16, Self::Of32, Self::Of64];
 
     /// The class of a topology with a dense operator.
     pub(super) fn of(n_vertices: usize) -> Self {
         let has_room = |class: &&Self| n_vertices <= class.vertices();
-        Self::ALL.iter().find(has_room).copied().unwrap_or(Self::Of32)
+        Self::ALL.iter().find(has_room).copied().unwrap_or(Self::Of64)
     }
 
     /// The most vertices of its topologies, and so the entries of a row of M.
@@ -29,6 +32,7 @@ impl DenseClass {
             Self::Of8 => 8,
             Self::Of16 => 16,
             Self::Of32 => 32,
+            Self::Of64 => 64,
         }
     }
 
@@ -42,12 +46,17 @@ impl DenseClass {
         3 * self.vertices()
     }
 
+    /// Whether the path of dense operators has kernels of this class.
+    pub(super) const fn is_on_path(self) -> bool {
+        self.vertices() <= MOST_ON_PATH
+    }
+
     /// The kernel of its forward.
     pub(super) fn conv(self) -> Kernel {
         match self {
             Self::Of8 => Kernel::Dense8Conv,
             Self::Of16 => Kernel::Dense16Conv,
-            Self::Of32 => Kernel::Dense32Conv,
+            Self::Of32 | Self::Of64 => Kernel::Dense32Conv,
         }
     }
 
@@ -56,7 +65,7 @@ impl DenseClass {
         match self {
             Self::Of8 => Kernel::Dense8Backward,
             Self::Of16 => Kernel::Dense16Backward,
-            Self::Of32 => Kernel::Dense32Backward,
+            Self::Of32 | Self::Of64 => Kernel::Dense32Backward,
         }
     }
 }
@@ -72,7 +81,7 @@ impl Route {
     /// Whether its kernels have all rows of an instance at hand, and registers for their mean.
     pub(super) fn makes_readouts(self) -> bool {
         match self {
-            Self::Gather | Self::Dense(DenseClass::Of32) => false,
+            Self::Gather | Self::Dense(DenseClass::Of32 | DenseClass::Of64) => false,
             Self::Dense(DenseClass::Of8 | DenseClass::Of16) => true,
         }
     }
@@ -85,9 +94,9 @@ impl Route {
         }
     }
 
-    /// Whether its kernels make gradients of weights from end to end, and add those of copies that share a
-    /// window. Else they leave those of each instance to be added, as a number for each block of features
-    /// where weights are in the message alone.
+    /// Whether its kernels make whole gradients of weights, and add those of copies that share a window. If
+    /// not, they make those of each instance alone, and where weights are in the message alone, a number for
+    /// each block of features.
     pub(super) fn makes_weight_gradients(self) -> bool {
         match self {
             Self::Gather => false,

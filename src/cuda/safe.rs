@@ -334,8 +334,8 @@ impl<T: DeviceElement> Workspace<T> {
     /// Negative degrees are reported as by [`conv`](Self::conv).
     ///
     /// # Errors
-    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has more than 32
-    /// vertices, or so many incidences that it cannot be on [`Path::Dense`](crate::Path::Dense); and those
+    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has more than 64
+    /// vertices, or too many incidences for a dense operator; and those
     /// [of operators](Workspace#errors-of-operators).
     pub fn conv_matrix(
         &mut self,

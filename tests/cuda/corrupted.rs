@@ -4,7 +4,7 @@
 //! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
 
 use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
-use hyperscatter::{Axis, Batch, Error, Incidence, Operator, Out, Reduce, Repeats, Rows};
+use hyperscatter::{Axis, Batch, Error, Incidence, Operator, Out, Reduce, Repeats, Rows, Weights};
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 
@@ -372,23 +372,99 @@ fn the_whole_row_of_a_wrong_index_is_nan() {
 #[test]
 fn matrices_of_instances_without_known_rows_are_nan() {
     const F: usize = 4;
+    for (n, add) in [(4, false), (40, false), (40, true)] {
+        let gpu = Gpu::take();
+        let stream = gpu.device().context().default_stream();
+        let batch = Batch::from_table(vec![Incidence::subsets(n, 2).unwrap()], &[0u8, 0, 0]).unwrap();
+        let mut on_device = gpu.device().upload(&batch).unwrap();
+        // The first instance ends, and the second begins, a vertex too early.
+        on_device.overwrite_table(Table::VertexStarts, 1, &[n as u64 - 1]).unwrap();
+        let plan = Plan::<f32>::builder(&on_device, F).checks(Checks::On).build().unwrap();
+        let mut workspace = plan.workspace_for(&stream, 3, Operator::ALL).unwrap();
+        let x = stream.clone_htod(&vec![1.0f32; 3 * n * F]).unwrap();
+        let mut gram = stream.alloc_zeros::<f32>(3 * n * n).unwrap();
+        let x = || Rows::contiguous(x.as_view(), F);
+        let to = gram.as_view_mut();
+        workspace.gram(x(), if add { Out::Accumulate(to) } else { Out::Overwrite(to) }).unwrap();
+        workspace.check().unwrap_err();
+        for (i, matrix) in stream.clone_dtoh(&gram).unwrap().chunks(n * n).enumerate() {
+            let is_right = |&entry: &f32| if i < 2 { entry.is_nan() } else { entry == F as f32 };
+            assert!(matrix.iter().all(is_right), "{n}, instance {i}: {matrix:?}");
+        }
+        // Their rows of the gradient are not known either.
+        let ones = stream.clone_htod(&vec![1.0f32; 3 * n * n]).unwrap();
+        let mut grad_x = stream.clone_htod(&vec![7.0f32; 3 * n * F]).unwrap();
+        let to = Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), F));
+        workspace.gram_backward(x(), ones.as_view(), to).unwrap();
+        workspace.check().unwrap_err();
+        for (i, rows) in stream.clone_dtoh(&grad_x).unwrap().chunks(n * F).enumerate() {
+            let expected = if i < 2 { 7.0 } else { 2.0 * n as f32 };
+            assert!(rows.iter().all(|&value| value == expected), "{n}, instance {i}: {rows:?}");
+        }
+    }
+}
+
+/// Where the operators of instances cannot be formed, all of their matrices are NaN, and so are the gradients
+/// that they add to: of topologies that the path is for, and of larger ones.
+#[test]
+fn matrices_of_operators_that_are_not_formed_are_nan() {
+    for (n, shared) in [(4, true), (4, false), (40, true), (40, false)] {
+        let gpu = Gpu::take();
+        let stream = gpu.device().context().default_stream();
+        let pair = |n| Incidence::from_edges(n, &[[0u32, 3], [1, 3]], Repeats::Reject).unwrap();
+        let batch = Batch::from_table(vec![pair(n), pair(n + 1)], &[0u8, 1, 0]).unwrap();
+        let mut on_device = gpu.device().upload(&batch).unwrap();
+        // Of the first topology: more hyperedges in the lists of its pairs than there are.
+        let words = on_device.read_table(Table::DenseTopologies).unwrap().len() / 2;
+        let is_listed = |&place: &usize| on_device.read_table(Table::DenseTopologies).unwrap()[place] == 16;
+        let place = (0..words).find(is_listed).unwrap();
+        on_device.overwrite_table(Table::DenseTopologies, place, &[1 << 40]).unwrap();
+        let plan = Plan::<f32>::builder(&on_device, 1).checks(Checks::On).build().unwrap();
+        let mut workspace = plan.workspace_for(&stream, 3, Operator::ALL).unwrap();
+        let w = stream.clone_htod(&[1.0f32; 6]).unwrap();
+        let weights =
+            || if shared { Weights::shared(w.slice(..2)) } else { Weights::consecutive(w.slice(..6)) };
+        let side = n + 1;
+        let len = side * side;
+        let mut matrix = stream.alloc_zeros::<f32>(3 * len).unwrap();
+        workspace.conv_matrix(weights(), Out::Overwrite(matrix.as_view_mut())).unwrap();
+        let error = workspace.check().unwrap_err();
+        assert!(matches!(error, Error::IndexOutOfBounds { value: 0x100_0000_0000, .. }), "{error}");
+        for (g, matrix) in stream.clone_dtoh(&matrix).unwrap().chunks(len).enumerate() {
+            let n = n + usize::from(g == 1);
+            for (u, v) in (0..n).flat_map(|u| (0..n).map(move |v| (u, v))) {
+                let entry = matrix[u * side + v];
+                assert_eq!(entry.is_nan(), g != 1, "{n}, instance {g}: M_{u},{v} = {entry}");
+            }
+        }
+        let ones = stream.clone_htod(&vec![1.0f32; 3 * len]).unwrap();
+        let mut grad = stream.alloc_zeros::<f32>(if shared { 2 } else { 6 }).unwrap();
+        let to = Out::Overwrite(grad.as_view_mut());
+        workspace.conv_matrix_backward(weights(), ones.as_view(), to).unwrap();
+        workspace.check().unwrap_err();
+        for (e, gradient) in stream.clone_dtoh(&grad).unwrap().into_iter().enumerate() {
+            assert_eq!(gradient.is_nan(), shared || e / 2 != 1, "{n}: {e}");
+        }
+    }
+}
+
+/// More than 32 vertices have two words of neighbors each: the second ones are within the table, too.
+#[test]
+fn both_words_of_neighbors_are_checked() {
     let gpu = Gpu::take();
     let stream = gpu.device().context().default_stream();
-    let batch = Batch::from_table(vec![Incidence::subsets(4, 2).unwrap()], &[0u8, 0, 0]).unwrap();
-    let mut on_device = gpu.device().upload(&batch).unwrap();
-    // The first instance ends, and the second begins, a vertex too early.
-    on_device.overwrite_table(Table::VertexStarts, 1, &[3]).unwrap();
-    let plan = Plan::<f32>::builder(&on_device, F).checks(Checks::On).build().unwrap();
-    let mut workspace = plan.workspace_for(&stream, 3, Operator::ALL).unwrap();
-    let x = stream.clone_htod(&[1.0f32; 3 * 4 * F]).unwrap();
-    let mut gram = stream.alloc_zeros::<f32>(3 * 4 * 4).unwrap();
-    let x = Rows::contiguous(x.as_view(), F);
-    workspace.gram(x, Out::Overwrite(gram.as_view_mut())).unwrap();
-    workspace.check().unwrap_err();
-    for (i, matrix) in stream.clone_dtoh(&gram).unwrap().chunks(16).enumerate() {
-        let is_right = |&entry: &f32| if i < 2 { entry.is_nan() } else { entry == F as f32 };
-        assert!(matrix.iter().all(is_right), "instance {i}: {matrix:?}");
-    }
+    let topology = Incidence::from_edges(40, &[[0u32, 39]], Repeats::Reject).unwrap();
+    let mut on_device = gpu.device().upload(&Batch::replicate(topology)).unwrap();
+    assert_eq!(on_device.read_table(Table::Neighbors).unwrap().len(), 80);
+    // Where the first ones would still be.
+    on_device.overwrite_table(Table::DenseTopologies, 1, &[40]).unwrap();
+    let plan = Plan::<f32>::builder(&on_device, 1).checks(Checks::On).build().unwrap();
+    let mut workspace = plan.workspace_for(&stream, 1, Operator::ALL).unwrap();
+    let w = stream.clone_htod(&[1.0f32]).unwrap();
+    let mut matrix = stream.alloc_zeros::<f32>(40 * 40).unwrap();
+    workspace.conv_matrix(Weights::shared(w.as_view()), Out::Overwrite(matrix.as_view_mut())).unwrap();
+    let error = workspace.check().unwrap_err();
+    assert!(matches!(error, Error::IndexOutOfBounds { position: 1, value: 40, bound: 1, .. }), "{error}");
 }
 
 /// A report stays until `check` clears it, and calls give it without waiting.

@@ -87,13 +87,18 @@ fn layout() -> impl Strategy<Value = (Batch, usize)> {
     // More vertices than a readout or the gradient of a bias adds in one go.
     let many_vertices = Incidence::from_edges(600, &[vec![0u32, 599], vec![1]], Repeats::Keep).unwrap();
     let class_32 = Incidence::from_edges(20, &[vec![0u32; 8], vec![0, 19]], Repeats::Keep).unwrap();
-    let topologies = vec![single, edges_only, long_edge, pairs, long_rows(), many_vertices, class_32];
+    // On the path of the gathers, and with matrices.
+    let class_64 = Incidence::from_edges(40, &[vec![0u32; 8], vec![0, 39]], Repeats::Keep).unwrap();
+    let topologies =
+        vec![single, edges_only, long_edge, pairs, long_rows(), many_vertices, class_32, class_64];
     let mixed = Batch::from_table(topologies.clone(), &[3, 4, 0, 3, 2, 1, 6]).unwrap();
+    let with_matrices = Batch::from_table(topologies.clone(), &[7, 3, 6, 7, 0]).unwrap();
     let replicated = (prop::sample::select(topologies), prop::sample::select(&[0usize, 1, 3, 70][..]));
     prop_oneof![
         4 => replicated.prop_map(|(topology, copies)| (Batch::replicate(topology), copies)),
         1 => Just((table_batch(), 5)),
         1 => Just((mixed, 7)),
+        1 => Just((with_matrices, 5)),
     ]
 }
 

@@ -6,7 +6,7 @@ use hyperscatter::cuda::cudarc::driver::{
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out, Path,
+    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out,
     Repeats, Result, RowLayout, Rows, Step, StepGradients, WeightUse, Weights, WindowTable, Windows, cpu,
 };
 use hyperscatter_emulator::control::DeviceControl;
@@ -172,10 +172,11 @@ impl Operates for Operator {
     }
 }
 
-/// Whether all topologies of a batch are small enough for operators with a matrix for each instance.
+/// Whether all topologies in use are small enough for operators with a matrix for each instance.
 pub fn has_matrix(batch: &Batch) -> bool {
-    let paths = vec![Path::Dense; batch.topologies().len()];
-    cpu::Plan::<f32>::builder(batch, 1).paths(&paths).build().is_ok()
+    let plan = cpu::Plan::<f32>::builder(batch, 1).build().unwrap();
+    let mut workspace = plan.workspace(batch.n_instances().unwrap_or(0)).unwrap();
+    workspace.conv_matrix(cpu::Weights::shared(&[]), Out::Skip).is_ok()
 }
 
 /// The values of the matrices of so many instances; of topologies that are too large there are none.

@@ -185,10 +185,14 @@ enum Kind {
     LongAlone,
     /// A table of dense ones of all classes.
     Classes,
+    /// One that has matrices, but no kernels of a class.
+    Wide,
+    /// A table of it and of a dense one of 16.
+    WideAndDense,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Dense(8),
         Self::Dense(16),
         Self::Dense(32),
@@ -197,6 +201,8 @@ impl Kind {
         Self::Both(8),
         Self::LongAlone,
         Self::Classes,
+        Self::Wide,
+        Self::WideAndDense,
     ];
 
     fn batch(self) -> Batch {
@@ -209,6 +215,8 @@ impl Kind {
             Self::Both(n) => Batch::from_table(vec![pairs(n), long], &[0u8, 1]).unwrap(),
             Self::LongAlone => Batch::from_table(vec![pairs(3), long], &[1u8, 1]).unwrap(),
             Self::Classes => Batch::from_table([8, 16, 32].map(pairs).into(), &[0u8, 1, 2]).unwrap(),
+            Self::Wide => Batch::replicate(pairs(40)),
+            Self::WideAndDense => Batch::from_table([40, 16].map(pairs).into(), &[0u8, 1, 1]).unwrap(),
         }
     }
 
@@ -216,8 +224,9 @@ impl Kind {
         match self {
             Self::Dense(_) => &[Path::Dense],
             Self::Classes => &[Path::Dense; 3],
-            Self::Gathered | Self::Long => &[Path::Gather],
+            Self::Gathered | Self::Long | Self::Wide => &[Path::Gather],
             Self::Both(_) | Self::LongAlone => &[Path::Dense, Path::Gather],
+            Self::WideAndDense => &[Path::Gather, Path::Dense],
         }
     }
 
@@ -230,7 +239,8 @@ impl Kind {
         match self {
             Self::Dense(n) | Self::Both(n) => vec![n],
             Self::Classes => vec![8, 16, 32],
-            Self::Gathered | Self::Long | Self::LongAlone => vec![],
+            Self::WideAndDense => vec![16],
+            Self::Gathered | Self::Long | Self::LongAlone | Self::Wide => vec![],
         }
     }
 
@@ -239,6 +249,8 @@ impl Kind {
         match self {
             Self::Dense(_) | Self::Classes => self.dense(),
             Self::Gathered => vec![8],
+            Self::Wide => vec![64],
+            Self::WideAndDense => vec![16, 64],
             Self::Long | Self::Both(_) | Self::LongAlone => vec![],
         }
     }
@@ -297,7 +309,10 @@ fn modules_of<T: DeviceElement>(
     }
     let of_matrices = if has(Operator::ConvMatrix) { kind.classes_of_matrices() } else { vec![] };
     for &class in &of_matrices {
-        names.extend([of_type(&format!("dense{class}")), of_type(&backward(class))]);
+        // Beyond 32 vertices the kernels of matrices take rows, too.
+        if class <= 32 {
+            names.extend([of_type(&format!("dense{class}")), of_type(&backward(class))]);
+        }
         names.extend(["dense_form", "dense_gradient", "matrix"].map(of_sums));
     }
     // A table of topologies on both paths has the kernels of both; steps beside dense operators take gathers.

@@ -18,7 +18,7 @@ use super::{Backward, Call, Destination, Forward};
 use crate::dense::{chunk_len, most_slots, slices, slots};
 use crate::element::{Accumulator, Element};
 use crate::pairs::{MOST_VERTICES, Pairs};
-use crate::path::Route;
+use crate::path::Prepared;
 use crate::summation::instances_of_bias_chunk;
 
 impl<T: Element> Forward<'_, T> {
@@ -95,7 +95,7 @@ impl<'a, T: Element> Backward<'a, T> {
     pub(super) fn dense_copies(&self, bias_wanted: bool) -> Option<Copies<'a, T>> {
         let call = &self.call;
         let copies = call.schedule.copies_of_chunk()?;
-        let Route::Dense(pairs) = call.plan.route(0) else { return None };
+        let Prepared::Dense(pairs) = call.plan.prepared(0) else { return None };
         let n = call.plan.batch().topologies()[0].n_vertices();
         let chunk_len = chunk_len(n, slices(call.plan.features(), size_of::<T>()));
         let bias_chunk_len = instances_of_bias_chunk(n);

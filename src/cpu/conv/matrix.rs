@@ -24,7 +24,7 @@ use crate::dense::{slices, slots};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
 use crate::operator::Operator;
-use crate::pairs::MOST_VERTICES;
+use crate::pairs::{MOST_VERTICES, VertexSet};
 use crate::rows::{Out, Rows};
 use crate::windows::Windows;
 
@@ -40,8 +40,8 @@ impl<T: Element> Workspace<T> {
     ///   replicated batch. Skipped, the call does nothing, and looks at no other operand.
     ///
     /// # Errors
-    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has more than 32
-    /// vertices, or so many incidences that it cannot be on [`Path::Dense`](crate::Path::Dense); those
+    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has more than 64
+    /// vertices, or too many incidences for a dense operator; those
     /// [of operands](crate::cpu#errors-of-operands); and
     /// [`Error::NegativeDegree`](crate::Error::NegativeDegree). Nothing is written then.
     pub fn conv_matrix(&mut self, weights: Weights<'_, T::Acc>, matrix: Out<&mut [T::Acc]>) -> Result<()> {
@@ -102,7 +102,7 @@ impl<T: Element> Workspace<T> {
         let Some(gradient) = grad_weights.map(GradientTo::start).filter(|_| is_wanted) else {
             return Ok(());
         };
-        match call.schedule.copies_of_chunk().zip(self.plan.route(0).pairs()) {
+        match call.schedule.copies_of_chunk().zip(self.plan.prepared(0).pairs()) {
             Some((copies, pairs)) => {
                 // Whole parts of the tree over the instances.
                 let schedule = call.schedule.of_copies(1 << copies.ilog2());
@@ -120,7 +120,11 @@ impl<T: Element> Workspace<T> {
                     sums.copy_from_slice(tree.root());
                 };
                 let n_tasks = schedule.n_chunks();
-                let threads = &mut self.memory.threads;
+                // Those of a topology of more work than a chunk come one at a time.
+                let threads = match self.plan.batch().topologies()[0].is_large() {
+                    true => std::slice::from_mut(&mut self.memory.large),
+                    false => &mut self.memory.threads[..],
+                };
                 let gamma = self.tree_sums.add_up(n * n, threads, n_tasks, compute, |_, _, _| {});
                 // Any thread's memory will do.
                 if let (Some(task), Some(scratch)) = (schedule.task(0), threads.first_mut()) {
@@ -170,7 +174,7 @@ impl<T: Element> Workspace<T> {
         self.memory.for_each_chunk(&schedule, |task, scratch| {
             let (n, features) = (task.topology.n_vertices(), plan.features());
             let slots = slots(n, slices(features, size_of::<T>()));
-            let (all, ones) = ([u32::MAX; MOST_VERTICES], [T::Acc::ONE; MOST_VERTICES]);
+            let (all, ones) = ([VertexSet::MAX; MOST_VERTICES], [T::Acc::ONE; MOST_VERTICES]);
             for instance in task.instances() {
                 let x = x.source(plan.batch(), instance, None, false);
                 scratch.gram.begin(&all[..n], features, 1, slots);
@@ -230,7 +234,7 @@ impl<T: Element> Call<'_, T> {
     /// Forms M of a chunk's window, whatever the path.
     fn form_matrix(&self, task: &Task<'_>, scratch: &mut Scratch<T>) {
         // There are pairs of all topologies in use, or the call was refused.
-        if let Some(pairs) = self.plan.route(task.chunk.topology).pairs() {
+        if let Some(pairs) = self.plan.prepared(task.chunk.topology).pairs() {
             self.form(task, pairs, scratch);
         }
     }

@@ -9,9 +9,9 @@ use super::super::lanes::{Lanes, Powers, vectors, vectors_mut};
 use super::super::weighted_degree::degree;
 use crate::conv::{Conv, Normalization};
 use crate::element::Accumulator;
-use crate::error::{Result, try_zeroed};
+use crate::error::{Result, try_with_capacity, try_zeroed};
 use crate::incidence::Incidence;
-use crate::pairs::{MOST_VERTICES, PairList, Pairs};
+use crate::pairs::{MOST_VERTICES, PairList, Pairs, VertexSet};
 
 /// The room that a topology's operators take.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,7 +60,7 @@ pub(super) struct Formed<A> {
     /// M_uv at u n + v; only what `terms` names has a meaning.
     pub(super) entries: Box<[A]>,
     /// For each lane, for each vertex u the vertices v whose entry is a term of its row: bit v.
-    pub(super) terms: Box<[[u32; MOST_VERTICES]]>,
+    pub(super) terms: Box<[[VertexSet; MOST_VERTICES]]>,
     /// For each vertex what its sum is multiplied by.
     pub(super) scales: Box<[A]>,
     /// For each vertex D', where weights get gradients through it: 0 where it is 0, and where the vertex is
@@ -103,11 +103,13 @@ impl<A: Accumulator> Formed<A> {
     pub(super) fn with_room(room: Room) -> Result<Self> {
         let what = "the workspace";
         let zeros = |len| try_zeroed(what, len).map(Vec::into_boxed_slice);
+        let mut terms = try_with_capacity(what, room.lanes)?;
+        terms.resize(room.lanes, [0; MOST_VERTICES]);
         Ok(Self {
             lanes: 1,
             weights: zeros(room.of_hyperedges)?,
             entries: zeros(room.pairs)?,
-            terms: try_zeroed(what, room.lanes)?.into_boxed_slice(),
+            terms: terms.into_boxed_slice(),
             scales: zeros(room.of_vertices)?,
             weight_degrees: zeros(room.of_vertices)?,
             shifts: try_zeroed(what, room.of_vertices)?.into_boxed_slice(),
@@ -173,7 +175,7 @@ impl<A: Accumulator> Formed<A> {
         for (i, terms) in terms[..L].iter_mut().enumerate() {
             let mut zero = 0;
             for (v, degree) in degrees.iter().enumerate() {
-                zero |= u32::from(degree.degree.0[i] == A::ZERO) << v;
+                zero |= VertexSet::from(degree.degree.0[i] == A::ZERO) << v;
             }
             let left_out = if normalization == Normalization::Symmetric { zero } else { 0 };
             for (u, (terms, &neighbors)) in terms.iter_mut().zip(&pairs.neighbors).enumerate() {

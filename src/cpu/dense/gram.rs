@@ -18,7 +18,7 @@ use super::super::prefetch::{To, prefetch};
 use crate::dense::{chunk_len, features_of_slice, most_slots, slices};
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
-use crate::pairs::MOST_VERTICES;
+use crate::pairs::{MOST_VERTICES, VertexSet};
 
 /// The vertices u of a tile. Its vertices v are the lanes of a vector: with 4, the sums of a slot and those
 /// of a run, in `f64`, are 12 of 16 registers.
@@ -124,7 +124,7 @@ impl<A: Accumulator> Gram<A> {
 
     /// Begins a chunk of `instances` instances whose slices go to so many slots. Bit v of `neighbors[u]` says
     /// whether Γ_uv is wanted; the others may have any value.
-    pub(crate) fn begin(&mut self, neighbors: &[u32], features: usize, instances: usize, slots: usize) {
+    pub(crate) fn begin(&mut self, neighbors: &[VertexSet], features: usize, instances: usize, slots: usize) {
         let n = neighbors.len();
         let items = instances * features.div_ceil(SLICE_BYTES / size_of::<A>());
         let block = items_of_block(n, items);
@@ -455,13 +455,15 @@ mod tests {
             (16, 301, 2),
             (20, 700, 2),
             (32, 90, 3),
+            (33, 31, 2),
+            (64, 40, 2),
         ] {
             let value = |i: usize| narrow((i * 7919 % 1009) as f64 / 307.0 - 1.6);
             let row = |seed: usize| (0..n * features).map(|i| value(i + seed)).collect::<Vec<T>>();
             let rows: Vec<_> = (0..instances).map(|i| [row(31 * i), row(57 * i + 5)]).collect();
             let scales: Vec<_> = (0..n).map(|u| T::Acc::from_count(1 << (u % 5))).collect();
             let slices = slices(features, size_of::<T>());
-            let neighbors = vec![u32::MAX; n];
+            let neighbors = vec![VertexSet::MAX; n];
             // As a chunk of several instances, and as the first instance alone.
             for (rows, slots) in [(&rows[..], most_slots(n)), (&rows[..1], slots(n, slices))] {
                 // The tests' chunks may be longer than those of a call.
@@ -508,7 +510,7 @@ mod tests {
         let (n, features) = (6, 3);
         let mut x = vec![1.0f32; n * features];
         x[5 * features] = f32::INFINITY;
-        let neighbors: Vec<u32> = (0..n).map(|u| 1 << u | 1).collect();
+        let neighbors: Vec<VertexSet> = (0..n).map(|u| 1 << u | 1).collect();
         let mut gram = Gram::with_room(Room::new::<f32>(n, features)).unwrap();
         gram.begin(&neighbors, features, 1, 1);
         let g = vec![2.0f32; n * features];

@@ -11,7 +11,7 @@ use super::super::prefetch::{To, prefetch};
 use crate::dense::PART;
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
-use crate::pairs::MOST_VERTICES;
+use crate::pairs::{MOST_VERTICES, VertexSet};
 use crate::summation::LANES;
 
 /// The entries of up to [`MOST_VERTICES`]² pairs of vertices.
@@ -20,7 +20,7 @@ pub(super) struct Matrix<A> {
     /// That of u and v at u n + v; only what `terms` names is read.
     pub(super) entries: Box<[A]>,
     /// For each vertex u the vertices v whose entry is a term of its row: bit v.
-    pub(super) terms: [u32; MOST_VERTICES],
+    pub(super) terms: [VertexSet; MOST_VERTICES],
 }
 
 /// How the terms of a row are added.
@@ -198,7 +198,7 @@ impl<A: Accumulator, const P: usize> Rows<'_, A, P> {
         block: usize,
     ) {
         let Matrix { n, terms, .. } = self.matrix;
-        let all = u32::MAX.checked_shr(u32::BITS - *n as u32).unwrap_or(0);
+        let all = VertexSet::MAX.checked_shr(VertexSet::BITS - *n as u32).unwrap_or(0);
         let mut u = rows.start;
         while u < rows.end {
             // Two rows that have all terms share the loads of x.
@@ -302,7 +302,7 @@ mod tests {
 
     /// The terms of a row of sums one by one, in the order of the parts.
     fn in_order<A: Accumulator>(matrix: &Matrix<A>, order: Order, u: usize, x: impl Fn(usize) -> A) -> A {
-        let mut parts = [A::ZERO; 4];
+        let mut parts = [A::ZERO; MOST_VERTICES / 8];
         for v in (0..matrix.n).filter(|v| matrix.terms[u] >> v & 1 == 1) {
             let part = &mut parts[if order == Order::Parts && matrix.n > 8 { v / 8 } else { 0 }];
             *part = matrix.entries[u * matrix.n + v].fused_multiply_add(x(v), *part);
@@ -311,15 +311,17 @@ mod tests {
     }
 
     fn adds_in_order<T: Element>(narrow: impl Fn(f64) -> T) {
-        for (n, features) in [(1, 3), (6, 43), (8, 64), (11, 77), (16, 32), (17, 9), (31, 200)] {
+        for (n, features) in
+            [(1, 3), (6, 43), (8, 64), (11, 77), (16, 32), (17, 9), (31, 200), (33, 5), (64, 70)]
+        {
             let value = |i: usize| (i * 7919 % 1009) as f64 / 307.0 - 1.6;
             let mut matrix = Matrix::with_room(n).unwrap();
             matrix.n = n;
             matrix.entries.iter_mut().enumerate().for_each(|(i, entry)| *entry = T::Acc::from_f64(value(i)));
             // Full rows, which may share loads, and others.
             let rows = matrix.terms.iter_mut().enumerate();
-            let bits = |u: usize| if u % 5 < 3 { u32::MAX } else { 0x5a71_39d6 };
-            rows.for_each(|(u, terms)| *terms = (bits(u) << (32 - n)) >> (32 - n));
+            let bits = |u: usize| if u % 5 < 3 { VertexSet::MAX } else { 0x93c6_a15f_5a71_39d6 };
+            rows.for_each(|(u, terms)| *terms = (bits(u) << (64 - n)) >> (64 - n));
             let mut transposed = Matrix::with_room(n).unwrap();
             transposed.transpose(&matrix);
             let x: Vec<T> = (0..n * features).map(|i| narrow(value(i + 77))).collect();

@@ -86,7 +86,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let (n_entries, n_words) = match of_items {
             _ if !is_stored => (0, 0),
             true => (of.count * of.class.entries() as u64, of.count * of.class.words() as u64),
-            false => (tables.n_entries, tables.n_words),
+            false => tables.sizes(of.class),
         };
         let bytes = |numbers: u64, size: usize| u128::from(numbers) * size as u128;
         Ok(DenseItemsArgs {

@@ -18,7 +18,7 @@ use super::super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeight
 use super::super::description::Description;
 use super::super::launches::Launches;
 use super::super::operands::{Operands, Read, Write};
-use super::super::route::{DenseClass, Route};
+use super::super::route::DenseClass;
 use super::super::window_table::DeviceWindows;
 use super::dense::MatricesTo;
 use super::{WEIGHTS, WeightGradient};
@@ -202,9 +202,9 @@ fn by_class<T: DeviceElement, L: Launches>(
     mut f: impl FnMut(&mut Call<'_, T, L>, DenseClass) -> Result<()>,
 ) -> Result<()> {
     call.by_class = true;
-    call.on_each(call.plan.classes(), |call, route| match route {
-        Route::Dense(class) => f(call, class),
-        Route::Gather => Ok(()),
+    call.on_each(call.plan.classes(), |call, route| match route.class() {
+        Some(class) => f(call, class),
+        None => Ok(()),
     })?;
     call.by_class = false;
     Ok(())

@@ -286,6 +286,8 @@ impl DenseClass {
     /// That of an item whose gradients of weights are found: `Gradients` of `kernels/dense_gradient.cu`.
     const fn gradient_bytes(self) -> usize {
         let n = self.vertices();
-        ITEM_BYTES + size_of::<u64>() + (2 * n * n + 2 * n) * size_of::<f64>() + 2 * n * size_of::<u32>()
+        // Of 64 vertices M_uv Γ_uv has the same memory, or a block had no room.
+        let (products, words) = if self.is_on_path() { (2 * n * n, 2 * n) } else { (n * n, 3 * n) };
+        ITEM_BYTES + size_of::<u64>() + (products + 2 * n) * size_of::<f64>() + words * size_of::<u32>()
     }
 }

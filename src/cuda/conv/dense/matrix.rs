@@ -2,8 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use bytemuck::Zeroable;
+
 use super::super::super::DeviceElement;
-use super::super::super::args::{Address, Kernel, MatrixArgs, MatrixKind, ScaleArgs};
+use super::super::super::args::{
+    Address, DenseItemsArgs, Kernel, MatrixArgs, MatrixKind, RowsArgs, ScaleArgs,
+};
 use super::super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
 use super::super::super::epilogue::Finish;
 use super::super::super::geometry::{Grid, THREADS};
@@ -13,6 +17,7 @@ use super::super::super::window_table::DeviceWindows;
 use super::backward::{BackwardRows, Nodes};
 use super::{DenseForward, DenseInstances, INSTANCES_BYTES, ITEM_BYTES, ToWeights, per_block};
 use crate::axis::Axis;
+use crate::dense::most_slots;
 use crate::error::Result;
 use crate::windows::Windows;
 
@@ -87,6 +92,10 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         x: PlacedRows,
         to: MatricesTo,
     ) -> Result<()> {
+        if !class.is_on_path() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.gram_of_rows(class, x, to, None) };
+        }
         let of = self.dense_instances(class, unweighted(Windows::Shared));
         let rows = BackwardRows { x, grad_y: x, grad_x: None, wants_products: true };
         // SAFETY: the caller's promise; operators, and then products, are stored.
@@ -109,15 +118,62 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         grad_gram: Address,
         grad_x: Destination,
     ) -> Result<()> {
+        let from = MatricesTo { address: grad_gram, accumulate: false };
+        if !class.is_on_path() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.gram_of_rows(class, x, from, Some(grad_x)) };
+        }
         let weights = unweighted(Windows::Consecutive);
         let of = self.dense_instances(class, weights);
-        let from = MatricesTo { address: grad_gram, accumulate: false };
         let apply = DenseForward { class, x, weights, y: grad_x, finish: Finish::none() };
         // SAFETY: the caller's promise; operators are stored by the first launch.
         unsafe {
             self.move_matrices(&of, MatrixKind::LoadSymmetric, from, 0)?;
             self.apply_operators(&of, apply, false)
         }
+    }
+
+    /// The inner products of the rows of a class that the path has no kernels for, or with `grad_x` their
+    /// gradient. One launch.
+    ///
+    /// # Safety
+    /// There are such rows, and a matrix for each instance.
+    unsafe fn gram_of_rows(
+        &mut self,
+        class: DenseClass,
+        x: PlacedRows,
+        matrices: MatricesTo,
+        grad_x: Option<Destination>,
+    ) -> Result<()> {
+        let (features, side) = (self.features(), self.batch().largest(Axis::Vertex));
+        // No operator is stored or read.
+        let of = self.dense_instances(class, unweighted(Windows::Consecutive));
+        let items = self.dense_items(&of, 1, false)?;
+        // For each row of the matrix a thread for each slot of its products, and for each row of the gradient
+        // one for each feature.
+        let slots = most_slots(class.vertices());
+        let (what, to_rows, add, threads) = match grad_x {
+            None => (MatrixKind::Gram, RowsArgs::zeroed(), matrices.accumulate, side * slots),
+            Some(to) => (MatrixKind::GramBackward, to.rows.args(), to.accumulate, features),
+        };
+        let args = MatrixArgs {
+            x: x.args(),
+            grad_x: to_rows,
+            features: features as u64,
+            parts: (side as u64 * threads as u64).div_ceil(THREADS.into()),
+            add: add.into(),
+            element: T::KIND,
+            ..self.matrix_args(items, what, matrices)
+        };
+        if L::COUNTS {
+            let (_, vertices) = self.size(Axis::Vertex);
+            let rows = 1 + u128::from(grad_x.is_some());
+            self.launches.moves(rows * vertices * (features * size_of::<T>()) as u128);
+        }
+        let grid = Grid::of_blocks(items.blocks * args.parts).with_shared_bytes(ITEM_BYTES as u32);
+        // SAFETY: the kernel takes a `MatrixArgs`; a block has the shared memory of its item. The caller
+        // promises the rest.
+        unsafe { self.launches.launch(Kernel::Matrix, grid, &args) }
     }
 
     /// One launch, between the caller's matrices and operators or products in scratch memory.
@@ -142,19 +198,24 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             (items.numbers, items.n_items) = of.topologies;
             items.blocks = items.n_items.div_ceil(per_block.into());
         }
-        let args = MatrixArgs {
-            items,
-            matrices: matrices.address,
-            products,
-            what: what as u32,
-            side: side as u32,
-            add: matrices.accumulate.into(),
-            of_topologies: of_topologies.into(),
-        };
+        let of_topologies = of_topologies.into();
+        let args = MatrixArgs { products, of_topologies, ..self.matrix_args(items, what, matrices) };
         let grid = Grid::of_blocks(items.blocks).with_shared_bytes(per_block * ITEM_BYTES as u32);
         // SAFETY: the kernel takes a `MatrixArgs`. Scratch memory has room for the operators and the products
         // that it reads and stores, and a block has the shared memory of its items. The caller promises the
         // rest.
         unsafe { self.launches.launch(Kernel::Matrix, grid, &args) }
+    }
+
+    fn matrix_args(&self, items: DenseItemsArgs, what: MatrixKind, matrices: MatricesTo) -> MatrixArgs {
+        MatrixArgs {
+            items,
+            matrices: matrices.address,
+            parts: 1,
+            what: what as u32,
+            side: self.batch().largest(Axis::Vertex) as u32,
+            add: matrices.accumulate.into(),
+            ..MatrixArgs::zeroed()
+        }
     }
 }
