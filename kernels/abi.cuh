@@ -755,7 +755,7 @@ struct DenseConvArgs {
     EpilogueArgs epilogue;
     // Operators are formed here, in unchecked builds; else they were stored.
     u32 forms;
-    // Threads for each instance.
+    // The threads of each instance, which have chunks of its features.
     u32 chunks;
     u32 aligned;
     u32 add;

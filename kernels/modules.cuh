@@ -1,11 +1,11 @@
 // Which types kernels are for, and which kernels a compilation has.
 //
 // A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a
-// workspace loads those that it needs. Kernels for long rows are modules of their own where a file says so.
-// generate.py reads that from the line `Modules:` in the head of each kernel file, which names one of the
-// lists of types below, and whether a file needs a later architecture than the others, or has no kernels
-// with checks. It and build.rs say which
-// module they compile, for example by
+// workspace loads those that it needs. The head of each kernel file has a line `Modules:`. It names one of the
+// lists of types below, or says that one module is for all types. It also says whether kernels for long rows
+// are modules of their own, whether the file needs a later architecture than the others, and whether it has
+// no kernels with checks. generate.py reads that line. generate.py and build.rs say which module they compile
+// by macros, for example
 //
 //     -DHYPERSCATTER_F32 -DHYPERSCATTER_OTHER_ROWS -DHYPERSCATTER_UNCHECKED
 //
@@ -72,12 +72,14 @@
 #define FOR_CHECKS(KERNELS, T, NAME) \
     UNCHECKED(KERNELS(T, NAME, false)) CHECKED(KERNELS(T, NAME##_checked, true))
 
-// The lists of types; a new one is added here. Those of features that are narrower than their sums:
+// The lists of types. A new type has a macro MODULES_OF_ and a name above, and is added to these.
+
+// Features that are narrower than their sums.
 #define MODULES_OF_NARROW_FEATURES(KERNELS) \
     MODULES_OF_F16(FOR_CHECKS(KERNELS, F16, f16)) \
     MODULES_OF_BF16(FOR_CHECKS(KERNELS, Bf16, bf16))
 
-// Those whose sums are f32.
+// Features whose sums are f32.
 #define MODULES_OF_FEATURES_WITH_F32_SUMS(KERNELS) \
     MODULES_OF_F32(FOR_CHECKS(KERNELS, float, f32)) \
     MODULES_OF_NARROW_FEATURES(KERNELS)

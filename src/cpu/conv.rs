@@ -29,7 +29,7 @@ mod epilogue;
 mod matrix;
 mod operands;
 
-use operands::{Arriving, CheckedFollowing, Destination, Following, Gradient};
+use operands::{Arriving, CheckedFinish, Destination, Finish, Gradient};
 pub use operands::{Epilogue, EpilogueGradients};
 
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
@@ -144,7 +144,7 @@ impl<T: Element> Workspace<T> {
         x: Rows<&[T]>,
         weights: Weights<'_, T::Acc>,
         z: Option<Rows<&mut [T::Acc]>>,
-        following: Option<Following<'_, T>>,
+        following: Option<Finish<'_, T>>,
         mut y: Out<Rows<&mut [T]>>,
         mut readout: Out<&mut [T]>,
     ) -> Result<()> {
@@ -405,7 +405,7 @@ struct Forward<'a, T: Element> {
     call: Call<'a, T>,
     x: Input<'a, T>,
     /// The epilogue, where it changes anything.
-    following: Option<CheckedFollowing<'a, T>>,
+    following: Option<CheckedFinish<'a, T>>,
     z: Option<Output<'a, T::Acc>>,
     y: Option<Destination<'a, T>>,
 }

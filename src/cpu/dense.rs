@@ -239,7 +239,7 @@ mod tests {
         let pairs = (0..n).flat_map(|u| (0..n).map(move |v| (u, v)));
         let mut bits: Vec<_> = pairs.map(|(u, v)| entry(operator, u, v).map_or(0, number)).collect();
         for u in 0..n {
-            bits.push(terms[window][u].into());
+            bits.push(terms[window][u]);
             bits.extend([operator.scales[u], weight_degrees[u * lanes + window]].map(number));
             bits.push(shifts[u * lanes + window] as u64);
         }

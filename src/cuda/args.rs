@@ -475,7 +475,7 @@ structures! {
         epilogue: EpilogueArgs,
         /// Operators are formed here, in unchecked builds; else they were stored.
         forms: u32,
-        /// Threads for each instance.
+        /// The threads of each instance, which have chunks of its features.
         chunks: u32,
         aligned: u32,
         add: u32,

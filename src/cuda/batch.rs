@@ -67,7 +67,7 @@ impl DeviceBatch {
     ///
     /// An index may become any other in range. Row lengths and sizes of topologies have to stay as they are,
     /// since other tables repeat them. Plans repeat some, too: where instances are on several paths, the
-    /// forward of the convolution reads work starts of the plan's own instead of [`Table::WorkStarts`].
+    /// convolution and its backward read work starts of the plan's own instead of [`Table::WorkStarts`].
     ///
     /// # Errors
     /// In these cases nothing is written:

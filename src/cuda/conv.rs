@@ -162,16 +162,12 @@ impl Forward<'_> {
                 }
             };
             call.gather(Gather {
-                orientation: Orientation::ByVertex,
-                elements: Elements::FromSums,
-                sources: z,
                 source_scale: factors.message,
                 target_scale: factors.inv_degree,
                 shifts: [None, factors.vertex_shifts],
-                reduce: Reduce::Sum,
                 targets: Some(y),
                 finish,
-                dots: None,
+                ..Gather::new(Orientation::ByVertex, Elements::FromSums, z)
             })
         }
     }
@@ -279,16 +275,11 @@ impl Backward<'_> {
                 None => None,
             };
             let gather_q = |inv_degree, targets: Option<PlacedRows>, dots| Gather {
-                orientation: Orientation::ByEdge,
-                elements: Elements::ToSums,
-                sources: grad_y,
                 source_scale: inv_degree,
-                target_scale: ScaleArgs::none(),
                 shifts: [factors.vertex_shifts, edge_shifts],
-                reduce: Reduce::Sum,
                 targets: targets.map(|rows| Destination { rows, accumulate: false }),
-                finish: Finish::none(),
                 dots,
+                ..Gather::new(Orientation::ByEdge, Elements::ToSums, grad_y)
             };
             match dots.filter(|_| call.plan.leaves_out_single_incidences()) {
                 None if q.is_some() || dots.is_some() => {
@@ -313,34 +304,24 @@ impl Backward<'_> {
                     false => None,
                 };
                 call.gather(Gather {
-                    orientation: Orientation::ByVertex,
-                    elements: Elements::FromSums,
-                    sources: q,
                     source_scale: row_scale,
                     target_scale: factors.right(),
                     shifts: match factors.is_symmetric() {
                         true => [edge_shifts, factors.vertex_shifts],
                         false => [None; 2],
                     },
-                    reduce: Reduce::Sum,
                     targets: grad_x,
-                    finish: Finish::none(),
                     dots,
+                    ..Gather::new(Orientation::ByVertex, Elements::FromSums, q)
                 })?;
             }
             let Some(z) = z.filter(|_| through_degree) else { return Ok(()) };
             let dots_y = call.scratch_dots(Slot::DotsY, Axis::Vertex)?;
             call.gather(Gather {
-                orientation: Orientation::ByVertex,
-                elements: Elements::FromSums,
-                sources: z,
                 source_scale: factors.message,
-                target_scale: ScaleArgs::none(),
                 shifts: [None, factors.vertex_shifts],
-                reduce: Reduce::Sum,
-                targets: None,
-                finish: Finish::none(),
                 dots: Some(Dots { others: grad_y, to: dots_y }),
+                ..Gather::new(Orientation::ByVertex, Elements::FromSums, z)
             })?;
             call.degree_gradients(factors.is_symmetric())?;
             call.weight_gradients(through_message)
@@ -472,16 +453,11 @@ impl Factors {
         z: PlacedRows,
     ) -> Result<()> {
         let gather = Gather {
-            orientation: Orientation::ByEdge,
-            elements: Elements::ToSums,
-            sources: x,
             source_scale: self.right(),
-            target_scale: ScaleArgs::none(),
             shifts: [self.vertex_shifts.filter(|_| self.is_symmetric()), None],
             reduce: Reduce::Mean,
             targets: Some(Destination { rows: z, accumulate: false }),
-            finish: Finish::none(),
-            dots: None,
+            ..Gather::new(Orientation::ByEdge, Elements::ToSums, x)
         };
         // SAFETY: the caller's promise.
         unsafe { call.gather(gather) }

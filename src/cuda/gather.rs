@@ -70,6 +70,24 @@ pub(super) struct Gather {
     pub(super) dots: Option<Dots>,
 }
 
+impl Gather {
+    /// Sums of rows, of which nothing becomes yet.
+    pub(super) fn new(orientation: Orientation, elements: Elements, sources: PlacedRows) -> Self {
+        Self {
+            orientation,
+            elements,
+            sources,
+            source_scale: ScaleArgs::none(),
+            target_scale: ScaleArgs::none(),
+            shifts: [None; 2],
+            reduce: Reduce::Sum,
+            targets: None,
+            finish: Finish::none(),
+            dots: None,
+        }
+    }
+}
+
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// Launches the sums of rows and of segments, then those of long rows from their segments, if there are
     /// any.

@@ -14,7 +14,6 @@ use super::DeviceElement;
 use super::args::ScaleArgs;
 use super::call::{Call, Destination, GradientTo, PlacedRows, PlacedWeights};
 use super::description::Description;
-use super::epilogue::Finish;
 use super::gather::{Dots, Elements, Gather};
 use super::instance_sums::RowGradients;
 use super::launches::Launches;
@@ -112,16 +111,11 @@ impl Description for Forward<'_> {
             return Ok(());
         }
         let gather = Gather {
-            orientation: Orientation::with_rows(self.scales.direction.target()),
-            elements: Elements::Plain,
-            sources: self.x,
             source_scale: self.scales.source_args(),
             target_scale: self.scales.target_args(),
-            shifts: [None; 2],
             reduce: self.scales.reduce,
             targets: self.y,
-            finish: Finish::none(),
-            dots: None,
+            ..Gather::new(Orientation::with_rows(self.scales.direction.target()), Elements::Plain, self.x)
         };
         // SAFETY: the caller's promise.
         unsafe { call.gather(gather) }
@@ -188,16 +182,11 @@ impl Description for Backward<'_> {
                     None => None,
                 };
                 call.gather(Gather {
-                    orientation: Orientation::with_rows(source),
-                    elements: Elements::Plain,
-                    sources: grad_y,
                     source_scale,
                     target_scale: scales.source_args(),
-                    shifts: [None; 2],
-                    reduce: Reduce::Sum,
                     targets: grad_x,
-                    finish: Finish::none(),
                     dots,
+                    ..Gather::new(Orientation::with_rows(source), Elements::Plain, grad_y)
                 })?;
                 if let Some(((to, scale), dots)) = grad_source.zip(dots) {
                     let rows = RowGradients { values: dots.to, blocks: call.feature_blocks() };
@@ -207,16 +196,10 @@ impl Description for Backward<'_> {
             let Some((to, scale)) = grad_target else { return Ok(()) };
             let dots = Dots { others: grad_y, to: call.scratch_dots(Slot::Dots, target)? };
             call.gather(Gather {
-                orientation: Orientation::with_rows(target),
-                elements: Elements::Plain,
-                sources: x,
                 source_scale: scales.source_args(),
-                target_scale: ScaleArgs::none(),
-                shifts: [None; 2],
                 reduce: scales.reduce,
-                targets: None,
-                finish: Finish::none(),
                 dots: Some(dots),
+                ..Gather::new(Orientation::with_rows(target), Elements::Plain, x)
             })?;
             let rows = RowGradients { values: dots.to, blocks: call.feature_blocks() };
             call.sum_over_instances(target, scale.windows, rows, to)

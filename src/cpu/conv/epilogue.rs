@@ -22,7 +22,7 @@ use super::super::schedule::{Task, each};
 use super::super::scratch::{Scratch, ScratchRows};
 use super::super::vertex_sums::add_rows;
 use super::super::workspace::Workspace;
-use super::operands::{Destination, Epilogue, EpilogueGradients, Following, Gradient};
+use super::operands::{Destination, Epilogue, EpilogueGradients, Finish, Gradient};
 use super::{Backward, Forward, Ready, edge_rows};
 use crate::element::{Accumulator, Element};
 use crate::error::Result;
@@ -48,7 +48,7 @@ impl<T: Element> Workspace<T> {
         residual: Option<Rows<&[T]>>,
         y: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
-        let following = Following { epilogue, residual };
+        let following = Finish { epilogue, residual };
         self.forward(x, weights, None, Some(following), y, Out::Skip)
     }
 
@@ -100,7 +100,7 @@ impl<T: Element> Workspace<T> {
         residual: Option<Rows<&[T]>>,
         readout: Out<&mut [T]>,
     ) -> Result<()> {
-        let following = Following { epilogue, residual };
+        let following = Finish { epilogue, residual };
         self.forward(x, weights, None, Some(following), Out::Skip, readout)
     }
 

@@ -20,41 +20,41 @@ pub type Epilogue<'a, A> = crate::Epilogue<&'a [A]>;
 pub type EpilogueGradients<'a, T> = crate::EpilogueGradients<&'a mut [T], &'a mut [<T as Element>::Acc]>;
 
 /// What follows the convolution in the forward.
-pub(super) struct Following<'a, T: Element> {
+pub(super) struct Finish<'a, T: Element> {
     pub(super) epilogue: &'a Epilogue<'a, T::Acc>,
     pub(super) residual: Option<Rows<&'a [T]>>,
 }
 
-impl<'a, T: Element> Following<'a, T> {
-    pub(super) fn bind(self, operands: &mut Operands<'_>) -> BoundFollowing<'a, T> {
+impl<'a, T: Element> Finish<'a, T> {
+    pub(super) fn bind(self, operands: &mut Operands<'_>) -> BoundFinish<'a, T> {
         let activated = operands.activated(self.epilogue);
         let residual = self.residual.map(|residual| operands.read("residual", Axis::Vertex, residual));
-        BoundFollowing { activated, residual }
+        BoundFinish { activated, residual }
     }
 }
 
 /// The same, bound.
-pub(super) struct BoundFollowing<'a, T: Element> {
+pub(super) struct BoundFinish<'a, T: Element> {
     activated: Activated<'a, T::Acc>,
     residual: Option<BoundRows<&'a [T]>>,
 }
 
-impl<'a, T: Element> BoundFollowing<'a, T> {
+impl<'a, T: Element> BoundFinish<'a, T> {
     /// `None` where it changes nothing.
-    pub(super) fn checked(self, bound: &Bound<'_>) -> Option<CheckedFollowing<'a, T>> {
+    pub(super) fn checked(self, bound: &Bound<'_>) -> Option<CheckedFinish<'a, T>> {
         let Self { activated, residual } = self;
         let residual = residual.map(|residual| bound.input(residual));
-        (residual.is_some() || !activated.is_identity()).then_some(CheckedFollowing { activated, residual })
+        (residual.is_some() || !activated.is_identity()).then_some(CheckedFinish { activated, residual })
     }
 }
 
 /// The same, checked.
-pub(super) struct CheckedFollowing<'a, T: Element> {
+pub(super) struct CheckedFinish<'a, T: Element> {
     activated: Activated<'a, T::Acc>,
     residual: Option<Input<'a, T>>,
 }
 
-impl<T: Element> CheckedFollowing<'_, T> {
+impl<T: Element> CheckedFinish<'_, T> {
     pub(super) fn of(&self, batch: &Batch, instance: usize) -> FollowingOfInstance<'_, T> {
         let residual = self.residual.map(|residual| residual.source(batch, instance, None, false));
         FollowingOfInstance { activated: self.activated, residual }
