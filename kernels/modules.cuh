@@ -1,11 +1,11 @@
 // Which types kernels are for, and which kernels a compilation has.
 //
 // A module is one kernel file for one type, with checks or without, and a file of its own in kernels/ptx/: a
-// workspace loads those that it needs. The head of each kernel file has a line `Modules:`. It names one of the
-// lists of types below, or says that one module is for all types. It also says whether kernels for long rows
-// are modules of their own, whether the file needs a later architecture than the others, and whether it has
-// no kernels with checks. generate.py reads that line. generate.py and build.rs say which module they compile
-// by macros, for example
+// workspace loads those that it needs. The head of each kernel file has a line `Modules:`. It names one of
+// the lists of types below, or says that one module is for all types. It also says whether kernels for long
+// rows are modules of their own, whether the file needs a later architecture than the others, and whether it
+// has no kernels with checks. generate.py reads that line. generate.py and build.rs say which module they
+// compile by macros, for example
 //
 //     -DHYPERSCATTER_F32 -DHYPERSCATTER_OTHER_ROWS -DHYPERSCATTER_UNCHECKED
 //

@@ -418,6 +418,33 @@ per_backend! {
     wide_matrices_are_those_of_the_convolution(&layout) for layout in wide_layout();
 }
 
+/// Wide instances of three sizes: rows and gradients with gaps behind rows, behind instances, and vertex by
+/// vertex, overwritten and added to. What no row owns stays.
+fn wide_rows_are_where_their_layout_says<T: TestElement>(backend: &dyn Backend<T>) {
+    let topologies = [40, 50, 33].map(|n| Incidence::subsets(n, 1).unwrap()).to_vec();
+    let batch = Batch::from_table(topologies, &[0usize, 1, 2, 0]).unwrap();
+    for (i, place) in [Place::RowGap(2), Place::Padded(3), Place::VertexMajor].into_iter().enumerate() {
+        let layout = Layout {
+            batch: batch.clone(),
+            instances: 4,
+            features: 5,
+            windows: WindowKind::Shared,
+            offsets: vec![0; 4],
+            places: [place; 5],
+            conv: Conv::default(),
+            seed: i as u64,
+        };
+        for write in [Write::Overwrite, Write::Accumulate] {
+            matrices_have_the_bits_of_the_cpu(backend, &layout, [write; 4]);
+        }
+    }
+}
+
+per_backend! {
+    on [cpu, cuda([Mode::QUICK])], in [f32, f64, f16, bf16]:
+    wide_rows_are_where_their_layout_says;
+}
+
 /// All pairs of the most vertices that there may be: more work than the CPU gives to a chunk.
 fn the_largest_matrices_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
     for windows in [WindowKind::Shared, WindowKind::Consecutive] {
