@@ -223,6 +223,7 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
+    use crate::vectors::vectorized;
 
     const SMOOTH: [(Activation, &str); 3] =
         [(Activation::Gelu, "gelu"), (Activation::GeluTanh, "gelu_tanh"), (Activation::Silu, "silu")];
@@ -520,18 +521,11 @@ mod tests {
                 activation.values(row);
             }
         }
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn vectors<A: Accumulator>(activation: Activation, derivative: bool, row: &mut [A]) {
-                portable(activation, derivative, row);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { vectors(activation, derivative, row) };
-            }
-        }
-        portable(activation, derivative, row);
+        vectorized!(
+            [A: Accumulator] [A]
+            (activation: Activation = activation, derivative: bool = derivative, row: &mut [A] = row)
+            { portable(activation, derivative, row) }
+        )
     }
 
     /// What a C++ compiler makes of `kernels/activation.cuh`, as the emulated driver's kernels include it.

@@ -29,6 +29,7 @@ mod path;
 mod rows;
 mod step;
 mod summation;
+mod vectors;
 mod windows;
 
 pub use activation::Activation;

@@ -16,6 +16,7 @@ use std::ops::AddAssign;
 use super::prefetch::{To, prefetch};
 use crate::element::{Accumulator, Element};
 use crate::summation::{LANES, SEGMENT, VECTOR_BYTES};
+use crate::vectors::vectorized;
 
 /// Rows to gather from. Row `i` is `rows[i * row_stride ..][.. features]`, times
 /// `scale[i] · 2^(shifts[i] + shift)`.
@@ -294,18 +295,11 @@ fn add_lanes<S: Summand>(mut lanes: [S; LANES], used: usize) -> S {
 /// Puts Σ scale(i) · row(i) over `indices` into `sink`. All of `indices` must be rows of the source.
 #[inline]
 pub(super) fn gather<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn with_avx2<S: Element>(source: Source<'_, S>, indices: &[u32], sink: &mut impl Sink<S::Acc>) {
-            gather_portable(source, indices, sink);
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has both features.
-            return unsafe { with_avx2(source, indices, sink) };
-        }
-    }
-    gather_portable(source, indices, sink);
+    vectorized!(
+        [S: Element] [S]
+        (source: Source<'_, S> = source, indices: &[u32] = indices, sink: &mut impl Sink<S::Acc> = sink)
+        { gather_portable(source, indices, sink) }
+    )
 }
 
 /// [`gather`] for whatever processor the caller is compiled for; the bits are the same on all.

@@ -12,6 +12,7 @@ use crate::element::Accumulator;
 use crate::error::{Result, try_with_capacity, try_zeroed};
 use crate::incidence::Incidence;
 use crate::pairs::{MOST_VERTICES, PairList, Pairs, VertexSet};
+use crate::vectors::vectorized;
 
 /// The room that a topology's operators take.
 #[derive(Debug, Clone, Copy, Default)]
@@ -127,23 +128,16 @@ impl<A: Accumulator> Formed<A> {
     }
 
     fn form_detected<const L: usize>(&mut self, of: &Structure<'_>, windows: &[A], n_windows: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2<A: Accumulator, const L: usize>(
-                formed: &mut Formed<A>,
-                of: &Structure<'_>,
-                windows: &[A],
-                n_windows: usize,
-            ) {
-                formed.form_portable::<L>(of, windows, n_windows);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { with_avx2::<A, L>(self, of, windows, n_windows) };
-            }
-        }
-        self.form_portable::<L>(of, windows, n_windows);
+        vectorized!(
+            [A: Accumulator, const L: usize] [A, L]
+            (
+                formed: &mut Formed<A> = self,
+                of: &Structure<'_> = of,
+                windows: &[A] = windows,
+                n_windows: usize = n_windows,
+            )
+            { formed.form_portable::<L>(of, windows, n_windows) }
+        )
     }
 
     /// [`form`](Self::form) for whatever processor the caller is compiled for; the bits are the same on all.

@@ -19,6 +19,7 @@ use crate::dense::{chunk_len, features_of_slice, most_slots, slices};
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
 use crate::pairs::{MOST_VERTICES, VertexSet};
+use crate::vectors::vectorized;
 
 /// The vertices u of a tile. Its vertices v are the lanes of a vector: with 4, the sums of a slot and those
 /// of a run, in `f64`, are 12 of 16 registers.
@@ -151,44 +152,27 @@ impl<A: Accumulator> Gram<A> {
         x: &Source<'_, T>,
         next: Option<&Source<'_, T>>,
     ) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2<T: Element>(
-                gram: &mut Gram<T::Acc>,
-                g: &Source<'_, T>,
-                scales: &[T::Acc],
-                x: &Source<'_, T>,
-                next: Option<&Source<'_, T>>,
-            ) {
-                gram.add_portable(g, scales, x, next);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { with_avx2(self, g, scales, x, next) };
-            }
-        }
-        self.add_portable(g, scales, x, next);
+        vectorized!(
+            [T: Element] [T]
+            (
+                gram: &mut Gram<T::Acc> = self,
+                g: &Source<'_, T> = g,
+                scales: &[T::Acc] = scales,
+                x: &Source<'_, T> = x,
+                next: Option<&Source<'_, T>> = next,
+            )
+            { gram.add_portable(g, scales, x, next) }
+        )
     }
 
     /// Ends the chunk: its Γ, rounded to the accumulation type, Γ_uv at u n + v. `next` is as for
     /// [`add`](Self::add): where chunks have one instance, there is more time to fetch it here.
     pub(crate) fn finish<T: Element<Acc = A>>(&mut self, next: Option<&Source<'_, T>>) -> &mut [f64] {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2<'g, T: Element>(
-                gram: &'g mut Gram<T::Acc>,
-                next: Option<&Source<'_, T>>,
-            ) -> &'g mut [f64] {
-                gram.finish_portable(next)
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { with_avx2(self, next) };
-            }
-        }
-        self.finish_portable(next)
+        vectorized!(
+            ['g, T: Element] [T]
+            (gram: &'g mut Gram<T::Acc> = self, next: Option<&Source<'_, T>> = next)
+            -> &'g mut [f64] { gram.finish_portable(next) }
+        )
     }
 
     /// Γ of `n` vertices that is given, in the place of one that is summed.

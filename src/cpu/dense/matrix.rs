@@ -13,6 +13,7 @@ use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
 use crate::pairs::{MOST_VERTICES, VertexSet};
 use crate::summation::LANES;
+use crate::vectors::vectorized;
 
 /// The entries of up to [`MOST_VERTICES`]² pairs of vertices.
 pub(super) struct Matrix<A> {
@@ -88,24 +89,17 @@ impl<A: Accumulator> Matrix<A> {
         y: &mut [impl Sink<A>],
         wide: &mut [A],
     ) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn with_avx2<T: Element, const P: usize>(
-                matrix: &Matrix<T::Acc>,
-                x: (&Source<'_, T>, &[T::Acc]),
-                next: Option<&Source<'_, T>>,
-                y: &mut [impl Sink<T::Acc>],
-                wide: &mut [T::Acc],
-            ) {
-                matrix.apply_portable::<T, P>(x, next, y, wide);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the processor has both features.
-                return unsafe { with_avx2::<T, P>(self, x, next, y, wide) };
-            }
-        }
-        self.apply_portable::<T, P>(x, next, y, wide);
+        vectorized!(
+            [T: Element, const P: usize] [T, P]
+            (
+                matrix: &Matrix<T::Acc> = self,
+                x: (&Source<'_, T>, &[T::Acc]) = x,
+                next: Option<&Source<'_, T>> = next,
+                y: &mut [impl Sink<T::Acc>] = y,
+                wide: &mut [T::Acc] = wide,
+            )
+            { matrix.apply_portable::<T, P>(x, next, y, wide) }
+        )
     }
 
     /// [`apply`](Self::apply) for whatever processor the caller is compiled for; the bits are the same on

@@ -29,6 +29,7 @@ use crate::conv::{Conv, NO_SHIFT, Normalization};
 use crate::element::Accumulator;
 use crate::incidence::Incidence;
 use crate::pairs::MOST_VERTICES;
+use crate::vectors::vectorized;
 
 impl<A: Accumulator> DenseOperator<A> {
     /// Calls `f` with each hyperedge and the gradients of its weight, one for each lane, from Γ_uv at
@@ -56,24 +57,17 @@ fn weight_gradients<A: Accumulator, const L: usize>(
     gamma: &mut [f64],
     f: impl FnMut(usize, &[f64]),
 ) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn with_avx2<A: Accumulator, const L: usize>(
-            formed: &Formed<A>,
-            conv: Conv,
-            topology: &Incidence,
-            gamma: &mut [f64],
-            f: impl FnMut(usize, &[f64]),
-        ) {
-            weight_gradients_portable::<A, L>(formed, conv, topology, gamma, f);
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has both features.
-            return unsafe { with_avx2::<A, L>(formed, conv, topology, gamma, f) };
-        }
-    }
-    weight_gradients_portable::<A, L>(formed, conv, topology, gamma, f);
+    vectorized!(
+        [A: Accumulator, const L: usize] [A, L]
+        (
+            formed: &Formed<A> = formed,
+            conv: Conv = conv,
+            topology: &Incidence = topology,
+            gamma: &mut [f64] = gamma,
+            f: impl FnMut(usize, &[f64]) = f,
+        )
+        { weight_gradients_portable::<A, L>(formed, conv, topology, gamma, f) }
+    )
 }
 
 /// The same for whatever processor the caller is compiled for; the bits are the same on all.
