@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Runs all tests, compute-sanitizer and the benchmarks on a real GPU, within ten minutes. It runs in a folder
-# that pack.sh made, and needs nothing but an NVIDIA driver (README.md).
+# Runs all tests, compute-sanitizer and the benchmarks on a real GPU. It runs in a folder that pack.sh made,
+# and needs nothing but an NVIDIA driver (README.md).
 #
-#     ./run.sh OUT
+#     ./run.sh OUT [STEP...]
+#
+# Without names of steps it runs all of them.
 #
 # On a machine without a GPU, HYPERSCATTER_STAND_IN=1 puts the emulated driver in the real one's place. That
 # rehearses this script, and the tests as they run on a real driver. Times and benchmarks mean nothing then.
@@ -11,17 +13,16 @@
 # time, or did not do what it is here for. What was skipped is in the summary.
 set -u
 
-# How long each step may take, in seconds; 550 together. On an H100 and an H200 the tests took 12, in release
-# 9, the determinism 9, the four tools about 30, 37, 24 and 15, and the benchmarks 67.
+# How long each step may take, in seconds.
 declare -A BUDGET=(
-    [tests]=50
-    [tests-release]=40
-    [determinism]=25
-    [memcheck]=90
-    [racecheck]=110
-    [initcheck]=70
-    [synccheck]=55
-    [benches]=110
+    [tests]=150
+    [tests-release]=90
+    [determinism]=40
+    [memcheck]=180
+    [racecheck]=240
+    [initcheck]=150
+    [synccheck]=120
+    [benches]=140
 )
 
 # The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend
@@ -30,9 +31,12 @@ declare -A BUDGET=(
 # cases.
 BACKEND=(
     cuda::calls:: cuda::captures:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes::
-    cuda::raw:: cuda::window_tables::
+    cuda::paths:: cuda::raw:: cuda::window_tables::
 )
-SUITES=(golden:: saved_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale::)
+SUITES=(
+    golden:: saved_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale:: epilogue::
+    matrix::
+)
 # Racecheck follows every access to shared memory: fewer suites, and few cases of each property.
 FEWER_SUITES=(
     golden::convolutions_have_the_golden_results::cuda::f32
@@ -40,14 +44,15 @@ FEWER_SUITES=(
     golden::means_have_the_golden_results::cuda::f32
     saved_z:: steps::steps_have_the_bits_of_the_cpu:: convolutions::convolutions_have_the_bits_of_the_cpu::
     gradients:: weight_scale::weights_at_the_ends_of_the_range_cancel_out::
+    epilogue::an_epilogue_is_its_composition:: matrix::matrices_have_the_bits_of_the_cpu::
 )
 FEWER_CASES=4
 
 # These have a step of their own: fifty calls of each operator, whose results are compared bit for bit.
 REPEATED=cuda::determinism::
 
-if [ $# -ne 1 ]; then
-    echo "usage: ./run.sh OUT" >&2
+if [ $# -lt 1 ]; then
+    echo "usage: ./run.sh OUT [STEP...]" >&2
     exit 2
 fi
 root=$(cd "$(dirname "$0")" && pwd)
@@ -64,6 +69,20 @@ fi
 scratch=$(mktemp -d) || exit 2
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 2
+shift
+for name in "$@"; do
+    if [ -z "${BUDGET[$name]:-}" ]; then
+        echo "there is no step $name, but: ${!BUDGET[*]}" >&2
+        exit 2
+    fi
+done
+wanted=${*:-${!BUDGET[*]}}
+is_wanted() {
+    case " $wanted " in
+    *" $1 "*) return 0 ;;
+    *) return 1 ;;
+    esac
+}
 
 export HYPERSCATTER_GPU=real         # tests and benchmarks fail without the real driver
 export HYPERSCATTER_ROOT=$root       # where the tests find their fixtures
@@ -148,6 +167,7 @@ benches_ran() {
 step() {
     local name=$1 check=$2 begin=$SECONDS code remark
     shift 2
+    is_wanted "$name" || return 0
     local log=$out/$name.log
     commands+=("$name: ${*//"$root"/.}")
     timeout --kill-after=5 "${BUDGET[$name]}" "$@" >"$log" 2>&1
@@ -188,6 +208,7 @@ for tool in memcheck racecheck initcheck synccheck; do
         environment+=(PROPTEST_CASES=$FEWER_CASES)
         tested=("${BACKEND[@]}" "${FEWER_SUITES[@]}")
     fi
+    is_wanted $tool || continue
     if [ -n "${HYPERSCATTER_STAND_IN:-}" ]; then
         report $tool skip 0 "compute-sanitizer needs a GPU"
     elif [ -n "$sanitizer" ]; then
@@ -216,7 +237,7 @@ step benches benches_ran env CUDA_CACHE_DISABLE=1 "$root/release/gpu" --bench --
     echo "The commands, in the packed folder, with HYPERSCATTER_GPU=real:"
     echo
     printf '    %s\n' "${commands[@]}"
-    if grep -q '% of copy' "$out/benches.log"; then
+    if grep -qs '% of copy' "$out/benches.log"; then
         echo
         sed -n 's/^loading the kernels took/Loading the kernels took/p' "$out/benches.log"
         echo
