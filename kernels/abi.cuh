@@ -45,6 +45,7 @@ enum : u32 {
 enum : u32 {
     DENSE_PART = 8,
     DENSE_ITEM_BYTES = 56,
+    STAGED_TOGETHER = 4,
 };
 
 // The bytes of shared memory of each class, for numbers of 4 and of 8 bytes.
@@ -602,12 +603,21 @@ struct DenseTopologyWords {
     u64 n_listed;
     // Of hyperedges; 0: they have several sizes, or some have a vertex twice.
     u64 uniform_size;
+    // Where its words start that kernels with windows in shared memory read, see StagedTable in
+    // src/cuda/dense_tables.rs. The next three are 0 where it has none.
+    u64 staged;
+    // Pairs of two vertices,
+    u64 n_staged;
+    // and the words of hyperedges that each has; a multiple of STAGED_TOGETHER.
+    u64 staged_words;
+    // The hyperedges that each vertex has, two in a word; a multiple of twice that.
+    u64 staged_ids;
     // Where its operator is stored for all instances: the number of its first entry,
     u64 entries;
     // and of its first word, which are terms; see DenseOperatorsArgs.
     u64 terms;
 };
-static_assert(sizeof(DenseTopologyWords) == 72 && alignof(DenseTopologyWords) == 8, "size");
+static_assert(sizeof(DenseTopologyWords) == 104 && alignof(DenseTopologyWords) == 8, "size");
 static_assert(OFFSET_OF(DenseTopologyWords, n_vertices) == 0, "offset");
 static_assert(OFFSET_OF(DenseTopologyWords, neighbors) == 8, "offset");
 static_assert(OFFSET_OF(DenseTopologyWords, pairs) == 16, "offset");
@@ -615,8 +625,12 @@ static_assert(OFFSET_OF(DenseTopologyWords, n_pairs) == 24, "offset");
 static_assert(OFFSET_OF(DenseTopologyWords, lists) == 32, "offset");
 static_assert(OFFSET_OF(DenseTopologyWords, n_listed) == 40, "offset");
 static_assert(OFFSET_OF(DenseTopologyWords, uniform_size) == 48, "offset");
-static_assert(OFFSET_OF(DenseTopologyWords, entries) == 56, "offset");
-static_assert(OFFSET_OF(DenseTopologyWords, terms) == 64, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, staged) == 56, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, n_staged) == 64, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, staged_words) == 72, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, staged_ids) == 80, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, entries) == 88, "offset");
+static_assert(OFFSET_OF(DenseTopologyWords, terms) == 96, "offset");
 enum : u32 {
     DENSE_TOPOLOGY_N_VERTICES = 0,
     DENSE_TOPOLOGY_NEIGHBORS = 1,
@@ -625,9 +639,13 @@ enum : u32 {
     DENSE_TOPOLOGY_LISTS = 4,
     DENSE_TOPOLOGY_N_LISTED = 5,
     DENSE_TOPOLOGY_UNIFORM_SIZE = 6,
-    DENSE_TOPOLOGY_ENTRIES = 7,
-    DENSE_TOPOLOGY_TERMS = 8,
-    DENSE_TOPOLOGY_WORDS = 9,
+    DENSE_TOPOLOGY_STAGED = 7,
+    DENSE_TOPOLOGY_N_STAGED = 8,
+    DENSE_TOPOLOGY_STAGED_WORDS = 9,
+    DENSE_TOPOLOGY_STAGED_IDS = 10,
+    DENSE_TOPOLOGY_ENTRIES = 11,
+    DENSE_TOPOLOGY_TERMS = 12,
+    DENSE_TOPOLOGY_WORDS = 13,
 };
 
 struct DenseTablesArgs {
@@ -635,19 +653,21 @@ struct DenseTablesArgs {
     const u32* neighbors;
     const u32* pairs;
     const u32* lists;
+    const u32* staged;
     u64 n_neighbors;
     // Words, as in the lists.
     u64 n_pairs;
     u64 n_lists;
 };
-static_assert(sizeof(DenseTablesArgs) == 56 && alignof(DenseTablesArgs) == 8, "size");
+static_assert(sizeof(DenseTablesArgs) == 64 && alignof(DenseTablesArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseTablesArgs, topologies) == 0, "offset");
 static_assert(OFFSET_OF(DenseTablesArgs, neighbors) == 8, "offset");
 static_assert(OFFSET_OF(DenseTablesArgs, pairs) == 16, "offset");
 static_assert(OFFSET_OF(DenseTablesArgs, lists) == 24, "offset");
-static_assert(OFFSET_OF(DenseTablesArgs, n_neighbors) == 32, "offset");
-static_assert(OFFSET_OF(DenseTablesArgs, n_pairs) == 40, "offset");
-static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 48, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, staged) == 32, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, n_neighbors) == 40, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, n_pairs) == 48, "offset");
+static_assert(OFFSET_OF(DenseTablesArgs, n_lists) == 56, "offset");
 
 // Where dense operators are stored, in scratch memory: for a class of N vertices, as entries, N x N of
 // M, in rows; N that sums are multiplied by; and N degrees as gradients see them. As words N of terms,
@@ -718,16 +738,16 @@ struct DenseItemsArgs {
     // Of copies of one topology; 0: each instance has its own.
     u32 n_vertices;
 };
-static_assert(sizeof(DenseItemsArgs) == 312 && alignof(DenseItemsArgs) == 8, "size");
+static_assert(sizeof(DenseItemsArgs) == 320 && alignof(DenseItemsArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseItemsArgs, by_vertex) == 0, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, dense) == 168, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, operators) == 224, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, record) == 264, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, numbers) == 280, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, n_items) == 288, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, blocks) == 296, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, per_block) == 304, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, n_vertices) == 308, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, operators) == 232, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, record) == 272, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, numbers) == 288, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_items) == 296, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, blocks) == 304, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, per_block) == 312, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_vertices) == 316, "offset");
 
 // Of the kernels that form dense operators.
 struct DenseFormArgs {
@@ -739,13 +759,19 @@ struct DenseFormArgs {
     u32 of_topologies;
     // The lanes that sum the weights of a vertex.
     u32 row_lanes;
+    // The numbers that a block has room for in shared memory for the window of each item, with a zero
+    // behind it; 0: windows are not there.
+    u32 window_room;
+    u32 padding;
 };
-static_assert(sizeof(DenseFormArgs) == 384 && alignof(DenseFormArgs) == 8, "size");
+static_assert(sizeof(DenseFormArgs) == 400 && alignof(DenseFormArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseFormArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, conventions) == 312, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, weights) == 344, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, of_topologies) == 376, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, row_lanes) == 380, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, conventions) == 320, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, weights) == 352, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, of_topologies) == 384, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, row_lanes) == 388, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, window_room) == 392, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, padding) == 396, "offset");
 
 // Of the convolution of small hypergraphs by their dense operators.
 struct DenseConvArgs {
@@ -760,15 +786,15 @@ struct DenseConvArgs {
     u32 aligned;
     u32 add;
 };
-static_assert(sizeof(DenseConvArgs) == 520 && alignof(DenseConvArgs) == 8, "size");
+static_assert(sizeof(DenseConvArgs) == 536 && alignof(DenseConvArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseConvArgs, form) == 0, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, x) == 384, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, y) == 416, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, epilogue) == 448, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, forms) == 504, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, chunks) == 508, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, aligned) == 512, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, add) == 516, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, x) == 400, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, y) == 432, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, epilogue) == 464, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, forms) == 520, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, chunks) == 524, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, aligned) == 528, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, add) == 532, "offset");
 
 // Of its backward.
 struct DenseBackwardArgs {
@@ -790,19 +816,19 @@ struct DenseBackwardArgs {
     u32 add;
     u32 wants_products;
 };
-static_assert(sizeof(DenseBackwardArgs) == 448 && alignof(DenseBackwardArgs) == 8, "size");
+static_assert(sizeof(DenseBackwardArgs) == 456 && alignof(DenseBackwardArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseBackwardArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, x) == 312, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, grad_y) == 344, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, grad_x) == 376, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, products) == 408, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, features) == 416, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, slices) == 424, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, slots) == 428, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 432, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 436, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, add) == 440, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 444, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, x) == 320, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_y) == 352, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_x) == 384, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, products) == 416, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, features) == 424, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slices) == 432, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slots) == 436, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 440, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 444, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, add) == 448, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 452, "offset");
 
 // Of the gradients of weights, from products of rows.
 struct DenseGradientArgs {
@@ -824,24 +850,24 @@ struct DenseGradientArgs {
     u64 gradient_len;
     u32 blocks;
     u32 add;
-    // That share out the hyperedges of the same items.
+    // That share out the hyperedges of the same items, or the entries of roots.
     u64 parts;
 };
-static_assert(sizeof(DenseGradientArgs) == 584 && alignof(DenseGradientArgs) == 8, "size");
+static_assert(sizeof(DenseGradientArgs) == 592 && alignof(DenseGradientArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseGradientArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 312, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 344, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, nodes) == 512, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, n_nodes) == 520, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, roots) == 528, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, nodes_of_item) == 536, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, wide) == 540, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, values) == 544, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 552, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 560, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 568, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, add) == 572, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, parts) == 576, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 320, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 352, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes) == 520, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, n_nodes) == 528, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, roots) == 536, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes_of_item) == 544, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, wide) == 548, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, values) == 552, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 560, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 568, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 576, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, add) == 580, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, parts) == 584, "offset");
 
 // Of the matrices of instances, see kernels/matrix.cu.
 struct MatrixArgs {
@@ -867,20 +893,20 @@ struct MatrixArgs {
     u32 element;
     u32 padding;
 };
-static_assert(sizeof(MatrixArgs) == 432 && alignof(MatrixArgs) == 8, "size");
+static_assert(sizeof(MatrixArgs) == 440 && alignof(MatrixArgs) == 8, "size");
 static_assert(OFFSET_OF(MatrixArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(MatrixArgs, matrices) == 312, "offset");
-static_assert(OFFSET_OF(MatrixArgs, products) == 320, "offset");
-static_assert(OFFSET_OF(MatrixArgs, x) == 328, "offset");
-static_assert(OFFSET_OF(MatrixArgs, grad_x) == 360, "offset");
-static_assert(OFFSET_OF(MatrixArgs, features) == 392, "offset");
-static_assert(OFFSET_OF(MatrixArgs, parts) == 400, "offset");
-static_assert(OFFSET_OF(MatrixArgs, what) == 408, "offset");
-static_assert(OFFSET_OF(MatrixArgs, side) == 412, "offset");
-static_assert(OFFSET_OF(MatrixArgs, add) == 416, "offset");
-static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 420, "offset");
-static_assert(OFFSET_OF(MatrixArgs, element) == 424, "offset");
-static_assert(OFFSET_OF(MatrixArgs, padding) == 428, "offset");
+static_assert(OFFSET_OF(MatrixArgs, matrices) == 320, "offset");
+static_assert(OFFSET_OF(MatrixArgs, products) == 328, "offset");
+static_assert(OFFSET_OF(MatrixArgs, x) == 336, "offset");
+static_assert(OFFSET_OF(MatrixArgs, grad_x) == 368, "offset");
+static_assert(OFFSET_OF(MatrixArgs, features) == 400, "offset");
+static_assert(OFFSET_OF(MatrixArgs, parts) == 408, "offset");
+static_assert(OFFSET_OF(MatrixArgs, what) == 416, "offset");
+static_assert(OFFSET_OF(MatrixArgs, side) == 420, "offset");
+static_assert(OFFSET_OF(MatrixArgs, add) == 424, "offset");
+static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 428, "offset");
+static_assert(OFFSET_OF(MatrixArgs, element) == 432, "offset");
+static_assert(OFFSET_OF(MatrixArgs, padding) == 436, "offset");
 
 // Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
 // their features: see epilogue.cu.

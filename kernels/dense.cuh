@@ -62,6 +62,18 @@ __device__ __forceinline__ bool is_term(const u32* words, u32 row, u32 u, u32 v)
     return (words[v / WARP * (2 * row) + u] >> v % WARP & 1) != 0;
 }
 
+// Operators are plain where all vertices are terms of all rows, and sums are multiplied by 1: those of
+// cliques. Kernels ask nothing about them.
+
+// What stands for a vertex that is not there, whose features are +0: the product is -0, which changes no sum.
+template <typename A>
+__device__ __forceinline__ A no_entry() {
+    return A(-0.0);
+}
+
+// The terms of a row of all `n` vertices.
+__device__ __forceinline__ u32 all_terms(u32 n) { return n < WARP ? (1u << n) - 1 : ALL_LANES; }
+
 // The topology is in the class of these kernels, and its operator has a place.
 template <bool Checked>
 __device__ __forceinline__ bool fits_class(const DenseItemsArgs& args, Check<Checked>& check, u64 id) {

@@ -62,12 +62,14 @@ struct Exchange {
     };
 };
 
-// The operators of a block's items, transposed, from scratch memory.
+// The operators of a block's items, transposed, from scratch memory. Whether what the thread has copied is
+// plain.
 template <typename A, u32 N>
-__device__ __forceinline__ void transpose_operators(const DenseItemsArgs& args, const DenseItem* items,
+__device__ __forceinline__ bool transpose_operators(const DenseItemsArgs& args, const DenseItem* items,
                                                     u32 n_items, A* entries, u32* words) {
     using C = Cut<N>;
     const A* stored = static_cast<const A*>(args.operators.entries);
+    bool plain = true;
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < n_items * (N * N + N); i += THREADS) {
         u32 k = i / (N * N + N);
@@ -82,11 +84,16 @@ __device__ __forceinline__ void transpose_operators(const DenseItemsArgs& args, 
         }
         bool exists = at % N < n && (at >= N * N || at / N < n);
         u32 to = at < N * N ? at % N * C::ROW + at / N : N * C::ROW + at - N * N;
-        entries[k * C::ENTRIES + to] = exists ? stored[first_entry + at] : A(0);
+        A entry = exists ? stored[first_entry + at] : no_entry<A>();
+        entries[k * C::ENTRIES + to] = entry;
+        plain = plain && (!exists || at < N * N || entry == A(1));
         if (at < N) {
-            words[k * C::WORDS + at] = at < n ? args.operators.words[first_word + 2 * N + at] : 0;
+            u32 terms = at < n ? args.operators.words[first_word + 2 * N + at] : 0;
+            words[k * C::WORDS + at] = terms;
+            plain = plain && (at >= n || terms == all_terms(n));
         }
     }
+    return plain;
 }
 
 // What a thread has: its tile, and which of the slots that the block has for it.
@@ -104,15 +111,25 @@ __device__ __forceinline__ Place place_of_thread() {
     return {tile / C::PARTS, tile % C::PARTS, threadIdx.x / WARP * C::LANES + lane % C::LANES};
 }
 
-// The sum of what the threads of all parts u have: of four parts first those that are two apart.
-template <u32 N, typename A>
-__device__ __forceinline__ A add_parts(A sum) {
+// Sums of as many rows as there are parts: the thread of part u gets row u, added over the threads of all
+// parts, of four first those that are two apart. It leaves it in `sums[0]`.
+template <u32 N, u32 PARTS, u32 LEN, typename A>
+__device__ __forceinline__ void add_parts(A (&sums)[PARTS][LEN], u32 part_u) {
     using C = Cut<N>;
 #pragma unroll
-    for (u32 half = C::PARTS / 2; half > 0; half /= 2) {
-        sum += shuffle(sum, threadIdx.x % WARP ^ (half * C::PARTS * C::LANES));
+    for (u32 half = PARTS / 2; half > 0; half /= 2) {
+        // Two threads share out the rows that are left to both: each sends what the other keeps.
+        bool keeps_second = (part_u & half) != 0;
+#pragma unroll
+        for (u32 row = 0; row < half; row++) {
+#pragma unroll
+            for (u32 w = 0; w < LEN; w++) {
+                A sent = keeps_second ? sums[row][w] : sums[row + half][w];
+                A kept = keeps_second ? sums[row + half][w] : sums[row][w];
+                sums[row][w] = kept + shuffle(sent, threadIdx.x % WARP ^ (half * C::PARTS * C::LANES));
+            }
+        }
     }
-    return sum;
 }
 
 // The rows of an instance that a thread has features of.
@@ -185,28 +202,42 @@ struct Stages {
     // lie anywhere, are not copied asynchronously.
     static __device__ __forceinline__ void fill(const DenseBackwardArgs& args, Features<T>* stage,
                                                 const BackwardRows<T>& rows) {
+        u32 row = threadIdx.x % WARP / C::LANES;
+        u32 n = rows.much != NOTHING ? rows.n_vertices : 0;
+        const T* grad_y = rows.grad_y + row * args.grad_y.row_stride;
+        const T* x = rows.x + row * args.x.row_stride;
+        stage += row * C::LANES;
+        if (args.aligned == 0) {
 #pragma unroll 1
-        for (u32 row = threadIdx.x % WARP / C::LANES; row < N; row += C::TILES) {
-            u32 much = row < rows.n_vertices ? rows.much : u32(NOTHING);
-            copy(args, stage + row * C::LANES, much, rows.grad_y + row * args.grad_y.row_stride);
-            if (args.wants_products != 0) {
-                copy(args, stage + (N + row) * C::LANES, much, rows.x + row * args.x.row_stride);
+            for (; row < N; row += C::TILES) {
+                stage[0] = one_feature(row < n, grad_y);
+                stage[N * C::LANES] = one_feature(row < n && args.wants_products != 0, x);
+                grad_y += C::TILES * args.grad_y.row_stride;
+                x += C::TILES * args.x.row_stride;
+                stage += C::TILES * C::LANES;
             }
+            return;
+        }
+#pragma unroll
+        for (u32 i = 0; i < N / C::TILES; i++) {
+            bool exists = row + i * C::TILES < n;
+            copy_features(stage, exists, grad_y);
+            if (args.wants_products != 0) {
+                copy_features(stage + N * C::LANES, exists, x);
+            }
+            grad_y += C::TILES * args.grad_y.row_stride;
+            x += C::TILES * args.x.row_stride;
+            stage += C::TILES * C::LANES;
         }
     }
 
 private:
-    static __device__ __forceinline__ void copy(const DenseBackwardArgs& args, Features<T>* to, u32 much,
-                                                const T* from) {
-        if (args.aligned != 0) {
-            copy_features(to, much != NOTHING, from);
-        } else {
-            Features<T> one = {};
-            if (much != NOTHING) {
-                one.at[0] = *from;
-            }
-            *to = one;
+    static __device__ __forceinline__ Features<T> one_feature(bool exists, const T* from) {
+        Features<T> one = {};
+        if (exists) {
+            one.at[0] = *from;
         }
+        return one;
     }
 };
 
@@ -227,15 +258,43 @@ struct FromStage {
     __device__ __forceinline__ void prefetch_x() const {}
 };
 
+// The sum of M_uv g_u over a part of column v, whose entries are consecutive: over those that are terms.
+// `All`: all vertices are.
+template <bool All, u32 SIDE, u32 LEN, typename A>
+__device__ __forceinline__ void add_column(A (&sums)[LEN], const A (&g)[SIDE][LEN], const A* column,
+                                           u32 terms) {
+#pragma unroll
+    for (u32 w = 0; w < LEN; w++) {
+        sums[w] = 0;
+    }
+    constexpr u32 TOGETHER = Vector<A>::LEN;
+#pragma unroll
+    for (u32 i = 0; i < SIDE; i += TOGETHER) {
+        Vector<A> of_column = load_vector(column + i);
+#pragma unroll
+        for (u32 k = 0; k < TOGETHER; k++) {
+            if (All || (terms >> (i + k) & 1) != 0) {
+#pragma unroll
+                for (u32 w = 0; w < LEN; w++) {
+                    sums[w] = fused_multiply_add(of_column.at[k], g[i + k][w], sums[w]);
+                }
+            }
+        }
+    }
+}
+
 // The features of a thread: stores its rows of dloss/dx, and adds to its products. All threads take part.
+// `plain`: operators are those of cliques and multiply g by 1, and dloss/dx is overwritten in whole vectors.
 template <u32 N, typename Source, typename T, typename A, u32 PRODUCTS>
 __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args, const A* entries,
-                                                  const u32* words, const Place& place,
+                                                  const u32* words, bool plain, const Place& place,
                                                   const BackwardRows<T>& rows, const Source& source,
                                                   A (&products)[PRODUCTS]) {
     using C = Cut<N>;
     constexpr u32 LEN = Features<T>::LEN;
     u32 first_u = place.part_u * C::SIDE;
+    // Rows that are not there, or whose features are not: they are no terms of dloss/dx, and products with
+    // them are not stored, whatever they hold.
     A g[C::SIDE][LEN];
 #pragma unroll
     for (u32 i = 0; i < C::SIDE; i++) {
@@ -254,51 +313,48 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
     } else {
         source.prefetch_x();
     }
+    if (!plain) {
 #pragma unroll
-    for (u32 i = 0; i < C::SIDE; i++) {
-        A scale = entries[N * C::ROW + first_u + i];
+        for (u32 i = 0; i < C::SIDE; i++) {
+            A scale = entries[N * C::ROW + first_u + i];
 #pragma unroll
-        for (u32 w = 0; w < LEN; w++) {
-            g[i][w] *= scale;
+            for (u32 w = 0; w < LEN; w++) {
+                g[i][w] *= scale;
+            }
         }
     }
     if (args.grad_x.data != nullptr) {
+        const A* column = entries + place.part_v * C::ROW + first_u;
+        const u32* its_words = words + place.part_v;
+        // The row of each `PARTS` that the thread stores.
+        u32 v = place.part_v + C::PARTS * place.part_u;
+        T* to = static_cast<T*>(args.grad_x.data) + rows.grad_x + v * args.grad_x.row_stride;
+        u32 n_stored = rows.much != NOTHING ? rows.n_vertices : 0;
+        bool asks = !(plain && C::PARTS < 4);
 #pragma unroll 1
-        for (u32 j = 0; j < C::SIDE; j++) {
-            u32 v = place.part_v + C::PARTS * j;
-            u32 terms = words[v] >> first_u;
-            const A* row = entries + v * C::ROW + first_u;
-            A sums[LEN];
+        for (u32 j = 0; j < C::SIDE; j += C::PARTS) {
+            A sums[C::PARTS][LEN];
 #pragma unroll
-            for (u32 w = 0; w < LEN; w++) {
-                sums[w] = 0;
-            }
-            constexpr u32 OF_ROW = Vector<A>::LEN;
-#pragma unroll
-            for (u32 i = 0; i < C::SIDE; i += OF_ROW) {
-                Vector<A> of_row = load_vector(row + i);
-#pragma unroll
-                for (u32 k = 0; k < OF_ROW; k++) {
-                    if ((terms >> (i + k) & 1) != 0) {
-#pragma unroll
-                        for (u32 w = 0; w < LEN; w++) {
-                            sums[w] = fused_multiply_add(of_row.at[k], g[i + k][w], sums[w]);
-                        }
-                    }
+            for (u32 k = 0; k < C::PARTS; k++) {
+                if (asks) {
+                    add_column<false>(sums[k], g, column, *its_words >> first_u);
+                } else {
+                    add_column<true>(sums[k], g, column, 0);
                 }
+                column += C::PARTS * C::ROW;
+                its_words += C::PARTS;
             }
-#pragma unroll
-            for (u32 w = 0; w < LEN; w++) {
-                sums[w] = add_parts<N>(sums[w]);
+            add_parts<N>(sums, place.part_u);
+            if (v < n_stored && asks) {
+                store_features(to, rows.much, args.add != 0, sums[0]);
+            } else if (v < n_stored) {
+                write_features(to, ALL_FEATURES, sums[0]);
             }
-            // The parts take turns.
-            if (j % C::PARTS == place.part_u && v < rows.n_vertices && rows.much != NOTHING) {
-                T* to = static_cast<T*>(args.grad_x.data) + rows.grad_x + v * args.grad_x.row_stride;
-                store_features(to, rows.much, args.add != 0, sums);
-            }
+            v += C::TILES;
+            to += C::TILES * args.grad_x.row_stride;
         }
     }
-    if (args.wants_products == 0) {
+    if (args.wants_products == 0 || rows.much == NOTHING) {
         return;
     }
 #pragma unroll
@@ -320,8 +376,26 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
     }
 }
 
-// Adds the products of all slots, in double: four lanes have a run of slots each, which are then added.
-// Stores them for each item of the block.
+// Four numbers that are one behind the other; `Aligned`: whole vectors of them.
+template <bool Aligned, typename A>
+__device__ __forceinline__ void load_four(A (&to)[4], const A* from) {
+    constexpr u32 TOGETHER = Vector<A>::LEN;
+#pragma unroll
+    for (u32 i = 0; i < 4; i += TOGETHER) {
+        Vector<A> loaded = {};
+        if (Aligned) {
+            loaded = load_vector(from + i);
+        }
+#pragma unroll
+        for (u32 j = 0; j < TOGETHER; j++) {
+            to[i + j] = Aligned ? loaded.at[j] : from[i + j];
+        }
+    }
+}
+
+// Adds the products of all slots, in double: of four runs of slots each by itself, and then the runs. A
+// thread has all of them, or four threads one each, where there are too few products for that. Stores them
+// for each item of the block.
 template <typename A, u32 N, u32 PRODUCTS>
 __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u64 block,
                                                const DenseItem* items, u32 n_items, const Place& place,
@@ -329,8 +403,10 @@ __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u6
     using C = Cut<N>;
     using E = Exchange<A, N>;
     u32 lane = threadIdx.x % WARP;
-    u32 run = threadIdx.x % 4;
     u32 total = E::AT_ONCE * C::TILES * n_items;
+    // Slots are a power of two, and fewer than four are a run each.
+    u32 lanes = total * 4 > THREADS && args.slots >= 4 ? 1 : 4;
+    u32 run = threadIdx.x % lanes;
     u64 n_results = args.chunk_len != 0 ? args.items.blocks : args.items.n_items;
 #pragma unroll 1
     for (u32 first = 0; first < PRODUCTS; first += E::AT_ONCE) {
@@ -347,21 +423,34 @@ __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u6
         }
         __syncthreads();
 #pragma unroll 1
-        for (u32 begin = 0; begin < total; begin += THREADS / 4) {
-            u32 number = begin + threadIdx.x / 4;
+        for (u32 begin = 0; begin < total; begin += THREADS / lanes) {
+            u32 number = begin + threadIdx.x / lanes;
             u32 product = number % E::AT_ONCE;
             u32 tile = number / E::AT_ONCE % C::TILES;
             u32 k = number / E::AT_ONCE / C::TILES;
+            const A* slots = exchange + product * E::PRODUCT + tile * E::TILE + k * args.slots;
+            u32 n_slots = number < total ? args.slots : 0;
             double sum = 0;
-            if (number < total) {
-                const A* slots = exchange + product * E::PRODUCT + tile * E::TILE + k * args.slots;
+            if (lanes == 1) {
+                double runs[4] = {};
+#pragma unroll 2
+                for (u32 s = 0; s < n_slots; s += 4) {
+                    A of_runs[4];
+                    load_four<E::TILE % 4 == 0>(of_runs, slots + s);
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++) {
+                        runs[i] += static_cast<double>(of_runs[i]);
+                    }
+                }
+                sum = (runs[0] + runs[1]) + (runs[2] + runs[3]);
+            } else {
 #pragma unroll 4
-                for (u32 s = run; s < args.slots; s += 4) {
+                for (u32 s = run; s < n_slots; s += 4) {
                     sum += static_cast<double>(slots[s]);
                 }
+                sum += shuffle(sum, lane ^ 1);
+                sum += shuffle(sum, lane ^ 2);
             }
-            sum += shuffle(sum, lane ^ 1);
-            sum += shuffle(sum, lane ^ 2);
             u64 result = block * n_items + k;
             u32 n = args.chunk_len != 0 || k >= n_items ? args.items.n_vertices : items[k].n_vertices;
             u32 u = tile / C::PARTS * C::SIDE + (first + product) / C::SIDE;
@@ -400,19 +489,30 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
             __syncthreads();
         }
         u64 first_instance = block * args.chunk_len;
-        u32 n_slices = args.slices;
+        u32 n_members = 1;
         if (args.chunk_len != 0) {
             u64 rest = of.n_items - first_instance;
-            n_slices *= rest < args.chunk_len ? static_cast<u32>(rest) : args.chunk_len;
+            n_members = rest < args.chunk_len ? static_cast<u32>(rest) : args.chunk_len;
         }
-        auto rows_of = [&](u32 slice) -> BackwardRows<T> {
-            bool exists = k < n_items && slice < n_slices;
+        u32 n_slices = n_members * args.slices;
+        // The slices of the thread's slot, one by one: of which member of a chunk, and which of its row.
+        u32 member = args.chunk_len != 0 ? slot / args.slices : 0;
+        u32 slice = slot - member * args.slices;
+        u32 members_apart = args.chunk_len != 0 ? args.slots / args.slices : 0;
+        u32 slices_apart = args.slots - members_apart * args.slices;
+        auto next_slice = [&]() {
+            member += members_apart;
+            slice += slices_apart;
+            if (args.chunk_len != 0 && slice >= args.slices) {
+                member++;
+                slice -= args.slices;
+            }
+        };
+        auto rows_of = [&](bool exists) -> BackwardRows<T> {
             u64 instance = 0;
             u64 first_vertex = 0;
             u32 n = of.n_vertices;
             if (args.chunk_len != 0) {
-                u32 member = slice / args.slices;
-                slice -= member * args.slices;
                 instance = first_instance + member;
                 first_vertex = instance * n;
             } else if (exists) {
@@ -432,9 +532,14 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
         // Where features are no whole vectors, they come one by one, a step each.
         u32 pieces = args.aligned != 0 ? 1 : LEN;
         u32 n_steps = (n_slices + args.slots - 1) / args.slots * pieces;
+        // Steps are asked for one after the other.
         auto rows_of_step = [&](u32 step) -> BackwardRows<T> {
             u32 i = args.aligned != 0 ? 0 : step % LEN;
-            BackwardRows<T> rows = rows_of((args.aligned != 0 ? step : step / LEN) * args.slots + slot);
+            if (step != 0 && i == 0) {
+                next_slice();
+            }
+            BackwardRows<T> rows =
+                rows_of(k < n_items && (args.chunk_len != 0 ? member < n_members : slice < args.slices));
             if (args.aligned == 0) {
                 bool exists = rows.much != NOTHING && rows.feature + i < args.features;
                 rows.much = exists ? u32(ONE_FEATURE) : u32(NOTHING);
@@ -459,8 +564,9 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
                 prefetch_rows<N>(rows.x, args.x, rows.much, place, rows.n_vertices);
             }
         }
-        transpose_operators<A, N>(of, items, n_items, entries, words);
-        __syncthreads();
+        bool plain = transpose_operators<A, N>(of, items, n_items, entries, words);
+        // Checked kernels are not there to be fast.
+        plain = __syncthreads_and(plain && args.aligned != 0 && args.add == 0) != 0 && !Checked;
         A products[C::SIDE * C::SIDE];
 #pragma unroll
         for (u32 i = 0; i < C::SIDE * C::SIDE; i++) {
@@ -481,12 +587,12 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
                 wait_for_all_but_one();
                 __syncwarp();
                 FromStage<T, N> source = {stages + step % 2 * Stages<T, N>::STAGE};
-                backward_features<N>(args, its_entries, its_words, place, rows, source, products);
+                backward_features<N>(args, its_entries, its_words, plain, place, rows, source, products);
                 __syncwarp();  // the stage is filled again in the next step
                 rows = next;
             } else {
                 FromMemory<T, N> source = {args, place, rows};
-                backward_features<N>(args, its_entries, its_words, place, rows, source, products);
+                backward_features<N>(args, its_entries, its_words, plain, place, rows, source, products);
                 rows = rows_of_step(step + 1);
             }
         }

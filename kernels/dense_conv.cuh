@@ -10,9 +10,10 @@
 // The sum runs over the terms of u, so that an infinity or NaN in x reaches only what it is connected with.
 // src/cpu/dense has the same bits.
 //
-// Where all instances share one window, or where indices are checked, M was stored by dense_form.cu.
-// Elsewhere a block forms M of its instances while x is under way. What a block knows of its instances is in
-// shared memory; of copies of one topology that share a window it knows M alone.
+// M was stored by dense_form.cu, or a block forms M of its instances while x is under way: where instances
+// have windows of their own, hyperedges are of one size, weights are in degrees and messages, M is normalized
+// by rows, sums have 32 bits and nothing is checked. What a block knows of its instances is in shared memory;
+// of copies of one topology that share a window it knows M alone.
 
 #pragma once
 
@@ -30,12 +31,13 @@ struct ConvOperator {
 
 // Copies the operators of a block's items from scratch memory. Of copies of one topology there is one, and no
 // table is read for it. transpose_operators of dense_backward.cuh finds them in the same way: by one function
-// for both, nvcc 13 spills in the forward of up to 8 vertices.
+// for both, nvcc 13 spills in the forward of up to 8 vertices. Whether what the thread has copied is plain.
 template <typename A, u32 N>
-__device__ __forceinline__ void copy_operators(const DenseItemsArgs& args, const DenseItem* items,
+__device__ __forceinline__ bool copy_operators(const DenseItemsArgs& args, const DenseItem* items,
                                                u32 n_items, A* entries, u32* words) {
     using Operator = ConvOperator<N>;
     const A* stored = static_cast<const A*>(args.operators.entries);
+    bool plain = true;
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < n_items * Operator::ENTRIES; i += THREADS) {
         u32 k = i / Operator::ENTRIES;
@@ -49,17 +51,36 @@ __device__ __forceinline__ void copy_operators(const DenseItemsArgs& args, const
             first_word = items[k].words;
         }
         if (at % N >= n || (at < N * N && at / N >= n)) {
-            entries[i] = 0;
+            entries[i] = no_entry<A>();
             continue;
         }
-        entries[i] = stored[first_entry + at];
+        A entry = stored[first_entry + at];
+        entries[i] = entry;
+        plain = plain && (at < N * N || entry == A(1));
         if (at < N) {
-            words[k * N + at] = args.operators.words[first_word + at];
+            u32 terms = args.operators.words[first_word + at];
+            words[k * N + at] = terms;
+            plain = plain && terms == all_terms(n);
         }
     }
+    return plain;
 }
 
-// Adds row u of M times x. `All`: all N vertices are terms.
+// Whether the rows that a thread looks at are plain, of operators that the block has formed.
+template <typename A, u32 N>
+__device__ __forceinline__ bool look_at_operators(const DenseItem* items, u32 n_items, const A* entries,
+                                                  const u32* words) {
+    bool plain = true;
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < n_items * N; i += THREADS) {
+        u32 n = items[i / N].n_vertices;
+        A scale = entries[i / N * ConvOperator<N>::ENTRIES + N * N + i % N];
+        plain = plain && (i % N >= n || (words[i] == all_terms(n) && scale == A(1)));
+    }
+    return plain;
+}
+
+// Adds row u of M times x. `All`: all vertices are terms.
 template <u32 N, u32 LEN, bool All, typename A>
 __device__ __forceinline__ void add_terms(A (&sums)[LEN], const A (&x)[N][LEN], const A* row, u32 terms) {
     constexpr u32 TOGETHER = Vector<A>::LEN;
@@ -78,24 +99,36 @@ __device__ __forceinline__ void add_terms(A (&sums)[LEN], const A (&x)[N][LEN], 
     }
 }
 
-// Features of all rows: `x`, `y` and `others`, the rows of an epilogue, are where they are in the first row,
-// and `bias` is of these features.
-template <u32 N, typename T, typename A>
+// Features of all rows, where operators are plain: of cliques, whose sums are multiplied by 1 and stored as
+// they are, in whole vectors. Small hypergraphs mostly are that, so they have a loop without a question.
+template <u32 N, u32 LEN, typename T, typename A>
+__device__ __forceinline__ void apply_plain_operator(const DenseConvArgs& args, const A* entries, u32 n,
+                                                     const A (&in)[N][LEN], T* y) {
+#pragma unroll 1
+    for (u32 u = 0; u < n; u++) {
+        A sums[LEN];
+#pragma unroll
+        for (u32 i = 0; i < LEN; i++) {
+            sums[i] = 0;
+        }
+        add_terms<N, LEN, true>(sums, in, entries, 0);
+        write_features(y, ALL_FEATURES, sums);
+        entries += N;
+        y += args.y.row_stride;
+    }
+}
+
+// Features of all rows: `y` and `others`, the rows of an epilogue, are where they are in the first row, and
+// `bias` is of these features.
+template <u32 N, u32 LEN, typename T, typename A>
 __device__ __forceinline__ void apply_operator(const DenseConvArgs& args, const A* entries, const u32* words,
-                                               u32 n, u32 much, const T* x, T* y, const T* others,
+                                               u32 n, u32 much, const A (&in)[N][LEN], T* y, const T* others,
                                                const A* bias) {
-    constexpr u32 LEN = Features<T>::LEN;
     const EpilogueArgs& epilogue = args.epilogue;
     // A readout: the mean over the rows that would be stored. In the largest class there are no registers for
     // it.
     bool is_mean = N < 32 && is_readout(epilogue);
     A means[LEN] = {};
-    A in[N][LEN];
-#pragma unroll
-    for (u32 v = 0; v < N; v++) {
-        load_features(in[v], v < n ? much : u32(NOTHING), x);
-        x += args.x.row_stride;
-    }
     // A readout has something to store without vertices, too.
     u32 n_rows = n == 0 && is_mean ? 1 : n;
 #pragma unroll 1
@@ -108,12 +141,7 @@ __device__ __forceinline__ void apply_operator(const DenseConvArgs& args, const 
         if (n != 0) {
             u32 terms = words[u];
             A scale = entries[N * N + u];
-            // Cliques as large as the class do without tests.
-            if (N < 32 && terms == (1u << N % 32) - 1) {
-                add_terms<N, LEN, true>(sums, in, entries + u * N, terms);
-            } else {
-                add_terms<N, LEN, false>(sums, in, entries + u * N, terms);
-            }
+            add_terms<N, LEN, false>(sums, in, entries + u * N, terms);
 #pragma unroll
             for (u32 i = 0; i < LEN; i++) {
                 sums[i] *= scale;
@@ -196,24 +224,44 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
     u32* words = reinterpret_cast<u32*>(degrees + n_items * N);
     int* shifts = reinterpret_cast<int*>(words + n_items * Operator::WORDS);
     DenseItem* items = reinterpret_cast<DenseItem*>(shifts + n_items * N);
-    bool forms = !Checked && N < 32 && args.forms != 0;
+    A* windows = reinterpret_cast<A*>(items + n_items);
+    bool forms = !Checked && N < 32 && sizeof(A) == 4 && args.forms != 0;
     bool aligned = args.aligned != 0;
+    // Checked kernels are not there to be fast: the loop of plain operators would make their PTX longer.
+    bool as_they_are = !Checked && aligned && args.epilogue.exists == 0 && args.add == 0;
     for (u64 block = blockIdx.x; block < of.blocks; block += gridDim.x) {
         if (of.per_block != 0) {
             if (threadIdx.x < n_items) {
                 u64 place = block * n_items + threadIdx.x;
                 DenseItem& item = items[threadIdx.x];
+                find_rows<Checked>(of, kernel, place, item);
                 if (forms) {
-                    find_formed<Checked>(args.form, kernel, false, place, item);
+                    find_window(args.form, item);
                     item.entries = threadIdx.x * Operator::ENTRIES;
                     item.words = threadIdx.x * Operator::WORDS;
-                } else {
-                    find_rows<Checked>(of, kernel, place, item);
                 }
             }
             __syncthreads();
         }
         if (forms) {
+            Forming<A> forming = {items, n_items, N, degrees, shifts, entries, words, false, false, windows};
+            // The only conventions by which M is formed here: code for others would be PTX in many kernels.
+            DenseFormArgs form = args.form;
+            form.conventions.in_degree = 1;
+            form.conventions.in_message = 1;
+            form.conventions.normalized = 1;
+            form.conventions.shifted = 1;
+            form.conventions.shifts_of_degree = 1;
+            // First: M waits for the weights, and x for M.
+            stage_windows(form, forming);
+#pragma unroll 1
+            for (u32 i = threadIdx.x; i < n_items * Operator::ENTRIES; i += THREADS) {
+                entries[i] = no_entry<A>();
+            }
+#pragma unroll 1
+            for (u32 i = threadIdx.x; i < n_items * Operator::WORDS; i += THREADS) {
+                words[i] = 0;
+            }
             u32 k = threadIdx.x / args.chunks;
             const DenseItem& item = items[k < n_items ? k : 0];
             const T* x = static_cast<const T*>(args.x.data) +
@@ -223,17 +271,15 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
             for (u32 v = 0; aligned && k < n_items && v < item.n_vertices; v++) {
                 prefetch(x + v * args.x.row_stride);
             }
-            form_operators<A, Checked>(args.form, kernel,
-                                       {items, n_items, N, degrees, shifts, entries, words, false, false});
-        } else {
-            copy_operators<A, N>(of, items, n_items, entries, words);
+            __syncthreads();
+            form_operators<A, Checked>(form, kernel, forming, true);
+            __syncthreads();
         }
-        __syncthreads();
+        bool plain = false;
+#pragma unroll 1
         for (u32 first = 0; first < n_chunks; first += THREADS) {
             DenseChunk chunk = chunk_of_block(args, items, block, first + threadIdx.x, n_chunks);
-            if (!chunk.exists) {
-                continue;
-            }
+            u32 n = chunk.exists ? chunk.n_vertices : 0;
             u64 feature = chunk.chunk * (aligned ? LEN : 1);
             const T* x = static_cast<const T*>(args.x.data) +
                          element(args.x, chunk.instance, chunk.first_vertex, 0) + feature;
@@ -245,7 +291,23 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
             const A* its_entries = entries + chunk.place * Operator::ENTRIES;
             const u32* its_words = words + chunk.place * Operator::WORDS;
             u32 much = aligned ? ALL_FEATURES : ONE_FEATURE;
-            apply_operator<N>(args, its_entries, its_words, chunk.n_vertices, much, x, y, others, bias);
+            A in[N][LEN];
+#pragma unroll
+            for (u32 v = 0; v < N; v++) {
+                load_features(in[v], v < n ? much : u32(NOTHING), x);
+                x += args.x.row_stride;
+            }
+            // x is under way while operators are read.
+            if (first == 0) {
+                plain = forms ? look_at_operators<A, N>(items, n_items, entries, words)
+                              : copy_operators<A, N>(of, items, n_items, entries, words);
+                plain = __syncthreads_and(plain && as_they_are) != 0 && !Checked;
+            }
+            if (plain) {
+                apply_plain_operator<N>(args, its_entries, n, in, y);
+            } else if (chunk.exists) {
+                apply_operator<N>(args, its_entries, its_words, n, much, in, y, others, bias);
+            }
         }
         __syncthreads();  // the next instances have the same memory
     }

@@ -31,6 +31,8 @@ struct Forming {
     bool is_stored;
     // The items are topologies.
     bool of_topologies;
+    // Where staged: the windows of the items in shared memory, `args.window_room` numbers each.
+    A* windows;
 };
 
 // The instance that a report names.
@@ -98,6 +100,138 @@ __device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kerne
     publish(args, kernel, of_topologies, item, check);
 }
 
+// Finds the window of an instance that find_rows has found, where nothing is checked.
+__device__ __forceinline__ void find_window(const DenseFormArgs& args, DenseItem& item) {
+    const TablesArgs& tables = args.items.by_vertex;
+    if (item.n_vertices != 0) {
+        Check<false> check;
+        u64 n_sources = tables.topologies[item.topology].n_sources;
+        u64 first_hyperedge = 0;
+        start_of(check, SOURCE_STARTS, tables.source_starts, item.number, n_sources, tables.n_sources,
+                 first_hyperedge);
+        window_of(check, SOURCE_WINDOWS, args.weights, item.number, first_hyperedge, n_sources, item.window);
+    }
+}
+
+// -----------------------------------------------------------------------------------------------------------
+// Windows in shared memory. Where the hyperedges of all topologies of a launch are of one size and nothing is
+// checked, a block has the windows of its items there, and reads which hyperedges to add from tables of which
+// lanes that lie side by side read words that do. Sums are in the same order as without.
+
+// The threads of a block that share an item.
+struct Share {
+    u32 item;
+    // Of those, and how many there are.
+    u32 lane;
+    u32 lanes;
+};
+
+__device__ __forceinline__ Share share_of_thread(u32 n_items) {
+    u32 lanes = THREADS / n_items;
+    u32 item = threadIdx.x / lanes;
+    return {item, threadIdx.x - item * lanes, lanes};
+}
+
+// The words of a topology in the table, see StagedTable in src/cuda/dense_tables.rs.
+struct StagedWords {
+    // For each vertex the number of its hyperedges.
+    const u32* lengths;
+    // For each vertex `t.staged_ids` numbers of hyperedges, two in a word.
+    const u32* of_vertices;
+    // For each pair of two vertices u + v 2^8, and the number of its hyperedges times 2^16.
+    const u32* pairs;
+    // Their hyperedges, two in a word: word k of all pairs, then word k + 1.
+    const u32* of_pairs;
+};
+
+__device__ __forceinline__ StagedWords staged_words(const DenseFormArgs& args, const DenseTopologyWords& t) {
+    const u32* lengths = args.items.dense.staged + t.staged;
+    const u32* of_vertices = lengths + t.n_vertices;
+    const u32* pairs = of_vertices + t.n_vertices * (t.staged_ids / 2);
+    return {lengths, of_vertices, pairs, pairs + t.n_staged};
+}
+
+// Brings the windows of all items to shared memory, with a zero behind each: what lists are padded with.
+// A barrier must precede, and another one follow.
+template <typename A>
+__device__ __forceinline__ void stage_windows(const DenseFormArgs& args, const Forming<A>& forming) {
+    Share share = share_of_thread(forming.n_items);
+    if (share.item >= forming.n_items) {
+        return;
+    }
+    const DenseItem& item = forming.items[share.item];
+    A* window = forming.windows + share.item * args.window_room;
+    u32 len = 0;
+    if (item.n_vertices != 0 && (args.conventions.in_degree | args.conventions.in_message) != 0) {
+        len = static_cast<u32>(args.items.by_vertex.topologies[item.topology].n_sources);
+    }
+    if (share.lane == 0) {
+        window[len] = 0;
+    }
+    const A* weights = static_cast<const A*>(args.weights.values) + item.window;
+    constexpr u32 IN_FLIGHT = 6;
+#pragma unroll 1
+    for (u32 first = share.lane; first < len; first += IN_FLIGHT * share.lanes) {
+        // Without branches, so that all are under way together: what is too much reads the last one again.
+        A values[IN_FLIGHT];
+#pragma unroll
+        for (u32 j = 0; j < IN_FLIGHT; j++) {
+            values[j] = weights[min(first + j * share.lanes, len - 1)];
+        }
+#pragma unroll
+        for (u32 j = 0; j < IN_FLIGHT; j++) {
+            if (first + j * share.lanes < len) {
+                window[first + j * share.lanes] = values[j];
+            }
+        }
+    }
+}
+
+// The sum of the weights of a vertex that falls to a lane of a group: of hyperedge `lane`, lane + lanes, ...
+template <typename A>
+__device__ __forceinline__ A staged_sum_of_vertex(const A* windows, u32 window, const unsigned short* ids,
+                                                  u32 len, u32 lane, u32 lanes) {
+    constexpr u32 IN_FLIGHT = 4;
+    A sum = 0;
+#pragma unroll 1
+    for (u32 first = lane; first < len; first += IN_FLIGHT * lanes) {
+        u32 places[IN_FLIGHT];
+#pragma unroll
+        for (u32 j = 0; j < IN_FLIGHT; j++) {
+            // The last one is that of the zero.
+            places[j] = window + ids[min(first + j * lanes, len - 1)];
+        }
+#pragma unroll
+        for (u32 j = 0; j < IN_FLIGHT; j++) {
+            sum += windows[places[j]];
+        }
+    }
+    return sum;
+}
+
+// The sum of a list of ids, one behind the other: `len` words, a multiple of STAGED_TOGETHER, each `stride`
+// words behind the last one.
+template <typename A>
+__device__ __forceinline__ A staged_sum_of_list(const A* windows, u32 window, const u32* ids, u32 len,
+                                                u32 stride) {
+    A sum = 0;
+#pragma unroll 1
+    for (u32 first = 0; first < len; first += STAGED_TOGETHER) {
+        u32 words[STAGED_TOGETHER];
+#pragma unroll
+        for (u32 j = 0; j < STAGED_TOGETHER; j++) {
+            words[j] = *ids;
+            ids += stride;
+        }
+#pragma unroll
+        for (u32 j = 0; j < STAGED_TOGETHER; j++) {
+            sum += windows[window + (words[j] & 0xffffu)];
+            sum += windows[window + (words[j] >> 16)];
+        }
+    }
+    return sum;
+}
+
 // -----------------------------------------------------------------------------------------------------------
 // Forming M.
 
@@ -121,8 +255,8 @@ __device__ __forceinline__ A shifted_degree(const DenseConventions& conventions,
 
 // The degrees of the vertices of all items: a group of `args.row_lanes` lanes takes one.
 template <typename A, bool Checked>
-__device__ __forceinline__ void find_degrees(const DenseFormArgs& args, u32 kernel,
-                                             const Forming<A>& forming) {
+__device__ __forceinline__ void find_degrees(const DenseFormArgs& args, u32 kernel, const Forming<A>& forming,
+                                             bool staged) {
     const TablesArgs& tables = args.items.by_vertex;
     const DenseConventions& conventions = args.conventions;
     u32 row = forming.row;
@@ -137,7 +271,15 @@ __device__ __forceinline__ void find_degrees(const DenseFormArgs& args, u32 kern
         u32 length = 0;
         u64 first = 0;
         u64 n_sources = 0;
-        if (v < item.n_vertices) {
+        const unsigned short* ids = nullptr;
+        u32 n_ids = 0;
+        if (staged && v < item.n_vertices) {
+            const DenseTopologyWords& t = args.items.dense.topologies[item.topology];
+            StagedWords words = staged_words(args, t);
+            n_ids = static_cast<u32>(t.staged_ids);
+            ids = reinterpret_cast<const unsigned short*>(words.of_vertices) + v * n_ids;
+            length = words.lengths[v];
+        } else if (v < item.n_vertices) {
             const TopologyWords& t = tables.topologies[item.topology];
             u32 start = 0;
             u32 end = 0;
@@ -152,11 +294,16 @@ __device__ __forceinline__ void find_degrees(const DenseFormArgs& args, u32 kern
         if (conventions.in_degree != 0) {
             const A* weights = static_cast<const A*>(args.weights.values) + item.window;
             A sum = 0;
+            if (staged) {
+                sum = staged_sum_of_vertex(forming.windows, i / row * args.window_room, ids, n_ids, lane,
+                                           lanes);
+            } else {
 #pragma unroll 1
-            for (u32 k = lane; k < length; k += lanes) {
-                u32 source = tables.indices[first + k];
-                if (check.below(INDICES, first + k, source, n_sources)) {
-                    sum += weights[source];
+                for (u32 k = lane; k < length; k += lanes) {
+                    u32 source = tables.indices[first + k];
+                    if (check.below(INDICES, first + k, source, n_sources)) {
+                        sum += weights[source];
+                    }
                 }
             }
             degree = sum_of_group(sum, lanes);
@@ -240,19 +387,58 @@ __device__ __forceinline__ Messages<A> sum_of_list(const DenseFormArgs& args, Ch
     return total;
 }
 
-// The entries of all pairs that share a hyperedge, M_uv and M_vu. A thread takes a pair.
+// U and the power of two that brings D to about 1 go together. Without U the power is left to the rows.
+__device__ __forceinline__ PairShifts shifts_of_pair(const DenseConventions& conventions, const int* shifts,
+                                                     u32 u, u32 v) {
+    PairShifts of_pair = {0, 0};
+    if (conventions.in_message != 0 && conventions.normalized != 0) {
+        of_pair = {shifts[u], shifts[v]};
+        if (is_symmetric(conventions)) {
+            of_pair.of_u = add_shifts(of_pair.of_u, of_pair.of_v);
+            of_pair.of_v = of_pair.of_u;
+        }
+    }
+    return of_pair;
+}
+
+// M_uv and M_vu, from P_uv: `message` of 0 and of 1.
+template <typename A, typename Message>
+__device__ __forceinline__ void store_entries(const DenseConventions& conventions, const Forming<A>& forming,
+                                              u32 k, u32 u, u32 v, const Message& message, bool failed) {
+    const DenseItem& item = forming.items[k];
+    const A* degrees = forming.degrees + k * forming.row;
+    // M_uv first, then M_vu.
+    u32 row = u;
+    u32 column = v;
+#pragma unroll 1
+    for (u32 side = 0; side < 2; side++) {
+        A entry = message(side);
+        if (conventions.normalized != 0) {
+            A divisor = degrees[row];
+            if (is_symmetric(conventions)) {
+                divisor = square_root(divisor * degrees[column]);
+                if (conventions.in_message == 0) {
+                    entry = times_power_of_two(entry, forming.shifts[k * forming.row + column]);
+                }
+            }
+            entry = entry / divisor;
+        }
+        forming.entries[item.entries + row * forming.row + column] = failed ? not_a_number<A>() : entry;
+        row = v;
+        column = u;
+    }
+}
+
+// The entries of all pairs that share a hyperedge. A thread takes a pair.
 template <typename A, bool Checked>
 __device__ __forceinline__ void find_entries(const DenseFormArgs& args, u32 kernel,
                                              const Forming<A>& forming) {
     const DenseConventions& conventions = args.conventions;
     u32 most = forming.row * (forming.row + 1) / 2;
-    bool roots = conventions.normalized != 0 && is_symmetric(conventions);
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < forming.n_items * most; i += THREADS) {
         u32 k = i / most;
         const DenseItem& item = forming.items[k];
-        const A* degrees = forming.degrees + k * forming.row;
-        const int* shifts = forming.shifts + k * forming.row;
         u32 number = i % most;
         u32 n = item.n_vertices;
         if (n == 0) {
@@ -271,51 +457,79 @@ __device__ __forceinline__ void find_entries(const DenseFormArgs& args, u32 kern
         u32 u = vertices & 0xffffu;
         u32 v = vertices >> 16;
         if (check.below(PAIRS, at, u, n) && check.below(PAIRS, at, v, n)) {
-            // U and the power of two that brings D to about 1 go together. Without U the power is left to the
-            // rows.
-            PairShifts of_pair = {0, 0};
-            if (conventions.in_message != 0 && conventions.normalized != 0) {
-                of_pair = {shifts[u], shifts[v]};
-                if (roots) {
-                    of_pair.of_u = add_shifts(of_pair.of_u, of_pair.of_v);
-                    of_pair.of_v = of_pair.of_u;
-                }
-            }
             Messages<A> messages = {not_a_number<A>(), not_a_number<A>()};
             if (u == v && t.uniform_size != 0 && conventions.in_degree != 0 && conventions.in_message != 0) {
-                A message = degrees[u] / static_cast<A>(static_cast<u32>(t.uniform_size));
+                A message =
+                    forming.degrees[k * forming.row + u] / static_cast<A>(static_cast<u32>(t.uniform_size));
                 messages = {message, message};
             } else if (check.below(PAIRS, at + 3, end, t.n_listed + 1) &&
                        check.below(PAIRS, at + 1, start, u64(end) + 1)) {
+                PairShifts of_pair = shifts_of_pair(conventions, forming.shifts + k * forming.row, u, v);
                 const A* weights = static_cast<const A*>(args.weights.values) + item.window;
                 messages = sum_of_list(args, check, weights, args.items.by_vertex.topologies[item.topology],
                                        t.lists + start, t.lists + end, of_pair);
             }
-            // M_uv first, then M_vu.
-            u32 row = u;
-            u32 column = v;
-            A message = messages.of_u;
-#pragma unroll 1
-            for (u32 side = 0; side < 2; side++) {
-                A entry = message;
-                if (conventions.normalized != 0) {
-                    A divisor = degrees[row];
-                    if (roots) {
-                        divisor = square_root(divisor * degrees[column]);
-                        if (conventions.in_message == 0) {
-                            entry = times_power_of_two(message, shifts[column]);
-                        }
-                    }
-                    entry = entry / divisor;
-                }
-                forming.entries[item.entries + row * forming.row + column] =
-                    check.failed ? not_a_number<A>() : entry;
-                row = v;
-                column = u;
-                message = messages.of_v;
-            }
+            store_entries(
+                conventions, forming, k, u, v,
+                [&](u32 side) { return side == 0 ? messages.of_u : messages.of_v; }, check.failed);
         }
         publish(args, kernel, forming.of_topologies, item, check);
+    }
+}
+
+// The same from windows in shared memory: pairs of two vertices, and then each vertex with itself.
+template <typename A>
+__device__ __forceinline__ void find_staged_entries(const DenseFormArgs& args, const Forming<A>& forming) {
+    const DenseConventions& conventions = args.conventions;
+    Share share = share_of_thread(forming.n_items);
+    u32 n = share.item < forming.n_items ? forming.items[share.item].n_vertices : 0;
+    if (n == 0) {
+        return;
+    }
+    const DenseTopologyWords& t = args.items.dense.topologies[forming.items[share.item].topology];
+    StagedWords words = staged_words(args, t);
+    u32 n_pairs = static_cast<u32>(t.n_staged);
+    A size = static_cast<A>(static_cast<u32>(t.uniform_size));
+#pragma unroll 1
+    for (u32 i = share.lane; i < n_pairs + n; i += share.lanes) {
+        const u32* ids = words.of_pairs + i;
+        u32 len = static_cast<u32>(t.staged_words);
+        u32 stride = n_pairs;
+        u32 u = 0;
+        u32 v = 0;
+        u32 count = 0;
+        if (i < n_pairs) {
+            u32 pair = words.pairs[i];
+            u = pair & 0xffu;
+            v = pair >> 8 & 0xffu;
+            count = pair >> 16;
+        } else {
+            u = i - n_pairs;
+            v = u;
+            count = words.lengths[u];
+            len = static_cast<u32>(t.staged_ids) / 2;
+            ids = words.of_vertices + u * len;
+            stride = 1;
+        }
+        // A vertex without hyperedges is a term of no row.
+        if (count == 0) {
+            continue;
+        }
+        A sum = static_cast<A>(count);
+        PairShifts of_pair = {0, 0};
+        if (u == v && conventions.in_degree != 0 && conventions.in_message != 0) {
+            sum = forming.degrees[share.item * forming.row + u];
+        } else if (conventions.in_message != 0) {
+            sum = staged_sum_of_list(forming.windows, share.item * args.window_room, ids, len, stride);
+            of_pair = shifts_of_pair(conventions, forming.shifts + share.item * forming.row, u, v);
+        }
+        store_entries(
+            conventions, forming, share.item, u, v,
+            [&](u32 side) {
+                // As sum_of_list, which adds it to a zero: no entry is -0.
+                return A(0) + times_power_of_two(sum, side == 0 ? of_pair.of_u : of_pair.of_v) / size;
+            },
+            false);
     }
 }
 
@@ -383,11 +597,9 @@ __device__ __forceinline__ void transpose_terms(const Forming<A>& forming) {
     }
 }
 
-// Forms the operators of all items, which have been found. All threads of the block take part; a barrier must
-// follow.
+// What an operator has where no hyperedge is.
 template <typename A, bool Checked>
-__device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 kernel,
-                                               const Forming<A>& forming) {
+__device__ __forceinline__ void clear_operators(const Forming<A>& forming) {
     u32 row = forming.row;
     u32 size = row * row + (forming.is_stored ? 2 * row : row);
     // What a wrong value keeps from being stored stays NaN. Without wrong values all terms are stored. Of
@@ -411,17 +623,27 @@ __device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 ke
             forming.words[item.words + 2 * row + at] = missing ? 1u << at % WARP : 0;
         }
     }
-    __syncthreads();
+}
+
+// Forms the operators of all items, which have been found and cleared and, where `staged`, have their windows
+// in shared memory. All threads of the block take part; barriers must precede and follow.
+template <typename A, bool Checked>
+__device__ __forceinline__ void form_operators(const DenseFormArgs& args, u32 kernel,
+                                               const Forming<A>& forming, bool staged) {
     if (args.conventions.normalized != 0) {
-        find_degrees<A, Checked>(args, kernel, forming);
+        find_degrees<A, Checked>(args, kernel, forming, !Checked && staged);
     }
     __syncthreads();
-    find_entries<A, Checked>(args, kernel, forming);
+    if (!Checked && staged) {
+        find_staged_entries(args, forming);
+    } else {
+        find_entries<A, Checked>(args, kernel, forming);
+    }
     if (Checked) {
         __syncthreads();  // where its terms are wrong, an entry becomes NaN
     }
     find_terms<A, Checked>(args, kernel, forming);
-    if (forming.is_stored && row <= WARP) {
+    if (forming.is_stored && forming.row <= WARP) {
         __syncthreads();
         transpose_terms(forming);
     }

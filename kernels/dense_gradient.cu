@@ -95,16 +95,19 @@ __device__ __forceinline__ void load_vertices(const DenseGradientArgs& args, con
     }
 }
 
-// Gamma of all items, and its products with M, if these are wanted, or if they do not have the same memory;
-// or roots of the tree, which are stored, and nothing else.
+// Gamma of all items, for make_products; or roots of the tree, which are stored: the block's part of them.
+// Where the launch has copies of one topology, nothing needs to be known of the items.
 template <typename A>
-__device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 block, const Gradients& of,
-                                             bool wants_parts) {
+__device__ __forceinline__ void add_nodes(const DenseGradientArgs& args, u64 block, u32 part,
+                                          const Gradients& of) {
     u32 row = args.items.operators.row;
     u32 size = row * row;
-    const A* entries = static_cast<const A*>(args.items.operators.entries);
+    // Gradients of any part need all products.
+    bool stores_roots = args.roots != nullptr;
+    u32 first_entry = stores_roots ? part * THREADS : 0;
+    u32 entries_apart = stores_roots ? static_cast<u32>(args.parts) * THREADS : u32(THREADS);
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < args.items.per_block * size; i += THREADS) {
+    for (u32 i = first_entry + threadIdx.x; i < args.items.per_block * size; i += entries_apart) {
         u32 k = i / size;
         u32 at = i % size;
         u64 place = block * args.items.per_block + k;
@@ -112,7 +115,7 @@ __device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 
         if (first >= args.n_nodes) {
             break;
         }
-        u32 n = args.roots != nullptr ? args.items.n_vertices : of.items[k].n_vertices;
+        u32 n = args.items.n_vertices != 0 ? args.items.n_vertices : of.items[k].n_vertices;
         if (at % row >= n || at / row >= n) {
             continue;
         }
@@ -122,10 +125,27 @@ __device__ __forceinline__ void add_products(const DenseGradientArgs& args, u64 
             return node_at<A>(args.nodes, args.wide != 0, (first + number) * size + at);
         };
         double product = count == 1 ? node(0) : sum_of_tree(count, node);
-        if (args.roots != nullptr) {
-            args.roots[place * size + at] = product;
+        *(stores_roots ? args.roots + (place * size + at) : of.products + i) = product;
+    }
+}
+
+// What is made of Gamma: its products with M, if these are wanted, or if they do not have the same memory,
+// and its quotients. A thread has the entries that it had in add_nodes.
+template <typename A>
+__device__ __forceinline__ void make_products(const DenseGradientArgs& args, const Gradients& of,
+                                              bool wants_parts) {
+    u32 row = args.items.operators.row;
+    u32 size = row * row;
+    const A* entries = static_cast<const A*>(args.items.operators.entries);
+#pragma unroll 1
+    for (u32 i = threadIdx.x; i < args.items.per_block * size; i += THREADS) {
+        u32 k = i / size;
+        u32 at = i % size;
+        u32 n = of.items[k].n_vertices;
+        if (at % row >= n || at / row >= n) {
             continue;
         }
+        double product = of.products[i];
         if (wants_parts) {
             of.parts[i] = static_cast<double>(entries[of.items[k].entries + at]) * product;
             if (of.parts == of.products) {
@@ -242,6 +262,71 @@ __device__ __forceinline__ double gradient_of(const DenseGradientArgs& args, Che
     return total;
 }
 
+// The same of up to `FEW` incidences, without the symmetric normalization and without checks, which is what
+// most batches of small hypergraphs have: what is known of them is loaded together, and no loop goes through
+// it.
+enum : u32 { FEW = 4 };
+__device__ __forceinline__ double gradient_of_few(const DenseGradientArgs& args, const Gradients& of, u32 k,
+                                                  u64 first, u32 length) {
+    const DenseConventions& conventions = args.conventions;
+    const u32* indices = args.by_edge.indices + first;
+    u32 row = args.items.operators.row;
+    bool is_shifted = conventions.shifted != 0;
+    const double* products = of.products + k * row * row;
+    u32 vertices[FEW];
+    bool has_terms[FEW];
+    int shifts[FEW];
+    int largest = NO_SHIFT;
+    int smallest = NO_SHIFT;
+#pragma unroll
+    for (u32 i = 0; i < FEW; i++) {
+        vertices[i] = 0;
+        shifts[i] = NO_SHIFT;
+        has_terms[i] = false;
+        if (i < length) {
+            u32 v = indices[i];
+            bool has_degree = of.degrees[k * row + v] != 0;
+            int shift = of.shifts[k * row + v];
+            if (is_shifted && has_degree && shift != NO_SHIFT) {
+                smallest = largest == NO_SHIFT || shift < smallest ? shift : smallest;
+                largest = shift > largest ? shift : largest;
+            }
+            vertices[i] = v;
+            shifts[i] = shift;
+            has_terms[i] = conventions.normalized == 0 || has_degree;
+        }
+    }
+    int of_edge = edge_shift<double>(conventions, largest, smallest);
+    double total = 0;
+#pragma unroll
+    for (u32 i = 0; i < FEW; i++) {
+        if (!has_terms[i]) {
+            continue;
+        }
+        double inner = 0;
+        if (conventions.in_message != 0) {
+            const double* of_vertex = products + vertices[i] * row;
+            double sum = 0;
+#pragma unroll
+            for (u32 j = 0; j < FEW; j++) {
+                if (j < length) {
+                    sum += of_vertex[vertices[j]];
+                }
+            }
+            inner = sum / static_cast<double>(length);
+        }
+        if (is_shifted) {
+            inner = shifted(inner - of.of_degrees[k * row + vertices[i]], add_shifts(shifts[i], of_edge));
+        }
+        total += inner;
+    }
+    if (is_shifted) {
+        int shifts_of_degree = static_cast<int>(conventions.shifts_of_degree);
+        total = shifted(total, times_shift(-shifts_of_degree, of_edge));
+    }
+    return total;
+}
+
 // The gradients of all hyperedges of a block's items, or of its part of them.
 template <typename A, bool Checked>
 __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, u64 part,
@@ -268,7 +353,11 @@ __device__ __forceinline__ void store_gradients(const DenseGradientArgs& args, u
         u64 most = 64 * t.n_indices;
         if (find_incidences(tables, check, t, t.pointers + e, start, end) &&
             check.below(POINTERS, t.pointers + e + 1, u64(end - start) * (end - start), most + 1)) {
-            value = gradient_of(args, check, of, k, t.indices + start, end - start);
+            u64 first = t.indices + start;
+            u32 length = end - start;
+            value = !Checked && length <= FEW && !is_symmetric(args.conventions)
+                        ? gradient_of_few(args, of, k, first, length)
+                        : gradient_of(args, check, of, k, first, length);
         }
         u64 at = of.first_hyperedges[k] + e;
         if (args.values != nullptr) {
@@ -301,22 +390,28 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
     of.shifts = reinterpret_cast<int*>(of.words + n_items * row);
     for (u64 of_launch = blockIdx.x; of_launch < args.items.blocks * args.parts; of_launch += gridDim.x) {
         u64 block = divide(of_launch, args.parts);
+        u64 part = of_launch - block * args.parts;
         bool has_gradients = args.roots == nullptr;
-        if (has_gradients) {
-            if (threadIdx.x < n_items) {
-                find_hyperedges<Checked>(args, block * n_items + threadIdx.x, of.items[threadIdx.x],
-                                         of.first_hyperedges[threadIdx.x]);
-            }
-            __syncthreads();
-            load_vertices<A>(args, of);
+        // By the last threads: the first ones have nodes to add meanwhile, if there are few.
+        u32 item = THREADS - 1 - threadIdx.x;
+        if (has_gradients && item < n_items) {
+            find_hyperedges<Checked>(args, block * n_items + item, of.items[item], of.first_hyperedges[item]);
+        }
+        if (has_gradients && args.items.n_vertices == 0) {
             __syncthreads();
         }
 #pragma unroll 1
         for (u32 round = 0; round < (apart ? 1 : 2); round++) {
-            add_products<A>(args, block, of, round == 0);
+            add_nodes<A>(args, block, static_cast<u32>(part), of);
             if (!has_gradients) {
                 break;
             }
+            if (round == 0) {
+                __syncthreads();
+                load_vertices<A>(args, of);
+            }
+            __syncthreads();
+            make_products<A>(args, of, round == 0);
             __syncthreads();
             if (args.conventions.shifted != 0 && round == 0) {
                 find_degree_terms(args, of);
@@ -326,7 +421,7 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
         if (!has_gradients) {
             continue;
         }
-        store_gradients<A, Checked>(args, of_launch - block * args.parts, of);
+        store_gradients<A, Checked>(args, part, of);
         __syncthreads();  // the next items have the same memory
     }
 }

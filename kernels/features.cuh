@@ -94,15 +94,22 @@ __device__ __forceinline__ void write_features(double* to, u32 much, const doubl
         "d"(values[1]), "l"(to), "r"(much)
         : "memory");
 }
+// Two values, narrowed.
+__device__ __forceinline__ u32 narrow_pair(F16, float low, float high) {
+    return u32(Element<F16>::narrow(high).bits) << 16 | Element<F16>::narrow(low).bits;
+}
+// As Element<Bf16>::narrow, in half as many instructions. Of a NaN the upper half is kept, which is one: what
+// has been computed is a quiet NaN.
+__device__ __forceinline__ u32 narrow_pair(Bf16, float low, float high) {
+    u32 bits[2] = {__float_as_uint(low), __float_as_uint(high)};
+    bits[0] += low != low ? 0 : 0x7fffu + (bits[0] >> 16 & 1u);
+    bits[1] += high != high ? 0 : 0x7fffu + (bits[1] >> 16 & 1u);
+    return __byte_perm(bits[0], bits[1], 0x7632);
+}
 template <typename T>
 __device__ __forceinline__ void write_features(T* to, u32 much, const float (&values)[4]) {
-    u32 bits[4];
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) {
-        bits[i] = Element<T>::narrow(values[i]).bits;
-    }
-    u32 low = bits[1] << 16 | bits[0];
-    u32 high = bits[3] << 16 | bits[2];
+    u32 low = narrow_pair(T{}, values[0], values[1]);
+    u32 high = narrow_pair(T{}, values[2], values[3]);
     asm volatile(
         "{\n.reg .pred p, q;\nsetp.eq.u32 p, %3, 2;\nsetp.eq.u32 q, %3, 1;\n"
         "@p st.global.v2.b32 [%2], {%0, %1};\n@q st.global.u16 [%2], %0;\n}" ::"r"(low),
@@ -127,12 +134,15 @@ __device__ __forceinline__ void write_features(T* to, u32 much, const A (&values
 // Stores features of a row, or adds them to what is there.
 template <typename T, typename A, u32 LEN>
 __device__ __forceinline__ void store_features(T* to, u32 much, bool add, const A (&values)[LEN]) {
+    if (!add) {
+        write_features(to, much, values);
+        return;
+    }
     A old[LEN];
-    load_features(old, add ? much : u32(NOTHING), to);
-    A sums[LEN];
+    load_features(old, much, to);
 #pragma unroll
     for (u32 i = 0; i < LEN; i++) {
-        sums[i] = add ? old[i] + values[i] : values[i];
+        old[i] += values[i];
     }
-    write_features(to, much, sums);
+    write_features(to, much, old);
 }

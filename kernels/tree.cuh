@@ -6,13 +6,13 @@
 #include "common.cuh"
 
 // The tree that a thread adds.
-enum : u32 { AT_ONCE = 4, LEVELS = 6 };
+enum : u32 { AT_ONCE = 8, LEVELS = 5 };
 static_assert(AT_ONCE << (LEVELS - 1) >= MOST_NODES, "levels");
 
 // The sum of `count` nodes, of which `value(i)` is the i-th.
 template <typename Value>
 __device__ __forceinline__ double sum_of_tree(u32 count, Value value) {
-    // At `level` the sum of a tree of 4 2^level nodes whose right neighbor has not come yet.
+    // At `level` the sum of a tree of 8 2^level nodes whose right neighbor has not come yet.
     double waiting[LEVELS] = {};
     u32 n_blocks = (count + AT_ONCE - 1) / AT_ONCE;
 #pragma unroll 1
@@ -21,7 +21,8 @@ __device__ __forceinline__ double sum_of_tree(u32 count, Value value) {
         double nodes[AT_ONCE];
 #pragma unroll
         for (u32 i = 0; i < AT_ONCE; i++) {
-            nodes[i] = first + i < count ? value(first + i) : 0;
+            // Behind the last one it is taken again, which is cheaper than to test each, and left out below.
+            nodes[i] = value(first + i < count ? first + i : count - 1);
         }
 #pragma unroll
         for (u32 half = 1; half < AT_ONCE; half *= 2) {

@@ -15,9 +15,9 @@ const THREADS: usize = 128;
 /// The vertices of a part.
 pub(crate) const PART: usize = 8;
 
-/// The slices that a chunk of instances has, where they share one window: a thread that keeps whole columns
-/// of Γ has few of them, or blocks would be too long to fill a device evenly.
-const SLICES_OF_CHUNK: usize = 256;
+/// The slices that a chunk of instances has, where they share one window: so many that what a block does once
+/// counts little, and so few that blocks fill a device evenly.
+const SLICES_OF_CHUNK: usize = 512;
 
 /// The most instances of such a chunk.
 const INSTANCES_OF_CHUNK: usize = 64;
@@ -53,9 +53,8 @@ pub(crate) fn slots(n_vertices: usize, slices: usize) -> usize {
 }
 
 /// The instances of a chunk, where all read one window: a power of two, so that chunks and the tree over them
-/// are aligned to powers of two of an instance's number. It depends on the topology, F and the type alone.
-pub(crate) fn chunk_len(n_vertices: usize, slices: usize) -> usize {
-    let wanted = if n_vertices <= PART { SLICES_OF_CHUNK } else { 2 * SLICES_OF_CHUNK };
-    let most = (wanted / slices.max(1)).clamp(1, INSTANCES_OF_CHUNK);
+/// are aligned to powers of two of an instance's number. It depends on F and the type alone.
+pub(crate) fn chunk_len(slices: usize) -> usize {
+    let most = (SLICES_OF_CHUNK / slices.max(1)).clamp(1, INSTANCES_OF_CHUNK);
     1 << most.ilog2()
 }

@@ -1,5 +1,5 @@
-//! What decides in which order numbers are added, and with that the bits of all results: the same on the CPU,
-//! on a GPU, in every batch and on any number of threads.
+//! What decides in which order numbers are added, and with that the bits of results: the same on the CPU, on
+//! a GPU, in every batch and on any number of threads. The backward of the dense path has `dense.rs` besides.
 //!
 //! * A sum of rows adds the incidences of a row in their order, one fused multiply-add each.
 //! * A sum of one number for each incidence adds them in [`LANES`] interleaved lanes, which are then added in

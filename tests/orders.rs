@@ -302,7 +302,7 @@ pub fn gram<T: Element>(n: usize, f: usize, slots: usize, instances: &[(&[T], &[
 /// The same over all copies of a batch: chunk by chunk, and the chunks in a tree.
 fn gram_of_copies<T: Element>(n: usize, f: usize, copies: &[(&[T], &[T])]) -> Vec<Vec<f64>> {
     let (_, slices) = slices::<T>(f);
-    let wanted = (if n <= 8 { 256 } else { 512 } / slices).clamp(1, 64);
+    let wanted = (512 / slices).clamp(1, 64);
     let len = (0..).map(|exponent| 1 << exponent).take_while(|&len| len <= wanted).last().unwrap();
     let slots = 128 / (parts(n) * parts(n));
     let mut nodes: Vec<_> = copies.chunks(len).map(|chunk| gram(n, f, slots, chunk)).collect();

@@ -114,7 +114,8 @@ mod tests {
                 let row = &mut rows[start..start + 37];
                 let store = Store { row, scale: T::Acc::from_f64(0.5), accumulate };
                 let mut streamed = streams.store(store);
-                assert_eq!(streamed.wants_whole_rows(), are_wanted && !accumulate);
+                let can_be = cfg!(target_arch = "x86_64");
+                assert_eq!(streamed.wants_whole_rows(), can_be && are_wanted && !accumulate);
                 streamed.apply_array::<32>(0, sums[..32].first_chunk().unwrap());
                 streamed.apply_array::<1>(32, &[sums[32]]);
                 streamed.apply(33, &sums[33..]);

@@ -101,6 +101,7 @@ mod header {
     use crate::conv::NO_SHIFT;
     use crate::cuda::args;
     use crate::cuda::conv::ITEM_BYTES;
+    use crate::cuda::dense_tables::STAGED_TOGETHER;
     use crate::cuda::geometry::{
         MOST_NODES, ROWS_OF_SHORT_TILE, SEGMENT, SHORT_ROW, THREADS, VECTOR_BYTES, WARP,
     };
@@ -223,7 +224,8 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
             [("SMALLEST_DENSE_CLASS".into(), DenseClass::ALL[0].vertices().to_string())],
         );
         text.push_str("\n// Of the dense kernels, as in src/dense.rs and src/cuda/conv/dense/.\n");
-        let numbers = [("DENSE_PART", PART), ("DENSE_ITEM_BYTES", ITEM_BYTES)];
+        let numbers =
+            [("DENSE_PART", PART), ("DENSE_ITEM_BYTES", ITEM_BYTES), ("STAGED_TOGETHER", STAGED_TOGETHER)];
         let numbers = numbers.map(|(name, number)| (name.into(), number.to_string()));
         enumeration(&mut text, "enum : u32", numbers);
         text.push_str("\n// The bytes of shared memory of each class, for numbers of 4 and of 8 bytes.\n");

@@ -384,6 +384,15 @@ structures! {
         n_listed: u64,
         /// Of hyperedges; 0: they have several sizes, or some have a vertex twice.
         uniform_size: u64,
+        /// Where its words start that kernels with windows in shared memory read, see StagedTable in
+        /// src/cuda/dense_tables.rs. The next three are 0 where it has none.
+        staged: u64,
+        /// Pairs of two vertices,
+        n_staged: u64,
+        /// and the words of hyperedges that each has; a multiple of STAGED_TOGETHER.
+        staged_words: u64,
+        /// The hyperedges that each vertex has, two in a word; a multiple of twice that.
+        staged_ids: u64,
         /// Where its operator is stored for all instances: the number of its first entry,
         entries: u64,
         /// and of its first word, which are terms; see DenseOperatorsArgs.
@@ -395,6 +404,7 @@ structures! {
         neighbors: Address => "const u32*",
         pairs: Address => "const u32*",
         lists: Address => "const u32*",
+        staged: Address => "const u32*",
         n_neighbors: u64,
         /// Words, as in the lists.
         n_pairs: u64,
@@ -465,6 +475,10 @@ structures! {
         of_topologies: u32,
         /// The lanes that sum the weights of a vertex.
         row_lanes: u32,
+        /// The numbers that a block has room for in shared memory for the window of each item, with a zero
+        /// behind it; 0: windows are not there.
+        window_room: u32,
+        padding: u32,
     }
 
     /// Of the convolution of small hypergraphs by their dense operators.
@@ -522,7 +536,7 @@ structures! {
         gradient_len: u64,
         blocks: u32,
         add: u32,
-        /// That share out the hyperedges of the same items.
+        /// That share out the hyperedges of the same items, or the entries of roots.
         parts: u64,
     }
 

@@ -3,7 +3,7 @@
 use crate::summation;
 pub(super) use crate::summation::{SEGMENT, VECTOR_BYTES};
 
-/// The threads of a block; any multiple of a warp would do.
+/// The threads of a block. How sums of the dense path are cut hangs on it, see `src/dense.rs`.
 pub(super) const THREADS: u32 = 128;
 pub(super) const WARP: u32 = summation::LANES as u32;
 const WARPS_OF_BLOCK: u64 = (THREADS / WARP) as u64;

@@ -132,10 +132,9 @@ fn unchecked_kernels_report_nothing() {
     let degrees = ["degree_f32", "degree_f64"];
     for (name, text) in entries() {
         let reads_tables = !name.starts_with("degree_gradient_") && !name.starts_with("add_sums_");
-        // Where operators are formed, and so degrees are found.
-        let forms =
-            ["dense_form", "dense8_conv", "dense16_conv"].iter().any(|kernel| name.starts_with(kernel));
-        let has_degrees = degrees.contains(&name) || forms;
+        // Where operators are formed, and so degrees are found. Those of the forward form some of them, too,
+        // but none that a negative degree is an error in.
+        let has_degrees = degrees.contains(&name) || name.starts_with("dense_form");
         let expected = name.ends_with("_checked") && reads_tables || has_degrees;
         assert_eq!(reports(text), expected, "{name}");
     }
@@ -298,8 +297,13 @@ fn modules_of<T: DeviceElement>(
         names.insert(of_sums("row_scale"));
     }
     let dense = if has(Operator::Conv) { kind.dense() } else { vec![] };
+    // Kernels of the forward form the operators of few instances themselves.
+    let forms = |class: usize| class <= 16 && acc == "f32" && checks == Checks::Off;
     for &class in &dense {
-        names.extend([of_type(&format!("dense{class}")), of_sums("dense_form")]);
+        names.insert(of_type(&format!("dense{class}")));
+        if has_backward || !forms(class) {
+            names.insert(of_sums("dense_form"));
+        }
         if has_backward {
             names.extend([of_type(&backward(class)), of_sums("dense_gradient")]);
         }
@@ -319,12 +323,13 @@ fn modules_of<T: DeviceElement>(
     let is_dense = !dense.is_empty() || !of_matrices.is_empty();
     let takes_more = is_dense && (gathers || has_steps);
     let budget = match (T::NAME, checks) {
-        ("f32" | "f64", Checks::Off) if takes_more && operators == Operator::TRAINING => 260_000,
-        ("f32" | "f64", Checks::Off) if takes_more && gathers => 305_000,
-        ("f32" | "f64", Checks::Off) if takes_more => 245_000,
+        ("f32" | "f64", Checks::Off) if takes_more && operators == Operator::TRAINING => 290_000,
+        ("f32" | "f64", Checks::Off) if takes_more && gathers => 335_000,
+        ("f32" | "f64", Checks::Off) if takes_more => 275_000,
+        ("f32" | "f64", Checks::Off) if is_dense => 190_000,
         ("f32" | "f64", Checks::Off) => 160_000,
-        (_, Checks::Off) if takes_more => 405_000,
-        (_, Checks::Off) if is_dense => 170_000,
+        (_, Checks::Off) if takes_more => 430_000,
+        (_, Checks::Off) if is_dense => 205_000,
         (_, Checks::Off) => 245_000,
         ("f32" | "f64", Checks::On) => 520_000,
         (_, Checks::On) => 640_000,

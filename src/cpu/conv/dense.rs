@@ -97,7 +97,7 @@ impl<'a, T: Element> Backward<'a, T> {
         let copies = call.schedule.copies_of_chunk()?;
         let Prepared::Dense(pairs) = call.plan.prepared(0) else { return None };
         let n = call.plan.batch().topologies()[0].n_vertices();
-        let chunk_len = chunk_len(n, slices(call.plan.features(), size_of::<T>()));
+        let chunk_len = chunk_len(slices(call.plan.features(), size_of::<T>()));
         let bias_chunk_len = instances_of_bias_chunk(n);
         let len = if bias_wanted { chunk_len.max(bias_chunk_len) } else { chunk_len };
         let schedule = call.schedule.of_copies(len.max(1 << copies.ilog2()));

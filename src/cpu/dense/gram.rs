@@ -93,7 +93,7 @@ impl Room {
     /// For topologies of `n` vertices, with features of this type.
     pub(crate) fn new<T: Element>(n: usize, features: usize) -> Self {
         let slices = slices(features, size_of::<T>());
-        let items = slices.saturating_mul(chunk_len(n, slices));
+        let items = slices.saturating_mul(chunk_len(slices));
         let block = items_of_block(n, items);
         let elements = block * padded(n) * features_of_slice(size_of::<T>());
         let slots = if items > block { padded(n) * padded(n) * most_slots(n) } else { 0 };
@@ -454,7 +454,7 @@ mod tests {
                 let mut room = Room::new::<T>(n, features);
                 room.slots = padded(n) * padded(n) * most_slots(n);
                 let mut gram = Gram::with_room(room).unwrap();
-                let chunk = rows.len().min(chunk_len(n, slices));
+                let chunk = rows.len().min(chunk_len(slices));
                 for portable in [false, true] {
                     gram.begin(&neighbors, features, chunk, slots);
                     for [g, x] in rows {

@@ -10,6 +10,7 @@ pub(super) use self::backward::{DenseBackward, ToWeights};
 pub(super) use self::forward::DenseForward;
 pub(super) use self::matrix::MatricesTo;
 
+use super::super::Checks;
 use super::super::DeviceElement;
 use super::super::args::{
     Address, DenseConventions, DenseFormArgs, DenseItemsArgs, DenseOperatorsArgs, Kernel,
@@ -27,6 +28,13 @@ use crate::windows::Windows;
 /// The shared memory that a block's instances take, at most, where nothing else takes any: enough blocks for
 /// all registers then fit into a multiprocessor.
 const INSTANCES_BYTES: usize = 16 << 10;
+
+/// Likewise where their windows are in shared memory, too: rather fewer threads with work than fewer blocks.
+const STAGED_BYTES: usize = 20 << 10;
+
+/// What a block has for a single item at most, where operators are formed by a launch of their own: less than
+/// what every device gives.
+const LONE_ITEM_BYTES: usize = 40 << 10;
 
 /// What a kernel keeps of an instance beside numbers: `DenseItem` of `kernels/dense.cuh`.
 pub(in crate::cuda) const ITEM_BYTES: usize = 56;
@@ -133,7 +141,20 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             weights: of.weights.scale,
             of_topologies: 0,
             row_lanes: if longest_row <= FEW_LANES as usize { FEW_LANES } else { WARP },
+            window_room: 0,
+            padding: 0,
         }
+    }
+
+    /// The numbers of a window in shared memory, and its bytes, where an unchecked kernel can have those of
+    /// its items of `bytes` bytes there besides, in `room` bytes.
+    fn window_room(&self, class: DenseClass, bytes: usize, room: usize) -> Option<(u32, usize)> {
+        if self.plan.checks() != Checks::Off {
+            return None;
+        }
+        let numbers = self.plan.batch().tables().dense().window_room(class)?;
+        let of_window = numbers * size_of::<T::Acc>();
+        (bytes + of_window <= room).then_some((numbers as u32, of_window))
     }
 
     /// Forms the operators of these instances, or of the topologies that they have, and stores them where
@@ -145,9 +166,14 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let (row, size) = (of.class.vertices(), size_of::<T::Acc>());
         // A thread takes a pair of vertices; a few rounds of those make up for the way to the first.
         let bytes = ITEM_BYTES + row * (size + size_of::<i32>());
-        let per_block = per_block(4 * THREADS as usize / (row * (row + 1) / 2), bytes, INSTANCES_BYTES);
+        let wanted = 4 * THREADS as usize / (row * (row + 1) / 2);
+        let (window_room, bytes, room) = match self.window_room(of.class, bytes, LONE_ITEM_BYTES) {
+            Some((numbers, of_window)) => (numbers, bytes + of_window, STAGED_BYTES),
+            None => (0, bytes, INSTANCES_BYTES),
+        };
+        let per_block = per_block(wanted, bytes, room);
         let items = self.dense_items(of, per_block, true)?;
-        let mut args = self.dense_form_args(of, items);
+        let mut args = DenseFormArgs { window_room, ..self.dense_form_args(of, items) };
         if of.has_shared_window() && of.count > 0 {
             let (numbers, n_items) = of.topologies;
             (args.of_topologies, args.items.numbers, args.items.n_items) = (1, numbers, n_items);

@@ -98,7 +98,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             && is_aligned(&grad_y)
             && grad_x.is_none_or(|to| is_aligned(&to.rows));
         let slices = dense::slices(features, size);
-        let chunk_len = if is_chunked { dense::chunk_len(row, slices) } else { 0 };
+        let chunk_len = if is_chunked { dense::chunk_len(slices) } else { 0 };
         let slots = if is_chunked { dense::most_slots(row) } else { dense::slots(row, slices) };
         let size_of_sums = size_of::<T::Acc>();
         let (mut exchange, of_item) =
@@ -188,10 +188,18 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             let parts = DenseInstances { list: 0, count: n_roots, ..*of };
             nodes.of_item = NODES_PER_ROOT as u32;
             let items = self.dense_items(&parts, per_block, true)?;
-            let args = DenseGradientArgs { roots, ..self.dense_gradient_args(items, nodes) };
+            let mut args = DenseGradientArgs { roots, ..self.dense_gradient_args(items, nodes) };
+            // A thread has one entry: it waits for one node after the other.
+            args.parts = (size as u64).div_ceil(THREADS.into());
             // SAFETY: the kernel takes a `DenseGradientArgs`; scratch memory has room for the roots of all
             // levels, one behind the other. The caller promises the rest.
-            unsafe { self.launches.launch(Kernel::DenseGradient, Grid::of_blocks(items.blocks), &args)? };
+            unsafe {
+                self.launches.launch(
+                    Kernel::DenseGradient,
+                    Grid::of_blocks(items.blocks * args.parts),
+                    &args,
+                )?
+            };
             nodes = Nodes { address: roots, count: n_roots, of_item: 1, is_wide: true };
             roots += bytes_of(n_roots);
         }

@@ -4,15 +4,15 @@
 #![allow(unsafe_code)]
 
 use super::super::super::DeviceElement;
-use super::super::super::args::DenseConvArgs;
+use super::super::super::args::{DenseConvArgs, DenseFormArgs};
 use super::super::super::call::{Call, Destination, PlacedRows, PlacedWeights};
 use super::super::super::epilogue::Finish;
 use super::super::super::geometry::{Grid, THREADS};
 use super::super::super::launches::Launches;
 use super::super::super::route::DenseClass;
-use super::{DenseInstances, INSTANCES_BYTES, ITEM_BYTES, per_block};
+use super::{DenseInstances, INSTANCES_BYTES, ITEM_BYTES, STAGED_BYTES, per_block};
 use crate::axis::Axis;
-use crate::cuda::Checks;
+use crate::conv::{Normalization, WeightUse};
 use crate::dense;
 use crate::error::{Error, Result};
 
@@ -27,8 +27,9 @@ pub(in super::super) struct DenseForward<'w> {
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     /// One launch behind one that forms operators. In unchecked builds a single one where windows are not
-    /// shared, of up to 16 vertices: operators are formed while x is under way. It needs no rows in scratch
-    /// memory.
+    /// shared or instances are few, of up to 16 vertices, if hyperedges are of one size, windows fit into
+    /// shared memory and the call is one that kernels form operators for: they are formed while x is under
+    /// way. It needs no rows in scratch memory.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say. The topologies
@@ -39,17 +40,31 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             return Ok(());
         }
         let of = self.dense_instances(class, weights);
-        let forms = !of.has_shared_window() && self.plan.checks() == Checks::Off && class.forms();
+        let bytes = class.conv_bytes(size_of::<T::Acc>());
+        let window = self.window_room(class, bytes, STAGED_BYTES);
+        let gains = !of.has_shared_window() || of.count <= class.few_instances();
+        let forms = window.filter(|_| gains && self.forms(class));
         // SAFETY: the caller's promise, and operators that the kernel does not form are stored.
         unsafe {
-            if !forms {
+            if forms.is_none() {
                 self.form_operators(&of)?;
             }
             self.apply_operators(&of, stage, forms)
         }
     }
 
-    /// y by operators that are stored, or that the kernel forms.
+    /// Whether unchecked kernels of the forward of a class can form operators themselves, by the conventions
+    /// of this call, where hyperedges are of one size. For others it would be much PTX in many kernels.
+    fn forms(&self, class: DenseClass) -> bool {
+        let conv = self.plan.conv();
+        class != DenseClass::Of32
+            && size_of::<T::Acc>() == size_of::<f32>()
+            && conv.normalization == Normalization::Row
+            && conv.weight_use == WeightUse::Documented
+    }
+
+    /// y by operators that are stored, or that the kernel forms: `forms` are the numbers and the bytes of a
+    /// window in shared memory.
     ///
     /// # Safety
     /// As [`dense_forward`](Self::dense_forward), and unless the kernel forms operators they are stored.
@@ -57,7 +72,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         &mut self,
         of: &DenseInstances<'_>,
         stage: DenseForward<'_>,
-        forms: bool,
+        forms: Option<(u32, usize)>,
     ) -> Result<()> {
         let DenseForward { class, x, y, finish, .. } = stage;
         let (size, features) = (size_of::<T>(), self.features());
@@ -73,24 +88,26 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             let (what, value) = ("the number of features that are no whole vectors", chunks as u128);
             return Err(Error::TooLarge { what, value, bound: bound.into() });
         }
-        let bytes_of_instance = class.conv_bytes(size_of::<T::Acc>());
-        let items = match of.has_shared_window() && self.batch().is_replicated() {
+        let (window_room, of_window) = forms.unwrap_or((0, 0));
+        let room = if forms.is_some() { STAGED_BYTES } else { INSTANCES_BYTES };
+        let bytes_of_instance = class.conv_bytes(size_of::<T::Acc>()) + of_window;
+        let items = match forms.is_none() && of.has_shared_window() && self.batch().is_replicated() {
             true => {
                 let blocks = (u128::from(of.count) * chunks as u128).div_ceil(THREADS.into());
                 let items = self.dense_items(of, 1, true)?;
                 super::DenseItemsArgs { blocks: blocks.min(u64::MAX.into()) as u64, per_block: 0, ..items }
             }
             false => {
-                let per_block = per_block(THREADS as usize / chunks, bytes_of_instance, INSTANCES_BYTES);
-                self.dense_items(of, per_block, !forms)?
+                let per_block = per_block(THREADS as usize / chunks, bytes_of_instance, room);
+                self.dense_items(of, per_block, forms.is_none())?
             }
         };
         let args = DenseConvArgs {
-            form: self.dense_form_args(of, items),
+            form: DenseFormArgs { window_room, ..self.dense_form_args(of, items) },
             x: x.args(),
             y: y.rows.args(),
             epilogue: finish.args(),
-            forms: forms.into(),
+            forms: forms.is_some().into(),
             chunks: chunks as u32,
             aligned: aligned.into(),
             add: y.accumulate.into(),
@@ -111,9 +128,14 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
 }
 
 impl DenseClass {
-    /// Whether unchecked kernels of the forward can form operators themselves.
-    fn forms(self) -> bool {
-        self != Self::Of32
+    /// So many instances with one window take longer to wait for a launch that forms their operator than to
+    /// form it in each block. On an H100 (commit 049d652132fa, `f32`, F = 256, pairs of 8 vertices) 64 of
+    /// them took 15 µs by two launches and 8 by one, 2,048 took 27 and 22.
+    const fn few_instances(self) -> u64 {
+        match self {
+            Self::Of8 => 2_048,
+            _ => 512,
+        }
     }
 
     /// The shared memory of an instance in the forward, for numbers of `size` bytes: M and what sums are

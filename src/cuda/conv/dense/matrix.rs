@@ -129,7 +129,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // SAFETY: the caller's promise; operators are stored by the first launch.
         unsafe {
             self.move_matrices(&of, MatrixKind::LoadSymmetric, from, 0)?;
-            self.apply_operators(&of, apply, false)
+            self.apply_operators(&of, apply, None)
         }
     }
 
