@@ -728,6 +728,45 @@ pub enum Error {
         /// The operator.
         operator: &'static str,
     },
+    /// A call needs scratch memory, and its workspace, which has none of its own, was lent none.
+    #[error(
+        "{operator} needs {bytes} bytes of scratch memory, and this workspace was lent none: lend it some by \
+         Workspace::lend_scratch"
+    )]
+    NoScratch {
+        /// The operator.
+        operator: &'static str,
+        /// The bytes that the call needs.
+        bytes: u128,
+    },
+    /// A call needs more scratch memory than its workspace was lent.
+    #[error(
+        "{operator} needs {bound} bytes of scratch memory, and this workspace was lent {value}: lend it as many as \
+         Workspace::scratch_bytes tells"
+    )]
+    ScratchTooSmall {
+        /// The operator.
+        operator: &'static str,
+        /// The bytes that were lent.
+        value: usize,
+        /// The bytes that the call needs.
+        bound: u128,
+    },
+    /// Scratch memory that was to be lent does not start where kernels can use it.
+    #[error(
+        "the scratch memory starts at address {value:#x}, which is not a multiple of {bound}: lend memory that does"
+    )]
+    ScratchMisaligned {
+        /// The address.
+        value: u64,
+        /// What it must be a multiple of.
+        bound: u64,
+    },
+    /// Scratch memory was to be lent to a workspace that has its own.
+    #[error(
+        "this workspace owns its scratch memory: make one by Plan::workspace_without_memory to lend it some"
+    )]
+    OwnsScratch,
     /// A workspace launched a kernel that it was made without. This is a mistake of this crate.
     #[error(
         "the kernel {kernel} was not loaded with its workspace: this is a mistake of hyperscatter, please report it"

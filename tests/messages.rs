@@ -401,6 +401,24 @@ fn messages() -> Vec<(Error, &'static str)> {
             "matrix has 33 values, which is no whole number of instances: each has a matrix of 16",
         ),
         (
+            Error::NoScratch { operator: "conv", bytes: 512 },
+            "conv needs 512 bytes of scratch memory, and this workspace was lent none: lend it some by \
+             Workspace::lend_scratch",
+        ),
+        (
+            Error::ScratchTooSmall { operator: "conv", value: 511, bound: 512 },
+            "conv needs 512 bytes of scratch memory, and this workspace was lent 511: lend it as many as \
+             Workspace::scratch_bytes tells",
+        ),
+        (
+            Error::ScratchMisaligned { value: 260, bound: 256 },
+            "the scratch memory starts at address 0x104, which is not a multiple of 256: lend memory that does",
+        ),
+        (
+            Error::OwnsScratch,
+            "this workspace owns its scratch memory: make one by Plan::workspace_without_memory to lend it some",
+        ),
+        (
             Error::UncheckedTables,
             "tables of this batch or its windows were overwritten on the device, so only plans with Checks::On may read \
              them: make such a plan, or upload the tables again",

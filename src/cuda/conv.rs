@@ -48,6 +48,7 @@ use crate::windows::{Weights, Windows};
 const WEIGHTS: &str = "weights";
 
 /// The operands of the convolution.
+#[derive(Clone, Copy)]
 pub(super) struct Forward<'w> {
     x: PlacedRows,
     weights: PlacedWeights<'w>,
@@ -59,6 +60,7 @@ pub(super) struct Forward<'w> {
 }
 
 /// The operands of its gradients.
+#[derive(Clone, Copy)]
 pub(super) struct Backward<'w> {
     x: PlacedRows,
     /// z where it was saved; it is computed again if not.

@@ -7,8 +7,9 @@ use super::call::Call;
 use super::launches::Launches;
 use crate::error::Result;
 
-/// An operator's operands, which its `bind` has bound and checked, and the launches for them.
-pub(super) trait Description {
+/// An operator's operands, which its `bind` has bound and checked, and the launches for them. It is run twice
+/// where scratch memory is lent: once to learn how much of it the call needs.
+pub(super) trait Description: Copy {
     /// Makes the launches.
     ///
     /// # Safety

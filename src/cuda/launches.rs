@@ -13,7 +13,8 @@ use super::args::{Address, RecordArgs};
 use super::driver::failed;
 use super::geometry::Grid;
 use super::kernels::{Kernel, Kernels};
-use super::scratch::{Scratch, Slot};
+use super::lent::Parts;
+use super::scratch::{Scratch, Sizes, Slot};
 use crate::error::{Error, Result};
 use crate::operator::Operator;
 
@@ -51,11 +52,20 @@ pub(super) trait Launches {
     fn by_path(&mut self);
 }
 
+/// The scratch memory of a call. It lies on the stack: a box would be an allocation in each call.
+#[allow(clippy::large_enum_variant)]
+pub(super) enum Memory<'a> {
+    /// A workspace's own.
+    Owned(&'a Scratch),
+    /// Parts of what it was lent.
+    Lent(Parts),
+}
+
 /// Launches on a stream.
 pub(super) struct Queue<'a> {
     operator: Operator,
     kernels: &'a Kernels,
-    scratch: &'a Scratch,
+    memory: Memory<'a>,
     record: RecordArgs,
     stream: sys::CUstream,
 }
@@ -71,11 +81,11 @@ impl<'a> Queue<'a> {
     pub(super) unsafe fn new(
         operator: Operator,
         kernels: &'a Kernels,
-        scratch: &'a Scratch,
+        memory: Memory<'a>,
         record: RecordArgs,
         stream: sys::CUstream,
     ) -> Self {
-        Self { operator, kernels, scratch, record, stream }
+        Self { operator, kernels, memory, record, stream }
     }
 }
 
@@ -83,7 +93,11 @@ impl Launches for Queue<'_> {
     #[inline]
     fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
         // A workspace is sized by this same description, so there is room. Nothing unsafe relies on that.
-        self.scratch.get(slot, bytes).ok_or_else(|| Error::NotMadeFor { operator: self.operator.name() })
+        let address = match &mut self.memory {
+            Memory::Owned(scratch) => scratch.get(slot, bytes),
+            Memory::Lent(parts) => parts.get(slot, bytes)?,
+        };
+        address.ok_or_else(|| Error::NotMadeFor { operator: self.operator.name() })
     }
 
     #[inline]
@@ -107,5 +121,31 @@ impl Launches for Queue<'_> {
     fn moves(&mut self, _bytes: u128) {}
 
     #[inline]
+    fn by_path(&mut self) {}
+}
+
+/// What scratch memory this very call needs: the same launches, of which none is made.
+impl Launches for &mut Sizes {
+    const COUNTS: bool = false;
+
+    fn scratch(&mut self, slot: Slot, bytes: u128) -> Result<Address> {
+        self.need(slot, bytes);
+        Ok(0)
+    }
+
+    fn record(&self) -> RecordArgs {
+        RecordArgs::none()
+    }
+
+    unsafe fn launch<A: Pod>(&mut self, _kernel: Kernel, _grid: Grid, _arguments: &A) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn zero(&mut self, _address: Address, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn moves(&mut self, _bytes: u128) {}
+
     fn by_path(&mut self) {}
 }

@@ -112,9 +112,10 @@
 //! of the gathers or has more than 16 vertices, and the gradient of a bias has sums of 256 vertices each.
 //!
 //! [`Plan::workspace`] makes a workspace for the convolution and its backward, [`Plan::workspace_for`] one
-//! for the operators that it is given, and [`Plan::workspace_bytes`] tells its size. The rest are sums of
-//! segments of rows of more than 512 incidences, a few numbers for each vertex and hyperedge, and a dot
-//! product for each 32 vectors of 16 bytes of features; on the dense path an operator of up to 32 × 32
+//! for the operators that it is given, and [`Plan::workspace_bytes`] tells its size.
+//! [`Plan::workspace_without_memory`] makes one whose scratch memory the caller owns and lends. The rest are
+//! sums of segments of rows of more than 512 incidences, a few numbers for each vertex and hyperedge, and a
+//! dot product for each 32 vectors of 16 bytes of features; on the dense path an operator of up to 32 × 32
 //! numbers for each instance (of matrices of instances 64 × 64), and backward as many products. The gradient
 //! of weights needs no table of all weights: a number for each hyperedge of the batch, whatever the windows.
 //!
@@ -182,6 +183,7 @@ mod geometry;
 mod instance_sums;
 mod kernels;
 mod launches;
+mod lent;
 mod operands;
 mod plan;
 mod ranges;

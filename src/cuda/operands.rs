@@ -15,6 +15,7 @@ use cudarc::driver::{
 use super::args::{Address, ScaleArgs};
 use super::call::{Destination, GradientTo, PlacedRows, PlacedWeights};
 use super::driver::{failed, not_capturing};
+use super::lent::Region;
 use super::plan::Plan;
 use super::window_table::DeviceWindows;
 use super::{Checks, DeviceElement};
@@ -249,7 +250,8 @@ pub(super) struct Operands<'a, 'w, T: DeviceElement> {
     max_instances: usize,
     shapes: crate::operands::Operands<'w>,
     addresses: [Address; MOST_ROWS],
-    spans: ArrayVec<Span, MOST>,
+    /// With that of lent scratch memory.
+    spans: ArrayVec<Span, { MOST + 1 }>,
     guards: ArrayVec<SyncOnDrop<'a>, MOST>,
     /// The sizes of an element of each feature operand without memory, of vertices and of hyperedges added.
     element_bytes: [usize; 2],
@@ -307,6 +309,16 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             instance_bytes: 0,
             error: None,
         }
+    }
+
+    /// With scratch memory that the workspace was lent, which is written like an output.
+    #[inline(always)]
+    pub(super) fn beside(mut self, lent: Option<Region>) -> Self {
+        if let Some(Region { address, bytes }) = lent {
+            let (name, bytes, element) = ("scratch", bytes as u64, 1);
+            self.spans.push(Span { name, address, bytes, element, is_written: true });
+        }
+        self
     }
 
     /// Rows that are read.
@@ -609,7 +621,7 @@ impl Bound<'_> {
 
 /// Checks that operands start at multiples of their elements' sizes, and that no output shares memory with
 /// another operand.
-fn check_memory(operands: &ArrayVec<Span, MOST>) -> Result<()> {
+fn check_memory(operands: &[Span]) -> Result<()> {
     for &Span { name, address, element, .. } in operands.iter() {
         if !address.is_multiple_of(element) {
             return Err(Error::Misaligned { operand: name, value: address, bound: element });

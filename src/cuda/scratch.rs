@@ -1,4 +1,5 @@
-//! Scratch memory: what one kernel of a call leaves for the next. Nothing in it outlives a call.
+//! Scratch memory: what one kernel of a call leaves for the next. Nothing in it outlives a call. A workspace
+//! owns it, or is lent it (see `lent`).
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ macro_rules! slots {
         }
 
         impl Slot {
-            const COUNT: usize = Self::ALL.len();
-            const ALL: &[Self] = &[$(Self::$slot),*];
+            pub(super) const COUNT: usize = Self::ALL.len();
+            pub(super) const ALL: &[Self] = &[$(Self::$slot),*];
         }
     };
 }
@@ -76,7 +77,7 @@ slots! {
 impl Slot {
     /// What kernels that take the rows of all instances read. Of instances on another path than that of the
     /// gathers nobody writes it, and nobody uses what is made of it.
-    const READ_FOR_ALL: &[Self] = &[
+    pub(super) const READ_FOR_ALL: &[Self] = &[
         Self::Degree,
         Self::InvDegree,
         Self::WeightInvDegree,
@@ -110,6 +111,11 @@ impl Sizes {
     pub(super) fn need(&mut self, slot: Slot, bytes: u128) {
         let size = &mut self.0[slot as usize];
         *size = bytes.max(*size);
+    }
+
+    /// The bytes of a slot.
+    pub(super) fn of(&self, slot: Slot) -> u128 {
+        self.0[slot as usize]
     }
 
     /// All together, in bytes.

@@ -39,6 +39,7 @@ struct Scales<'w> {
 }
 
 /// The operands of a step.
+#[derive(Clone, Copy)]
 pub(super) struct Forward<'w> {
     scales: Scales<'w>,
     x: PlacedRows,
@@ -46,6 +47,7 @@ pub(super) struct Forward<'w> {
 }
 
 /// The operands of its gradients.
+#[derive(Clone, Copy)]
 pub(super) struct Backward<'w> {
     scales: Scales<'w>,
     x: PlacedRows,

@@ -231,7 +231,7 @@ impl<T: DeviceElement> Workspace<T> {
         // SAFETY: the caller's promise; the placements and windows were checked against the buffers. In the
         // safe tier the guards order other users of the operands before or after, and `cudarc` frees those
         // after.
-        unsafe { description.run(&mut self.call(operator, begun.stream, instances)?) }
+        unsafe { self.call(operator, begun.stream, instances, description) }
     }
 
     /// What comes before all operands: an earlier report, the current context, and in the safe tier whether
@@ -253,6 +253,6 @@ impl<T: DeviceElement> Workspace<T> {
     #[inline(always)]
     fn operands<'w>(&self, tier: Tier, operator: Operator) -> Operands<'_, 'w, T> {
         let safe = matches!(tier, Tier::Safe).then(|| operator.name());
-        Operands::new(&self.plan, self.stream(), safe, self.max_instances)
+        Operands::new(&self.plan, self.stream(), safe, self.max_instances).beside(self.lent())
     }
 }

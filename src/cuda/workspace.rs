@@ -9,25 +9,35 @@ use cudarc::driver::{CudaEvent, CudaStream, result, sys};
 use super::args::RecordArgs;
 use super::call::Call;
 use super::count::needs;
+use super::description::Description;
 use super::driver::{Current, failed, not_capturing, pending_error};
 use super::kernels::Kernels;
-use super::launches::Queue;
+use super::launches::{Memory, Queue};
+use super::lent::{Parts, Region};
+use super::operands::DevicePointer;
 use super::plan::Plan;
 use super::record::Record;
 use super::retired::Mark;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, Sizes};
 use super::split::Split;
 use super::tables::Tables;
 use super::{Checks, DeviceElement};
 use crate::error::{Error, Result, fits_u32};
 use crate::operator::Operator;
 
+/// Where the scratch memory of a workspace's calls comes from.
+enum Source {
+    Owned(Box<Scratch>),
+    /// What was last lent.
+    Lent(Option<Region>),
+}
+
 /// What a workspace's launches use, besides the operands of each call.
 pub(super) struct Held {
     pub(super) tables: Arc<Tables>,
     /// By path, and by class.
     splits: [Option<Arc<Split>>; 2],
-    pub(super) scratch: Scratch,
+    scratch: Source,
     /// Where something is checked.
     pub(super) record: Option<Record>,
     pub(super) stream: Arc<CudaStream>,
@@ -53,6 +63,7 @@ pub(super) struct Held {
 /// | [`Error::Misaligned`] | an operand does not start at a whole element |
 /// | [`Error::SharedMemory`] | an output shares memory with another operand |
 /// | [`Error::NotMadeFor`] | the workspace was made for other operators |
+/// | [`Error::NoScratch`], [`Error::ScratchTooSmall`] | it has no memory of its own, and was lent too little |
 /// | [`Error::Driver`] | a call of the driver failed, or one of the same context did before |
 ///
 /// A call that fails has queued no kernel, unless the driver failed between two launches. It may have made
@@ -115,10 +126,31 @@ impl<T: DeviceElement> Plan<T> {
         max_instances: usize,
         operators: &[Operator],
     ) -> Result<Workspace<T>> {
-        Workspace::new(self.clone(), stream.clone(), max_instances, operators)
+        Workspace::new(self.clone(), stream.clone(), max_instances, operators, true)
     }
 
-    /// The bytes of device memory that a workspace for these operators takes.
+    /// A workspace for these operators whose scratch memory is the caller's, who lends it by
+    /// [`lend_scratch`](Workspace::lend_scratch) before the calls that need some;
+    /// [`scratch_bytes`](Workspace::scratch_bytes) tells how much a call needs. What else calls need on the
+    /// device, such as the record of violations, is made here: no call allocates.
+    ///
+    /// Calls have the bits that they have with memory of the workspace's own, and may be captured in the
+    /// [raw tier](super::raw). Their host's part is up to twice as long, since the parts of the memory are
+    /// laid out anew for each. Where instances of a batch are on several paths, a call also queues fills with
+    /// zeros of the numbers of vertices and hyperedges that all paths read.
+    ///
+    /// # Errors
+    /// As [`workspace`](Self::workspace).
+    pub fn workspace_without_memory(
+        &self,
+        stream: &Arc<CudaStream>,
+        max_instances: usize,
+        operators: &[Operator],
+    ) -> Result<Workspace<T>> {
+        Workspace::new(self.clone(), stream.clone(), max_instances, operators, false)
+    }
+
+    /// The bytes of device memory that a workspace for these operators takes, if it owns its scratch memory.
     ///
     /// # Errors
     /// [`Error::TooLarge`] for 2³² instances and more, or for 2⁶⁴ rows.
@@ -134,6 +166,7 @@ impl<T: DeviceElement> Workspace<T> {
         stream: Arc<CudaStream>,
         max_instances: usize,
         operators: &[Operator],
+        owns_scratch: bool,
     ) -> Result<Self> {
         let batch = plan.batch().batch();
         if let Some(value) = batch.n_instances().filter(|&n| n > max_instances) {
@@ -157,7 +190,13 @@ impl<T: DeviceElement> Workspace<T> {
         let held = Held {
             tables: plan.batch().tables().clone(),
             splits: [false, true].map(|by_class| plan.split(by_class).cloned()),
-            scratch: Scratch::new(&needs.sizes, &stream, plan.routes().len() > 1)?,
+            scratch: match owns_scratch {
+                true => {
+                    let has_several_paths = plan.routes().len() > 1;
+                    Source::Owned(Box::new(Scratch::new(&needs.sizes, &stream, has_several_paths)?))
+                }
+                false => Source::Lent(None),
+            },
             record: if has_record { Some(Record::new(&stream)?) } else { None },
             event: device.context().new_event(None).map_err(|e| failed("making an event", e))?,
             stream,
@@ -188,6 +227,56 @@ impl<T: DeviceElement> Workspace<T> {
     /// The most instances that a call may have.
     pub fn max_instances(&self) -> usize {
         self.max_instances
+    }
+
+    /// The bytes of scratch memory that suffice for a call of an operator with so many instances, whatever
+    /// its other options; with a table batch, for all of its instances. A workspace that owns its memory
+    /// tells what one without would need.
+    ///
+    /// # Errors
+    /// [`Error::NotMadeFor`], [`Error::TooManyInstances`], [`Error::TooLarge`].
+    pub fn scratch_bytes(&self, operator: Operator, instances: usize) -> Result<usize> {
+        if !self.is_made_for(operator) {
+            return Err(Error::NotMadeFor { operator: operator.name() });
+        }
+        if instances > self.max_instances {
+            return Err(Error::TooManyInstances { value: instances, bound: self.max_instances });
+        }
+        let value = Parts::bytes(&needs(&self.plan, &[operator], instances)?.sizes);
+        let bound = usize::MAX as u128;
+        usize::try_from(value).map_err(|_| Error::TooLarge { what: "the scratch memory", value, bound })
+    }
+
+    /// Lends scratch memory for the calls that follow, instead of what was lent before: `memory.len` bytes
+    /// from an address on that is a multiple of 256. What it holds does not matter, and nothing of it is read
+    /// by later calls. An address of 0 lends none. The driver is not called.
+    ///
+    /// # Errors
+    /// [`Error::OwnsScratch`] for a workspace that was not made by
+    /// [`workspace_without_memory`](Plan::workspace_without_memory), and [`Error::ScratchMisaligned`]; what
+    /// was lent before is used on then.
+    ///
+    /// # Safety
+    /// Until other memory is lent or the workspace is dropped, and until the work of all calls made meanwhile
+    /// has ended (captured ones: until their last replay has), the memory is alive, is device memory of the
+    /// workspace's device, and while that work or a replay of it runs nobody else reads or writes it. Other
+    /// uses are ordered before or after that work; those of the stream's own order are.
+    pub unsafe fn lend_scratch(&mut self, memory: DevicePointer<u8>) -> Result<()> {
+        let DevicePointer { address, len, .. } = memory;
+        let held = self.held.as_mut().expect("only `drop` takes it");
+        match &mut held.scratch {
+            Source::Owned(_) => return Err(Error::OwnsScratch),
+            Source::Lent(lent) => *lent = if address == 0 { None } else { Some(Region::new(address, len)?) },
+        }
+        Ok(())
+    }
+
+    /// The scratch memory that was last lent.
+    pub(super) fn lent(&self) -> Option<Region> {
+        match self.held().scratch {
+            Source::Owned(_) => None,
+            Source::Lent(lent) => lent,
+        }
     }
 
     /// Synchronises the stream, then returns and clears the first error that a kernel recorded since the last
@@ -223,30 +312,43 @@ impl<T: DeviceElement> Workspace<T> {
         record.map_or(Ok(()), |record| record.published(self.plan.kernels()))
     }
 
-    /// A call of an operator on a stream.
+    /// Makes a call of an operator on a stream, given its description.
     ///
     /// # Errors
-    /// [`Error::NotMadeFor`].
+    /// [`Error::NotMadeFor`], [`Error::NoScratch`], [`Error::ScratchTooSmall`], and those of the description.
     ///
     /// # Safety
     /// The context of the stream is current. Until the work has ended, the operands' memory stays alive,
     /// nobody else writes what is read or touches what is written, and no output shares memory with another
     /// operand. Whatever else uses this workspace is ordered before or after the work. (Tables, scratch
-    /// memory and record are held until an event after their last use, see `retired`.)
+    /// memory and record are held until an event after their last use, see `retired`, and who lends scratch
+    /// memory promises as much.)
     pub(super) unsafe fn call(
         &self,
         operator: Operator,
         stream: sys::CUstream,
         instances: usize,
-    ) -> Result<Call<'_, T, Queue<'_>>> {
+        description: impl Description,
+    ) -> Result<()> {
         if !self.is_made_for(operator) {
             return Err(Error::NotMadeFor { operator: operator.name() });
         }
         let Held { scratch, record, .. } = self.held();
         let record = record.as_ref().map_or(RecordArgs::none(), |record| record.args());
+        let memory = match scratch {
+            Source::Owned(scratch) => Memory::Owned(scratch),
+            Source::Lent(lent) => {
+                let mut sizes = Sizes::default();
+                // SAFETY: nothing is launched.
+                unsafe { description.run(&mut Call::new(&self.plan, &mut sizes, instances)?)? };
+                Memory::Lent(Parts::new(sizes, *lent, operator, self.plan.routes().len() > 1, stream)?)
+            }
+        };
         // SAFETY: the caller's promise; the plan is a checked one where tables were overwritten.
-        let launches = unsafe { Queue::new(operator, &self.kernels, scratch, record, stream) };
-        Call::new(&self.plan, launches, instances)
+        unsafe {
+            let launches = Queue::new(operator, &self.kernels, memory, record, stream);
+            description.run(&mut Call::new(&self.plan, launches, instances)?)
+        }
     }
 
     /// What the launches use.

@@ -26,7 +26,7 @@ const FORWARD_AND_BACKWARD: [Operator; 6] = [
 ];
 
 /// A captured graph, made executable.
-struct Graph {
+pub struct Graph {
     graph: sys::CUgraph,
     executable: sys::CUgraphExec,
     context: Arc<CudaContext>,
@@ -34,7 +34,7 @@ struct Graph {
 
 impl Graph {
     /// Captures what `queue` queues on the stream.
-    fn capture(context: &Arc<CudaContext>, stream: &RawStream, queue: impl FnOnce()) -> Self {
+    pub fn capture(context: &Arc<CudaContext>, stream: &RawStream, queue: impl FnOnce()) -> Self {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
         context.bind_to_thread().unwrap();
         let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
@@ -48,7 +48,7 @@ impl Graph {
         Self { graph, executable, context: context.clone() }
     }
 
-    fn replay(&self, stream: &RawStream) {
+    pub fn replay(&self, stream: &RawStream) {
         self.context.bind_to_thread().unwrap();
         // SAFETY: both are alive, and so is what the graph uses: the caller has it.
         unsafe { result::graph::launch(self.executable, stream.get()) }.unwrap();

@@ -8,6 +8,7 @@ mod errors;
 pub mod gpu;
 mod graphs;
 mod launches;
+mod lent;
 mod lifetimes;
 mod model;
 mod operators;

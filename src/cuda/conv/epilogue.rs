@@ -70,6 +70,7 @@ impl<'w> Forward<'w> {
 }
 
 /// The operands of its gradients.
+#[derive(Clone, Copy)]
 pub(in crate::cuda) struct EpilogueBackward<'w> {
     x: PlacedRows,
     weights: PlacedWeights<'w>,

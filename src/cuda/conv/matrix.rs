@@ -30,6 +30,7 @@ use crate::rows::{Out, Rows};
 use crate::windows::Weights;
 
 /// The operands of M, if it is wanted: skipped, nothing tells how many copies there are.
+#[derive(Clone, Copy)]
 pub(in crate::cuda) struct MatrixForward<'w>(Option<(PlacedWeights<'w>, MatricesTo)>);
 
 impl<'w> MatrixForward<'w> {
@@ -66,6 +67,7 @@ impl Description for MatrixForward<'_> {
 }
 
 /// The operands of its gradient.
+#[derive(Clone, Copy)]
 pub(in crate::cuda) struct MatrixBackward<'w> {
     weights: PlacedWeights<'w>,
     grad_matrix: Address,
@@ -118,6 +120,7 @@ impl Description for MatrixBackward<'_> {
 }
 
 /// The operands of the inner products of rows.
+#[derive(Clone, Copy)]
 pub(in crate::cuda) struct GramForward {
     x: PlacedRows,
     gram: Option<MatricesTo>,
@@ -153,6 +156,7 @@ impl Description for GramForward {
 }
 
 /// The operands of their gradient.
+#[derive(Clone, Copy)]
 pub(in crate::cuda) struct GramBackward {
     x: PlacedRows,
     grad_gram: Address,
