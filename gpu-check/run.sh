@@ -22,7 +22,7 @@ declare -A BUDGET=(
     [racecheck]=240
     [initcheck]=150
     [synccheck]=120
-    [benches]=140
+    [benches]=220
 )
 
 # The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend

@@ -113,6 +113,17 @@ pub fn cases(size: Size) -> Vec<Case> {
             ]
             .concat(),
         },
+        small("E: (2, 1 pair)", 2, copies(98_304), &[64]),
+        small("E: (4, 6 pairs)", 4, copies(49_152), &[64]),
+        small("E: (8, 28 pairs), 64", 8, copies(64), &[256]),
+        small("E: (8, 28 pairs), 512", 8, copies(512), &[64, 256]),
+        small("E: (8, 28 pairs), 2,048", 8, copies(2_048), &[256]),
+        small("E: (8, 28 pairs)", 8, copies(24_576), &[8, 16, 20, 512]),
+        small("E: (12, 66 pairs)", 12, copies(16_384), &[64]),
+        small("E: (24, 276 pairs)", 24, copies(8_192), &[64]),
+        small("E: (32, 496 pairs)", 32, copies(6_144), &[64]),
+        small("E: (48, 1,128 pairs)", 48, copies(4_096), &[64]),
+        small("E: (64, 2,016 pairs)", 64, copies(3_072), &[64]),
         Case {
             name: "C: Cora-like",
             topology: Box::new(move || power_law(cora.0, cora.1, cora.2)),
@@ -125,17 +136,6 @@ pub fn cases(size: Size) -> Vec<Case> {
             copies: 1,
             runs: runs(&[64, 256], Some(64)),
         },
-        small("E: (2, 1 pair)", 2, copies(98_304), &[64]),
-        small("E: (4, 6 pairs)", 4, copies(49_152), &[64]),
-        small("E: (8, 28 pairs), 64", 8, copies(64), &[256]),
-        small("E: (8, 28 pairs), 512", 8, copies(512), &[64, 256]),
-        small("E: (8, 28 pairs), 2,048", 8, copies(2_048), &[256]),
-        small("E: (8, 28 pairs)", 8, copies(24_576), &[8, 16, 20, 512]),
-        small("E: (12, 66 pairs)", 12, copies(16_384), &[64]),
-        small("E: (24, 276 pairs)", 24, copies(8_192), &[64]),
-        small("E: (32, 496 pairs)", 32, copies(6_144), &[64]),
-        small("E: (48, 1,128 pairs)", 48, copies(4_096), &[64]),
-        small("E: (64, 2,016 pairs)", 64, copies(3_072), &[64]),
     ]
 }
 

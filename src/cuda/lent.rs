@@ -1,8 +1,8 @@
 //! Scratch memory that somebody else owns: another framework's allocator, say, which takes it back between
 //! calls, or puts it into the pool of a CUDA graph.
 //!
-//! The parts of a call lie in it one behind the other, each as long as that very call needs it. So a call with
-//! fewer instances does with less memory. Nothing is expected of what the memory holds.
+//! The parts of a call lie in it one behind the other, each as long as that very call needs it. So a call
+//! with fewer instances does with less memory. Nothing is expected of what the memory holds.
 
 #![allow(unsafe_code)]
 
@@ -75,8 +75,8 @@ impl Parts {
         let mut starts = [0; Slot::COUNT];
         for &slot in Slot::ALL {
             starts[slot as usize] = next;
-            // Together they are no more than the region, whose length is a `usize`. That its end is an address,
-            // too, is the lender's promise.
+            // Together they are no more than the region, whose length is a `usize`. That its end is an
+            // address, too, is the lender's promise.
             next = next.wrapping_add(rounded(sizes.of(slot)) as u64);
         }
         const { assert!(Slot::COUNT <= u32::BITS as usize, "a set of slots has a bit for each") };

@@ -88,7 +88,7 @@ impl<T: DeviceElement> Plan<T> {
     /// for the work that is on the stream, so that the first call of the [raw tier](super::raw) may be on any
     /// other. Other operators are named in [`workspace_for`](Self::workspace_for): a driver takes seconds to
     /// compile a megabyte of kernels where it has not kept them, and few programs call more than these.
-    /// In `f32` without checks they are up to 160 KB, for topologies on one path and, on
+    /// In `f32` without checks they are up to 184 KB, for topologies on one path and, on
     /// [`Path::Dense`](crate::Path::Dense), in one class of up to 8, 16 or 32 vertices.
     ///
     /// # Errors
