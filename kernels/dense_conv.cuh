@@ -227,8 +227,9 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
     A* windows = reinterpret_cast<A*>(items + n_items);
     bool forms = !Checked && N < 32 && sizeof(A) == 4 && args.forms != 0;
     bool aligned = args.aligned != 0;
-    // Checked kernels are not there to be fast: the loop of plain operators would make their PTX longer.
-    bool as_they_are = !Checked && aligned && args.epilogue.exists == 0 && args.add == 0;
+    // Checked kernels are not there to be fast: the loop of plain operators would make their PTX longer. In
+    // the largest class there are no registers for it.
+    constexpr bool ASKS = Checked || N >= 32;
     for (u64 block = blockIdx.x; block < of.blocks; block += gridDim.x) {
         if (of.per_block != 0) {
             if (threadIdx.x < n_items) {
@@ -285,15 +286,11 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
                          element(args.x, chunk.instance, chunk.first_vertex, 0) + feature;
             T* y = static_cast<T*>(args.y.data) + element(args.y, chunk.instance, chunk.first_vertex, 0) +
                    feature;
-            const T* others = static_cast<const T*>(args.epilogue.rows.data) +
-                              element(args.epilogue.rows, chunk.instance, chunk.first_vertex, 0) + feature;
-            const A* bias = static_cast<const A*>(args.epilogue.bias) + feature;
             const A* its_entries = entries + chunk.place * Operator::ENTRIES;
-            const u32* its_words = words + chunk.place * Operator::WORDS;
-            u32 much = aligned ? ALL_FEATURES : ONE_FEATURE;
             A in[N][LEN];
 #pragma unroll
             for (u32 v = 0; v < N; v++) {
+                u32 much = aligned ? ALL_FEATURES : ONE_FEATURE;
                 load_features(in[v], v < n ? much : u32(NOTHING), x);
                 x += args.x.row_stride;
             }
@@ -301,11 +298,18 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
             if (first == 0) {
                 plain = forms ? look_at_operators<A, N>(items, n_items, entries, words)
                               : copy_operators<A, N>(of, items, n_items, entries, words);
-                plain = __syncthreads_and(plain && as_they_are) != 0 && !Checked;
+                plain = plain && aligned && args.epilogue.exists == 0 && args.add == 0;
+                plain = __syncthreads_and(plain) != 0 && !ASKS;
             }
             if (plain) {
                 apply_plain_operator<N>(args, its_entries, n, in, y);
             } else if (chunk.exists) {
+                const T* others = static_cast<const T*>(args.epilogue.rows.data) +
+                                  element(args.epilogue.rows, chunk.instance, chunk.first_vertex, 0) +
+                                  feature;
+                const A* bias = static_cast<const A*>(args.epilogue.bias) + feature;
+                const u32* its_words = words + chunk.place * Operator::WORDS;
+                u32 much = args.aligned != 0 ? ALL_FEATURES : ONE_FEATURE;
                 apply_operator<N>(args, its_entries, its_words, n, much, in, y, others, bias);
             }
         }

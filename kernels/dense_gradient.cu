@@ -427,7 +427,7 @@ __device__ __forceinline__ void dense_gradient(const DenseGradientArgs& args) {
 }
 
 #define KERNELS(A, NAME, CHECKS) \
-    extern "C" __global__ void __launch_bounds__(THREADS, 8) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 8 - CHECKS) \
         dense_gradient_##NAME(const DenseGradientArgs args) { \
         dense_gradient<A, CHECKS>(args); \
     }
