@@ -13,7 +13,8 @@
 # time, or did not do what it is here for. What was skipped is in the summary.
 set -u
 
-# How long each step may take, in seconds.
+# How long each step may take, in seconds. On an H100 the tests took 83, in release 51, the determinism 12,
+# memcheck 75, initcheck 64 and synccheck 51.
 declare -A BUDGET=(
     [tests]=150
     [tests-release]=90
@@ -27,8 +28,8 @@ declare -A BUDGET=(
 
 # The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend
 # itself, which call every operator in both tiers, and the suites of results on the GPU. Left out are
-# cuda::shipping, which starts processes with the emulated driver, and cuda::unvalidated, which has too many
-# cases.
+# cuda::shipping, which starts processes with the emulated driver, and cuda::unvalidated and $WRONG_TABLES,
+# which have many cases, and make kernels read what nobody wrote.
 BACKEND=(
     cuda::calls:: cuda::captures:: cuda::corrupted:: cuda::errors:: cuda::graphs:: cuda::lifetimes::
     cuda::paths:: cuda::raw:: cuda::window_tables::
@@ -37,6 +38,7 @@ SUITES=(
     golden:: saved_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale:: epilogue::
     matrix::
 )
+WRONG_TABLES=cuda::paths::plausible_values_of_dense_tables_are_survived
 # Racecheck follows every access to shared memory: fewer suites, and few cases of each property.
 FEWER_SUITES=(
     golden::convolutions_have_the_golden_results::cuda::f32
@@ -214,7 +216,8 @@ for tool in memcheck racecheck initcheck synccheck; do
     elif [ -n "$sanitizer" ]; then
         # One test at a time: they take turns on the device anyway.
         step $tool sanitizer_ran env "${environment[@]}" "$sanitizer" --tool $tool --error-exitcode 1 \
-            "$root/dev/tests" --show-output --test-threads 1 --skip ::cpu:: "${tested[@]}"
+            "$root/dev/tests" --show-output --test-threads 1 --skip ::cpu:: --skip "$WRONG_TABLES" \
+            "${tested[@]}"
     else
         report $tool skip 0 "there is no compute-sanitizer on this machine"
     fi
