@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Formats the kernels and the emulator's C++ as .clang-format says, or checks that they are formatted.
+"""Formats the kernels, the emulator's C++ and the programs in C as .clang-format says, or checks that they
+are formatted.
 
     .ci/clang_format.py            formats in place
     .ci/clang_format.py --check    names what would change, and fails where something would
@@ -15,7 +16,7 @@ from pathlib import Path
 FORMATTER = "clang-format==23.1.3"
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLED = ROOT / "target" / FORMATTER.replace("==", "-")
-FOLDERS = ["kernels", "emulator/kernels", "emulator/shim"]
+FOLDERS = ["kernels", "emulator/kernels", "emulator/shim", "bindings/c/tests/programs"]
 # Files that a generator wrote are what it writes.
 GENERATED = "// Generated"
 
@@ -26,7 +27,7 @@ def main(arguments):
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(INSTALLED)]
         subprocess.run([*pip, FORMATTER], check=True)
     files = [file for folder in FOLDERS for file in sorted((ROOT / folder).iterdir())]
-    files = [file for file in files if file.suffix in (".cu", ".cuh", ".h", ".cpp")]
+    files = [file for file in files if file.suffix in (".cu", ".cuh", ".h", ".c", ".cpp")]
     files = [str(file) for file in files if not file.read_text().startswith(GENERATED)]
     how = ["--dry-run", "--Werror"] if arguments == ["--check"] else ["-i"]
     subprocess.run([str(program), "--style=file", *how, *files], check=True)

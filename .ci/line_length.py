@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 COLUMNS = 110
-WHOLE = {".py", ".sh", ".cu", ".cuh", ".h", ".cpp", ".md"}
+WHOLE = {".py", ".sh", ".cu", ".cuh", ".h", ".c", ".cpp", ".md"}
 # Scripts without an ending.
 SCRIPTS = {".ci/run"}
 GENERATED = re.compile(r"(//|#) Generated")

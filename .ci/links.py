@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 
 # The packages that are published, and their folders.
-PACKAGES = {"hyperscatter": ".", "hyperscatter-candle": "bindings/candle"}
+PACKAGES = {"hyperscatter": ".", "hyperscatter-candle": "bindings/candle",
+            "hyperscatter-c": "bindings/c"}
 FENCED = r"^ *(```+|~~~+).*?^ *\1[`~]* *$"
 SPAN = r"(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
 CODE = re.compile(f"{FENCED}|{SPAN}", re.DOTALL | re.MULTILINE)

@@ -5,6 +5,7 @@ use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use hyperscatter::cuda::{Checks, DevicePointer, Plan, Workspace};
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{Batch, Conv, Error, Incidence, Path, Repeats};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode};
@@ -23,23 +24,37 @@ struct Lent {
 }
 
 const ALIGNMENT: usize = 256;
-const GUARD: usize = 2 * ALIGNMENT;
+const GUARD: usize = 4 * ALIGNMENT;
+
+/// What the bytes around the memory are.
+const KEPT: u8 = 0x5a;
 
 impl Lent {
-    /// So many bytes; of each of these and of the others, one is written.
-    fn new(stream: &Arc<CudaStream>, bytes: usize, garbage: u8) -> Self {
-        let memory = stream.alloc_zeros::<u8>(bytes + 2 * GUARD).unwrap();
+    /// So many bytes, each of them garbage, or unwritten where there is none.
+    fn new(stream: &Arc<CudaStream>, bytes: usize, garbage: Option<u8>) -> Self {
+        // SAFETY: what is read of it is written here; the rest is what calls are given.
+        let memory = unsafe { stream.alloc::<u8>(bytes + 2 * GUARD) }.unwrap();
         let address = memory.device_ptr(stream).0 as usize;
-        let start = (address + GUARD).next_multiple_of(ALIGNMENT) - address;
+        let start = (address + GUARD / 2).next_multiple_of(ALIGNMENT) - address;
         let mut lent = Self { memory, start, bytes };
-        lent.fill(stream, garbage);
+        let (end, len) = (start + bytes, lent.memory.len());
+        lent.write(stream, 0..start, KEPT);
+        lent.write(stream, end..len, KEPT);
+        if let Some(garbage) = garbage {
+            lent.fill(stream, garbage);
+        }
         lent
     }
 
+    fn write(&mut self, stream: &Arc<CudaStream>, range: Range<usize>, byte: u8) {
+        if !range.is_empty() {
+            stream.memcpy_htod(&vec![byte; range.len()], &mut self.memory.slice_mut(range)).unwrap();
+            stream.synchronize().unwrap();
+        }
+    }
+
     fn fill(&mut self, stream: &Arc<CudaStream>, garbage: u8) {
-        let bytes = vec![garbage; self.memory.len()];
-        stream.memcpy_htod(&bytes, &mut self.memory).unwrap();
-        stream.synchronize().unwrap();
+        self.write(stream, self.start..self.start + self.bytes, garbage);
     }
 
     fn pointer(&self) -> DevicePointer<u8> {
@@ -52,12 +67,13 @@ impl Lent {
         unsafe { workspace.lend_scratch(self.pointer()) }.unwrap();
     }
 
-    /// Whether the bytes around it are what they were filled with.
-    fn is_kept(&self, stream: &Arc<CudaStream>, garbage: u8) -> bool {
-        let bytes = stream.clone_dtoh(&self.memory).unwrap();
-        stream.synchronize().unwrap();
-        let (before, behind) = (&bytes[..self.start], &bytes[self.start + self.bytes..]);
-        !before.is_empty() && !behind.is_empty() && before.iter().chain(behind).all(|&byte| byte == garbage)
+    /// Whether the bytes around it are as they were.
+    fn is_kept(&self, stream: &Arc<CudaStream>) -> bool {
+        [0..self.start, self.start + self.bytes..self.memory.len()].into_iter().all(|range| {
+            let bytes = stream.clone_dtoh(&self.memory.slice(range)).unwrap();
+            stream.synchronize().unwrap();
+            !bytes.is_empty() && bytes.iter().all(|&byte| byte == KEPT)
+        })
     }
 }
 
@@ -103,24 +119,24 @@ fn assert_same_bits<T: GpuElement>(
     let (mut owning, mut borrowing) = (case.workspace(&stream), lent_workspace(&case, &stream));
     let [mut expected, mut found] = [(); 2].map(|()| Slices::upload(&stream, &case.host));
     let mut needed = 0;
-    for (add, garbage) in [(false, 0xff), (true, 0x3c)] {
+    for (add, garbage) in [(false, None), (true, Some(0xff)), (false, Some(0x3c))] {
         for call in Operator::ALL.iter().copied().filter(|call| call.takes(batch.0)) {
             let how = How { add, ..case.how() };
             let bytes = borrowing.scratch_bytes(call, case.instances).unwrap();
             needed += bytes;
             let lent = Lent::new(&stream, bytes, garbage);
             lent.lend_to(&mut borrowing);
-            owning_and(&mut owning, &mut expected, call, how);
-            owning_and(&mut borrowing, &mut found, call, how);
+            checked(&mut owning, &mut expected, call, how);
+            checked(&mut borrowing, &mut found, call, how);
             let what = format!("{call:?}, {kind:?}, {checks:?}, add: {add}, {bytes} bytes");
             assert_eq!(found.results(&stream), expected.results(&stream), "{what}");
-            assert!(lent.is_kept(&stream, garbage), "bytes outside of the memory were written: {what}");
+            assert!(lent.is_kept(&stream), "bytes outside of the memory were written: {what}");
         }
     }
     assert!(needed > 0, "nothing needs scratch memory");
 }
 
-fn owning_and<T: GpuElement>(
+fn checked<T: GpuElement>(
     workspace: &mut Workspace<T>,
     slices: &mut Slices<T>,
     call: Operator,
@@ -179,12 +195,12 @@ fn fewer_instances_need_less_memory() {
     for &call in Operator::ALL {
         let sizes = [0, 2, 40].map(|n| borrowing.scratch_bytes(call, n).unwrap());
         assert!(sizes.is_sorted(), "{call:?}: {sizes:?}");
-        let lent = Lent::new(&stream, sizes[1], 0xff);
+        let lent = Lent::new(&stream, sizes[1], Some(0xff));
         lent.lend_to(&mut borrowing);
-        owning_and(&mut owning, &mut expected, call, few.how());
-        owning_and(&mut borrowing, &mut found, call, few.how());
+        checked(&mut owning, &mut expected, call, few.how());
+        checked(&mut borrowing, &mut found, call, few.how());
         assert_eq!(found.results(&stream), expected.results(&stream), "{call:?}");
-        assert!(lent.is_kept(&stream, 0xff), "{call:?}");
+        assert!(lent.is_kept(&stream), "{call:?}");
     }
     let bytes = |n| borrowing.scratch_bytes(Operator::ConvBackward, n).unwrap();
     assert!(bytes(2) < bytes(40), "{} and {}", bytes(2), bytes(40));
@@ -200,7 +216,7 @@ fn memory_that_is_missing_short_or_misplaced_is_refused() {
     let case = case::<f32>(&gpu, (&pairs(), 6), symmetric(), Checks::On, WindowKind::Shared, paths);
     let (mut owning, mut borrowing) = (case.workspace(&stream), lent_workspace(&case, &stream));
     let mut slices = Slices::upload(&stream, &case.host);
-    let whole = Lent::new(&stream, 1 << 20, 0);
+    let whole = Lent::new(&stream, 1 << 20, None);
     let DevicePointer { address, len, .. } = whole.pointer();
     // SAFETY: the memory lives until the end, and everything is waited for; here and below.
     let refused = unsafe { owning.lend_scratch(whole.pointer()) };
@@ -287,7 +303,7 @@ fn no_call_allocates() {
         let mut workspace = lent_workspace(&case, &stream);
         let mut slices = Slices::upload(&stream, &case.host);
         let bytes = Operator::ALL.iter().map(|&call| workspace.scratch_bytes(call, instances).unwrap());
-        let lent = Lent::new(&stream, bytes.max().unwrap(), 0xff);
+        let lent = Lent::new(&stream, bytes.max().unwrap(), None);
         let control = gpu.control("counting allocations of the device");
         let creations = || control.map(|control| control.creations());
         for counted in [false, true] {
@@ -319,7 +335,7 @@ fn graphs_replay_calls_with_lent_memory() {
         let (mut owning, mut borrowing) = (case.workspace(&own), lent_workspace(&case, &own));
         let [mut expected, mut replayed] = [(); 2].map(|()| Slices::upload(&own, &case.host));
         let bytes = CALLS.map(|call| borrowing.scratch_bytes(call, instances).unwrap());
-        let mut lent = Lent::new(&own, bytes.into_iter().max().unwrap(), 0);
+        let mut lent = Lent::new(&own, bytes.into_iter().max().unwrap(), None);
         lent.lend_to(&mut borrowing);
         let stream = RawStream::new(gpu.device());
         let pointers = replayed.pointers();
@@ -341,7 +357,7 @@ fn graphs_replay_calls_with_lent_memory() {
             graph.replay(&stream);
             stream.synchronize();
             assert_eq!(replayed.results(&own), expected.results(&own), "{garbage:#x}");
-            assert!(lent.is_kept(&own, garbage), "{garbage:#x}");
+            assert!(lent.is_kept(&own), "{garbage:#x}");
         }
         // SAFETY: the stream is alive, and no other has work of the workspace.
         unsafe { borrowing.check_raw(stream.get()) }.unwrap();
