@@ -293,8 +293,7 @@ __device__ __forceinline__ void backward_features(const DenseBackwardArgs& args,
     using C = Cut<N>;
     constexpr u32 LEN = Features<T>::LEN;
     u32 first_u = place.part_u * C::SIDE;
-    // Rows that are not there, or whose features are not: they are no terms of dloss/dx, and products with
-    // them are not stored, whatever they hold.
+    // Rows that are not there are +0, which plain operators count on: see no_entry.
     A g[C::SIDE][LEN];
 #pragma unroll
     for (u32 i = 0; i < C::SIDE; i++) {

@@ -189,7 +189,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             nodes.of_item = NODES_PER_ROOT as u32;
             let items = self.dense_items(&parts, per_block, true)?;
             let mut args = DenseGradientArgs { roots, ..self.dense_gradient_args(items, nodes) };
-            // A thread has one entry: it waits for one node after the other.
+            // A thread has one entry: it waits for memory once for each few nodes.
             args.parts = (size as u64).div_ceil(THREADS.into());
             // SAFETY: the kernel takes a `DenseGradientArgs`; scratch memory has room for the roots of all
             // levels, one behind the other. The caller promises the rest.

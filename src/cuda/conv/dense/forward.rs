@@ -129,8 +129,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
 
 impl DenseClass {
     /// So many instances with one window take longer to wait for a launch that forms their operator than to
-    /// form it in each block. On an H100 (commit 049d652132fa, `f32`, F = 256, pairs of 8 vertices) 64 of
-    /// them took 15 µs by two launches and 8 by one, 2,048 took 27 and 22.
+    /// form it in each block. On an H100 (`f32`, F = 256, pairs of 8 vertices) 64 of them took 15 µs by two
+    /// launches (commit 049d652132fa) and 7 by one (0659e6d07e92), 2,048 took 27 and 20. The number for more
+    /// vertices has not been measured.
     const fn few_instances(self) -> u64 {
         match self {
             Self::Of8 => 2_048,
