@@ -158,39 +158,77 @@ fn backends_have_the_same_bits_where_many_instances_share_a_window() {
     }
 }
 
+/// y and ∂x of these rows, which are x and ∂loss/∂y, of copies on the dense path with weights of 1.
+fn on_dense_path(
+    backend: &dyn Backend<f32>,
+    topology: &Incidence,
+    instances: usize,
+    is_shared: bool,
+    rows: &[f32],
+) -> [Vec<f32>; 2] {
+    let features = rows.len() / (instances * topology.n_vertices());
+    let w = vec![1.0f32; topology.n_hyperedges() * if is_shared { 1 } else { instances }];
+    let weights = || match is_shared {
+        true => hyperscatter::Weights::shared(&w[..]),
+        false => hyperscatter::Weights::consecutive(&w[..]),
+    };
+    let batch = Batch::replicate(topology.clone());
+    let [mut y, mut grad_x] = [(); 2].map(|()| vec![f32::NAN; rows.len()]);
+    let at = RowLayout::contiguous(features).instances(instances);
+    let mut operators =
+        backend.operators_on(&batch, features, Conv::default(), instances, Some(&[Path::Dense])).unwrap();
+    let x = || Rows::new(rows, at);
+    operators.conv(x(), weights(), None, Out::Overwrite(Rows::new(&mut y[..], at))).unwrap();
+    let to = Out::Overwrite(Rows::new(&mut grad_x[..], at));
+    operators.conv_backward(x(), None, weights(), x(), to, Out::Skip).unwrap();
+    [y, grad_x]
+}
+
+/// The backends that have loops of their own for cliques: kernels with checks have none.
+fn with_plain_loops() -> (Cpu, Cuda) {
+    (Cpu, Cuda::new(Mode { checks: Checks::Off, ..Mode::PLAIN }))
+}
+
 /// A sum that underflows to -0 stays -0: vertices that a class has and a topology does not are no terms.
 #[test]
 fn sums_that_underflow_have_the_same_sign_in_classes_that_are_not_full() {
-    const F: usize = 4;
-    fn signs(backend: &dyn Backend<f32>, n: usize, instances: usize, is_shared: bool) -> [Vec<u64>; 2] {
-        let topology = Incidence::subsets(n, 2).unwrap();
-        let w = vec![1.0f32; topology.n_hyperedges() * if is_shared { 1 } else { instances }];
-        let weights = || match is_shared {
-            true => hyperscatter::Weights::shared(&w[..]),
-            false => hyperscatter::Weights::consecutive(&w[..]),
-        };
-        let batch = Batch::replicate(topology);
-        let rows = vec![-f32::from_bits(1); instances * n * F];
-        let [mut y, mut grad_x] = [(); 2].map(|()| vec![f32::NAN; rows.len()]);
-        let at = RowLayout::contiguous(F).instances(instances);
-        let mut operators =
-            backend.operators_on(&batch, F, Conv::default(), instances, Some(&[Path::Dense])).unwrap();
-        let x = || Rows::new(&rows[..], at);
-        operators.conv(x(), weights(), None, Out::Overwrite(Rows::new(&mut y[..], at))).unwrap();
-        let to = Out::Overwrite(Rows::new(&mut grad_x[..], at));
-        operators.conv_backward(x(), None, weights(), x(), to, Out::Skip).unwrap();
-        [bits(&y), bits(&grad_x)]
-    }
-    // Kernels with checks have no loop of their own for cliques.
-    let cuda = Cuda::new(Mode { checks: Checks::Off, ..Mode::PLAIN });
+    let (cpu, cuda) = with_plain_loops();
     // Not of 17 to 24 vertices: a part of them that is empty adds a sum of no terms, which is +0.
     for n in (2..=16).chain([25, 31, 32]) {
-        for (instances, is_shared) in [(5, true), (5, false)] {
-            let expected = vec![(-0.0f64).to_bits(); instances * n * F];
-            for backend in [&Cpu as &dyn Backend<f32>, &cuda] {
-                let [y, grad_x] = signs(backend, n, instances, is_shared);
-                assert!(y == expected, "y, {n} vertices, shared: {is_shared}");
-                assert!(grad_x == expected, "∂x, {n} vertices, shared: {is_shared}");
+        let topology = Incidence::subsets(n, 2).unwrap();
+        let rows = vec![-f32::from_bits(1); 5 * n * 4];
+        for is_shared in [true, false] {
+            for backend in [&cpu as &dyn Backend<f32>, &cuda] {
+                for (name, found) in
+                    ["y", "∂x"].into_iter().zip(on_dense_path(backend, &topology, 5, is_shared, &rows))
+                {
+                    let is_same = found.iter().all(|value| value.to_bits() == (-0.0f32).to_bits());
+                    assert!(is_same, "{name}, {n} vertices, shared: {is_shared}");
+                }
+            }
+        }
+    }
+}
+
+/// An infinity reaches vertices that share a hyperedge with it and no others, also where kernels have a loop
+/// for cliques that asks nothing.
+#[test]
+fn an_infinity_in_a_chain_reaches_its_neighbors_alone() {
+    let (cpu, cuda) = with_plain_loops();
+    for n in [3usize, 8, 9, 16, 17] {
+        let edges: Vec<_> = (1..n as u32).map(|v| vec![v - 1, v]).collect();
+        let topology = Incidence::from_edges(n, &edges, Repeats::Keep).unwrap();
+        let rows: Vec<f32> =
+            (0..5 * n * 4).map(|i| if i / 4 % n == 0 { f32::INFINITY } else { 1.0 }).collect();
+        for is_shared in [true, false] {
+            for backend in [&cpu as &dyn Backend<f32>, &cuda] {
+                for (name, found) in
+                    ["y", "∂x"].into_iter().zip(on_dense_path(backend, &topology, 5, is_shared, &rows))
+                {
+                    let is_right = |(i, value): (usize, &f32)| value.is_finite() == (i / 4 % n > 1);
+                    let are_right = found.iter().enumerate().all(is_right);
+                    assert!(are_right, "{name}, {n} vertices, shared: {is_shared}");
+                }
             }
         }
     }
