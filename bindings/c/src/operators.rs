@@ -55,6 +55,72 @@ unsafe fn epilogue_gradients(
     }
 }
 
+/// What a step calls the rows that it reads and those that it computes, and their gradients.
+fn names_of_step(direction: Direction) -> ([&'static str; 2], [&'static str; 2]) {
+    match direction {
+        Direction::VertexToHyperedge => (["x", "z"], ["grad_x", "grad_z"]),
+        Direction::HyperedgeToVertex => (["z", "y"], ["grad_z", "grad_y"]),
+    }
+}
+
+/// A step from `source` rows to `target` rows.
+///
+/// # Safety
+/// As that of [`hs_vertex_to_hyperedge`].
+unsafe fn make_step(
+    workspace: *mut hs_workspace,
+    stream: *mut c_void,
+    direction: Direction,
+    step: *const hs_step,
+    source: *const hs_rows,
+    target: *const hs_out_rows,
+) -> i32 {
+    let ([of_source, of_target], _) = names_of_step(direction);
+    // SAFETY: the caller's promise.
+    unsafe {
+        call(workspace, stream, |reader| {
+            Ok(Call::Step {
+                direction,
+                step: reader.step(step)?,
+                x: reader.rows(of_source, direction.source(), source, Of::Elements)?,
+                y: reader.out_rows(of_target, direction.target(), target, Of::Elements)?,
+            })
+        })
+    }
+}
+
+/// The gradients of a step from `source` rows, given that of its target rows.
+///
+/// # Safety
+/// As that of [`hs_vertex_to_hyperedge`].
+unsafe fn differentiate_step(
+    workspace: *mut hs_workspace,
+    stream: *mut c_void,
+    direction: Direction,
+    step: *const hs_step,
+    source: *const hs_rows,
+    grad: *const hs_rows,
+    gradients: *const hs_step_gradients,
+) -> i32 {
+    let ([of_source, _], [of_rows, of_grad]) = names_of_step(direction);
+    // SAFETY: the caller's promise.
+    unsafe {
+        call(workspace, stream, |reader| {
+            let gradients = reference("gradients", gradients)?;
+            let (of_vertices, of_hyperedges) = (gradients.vertex_scale, gradients.hyperedge_scale);
+            Ok(Call::StepBackward {
+                direction,
+                step: reader.step(step)?,
+                x: reader.rows(of_source, direction.source(), source, Of::Elements)?,
+                grad: reader.rows(of_grad, direction.target(), grad, Of::Elements)?,
+                rows: reader.out_rows(of_rows, direction.source(), gradients.rows, Of::Elements)?,
+                vertex_scale: reader.out_values("gradients.vertex_scale", of_vertices, Of::Sums)?,
+                hyperedge_scale: reader.out_values("gradients.hyperedge_scale", of_hyperedges, Of::Sums)?,
+            })
+        })
+    }
+}
+
 /// z_e = s_e Σ_{v∈e} r_v x_v: for each hyperedge the sum or the mean of the rows of its vertices. `x` has a
 /// row for each vertex, `z` one for each hyperedge.
 ///
@@ -77,16 +143,7 @@ pub unsafe extern "C" fn hs_vertex_to_hyperedge(
     z: *const hs_out_rows,
 ) -> i32 {
     // SAFETY: the caller's promise.
-    unsafe {
-        call(workspace, stream, |reader| {
-            Ok(Call::Step {
-                direction: Direction::VertexToHyperedge,
-                step: reader.step(step)?,
-                x: reader.rows("x", Axis::Vertex, x, Of::Elements)?,
-                y: reader.out_rows("z", Axis::Hyperedge, z, Of::Elements)?,
-            })
-        })
-    }
+    unsafe { make_step(workspace, stream, Direction::VertexToHyperedge, step, x, z) }
 }
 
 /// The gradients of `hs_vertex_to_hyperedge`, given that of z.
@@ -106,28 +163,7 @@ pub unsafe extern "C" fn hs_vertex_to_hyperedge_backward(
     gradients: *const hs_step_gradients,
 ) -> i32 {
     // SAFETY: the caller's promise.
-    unsafe {
-        call(workspace, stream, |reader| {
-            let gradients = reference("gradients", gradients)?;
-            Ok(Call::StepBackward {
-                direction: Direction::VertexToHyperedge,
-                step: reader.step(step)?,
-                x: reader.rows("x", Axis::Vertex, x, Of::Elements)?,
-                grad: reader.rows("grad_z", Axis::Hyperedge, grad_z, Of::Elements)?,
-                rows: reader.out_rows("grad_x", Axis::Vertex, gradients.rows, Of::Elements)?,
-                vertex_scale: reader.out_values(
-                    "gradients.vertex_scale",
-                    gradients.vertex_scale,
-                    Of::Sums,
-                )?,
-                hyperedge_scale: reader.out_values(
-                    "gradients.hyperedge_scale",
-                    gradients.hyperedge_scale,
-                    Of::Sums,
-                )?,
-            })
-        })
-    }
+    unsafe { differentiate_step(workspace, stream, Direction::VertexToHyperedge, step, x, grad_z, gradients) }
 }
 
 /// y_v = t_v Σ_{e∋v} u_e z_e: for each vertex the sum or the mean of the rows of its hyperedges. `z` has a
@@ -147,16 +183,7 @@ pub unsafe extern "C" fn hs_hyperedge_to_vertex(
     y: *const hs_out_rows,
 ) -> i32 {
     // SAFETY: the caller's promise.
-    unsafe {
-        call(workspace, stream, |reader| {
-            Ok(Call::Step {
-                direction: Direction::HyperedgeToVertex,
-                step: reader.step(step)?,
-                x: reader.rows("z", Axis::Hyperedge, z, Of::Elements)?,
-                y: reader.out_rows("y", Axis::Vertex, y, Of::Elements)?,
-            })
-        })
-    }
+    unsafe { make_step(workspace, stream, Direction::HyperedgeToVertex, step, z, y) }
 }
 
 /// The gradients of `hs_hyperedge_to_vertex`, given that of y.
@@ -176,28 +203,7 @@ pub unsafe extern "C" fn hs_hyperedge_to_vertex_backward(
     gradients: *const hs_step_gradients,
 ) -> i32 {
     // SAFETY: the caller's promise.
-    unsafe {
-        call(workspace, stream, |reader| {
-            let gradients = reference("gradients", gradients)?;
-            Ok(Call::StepBackward {
-                direction: Direction::HyperedgeToVertex,
-                step: reader.step(step)?,
-                x: reader.rows("z", Axis::Hyperedge, z, Of::Elements)?,
-                grad: reader.rows("grad_y", Axis::Vertex, grad_y, Of::Elements)?,
-                rows: reader.out_rows("grad_z", Axis::Hyperedge, gradients.rows, Of::Elements)?,
-                vertex_scale: reader.out_values(
-                    "gradients.vertex_scale",
-                    gradients.vertex_scale,
-                    Of::Sums,
-                )?,
-                hyperedge_scale: reader.out_values(
-                    "gradients.hyperedge_scale",
-                    gradients.hyperedge_scale,
-                    Of::Sums,
-                )?,
-            })
-        })
-    }
+    unsafe { differentiate_step(workspace, stream, Direction::HyperedgeToVertex, step, z, grad_y, gradients) }
 }
 
 /// The convolution y = L H U B⁻¹ Hᵀ R x, with the conventions of the plan.
