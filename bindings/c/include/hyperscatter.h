@@ -1354,6 +1354,19 @@ int32_t hs_incidence_with_self_loops(const hs_incidence *of, uint32_t self_loops
 int32_t hs_incidence_get_sizes(const hs_incidence *incidence, hs_incidence_sizes *sizes);
 
 /*
+ The incidences as compressed sparse rows by hyperedge, as `hs_incidence_from_csr` takes them: writes one
+ more pointer than there are hyperedges to `edge_ptr`, and as many vertices as there are incidences to
+ `edge_vertices` (which may be null where there are none).
+
+ Errors: `HS_ERROR_NULL`.
+
+ The caller promises:
+ `incidence` is null or a living handle; the arrays are null or have room for what `hs_incidence_get_sizes`
+ tells.
+ */
+int32_t hs_incidence_get_csr(const hs_incidence *incidence, int64_t *edge_ptr, int64_t *edge_vertices);
+
+/*
  Frees a handle, or does nothing for null. Batches that were made of it keep what they need.
 
  The caller promises:

@@ -3,7 +3,7 @@
 use hyperscatter::{Axis, Incidence, Repeats, SelfLoops};
 
 use crate::arguments::{choice, give, hs_indices, indices, make, reference, with_indices};
-use crate::error::{entry, quietly};
+use crate::error::{Failure, entry, quietly};
 
 /// A vertex that a hyperedge lists more than once counts each time, as in PyTorch Geometric.
 pub const HS_REPEATS_KEEP: u32 = 0;
@@ -177,6 +177,40 @@ pub unsafe extern "C" fn hs_incidence_get_sizes(
         };
         // SAFETY: as above.
         unsafe { give("sizes", sizes, found) }
+    })
+}
+
+/// The incidences as compressed sparse rows by hyperedge, as `hs_incidence_from_csr` takes them: writes one
+/// more pointer than there are hyperedges to `edge_ptr`, and as many vertices as there are incidences to
+/// `edge_vertices` (which may be null where there are none).
+///
+/// Errors: `HS_ERROR_NULL`.
+///
+/// # Safety
+/// `incidence` is null or a living handle; the arrays are null or have room for what `hs_incidence_get_sizes`
+/// tells.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hs_incidence_get_csr(
+    incidence: *const hs_incidence,
+    edge_ptr: *mut i64,
+    edge_vertices: *mut i64,
+) -> i32 {
+    entry(|| {
+        // SAFETY: the caller's promise, here and below.
+        let csr = unsafe { &reference("incidence", incidence)?.0 }.by_edge();
+        let arrays = [("edge_ptr", edge_ptr, csr.pointers), ("edge_vertices", edge_vertices, csr.indices)];
+        for (what, array, words) in arrays {
+            if array.is_null() && !words.is_empty() {
+                return Err(Failure::Null(what));
+            }
+        }
+        for (_, array, words) in arrays {
+            for (i, &word) in words.iter().enumerate() {
+                // SAFETY: as above. An array may be aligned less than Rust's are.
+                unsafe { array.add(i).write_unaligned(word.into()) };
+            }
+        }
+        Ok(())
     })
 }
 

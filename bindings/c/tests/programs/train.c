@@ -289,6 +289,13 @@ static void wrong_topologies(void) {
     hs_incidence_sizes sizes;
     CHECK(hs_incidence_get_sizes(incidence, &sizes));
     EXPECT(sizes.hyperedges == 3 && sizes.incidences == 4);
+    int64_t edge_ptr[4], edge_vertices[4];
+    const int64_t pointers_of_loops[] = {0, 2, 3, 4}, vertices_of_loops[] = {0, 1, 0, 1};
+    CHECK(hs_incidence_get_csr(incidence, edge_ptr, edge_vertices));
+    EXPECT(memcmp(edge_ptr, pointers_of_loops, sizeof edge_ptr) == 0);
+    EXPECT(memcmp(edge_vertices, vertices_of_loops, sizeof edge_vertices) == 0);
+    FAILS(hs_incidence_get_csr(incidence, edge_ptr, NULL), HS_ERROR_NULL, "edge_vertices");
+    FAILS(hs_incidence_get_csr(NULL, edge_ptr, edge_vertices), HS_ERROR_NULL, "incidence");
     hs_incidence_free(incidence);
     const hs_incidence* const list[] = {pair, NULL};
     hs_indices of_table = indices(edges, 4);

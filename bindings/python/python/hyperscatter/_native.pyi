@@ -1,0 +1,5 @@
+# What maturin generates: the library, and cffi's declarations of it.
+from typing import Any
+
+ffi: Any
+lib: Any

@@ -1,0 +1,401 @@
+"""The operators of `torch.ops.hyperscatter`: schemas, kernels, fake kernels and derivatives.
+
+They take tensors and numbers alone. `topology` and `windows` are packed tensors (see `_packed`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _calls
+
+_LIBRARY = torch.library.Library("hyperscatter", "DEF")
+_DEVICES = ("CPU", "CUDA")
+
+
+def _define(name: str, schema: str, function: Any, fake: Any) -> None:
+    torch.library.define(f"hyperscatter::{name}", schema, lib=_LIBRARY, tags=(torch.Tag.pt2_compliant_tag,))
+    for device in _DEVICES:
+        _LIBRARY.impl(name, function, device)
+    torch.library.register_fake(f"hyperscatter::{name}", fake, lib=_LIBRARY)
+
+
+def _autograd(name: str, backward: Any, setup: Any) -> None:
+    torch.library.register_autograd(f"hyperscatter::{name}", backward, setup_context=setup, lib=_LIBRARY)
+
+
+ops: Any = torch.ops.hyperscatter
+
+# ---- steps ----
+
+_SCALES = "Tensor topology, Tensor? vertex_scale, Tensor? hyperedge_scale, bool mean"
+
+
+def _fake_step(x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, rows: int) -> Tensor:
+    return x.new_empty((*x.shape[:-2], rows, x.shape[-1]))
+
+
+def _fake_step_backward(
+    grad: Tensor, x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, wanted: list[bool]
+) -> Any:
+    nothing = x.new_empty(0)
+    return (
+        _calls.empty_like(x) if wanted[0] else nothing,
+        torch.empty_like(vs) if wanted[1] and vs is not None else x.new_empty(0),
+        torch.empty_like(hs) if wanted[2] and hs is not None else x.new_empty(0),
+    )
+
+
+def _register_step(name: str, to_hyperedges: bool) -> None:
+    def forward(x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, rows: int) -> Tensor:
+        return _calls.step(x, topology, vs, hs, mean, rows, to_hyperedges)
+
+    def backward(*arguments: Any) -> Any:
+        return _calls.step_backward(*arguments, to_hyperedges)
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        x, topology, vs, hs, ctx.mean, ctx.rows = inputs
+        # Without scales no gradient needs x: it may be freed, or written.
+        ctx.rows_in = x.shape[-2]
+        ctx.save_for_backward(x if vs is not None or hs is not None else None, topology, vs, hs)
+
+    def derivative(ctx: Any, grad: Tensor) -> Any:
+        x, topology, vs, hs = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+        if x is None and not ctx.mean:
+            # The transpose is the other step.
+            other = ops.e2v if to_hyperedges else ops.v2e
+            return other(grad, topology, None, None, False, ctx.rows_in), None, None, None, None, None
+        if x is None:
+            x = grad.new_zeros((*grad.shape[:-2], ctx.rows_in, grad.shape[-1]))
+        gradients = getattr(ops, f"{name}_backward")(grad, x, topology, vs, hs, ctx.mean, wanted)
+        gx, gvs, ghs = (g if want else None for g, want in zip(gradients, wanted, strict=True))
+        return gx, None, gvs, ghs, None, None
+
+    def composite(x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, rows: int) -> Tensor:
+        return _step_from_sums(x, topology, vs, hs, mean, rows, to_hyperedges)
+
+    def setup_backward(ctx: Any, inputs: Any, output: Any) -> None:
+        grad, x, topology, vs, hs, ctx.mean, ctx.wanted = inputs
+        ctx.save_for_backward(grad, x, topology, vs, hs)
+
+    def second_derivative(ctx: Any, *cotangents: Any) -> Any:
+        grad, x, topology, vs, hs = ctx.saved_tensors
+        rows = grad.shape[-2]
+        g, x, vs, hs = _second_order(
+            lambda x, vs, hs: composite(x, topology, vs, hs, ctx.mean, rows),
+            grad,
+            [x, vs, hs],
+            ctx.wanted,
+            cotangents,
+        )
+        return g, x, None, vs, hs, None, None
+
+    _define(name, f"(Tensor x, {_SCALES}, SymInt rows) -> Tensor", forward, _fake_step)
+    _define(
+        f"{name}_backward",
+        f"(Tensor grad, Tensor x, {_SCALES}, bool[3] wanted) -> (Tensor, Tensor, Tensor)",
+        backward,
+        _fake_step_backward,
+    )
+    _autograd(name, derivative, setup)
+    _autograd(f"{name}_backward", second_derivative, setup_backward)
+
+
+def _second_order(
+    function: Any, grad: Tensor, operands: list[Any], wanted: Any, cotangents: Any
+) -> list[Any]:
+    """The gradients of a backward operator, by its `grad` and its operands.
+
+    `function` is the forward operator made of operators that can be differentiated any number of times. Its
+    gradients are formed in a graph, and differentiated in turn.
+    """
+    with torch.enable_grad():
+        leaves = [grad, *operands]
+        aliases = [None if leaf is None else _alias(leaf) for leaf in leaves]
+        g, *inputs = aliases
+        y = function(*inputs)
+        pairs = [
+            (of, ct)
+            for of, want, ct in zip(inputs, wanted, cotangents, strict=False)
+            if want and of is not None and ct is not None
+        ]
+        if not pairs:
+            return [None] * len(leaves)
+        gradients = torch.autograd.grad(
+            y, [of for of, _ in pairs], g, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        total = sum((gradient * ct).sum() for gradient, (_, ct) in zip(gradients, pairs, strict=True))
+        present = [alias for alias in aliases if alias is not None]
+        found = iter(
+            torch.autograd.grad(
+                total,
+                present,
+                create_graph=torch.is_grad_enabled(),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+        return [None if alias is None else next(found) for alias in aliases]
+
+
+def _alias(leaf: Tensor) -> Tensor:
+    """The same, as something that can be differentiated by, and through."""
+    return leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_()
+
+
+def _rows_of(topology: Tensor, scale: Tensor, rows: Tensor, along_vertices: bool) -> Tensor:
+    """A scale, shared or each instance's own, beside the rows that it scales."""
+    of = _calls.axes(topology, rows)
+    sizes = of.structure.sizes
+    if sizes.is_copies:
+        return scale.unsqueeze(-1)
+    each = sizes.n if along_vertices else sizes.m
+    total = sizes.vertices if along_vertices else sizes.hyperedges
+    if (scale.numel() == each and each != total) or not of.is_packed:
+        raise NotImplementedError(
+            "second derivatives of a Batch are there for packed rows with weights of all instances alone"
+        )
+    return scale.reshape(-1, 1)
+
+
+def _step_from_sums(
+    x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, rows: int, to_hyperedges: bool
+) -> Tensor:
+    first, last = (vs, hs) if to_hyperedges else (hs, vs)
+    if first is not None:
+        x = x * _rows_of(topology, first, x, to_hyperedges).to(x.dtype)
+    sums = ops.v2e if to_hyperedges else ops.e2v
+    y = sums(x, topology, None, None, False, rows)
+    if mean:
+        ones = x.new_ones(*x.shape[:-1], 1)
+        counts = sums(ones, topology, None, None, False, rows)
+        y = y / counts.clamp(min=1)
+    if last is not None:
+        y = y * _rows_of(topology, last, y, not to_hyperedges).to(y.dtype)
+    return y
+
+
+_register_step("v2e", True)
+_register_step("e2v", False)
+
+# ---- convolution ----
+
+_CONVENTIONS = "int normalization, int weight_use"
+
+
+def _fake_conv(
+    x: Tensor,
+    weight: Tensor,
+    topology: Tensor,
+    windows: Any,
+    bias: Any,
+    residual: Any,
+    activation: int,
+    normalization: int,
+    weight_use: int,
+    readout: int,
+) -> Tensor:
+    if readout == 0:
+        return _calls.empty_like(x)
+    lead = x.shape[:-2] if readout < 0 else (readout,)
+    return x.new_empty((*lead, x.shape[-1]))
+
+
+def _conv(*arguments: Any) -> Tensor:
+    return _calls.conv(*arguments[:-1], arguments[-1] != 0)
+
+
+def _fake_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    topology: Tensor,
+    windows: Any,
+    bias: Any,
+    activation: int,
+    normalization: int,
+    weight_use: int,
+    readout: bool,
+    wanted: list[bool],
+) -> Any:
+    return (
+        _calls.empty_like(x) if wanted[0] else x.new_empty(0),
+        torch.empty_like(weight) if wanted[1] else x.new_empty(0),
+        torch.empty_like(bias) if wanted[2] and bias is not None else x.new_empty(0),
+        x.new_empty(x.shape) if wanted[3] else x.new_empty(0),
+    )
+
+
+def _setup_conv(ctx: Any, inputs: Any, output: Any) -> None:
+    x, weight, topology, windows, bias, residual, *ctx.numbers, ctx.readout = inputs
+    ctx.save_for_backward(x, weight, topology, windows, bias)
+    ctx.has_residual = residual is not None
+
+
+def _conv_derivative(ctx: Any, grad: Tensor) -> Any:
+    x, weight, topology, windows, bias = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    readout = ctx.readout != 0
+    wants_residual = ctx.has_residual and needs[5]
+    wanted = [needs[0], needs[1], bias is not None and needs[4], wants_residual and readout]
+    outputs = ops.conv_backward(grad, x, weight, topology, windows, bias, *ctx.numbers, readout, wanted)
+    gx, gw, gb, gr = (g if want else None for g, want in zip(outputs, wanted, strict=True))
+    if wants_residual and not readout:
+        gr = grad
+    return gx, gw, None, None, gb, gr, None, None, None, None
+
+
+def _setup_conv_backward(ctx: Any, inputs: Any, output: Any) -> None:
+    grad, x, weight, topology, windows, bias, *ctx.numbers, ctx.wanted = inputs
+    ctx.save_for_backward(grad, x, weight, topology, windows, bias)
+
+
+def _conv_second_derivative(ctx: Any, *cotangents: Any) -> Any:
+    grad, x, weight, topology, windows, bias = ctx.saved_tensors
+    activation, normalization, weight_use, readout = ctx.numbers
+
+    def function(x: Tensor, weight: Tensor, bias: Any, residual: Any) -> Tensor:
+        y = _conv_from_sums(x, weight, topology, windows, normalization, weight_use)
+        if bias is not None:
+            y = y + bias.to(y.dtype)
+        y = _ACTIVATIONS[activation](y)
+        if residual is not None:
+            y = y + residual
+        return _mean_of(y, topology) if readout else y
+
+    residual = torch.zeros_like(x) if ctx.wanted[3] else None
+    operands = [x, weight, bias, residual]
+    g, gx, gw, gb, _ = _second_order(function, grad, operands, ctx.wanted, cotangents)
+    return g, gx, gw, None, None, gb, None, None, None, None, None
+
+
+_ACTIVATIONS = (
+    lambda u: u,
+    torch.relu,
+    torch.nn.functional.gelu,
+    lambda u: torch.nn.functional.gelu(u, approximate="tanh"),
+    torch.nn.functional.silu,
+)
+
+
+def _mean_of(y: Tensor, topology: Tensor) -> Tensor:
+    if not _calls.axes(topology, y).structure.sizes.is_copies:
+        raise NotImplementedError("second derivatives of a readout of a Batch")
+    return y.mean(-2)
+
+
+def _conv_from_sums(
+    x: Tensor, weight: Tensor, topology: Tensor, windows: Any, normalization: int, weight_use: int
+) -> Tensor:
+    """The convolution from the two steps, each of which can be differentiated any number of times."""
+    if windows is not None:
+        raise NotImplementedError("second derivatives with a table of windows")
+    sizes = _calls.axes(topology, x).structure.sizes
+    m = sizes.m if sizes.is_copies or x.dim() == 3 else sizes.hyperedges
+    w = _rows_of(topology, weight, x.new_empty(m, 1), False).to(x.dtype)
+    one = torch.ones_like(w)
+    in_degree = one if weight_use == 2 else w
+    in_message = one if weight_use == 1 else w
+    rows = x.shape[-2]
+    left = right = None
+    if normalization != 2:
+        degree = ops.e2v(in_degree.contiguous(), topology, None, None, False, rows)
+        zero = degree == 0
+        safe = degree.masked_fill(zero, 1)
+        inverse = (1 / safe if normalization == 0 else safe.rsqrt()).masked_fill(zero, 0)
+        left = inverse
+        right = inverse if normalization == 1 else None
+    if right is not None:
+        x = x * right
+    z = ops.v2e(x, topology, None, None, True, m) * in_message
+    y = ops.e2v(z, topology, None, None, False, rows)
+    return y if left is None else y * left
+
+
+_define(
+    "conv",
+    "(Tensor x, Tensor weight, Tensor topology, Tensor? windows, Tensor? bias, "
+    "Tensor? residual, int activation, "
+    f"{_CONVENTIONS}, SymInt readout) -> Tensor",
+    _conv,
+    _fake_conv,
+)
+_define(
+    "conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor topology, Tensor? windows, Tensor? bias, int activation, "
+    f"{_CONVENTIONS}, bool readout, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
+    _calls.conv_backward,
+    _fake_conv_backward,
+)
+_autograd("conv", _conv_derivative, _setup_conv)
+_autograd("conv_backward", _conv_second_derivative, _setup_conv_backward)
+
+# ---- matrices ----
+
+
+def _setup_operator(ctx: Any, inputs: Any, output: Any) -> None:
+    weight, topology, windows, _instances, _n, *ctx.numbers = inputs
+    ctx.save_for_backward(weight, topology, windows)
+
+
+def _operator_derivative(ctx: Any, grad: Tensor) -> Any:
+    gradient = ops.operator_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+    return gradient, None, None, None, None, None, None
+
+
+_define(
+    "operator",
+    "(Tensor weight, Tensor topology, Tensor? windows, SymInt instances, SymInt n, "
+    f"{_CONVENTIONS}) -> Tensor",
+    _calls.operator,
+    lambda weight, topology, windows, instances, n, *_: weight.new_empty((instances, n, n)),
+)
+_define(
+    "operator_backward",
+    f"(Tensor grad, Tensor weight, Tensor topology, Tensor? windows, {_CONVENTIONS}) -> Tensor",
+    _calls.operator_backward,
+    lambda grad, weight, *_: torch.empty_like(weight),
+)
+_autograd("operator", _operator_derivative, _setup_operator)
+
+
+def _setup_gram(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gram_derivative(ctx: Any, grad: Tensor) -> Any:
+    return ops.gram_backward(grad, *ctx.saved_tensors), None
+
+
+def _setup_gram_backward(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gram_second_derivative(ctx: Any, cotangent: Tensor) -> Any:
+    """Of (S + S^T) x, with S the gradient of the inner products."""
+    grad, x, topology = ctx.saved_tensors
+    c, wide = cotangent.to(grad.dtype), x.to(grad.dtype)
+    outer = c @ wide.transpose(-1, -2)
+    return outer + outer.transpose(-1, -2), ops.gram_backward(grad, cotangent, topology), None
+
+
+_define(
+    "gram",
+    "(Tensor x, Tensor topology) -> Tensor",
+    _calls.gram,
+    lambda x, topology: x.new_empty(
+        (*x.shape[:-2], x.shape[-2], x.shape[-2]), dtype=_calls.accumulation(x.dtype)
+    ),
+)
+_define(
+    "gram_backward",
+    "(Tensor grad, Tensor x, Tensor topology) -> Tensor",
+    _calls.gram_backward,
+    lambda grad, x, topology: _calls.empty_like(x),
+)
+_autograd("gram", _gram_derivative, _setup_gram)
+_autograd("gram_backward", _gram_second_derivative, _setup_gram_backward)

@@ -1,0 +1,105 @@
+"""Structure as a tensor: what operators take, so that compiled and exported graphs hold it.
+
+A packed tensor is one-dimensional, of 64-bit integers, on the CPU:
+
+    [MAGIC, fingerprint (2 words), kind, ...]
+
+The fingerprint is BLAKE2b of everything behind it. It is what things are looked up by: a clone of the tensor,
+or the same tensor in another process, finds the same structure, or builds it from the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from ._library import Error, ffi
+
+MAGIC = 0x7265747461637368  # "hscatter"
+HEAD = 4
+
+
+class Kind(IntEnum):
+    COPIES = 0
+    """n_vertices, n_hyperedges, edge_ptr, edge_vertices"""
+    TABLE = 1
+    """n_topologies, n_instances, then each topology as above with n_incidences before its arrays,
+    topology_ids"""
+    COORDINATES = 2
+    """n_graphs, n_incidences, repeats, all_in_first, vertices, hyperedges, vertex_counts, hyperedge_counts"""
+    WINDOWS = 3
+    """offsets"""
+
+
+Key = tuple[int, int]
+
+
+def integers(of: object) -> Tensor:
+    """One-dimensional 64-bit integers on the CPU.
+
+    Raises:
+        TypeError: for anything but integers.
+        Error: for another number of dimensions.
+    """
+    tensor = torch.as_tensor(of)
+    if tensor.numel() == 0 and not isinstance(of, Tensor):
+        tensor = tensor.to(torch.int64)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"indices must be integers, and these are {tensor.dtype}")
+    if tensor.dim() != 1:
+        raise Error(f"indices must be one-dimensional, and these have the shape {tuple(tensor.shape)}")
+    return tensor.detach().to(device="cpu", dtype=torch.int64).contiguous()
+
+
+def pack(kind: Kind, *parts: Tensor | int) -> Tensor:
+    """Kind and content, with their fingerprint."""
+    content = [torch.tensor([int(part)]) if isinstance(part, int) else part for part in (int(kind), *parts)]
+    head = torch.tensor([MAGIC, 0, 0])
+    packed = torch.cat([head, *content])
+    bytes_ = ffi.buffer(ffi.cast("char *", packed.data_ptr()), packed.numel() * 8)[24:]
+    digest = hashlib.blake2b(bytes_, digest_size=16).digest()
+    for i in range(2):
+        packed[1 + i] = int.from_bytes(digest[8 * i : 8 * i + 8], "little", signed=True)
+    return packed
+
+
+def key_of(packed: Tensor) -> Key:
+    """The fingerprint.
+
+    Raises:
+        Error: if this is no packed tensor.
+    """
+    if packed.device.type == "cpu" and packed.dtype == torch.int64 and packed.numel() >= HEAD:
+        words = ffi.cast("int64_t *", packed.data_ptr())
+        if words[0] == MAGIC:
+            return words[1], words[2]
+    raise Error(
+        "this is no packed topology: operators take what Incidence.packed and "
+        "Batch.packed are, a tensor of 64-bit "
+        "integers that stays on the CPU"
+    )
+
+
+def fingerprint(packed: Tensor) -> str:
+    """The fingerprint, 32 hexadecimal digits."""
+    return b"".join(word.to_bytes(8, "little", signed=True) for word in key_of(packed)).hex()
+
+
+class Reader:
+    """Takes a packed tensor apart."""
+
+    def __init__(self, packed: Tensor) -> None:
+        self.rest = packed.detach().contiguous()[3:]
+
+    def number(self) -> int:
+        number, self.rest = int(self.rest[0]), self.rest[1:]
+        return number
+
+    def array(self, length: int) -> Tensor:
+        if not 0 <= length <= self.rest.numel():
+            raise Error("a packed topology is shorter than it says")
+        array, self.rest = self.rest[:length], self.rest[length:]
+        return array

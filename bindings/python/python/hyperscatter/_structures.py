@@ -1,0 +1,251 @@
+"""What stays from call to call: structures by fingerprint, their plans, and the plans' workspaces.
+
+A structure is kept while an Incidence or a Batch with its fingerprint lives. Those that a compiled graph or
+another process brings, as packed tensors without such an object, are kept until a number of others came.
+
+Nothing here takes a lock, so that a forked process finds none that is held: two threads may build the same
+thing at the same time, and one of the two is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from . import _devices
+from ._library import NULL, Handle, Indices, abi, call, ffi, last_error, lib
+from ._packed import Key, Reader, key_of
+
+ELEMENTS = {
+    torch.float32: lib.HS_F32,
+    torch.float64: lib.HS_F64,
+    torch.float16: lib.HS_F16,
+    torch.bfloat16: lib.HS_BF16,
+}
+
+MOST_ORPHANS = 64
+MOST_WINDOWS = 16
+LEAST_INSTANCES = 64
+
+
+class CacheInfo(NamedTuple):
+    """What was built since the process began, and what is there."""
+
+    structures: int
+    """Structures that are kept now."""
+    plans_built: int
+    """Plans: one for each structure, element type, number of features, convention and device. The number of
+    instances has no part in it."""
+    workspaces_built: int
+    """Workspaces: one for each plan, and more where calls run at the same time or instances grow past the
+    next power of two."""
+
+
+class Counters:
+    plans = 0
+    workspaces = 0
+
+
+class Workspace:
+    """Room for calls of up to `capacity` instances."""
+
+    __slots__ = ("capacity", "handle", "raw", "scratch")
+
+    def __init__(self, plan: Plan, capacity: int, operators: int) -> None:
+        options = ffi.new("hs_workspace_options *")
+        abi(options.abi)
+        options.max_instances, options.operators = capacity, operators
+        options.scratch = lib.HS_SCRATCH_LENT
+        self.handle = Handle("workspace", lib.hs_workspace_create, plan.handle.raw, options)
+        self.raw = self.handle.raw
+        self.capacity = capacity
+        self.scratch: dict[tuple[int, int], int] = {}
+        Counters.workspaces += 1
+
+    def scratch_bytes(self, operator: int, instances: int) -> int:
+        """What a call needs of a device's memory."""
+        key = (operator, instances)
+        found = self.scratch.get(key)
+        if found is None:
+            bytes_ = ffi.new("size_t *")
+            call(lib.hs_workspace_scratch_bytes(self.raw, operator, instances, bytes_))
+            if len(self.scratch) > 256:
+                self.scratch.clear()
+            found = self.scratch[key] = int(bytes_[0])
+        return found
+
+
+class Plan:
+    """A structure for one element type, number of features, convention and device."""
+
+    def __init__(self, structure: Structure, key: PlanKey, device: _devices.Device) -> None:
+        options = ffi.new("hs_plan_options *")
+        abi(options.abi)
+        options.device = device.handle()
+        options.element, options.features = ELEMENTS[key.dtype], key.features
+        options.normalization, options.weight_use = key.normalization, key.weight_use
+        options.checks = lib.HS_CHECKS_ON if _devices.checks else lib.HS_CHECKS_DEFAULT
+        self.handle = Handle("plan", lib.hs_plan_create, structure.handle.raw, options)
+        self.structure, self.key, self.device = structure, key, device
+        self.pools: dict[Any, list[Workspace]] = {}
+        self.retired: list[Workspace] = []
+        self.windows: OrderedDict[Key, Handle] = OrderedDict()
+        Counters.plans += 1
+
+    def run(self, operator: int, instances: int, function: Callable[..., int], *operands: Any) -> None:
+        """Calls an operator with its operands, on the current stream of the device."""
+        device = self.device
+        pool_key, operators, stream = device.pool(operator)
+        pool = self.pools.get(pool_key)
+        if pool is None:
+            pool = self.pools.setdefault(pool_key, [])
+        try:
+            workspace = pool.pop()
+        except IndexError:
+            workspace = self._grown(instances, operators)
+        if workspace.capacity < instances:
+            # Its work on a device may still run.
+            self.retired.append(workspace)
+            workspace = self._grown(instances, operators)
+        lent = device.lend(workspace, operator, instances)
+        status = function(workspace.raw, stream, *operands)
+        if status:
+            error = last_error()
+            device.clear(workspace, stream)
+            pool.append(workspace)
+            raise error
+        pool.append(workspace)
+        del lent
+
+    def _grown(self, instances: int, operators: int) -> Workspace:
+        room = self.structure.sizes.instances or max(LEAST_INSTANCES, 1 << (instances - 1).bit_length())
+        return Workspace(self, room, operators)
+
+    def window_table(self, packed: Tensor) -> Handle:
+        """The windows that a packed tensor describes."""
+        key = key_of(packed)
+        found = self.windows.get(key)
+        if found is None:
+            read = Reader(packed)
+            read.number()
+            make = lib.hs_windows_create
+            offsets = Indices.of(read.rest)
+            found = Handle("windows", make, self.handle.raw, lib.HS_HYPEREDGE, offsets.struct)
+            self.windows[key] = found
+            if len(self.windows) > MOST_WINDOWS:
+                self.device.retire(self, self.windows.popitem(last=False)[1])
+        return found
+
+    def explain(self, instances: int) -> str:
+        """What calls do, in English."""
+        needed = ffi.new("size_t *")
+        lib.hs_plan_explain(self.handle.raw, instances, NULL, 0, needed)
+        text = ffi.new("char[]", int(needed[0]) or 1)
+        call(lib.hs_plan_explain(self.handle.raw, instances, text, len(text), needed))
+        return ffi.string(text).decode()
+
+    def __del__(self) -> None:
+        if hasattr(self, "pools"):
+            self.device.retire(self, self.handle, self.pools, self.retired, self.windows)
+
+
+class PlanKey(NamedTuple):
+    dtype: torch.dtype
+    features: int
+    normalization: int
+    weight_use: int
+    device: int
+
+
+class Sizes(NamedTuple):
+    is_copies: bool
+    instances: int
+    """Of a table; 0 for copies."""
+    n: int
+    """Vertices of the largest."""
+    m: int
+    """Hyperedges of the largest."""
+    vertices: int
+    """Of all instances of a table; of one copy."""
+    hyperedges: int
+
+
+class Structure:
+    """A batch in the library, and its plans."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        found = ffi.new("hs_batch_sizes *")
+        call(lib.hs_batch_get_sizes(handle.raw, found))
+        is_copies = bool(found.is_replicated)
+        instances, last = int(found.instances), 1 if is_copies else int(found.instances)
+        n, m = int(found.largest_vertices), int(found.largest_hyperedges)
+        vertices, hyperedges = self._start(lib.HS_VERTEX, last), self._start(lib.HS_HYPEREDGE, last)
+        self.sizes = Sizes(is_copies, instances, n, m, vertices, hyperedges)
+        self.plans: dict[PlanKey, Plan] = {}
+
+    def _start(self, axis: int, instance: int) -> int:
+        start = ffi.new("size_t *")
+        call(lib.hs_batch_get_start(self.handle.raw, axis, instance, start))
+        return int(start[0])
+
+    def starts(self, axis: int) -> list[int]:
+        return [self._start(axis, g) for g in range(self.sizes.instances + 1)]
+
+    def plan(self, like: Tensor, normalization: int, weight_use: int) -> Plan:
+        """The plan for rows like these."""
+        device = _devices.of(like)
+        key = PlanKey(like.dtype, like.shape[-1], normalization, weight_use, device.index)
+        found = self.plans.get(key)
+        if found is None:
+            device.sweep()
+            found = self.plans.setdefault(key, Plan(self, key, device))
+        return found
+
+
+class Structures:
+    """All structures, by fingerprint."""
+
+    def __init__(self) -> None:
+        self._living: WeakValueDictionary[Key, Structure] = WeakValueDictionary()
+        self._orphans: OrderedDict[Key, Structure] = OrderedDict()
+
+    def own(self, packed: Tensor, handle: Handle) -> Structure:
+        """The structure of a packed tensor; `handle` is its incidence or batch."""
+        from .topology import copies
+
+        key = key_of(packed)
+        found = self._living.get(key)
+        if found is None:
+            is_incidence = ffi.typeof(handle.raw) is ffi.typeof("hs_incidence *")
+            found = self._living.setdefault(key, Structure(copies(handle) if is_incidence else handle))
+        return found
+
+    def of(self, packed: Tensor) -> Structure:
+        """The structure of a packed tensor, built from its content if nobody has it."""
+        key = key_of(packed)
+        found = self._living.get(key)
+        if found is None:
+            from .topology import restored
+
+            found = self._living.setdefault(key, Structure(restored(packed)))
+            self._orphans[key] = found
+            while len(self._orphans) > MOST_ORPHANS:
+                self._orphans.popitem(last=False)
+        return found
+
+    def clear(self) -> None:
+        for structure in list(self._living.values()):
+            structure.plans.clear()
+        self._orphans.clear()
+
+    def info(self) -> CacheInfo:
+        return CacheInfo(len(self._living), Counters.plans, Counters.workspaces)
+
+
+structures = Structures()

@@ -1,0 +1,338 @@
+"""The operators as functions.
+
+Rows of features are `[..., n, F]`: any leading dimensions, then the vertices (or hyperedges) of an instance,
+then features. Each instance is a copy of the `Incidence`. With a `Batch` they are `[n_vertices, F]`, the rows
+of all instances one behind the other, or `[n_instances, largest_vertices, F]`, padded.
+
+Rows are read where they are, whatever their strides, as long as the F features of a row are contiguous and
+one stride leads from each instance to the next; else they are copied. Types: float32, float64, float16,
+bfloat16. Weights, scales and biases are float32 (float64 with float64), and those of half the width are
+widened.
+
+Under autocast rows of float32 are cast to autocast's type, as those of a matrix product are.
+
+Arrays of other libraries (JAX, CuPy) are taken by DLPack, without gradients, and the result is an array of
+the same library. Arrays and tensors are not mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from . import _calls, _ops
+from ._library import Error
+from .topology import Batch, Incidence, Windows, choice
+
+__all__ = ["conv", "e2v", "gram", "operator", "v2e"]
+
+Reduce = Literal["sum", "mean"]
+Normalization = Literal["row", "symmetric", "none"]
+WeightUse = Literal["documented", "degree_only", "message_only"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Topology = Incidence | Batch
+
+NORMALIZATIONS = ("row", "symmetric", "none")
+WEIGHT_USES = ("documented", "degree_only", "message_only")
+ACTIVATIONS = ("identity", "relu", "gelu", "gelu_tanh", "silu")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _takes_arrays(function: _F) -> _F:
+    """Lets a function take arrays of other libraries."""
+
+    @wraps(function)
+    def takes(first: Any, *arguments: Any, **named: Any) -> Any:
+        if isinstance(first, Tensor):
+            return function(first, *arguments, **named)
+        if not hasattr(first, "__dlpack__"):
+            raise TypeError(
+                f"expected a tensor, or an array that has __dlpack__, and got {type(first).__name__}"
+            )
+
+        def tensor(of: Any) -> Any:
+            return torch.from_dlpack(of) if hasattr(of, "__dlpack__") and not isinstance(of, Tensor) else of
+
+        with torch.no_grad():
+            arguments = tuple(map(tensor, arguments))
+            result = function(tensor(first), *arguments, **{k: tensor(v) for k, v in named.items()})
+        namespace = getattr(first, "__array_namespace__", None)
+        return result if namespace is None else namespace().from_dlpack(result)
+
+    return cast(_F, takes)
+
+
+@_takes_arrays
+def v2e(
+    x: Tensor,
+    topology: Topology,
+    *,
+    reduce: Reduce = "sum",
+    vertex_scale: Tensor | None = None,
+    hyperedge_scale: Tensor | None = None,
+) -> Tensor:
+    """The step from vertices to hyperedges: `z_e = s_e Σ_{v∈e} r_v x_v`, or the mean.
+
+    Args:
+        x: `[..., n, F]`.
+        topology: the hypergraph of each instance, or a table of instances.
+        reduce: whether the rows of a hyperedge's vertices are summed or averaged.
+        vertex_scale: `r`, of the same `[n]` in each instance, or `[..., n]`.
+        hyperedge_scale: `s`, `[m]` or `[..., m]`.
+
+    Returns:
+        `[..., m, F]`, of the type of x.
+    """
+    return _step(_ops.ops.v2e, x, topology, reduce, vertex_scale, hyperedge_scale, True)
+
+
+@_takes_arrays
+def e2v(
+    z: Tensor,
+    topology: Topology,
+    *,
+    reduce: Reduce = "sum",
+    vertex_scale: Tensor | None = None,
+    hyperedge_scale: Tensor | None = None,
+) -> Tensor:
+    """The step from hyperedges to vertices: `y_v = t_v Σ_{e∋v} u_e z_e`, or the mean.
+
+    Args:
+        z: `[..., m, F]`.
+        topology: the hypergraph of each instance, or a table of instances.
+        reduce: whether the rows of a vertex's hyperedges are summed or averaged.
+        vertex_scale: `t`, of the same `[n]` in each instance, or `[..., n]`.
+        hyperedge_scale: `u`, `[m]` or `[..., m]`.
+
+    Returns:
+        `[..., n, F]`, of the type of z.
+    """
+    return _step(_ops.ops.e2v, z, topology, reduce, vertex_scale, hyperedge_scale, False)
+
+
+@_takes_arrays
+def conv(
+    x: Tensor,
+    topology: Topology,
+    weight: Tensor | None = None,
+    *,
+    windows: Windows | None = None,
+    normalization: Normalization = "row",
+    weight_use: WeightUse = "documented",
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    readout: Literal["mean"] | None = None,
+) -> Tensor:
+    """The hypergraph convolution `y = act(D⁻¹ H W B⁻¹ Hᵀ x + bias) + residual` (Bai, Zhang and Torr 2019,
+    equation 5, without Θ).
+
+    `D` are the degrees of vertices, `D_v = Σ_{e∋v} w_e`, and `B` the numbers of vertices of hyperedges. A
+    vertex of degree 0 gets 0, and its gradients are finite.
+
+    Args:
+        x: `[..., n, F]`.
+        topology: the hypergraph of each instance, or a table of instances.
+        weight: of hyperedges: `[m]`, the same in each instance; `[..., m]`, its own in each; of a `Batch`
+            `[n_hyperedges]`, those of all instances one behind the other, or `[largest_hyperedges]`, the same
+            in each; any number with `windows`. 1 by default.
+        windows: where each instance's weights begin.
+        normalization: `"row"` divides by D, `"symmetric"` by the roots of both vertices' degrees, `"none"` by
+            nothing.
+        weight_use: weights are in the message and in the degree (`"documented"`), in the degree alone (what
+            PyTorch Geometric 2.8 computes), or in the message alone (what DHG computes).
+        bias: `[F]`.
+        activation: of what the convolution gives with the bias.
+        residual: `[..., n, F]`, of the type of x, added last.
+        readout: `"mean"` for the mean over the vertices of each instance, which is formed in the same pass.
+
+    Returns:
+        `[..., n, F]`, of the type of x and in its order of dimensions; with a readout `[..., F]`.
+    """
+    _check_rows(x, "x")
+    conventions = (
+        choice("normalization", normalization, NORMALIZATIONS),
+        choice("weight_use", weight_use, WEIGHT_USES),
+    )
+    which = 0 if activation is None else choice("activation", activation, ACTIVATIONS)
+    dtype = _calls.accumulation(x.dtype)
+    x = _autocast(x)
+    m = topology.n_hyperedges
+    if weight is None:
+        weight = torch.ones(m, dtype=dtype, device=x.device)
+    elif windows is None:
+        weight = _lined_up(weight, x, topology, m, "weight")
+    weight = _widened(weight, x, "weight")
+    if bias is not None:
+        _check_shape(bias, (x.shape[-1],), "bias")
+        bias = _widened(bias, x, "bias")
+    if residual is not None:
+        residual = residual.to(x.dtype) if torch.is_autocast_enabled(x.device.type) else residual
+        _check_shape(residual, tuple(x.shape), "residual")
+        if residual.dtype != x.dtype:
+            raise Error(f"residual must be of the type of x, {x.dtype}, and is {residual.dtype}")
+    many = 0 if readout is None else -1 if isinstance(topology, Incidence) else topology.n_instances
+    if readout not in (None, "mean"):
+        raise ValueError(f"readout must be 'mean' or None, and is {readout!r}")
+    packed = None if windows is None else windows.packed
+    return _ops.ops.conv(x, weight, topology.packed, packed, bias, residual, which, *conventions, many)
+
+
+def operator(
+    topology: Topology,
+    weight: Tensor,
+    *,
+    windows: Windows | None = None,
+    normalization: Normalization = "row",
+    weight_use: WeightUse = "documented",
+) -> Tensor:
+    """The matrix M of the convolution, `y = M x`, of each instance.
+
+    Args:
+        topology: of up to 64 vertices.
+        weight: as in `conv`; its type is that of the result, float32 or float64.
+
+    Returns:
+        `[n, n]` for an `Incidence` with weights `[m]`, `[..., n, n]` with weights `[..., m]`; `[n_instances,
+        n, n]` for a `Batch`, with zeros behind smaller instances' rows and columns.
+    """
+    if weight.dtype not in (torch.float32, torch.float64):
+        raise Error(f"weights must be float32 or float64, and are {weight.dtype}")
+    conventions = (
+        choice("normalization", normalization, NORMALIZATIONS),
+        choice("weight_use", weight_use, WEIGHT_USES),
+    )
+    packed = None if windows is None else windows.packed
+    if isinstance(topology, Batch):
+        n, instances, lead = topology.largest_vertices, topology.n_instances, (topology.n_instances,)
+        weight = weight.contiguous()
+    else:
+        n, lead = topology.n_vertices, tuple(weight.shape[:-1])
+        if windows is not None:
+            lead = (windows.offsets.numel(),)
+        elif weight.dim() == 0 or weight.shape[-1] != topology.n_hyperedges:
+            raise Error(
+                f"weight must have the shape [..., {topology.n_hyperedges}], a weight for each "
+                "hyperedge, and has "
+                f"{tuple(weight.shape)}"
+            )
+        instances = 1
+        for size in lead:
+            instances = instances * size
+        weight = weight.contiguous()
+    matrices = _ops.ops.operator(weight, topology.packed, packed, instances, n, *conventions)
+    return matrices.reshape(*lead, n, n)
+
+
+@_takes_arrays
+def gram(x: Tensor, topology: Batch | None = None) -> Tensor:
+    """The inner products `⟨x_u, x_v⟩` of the rows of each instance.
+
+    Args:
+        x: `[..., n, F]` with up to 64 rows; with a `Batch` `[n_instances, largest_vertices, F]`.
+        topology: where instances differ in their number of rows.
+
+    Returns:
+        `[..., n, n]`, float32 (float64 of float64).
+    """
+    _check_rows(x, "x")
+    x = _autocast(x)
+    if topology is not None:
+        if x.dim() != 3:
+            raise Error(
+                "with a Batch x must have the shape [n_instances, largest_vertices, F], and has "
+                f"{tuple(x.shape)}"
+            )
+        return _ops.ops.gram(x, topology.packed)
+    return _ops.ops.gram(x, _rows_alone(x.shape[-2]).packed)
+
+
+_ALONE: dict[int, Incidence] = {}
+
+
+def _rows_alone(n: int) -> Incidence:
+    """Vertices without hyperedges."""
+    found = _ALONE.get(n)
+    return _ALONE.setdefault(n, _new_rows_alone(n)) if found is None else found
+
+
+@torch.compiler.disable
+def _new_rows_alone(n: int) -> Incidence:
+    return Incidence([], int(n))
+
+
+def _step(
+    op: Any,
+    x: Tensor,
+    topology: Topology,
+    reduce: str,
+    vertex_scale: Tensor | None,
+    hyperedge_scale: Tensor | None,
+    to_hyperedges: bool,
+) -> Tensor:
+    _check_rows(x, "x" if to_hyperedges else "z")
+    mean = choice("reduce", reduce, ("sum", "mean")) == 1
+    x = _autocast(x)
+    if isinstance(topology, Incidence) or x.dim() == 2:
+        n, m = topology.n_vertices, topology.n_hyperedges
+    else:
+        n, m = topology.largest_vertices, topology.largest_hyperedges
+    if vertex_scale is not None:
+        vertex_scale = _lined_up(vertex_scale, x, topology, topology.n_vertices, "vertex_scale")
+        vertex_scale = _widened(vertex_scale, x, "vertex_scale")
+    if hyperedge_scale is not None:
+        hyperedge_scale = _lined_up(hyperedge_scale, x, topology, topology.n_hyperedges, "hyperedge_scale")
+        hyperedge_scale = _widened(hyperedge_scale, x, "hyperedge_scale")
+    rows = m if to_hyperedges else n
+    return op(x, topology.packed, vertex_scale, hyperedge_scale, mean, rows)
+
+
+def _autocast(x: Tensor) -> Tensor:
+    kind = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+def _check_rows(x: Tensor, what: str) -> None:
+    if x.dim() < 2:
+        raise Error(f"{what} must have the shape [..., rows, features], and has {tuple(x.shape)}")
+    _calls.check_element(x)
+
+
+def _check_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> None:
+    if tuple(tensor.shape) != shape:
+        raise Error(f"{what} must have the shape {shape}, and has {tuple(tensor.shape)}")
+
+
+def _lined_up(weight: Tensor, x: Tensor, topology: Topology, each: int, what: str) -> Tensor:
+    """Weights that are shared, or one behind the other in the order of instances."""
+    if weight.dim() == 0:
+        raise Error(f"{what} must have at least one dimension")
+    if isinstance(topology, Batch) or weight.dim() == 1:
+        if isinstance(topology, Incidence) and weight.shape[0] != each:
+            raise Error(f"{what} must have {each} values, and has {weight.shape[0]}")
+        return weight.contiguous()
+    lead = x.shape[:-2]
+    if weight.shape[-1] != each or weight.dim() != len(lead) + 1:
+        raise Error(
+            f"{what} must have the shape [{each}], or {(*lead, each)} for each instance's own, and has "
+            f"{tuple(weight.shape)}"
+        )
+    return weight.expand(*lead, each).contiguous()
+
+
+def _widened(values: Tensor, x: Tensor, what: str) -> Tensor:
+    dtype = _calls.accumulation(x.dtype)
+    if values.device != x.device:
+        raise Error(f"{what} must be on the device of the features, {x.device}, and is on {values.device}")
+    if values.dtype == dtype:
+        return values
+    if values.dtype in (torch.float16, torch.bfloat16) or (values.dtype == torch.float32):
+        return values.to(dtype)
+    raise Error(f"{what} must be {dtype} with features of {x.dtype}, and is {values.dtype}")
