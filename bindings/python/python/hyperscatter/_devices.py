@@ -16,6 +16,9 @@ checks = False
 """Whether plans that are made from now on check every index on the device (see `set_checks`)."""
 
 ALIGNMENT = 256
+ALL_OPERATORS = (1 << (lib.HS_GRAM_BACKWARD + 1)) - 1
+LEAST_INSTANCES = 64
+MOST_INSTANCES = 2**32 - 1
 
 
 def set_checks(on: bool) -> None:
@@ -37,14 +40,25 @@ class Device:
     def handle(self) -> Any:
         return NULL
 
-    def pool(self, operator: int) -> tuple[Any, int, Any]:
+    def prepare(self, plan: Plan, operator: int) -> tuple[int, int, Any]:
         """Which workspaces serve, for which operators one is made, and the stream."""
         threads = torch.get_num_threads()
         if lib.hs_num_threads() != threads:
             call(lib.hs_set_num_threads(threads))
-        return threads, lib_all_operators(), NULL
+        return threads, ALL_OPERATORS, NULL
 
-    def lend(self, workspace: Workspace, operator: int, instances: int) -> Tensor | None:
+    def room(self, instances: int) -> int:
+        """How many instances a workspace is made for."""
+        return max(LEAST_INSTANCES, 1 << (instances - 1).bit_length())
+
+    def refuse_capture(self) -> None:
+        """Whether handles can be made now.
+
+        Raises:
+            Error: while a CUDA graph is captured.
+        """
+
+    def lend(self, plan: Plan, workspace: Workspace, operator: int, instances: int) -> Tensor | None:
         """Lends a workspace the memory that it needs for a call."""
         return None
 
@@ -58,11 +72,6 @@ class Device:
         """Frees what no work uses any more."""
 
 
-def lib_all_operators() -> int:
-    """A bit for each operator."""
-    return (1 << (lib.HS_GRAM_BACKWARD + 1)) - 1
-
-
 class Cuda(Device):
     """A CUDA device."""
 
@@ -70,6 +79,7 @@ class Cuda(Device):
         self.index = index
         self._handle = Handle("device", lib.hs_device_open, index)
         self._retired: list[tuple[set[int], list[Any], Any]] = []
+        self._captured: list[Any] = []
 
     def handle(self) -> Any:
         return self._handle.raw
@@ -80,12 +90,29 @@ class Cuda(Device):
     def empty(self, bytes_: int) -> Tensor:
         return torch.empty(bytes_, dtype=torch.uint8, device=f"cuda:{self.index}")
 
-    def pool(self, operator: int) -> tuple[Any, int, Any]:
-        stream = self.stream()
-        return (operator, stream), 1 << operator, ffi.cast("void *", stream)
+    def is_capturing(self) -> bool:
+        return torch.cuda.is_current_stream_capturing()
 
-    def lend(self, workspace: Workspace, operator: int, instances: int) -> Tensor | None:
-        bytes_ = workspace.scratch_bytes(operator, instances)
+    def prepare(self, plan: Plan, operator: int) -> tuple[int, int, Any]:
+        stream = self.stream()
+        plan.streams.add(stream)
+        if self.is_capturing():
+            plan.is_captured = True
+        return operator, 1 << operator, ffi.cast("void *", stream)
+
+    def room(self, instances: int) -> int:
+        # The size of memory that is lent depends on the call alone.
+        return MOST_INSTANCES
+
+    def refuse_capture(self) -> None:
+        if self.is_capturing():
+            raise Error(
+                "the first call of an operator with a topology, element type, width and convention cannot be "
+                "captured into a CUDA graph: make it once before the capture begins"
+            )
+
+    def lend(self, plan: Plan, workspace: Workspace, operator: int, instances: int) -> Tensor | None:
+        bytes_ = plan.scratch_bytes(workspace, operator, instances)
         if not bytes_:
             return None
         # The allocator gives it out again behind this call, to work on the same stream.
@@ -98,12 +125,14 @@ class Cuda(Device):
         lib.hs_workspace_check(workspace.raw, stream)
 
     def retire(self, plan: Plan, *held: Any) -> None:
-        # This may run in the middle of anything, also of a capture: events wait for `sweep`.
-        self._retired.append(({stream for _, stream in plan.pools}, [], held))
+        # This may run in the middle of anything, also of a capture: events wait for `sweep`. What a graph may
+        # replay stays.
+        if plan.is_captured:
+            self._captured.append(held)
+        else:
+            self._retired.append((plan.streams, [], held))
 
     def sweep(self) -> None:
-        if torch.cuda.is_current_stream_capturing():
-            return
         waiting = []
         while self._retired:
             streams, events, held = self._retired.pop()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ._native import ffi, lib
+from . import _native
 
 __all__ = ["DeviceError", "Error", "Handle", "Indices", "abi", "call", "ffi", "lib"]
 
+ffi: Any = _native.ffi
+lib: Any = _native.lib
 NULL = ffi.NULL
 
 

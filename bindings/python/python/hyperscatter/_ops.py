@@ -53,8 +53,10 @@ def _register_step(name: str, to_hyperedges: bool) -> None:
     def forward(x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, rows: int) -> Tensor:
         return _calls.step(x, topology, vs, hs, mean, rows, to_hyperedges)
 
-    def backward(*arguments: Any) -> Any:
-        return _calls.step_backward(*arguments, to_hyperedges)
+    def backward(
+        grad: Tensor, x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, wanted: list[bool]
+    ) -> Any:
+        return _calls.step_backward(grad, x, topology, vs, hs, mean, wanted, to_hyperedges)
 
     def setup(ctx: Any, inputs: Any, output: Any) -> None:
         x, topology, vs, hs, ctx.mean, ctx.rows = inputs
@@ -128,7 +130,8 @@ def _second_order(
         gradients = torch.autograd.grad(
             y, [of for of, _ in pairs], g, create_graph=True, allow_unused=True, materialize_grads=True
         )
-        total = sum((gradient * ct).sum() for gradient, (_, ct) in zip(gradients, pairs, strict=True))
+        products = [(gradient * ct).sum() for gradient, (_, ct) in zip(gradients, pairs, strict=True)]
+        total = torch.stack(products).sum()
         present = [alias for alias in aliases if alias is not None]
         found = iter(
             torch.autograd.grad(
@@ -205,8 +208,20 @@ def _fake_conv(
     return x.new_empty((*lead, x.shape[-1]))
 
 
-def _conv(*arguments: Any) -> Tensor:
-    return _calls.conv(*arguments[:-1], arguments[-1] != 0)
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    topology: Tensor,
+    windows: Any,
+    bias: Any,
+    residual: Any,
+    activation: int,
+    normalization: int,
+    weight_use: int,
+    readout: int,
+) -> Tensor:
+    conventions = normalization, weight_use
+    return _calls.conv(x, weight, topology, windows, bias, residual, activation, *conventions, readout != 0)
 
 
 def _fake_conv_backward(

@@ -30,7 +30,7 @@ ELEMENTS = {
 
 MOST_ORPHANS = 64
 MOST_WINDOWS = 16
-LEAST_INSTANCES = 64
+MOST_SIZES = 256
 
 
 class CacheInfo(NamedTuple):
@@ -42,8 +42,8 @@ class CacheInfo(NamedTuple):
     """Plans: one for each structure, element type, number of features, convention and device. The number of
     instances has no part in it."""
     workspaces_built: int
-    """Workspaces: one for each plan, and more where calls run at the same time or instances grow past the
-    next power of two."""
+    """Workspaces: on the CPU one for each plan, and more where instances grow past the next power of two; on
+    a device one for each operator of a plan. More where calls run at the same time."""
 
 
 class Counters:
@@ -54,7 +54,7 @@ class Counters:
 class Workspace:
     """Room for calls of up to `capacity` instances."""
 
-    __slots__ = ("capacity", "handle", "raw", "scratch")
+    __slots__ = ("capacity", "handle", "raw")
 
     def __init__(self, plan: Plan, capacity: int, operators: int) -> None:
         options = ffi.new("hs_workspace_options *")
@@ -64,20 +64,7 @@ class Workspace:
         self.handle = Handle("workspace", lib.hs_workspace_create, plan.handle.raw, options)
         self.raw = self.handle.raw
         self.capacity = capacity
-        self.scratch: dict[tuple[int, int], int] = {}
         Counters.workspaces += 1
-
-    def scratch_bytes(self, operator: int, instances: int) -> int:
-        """What a call needs of a device's memory."""
-        key = (operator, instances)
-        found = self.scratch.get(key)
-        if found is None:
-            bytes_ = ffi.new("size_t *")
-            call(lib.hs_workspace_scratch_bytes(self.raw, operator, instances, bytes_))
-            if len(self.scratch) > 256:
-                self.scratch.clear()
-            found = self.scratch[key] = int(bytes_[0])
-        return found
 
 
 class Plan:
@@ -92,27 +79,31 @@ class Plan:
         options.checks = lib.HS_CHECKS_ON if _devices.checks else lib.HS_CHECKS_DEFAULT
         self.handle = Handle("plan", lib.hs_plan_create, structure.handle.raw, options)
         self.structure, self.key, self.device = structure, key, device
-        self.pools: dict[Any, list[Workspace]] = {}
-        self.retired: list[Workspace] = []
+        self.pools: dict[int, list[Workspace]] = {}
+        self.scratch: dict[tuple[int, int], int] = {}
+        self.streams: set[int] = set()
+        """The streams of a device on which there was a call."""
+        self.is_captured = False
+        """Whether a CUDA graph may have a call."""
         self.windows: OrderedDict[Key, Handle] = OrderedDict()
         Counters.plans += 1
 
     def run(self, operator: int, instances: int, function: Callable[..., int], *operands: Any) -> None:
         """Calls an operator with its operands, on the current stream of the device."""
         device = self.device
-        pool_key, operators, stream = device.pool(operator)
+        pool_key, operators, stream = device.prepare(self, operator)
         pool = self.pools.get(pool_key)
         if pool is None:
             pool = self.pools.setdefault(pool_key, [])
         try:
             workspace = pool.pop()
         except IndexError:
-            workspace = self._grown(instances, operators)
-        if workspace.capacity < instances:
-            # Its work on a device may still run.
-            self.retired.append(workspace)
-            workspace = self._grown(instances, operators)
-        lent = device.lend(workspace, operator, instances)
+            workspace = None
+        if workspace is None or workspace.capacity < instances:
+            device.refuse_capture()
+            room = self.structure.sizes.instances or device.room(instances)
+            workspace = Workspace(self, room, operators)
+        lent = device.lend(self, workspace, operator, instances)
         status = function(workspace.raw, stream, *operands)
         if status:
             error = last_error()
@@ -122,9 +113,17 @@ class Plan:
         pool.append(workspace)
         del lent
 
-    def _grown(self, instances: int, operators: int) -> Workspace:
-        room = self.structure.sizes.instances or max(LEAST_INSTANCES, 1 << (instances - 1).bit_length())
-        return Workspace(self, room, operators)
+    def scratch_bytes(self, workspace: Workspace, operator: int, instances: int) -> int:
+        """What a call needs of a device's memory."""
+        key = (operator, instances)
+        found = self.scratch.get(key)
+        if found is None:
+            bytes_ = ffi.new("size_t *")
+            call(lib.hs_workspace_scratch_bytes(workspace.raw, operator, instances, bytes_))
+            if len(self.scratch) >= MOST_SIZES:
+                self.scratch.clear()
+            found = self.scratch[key] = int(bytes_[0])
+        return found
 
     def window_table(self, packed: Tensor) -> Handle:
         """The windows that a packed tensor describes."""
@@ -135,6 +134,7 @@ class Plan:
             read.number()
             make = lib.hs_windows_create
             offsets = Indices.of(read.rest)
+            self.device.refuse_capture()
             found = Handle("windows", make, self.handle.raw, lib.HS_HYPEREDGE, offsets.struct)
             self.windows[key] = found
             if len(self.windows) > MOST_WINDOWS:
@@ -151,7 +151,7 @@ class Plan:
 
     def __del__(self) -> None:
         if hasattr(self, "pools"):
-            self.device.retire(self, self.handle, self.pools, self.retired, self.windows)
+            self.device.retire(self, self.handle, self.pools, self.windows)
 
 
 class PlanKey(NamedTuple):
@@ -203,6 +203,7 @@ class Structure:
         key = PlanKey(like.dtype, like.shape[-1], normalization, weight_use, device.index)
         found = self.plans.get(key)
         if found is None:
+            device.refuse_capture()
             device.sweep()
             found = self.plans.setdefault(key, Plan(self, key, device))
         return found

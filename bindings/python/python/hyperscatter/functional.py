@@ -43,6 +43,11 @@ ACTIVATIONS = ("identity", "relu", "gelu", "gelu_tanh", "silu")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+def eager(function: _F) -> _F:
+    """Leaves a function out of compiled graphs."""
+    return cast(_F, torch.compiler.disable(function))
+
+
 def _takes_arrays(function: _F) -> _F:
     """Lets a function take arrays of other libraries."""
 
@@ -261,7 +266,7 @@ def _rows_alone(n: int) -> Incidence:
     return _ALONE.setdefault(n, _new_rows_alone(n)) if found is None else found
 
 
-@torch.compiler.disable
+@eager
 def _new_rows_alone(n: int) -> Incidence:
     return Incidence([], int(n))
 

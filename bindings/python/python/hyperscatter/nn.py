@@ -81,9 +81,12 @@ class HypergraphConv(nn.Module):
                 f"residual=True adds x to y: in_channels is {in_channels}, and out_channels is {out_channels}"
             )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.weight_use, self.normalization = weight_use, normalization
-        self.self_loops, self.isolated = self_loops, isolated
-        self.activation, self.residual = activation, residual
+        self.weight_use: WeightUse = weight_use
+        self.normalization: Normalization = normalization
+        self.self_loops: SelfLoops = self_loops
+        self.isolated = isolated
+        self.activation: Activation | None = activation
+        self.residual = residual
         self.weight_kind = weight
         self.topology = None if topology is None else self._looped(topology)
         self.lin = nn.Linear(in_channels, out_channels, bias=False, device=device, dtype=dtype)
@@ -166,7 +169,7 @@ class HypergraphConv(nn.Module):
             residual=x.to(h.dtype) if self.residual else None,
         )
 
-    @torch.compiler.disable
+    @functional.eager
     def _with_loops(self, topology: Incidence | Batch | None) -> tuple[Incidence, int]:
         if not isinstance(topology, Incidence):
             raise ValueError(

@@ -27,8 +27,13 @@ class _LazyTheta(nn.LazyLinear):
     cls_to_become = nn.Linear  # pyright: ignore[reportAssignmentType]
 
     def reset_parameters(self) -> None:
-        if not self.has_uninitialized_params() and self.in_features != 0:
+        if not is_lazy(self) and self.in_features != 0:
             nn.init.xavier_uniform_(self.weight)
+
+
+def is_lazy(lin: nn.Linear) -> bool:
+    """Whether Θ has no size yet."""
+    return nn.parameter.is_lazy(lin.weight)
 
 
 class HypergraphConv(nn.Module):
@@ -91,7 +96,7 @@ class HypergraphConv(nn.Module):
 
     def reset_parameters(self) -> None:
         """Θ as in Glorot and Bengio 2010, the bias 0."""
-        if not (isinstance(self.lin, _LazyTheta) and self.lin.has_uninitialized_params()):
+        if not is_lazy(self.lin):
             nn.init.xavier_uniform_(self.lin.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -123,7 +128,7 @@ class HypergraphConv(nn.Module):
         h = self.lin(x)
         return functional.conv(h, incidence, hyperedge_weight, weight_use="degree_only", bias=self.bias)
 
-    @torch.compiler.disable
+    @functional.eager
     def _structure(
         self, index: Tensor, n_vertices: int, weight: Tensor | None, num_edges: int | None
     ) -> Incidence:

@@ -1,0 +1,85 @@
+"""What is refused, and what it says."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import hyperscatter as hs
+
+PAIRS = hs.Incidence.pairs(4)
+X = torch.randn(2, 4, 8)
+
+REFUSED: list[tuple[str, Callable[[], Any], str]] = [
+    ("rows", lambda: hs.conv(torch.randn(2, 5, 8), PAIRS), "x has 5 rows, but must have 4"),
+    ("no rows", lambda: hs.conv(torch.randn(8), PAIRS), r"\[\.\.\., rows, features\]"),
+    ("weights", lambda: hs.conv(X, PAIRS, torch.ones(5)), "weight must have 6 values, and has 5"),
+    ("own weights", lambda: hs.conv(X, PAIRS, torch.ones(2, 5)), r"weight must have the shape \[6\]"),
+    ("too many dimensions", lambda: hs.conv(X, PAIRS, torch.ones(1, 2, 6)), "weight must have the shape"),
+    ("a scalar", lambda: hs.conv(X, PAIRS, torch.tensor(1.0)), "at least one dimension"),
+    ("integers", lambda: hs.conv(X.long(), PAIRS), "and are torch.int64"),
+    ("narrower weights", lambda: hs.conv(X, PAIRS, torch.ones(6).double()), "weight must be torch.float32"),
+    ("bias", lambda: hs.conv(X, PAIRS, bias=torch.ones(7)), r"bias must have the shape \(8,\)"),
+    ("residual", lambda: hs.conv(X, PAIRS, residual=X[:1]), "residual must have the shape"),
+    ("residual's type", lambda: hs.conv(X, PAIRS, residual=X.double()), "residual must be of the type of x"),
+    ("vertex", lambda: hs.Incidence([[0, 4]], 4), "4"),
+    ("negative vertex", lambda: hs.Incidence([[0, -1]], 4), "-1"),
+    ("repeat", lambda: hs.Incidence([[0, 0]], 4, repeats="reject"), "twice|repeat|more than once"),
+    ("pointers", lambda: hs.Incidence.from_csr([0, 2, 1], [0, 1], 4), "edge_ptr"),
+    ("index", lambda: hs.Incidence.from_hyperedge_index(torch.zeros(3, 4).long()), "n_incidences"),
+    ("topology", lambda: hs.Batch([PAIRS], [1]), "topology"),
+    ("matrix", lambda: hs.operator(hs.Incidence.pairs(65), torch.ones(65 * 32)), "64"),
+    ("gram", lambda: hs.gram(torch.randn(65, 4)), "64"),
+    ("packed", lambda: torch.ops.hyperscatter.v2e(X, torch.zeros(9).long(), None, None, False, 6), "packed"),
+    (
+        "negative degree",
+        lambda: hs.conv(X, PAIRS, -torch.ones(6), normalization="symmetric"),
+        "degree",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_it_is_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(hs.Error, match=message):
+        call()
+    # Whatever failed, the next call works.
+    assert hs.conv(X, PAIRS).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("normalization", "col"), ("weight_use", "none"), ("activation", "tanh"), ("readout", "sum")],
+)
+def test_choices_are_named(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=value):
+        hs.conv(X, PAIRS, **{name: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_an_error_has_its_facts_and_can_be_sent() -> None:
+    with pytest.raises(hs.Error) as caught:
+        hs.conv(torch.randn(2, 5, 8), PAIRS)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert isinstance(error, hs.Error) and isinstance(error, ValueError)
+        assert (error.status, error.what, error.value, error.bound, error.degree) == (
+            "HS_ERROR_ROWS_MISMATCH",
+            "x",
+            5,
+            4,
+            None,
+        )
+
+
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    from hyperscatter import _devices
+
+    with pytest.raises(hs.DeviceError, match="driver|device"):
+        _devices.Cuda(0)
+    with pytest.raises(hs.Error, match="CPU or a CUDA device"):
+        _devices.of(torch.empty(1, device="meta"))
