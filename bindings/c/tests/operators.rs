@@ -755,7 +755,138 @@ fn a_workspace_is_for_one_call_at_a_time() {
     ok(in_c(&case, handles.workspace, null_mut(), Operator::Conv, &at, [null(); 2]));
 }
 
-/// On the CPU the pool that a call goes to manages its queue itself: a block now and then.
+/// A workspace for so many instances, and the status of making it.
+fn made_for(
+    plan: *const hs_plan,
+    max_instances: usize,
+    operators: u32,
+    scratch: u32,
+) -> (i32, *mut hs_workspace) {
+    let mut workspace = null_mut();
+    let options = hs_workspace_options { abi: abi(), max_instances, operators, scratch };
+    // SAFETY: the plan lives, and pointers are to what lives here.
+    (unsafe { hs_workspace_create(plan, &options, &mut workspace) }, workspace)
+}
+
+/// Lends memory for a call of an operator with the instances of a case: as much as it may need.
+fn lend(
+    workspace: *mut hs_workspace,
+    stream: &Arc<CudaStream>,
+    operator: Operator,
+    instances: usize,
+) -> CudaSlice<u8> {
+    let mut bytes = 0;
+    // SAFETY: the workspace lives, and the pointer is to what lives here.
+    ok(unsafe { hs_workspace_scratch_bytes(workspace, operator as u32, instances, &mut bytes) });
+    let memory = stream.alloc_zeros::<u8>(bytes.max(1)).unwrap();
+    stream.synchronize().unwrap();
+    let address = memory.device_ptr(stream).0 as usize as *mut c_void;
+    // SAFETY: who calls this keeps the memory until the stream has been waited for.
+    ok(unsafe { hs_workspace_lend_scratch(workspace, address, bytes) });
+    memory
+}
+
+/// Who knows no bound may ask for all that there can be: on the CPU, and where memory is lent.
+#[test]
+fn room_for_any_number_of_instances_is_free() {
+    let lease = install().unwrap_or_else(|error| panic!("no emulated driver: {error}")).lease();
+    let context = CudaContext::new(lease.ordinal()).unwrap();
+    let stream = context.new_stream().unwrap();
+    let mut device = null_mut();
+    // SAFETY: the pointer is to what lives here.
+    ok(unsafe { hs_device_open(lease.ordinal() as u32, &mut device) });
+    let all = HS_OPERATORS_ALL;
+    for conv in [HS_NORMALIZATION_ROW, HS_NORMALIZATION_SYMMETRIC] {
+        let case = Case::new(pairs(), 3, Kind::Table, false, HS_OVERWRITE);
+        let (on_cpu, on_device) = (
+            Handles::new(&case, conv, HS_F32, null(), HS_SCRATCH_OWNED),
+            Handles::new(&case, conv, HS_F32, device, HS_SCRATCH_LENT),
+        );
+        let made = |max_instances, scratch| {
+            let before = lease.creations();
+            let (status, workspace) = made_for(on_device.plan, max_instances, all, scratch);
+            ok(status);
+            (lease.creations() - before, workspace)
+        };
+        let ((few, small), (many, large)) =
+            (made(case.instances, HS_SCRATCH_LENT), made(u32::MAX as usize, HS_SCRATCH_LENT));
+        assert_eq!(few, many);
+        // SAFETY: nobody uses it.
+        unsafe { hs_workspace_free(small) };
+        let (status, none) = made_for(on_device.plan, 1 << 32, all, HS_SCRATCH_LENT);
+        assert_eq!((status, none), (HS_ERROR_TOO_LARGE, null_mut()));
+        let (status, of_cpu) = made_for(on_cpu.plan, usize::MAX, all, HS_SCRATCH_LENT);
+        ok(status);
+        for &operator in Operator::ALL {
+            let [mut expected, mut found] = [(); 2].map(|()| Operands::<f32>::new(&case));
+            let slices = OnDevice::new(&stream, &expected);
+            let at = Addresses::of(&mut expected);
+            ok(in_c(&case, on_cpu.workspace, null_mut(), operator, &at, on_cpu.windows()));
+            let at = Addresses::of(&mut found);
+            ok(in_c(&case, of_cpu, null_mut(), operator, &at, on_cpu.windows()));
+            assert_eq!(bits(&found), bits(&expected), "{operator:?}");
+            let memory = lend(large, &stream, operator, case.instances);
+            let (at, own) = (slices.addresses(&stream), stream.cu_stream().cast());
+            ok(in_c(&case, large, own, operator, &at, on_device.windows()));
+            assert_eq!(bits(&slices.read(&stream)), bits(&expected), "{operator:?}");
+            drop(memory);
+        }
+        // SAFETY: nobody uses them any more.
+        unsafe {
+            hs_workspace_free(of_cpu);
+            hs_workspace_free(large);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { hs_device_free(device) };
+}
+
+/// Each call has memory of its own: so calls of one workspace on several streams need no order.
+#[test]
+fn calls_with_memory_of_their_own_need_no_order() {
+    let lease = install().unwrap_or_else(|error| panic!("no emulated driver: {error}")).lease();
+    let context = CudaContext::new(lease.ordinal()).unwrap();
+    let streams = [context.new_stream().unwrap(), context.new_stream().unwrap()];
+    let mut device = null_mut();
+    // SAFETY: the pointer is to what lives here.
+    ok(unsafe { hs_device_open(lease.ordinal() as u32, &mut device) });
+    // On several paths, a call also clears some of its memory.
+    for case in [
+        Case::new(pairs(), 3, Kind::Table, false, HS_OVERWRITE),
+        Case::new(table(false), 4, Kind::Shared, true, HS_OVERWRITE),
+    ] {
+        let handles = Handles::new(&case, HS_NORMALIZATION_SYMMETRIC, HS_F32, device, HS_SCRATCH_LENT);
+        for operator in operators(&case) {
+            let operands = Operands::<f32>::new(&case);
+            let slices = [(); 2].map(|()| OnDevice::new(&streams[0], &operands));
+            lease.set_deferred(true);
+            let memories = [0, 1].map(|i| {
+                let memory = lend(handles.workspace, &streams[i], operator, case.instances);
+                let at = slices[i].addresses(&streams[i]);
+                let stream = streams[i].cu_stream().cast();
+                ok(in_c(&case, handles.workspace, stream, operator, &at, handles.windows()));
+                memory
+            });
+            // The later one first.
+            streams[1].synchronize().unwrap();
+            streams[0].synchronize().unwrap();
+            lease.set_deferred(false);
+            let [first, second] = [0, 1].map(|i| bits(&slices[i].read(&streams[i])));
+            assert_eq!(first, second, "{operator:?}");
+            assert_ne!(first, bits(&operands), "{operator:?} computes nothing");
+            drop(memories);
+        }
+        let stream = streams[0].cu_stream().cast();
+        // SAFETY: the workspace and the stream live.
+        ok(unsafe { hs_workspace_check(handles.workspace, stream) });
+    }
+    // SAFETY: nobody uses it any more.
+    unsafe { hs_device_free(device) };
+    assert_eq!(lease.take_reports(), Vec::<String>::new());
+}
+
+/// On the CPU a block of the queue through which calls go to the pool is allocated now and then, on this
+/// thread; what its threads allocate `tests/programs.rs` counts.
 #[test]
 fn no_call_allocates() {
     let lease = install().unwrap_or_else(|error| panic!("no emulated driver: {error}")).lease();
