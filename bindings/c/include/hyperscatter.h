@@ -391,7 +391,7 @@
 
 /*
  A number stands for nothing: `what` names the argument, `value` is the number, and it must be below
- `bound`.
+ `bound`. Or, without these two, z is not to be overwritten, or arrays are not of one integer type.
  */
 #define HS_ERROR_ARGUMENT 2
 
@@ -533,12 +533,12 @@
 #define HS_ERROR_WINDOW_TABLE_LENGTH 120
 
 /*
- A number does not fit its type.
+ A number does not fit its type, or an array has more bytes than memory can have.
  */
 #define HS_ERROR_TOO_LARGE 121
 
 /*
- Memory could not be had; `value` is the number of bytes.
+ Memory could not be had; `value` is the number of bytes. Or so many `"threads"` could not be started.
  */
 #define HS_ERROR_OUT_OF_MEMORY 122
 
@@ -635,7 +635,8 @@
 #define HS_ERROR_WRONG_CONTEXT 140
 
 /*
- An operand's address (`value`) is not a multiple of its element's size (`bound`).
+ The address of an operand, an array, a structure or a result (`value`) is not a multiple of the size of its
+ elements, or of its alignment (`bound`).
  */
 #define HS_ERROR_MISALIGNED 141
 
@@ -927,7 +928,10 @@ typedef struct {
 
 /*
  Feature rows that are read. Row `i` of instance `g` starts at element
- `g * instance_stride + i * row_stride`, and its `features` elements are contiguous.
+ `g * instance_stride + i * row_stride`, and its `features` elements are contiguous. Strides may be 0, and
+ rows may overlap.
+
+ The memory of an operand is all from its first element to its last, with what lies between its rows.
  */
 typedef struct {
     /*
@@ -958,7 +962,8 @@ typedef struct {
 } hs_rows;
 
 /*
- Feature rows that are written. Elements between rows stay as they are.
+ Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody else
+ may use them as long as the work runs: the memory of an operand is all from its first element to its last.
  */
 typedef struct {
     /*
@@ -1239,7 +1244,8 @@ int32_t hs_batch_get_sizes(const hs_batch *batch, hs_batch_sizes *sizes);
  Where the rows of an instance start among those of all instances along an axis (`HS_VERTEX` or
  `HS_HYPEREDGE`), in rows. With the number of instances it is the number of all rows.
 
- Errors: `HS_ERROR_TOO_MANY_INSTANCES` where a table has fewer, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
+ Errors: `HS_ERROR_TOO_MANY_INSTANCES` where a table has fewer, `HS_ERROR_TOO_LARGE`, `HS_ERROR_ARGUMENT`,
+ `HS_ERROR_NULL`.
 
  The caller promises:
  `batch` is null or a living handle; `start` is null or may be written.
@@ -1277,8 +1283,9 @@ void hs_device_free(hs_device *device);
 /*
  Tells what was wrong with the last call of this thread that failed. Calls that succeed leave it.
 
- Returns `HS_ERROR_NULL` for a null pointer, and `HS_ERROR_ABI` where `error->size` is not the size of
- `hs_error`: set it before the call. Neither is remembered, and nothing is written then.
+ Returns `HS_ERROR_NULL` for a null pointer, `HS_ERROR_MISALIGNED` for one that cannot be to an `hs_error`,
+ and `HS_ERROR_ABI` where `error->size` is not the size of `hs_error`: set it before the call. None of these
+ is remembered, and nothing is written then.
 
  The caller promises:
  `error` is null or points to an `hs_error` that may be written.

@@ -174,7 +174,7 @@ pub unsafe extern "C" fn hs_plan_create(
             let options_of = Options {
                 batch,
                 // SAFETY: as above.
-                device: unsafe { optional(options.device) },
+                device: unsafe { optional("device", options.device)? },
                 features: options.features,
                 conv: Conv::new(
                     choice("normalization", options.normalization, &normalizations)?,
