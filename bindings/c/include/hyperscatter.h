@@ -732,7 +732,8 @@
 typedef struct hs_batch hs_batch;
 
 /*
- A CUDA device, by its primary context, which other frameworks use, too.
+ A CUDA device, by its primary context, which other frameworks use, too. Each handle is a device of its own:
+ tables and windows that were made for one are not for another, also where both have the same ordinal.
  */
 typedef struct hs_device hs_device;
 
@@ -1262,7 +1263,7 @@ void hs_batch_free(hs_batch *batch);
 
 /*
  Opens the CUDA device of this ordinal. Building and loading this library needs no CUDA: the driver is
- looked for here.
+ looked for here. Waits for all work of the context. Open each device once, and keep it: see `hs_device`.
 
  Errors: `HS_ERROR_DRIVER_UNAVAILABLE`, `HS_ERROR_DRIVER_TOO_OLD`, `HS_ERROR_NO_DEVICE`,
  `HS_ERROR_UNSUPPORTED_ARCHITECTURE`, `HS_ERROR_DRIVER`, `HS_ERROR_NULL`.

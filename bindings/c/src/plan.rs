@@ -3,7 +3,6 @@
 use std::ffi::c_char;
 use std::sync::{Arc, PoisonError};
 
-use hyperscatter::cuda::cudarc::driver::CudaStream;
 use hyperscatter::cuda::{self, Checks, Device, DeviceBatch, DeviceElement};
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{Axis, Batch, Conv, Error, Normalization, Path, WeightUse, WindowTable, cpu};
@@ -12,7 +11,7 @@ use crate::abi::hs_abi;
 use crate::arguments::{choice, give, hs_indices, indices, make, optional, reference, slice, with_indices};
 use crate::backend::{AnyWorkspace, OnCpu, OnCuda, Request};
 use crate::batch::hs_batch;
-use crate::device::hs_device;
+use crate::device::{OwnStream, hs_device};
 use crate::error::{Failure, Result, entry, quietly};
 use crate::incidence::axis;
 use crate::options::hs_plan_options;
@@ -39,7 +38,7 @@ struct CpuPlan<T>(cpu::Plan<T>);
 
 struct CudaPlan<T: DeviceElement> {
     plan: cuda::Plan<T>,
-    stream: Arc<CudaStream>,
+    stream: OwnStream,
 }
 
 impl<T: DeviceElement> AnyPlan for CpuPlan<T> {
@@ -88,7 +87,7 @@ impl<T: DeviceElement> AnyPlan for CudaPlan<T> {
     }
 
     fn workspace(&self, request: &Request) -> Result<Box<dyn AnyWorkspace>> {
-        Ok(Box::new(OnCuda::<T>::new(&self.plan, &self.stream, request)?))
+        Ok(Box::new(OnCuda::<T>::new(&self.plan, self.stream.get(), request)?))
     }
 
     fn windows(&self, table: WindowTable) -> Result<hs_windows> {

@@ -611,6 +611,53 @@ static void wrong_calls(const hs_batch* batch, const hs_device* device, place at
     drop(at, memory);
 }
 
+static void expect_current(const driver* d, void* expected, int line) {
+    void* current = NULL;
+    expect_success(d->get_current(&current), "cuCtxGetCurrent");
+    if (current != expected) {
+        fail(line, "another context is current", HS_OK);
+    }
+}
+
+/* The thread's current context belongs to other frameworks: whatever is made and freed, it stays. */
+static void keep_the_current_context(const hs_batch* batch, const driver* d) {
+    void* currents[2] = {NULL, NULL};
+    currents[0] = d->context;
+    for (int i = 0; i < 2; i++) {
+        hs_plan_options options = HS_PLAN_OPTIONS_INIT;
+        hs_workspace_options room = HS_WORKSPACE_OPTIONS_INIT;
+        hs_device* second = NULL;
+        hs_plan* plan = NULL;
+        hs_workspace* workspace = NULL;
+        size_t bytes = 0;
+        void* current = currents[i];
+        expect_success(d->set_current(current), "cuCtxSetCurrent");
+        if (hs_device_open(1, &second) != HS_OK) {
+            return;
+        }
+        expect_current(d, current, __LINE__);
+        hs_device_free(second);
+        expect_current(d, current, __LINE__);
+        CHECK(hs_device_open(1, &second));
+        options.device = second;
+        options.features = FEATURES;
+        CHECK(hs_plan_create(batch, &options, &plan));
+        expect_current(d, current, __LINE__);
+        hs_device_free(second);
+        expect_current(d, current, __LINE__);
+        room.max_instances = TOKENS;
+        CHECK(hs_workspace_create(plan, &room, &workspace));
+        expect_current(d, current, __LINE__);
+        CHECK(hs_workspace_scratch_bytes(workspace, HS_CONV, TOKENS, &bytes));
+        expect_current(d, current, __LINE__);
+        hs_workspace_free(workspace);
+        expect_current(d, current, __LINE__);
+        hs_plan_free(plan);
+        expect_current(d, current, __LINE__);
+    }
+    expect_success(d->set_current(d->context), "cuCtxSetCurrent");
+}
+
 int main(void) {
     double on_host[2], on_device[2];
     float w[PAIRS], device_w[PAIRS];
@@ -648,6 +695,10 @@ int main(void) {
         EXPECT(memcmp(w, device_w, sizeof w) == 0);
         wrong_plans(batch, gpu);
         wrong_calls(batch, gpu, device);
+        hs_batch* other = pairs_of_experts();
+        keep_the_current_context(other, &d);
+        hs_batch_free(other);
+        expect_current(&d, d.context, __LINE__);
         hs_device_free(gpu);
         hs_batch_free(batch);
         close_driver(&d);
