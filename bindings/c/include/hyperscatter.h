@@ -2,7 +2,7 @@
 /* The C interface of hyperscatter: message passing on hypergraphs, on CPU and CUDA.
 
    Every function that returns int32_t returns a status: HS_OK, or an HS_ERROR_*, about which hs_last_error tells
-   more. Handles are made by functions that write them to their last argument (null where they fail), and freed by
+   more. Each may return HS_ERROR_MISALIGNED and HS_ERROR_PANIC besides those that it lists. Handles are made by functions that write them to their last argument (null where they fail), and freed by
    hs_*_free. What a handle is made of may be freed before it. README.md tells the rules of ownership and
    threads.
 
@@ -375,7 +375,9 @@
 #define HS_SCRATCH_OWNED 0
 
 /*
- The caller owns it, and lends it by `hs_workspace_lend_scratch`.
+ The caller owns it, and lends it by `hs_workspace_lend_scratch`. Else a workspace has on the device a
+ record of errors of a few bytes, with checks or symmetric normalization, and nothing that depends on
+ `max_instances`.
  */
 #define HS_SCRATCH_LENT 1
 
@@ -635,8 +637,8 @@
 #define HS_ERROR_WRONG_CONTEXT 140
 
 /*
- The address of an operand, an array, a structure or a result (`value`) is not a multiple of the size of its
- elements, or of its alignment (`bound`).
+ The address of an operand, an array, a structure or a result (`value`) is not a multiple of the size of
+ its elements, or of its alignment (`bound`).
  */
 #define HS_ERROR_MISALIGNED 141
 
@@ -732,8 +734,8 @@
 typedef struct hs_batch hs_batch;
 
 /*
- A CUDA device, by its primary context, which other frameworks use, too. Each handle is a device of its own:
- tables and windows that were made for one are not for another, also where both have the same ordinal.
+ A CUDA device, by its primary context, which other frameworks use, too. Each handle is a device of its
+ own: tables and windows that were made for one are not for another, also where both have the same ordinal.
  */
 typedef struct hs_device hs_device;
 
@@ -963,8 +965,9 @@ typedef struct {
 } hs_rows;
 
 /*
- Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody else
- may use them as long as the work runs: the memory of an operand is all from its first element to its last.
+ Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody
+ else may use them as long as the work runs: the memory of an operand is all from its first element to its
+ last.
  */
 typedef struct {
     /*
@@ -1147,7 +1150,10 @@ typedef struct {
      */
     hs_abi abi;
     /*
-     The most instances that a call may have.
+     The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
+     four mebibytes at most however large it is, and nothing with `HS_SCRATCH_LENT`: who knows no bound
+     gives `UINT32_MAX`, the most that a device takes. With `HS_SCRATCH_OWNED` there is device memory for
+     so many.
      */
     size_t max_instances;
     /*
@@ -1263,7 +1269,8 @@ void hs_batch_free(hs_batch *batch);
 
 /*
  Opens the CUDA device of this ordinal. Building and loading this library needs no CUDA: the driver is
- looked for here. Waits for all work of the context. Open each device once, and keep it: see `hs_device`.
+ looked for here. Waits for all work of the context, so no stream of it may be captured meanwhile. Open
+ each device once, and keep it: see `hs_device`.
 
  Errors: `HS_ERROR_DRIVER_UNAVAILABLE`, `HS_ERROR_DRIVER_TOO_OLD`, `HS_ERROR_NO_DEVICE`,
  `HS_ERROR_UNSUPPORTED_ARCHITECTURE`, `HS_ERROR_DRIVER`, `HS_ERROR_NULL`.
@@ -1285,8 +1292,8 @@ void hs_device_free(hs_device *device);
  Tells what was wrong with the last call of this thread that failed. Calls that succeed leave it.
 
  Returns `HS_ERROR_NULL` for a null pointer, `HS_ERROR_MISALIGNED` for one that cannot be to an `hs_error`,
- and `HS_ERROR_ABI` where `error->size` is not the size of `hs_error`: set it before the call. None of these
- is remembered, and nothing is written then.
+ and `HS_ERROR_ABI` where `error->size` is not the size of `hs_error`: set it before the call. None of
+ these is remembered, and nothing is written then.
 
  The caller promises:
  `error` is null or points to an `hs_error` that may be written.
@@ -1635,7 +1642,8 @@ int32_t hs_gram_backward(hs_workspace *workspace,
 
 /*
  A plan. On a device the tables of the batch are uploaded, once for all plans of the batch; they stay there
- until the batch and all its plans and workspaces are freed.
+ until the batch and all its plans and workspaces are freed. An upload waits for the default stream, and
+ may not be while a stream is captured (see `hs_workspace_create`).
 
  Errors: `HS_ERROR_ABI` where the caller was compiled with another header; `HS_ERROR_PATHS_MISMATCH`,
  `HS_ERROR_PATH_UNAVAILABLE`, `HS_ERROR_TOO_LARGE`, `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`,
@@ -1675,7 +1683,8 @@ void hs_plan_free(hs_plan *plan);
  for scales of vertices). They may overlap. A table of instances needs one offset for each, copies as many
  as a call will have instances.
 
- They serve every plan of the same batch on the same device (or on the CPU).
+ They serve every plan of the same batch on the same `hs_device` (or on the CPU). On a device they are
+ uploaded, as the tables of a batch are for `hs_plan_create`.
 
  Errors: `HS_ERROR_LENGTH_MISMATCH`, `HS_ERROR_OFFSET_OUT_OF_RANGE`, `HS_ERROR_TOO_LARGE`,
  `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
@@ -1709,6 +1718,10 @@ void hs_windows_free(hs_windows *windows);
  A workspace of a plan. On a device its kernels are loaded, which may take seconds the first time. On the
  CPU it has memory for as many threads as `hs_num_threads` tells now, and its calls run on as many.
 
+ On a device it allocates and waits. CUDA forbids that while a stream is captured, whichever, by any thread
+ in the global mode or by this one in the thread-local mode: this is `HS_ERROR_DRIVER` then, and the
+ capture becomes invalid. Make workspaces before.
+
  Errors: `HS_ERROR_ABI`, `HS_ERROR_TOO_MANY_INSTANCES` where a table batch has more instances,
  `HS_ERROR_TOO_LARGE`, `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
 
@@ -1724,6 +1737,9 @@ int32_t hs_workspace_create(const hs_plan *plan,
  The bytes of scratch memory that a call of an operator (`HS_CONV`, …) with so many instances needs at
  most, whatever its options. On the CPU that is 0. A caller who lends memory for several operators lends
  the most that any of them needs.
+
+ The driver is not called, also not while a stream is captured. But it takes up to some 100 microseconds,
+ many times what a call takes: keep the number, which depends on plan, operator and instances alone.
 
  Errors: `HS_ERROR_NOT_MADE_FOR`, `HS_ERROR_TOO_MANY_INSTANCES`, `HS_ERROR_BUSY`, `HS_ERROR_ARGUMENT`,
  `HS_ERROR_NULL`.
@@ -1742,7 +1758,9 @@ int32_t hs_workspace_scratch_bytes(const hs_workspace *workspace,
  matter. Null takes it back. On the CPU nothing is needed, and nothing is done.
 
  It may be lent anew before each call, and costs next to nothing. A CUDA graph keeps the address that was
- lent when the call was captured.
+ lent when the call was captured. Calls that were lent memory of their own, each, may run at once on
+ several streams, and beside replays: the record of errors is all that they share, and it takes those of
+ all.
 
  Errors: `HS_ERROR_OWNS_SCRATCH`, `HS_ERROR_SCRATCH_MISALIGNED`, `HS_ERROR_BUSY`, `HS_ERROR_NULL`.
 
@@ -1759,6 +1777,10 @@ int32_t hs_workspace_lend_scratch(hs_workspace *workspace, void *memory, size_t 
  since the last successful check are unspecified. On the CPU such errors are results of the calls, and this
  does nothing.
 
+ It waits for this stream alone: an error of work that runs on another one meanwhile may be lost. While a
+ stream is captured, the same holds as for `hs_workspace_create`; for the captured stream itself this is
+ `HS_ERROR_CAPTURING`, and the capture goes on.
+
  Errors: `HS_ERROR_INDEX_OUT_OF_BOUNDS`, `HS_ERROR_NEGATIVE_DEGREE`, `HS_ERROR_CAPTURING`,
  `HS_ERROR_DRIVER`, `HS_ERROR_BUSY`, `HS_ERROR_NULL`.
 
@@ -1769,7 +1791,8 @@ int32_t hs_workspace_lend_scratch(hs_workspace *workspace, void *memory, size_t 
 int32_t hs_workspace_check(hs_workspace *workspace, void *stream);
 
 /*
- Frees a handle, or does nothing for null.
+ Frees a handle, or does nothing for null. It may be called while a stream is captured that does not use
+ it.
 
  The caller promises:
  `workspace` is null or a living handle, which nobody uses any more: no call, no work on a device, and no

@@ -9,8 +9,8 @@ use hyperscatter::cuda::cudarc::driver::{CudaStream, DriverError, result, sys};
 use crate::arguments::make;
 use crate::error::{entry, quietly};
 
-/// A CUDA device, by its primary context, which other frameworks use, too. Each handle is a device of its own:
-/// tables and windows that were made for one are not for another, also where both have the same ordinal.
+/// A CUDA device, by its primary context, which other frameworks use, too. Each handle is a device of its
+/// own: tables and windows that were made for one are not for another, also where both have the same ordinal.
 #[allow(non_camel_case_types)]
 pub struct hs_device {
     pub(crate) device: Device,
@@ -61,7 +61,8 @@ impl Drop for OwnStream {
 }
 
 /// Opens the CUDA device of this ordinal. Building and loading this library needs no CUDA: the driver is
-/// looked for here. Waits for all work of the context. Open each device once, and keep it: see `hs_device`.
+/// looked for here. Waits for all work of the context, so no stream of it may be captured meanwhile. Open
+/// each device once, and keep it: see `hs_device`.
 ///
 /// Errors: `HS_ERROR_DRIVER_UNAVAILABLE`, `HS_ERROR_DRIVER_TOO_OLD`, `HS_ERROR_NO_DEVICE`,
 /// `HS_ERROR_UNSUPPORTED_ARCHITECTURE`, `HS_ERROR_DRIVER`, `HS_ERROR_NULL`.

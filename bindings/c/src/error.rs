@@ -204,8 +204,8 @@ pub(crate) fn quietly(body: impl FnOnce()) {
 /// Tells what was wrong with the last call of this thread that failed. Calls that succeed leave it.
 ///
 /// Returns `HS_ERROR_NULL` for a null pointer, `HS_ERROR_MISALIGNED` for one that cannot be to an `hs_error`,
-/// and `HS_ERROR_ABI` where `error->size` is not the size of `hs_error`: set it before the call. None of these
-/// is remembered, and nothing is written then.
+/// and `HS_ERROR_ABI` where `error->size` is not the size of `hs_error`: set it before the call. None of
+/// these is remembered, and nothing is written then.
 ///
 /// # Safety
 /// `error` is null or points to an `hs_error` that may be written.

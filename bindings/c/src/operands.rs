@@ -67,8 +67,9 @@ pub struct hs_rows {
     pub instance_stride: usize,
 }
 
-/// Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody else
-/// may use them as long as the work runs: the memory of an operand is all from its first element to its last.
+/// Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody
+/// else may use them as long as the work runs: the memory of an operand is all from its first element to its
+/// last.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[allow(non_camel_case_types)]

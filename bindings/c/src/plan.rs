@@ -140,7 +140,8 @@ fn plan<T: DeviceElement>(options: &Options<'_>) -> Result<hs_plan> {
 }
 
 /// A plan. On a device the tables of the batch are uploaded, once for all plans of the batch; they stay there
-/// until the batch and all its plans and workspaces are freed.
+/// until the batch and all its plans and workspaces are freed. An upload waits for the default stream, and
+/// may not be while a stream is captured (see `hs_workspace_create`).
 ///
 /// Errors: `HS_ERROR_ABI` where the caller was compiled with another header; `HS_ERROR_PATHS_MISMATCH`,
 /// `HS_ERROR_PATH_UNAVAILABLE`, `HS_ERROR_TOO_LARGE`, `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`,
@@ -242,7 +243,8 @@ pub unsafe extern "C" fn hs_plan_free(plan: *mut hs_plan) {
 /// for scales of vertices). They may overlap. A table of instances needs one offset for each, copies as many
 /// as a call will have instances.
 ///
-/// They serve every plan of the same batch on the same device (or on the CPU).
+/// They serve every plan of the same batch on the same `hs_device` (or on the CPU). On a device they are
+/// uploaded, as the tables of a batch are for `hs_plan_create`.
 ///
 /// Errors: `HS_ERROR_LENGTH_MISMATCH`, `HS_ERROR_OFFSET_OUT_OF_RANGE`, `HS_ERROR_TOO_LARGE`,
 /// `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.

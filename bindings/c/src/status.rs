@@ -114,8 +114,8 @@ pub const HS_ERROR_DRIVER: i32 = 138;
 pub const HS_ERROR_INDEX_OUT_OF_BOUNDS: i32 = 139;
 /// An operand or a stream belongs to another CUDA context than the device.
 pub const HS_ERROR_WRONG_CONTEXT: i32 = 140;
-/// The address of an operand, an array, a structure or a result (`value`) is not a multiple of the size of its
-/// elements, or of its alignment (`bound`).
+/// The address of an operand, an array, a structure or a result (`value`) is not a multiple of the size of
+/// its elements, or of its alignment (`bound`).
 pub const HS_ERROR_MISALIGNED: i32 = 141;
 /// An output (`what`) shares memory with another operand (`other`).
 pub const HS_ERROR_SHARED_MEMORY: i32 = 142;

@@ -1,5 +1,5 @@
-/* What calls on the CPU allocate, on whichever thread: of CALLS calls "N allocations" is printed. The functions
-   of malloc are this program's own, also for the library. */
+/* Prints what calls on the CPU allocate, on whichever thread: the functions of malloc are this program's own,
+   also for the library. */
 #include <hyperscatter.h>
 
 #include <errno.h>
@@ -49,9 +49,11 @@ int posix_memalign(void** memory, size_t alignment, size_t bytes) {
         } \
     } while (0)
 
-enum { EXPERTS = 8, PAIRS = 28, TOKENS = 300, FEATURES = 4, VALUES = TOKENS * EXPERTS * FEATURES, CALLS = 6000 };
+enum { EXPERTS = 8, PAIRS = 28, TOKENS = 300, FEATURES = 4, VALUES = TOKENS * EXPERTS * FEATURES };
+enum { CALLS = 6000 };
 
-static float x[VALUES], y[VALUES], grad_x[VALUES], w[PAIRS], grad_w[PAIRS], bias[FEATURES], grad_bias[FEATURES];
+static float x[VALUES], y[VALUES], grad_x[VALUES], w[PAIRS], grad_w[PAIRS];
+static float bias[FEATURES], grad_bias[FEATURES];
 
 int main(void) {
     hs_incidence* pairs = NULL;
