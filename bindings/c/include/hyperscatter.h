@@ -1152,8 +1152,9 @@ typedef struct {
     /*
      The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
      four mebibytes at most however large it is, and nothing with `HS_SCRATCH_LENT`: who knows no bound
-     gives `UINT32_MAX`, the most that a device takes. With `HS_SCRATCH_OWNED` there is device memory for
-     so many.
+     gives `UINT32_MAX`, the most that a device takes, or less where vertices or hyperedges, times
+     features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With `HS_SCRATCH_OWNED` there is device
+     memory for so many.
      */
     size_t max_instances;
     /*

@@ -118,8 +118,9 @@ pub struct hs_workspace_options {
     pub abi: hs_abi,
     /// The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
     /// four mebibytes at most however large it is, and nothing with `HS_SCRATCH_LENT`: who knows no bound
-    /// gives `UINT32_MAX`, the most that a device takes. With `HS_SCRATCH_OWNED` there is device memory for
-    /// so many.
+    /// gives `UINT32_MAX`, the most that a device takes, or less where vertices or hyperedges, times
+    /// features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With `HS_SCRATCH_OWNED` there is device
+    /// memory for so many.
     pub max_instances: usize,
     /// The operators, each `1 << HS_CONV` or so.
     pub operators: u32,

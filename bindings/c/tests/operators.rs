@@ -837,6 +837,31 @@ fn room_for_any_number_of_instances_is_free() {
             hs_workspace_free(large);
         }
     }
+    // The elements of an operand, or of rows of hyperedges, have to be countable all the same.
+    let subsets = |n| batch_in_c(&Batch::replicate(Incidence::subsets(n, 2).unwrap()));
+    for (handle, features) in [(subsets(4), 1 << 31), (subsets(20), 1 << 27)] {
+        let mut plan = null_mut();
+        let options = hs_plan_options {
+            abi: abi(),
+            device,
+            element: HS_F32,
+            features,
+            normalization: HS_NORMALIZATION_ROW,
+            weight_use: HS_WEIGHTS_DOCUMENTED,
+            checks: HS_CHECKS_DEFAULT,
+            paths: &HS_PATH_GATHER,
+            n_paths: 1,
+        };
+        // SAFETY: pointers are to what lives here.
+        ok(unsafe { hs_plan_create(handle, &options, &mut plan) });
+        let (status, none) = made_for(plan, u32::MAX as usize, all, HS_SCRATCH_LENT);
+        assert_eq!((status, none), (HS_ERROR_TOO_LARGE, null_mut()), "{}", message());
+        // SAFETY: nobody uses them any more.
+        unsafe {
+            hs_plan_free(plan);
+            hs_batch_free(handle);
+        }
+    }
     // SAFETY: as above.
     unsafe { hs_device_free(device) };
 }
