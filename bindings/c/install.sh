@@ -21,8 +21,9 @@ install -m 755 "$built/libhyperscatter_c.so" "$prefix/lib/"
 install -m 644 "$built/libhyperscatter_c.a" "$prefix/lib/"
 install -m 644 "$here/include/hyperscatter.h" "$prefix/include/"
 # What the static library needs of the system: `rustc --print native-static-libs`.
+escaped=$(printf %s "$prefix" | sed 's/[|&\\]/\\&/g')
 filled() {
-    sed -e "s|@prefix@|$prefix|" -e "s|@version@|$version|" -e "s|@minor@|${version%.*}|" \
+    sed -e "s|@prefix@|$escaped|" -e "s|@version@|$version|" -e "s|@minor@|${version%.*}|" \
         -e 's|@libraries@|-lpthread -ldl -lm -lgcc_s|' "$1"
 }
 filled "$here/pkgconfig/hyperscatter.pc.in" >"$prefix/lib/pkgconfig/hyperscatter.pc"

@@ -12,7 +12,7 @@ use super::tables::Orientation;
 use super::window_table::DeviceWindows;
 use crate::axis::Axis;
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rows::{Operand, Placement, RowLayout};
 use crate::windows::Windows;
 
@@ -149,7 +149,13 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     pub(super) fn contiguous(&self, axis: Axis, address: Address) -> Result<PlacedRows> {
         let layout = RowLayout::contiguous(self.features()).instances(self.instances);
         let operand = Operand { name: "scratch memory", axis, layout, len: usize::MAX };
-        Ok(PlacedRows { address, placement: operand.place(self.batch(), self.instances, true)? })
+        let placement = operand.place(self.batch(), self.instances, true).map_err(|error| match error {
+            Error::Stride { operand: what, value, bound, .. } => {
+                Error::TooLarge { what, value, bound: bound as u128 }
+            }
+            other => other,
+        })?;
+        Ok(PlacedRows { address, placement })
     }
 
     /// Rows of sums in scratch memory, of all instances along `axis`.

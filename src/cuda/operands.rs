@@ -536,16 +536,21 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         address: Address,
         is_written: bool,
     ) -> RowsId {
-        let len = len.unwrap_or_else(|| self.all_elements::<E>(axis));
+        let len = len.unwrap_or_else(|| self.all_elements::<E>(name, axis));
         let id = self.shapes.rows(rows::Operand { name, axis, layout, len }, is_written);
         self.addresses[id.index()] = address;
         id
     }
 
     /// The elements of a feature operand without memory: the rows of all instances.
-    fn all_elements<E>(&mut self, axis: Axis) -> usize {
+    fn all_elements<E>(&mut self, what: &'static str, axis: Axis) -> usize {
         self.element_bytes[axis as usize] += size_of::<E>();
-        self.total(axis).saturating_mul(self.plan.features())
+        let (rows, features, bound) = (self.total(axis), self.plan.features(), usize::MAX as u128);
+        rows.checked_mul(features).unwrap_or_else(|| {
+            let value = rows as u128 * features as u128;
+            self.error.get_or_insert(Error::TooLarge { what, value, bound });
+            0
+        })
     }
 
     /// The values without memory of a call that is counted.

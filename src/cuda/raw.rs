@@ -21,9 +21,11 @@
 //!    device of the plan, aligned, with any bits.
 //! 2. **Ordered.** The stream is of the device's very context. It is not the per-thread default stream if the
 //!    workspace moves to another thread. Every other use of the same workspace, on this stream or another, is
-//!    ordered before or after this work, since the workspace's scratch memory is shared. So is every write
-//!    to an operand that is read, and every use of an output. The simple way to keep this is a workspace for
-//!    each stream, and for each graph that may run beside others.
+//!    ordered before or after this work, since the workspace's scratch memory is shared. So is every write to
+//!    an operand that is read, and every use of an output. The simple way to keep this is a workspace for
+//!    each stream, and for each graph that may run beside others. Calls that were lent scratch memory of
+//!    their own ([`Workspace::lend_scratch`]) need no order: all else that they write is the record of
+//!    violations, which one thread of all claims. But all have ended before [`Workspace::check_raw`].
 //! 3. **Disjoint.** While the work or a replay of it runs, nothing else writes to the operands' memory, and
 //!    nothing else reads an output or holds a reference of any kind into it. Between replays, new data may be
 //!    written.

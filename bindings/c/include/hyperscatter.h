@@ -2,7 +2,7 @@
 /* The C interface of hyperscatter: message passing on hypergraphs, on CPU and CUDA.
 
    Every function that returns int32_t returns a status: HS_OK, or an HS_ERROR_*, about which hs_last_error tells
-   more. Handles are made by functions that write them to their last argument (null where they fail), and freed by
+   more. Each may return HS_ERROR_MISALIGNED and HS_ERROR_PANIC besides those that it lists. Handles are made by functions that write them to their last argument (null where they fail), and freed by
    hs_*_free. What a handle is made of may be freed before it. README.md tells the rules of ownership and
    threads.
 
@@ -375,7 +375,9 @@
 #define HS_SCRATCH_OWNED 0
 
 /*
- The caller owns it, and lends it by `hs_workspace_lend_scratch`.
+ The caller owns it, and lends it by `hs_workspace_lend_scratch`. Else a workspace has on the device a
+ record of errors of a few bytes, with checks or symmetric normalization, and nothing that depends on
+ `max_instances`.
  */
 #define HS_SCRATCH_LENT 1
 
@@ -391,7 +393,7 @@
 
 /*
  A number stands for nothing: `what` names the argument, `value` is the number, and it must be below
- `bound`.
+ `bound`. Or, without these two, z is not to be overwritten, or arrays are not of one integer type.
  */
 #define HS_ERROR_ARGUMENT 2
 
@@ -533,12 +535,12 @@
 #define HS_ERROR_WINDOW_TABLE_LENGTH 120
 
 /*
- A number does not fit its type.
+ A number does not fit its type, or an array has more bytes than memory can have.
  */
 #define HS_ERROR_TOO_LARGE 121
 
 /*
- Memory could not be had; `value` is the number of bytes.
+ Memory could not be had; `value` is the number of bytes. Or so many `"threads"` could not be started.
  */
 #define HS_ERROR_OUT_OF_MEMORY 122
 
@@ -635,7 +637,8 @@
 #define HS_ERROR_WRONG_CONTEXT 140
 
 /*
- An operand's address (`value`) is not a multiple of its element's size (`bound`).
+ The address of an operand, an array, a structure or a result (`value`) is not a multiple of the size of
+ its elements, or of its alignment (`bound`).
  */
 #define HS_ERROR_MISALIGNED 141
 
@@ -731,7 +734,8 @@
 typedef struct hs_batch hs_batch;
 
 /*
- A CUDA device, by its primary context, which other frameworks use, too.
+ A CUDA device, by its primary context, which other frameworks use, too. Each handle is a device of its
+ own: tables and windows that were made for one are not for another, also where both have the same ordinal.
  */
 typedef struct hs_device hs_device;
 
@@ -927,7 +931,10 @@ typedef struct {
 
 /*
  Feature rows that are read. Row `i` of instance `g` starts at element
- `g * instance_stride + i * row_stride`, and its `features` elements are contiguous.
+ `g * instance_stride + i * row_stride`, and its `features` elements are contiguous. Strides may be 0, and
+ rows may overlap.
+
+ The memory of an operand is all from its first element to its last, with what lies between its rows.
  */
 typedef struct {
     /*
@@ -958,7 +965,9 @@ typedef struct {
 } hs_rows;
 
 /*
- Feature rows that are written. Elements between rows stay as they are.
+ Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody
+ else may use them as long as the work runs: the memory of an operand is all from its first element to its
+ last.
  */
 typedef struct {
     /*
@@ -1141,7 +1150,11 @@ typedef struct {
      */
     hs_abi abi;
     /*
-     The most instances that a call may have.
+     The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
+     four mebibytes at most however large it is, and nothing with `HS_SCRATCH_LENT`: who knows no bound
+     gives `UINT32_MAX`, the most that a device takes, or less where vertices or hyperedges, times
+     features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With `HS_SCRATCH_OWNED` there is device
+     memory for so many.
      */
     size_t max_instances;
     /*
@@ -1239,7 +1252,8 @@ int32_t hs_batch_get_sizes(const hs_batch *batch, hs_batch_sizes *sizes);
  Where the rows of an instance start among those of all instances along an axis (`HS_VERTEX` or
  `HS_HYPEREDGE`), in rows. With the number of instances it is the number of all rows.
 
- Errors: `HS_ERROR_TOO_MANY_INSTANCES` where a table has fewer, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
+ Errors: `HS_ERROR_TOO_MANY_INSTANCES` where a table has fewer, `HS_ERROR_TOO_LARGE`, `HS_ERROR_ARGUMENT`,
+ `HS_ERROR_NULL`.
 
  The caller promises:
  `batch` is null or a living handle; `start` is null or may be written.
@@ -1256,7 +1270,8 @@ void hs_batch_free(hs_batch *batch);
 
 /*
  Opens the CUDA device of this ordinal. Building and loading this library needs no CUDA: the driver is
- looked for here.
+ looked for here. Waits for all work of the context, so no stream of it may be captured meanwhile. Open
+ each device once, and keep it: see `hs_device`.
 
  Errors: `HS_ERROR_DRIVER_UNAVAILABLE`, `HS_ERROR_DRIVER_TOO_OLD`, `HS_ERROR_NO_DEVICE`,
  `HS_ERROR_UNSUPPORTED_ARCHITECTURE`, `HS_ERROR_DRIVER`, `HS_ERROR_NULL`.
@@ -1277,8 +1292,9 @@ void hs_device_free(hs_device *device);
 /*
  Tells what was wrong with the last call of this thread that failed. Calls that succeed leave it.
 
- Returns `HS_ERROR_NULL` for a null pointer, and `HS_ERROR_ABI` where `error->size` is not the size of
- `hs_error`: set it before the call. Neither is remembered, and nothing is written then.
+ Returns `HS_ERROR_NULL` for a null pointer, `HS_ERROR_MISALIGNED` for one that cannot be to an `hs_error`,
+ and `HS_ERROR_ABI` where `error->size` is not the size of `hs_error`: set it before the call. None of
+ these is remembered, and nothing is written then.
 
  The caller promises:
  `error` is null or points to an `hs_error` that may be written.
@@ -1640,7 +1656,8 @@ int32_t hs_gram_backward(hs_workspace *workspace,
 
 /*
  A plan. On a device the tables of the batch are uploaded, once for all plans of the batch; they stay there
- until the batch and all its plans and workspaces are freed.
+ until the batch and all its plans and workspaces are freed. An upload waits for the default stream, and
+ may not be while a stream is captured (see `hs_workspace_create`).
 
  Errors: `HS_ERROR_ABI` where the caller was compiled with another header; `HS_ERROR_PATHS_MISMATCH`,
  `HS_ERROR_PATH_UNAVAILABLE`, `HS_ERROR_TOO_LARGE`, `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`,
@@ -1680,7 +1697,8 @@ void hs_plan_free(hs_plan *plan);
  for scales of vertices). They may overlap. A table of instances needs one offset for each, copies as many
  as a call will have instances.
 
- They serve every plan of the same batch on the same device (or on the CPU).
+ They serve every plan of the same batch on the same `hs_device` (or on the CPU). On a device they are
+ uploaded, as the tables of a batch are for `hs_plan_create`.
 
  Errors: `HS_ERROR_LENGTH_MISMATCH`, `HS_ERROR_OFFSET_OUT_OF_RANGE`, `HS_ERROR_TOO_LARGE`,
  `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
@@ -1714,6 +1732,10 @@ void hs_windows_free(hs_windows *windows);
  A workspace of a plan. On a device its kernels are loaded, which may take seconds the first time. On the
  CPU it has memory for as many threads as `hs_num_threads` tells now, and its calls run on as many.
 
+ On a device it allocates and waits. CUDA forbids that while a stream is captured, whichever, by any thread
+ in the global mode or by this one in the thread-local mode: this is `HS_ERROR_DRIVER` then, and the
+ capture becomes invalid. Make workspaces before.
+
  Errors: `HS_ERROR_ABI`, `HS_ERROR_TOO_MANY_INSTANCES` where a table batch has more instances,
  `HS_ERROR_TOO_LARGE`, `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
 
@@ -1729,6 +1751,9 @@ int32_t hs_workspace_create(const hs_plan *plan,
  The bytes of scratch memory that a call of an operator (`HS_CONV`, …) with so many instances needs at
  most, whatever its options. On the CPU that is 0. A caller who lends memory for several operators lends
  the most that any of them needs.
+
+ The driver is not called, also not while a stream is captured. But it takes up to some 100 microseconds,
+ many times what a call takes: keep the number, which depends on plan, operator and instances alone.
 
  Errors: `HS_ERROR_NOT_MADE_FOR`, `HS_ERROR_TOO_MANY_INSTANCES`, `HS_ERROR_BUSY`, `HS_ERROR_ARGUMENT`,
  `HS_ERROR_NULL`.
@@ -1747,7 +1772,9 @@ int32_t hs_workspace_scratch_bytes(const hs_workspace *workspace,
  matter. Null takes it back. On the CPU nothing is needed, and nothing is done.
 
  It may be lent anew before each call, and costs next to nothing. A CUDA graph keeps the address that was
- lent when the call was captured.
+ lent when the call was captured. Calls that were lent memory of their own, each, may run at once on
+ several streams, and beside replays: the record of errors is all that they share, and it takes those of
+ all.
 
  Errors: `HS_ERROR_OWNS_SCRATCH`, `HS_ERROR_SCRATCH_MISALIGNED`, `HS_ERROR_BUSY`, `HS_ERROR_NULL`.
 
@@ -1764,6 +1791,10 @@ int32_t hs_workspace_lend_scratch(hs_workspace *workspace, void *memory, size_t 
  since the last successful check are unspecified. On the CPU such errors are results of the calls, and this
  does nothing.
 
+ It waits for this stream alone: an error of work that runs on another one meanwhile may be lost. While a
+ stream is captured, the same holds as for `hs_workspace_create`; for the captured stream itself this is
+ `HS_ERROR_CAPTURING`, and the capture goes on.
+
  Errors: `HS_ERROR_INDEX_OUT_OF_BOUNDS`, `HS_ERROR_NEGATIVE_DEGREE`, `HS_ERROR_CAPTURING`,
  `HS_ERROR_DRIVER`, `HS_ERROR_BUSY`, `HS_ERROR_NULL`.
 
@@ -1774,7 +1805,8 @@ int32_t hs_workspace_lend_scratch(hs_workspace *workspace, void *memory, size_t 
 int32_t hs_workspace_check(hs_workspace *workspace, void *stream);
 
 /*
- Frees a handle, or does nothing for null.
+ Frees a handle, or does nothing for null. It may be called while a stream is captured that does not use
+ it.
 
  The caller promises:
  `workspace` is null or a living handle, which nobody uses any more: no call, no work on a device, and no

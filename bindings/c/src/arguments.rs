@@ -5,19 +5,21 @@ use crate::error::{Failure, Result};
 /// A reference to what a pointer points to.
 ///
 /// # Safety
-/// The pointer is null, or points to a `T` that lives and is not written for as long as the result is used.
+/// The pointer is null or misaligned, or points to a `T` that lives and is not written for as long as the
+/// result is used.
 pub(crate) unsafe fn reference<'a, T>(what: &'static str, pointer: *const T) -> Result<&'a T> {
     // SAFETY: the caller's promise.
-    unsafe { pointer.as_ref() }.ok_or(Failure::Null(what))
+    unsafe { optional(what, pointer)? }.ok_or(Failure::Null(what))
 }
 
 /// The same, of what may be null.
 ///
 /// # Safety
 /// As above.
-pub(crate) unsafe fn optional<'a, T>(pointer: *const T) -> Option<&'a T> {
-    // SAFETY: the caller's promise.
-    unsafe { pointer.as_ref() }
+pub(crate) unsafe fn optional<'a, T>(what: &'static str, pointer: *const T) -> Result<Option<&'a T>> {
+    check_pointer(what, pointer)?;
+    // SAFETY: the caller's promise; the rest was just checked.
+    Ok(unsafe { pointer.as_ref() })
 }
 
 /// `len` elements from a pointer on. Nothing may be at a null pointer.
@@ -26,25 +28,30 @@ pub(crate) unsafe fn optional<'a, T>(pointer: *const T) -> Option<&'a T> {
 /// The pointer is null, or there are `len` elements that live and are not written for as long as the result
 /// is used.
 pub(crate) unsafe fn slice<'a, T>(what: &'static str, pointer: *const T, len: usize) -> Result<&'a [T]> {
-    check_length::<T>(what, len)?;
+    check_length(what, len, size_of::<T>())?;
     match (pointer.is_null(), len) {
         (_, 0) => Ok(&[]),
         (true, _) => Err(Failure::Null(what)),
         (false, _) => {
-            check_alignment(what, pointer as usize as u64, align_of::<T>() as u64)?;
+            check_pointer(what, pointer)?;
             // SAFETY: the caller's promise; the rest was just checked.
             Ok(unsafe { std::slice::from_raw_parts(pointer, len) })
         }
     }
 }
 
-/// No array has more bytes than an `isize` counts.
-pub(crate) fn check_length<T>(what: &'static str, len: usize) -> Result<()> {
-    let bound = isize::MAX as usize / size_of::<T>();
-    if len > bound {
-        return Err(hyperscatter::Error::TooLarge { what, value: len as u128, bound: bound as u128 }.into());
+/// The bytes of an array: no more than an `isize` counts.
+pub(crate) fn check_length(what: &'static str, len: usize, size: usize) -> Result<usize> {
+    let (value, bound) = (len as u128 * size as u128, isize::MAX as u128);
+    match value <= bound {
+        true => Ok(value as usize),
+        false => Err(hyperscatter::Error::TooLarge { what, value, bound }.into()),
     }
-    Ok(())
+}
+
+/// That a pointer may point to a `T`, if it is not null.
+fn check_pointer<T>(what: &'static str, pointer: *const T) -> Result<()> {
+    check_alignment(what, pointer as usize as u64, align_of::<T>() as u64)
 }
 
 pub(crate) fn check_alignment(operand: &'static str, value: u64, bound: u64) -> Result<()> {
@@ -57,11 +64,12 @@ pub(crate) fn check_alignment(operand: &'static str, value: u64, bound: u64) -> 
 /// Where a result goes.
 ///
 /// # Safety
-/// The pointer is null, or may be written.
+/// The pointer is null or misaligned, or may be written.
 pub(crate) unsafe fn give<T>(what: &'static str, to: *mut T, value: T) -> Result<()> {
     if to.is_null() {
         return Err(Failure::Null(what));
     }
+    check_pointer(what, to)?;
     // SAFETY: the caller's promise.
     unsafe { to.write(value) };
     Ok(())
@@ -70,7 +78,7 @@ pub(crate) unsafe fn give<T>(what: &'static str, to: *mut T, value: T) -> Result
 /// Where a handle goes. It is null until it is made, so that a call that fails leaves nothing to free.
 ///
 /// # Safety
-/// The pointer is null, or may be written.
+/// The pointer is null or misaligned, or may be written.
 pub(crate) unsafe fn make<T>(
     what: &'static str,
     to: *mut *mut T,

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use hyperscatter::cuda::DeviceBatch;
-use hyperscatter::{AllInFirst, Axis, Batch, Incidence, Owners};
+use hyperscatter::{AllInFirst, Axis, Batch, Error, Incidence, Owners};
 
 use crate::arguments::{choice, give, hs_indices, indices, make, reference, slice, with_indices};
 use crate::error::{Failure, Result, entry, quietly};
@@ -70,7 +70,7 @@ unsafe fn topologies(handles: *const *const hs_incidence, len: usize) -> Result<
     let handles = unsafe { slice("incidences", handles, len)? };
     let mut topologies = Vec::new();
     let bytes = len as u128 * size_of::<Incidence>() as u128;
-    let no_memory = |_| hyperscatter::Error::OutOfMemory { what: "topologies", bytes };
+    let no_memory = |_| Error::OutOfMemory { what: "topologies", bytes };
     topologies.try_reserve_exact(len).map_err(no_memory)?;
     for &handle in handles {
         // SAFETY: as above.
@@ -212,7 +212,8 @@ pub unsafe extern "C" fn hs_batch_get_sizes(batch: *const hs_batch, sizes: *mut 
 /// Where the rows of an instance start among those of all instances along an axis (`HS_VERTEX` or
 /// `HS_HYPEREDGE`), in rows. With the number of instances it is the number of all rows.
 ///
-/// Errors: `HS_ERROR_TOO_MANY_INSTANCES` where a table has fewer, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
+/// Errors: `HS_ERROR_TOO_MANY_INSTANCES` where a table has fewer, `HS_ERROR_TOO_LARGE`, `HS_ERROR_ARGUMENT`,
+/// `HS_ERROR_NULL`.
 ///
 /// # Safety
 /// `batch` is null or a living handle; `start` is null or may be written.
@@ -228,10 +229,16 @@ pub unsafe extern "C" fn hs_batch_get_start(
         // SAFETY: the caller's promise, here and below.
         let batch = unsafe { &reference("batch", batch)?.batch };
         if let Some(bound) = batch.n_instances().filter(|&n| instance > n) {
-            return Err(hyperscatter::Error::TooManyInstances { value: instance, bound }.into());
+            return Err(Error::TooManyInstances { value: instance, bound }.into());
+        }
+        let found = batch.start(axis, instance);
+        // The library's own number is the largest that there is then.
+        let (value, bound) = (batch.largest(axis) as u128 * instance as u128, usize::MAX as u128);
+        if batch.is_replicated() && value > bound {
+            return Err(Error::TooLarge { what: "start", value, bound }.into());
         }
         // SAFETY: as above.
-        unsafe { give("start", start, batch.start(axis, instance)) }
+        unsafe { give("start", start, found) }
     })
 }
 

@@ -71,6 +71,8 @@ pub(crate) enum Failure {
         bound: usize,
     },
     Backend(&'static str),
+    /// So many threads could not be started.
+    Threads(usize),
     Panic(String),
 }
 
@@ -101,6 +103,7 @@ impl Failure {
                 facts(status::HS_ERROR_CAPACITY).what(what).value(value).bound(bound)
             }
             Self::Backend(what) => facts(status::HS_ERROR_BACKEND).what(what),
+            Self::Threads(value) => facts(status::HS_ERROR_OUT_OF_MEMORY).what("threads").value(value),
             Self::Panic(_) => facts(status::HS_ERROR_PANIC),
         }
     }
@@ -126,6 +129,9 @@ impl Failure {
                 "{what} was made for another plan's backend or device: make it for a plan on the same \
                  device (or for one on the CPU)"
             ),
+            Self::Threads(threads) => {
+                format!("{threads} threads could not be started: ask for fewer by hs_set_num_threads")
+            }
             Self::Panic(message) => {
                 format!("this is a mistake of hyperscatter, please report it: {message}")
             }
@@ -197,8 +203,9 @@ pub(crate) fn quietly(body: impl FnOnce()) {
 
 /// Tells what was wrong with the last call of this thread that failed. Calls that succeed leave it.
 ///
-/// Returns `HS_ERROR_NULL` for a null pointer, and `HS_ERROR_ABI` where `error->size` is not the size of
-/// `hs_error`: set it before the call. Neither is remembered, and nothing is written then.
+/// Returns `HS_ERROR_NULL` for a null pointer, `HS_ERROR_MISALIGNED` for one that cannot be to an `hs_error`,
+/// and `HS_ERROR_ABI` where `error->size` is not the size of `hs_error`: set it before the call. None of
+/// these is remembered, and nothing is written then.
 ///
 /// # Safety
 /// `error` is null or points to an `hs_error` that may be written.
@@ -206,6 +213,9 @@ pub(crate) fn quietly(body: impl FnOnce()) {
 pub unsafe extern "C" fn hs_last_error(error: *mut hs_error) -> i32 {
     if error.is_null() {
         return status::HS_ERROR_NULL;
+    }
+    if !error.is_aligned() {
+        return status::HS_ERROR_MISALIGNED;
     }
     // SAFETY: the caller's promise. Only the field is read: the rest may be unwritten.
     if unsafe { (&raw const (*error).size).read() } != size_of::<hs_error>() {

@@ -44,7 +44,10 @@ pub const HS_GELU_TANH: u32 = 3;
 pub const HS_SILU: u32 = 4;
 
 /// Feature rows that are read. Row `i` of instance `g` starts at element
-/// `g * instance_stride + i * row_stride`, and its `features` elements are contiguous.
+/// `g * instance_stride + i * row_stride`, and its `features` elements are contiguous. Strides may be 0, and
+/// rows may overlap.
+///
+/// The memory of an operand is all from its first element to its last, with what lies between its rows.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[allow(non_camel_case_types)]
@@ -64,7 +67,9 @@ pub struct hs_rows {
     pub instance_stride: usize,
 }
 
-/// Feature rows that are written. Elements between rows stay as they are.
+/// Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody
+/// else may use them as long as the work runs: the memory of an operand is all from its first element to its
+/// last.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[allow(non_camel_case_types)]
@@ -288,14 +293,13 @@ impl<'b> Reader<'b> {
         is_written: bool,
     ) -> Result<Memory> {
         let size = self.sizes[of as usize];
-        let (start, bytes) = (data as usize as u64, (len as u64).checked_mul(size as u64));
-        check_length::<u8>(name, bytes.map_or(usize::MAX, |bytes| bytes as usize))?;
+        let (start, bytes) = (data as usize as u64, check_length(name, len, size)?);
         if data.is_null() && len > 0 {
             return Err(Failure::Null(name));
         }
         check_alignment(name, start, size as u64)?;
         if len > 0 {
-            let end = start.saturating_add(bytes.unwrap_or(u64::MAX));
+            let end = start.saturating_add(bytes as u64);
             self.spans[self.n_spans] = Some(Span { name, start, end, is_written });
             self.n_spans += 1;
         }
@@ -354,7 +358,7 @@ impl<'b> Reader<'b> {
         rows: *const hs_rows,
     ) -> Result<Option<InRows>> {
         // SAFETY: the caller's promise.
-        let rows = unsafe { optional(rows) };
+        let rows = unsafe { optional(name, rows)? };
         rows.map(|rows| self.place((name, axis), rows, Of::Elements, false)).transpose()
     }
 
@@ -367,7 +371,7 @@ impl<'b> Reader<'b> {
         of: Of,
     ) -> Result<Option<OutRows>> {
         // SAFETY: the caller's promise.
-        let Some(out) = (unsafe { optional(out) }) else { return Ok(None) };
+        let Some(out) = (unsafe { optional(name, out)? }) else { return Ok(None) };
         let Some(mode) = mode(out.mode)? else { return Ok(None) };
         let &hs_out_rows { data, instances, rows, features, row_stride, instance_stride, .. } = out;
         let rows =
@@ -395,7 +399,9 @@ impl<'b> Reader<'b> {
         of: Of,
     ) -> Result<Option<OutValues>> {
         // SAFETY: the caller's promise.
-        let Some(&hs_out_values { data, len, mode }) = (unsafe { optional(out) }) else { return Ok(None) };
+        let Some(&hs_out_values { data, len, mode }) = (unsafe { optional(name, out)? }) else {
+            return Ok(None);
+        };
         let Some(mode) = self::mode(mode)? else { return Ok(None) };
         Ok(Some(OutValues { memory: self.memory(name, data, len, of, true)?, mode }))
     }
@@ -438,7 +444,7 @@ impl<'b> Reader<'b> {
     /// What follows the convolution; nothing for null.
     pub(crate) unsafe fn epilogue(&mut self, epilogue: *const hs_epilogue) -> Result<InEpilogue> {
         // SAFETY: the caller's promise, here and below.
-        let Some(&hs_epilogue { activation, bias }) = (unsafe { optional(epilogue) }) else {
+        let Some(&hs_epilogue { activation, bias }) = (unsafe { optional("epilogue", epilogue)? }) else {
             return Ok(InEpilogue { activation: Activation::Identity, bias: None });
         };
         let activation = self::activation(activation)?;

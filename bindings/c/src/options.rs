@@ -104,7 +104,9 @@ pub const HS_OPERATORS_ALL: u32 = (1 << 16) - 1;
 
 /// The workspace owns its scratch memory.
 pub const HS_SCRATCH_OWNED: u32 = 0;
-/// The caller owns it, and lends it by `hs_workspace_lend_scratch`.
+/// The caller owns it, and lends it by `hs_workspace_lend_scratch`. Else a workspace has on the device a
+/// record of errors of a few bytes, with checks or symmetric normalization, and nothing that depends on
+/// `max_instances`.
 pub const HS_SCRATCH_LENT: u32 = 1;
 
 /// What a workspace is made for. `HS_WORKSPACE_OPTIONS_INIT` gives one for training that owns its memory.
@@ -114,7 +116,11 @@ pub const HS_SCRATCH_LENT: u32 = 1;
 pub struct hs_workspace_options {
     /// `HS_ABI_INIT`.
     pub abi: hs_abi,
-    /// The most instances that a call may have.
+    /// The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
+    /// four mebibytes at most however large it is, and nothing with `HS_SCRATCH_LENT`: who knows no bound
+    /// gives `UINT32_MAX`, the most that a device takes, or less where vertices or hyperedges, times
+    /// features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With `HS_SCRATCH_OWNED` there is device
+    /// memory for so many.
     pub max_instances: usize,
     /// The operators, each `1 << HS_CONV` or so.
     pub operators: u32,

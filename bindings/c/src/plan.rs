@@ -3,7 +3,6 @@
 use std::ffi::c_char;
 use std::sync::{Arc, PoisonError};
 
-use hyperscatter::cuda::cudarc::driver::CudaStream;
 use hyperscatter::cuda::{self, Checks, Device, DeviceBatch, DeviceElement};
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{Axis, Batch, Conv, Error, Normalization, Path, WeightUse, WindowTable, cpu};
@@ -12,7 +11,7 @@ use crate::abi::hs_abi;
 use crate::arguments::{choice, give, hs_indices, indices, make, optional, reference, slice, with_indices};
 use crate::backend::{AnyWorkspace, OnCpu, OnCuda, Request};
 use crate::batch::hs_batch;
-use crate::device::hs_device;
+use crate::device::{OwnStream, hs_device};
 use crate::error::{Failure, Result, entry, quietly};
 use crate::incidence::axis;
 use crate::options::hs_plan_options;
@@ -39,7 +38,7 @@ struct CpuPlan<T>(cpu::Plan<T>);
 
 struct CudaPlan<T: DeviceElement> {
     plan: cuda::Plan<T>,
-    stream: Arc<CudaStream>,
+    stream: OwnStream,
 }
 
 impl<T: DeviceElement> AnyPlan for CpuPlan<T> {
@@ -88,7 +87,7 @@ impl<T: DeviceElement> AnyPlan for CudaPlan<T> {
     }
 
     fn workspace(&self, request: &Request) -> Result<Box<dyn AnyWorkspace>> {
-        Ok(Box::new(OnCuda::<T>::new(&self.plan, &self.stream, request)?))
+        Ok(Box::new(OnCuda::<T>::new(&self.plan, self.stream.get(), request)?))
     }
 
     fn windows(&self, table: WindowTable) -> Result<hs_windows> {
@@ -141,7 +140,8 @@ fn plan<T: DeviceElement>(options: &Options<'_>) -> Result<hs_plan> {
 }
 
 /// A plan. On a device the tables of the batch are uploaded, once for all plans of the batch; they stay there
-/// until the batch and all its plans and workspaces are freed.
+/// until the batch and all its plans and workspaces are freed. An upload waits for the default stream, and
+/// may not be while a stream is captured (see `hs_workspace_create`).
 ///
 /// Errors: `HS_ERROR_ABI` where the caller was compiled with another header; `HS_ERROR_PATHS_MISMATCH`,
 /// `HS_ERROR_PATH_UNAVAILABLE`, `HS_ERROR_TOO_LARGE`, `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`,
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn hs_plan_create(
             let options_of = Options {
                 batch,
                 // SAFETY: as above.
-                device: unsafe { optional(options.device) },
+                device: unsafe { optional("device", options.device)? },
                 features: options.features,
                 conv: Conv::new(
                     choice("normalization", options.normalization, &normalizations)?,
@@ -243,7 +243,8 @@ pub unsafe extern "C" fn hs_plan_free(plan: *mut hs_plan) {
 /// for scales of vertices). They may overlap. A table of instances needs one offset for each, copies as many
 /// as a call will have instances.
 ///
-/// They serve every plan of the same batch on the same device (or on the CPU).
+/// They serve every plan of the same batch on the same `hs_device` (or on the CPU). On a device they are
+/// uploaded, as the tables of a batch are for `hs_plan_create`.
 ///
 /// Errors: `HS_ERROR_LENGTH_MISMATCH`, `HS_ERROR_OFFSET_OUT_OF_RANGE`, `HS_ERROR_TOO_LARGE`,
 /// `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.

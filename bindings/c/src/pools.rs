@@ -9,10 +9,9 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use hyperscatter::Error;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::error::Result;
+use crate::error::{Failure, Result};
 
 struct Registry {
     process: u32,
@@ -67,7 +66,7 @@ fn registry() -> &'static Registry {
 /// The pool of so many threads.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where the threads cannot be started.
+/// [`Failure::Threads`] where they cannot be started.
 pub(crate) fn pool(threads: usize) -> Result<&'static ThreadPool> {
     let mut pools = registry().pools.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, pool)) = pools.iter().find(|(n, _)| *n == threads) {
@@ -75,8 +74,7 @@ pub(crate) fn pool(threads: usize) -> Result<&'static ThreadPool> {
     }
     let name = |i| format!("hyperscatter-{i}");
     let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
-    let no_threads = |_| Error::OutOfMemory { what: "threads", bytes: threads as u128 };
-    let pool: &'static ThreadPool = Box::leak(Box::new(pool.map_err(no_threads)?));
+    let pool: &'static ThreadPool = Box::leak(Box::new(pool.map_err(|_| Failure::Threads(threads))?));
     pools.push((threads, pool));
     Ok(pool)
 }

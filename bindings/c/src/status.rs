@@ -14,7 +14,7 @@ pub const HS_OK: i32 = 0;
 /// A pointer is null that must not be: `what` names the argument.
 pub const HS_ERROR_NULL: i32 = 1;
 /// A number stands for nothing: `what` names the argument, `value` is the number, and it must be below
-/// `bound`.
+/// `bound`. Or, without these two, z is not to be overwritten, or arrays are not of one integer type.
 pub const HS_ERROR_ARGUMENT: i32 = 2;
 /// The caller was compiled with another version of the header: `what` names the version or the structure,
 /// `value` is the caller's number or size, `bound` this library's.
@@ -72,9 +72,9 @@ pub const HS_ERROR_WINDOW_TABLE_MISMATCH: i32 = 118;
 pub const HS_ERROR_WINDOW_TABLE_AXIS: i32 = 119;
 /// A window table has fewer offsets than a call has instances.
 pub const HS_ERROR_WINDOW_TABLE_LENGTH: i32 = 120;
-/// A number does not fit its type.
+/// A number does not fit its type, or an array has more bytes than memory can have.
 pub const HS_ERROR_TOO_LARGE: i32 = 121;
-/// Memory could not be had; `value` is the number of bytes.
+/// Memory could not be had; `value` is the number of bytes. Or so many `"threads"` could not be started.
 pub const HS_ERROR_OUT_OF_MEMORY: i32 = 122;
 /// The rows of an operand have another number of features than the plan.
 pub const HS_ERROR_FEATURES_MISMATCH: i32 = 123;
@@ -114,7 +114,8 @@ pub const HS_ERROR_DRIVER: i32 = 138;
 pub const HS_ERROR_INDEX_OUT_OF_BOUNDS: i32 = 139;
 /// An operand or a stream belongs to another CUDA context than the device.
 pub const HS_ERROR_WRONG_CONTEXT: i32 = 140;
-/// An operand's address (`value`) is not a multiple of its element's size (`bound`).
+/// The address of an operand, an array, a structure or a result (`value`) is not a multiple of the size of
+/// its elements, or of its alignment (`bound`).
 pub const HS_ERROR_MISALIGNED: i32 = 141;
 /// An output (`what`) shares memory with another operand (`other`).
 pub const HS_ERROR_SHARED_MEMORY: i32 = 142;

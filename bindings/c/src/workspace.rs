@@ -69,6 +69,10 @@ pub(crate) unsafe fn call<'a>(
 /// A workspace of a plan. On a device its kernels are loaded, which may take seconds the first time. On the
 /// CPU it has memory for as many threads as `hs_num_threads` tells now, and its calls run on as many.
 ///
+/// On a device it allocates and waits. CUDA forbids that while a stream is captured, whichever, by any thread
+/// in the global mode or by this one in the thread-local mode: this is `HS_ERROR_DRIVER` then, and the
+/// capture becomes invalid. Make workspaces before.
+///
 /// Errors: `HS_ERROR_ABI`, `HS_ERROR_TOO_MANY_INSTANCES` where a table batch has more instances,
 /// `HS_ERROR_TOO_LARGE`, `HS_ERROR_OUT_OF_MEMORY`, `HS_ERROR_DRIVER`, `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
 ///
@@ -101,6 +105,9 @@ pub unsafe extern "C" fn hs_workspace_create(
 /// most, whatever its options. On the CPU that is 0. A caller who lends memory for several operators lends
 /// the most that any of them needs.
 ///
+/// The driver is not called, also not while a stream is captured. But it takes up to some 100 microseconds,
+/// many times what a call takes: keep the number, which depends on plan, operator and instances alone.
+///
 /// Errors: `HS_ERROR_NOT_MADE_FOR`, `HS_ERROR_TOO_MANY_INSTANCES`, `HS_ERROR_BUSY`, `HS_ERROR_ARGUMENT`,
 /// `HS_ERROR_NULL`.
 ///
@@ -128,7 +135,9 @@ pub unsafe extern "C" fn hs_workspace_scratch_bytes(
 /// matter. Null takes it back. On the CPU nothing is needed, and nothing is done.
 ///
 /// It may be lent anew before each call, and costs next to nothing. A CUDA graph keeps the address that was
-/// lent when the call was captured.
+/// lent when the call was captured. Calls that were lent memory of their own, each, may run at once on
+/// several streams, and beside replays: the record of errors is all that they share, and it takes those of
+/// all.
 ///
 /// Errors: `HS_ERROR_OWNS_SCRATCH`, `HS_ERROR_SCRATCH_MISALIGNED`, `HS_ERROR_BUSY`, `HS_ERROR_NULL`.
 ///
@@ -155,6 +164,10 @@ pub unsafe extern "C" fn hs_workspace_lend_scratch(
 /// since the last successful check are unspecified. On the CPU such errors are results of the calls, and this
 /// does nothing.
 ///
+/// It waits for this stream alone: an error of work that runs on another one meanwhile may be lost. While a
+/// stream is captured, the same holds as for `hs_workspace_create`; for the captured stream itself this is
+/// `HS_ERROR_CAPTURING`, and the capture goes on.
+///
 /// Errors: `HS_ERROR_INDEX_OUT_OF_BOUNDS`, `HS_ERROR_NEGATIVE_DEGREE`, `HS_ERROR_CAPTURING`,
 /// `HS_ERROR_DRIVER`, `HS_ERROR_BUSY`, `HS_ERROR_NULL`.
 ///
@@ -171,7 +184,8 @@ pub unsafe extern "C" fn hs_workspace_check(workspace: *mut hs_workspace, stream
     })
 }
 
-/// Frees a handle, or does nothing for null.
+/// Frees a handle, or does nothing for null. It may be called while a stream is captured that does not use
+/// it.
 ///
 /// # Safety
 /// `workspace` is null or a living handle, which nobody uses any more: no call, no work on a device, and no

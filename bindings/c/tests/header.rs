@@ -1,5 +1,7 @@
 //! The header is what cbindgen makes of the source, and is complete.
 
+use std::collections::HashSet;
+
 use super::paths::package;
 
 /// What cbindgen writes.
@@ -50,6 +52,8 @@ fn the_header_leaves_nothing_out() {
         }
     }
     assert!(names.len() > 120, "{}", names.len());
-    let missing: Vec<_> = names.iter().filter(|name| !header.contains(&***name)).collect();
+    // Whole words: many a name begins like another.
+    let words: HashSet<_> = header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let missing: Vec<_> = names.iter().filter(|name| !words.contains(&***name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

@@ -755,7 +755,407 @@ fn a_workspace_is_for_one_call_at_a_time() {
     ok(in_c(&case, handles.workspace, null_mut(), Operator::Conv, &at, [null(); 2]));
 }
 
-/// On the CPU the pool that a call goes to manages its queue itself: a block now and then.
+/// A workspace for so many instances, and the status of making it.
+fn made_for(
+    plan: *const hs_plan,
+    max_instances: usize,
+    operators: u32,
+    scratch: u32,
+) -> (i32, *mut hs_workspace) {
+    let mut workspace = null_mut();
+    let options = hs_workspace_options { abi: abi(), max_instances, operators, scratch };
+    // SAFETY: the plan lives, and pointers are to what lives here.
+    (unsafe { hs_workspace_create(plan, &options, &mut workspace) }, workspace)
+}
+
+/// Lends memory for a call of an operator with the instances of a case: as much as it may need.
+fn lend(
+    workspace: *mut hs_workspace,
+    stream: &Arc<CudaStream>,
+    operator: Operator,
+    instances: usize,
+) -> CudaSlice<u8> {
+    let mut bytes = 0;
+    // SAFETY: the workspace lives, and the pointer is to what lives here.
+    ok(unsafe { hs_workspace_scratch_bytes(workspace, operator as u32, instances, &mut bytes) });
+    let memory = stream.alloc_zeros::<u8>(bytes.max(1)).unwrap();
+    stream.synchronize().unwrap();
+    let address = memory.device_ptr(stream).0 as usize as *mut c_void;
+    // SAFETY: who calls this keeps the memory until the stream has been waited for.
+    ok(unsafe { hs_workspace_lend_scratch(workspace, address, bytes) });
+    memory
+}
+
+/// Who knows no bound may ask for all that there can be: on the CPU, and where memory is lent.
+#[test]
+fn room_for_any_number_of_instances_is_free() {
+    let lease = install().unwrap_or_else(|error| panic!("no emulated driver: {error}")).lease();
+    let context = CudaContext::new(lease.ordinal()).unwrap();
+    let stream = context.new_stream().unwrap();
+    let mut device = null_mut();
+    // SAFETY: the pointer is to what lives here.
+    ok(unsafe { hs_device_open(lease.ordinal() as u32, &mut device) });
+    let all = HS_OPERATORS_ALL;
+    for conv in [HS_NORMALIZATION_ROW, HS_NORMALIZATION_SYMMETRIC] {
+        let case = Case::new(pairs(), 3, Kind::Table, false, HS_OVERWRITE);
+        let (on_cpu, on_device) = (
+            Handles::new(&case, conv, HS_F32, null(), HS_SCRATCH_OWNED),
+            Handles::new(&case, conv, HS_F32, device, HS_SCRATCH_LENT),
+        );
+        let made = |max_instances, scratch| {
+            let before = lease.creations();
+            let (status, workspace) = made_for(on_device.plan, max_instances, all, scratch);
+            ok(status);
+            (lease.creations() - before, workspace)
+        };
+        let ((few, small), (many, large)) =
+            (made(case.instances, HS_SCRATCH_LENT), made(u32::MAX as usize, HS_SCRATCH_LENT));
+        assert_eq!(few, many);
+        // SAFETY: nobody uses it.
+        unsafe { hs_workspace_free(small) };
+        let (status, none) = made_for(on_device.plan, 1 << 32, all, HS_SCRATCH_LENT);
+        assert_eq!((status, none), (HS_ERROR_TOO_LARGE, null_mut()));
+        let (status, of_cpu) = made_for(on_cpu.plan, usize::MAX, all, HS_SCRATCH_LENT);
+        ok(status);
+        for &operator in Operator::ALL {
+            let [mut expected, mut found] = [(); 2].map(|()| Operands::<f32>::new(&case));
+            let slices = OnDevice::new(&stream, &expected);
+            let at = Addresses::of(&mut expected);
+            ok(in_c(&case, on_cpu.workspace, null_mut(), operator, &at, on_cpu.windows()));
+            let at = Addresses::of(&mut found);
+            ok(in_c(&case, of_cpu, null_mut(), operator, &at, on_cpu.windows()));
+            assert_eq!(bits(&found), bits(&expected), "{operator:?}");
+            let memory = lend(large, &stream, operator, case.instances);
+            let (at, own) = (slices.addresses(&stream), stream.cu_stream().cast());
+            ok(in_c(&case, large, own, operator, &at, on_device.windows()));
+            assert_eq!(bits(&slices.read(&stream)), bits(&expected), "{operator:?}");
+            drop(memory);
+        }
+        // SAFETY: nobody uses them any more.
+        unsafe {
+            hs_workspace_free(of_cpu);
+            hs_workspace_free(large);
+        }
+    }
+    // The elements of an operand, or of rows of hyperedges, have to be countable all the same.
+    let subsets = |n| batch_in_c(&Batch::replicate(Incidence::subsets(n, 2).unwrap()));
+    for (handle, features) in [(subsets(4), 1 << 31), (subsets(20), 1 << 27)] {
+        let mut plan = null_mut();
+        let options = hs_plan_options {
+            abi: abi(),
+            device,
+            element: HS_F32,
+            features,
+            normalization: HS_NORMALIZATION_ROW,
+            weight_use: HS_WEIGHTS_DOCUMENTED,
+            checks: HS_CHECKS_DEFAULT,
+            paths: &HS_PATH_GATHER,
+            n_paths: 1,
+        };
+        // SAFETY: pointers are to what lives here.
+        ok(unsafe { hs_plan_create(handle, &options, &mut plan) });
+        let (status, none) = made_for(plan, u32::MAX as usize, all, HS_SCRATCH_LENT);
+        assert_eq!((status, none), (HS_ERROR_TOO_LARGE, null_mut()), "{}", message());
+        // SAFETY: nobody uses them any more.
+        unsafe {
+            hs_plan_free(plan);
+            hs_batch_free(handle);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { hs_device_free(device) };
+}
+
+/// What a plan on the CPU computes for three copies of a batch, in C: the convolution with an activation, and
+/// a step with a reduction.
+fn computed_in_c(batch: &Batch, choices: [u32; 4]) -> [Vec<f32>; 2] {
+    let [normalization, weight_use, activation, reduce] = choices;
+    let case = Case::new(batch.clone(), 3, Kind::Shared, false, HS_OVERWRITE);
+    let handle = batch_in_c(batch);
+    let (mut plan, mut x) = (null_mut(), Operands::<f32>::new(&case));
+    let options = hs_plan_options {
+        abi: abi(),
+        device: null(),
+        element: HS_F32,
+        features: F,
+        normalization,
+        weight_use,
+        checks: HS_CHECKS_DEFAULT,
+        paths: null(),
+        n_paths: 0,
+    };
+    let mut out = [vec![0.0; case.len(R::Y)], vec![0.0; case.len(R::NewZ)]];
+    let at = |of: R, data| hs_rows {
+        data,
+        instances: 3,
+        rows: case.rows(of),
+        features: F,
+        row_stride: case.row_stride(of),
+        instance_stride: case.instance_stride(of),
+    };
+    let to = |of: R, data: *mut c_void| {
+        let hs_rows { instances, rows, features, row_stride, instance_stride, .. } = at(of, data);
+        hs_out_rows { data, instances, rows, features, row_stride, instance_stride, mode: HS_OVERWRITE }
+    };
+    let from = at(R::X, x.rows[R::X as usize].as_mut_ptr().cast());
+    let w = &x.values[V::Weights as usize];
+    let w = hs_values { data: w.as_ptr().cast(), len: w.len() };
+    let w = hs_weights { values: w, windows: HS_WINDOWS_SHARED, table: null() };
+    let epilogue = hs_epilogue { activation, bias: null() };
+    let step = hs_step { reduce, vertex_scale: null(), hyperedge_scale: null() };
+    let (y, z) = (to(R::Y, out[0].as_mut_ptr().cast()), to(R::NewZ, out[1].as_mut_ptr().cast()));
+    // SAFETY: pointers are to what lives here.
+    unsafe {
+        ok(hs_plan_create(handle, &options, &mut plan));
+        let (status, workspace) = made_for(plan, 3, HS_OPERATORS_ALL, HS_SCRATCH_OWNED);
+        ok(status);
+        ok(hs_conv_epilogue(workspace, null_mut(), &from, &w, &epilogue, null(), &y));
+        ok(hs_vertex_to_hyperedge(workspace, null_mut(), &step, &from, &z));
+        hs_workspace_free(workspace);
+        hs_plan_free(plan);
+        hs_batch_free(handle);
+    }
+    out
+}
+
+/// Each constant stands for what its name says.
+#[test]
+fn choices_are_those_of_the_library() {
+    use Operator as O;
+    let operators = [
+        (HS_VERTEX_TO_HYPEREDGE, O::VertexToHyperedge),
+        (HS_VERTEX_TO_HYPEREDGE_BACKWARD, O::VertexToHyperedgeBackward),
+        (HS_HYPEREDGE_TO_VERTEX, O::HyperedgeToVertex),
+        (HS_HYPEREDGE_TO_VERTEX_BACKWARD, O::HyperedgeToVertexBackward),
+        (HS_CONV, O::Conv),
+        (HS_CONV_SAVING_Z, O::ConvSavingZ),
+        (HS_CONV_BACKWARD, O::ConvBackward),
+        (HS_CONV_BACKWARD_FROM_Z, O::ConvBackwardFromZ),
+        (HS_CONV_EPILOGUE, O::ConvEpilogue),
+        (HS_CONV_EPILOGUE_BACKWARD, O::ConvEpilogueBackward),
+        (HS_CONV_READOUT, O::ConvReadout),
+        (HS_CONV_READOUT_BACKWARD, O::ConvReadoutBackward),
+        (HS_CONV_MATRIX, O::ConvMatrix),
+        (HS_CONV_MATRIX_BACKWARD, O::ConvMatrixBackward),
+        (HS_GRAM, O::Gram),
+        (HS_GRAM_BACKWARD, O::GramBackward),
+    ];
+    for (number, operator) in operators {
+        // The number is a place in the list, and a bit in a set.
+        assert_eq!((Operator::ALL[number as usize], operator as u32), (operator, number));
+    }
+    assert_eq!((Operator::ALL.len(), HS_OPERATORS_ALL), (operators.len(), (1 << operators.len()) - 1));
+
+    let edges = [vec![0u32, 1, 2], vec![1, 3], vec![2]];
+    let batch = Batch::replicate(Incidence::from_edges(5, &edges, Repeats::Keep).unwrap());
+    let case = Case::new(batch.clone(), 3, Kind::Shared, false, HS_OVERWRITE);
+    let from = Operands::<f32>::new(&case);
+    let normalizations = [
+        (HS_NORMALIZATION_ROW, Normalization::Row),
+        (HS_NORMALIZATION_SYMMETRIC, Normalization::Symmetric),
+        (HS_NORMALIZATION_NONE, Normalization::None),
+    ];
+    let uses = [
+        (HS_WEIGHTS_DOCUMENTED, WeightUse::Documented),
+        (HS_WEIGHTS_DEGREE_ONLY, WeightUse::DegreeOnly),
+        (HS_WEIGHTS_MESSAGE_ONLY, WeightUse::MessageOnly),
+    ];
+    let activations = [
+        (HS_IDENTITY, Activation::Identity),
+        (HS_RELU, Activation::Relu),
+        (HS_GELU, Activation::Gelu),
+        (HS_GELU_TANH, Activation::GeluTanh),
+        (HS_SILU, Activation::Silu),
+    ];
+    let mut all = vec![];
+    for (normalization, of_rust) in normalizations {
+        for (weight_use, of_weights) in uses {
+            let conv = Conv::new(of_rust, of_weights);
+            let plan = cpu::Plan::<f32>::builder(&batch, F).conv(conv).build().unwrap();
+            let mut workspace = plan.workspace(3).unwrap();
+            for (activation, of_epilogue) in activations {
+                for (reduce, step) in [(HS_SUM, Step::sum()), (HS_MEAN, Step::mean())] {
+                    let x = || Rows::new(&from.rows[R::X as usize][..], case.layout(R::X));
+                    let w = cpu::Weights::shared(&from.values[V::Weights as usize][..]);
+                    let [mut y, mut z] = [R::Y, R::NewZ].map(|of| vec![0.0f32; case.len(of)]);
+                    let to = Out::Overwrite(Rows::new(&mut y[..], case.layout(R::Y)));
+                    let epilogue = Epilogue::new(of_epilogue);
+                    workspace.conv_epilogue(x(), w, &epilogue, None, to).unwrap();
+                    let to = Out::Overwrite(Rows::new(&mut z[..], case.layout(R::NewZ)));
+                    workspace.vertex_to_hyperedge(&step, x(), to).unwrap();
+                    let found = computed_in_c(&batch, [normalization, weight_use, activation, reduce]);
+                    assert_eq!(found, [y.clone(), z], "{conv:?}, {of_epilogue:?}, {reduce}");
+                    all.push(bits(&y));
+                }
+            }
+        }
+    }
+    all.sort();
+    all.dedup();
+    // Without degrees, weights are in the message or they are not.
+    assert_eq!(all.len(), (3 + 3 + 2) * 5, "two choices are alike");
+
+    // Repeats and loops tell by their numbers of incidences and hyperedges.
+    let sizes = |handle: *mut hs_incidence| {
+        let mut sizes = hs_incidence_sizes { vertices: 0, hyperedges: 0, incidences: 0 };
+        // SAFETY: the handle lives, and is freed once.
+        unsafe {
+            ok(hs_incidence_get_sizes(handle, &mut sizes));
+            hs_incidence_free(handle);
+        }
+        (sizes.hyperedges, sizes.incidences)
+    };
+    let (pointers, members) = ([0, 3], [1, 1, 2]);
+    let (pointers, members) = (indices(&pointers), indices(&members));
+    for (repeats, incidences) in [(HS_REPEATS_KEEP, 3), (HS_REPEATS_MERGE, 2)] {
+        let mut handle = null_mut();
+        // SAFETY: pointers are to what lives here.
+        ok(unsafe { hs_incidence_from_csr(4, &pointers, &members, repeats, &mut handle) });
+        assert_eq!(sizes(handle), (1, incidences));
+    }
+    for (loops, edges) in [(HS_SELF_LOOPS_NONE, 1), (HS_SELF_LOOPS_ISOLATED, 3), (HS_SELF_LOOPS_ALL, 5)] {
+        let [mut handle, mut looped] = [null_mut(); 2];
+        // SAFETY: pointers are to what lives here, and the handle lives until it is freed.
+        unsafe {
+            ok(hs_incidence_from_csr(4, &pointers, &members, HS_REPEATS_KEEP, &mut handle));
+            ok(hs_incidence_with_self_loops(handle, loops, &mut looped));
+            hs_incidence_free(handle);
+        }
+        assert_eq!(sizes(looped), (edges, edges + 2));
+    }
+}
+
+/// Whatever is asked for, the memory and the kernels that a workspace says and has are enough.
+#[test]
+fn what_a_workspace_asks_for_is_enough_for_each_choice_of_an_epilogue() {
+    let lease = install().unwrap_or_else(|error| panic!("no emulated driver: {error}")).lease();
+    let context = CudaContext::new(lease.ordinal()).unwrap();
+    let stream = context.new_stream().unwrap();
+    let mut device = null_mut();
+    // SAFETY: the pointer is to what lives here.
+    ok(unsafe { hs_device_open(lease.ordinal() as u32, &mut device) });
+    lease.set_execute(false);
+    for case in [
+        Case::new(pairs(), 3, Kind::Shared, false, HS_OVERWRITE),
+        Case::new(table(true), 4, Kind::Consecutive, false, HS_ACCUMULATE),
+    ] {
+        let handles = Handles::new(&case, HS_NORMALIZATION_SYMMETRIC, HS_F32, device, HS_SCRATCH_LENT);
+        let slices = OnDevice::new(&stream, &Operands::<f32>::new(&case));
+        let at = slices.addresses(&stream);
+        let s = stream.cu_stream().cast();
+        let rows = |of: R| hs_rows {
+            data: at.rows[of as usize],
+            instances: case.instances,
+            rows: case.rows(of),
+            features: F,
+            row_stride: case.row_stride(of),
+            instance_stride: case.instance_stride(of),
+        };
+        let out_rows = |of: R| {
+            let hs_rows { instances, rows, features, row_stride, instance_stride, .. } = rows(of);
+            let (data, mode) = (at.rows[of as usize], case.mode);
+            hs_out_rows { data, instances, rows, features, row_stride, instance_stride, mode }
+        };
+        let values = |of: V| hs_values { data: at.values[of as usize], len: case.values(of) };
+        let out_values =
+            |of: V| hs_out_values { data: at.values[of as usize], len: case.values(of), mode: case.mode };
+        let windows = if case.kind == Kind::Shared { HS_WINDOWS_SHARED } else { HS_WINDOWS_CONSECUTIVE };
+        let w = hs_weights { values: values(V::Weights), windows, table: null() };
+        let (x, grad, residual, bias) = (rows(R::X), rows(R::GradY), rows(R::Residual), values(V::Bias));
+        let (y, grad_x, grad_residual) = (out_rows(R::Y), out_rows(R::GradX), out_rows(R::GradResidual));
+        let (grad_w, grad_bias) = (out_values(V::GradWeights), out_values(V::GradBias));
+        let len = case.instances * F;
+        let grad_readout = hs_values { data: at.readouts[0], len };
+        let readout = hs_out_values { data: at.readouts[1], len, mode: case.mode };
+        use Operator::{ConvEpilogue, ConvEpilogueBackward, ConvReadout, ConvReadoutBackward};
+        for operator in [ConvEpilogue, ConvEpilogueBackward, ConvReadout, ConvReadoutBackward] {
+            let operators = 1 << operator as u32;
+            let (status, ws) = made_for(handles.plan, case.instances, operators, HS_SCRATCH_LENT);
+            ok(status);
+            let memory = lend(ws, &stream, operator, case.instances);
+            for choice in 0..128 {
+                fn pointer<T>(is_wanted: bool, to: &T) -> *const T {
+                    if is_wanted { to } else { null() }
+                }
+                let is = |bit: u32| choice >> bit & 1 == 1;
+                let activation = if is(0) { HS_GELU } else { HS_IDENTITY };
+                let epilogue = hs_epilogue { activation, bias: pointer(is(1), &bias) };
+                let residual = pointer(is(2), &residual);
+                let gradients = hs_epilogue_gradients {
+                    x: pointer(is(3), &grad_x),
+                    weights: pointer(is(4), &grad_w),
+                    bias: pointer(is(5) && is(1), &grad_bias),
+                    residual: pointer(is(6), &grad_residual),
+                };
+                let (e, g) = (&epilogue, &gradients);
+                // SAFETY: operands, memory and workspace live until the stream has been waited for.
+                let status = unsafe {
+                    match operator {
+                        ConvEpilogue => hs_conv_epilogue(ws, s, &x, &w, e, residual, pointer(is(3), &y)),
+                        ConvReadout => hs_conv_readout(ws, s, &x, &w, e, residual, pointer(is(3), &readout)),
+                        ConvEpilogueBackward => hs_conv_epilogue_backward(ws, s, &x, &w, e, &grad, g),
+                        _ => hs_conv_readout_backward(ws, s, &x, &w, e, &grad_readout, g),
+                    }
+                };
+                assert_eq!(status, HS_OK, "{operator:?}, {choice:#b}: {}", message());
+            }
+            stream.synchronize().unwrap();
+            drop(memory);
+            // SAFETY: nobody uses it any more.
+            unsafe { hs_workspace_free(ws) };
+        }
+    }
+    lease.set_execute(true);
+    // SAFETY: nobody uses it any more.
+    unsafe { hs_device_free(device) };
+}
+
+/// Each call has memory of its own: so calls of one workspace on several streams need no order.
+#[test]
+fn calls_with_memory_of_their_own_need_no_order() {
+    let lease = install().unwrap_or_else(|error| panic!("no emulated driver: {error}")).lease();
+    let context = CudaContext::new(lease.ordinal()).unwrap();
+    let streams = [context.new_stream().unwrap(), context.new_stream().unwrap()];
+    let mut device = null_mut();
+    // SAFETY: the pointer is to what lives here.
+    ok(unsafe { hs_device_open(lease.ordinal() as u32, &mut device) });
+    // On several paths, a call also clears some of its memory.
+    for case in [
+        Case::new(pairs(), 3, Kind::Table, false, HS_OVERWRITE),
+        Case::new(table(false), 4, Kind::Shared, true, HS_OVERWRITE),
+    ] {
+        let handles = Handles::new(&case, HS_NORMALIZATION_SYMMETRIC, HS_F32, device, HS_SCRATCH_LENT);
+        for operator in operators(&case) {
+            let operands = Operands::<f32>::new(&case);
+            let slices = [(); 2].map(|()| OnDevice::new(&streams[0], &operands));
+            lease.set_deferred(true);
+            let memories = [0, 1].map(|i| {
+                let memory = lend(handles.workspace, &streams[i], operator, case.instances);
+                let at = slices[i].addresses(&streams[i]);
+                let stream = streams[i].cu_stream().cast();
+                ok(in_c(&case, handles.workspace, stream, operator, &at, handles.windows()));
+                memory
+            });
+            // The later one first.
+            streams[1].synchronize().unwrap();
+            streams[0].synchronize().unwrap();
+            lease.set_deferred(false);
+            let [first, second] = [0, 1].map(|i| bits(&slices[i].read(&streams[i])));
+            assert_eq!(first, second, "{operator:?}");
+            assert_ne!(first, bits(&operands), "{operator:?} computes nothing");
+            drop(memories);
+        }
+        let stream = streams[0].cu_stream().cast();
+        // SAFETY: the workspace and the stream live.
+        ok(unsafe { hs_workspace_check(handles.workspace, stream) });
+    }
+    // SAFETY: nobody uses it any more.
+    unsafe { hs_device_free(device) };
+    assert_eq!(lease.take_reports(), Vec::<String>::new());
+}
+
+/// On the CPU a block of the queue through which calls go to the pool is allocated now and then, on this
+/// thread; what its threads allocate `tests/programs.rs` counts.
 #[test]
 fn no_call_allocates() {
     let lease = install().unwrap_or_else(|error| panic!("no emulated driver: {error}")).lease();

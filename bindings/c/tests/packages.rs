@@ -22,7 +22,7 @@ int main(void) {
 
 /// Installs the libraries of this build.
 fn install(folder: &Path) -> PathBuf {
-    let prefix = folder.join("prefix with a space");
+    let prefix = folder.join("prefix with a space & more");
     run(Command::new(package().join("install.sh")).arg(&prefix).arg(libraries()));
     prefix
 }

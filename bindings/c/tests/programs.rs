@@ -74,6 +74,25 @@ fn a_program_in_c_trains_on_each_backend_and_gets_each_error() {
     assert_eq!(provoked, expected);
 }
 
+/// On all threads: those of the pool do most of the work.
+#[test]
+fn calls_on_the_cpu_allocate_blocks_of_a_queue_alone() {
+    let folder = Folder::new("allocations");
+    let program = folder.path().join("allocations");
+    let mut command = Command::new("gcc");
+    command.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-fno-builtin", "-I"]);
+    command.arg(package().join("include")).arg(package().join("tests/programs/allocations.c"));
+    command.arg("-o").arg(&program).arg("-L").arg(libraries()).arg("-lhyperscatter_c");
+    run(command.arg(format!("-Wl,-rpath,{}", libraries().display())));
+    let output = run(&mut Command::new(&program));
+    let number = |word: &str| word.parse::<usize>().ok();
+    let [calls, allocations] = output.split_whitespace().filter_map(number).collect::<Vec<_>>()[..] else {
+        panic!("{output}");
+    };
+    // A block of the queue through which calls go to the pool has room for 31 of them or more.
+    assert!(allocations <= calls / 31 + 1, "{output}");
+}
+
 /// What a driver and a device that are too old are told apart by.
 #[test]
 fn an_old_driver_is_an_error() {

@@ -26,6 +26,8 @@ typedef struct driver {
     int (*end_capture)(device_stream, void**);
     int (*destroy_graph)(void*);
     int (*release)(int);
+    int (*get_current)(void**);
+    int (*set_current)(void*);
 } driver;
 
 static void expect_success(int result, const char* what) {
@@ -46,7 +48,6 @@ static void look_up(const driver* of, const char* name, void* function) {
 static int open_driver(driver* d) {
     int (*initialize)(unsigned);
     int (*retain)(void**, int);
-    int (*make_current)(void*);
     int (*create)(device_stream*, unsigned);
     memset(d, 0, sizeof *d);
     d->library = dlopen("libcuda.so", RTLD_NOW);
@@ -56,7 +57,8 @@ static int open_driver(driver* d) {
     look_up(d, "cuInit", &initialize);
     look_up(d, "cuDevicePrimaryCtxRetain", &retain);
     look_up(d, "cuDevicePrimaryCtxRelease_v2", &d->release);
-    look_up(d, "cuCtxSetCurrent", &make_current);
+    look_up(d, "cuCtxGetCurrent", &d->get_current);
+    look_up(d, "cuCtxSetCurrent", &d->set_current);
     look_up(d, "cuStreamCreate", &create);
     look_up(d, "cuStreamDestroy_v2", &d->destroy_stream);
     look_up(d, "cuStreamSynchronize", &d->synchronize);
@@ -70,7 +72,7 @@ static int open_driver(driver* d) {
     if (initialize(0) != 0 || retain(&d->context, 0) != 0) {
         return 0;
     }
-    expect_success(make_current(d->context), "cuCtxSetCurrent");
+    expect_success(d->set_current(d->context), "cuCtxSetCurrent");
     expect_success(create(&d->stream, 1), "cuStreamCreate");
     return 1;
 }

@@ -200,24 +200,45 @@ static void train(const hs_batch* batch, const hs_device* device, place at, doub
     free(garbage);
 }
 
-/* A forked process has none of its parent's threads, and does not wait for them. */
+/* A forked process has none of its parent's threads, and does not wait for them. Handles from before the fork
+   are its own. */
 static void fork_and_call(const hs_batch* batch) {
     double before[2], losses[2];
-    float w[PAIRS];
+    float w[PAIRS], x[VALUES], y[VALUES], again[VALUES];
     place host = {NULL};
+    hs_plan_options options = HS_PLAN_OPTIONS_INIT;
+    hs_workspace_options room = HS_WORKSPACE_OPTIONS_INIT;
+    hs_plan* plan = NULL;
+    hs_workspace* workspace = NULL;
     CHECK(hs_set_num_threads(3));
     EXPECT(hs_num_threads() == 3);
     train(batch, NULL, host, before, w);
+    options.features = FEATURES;
+    room.max_instances = TOKENS;
+    CHECK(hs_plan_create(batch, &options, &plan));
+    CHECK(hs_workspace_create(plan, &room, &workspace));
+    for (size_t i = 0; i < VALUES; i++) {
+        x[i] = input(i);
+    }
+    hs_rows from = rows(x);
+    hs_weights by = weights(w, PAIRS);
+    hs_out_rows to = out_rows(y), more = out_rows(again);
+    CHECK(hs_conv(workspace, NULL, &from, &by, &to));
     pid_t child = fork();
     EXPECT(child >= 0);
     if (child == 0) {
         alarm(60);
+        CHECK(hs_conv(workspace, NULL, &from, &by, &more));
+        EXPECT(memcmp(y, again, sizeof y) == 0);
         train(batch, NULL, host, losses, w);
         _exit(losses[1] == before[1] ? 0 : 1);
     }
     int status = 0;
     EXPECT(waitpid(child, &status, 0) == child);
     EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(hs_conv(workspace, NULL, &from, &by, &more));
+    hs_workspace_free(workspace);
+    hs_plan_free(plan);
     CHECK(hs_set_num_threads(0));
     EXPECT(hs_num_threads() > 0);
 }
@@ -347,6 +368,8 @@ static void wrong_plans(const hs_batch* batch, const hs_device* device) {
     FAILS(hs_plan_create(batch, &options, &plan), HS_ERROR_ABI, "abi.rows");
     FAILS(hs_plan_create(NULL, &right, &plan), HS_ERROR_NULL, "batch");
     FAILS(hs_plan_create(batch, NULL, &plan), HS_ERROR_NULL, "options");
+    FAILS(hs_plan_create(batch, (const hs_plan_options*)((const char*)&right + 2), &plan),
+          HS_ERROR_MISALIGNED, "options");
     options = right;
     options.element = 4;
     FAILS(hs_plan_create(batch, &options, &plan), HS_ERROR_ARGUMENT, "element");
@@ -386,6 +409,8 @@ static void wrong_plans(const hs_batch* batch, const hs_device* device) {
     FAILS(hs_plan_explain(plan, TOKENS, text, needed, NULL), HS_ERROR_NULL, "needed");
     FAILS(hs_batch_get_start(batch, 2, 1, &start), HS_ERROR_ARGUMENT, "axis");
     CHECK(hs_batch_get_start(batch, HS_HYPEREDGE, TOKENS, &start));
+    EXPECT(start == TOKENS * PAIRS);
+    FAILS(hs_batch_get_start(batch, HS_HYPEREDGE, SIZE_MAX, &start), HS_ERROR_TOO_LARGE, "start");
     EXPECT(start == TOKENS * PAIRS);
 
     hs_indices table = indices(offsets, 5);
@@ -445,6 +470,12 @@ static void wrong_calls(const hs_batch* batch, const hs_device* device, place at
 #define CONV(rows_, weights_, out_) hs_conv(workspace, stream, rows_, weights_, out_)
     FAILS(hs_conv(NULL, stream, &from, &by, &to), HS_ERROR_NULL, "workspace");
     FAILS(CONV(NULL, &by, &to), HS_ERROR_NULL, "x");
+    error = FAILS(CONV((const hs_rows*)((const char*)&from + 1), &by, &to), HS_ERROR_MISALIGNED, "x");
+    EXPECT(error.value == (int64_t)(intptr_t)&from + 1 && error.bound == sizeof(size_t));
+    FAILS(CONV(&from, (const hs_weights*)((const char*)&by + 4), &to), HS_ERROR_MISALIGNED, "weights");
+    FAILS(CONV(&from, &by, (const hs_out_rows*)((const char*)&to + 2)), HS_ERROR_MISALIGNED, "y");
+    FAILS(hs_conv((hs_workspace*)((char*)workspace + 1), stream, &from, &by, &to), HS_ERROR_MISALIGNED,
+          "workspace");
     FAILS(CONV(&from, NULL, &to), HS_ERROR_NULL, "weights");
     wrong = rows(NULL);
     FAILS(CONV(&wrong, &by, &to), HS_ERROR_NULL, "x");
@@ -517,6 +548,8 @@ static void wrong_calls(const hs_batch* batch, const hs_device* device, place at
     FAILS(hs_vertex_to_hyperedge(workspace, stream, &step, &from, NULL), HS_ERROR_ARGUMENT, "reduce");
     FAILS(hs_vertex_to_hyperedge(workspace, stream, NULL, &from, NULL), HS_ERROR_NULL, "step");
     FAILS(hs_workspace_scratch_bytes(workspace, 16, 1, &bytes), HS_ERROR_ARGUMENT, "operator");
+    FAILS(hs_workspace_scratch_bytes(workspace, HS_CONV, 1, (size_t*)((char*)&bytes + 1)),
+          HS_ERROR_MISALIGNED, "bytes");
     FAILS(hs_workspace_lend_scratch(workspace, NULL, 0), HS_ERROR_OWNS_SCRATCH, "memory");
     FAILS(hs_workspace_check(NULL, stream), HS_ERROR_NULL, "workspace");
 
@@ -585,6 +618,53 @@ static void wrong_calls(const hs_batch* batch, const hs_device* device, place at
     drop(at, memory);
 }
 
+static void expect_current(const driver* d, void* expected, int line) {
+    void* current = NULL;
+    expect_success(d->get_current(&current), "cuCtxGetCurrent");
+    if (current != expected) {
+        fail(line, "another context is current", HS_OK);
+    }
+}
+
+/* The thread's current context belongs to other frameworks: whatever is made and freed, it stays. */
+static void keep_the_current_context(const hs_batch* batch, const driver* d) {
+    void* currents[2] = {NULL, NULL};
+    currents[0] = d->context;
+    for (int i = 0; i < 2; i++) {
+        hs_plan_options options = HS_PLAN_OPTIONS_INIT;
+        hs_workspace_options room = HS_WORKSPACE_OPTIONS_INIT;
+        hs_device* second = NULL;
+        hs_plan* plan = NULL;
+        hs_workspace* workspace = NULL;
+        size_t bytes = 0;
+        void* current = currents[i];
+        expect_success(d->set_current(current), "cuCtxSetCurrent");
+        if (hs_device_open(1, &second) != HS_OK) {
+            return;
+        }
+        expect_current(d, current, __LINE__);
+        hs_device_free(second);
+        expect_current(d, current, __LINE__);
+        CHECK(hs_device_open(1, &second));
+        options.device = second;
+        options.features = FEATURES;
+        CHECK(hs_plan_create(batch, &options, &plan));
+        expect_current(d, current, __LINE__);
+        hs_device_free(second);
+        expect_current(d, current, __LINE__);
+        room.max_instances = TOKENS;
+        CHECK(hs_workspace_create(plan, &room, &workspace));
+        expect_current(d, current, __LINE__);
+        CHECK(hs_workspace_scratch_bytes(workspace, HS_CONV, TOKENS, &bytes));
+        expect_current(d, current, __LINE__);
+        hs_workspace_free(workspace);
+        expect_current(d, current, __LINE__);
+        hs_plan_free(plan);
+        expect_current(d, current, __LINE__);
+    }
+    expect_success(d->set_current(d->context), "cuCtxSetCurrent");
+}
+
 int main(void) {
     double on_host[2], on_device[2];
     float w[PAIRS], device_w[PAIRS];
@@ -598,6 +678,7 @@ int main(void) {
     EXPECT(hs_last_error(NULL) == HS_ERROR_NULL);
     error.size = 8;
     EXPECT(hs_last_error(&error) == HS_ERROR_ABI);
+    EXPECT(hs_last_error((hs_error*)((char*)&error + 1)) == HS_ERROR_MISALIGNED);
     EXPECT(hs_status_name(-1) == NULL && strcmp(hs_status_name(HS_OK), "HS_OK") == 0);
     hs_incidence_free(NULL);
     hs_batch_free(NULL);
@@ -621,6 +702,10 @@ int main(void) {
         EXPECT(memcmp(w, device_w, sizeof w) == 0);
         wrong_plans(batch, gpu);
         wrong_calls(batch, gpu, device);
+        hs_batch* other = pairs_of_experts();
+        keep_the_current_context(other, &d);
+        hs_batch_free(other);
+        expect_current(&d, d.context, __LINE__);
         hs_device_free(gpu);
         hs_batch_free(batch);
         close_driver(&d);
