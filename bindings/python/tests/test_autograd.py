@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from reference import NORMALIZATIONS, USES, drawn
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import hyperscatter as hs
+from reference import NORMALIZATIONS, USES, drawn
 
 TOPOLOGY = hs.Incidence([[0, 1, 2], [1, 2], [0, 2], [2]], 4)  # vertex 3 is in no hyperedge
 
@@ -76,9 +76,7 @@ def test_a_table() -> None:
 def test_matrices() -> None:
     for normalization in NORMALIZATIONS:
         for w in (leaf(4), leaf(2, 4)):
-            assert gradcheck(
-                lambda w, norm=normalization: hs.operator(TOPOLOGY, w, normalization=norm), (w,)
-            )
+            assert gradcheck(lambda w, norm=normalization: hs.operator(TOPOLOGY, w, normalization=norm), (w,))
     assert gradcheck(hs.gram, (leaf(2, 4, 3),))
     assert gradgradcheck(hs.gram, (leaf(2, 4, 3),))
 
@@ -107,9 +105,9 @@ def test_opcheck() -> None:
     packed, checks = TOPOLOGY.packed, []
     for weight in (w.detach().abs().requires_grad_(), own):
         checks += [
-            (ops.conv, (x, weight, packed, None, b, x.detach(), 2, 0, 0, 0)),
-            (ops.conv, (x, weight, packed, None, None, None, 0, 1, 0, -1)),
-            (ops.conv_backward, (x, x, weight, packed, None, b, 2, 0, 0, False, [True, True, True, False])),
+            (ops.conv, (x, weight, packed, None, b, x.detach(), 2, 0, 0, 4, 0)),
+            (ops.conv, (x, weight, packed, None, None, None, 0, 1, 0, 4, -1)),
+            (ops.conv_backward, (x, x, weight, packed, None, b, 2, 0, 0, 4, 0, [True, True, True, False])),
             (ops.operator, (weight, packed, None, weight.numel() // 4, 4, 0, 0)),
         ]
     checks += [
@@ -118,7 +116,22 @@ def test_opcheck() -> None:
         (ops.v2e_backward, (x, x, packed, None, own, False, [True, False, True])),
         (ops.gram, (x, packed)),
         (ops.gram_backward, (torch.randn(2, 4, 4, requires_grad=True), x, packed)),
-        (ops.conv, (x.detach().transpose(0, 1).contiguous().transpose(0, 1), w, packed, None, None, None, 0, 0, 0, 0)),
+        (
+            ops.conv,
+            (
+                x.detach().transpose(0, 1).contiguous().transpose(0, 1),
+                w,
+                packed,
+                None,
+                None,
+                None,
+                0,
+                0,
+                0,
+                4,
+                0,
+            ),
+        ),
     ]
     for op, arguments in checks:
         torch.library.opcheck(op.default, arguments)
@@ -126,8 +139,16 @@ def test_opcheck() -> None:
 
 def test_forward_mode_says_that_it_is_not_there() -> None:
     x = torch.randn(2, 4, 8)
-    with pytest.raises((NotImplementedError, RuntimeError), match="(?i)forward|jvp"):
-        torch.func.jvp(lambda x: hs.conv(x, TOPOLOGY), (x,), (x,))
+    for function in (
+        lambda x: hs.conv(x, TOPOLOGY),
+        lambda x: hs.v2e(x, TOPOLOGY),
+        hs.gram,
+        lambda x: hs.operator(TOPOLOGY, x[0, :, 0].abs()),
+    ):
+        with pytest.raises(NotImplementedError, match="forward mode"):
+            torch.func.jvp(function, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        assert hs.conv(x, TOPOLOGY).shape == x.shape  # nothing has a tangent
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

@@ -79,7 +79,7 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
         pytest.skip("there is a CUDA device")
     from hyperscatter import _devices
 
-    with pytest.raises(hs.DeviceError, match="driver|device"):
+    with pytest.raises(hs.DeviceError, match=r"driver|device"):
         _devices.Cuda(0)
     with pytest.raises(hs.Error, match="CPU or a CUDA device"):
         _devices.of(torch.empty(1, device="meta"))

@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 import torch
-from reference import NORMALIZATIONS, USES, drawn, incidence_matrix, operator
 from torch import Tensor
 
 import hyperscatter as hs
+from reference import NORMALIZATIONS, USES, drawn, incidence_matrix, operator
 
 TYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 TOPOLOGIES = {
@@ -54,13 +54,9 @@ def test_steps_are_products_with_the_incidence_matrix(reduce: str) -> None:
     assert torch.allclose(hs.v2e(x, topology, reduce=reduce), to_edges @ x)
     assert torch.allclose(hs.e2v(z, topology, reduce=reduce), to_vertices @ z)
     scaled = s[..., None] * (to_edges @ (r[:, None] * x))
-    assert torch.allclose(
-        hs.v2e(x, topology, reduce=reduce, vertex_scale=r, hyperedge_scale=s), scaled
-    )
+    assert torch.allclose(hs.v2e(x, topology, reduce=reduce, vertex_scale=r, hyperedge_scale=s), scaled)
     scaled = r[:, None] * (to_vertices @ (s[..., None] * z))
-    assert torch.allclose(
-        hs.e2v(z, topology, reduce=reduce, vertex_scale=r, hyperedge_scale=s), scaled
-    )
+    assert torch.allclose(hs.e2v(z, topology, reduce=reduce, vertex_scale=r, hyperedge_scale=s), scaled)
 
 
 LAYOUTS = {
@@ -261,7 +257,7 @@ def test_a_packed_tensor_of_another_process_works() -> None:
     packed = topology.packed.clone()
     ones = torch.ones(2)
     del topology
-    y = torch.ops.hyperscatter.conv(x, ones, packed, None, None, None, 0, 0, 0, 0)
+    y = torch.ops.hyperscatter.conv(x, ones, packed, None, None, None, 0, 0, 0, 2, 0)
     assert torch.equal(y, wanted)
     _, batch = tables()
     again = pickle.loads(pickle.dumps(batch))

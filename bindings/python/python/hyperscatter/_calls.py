@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._library import NULL, Error, ffi, lib, max_size
 from ._structures import ELEMENTS, Plan, Structure, structures
+from .topology import Incidence
 
 PACKED = max_size()
 
@@ -396,31 +397,40 @@ def _of_matrices(
     return Axes(structure, False, instances), structure.plan(like, normalization, weight_use)
 
 
-def gram(x: Tensor, topology: Tensor) -> Tensor:
+def gram(x: Tensor, topology: Tensor | None) -> Tensor:
     """Inner products of the rows of each instance, `[..., n, n]`, of the accumulation type."""
     n = x.shape[-2]
     out = _new((*x.shape[:-2], n, n), x, accumulation(x.dtype))
     if x.numel() == 0:
         return out.zero_()
     x = readable(x)
-    of = axes(topology, x)
+    of = axes(rows_alone(n).packed if topology is None else topology, x)
     plan = of.structure.plan(x, lib.HS_NORMALIZATION_ROW, lib.HS_WEIGHTS_DOCUMENTED)
     plan.run(lib.HS_GRAM, of.instances, lib.hs_gram, of.read(x), out_values(out))
     return out
 
 
-def gram_backward(grad: Tensor, x: Tensor, topology: Tensor) -> Tensor:
+def gram_backward(grad: Tensor, x: Tensor, topology: Tensor | None) -> Tensor:
     """The gradient by x."""
     out = empty_like(x)
     if x.numel() == 0:
         return out
     x, grad = readable(x), grad.contiguous()
-    of = axes(topology, x)
+    of = axes(rows_alone(x.shape[-2]).packed if topology is None else topology, x)
     plan = of.structure.plan(x, lib.HS_NORMALIZATION_ROW, lib.HS_WEIGHTS_DOCUMENTED)
     plan.run(
         lib.HS_GRAM_BACKWARD, of.instances, lib.hs_gram_backward, of.read(x), values(grad), of.write(out)
     )
     return out
+
+
+_ALONE: dict[int, Incidence] = {}
+
+
+def rows_alone(n: int) -> Incidence:
+    """Vertices without hyperedges."""
+    found = _ALONE.get(n)
+    return _ALONE.setdefault(n, Incidence([], n)) if found is None else found
 
 
 def check_element(x: Tensor) -> None:

@@ -19,6 +19,7 @@ ALIGNMENT = 256
 ALL_OPERATORS = (1 << (lib.HS_GRAM_BACKWARD + 1)) - 1
 LEAST_INSTANCES = 64
 MOST_INSTANCES = 2**32 - 1
+MOST_ELEMENTS = 2**64 - 1
 
 
 def set_checks(on: bool) -> None:
@@ -47,7 +48,7 @@ class Device:
             call(lib.hs_set_num_threads(threads))
         return threads, ALL_OPERATORS, NULL
 
-    def room(self, instances: int) -> int:
+    def room(self, plan: Plan, instances: int) -> int:
         """How many instances a workspace is made for."""
         return max(LEAST_INSTANCES, 1 << (instances - 1).bit_length())
 
@@ -100,9 +101,10 @@ class Cuda(Device):
             plan.is_captured = True
         return operator, 1 << operator, ffi.cast("void *", stream)
 
-    def room(self, instances: int) -> int:
-        # The size of memory that is lent depends on the call alone.
-        return MOST_INSTANCES
+    def room(self, plan: Plan, instances: int) -> int:
+        # Memory that is lent depends on the call alone: the most that the library counts.
+        sizes = plan.structure.sizes
+        return min(MOST_INSTANCES, MOST_ELEMENTS // (max(sizes.n, sizes.m, 1) * plan.key.features))
 
     def refuse_capture(self) -> None:
         if self.is_capturing():

@@ -150,19 +150,14 @@ def _alias(leaf: Tensor) -> Tensor:
     return leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_()
 
 
-def _rows_of(topology: Tensor, scale: Tensor, rows: Tensor, along_vertices: bool) -> Tensor:
+def _beside(scale: Tensor, rows: int) -> Tensor:
     """A scale, shared or each instance's own, beside the rows that it scales."""
-    of = _calls.axes(topology, rows)
-    sizes = of.structure.sizes
-    if sizes.is_copies:
-        return scale.unsqueeze(-1)
-    each = sizes.n if along_vertices else sizes.m
-    total = sizes.vertices if along_vertices else sizes.hyperedges
-    if (scale.numel() == each and each != total) or not of.is_packed:
+    if scale.shape[-1] != rows:
         raise NotImplementedError(
-            "second derivatives of a Batch are there for packed rows with weights of all instances alone"
+            "second derivatives of a Batch are there for packed rows with weights or scales of all "
+            "instances, and for padded rows with shared ones"
         )
-    return scale.reshape(-1, 1)
+    return scale.unsqueeze(-1)
 
 
 def _step_from_sums(
@@ -170,7 +165,7 @@ def _step_from_sums(
 ) -> Tensor:
     first, last = (vs, hs) if to_hyperedges else (hs, vs)
     if first is not None:
-        x = x * _rows_of(topology, first, x, to_hyperedges).to(x.dtype)
+        x = x * _beside(first, x.shape[-2]).to(x.dtype)
     sums = ops.v2e if to_hyperedges else ops.e2v
     y = sums(x, topology, None, None, False, rows)
     if mean:
@@ -178,7 +173,7 @@ def _step_from_sums(
         counts = sums(ones, topology, None, None, False, rows)
         y = y / counts.clamp(min=1)
     if last is not None:
-        y = y * _rows_of(topology, last, y, not to_hyperedges).to(y.dtype)
+        y = y * _beside(last, rows).to(y.dtype)
     return y
 
 
@@ -200,6 +195,7 @@ def _fake_conv(
     activation: int,
     normalization: int,
     weight_use: int,
+    m: int,
     readout: int,
 ) -> Tensor:
     if readout == 0:
@@ -218,10 +214,31 @@ def _conv(
     activation: int,
     normalization: int,
     weight_use: int,
+    m: int,
     readout: int,
 ) -> Tensor:
     conventions = normalization, weight_use
     return _calls.conv(x, weight, topology, windows, bias, residual, activation, *conventions, readout != 0)
+
+
+def _conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    topology: Tensor,
+    windows: Any,
+    bias: Any,
+    activation: int,
+    normalization: int,
+    weight_use: int,
+    m: int,
+    readout: int,
+    wanted: list[bool],
+) -> Any:
+    conventions = normalization, weight_use
+    return _calls.conv_backward(
+        grad, x, weight, topology, windows, bias, activation, *conventions, readout != 0, wanted
+    )
 
 
 def _fake_conv_backward(
@@ -234,7 +251,8 @@ def _fake_conv_backward(
     activation: int,
     normalization: int,
     weight_use: int,
-    readout: bool,
+    m: int,
+    readout: int,
     wanted: list[bool],
 ) -> Any:
     return (
@@ -257,11 +275,11 @@ def _conv_derivative(ctx: Any, grad: Tensor) -> Any:
     readout = ctx.readout != 0
     wants_residual = ctx.has_residual and needs[5]
     wanted = [needs[0], needs[1], bias is not None and needs[4], wants_residual and readout]
-    outputs = ops.conv_backward(grad, x, weight, topology, windows, bias, *ctx.numbers, readout, wanted)
+    outputs = ops.conv_backward(grad, x, weight, topology, windows, bias, *ctx.numbers, ctx.readout, wanted)
     gx, gw, gb, gr = (g if want else None for g, want in zip(outputs, wanted, strict=True))
     if wants_residual and not readout:
         gr = grad
-    return gx, gw, None, None, gb, gr, None, None, None, None
+    return gx, gw, None, None, gb, gr, None, None, None, None, None
 
 
 def _setup_conv_backward(ctx: Any, inputs: Any, output: Any) -> None:
@@ -271,21 +289,23 @@ def _setup_conv_backward(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _conv_second_derivative(ctx: Any, *cotangents: Any) -> Any:
     grad, x, weight, topology, windows, bias = ctx.saved_tensors
-    activation, normalization, weight_use, readout = ctx.numbers
+    activation, normalization, weight_use, m, readout = ctx.numbers
 
     def function(x: Tensor, weight: Tensor, bias: Any, residual: Any) -> Tensor:
-        y = _conv_from_sums(x, weight, topology, windows, normalization, weight_use)
+        y = _conv_from_sums(x, weight, topology, windows, normalization, weight_use, m)
         if bias is not None:
             y = y + bias.to(y.dtype)
         y = _ACTIVATIONS[activation](y)
         if residual is not None:
             y = y + residual
-        return _mean_of(y, topology) if readout else y
+        return y.mean(-2) if readout else y
 
+    if readout > 0:
+        raise NotImplementedError("second derivatives of a readout of a Batch")
     residual = torch.zeros_like(x) if ctx.wanted[3] else None
     operands = [x, weight, bias, residual]
     g, gx, gw, gb, _ = _second_order(function, grad, operands, ctx.wanted, cotangents)
-    return g, gx, gw, None, None, gb, None, None, None, None, None
+    return g, gx, gw, None, None, gb, *[None] * 6
 
 
 _ACTIVATIONS = (
@@ -297,21 +317,13 @@ _ACTIVATIONS = (
 )
 
 
-def _mean_of(y: Tensor, topology: Tensor) -> Tensor:
-    if not _calls.axes(topology, y).structure.sizes.is_copies:
-        raise NotImplementedError("second derivatives of a readout of a Batch")
-    return y.mean(-2)
-
-
 def _conv_from_sums(
-    x: Tensor, weight: Tensor, topology: Tensor, windows: Any, normalization: int, weight_use: int
+    x: Tensor, weight: Tensor, topology: Tensor, windows: Any, normalization: int, weight_use: int, m: int
 ) -> Tensor:
     """The convolution from the two steps, each of which can be differentiated any number of times."""
     if windows is not None:
         raise NotImplementedError("second derivatives with a table of windows")
-    sizes = _calls.axes(topology, x).structure.sizes
-    m = sizes.m if sizes.is_copies or x.dim() == 3 else sizes.hyperedges
-    w = _rows_of(topology, weight, x.new_empty(m, 1), False).to(x.dtype)
+    w = _beside(weight, m).to(x.dtype)
     one = torch.ones_like(w)
     in_degree = one if weight_use == 2 else w
     in_message = one if weight_use == 1 else w
@@ -335,15 +347,15 @@ _define(
     "conv",
     "(Tensor x, Tensor weight, Tensor topology, Tensor? windows, Tensor? bias, "
     "Tensor? residual, int activation, "
-    f"{_CONVENTIONS}, SymInt readout) -> Tensor",
+    f"{_CONVENTIONS}, SymInt m, SymInt readout) -> Tensor",
     _conv,
     _fake_conv,
 )
 _define(
     "conv_backward",
     "(Tensor grad, Tensor x, Tensor weight, Tensor topology, Tensor? windows, Tensor? bias, int activation, "
-    f"{_CONVENTIONS}, bool readout, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
-    _calls.conv_backward,
+    f"{_CONVENTIONS}, SymInt m, SymInt readout, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
+    _conv_backward,
     _fake_conv_backward,
 )
 _autograd("conv", _conv_derivative, _setup_conv)
@@ -400,7 +412,7 @@ def _gram_second_derivative(ctx: Any, cotangent: Tensor) -> Any:
 
 _define(
     "gram",
-    "(Tensor x, Tensor topology) -> Tensor",
+    "(Tensor x, Tensor? topology) -> Tensor",
     _calls.gram,
     lambda x, topology: x.new_empty(
         (*x.shape[:-2], x.shape[-2], x.shape[-2]), dtype=_calls.accumulation(x.dtype)
@@ -408,7 +420,7 @@ _define(
 )
 _define(
     "gram_backward",
-    "(Tensor grad, Tensor x, Tensor topology) -> Tensor",
+    "(Tensor grad, Tensor x, Tensor? topology) -> Tensor",
     _calls.gram_backward,
     lambda grad, x, topology: _calls.empty_like(x),
 )

@@ -101,7 +101,7 @@ class Plan:
             workspace = None
         if workspace is None or workspace.capacity < instances:
             device.refuse_capture()
-            room = self.structure.sizes.instances or device.room(instances)
+            room = self.structure.sizes.instances or device.room(self, instances)
             workspace = Workspace(self, room, operators)
         lent = device.lend(self, workspace, operator, instances)
         status = function(workspace.raw, stream, *operands)

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _calls, _ops
 from ._library import Error
@@ -181,11 +182,13 @@ def conv(
         _check_shape(residual, tuple(x.shape), "residual")
         if residual.dtype != x.dtype:
             raise Error(f"residual must be of the type of x, {x.dtype}, and is {residual.dtype}")
+    _refuse_tangents(x, weight, bias, residual)
+    rows = _rows(x, topology)[1]
     many = 0 if readout is None else -1 if isinstance(topology, Incidence) else topology.n_instances
     if readout not in (None, "mean"):
         raise ValueError(f"readout must be 'mean' or None, and is {readout!r}")
     packed = None if windows is None else windows.packed
-    return _ops.ops.conv(x, weight, topology.packed, packed, bias, residual, which, *conventions, many)
+    return _ops.ops.conv(x, weight, topology.packed, packed, bias, residual, which, *conventions, rows, many)
 
 
 def operator(
@@ -212,6 +215,7 @@ def operator(
         choice("normalization", normalization, NORMALIZATIONS),
         choice("weight_use", weight_use, WEIGHT_USES),
     )
+    _refuse_tangents(weight)
     packed = None if windows is None else windows.packed
     if isinstance(topology, Batch):
         n, instances, lead = topology.largest_vertices, topology.n_instances, (topology.n_instances,)
@@ -247,6 +251,7 @@ def gram(x: Tensor, topology: Batch | None = None) -> Tensor:
     """
     _check_rows(x, "x")
     x = _autocast(x)
+    _refuse_tangents(x)
     if topology is not None:
         if x.dim() != 3:
             raise Error(
@@ -254,21 +259,7 @@ def gram(x: Tensor, topology: Batch | None = None) -> Tensor:
                 f"{tuple(x.shape)}"
             )
         return _ops.ops.gram(x, topology.packed)
-    return _ops.ops.gram(x, _rows_alone(x.shape[-2]).packed)
-
-
-_ALONE: dict[int, Incidence] = {}
-
-
-def _rows_alone(n: int) -> Incidence:
-    """Vertices without hyperedges."""
-    found = _ALONE.get(n)
-    return _ALONE.setdefault(n, _new_rows_alone(n)) if found is None else found
-
-
-@eager
-def _new_rows_alone(n: int) -> Incidence:
-    return Incidence([], int(n))
+    return _ops.ops.gram(x, None)
 
 
 def _step(
@@ -283,18 +274,38 @@ def _step(
     _check_rows(x, "x" if to_hyperedges else "z")
     mean = choice("reduce", reduce, ("sum", "mean")) == 1
     x = _autocast(x)
-    if isinstance(topology, Incidence) or x.dim() == 2:
-        n, m = topology.n_vertices, topology.n_hyperedges
-    else:
-        n, m = topology.largest_vertices, topology.largest_hyperedges
+    n, m = _rows(x, topology)
     if vertex_scale is not None:
         vertex_scale = _lined_up(vertex_scale, x, topology, topology.n_vertices, "vertex_scale")
         vertex_scale = _widened(vertex_scale, x, "vertex_scale")
     if hyperedge_scale is not None:
         hyperedge_scale = _lined_up(hyperedge_scale, x, topology, topology.n_hyperedges, "hyperedge_scale")
         hyperedge_scale = _widened(hyperedge_scale, x, "hyperedge_scale")
+    _refuse_tangents(x, vertex_scale, hyperedge_scale)
     rows = m if to_hyperedges else n
     return op(x, topology.packed, vertex_scale, hyperedge_scale, mean, rows)
+
+
+def _rows(x: Tensor, topology: Topology) -> tuple[int, int]:
+    """How many rows along vertices and hyperedges there are beside each other."""
+    if isinstance(topology, Incidence) or x.dim() == 2:
+        return topology.n_vertices, topology.n_hyperedges
+    return topology.largest_vertices, topology.largest_hyperedges
+
+
+def _refuse_tangents(*tensors: Tensor | None) -> None:
+    """An operator of `torch.library` without a derivative in forward mode drops tangents silently.
+
+    Raises:
+        NotImplementedError: where a tensor has one.
+    """
+    if forward_ad._current_level >= 0:
+        for tensor in tensors:
+            if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+                raise NotImplementedError(
+                    "there are no derivatives in forward mode (jvp, jacfwd): use those in reverse mode "
+                    "(grad, vjp, jacrev)"
+                )
 
 
 def _autocast(x: Tensor) -> Tensor:

@@ -142,8 +142,9 @@ class HypergraphConv(nn.Module):
                 return found
         found = Incidence.from_hyperedge_index(index, n_vertices, m)
         self.rebuilds += 1
-        self._structures = [entry for entry in self._structures if entry[0]() not in (None, index)]
-        self._structures = self._structures[1 - _MOST_STRUCTURES :]
+        living = [(entry, entry[0]()) for entry in self._structures]
+        others = [entry for entry, of in living if of is not None and of is not index]
+        self._structures = others[1 - _MOST_STRUCTURES :]
         self._structures.append((weakref.ref(index), version, n_vertices, wanted, found))
         return found
 
