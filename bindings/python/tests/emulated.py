@@ -1,0 +1,264 @@
+"""The package's calls on a CUDA device, with the emulated driver in the real one's place (see `test_cuda.py`).
+
+PyTorch sees no device here. So tensors that lie in the emulated device's memory say that they are on the
+CPU, and what the package asks of PyTorch's CUDA (the current stream, memory, whether a graph is captured) is
+answered by the driver. Each operator's results are compared with those on the CPU, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+import hyperscatter as hs
+from hyperscatter import _calls, _devices
+from hyperscatter._library import lib
+
+driver = ctypes.CDLL("libcuda.so")
+
+
+def drive(name: str, *arguments: Any) -> None:
+    result = getattr(driver, name)(*arguments)
+    assert result == 0, f"{name} gives {result}"
+
+
+class Emulated(_devices.Cuda):
+    """The emulated device, as PyTorch would have it."""
+
+    capturing = False
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        context = ctypes.c_void_p()
+        drive("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+        drive("cuCtxSetCurrent", context)
+        self.context = context.value
+        self.streams = [ctypes.c_void_p() for _ in range(2)]
+        for stream in self.streams:
+            drive("cuStreamCreate", ctypes.byref(stream), 1)
+        self.current = 0
+        self.allocations = 0
+
+    def stream(self) -> int:
+        value = self.streams[self.current].value
+        assert value is not None
+        return value
+
+    def synchronize(self) -> None:
+        drive("cuStreamSynchronize", self.streams[self.current])
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+    def new(self, shape: Any, dtype: torch.dtype) -> Tensor:
+        """A tensor in the device's memory, which only the device may touch. It is never freed."""
+        self.allocations += 1
+        count = torch.Size(shape).numel()
+        address = ctypes.c_uint64()
+        bytes_ = max(count * dtype.itemsize, 1)
+        drive("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(bytes_))
+        if count == 0:
+            return torch.empty(shape, dtype=dtype)
+        memory = (ctypes.c_char * bytes_).from_address(address.value)
+        return torch.frombuffer(memory, dtype=dtype).reshape(shape)
+
+    def empty(self, bytes_: int) -> Tensor:
+        return self.new((bytes_,), torch.uint8)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.contiguous()
+        new = self.new(tensor.shape, tensor.dtype)
+        bytes_ = ctypes.c_size_t(tensor.numel() * tensor.element_size())
+        drive("cuMemcpyHtoD_v2", ctypes.c_uint64(new.data_ptr()), ctypes.c_void_p(tensor.data_ptr()), bytes_)
+        return new
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        self.synchronize()
+        new = torch.empty(tensor.shape, dtype=tensor.dtype)
+        bytes_ = ctypes.c_size_t(new.numel() * new.element_size())
+        if new.numel():
+            drive(
+                "cuMemcpyDtoH_v2", ctypes.c_void_p(new.data_ptr()), ctypes.c_uint64(tensor.data_ptr()), bytes_
+            )
+        return new
+
+
+class OnDevice(TorchFunctionMode):
+    """New tensors are the device's."""
+
+    def __init__(self, device: Emulated) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            shape = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
+            return self.device.new(shape, kwargs["dtype"])
+        if func is torch.empty_like:
+            assert args[0].is_contiguous()
+            return self.device.new(args[0].shape, args[0].dtype)
+        if func is Tensor.new_empty:
+            return self.device.new(args[1:], args[0].dtype)
+        return func(*args, **kwargs)
+
+
+def run(device: Emulated, function: Callable[..., Any], *arguments: Any) -> list[Tensor]:
+    """Calls a function with its tensors on the device. Structure stays on the host."""
+    hosted = {id(of) for of in arguments if isinstance(of, Tensor) and of.dtype == torch.int64}
+    moved = [
+        device.to_device(of) if isinstance(of, Tensor) and id(of) not in hosted else of for of in arguments
+    ]
+    on_cpu = _devices.of
+    _devices.of = lambda tensor: device
+    try:
+        with OnDevice(device):
+            results = function(*moved)
+    finally:
+        _devices.of = on_cpu
+    results = results if isinstance(results, tuple) else (results,)
+    current = ctypes.c_void_p()
+    drive("cuCtxGetCurrent", ctypes.byref(current))
+    assert current.value == device.context, "the current context is another"
+    return [device.to_host(of) for of in results]
+
+
+def compare(device: Emulated, function: Callable[..., Any], *arguments: Any) -> None:
+    wanted = function(*arguments)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    for got, want in zip(run(device, function, *arguments), wanted, strict=True):
+        assert got.dtype == want.dtype and torch.equal(got, want), function.__name__
+
+
+def operators(device: Emulated, dtype: torch.dtype) -> None:
+    wide = _calls.accumulation(dtype)
+    triples, drawn = hs.Incidence.subsets(6, 3), hs.Incidence([[0, 1, 2], [], [1, 3, 3], [4]], 70)
+    for topology in (triples, drawn):
+        n, m, packed = topology.n_vertices, topology.n_hyperedges, topology.packed
+        x, g = torch.randn(2, n, 8).to(dtype), torch.randn(2, n, 8).to(dtype)
+        z = torch.randn(2, m, 8).to(dtype)
+        bias, readout = torch.randn(8).to(wide), torch.randn(2, 8).to(dtype)
+        scales = torch.rand(n).to(wide), torch.rand(2, m).to(wide)
+        compare(device, _calls.step, x, packed, *scales, True, m, True)
+        compare(device, _calls.step, z, packed, *scales, False, n, False)
+        compare(device, _calls.step_backward, z, x, packed, *scales, True, [True] * 3, True)
+        compare(device, _calls.step_backward, g, z, packed, *scales, False, [True] * 3, False)
+        for w in (torch.rand(m).to(wide) + 0.5, torch.rand(2, m).to(wide) + 0.5):
+            conventions = 2, 0, 0
+            compare(device, _calls.conv, x, w, packed, None, None, None, 0, 0, 0, False)
+            compare(device, _calls.conv, x, w, packed, None, bias, g, *conventions, False)
+            compare(device, _calls.conv, x, w, packed, None, bias, g, *conventions, True)
+            backward = _calls.conv_backward
+            compare(device, backward, g, x, w, packed, None, None, 0, 0, 0, False, [True, True, False, False])
+            compare(
+                device, backward, g, x, w, packed, None, None, 0, 1, 0, False, [True, False, False, False]
+            )
+            compare(device, backward, g, x, w, packed, None, bias, *conventions, False, [True] * 3 + [False])
+            compare(device, backward, readout, x, w, packed, None, bias, *conventions, True, [True] * 4)
+            if n <= 64 and dtype in (torch.float32, torch.float64):
+                matrices = torch.randn(w.numel() // m, n, n).to(wide)
+                compare(device, _calls.operator, w, packed, None, matrices.shape[0], n, 0, 0)
+                compare(device, _calls.operator_backward, matrices, w, packed, None, 0, 0)
+        if n <= 64:
+            compare(device, _calls.gram, x, packed)
+            compare(device, _calls.gram_backward, torch.randn(2, n, n).to(wide), x, packed)
+    batch = hs.Batch([triples, hs.Incidence.pairs(4)], [1, 0, 1])
+    x = torch.randn(batch.n_vertices, 8).to(dtype)
+    w = torch.rand(batch.n_hyperedges).to(wide)
+    compare(device, _calls.conv, x, w, batch.packed, None, None, None, 0, 0, 0, False)
+    offsets = hs.Windows([0, 3, 1]).packed
+    compare(
+        device, _calls.conv, x, torch.rand(30).to(wide), batch.packed, offsets, None, None, 0, 0, 0, False
+    )
+
+
+def streams_share_workspaces(device: Emulated) -> None:
+    topology = hs.Incidence.pairs(5)
+    x, w = torch.randn(3, 5, 8), torch.rand(10)
+    wanted = _calls.conv(x, w, topology.packed, None, None, None, 0, 0, 0, False)
+    arguments = x, w, topology.packed, None, None, None, 0, 0, 0, False
+    run(device, _calls.conv, *arguments)
+    before = hs.cache_info()
+    for device.current in (1, 0):
+        assert torch.equal(run(device, _calls.conv, *arguments)[0], wanted)
+    more = torch.randn(4000, 5, 8)
+    run(device, _calls.conv, more, *arguments[1:])
+    after = hs.cache_info()
+    assert (before.plans_built, before.workspaces_built) == (after.plans_built, after.workspaces_built)
+
+
+def first_calls_are_not_captured(device: Emulated) -> None:
+    topology = hs.Incidence.pairs(3)
+    arguments = torch.randn(2, 3, 8), torch.rand(3), topology.packed, None, None, None, 0, 0, 0, False
+    device.capturing = True
+    try:
+        run(device, _calls.conv, *arguments)
+    except hs.Error as error:
+        assert "captured" in str(error)
+    else:
+        raise AssertionError("the first call was captured")
+    finally:
+        device.capturing = False
+    run(device, _calls.conv, *arguments)
+    device.capturing = True
+    run(device, _calls.conv, *arguments)
+    device.capturing = False
+    # What a graph may replay stays when the topology goes.
+    retired = len(device._retired)
+    del topology, arguments
+    assert (len(device._captured), len(device._retired)) == (1, retired)
+
+
+def errors_of_kernels_are_told_once(device: Emulated) -> None:
+    topology = hs.Incidence.pairs(4)
+    x = torch.randn(2, 4, 8)
+
+    def conv(sign: int) -> list[Tensor]:
+        w = sign * torch.ones(6)
+        return run(device, _calls.conv, x, w, topology.packed, None, None, None, 0, 1, 0, False)
+
+    good = conv(1)
+    conv(-1)  # which a kernel finds
+    try:
+        conv(1)
+    except hs.Error as error:
+        assert error.status == "HS_ERROR_NEGATIVE_DEGREE" and error.degree == -3
+    else:
+        raise AssertionError("no error")
+    assert torch.equal(conv(1)[0], good[0])
+
+
+def plans_are_freed_behind_their_work(device: Emulated) -> None:
+    topology = hs.Incidence.pairs(7)
+    arguments = torch.randn(2, 7, 8), torch.rand(21), topology.packed, None, None, None, 0, 0, 0, False
+    run(device, _calls.conv, *arguments)
+    retired = len(device._retired)
+    del topology, arguments
+    assert len(device._retired) == retired + 1
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    device = Emulated()
+    device.sweep = lambda: None  # events are PyTorch's
+    assert lib.hs_abi_version() == lib.HS_ABI_VERSION
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        operators(device, dtype)
+    for scenario in (
+        streams_share_workspaces,
+        first_calls_are_not_captured,
+        errors_of_kernels_are_told_once,
+        plans_are_freed_behind_their_work,
+    ):
+        scenario(device)
+        print(scenario.__name__)
+    print("done")
+
+
+if __name__ == "__main__":
+    main()
