@@ -1,8 +1,9 @@
-"""The package's calls on a CUDA device, with the emulated driver in the real one's place (see `test_cuda.py`).
+"""The package's calls on a CUDA device, with the emulated driver in the real one's place.
 
 PyTorch sees no device here. So tensors that lie in the emulated device's memory say that they are on the
 CPU, and what the package asks of PyTorch's CUDA (the current stream, memory, whether a graph is captured) is
 answered by the driver. Each operator's results are compared with those on the CPU, bit for bit.
+`test_cuda.py` runs this.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Cuda(Device):
 
     def room(self, plan: Plan, instances: int) -> int:
         # Memory that is lent depends on the call alone: the most that the library counts.
-        sizes = plan.structure.sizes
+        sizes = plan.sizes
         return min(MOST_INSTANCES, MOST_ELEMENTS // (max(sizes.n, sizes.m, 1) * plan.key.features))
 
     def refuse_capture(self) -> None:

@@ -78,7 +78,8 @@ class Plan:
         options.normalization, options.weight_use = key.normalization, key.weight_use
         options.checks = lib.HS_CHECKS_ON if _devices.checks else lib.HS_CHECKS_DEFAULT
         self.handle = Handle("plan", lib.hs_plan_create, structure.handle.raw, options)
-        self.structure, self.key, self.device = structure, key, device
+        # Not the structure, which holds its plans.
+        self.sizes, self.key, self.device = structure.sizes, key, device
         self.pools: dict[int, list[Workspace]] = {}
         self.scratch: dict[tuple[int, int], int] = {}
         self.streams: set[int] = set()
@@ -101,7 +102,7 @@ class Plan:
             workspace = None
         if workspace is None or workspace.capacity < instances:
             device.refuse_capture()
-            room = self.structure.sizes.instances or device.room(self, instances)
+            room = self.sizes.instances or device.room(self, instances)
             workspace = Workspace(self, room, operators)
         lent = device.lend(self, workspace, operator, instances)
         status = function(workspace.raw, stream, *operands)
