@@ -232,6 +232,14 @@ def errors_of_kernels_are_told_once(device: Emulated) -> None:
     else:
         raise AssertionError("no error")
     assert torch.equal(conv(1)[0], good[0])
+    conv(-1)
+    try:
+        hs.check()
+    except hs.Error as error:
+        assert error.status == "HS_ERROR_NEGATIVE_DEGREE"
+    else:
+        raise AssertionError("no error")
+    hs.check()
 
 
 def plans_are_freed_behind_their_work(device: Emulated) -> None:

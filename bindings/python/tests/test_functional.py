@@ -279,3 +279,10 @@ def test_threads_have_no_part_in_results() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for of in results[1:] for a, b in zip(results[0], of, strict=True))
+
+
+def test_an_explanation_names_the_path() -> None:
+    assert "dense" in hs.explain(hs.Incidence.pairs(8), 64, instances=100)
+    assert "gather" in hs.explain(drawn(200, 90, 400), 64).lower()
+    assert hs.explain(tables()[1], 16, dtype=torch.bfloat16)
+    hs.check()

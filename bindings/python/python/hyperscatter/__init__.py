@@ -4,7 +4,7 @@ devices."""
 from ._devices import set_checks
 from ._library import DeviceError, Error
 from ._structures import CacheInfo, structures
-from .functional import conv, e2v, gram, operator, v2e
+from .functional import conv, e2v, explain, gram, operator, v2e
 from .nn import HypergraphConv
 from .topology import Batch, Incidence, Windows
 
@@ -17,9 +17,11 @@ __all__ = [
     "Incidence",
     "Windows",
     "cache_info",
+    "check",
     "clear_cache",
     "conv",
     "e2v",
+    "explain",
     "gram",
     "operator",
     "set_checks",
@@ -30,6 +32,15 @@ __all__ = [
 def cache_info() -> CacheInfo:
     """How many structures are kept, and how many plans and workspaces were built."""
     return structures.info()
+
+
+def check() -> None:
+    """Waits for the CUDA devices, and raises the first error that a kernel found since the last check.
+
+    A kernel may find what no call can know: a negative degree under symmetric normalization, or with
+    `set_checks(True)` a wrong index. The next call of the same operator raises it, too.
+    """
+    structures.check()
 
 
 def clear_cache() -> None:

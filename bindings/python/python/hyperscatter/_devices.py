@@ -66,6 +66,9 @@ class Device:
     def clear(self, workspace: Workspace, stream: Any) -> None:
         """Forgets an error that a kernel found."""
 
+    def check(self, workspace: Workspace) -> None:
+        """Waits, and raises the error that a kernel found."""
+
     def retire(self, plan: Plan, *held: Any) -> None:
         """Lets go of what work may still use."""
 
@@ -125,6 +128,13 @@ class Cuda(Device):
 
     def clear(self, workspace: Workspace, stream: Any) -> None:
         lib.hs_workspace_check(workspace.raw, stream)
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.index)
+
+    def check(self, workspace: Workspace) -> None:
+        self.synchronize()
+        call(lib.hs_workspace_check(workspace.raw, ffi.cast("void *", self.stream())))
 
     def retire(self, plan: Plan, *held: Any) -> None:
         # This may run in the middle of anything, also of a capture: events wait for `sweep`. What a graph may

@@ -246,6 +246,14 @@ class Structures:
             structure.plans.clear()
         self._orphans.clear()
 
+    def check(self) -> None:
+        """Waits for the devices, and raises the first error that a kernel found."""
+        plans = [plan for structure in list(self._living.values()) for plan in structure.plans.values()]
+        for plan in plans:
+            for pool in list(plan.pools.values()):
+                for workspace in list(pool):
+                    plan.device.check(workspace)
+
     def info(self) -> CacheInfo:
         return CacheInfo(len(self._living), Counters.plans, Counters.workspaces)
 

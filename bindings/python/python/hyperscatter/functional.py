@@ -29,7 +29,7 @@ from . import _calls, _ops
 from ._library import Error
 from .topology import Batch, Incidence, Windows, choice
 
-__all__ = ["conv", "e2v", "gram", "operator", "v2e"]
+__all__ = ["conv", "e2v", "explain", "gram", "operator", "v2e"]
 
 Reduce = Literal["sum", "mean"]
 Normalization = Literal["row", "symmetric", "none"]
@@ -260,6 +260,37 @@ def gram(x: Tensor, topology: Batch | None = None) -> Tensor:
             )
         return _ops.ops.gram(x, topology.packed)
     return _ops.ops.gram(x, None)
+
+
+def explain(
+    topology: Topology,
+    features: int,
+    *,
+    instances: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    normalization: Normalization = "row",
+    weight_use: WeightUse = "documented",
+) -> str:
+    """What calls do, in English: how each hypergraph is computed, launches, kernels and bytes.
+
+    Args:
+        topology: the hypergraph of each instance, or a table of instances.
+        features: F.
+        instances: how many instances a call has; a `Batch` knows.
+        dtype: the type of the features.
+        device: where they are.
+        normalization: as in `conv`.
+        weight_use: as in `conv`.
+    """
+    like = torch.empty(1, features, dtype=dtype, device=device)
+    _calls.check_element(like)
+    plan = topology._structure.plan(
+        like,
+        choice("normalization", normalization, NORMALIZATIONS),
+        choice("weight_use", weight_use, WEIGHT_USES),
+    )
+    return plan.explain(topology.n_instances if isinstance(topology, Batch) else instances)
 
 
 def _step(
