@@ -47,7 +47,7 @@ def _autograd(name: str, backward: Any, setup: Any) -> None:
     function: Any = type(f"Derivative_{name}", (torch.autograd.Function,), methods)
 
     def kernel(keyset: Any, *inputs: Any) -> Any:
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+        if torch.is_grad_enabled() and any(isinstance(of, Tensor) and of.requires_grad for of in inputs):
             return function.apply(keyset, *inputs)
         with below():
             return op.redispatch(keyset & after, *inputs)
