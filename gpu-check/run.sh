@@ -9,8 +9,9 @@
 # On a machine without a GPU, HYPERSCATTER_STAND_IN=1 puts the emulated driver in the real one's place. That
 # rehearses this script, and the tests as they run on a real driver. Times and benchmarks mean nothing then.
 #
-# OUT gets summary.md and a log for each step, the peers' table, chart and JSON, and nothing else. The script fails if a step failed, ran out of
-# time, or did not do what it is here for. What was skipped is in the summary.
+# OUT gets summary.md, a log for each step, and peers/ with tables, a chart and JSON; nothing else. The script
+# fails if a step failed, ran out of time, or did not do what it is here for. What was skipped is in the
+# summary.
 set -u
 
 # How long each step may take, in seconds. On an H100 the tests took 83, in release 51, the determinism 12,

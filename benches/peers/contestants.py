@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cases import Hypergraph, Problem, reference, safe_inverse
 from torch import Tensor
+
+from cases import Hypergraph, Problem, reference, safe_inverse
 
 try:
     import hyperscatter

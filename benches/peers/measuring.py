@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from cases import Case, Hypergraph, Problem
 from contestants import Call, Contestant, Layer
-from torch import Tensor
 
 # ‖y − y₆₄‖ / ‖y₆₄‖, and the same of gradients.
 TOLERANCE = {"f32": 2e-5, "tf32": 1e-2, "bf16": 3e-2}

@@ -36,9 +36,10 @@ warnings.filterwarnings("ignore")
 # A few small kernels: starting processes that compile them takes longer than compiling.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
+import torch  # noqa: E402
+
 import contestants  # noqa: E402
 import tables  # noqa: E402
-import torch  # noqa: E402
 from cases import CASES, Case, case_of_file  # noqa: E402
 from measuring import Effort, Measurement, Row, release  # noqa: E402
 

@@ -6,13 +6,14 @@ import json
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
-import contestants
 import numpy as np
-import peers
 import pytest
 import torch
-from cases import CASES, power_law
 from torch import Tensor
+
+import contestants
+import peers
+from cases import CASES, power_law
 
 FAST = ["--scale", "100000", "--seconds", "0.1", "--rounds", "1", "2", "--threads", "1"]
 
