@@ -6,6 +6,7 @@
 set -euo pipefail
 
 LIMIT=$((60 * 1024 * 1024)) # bytes, of the whole folder
+PYTHON=3.12                 # of the machine with the GPU
 
 if [ $# -ne 1 ]; then
     echo "usage: gpu-check/pack.sh FOLDER" >&2
@@ -51,6 +52,20 @@ tests=$(executable test --release --test tests)
 pack "$tests" release/tests
 bench=$(executable bench --bench gpu)
 pack "$bench" release/gpu
+
+# The Python package, as the wheel that maturin builds, and the peers that it is measured against. cffi, which
+# it needs, comes along for the machines' Python, or else has to be there.
+mkdir -p "$folder/peers" "$folder/wheels"
+cp benches/peers/{peers,cases,contestants,measuring,tables}.py "$folder/peers/"
+if command -v maturin >/dev/null; then
+    maturin build --quiet --release --locked --compatibility off \
+        --manifest-path bindings/python/Cargo.toml --out "$folder/wheels"
+    python3 -m pip download --quiet --no-deps --only-binary :all: --python-version "$PYTHON" \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$folder/wheels" cffi ||
+        echo "without cffi for Python $PYTHON, which pip could not download" >&2
+else
+    echo "there is no maturin: without the Python package, so the step peers will be skipped" >&2
+fi
 
 mkdir -p "$folder/tests/fixtures"
 cp tests/fixtures/*.safetensors "$folder/tests/fixtures/"

@@ -9,8 +9,9 @@
 # On a machine without a GPU, HYPERSCATTER_STAND_IN=1 puts the emulated driver in the real one's place. That
 # rehearses this script, and the tests as they run on a real driver. Times and benchmarks mean nothing then.
 #
-# OUT gets summary.md and a log for each step, and nothing else. The script fails if a step failed, ran out of
-# time, or did not do what it is here for. What was skipped is in the summary.
+# OUT gets summary.md, a log for each step, and peers/ with tables, a chart and JSON; nothing else. The script
+# fails if a step failed, ran out of time, or did not do what it is here for. What was skipped is in the
+# summary.
 set -u
 
 # How long each step may take, in seconds. On an H100 the tests took 83, in release 51, the determinism 12,
@@ -24,6 +25,7 @@ declare -A BUDGET=(
     [initcheck]=150
     [synccheck]=120
     [benches]=220
+    [peers]=480
 )
 
 # The tests that run under compute-sanitizer, which makes them many times slower: those of the CUDA backend
@@ -165,6 +167,16 @@ benches_ran() {
     echo "the table is below, $left_out runs were left out for want of time"
 }
 
+peers_ran() {
+    if ! grep -q '^| hyperscatter | documented | \[G, n, F\] | [0-9]' "$1"; then
+        echo "there are no times of the package"
+        return 1
+    fi
+    local left_out
+    left_out=$(grep -c '^LEFT OUT' "$1")
+    echo "all that was timed agrees, $left_out cases were left out for want of time"
+}
+
 # step NAME CHECK COMMAND...: runs a command within its budget, its output in NAME.log.
 step() {
     local name=$1 check=$2 begin=$SECONDS code remark
@@ -225,6 +237,25 @@ done
 # Without the driver's cache, so that the time for loading the kernels is that of compiling them.
 step benches benches_ran env CUDA_CACHE_DISABLE=1 "$root/release/gpu" --bench --noplot
 
+if is_wanted peers; then
+    # The wheels, unpacked.
+    for wheel in "$root"/wheels/*.whl; do
+        [ -e "$wheel" ] && python3 -m zipfile -e "$wheel" "$scratch/python"
+    done
+    export PYTHONPATH=$scratch/python
+    if [ -n "${HYPERSCATTER_STAND_IN:-}" ]; then
+        report peers skip 0 "PyTorch needs a GPU"
+    elif [ ! -d "$scratch/python/hyperscatter" ]; then
+        report peers skip 0 "the folder was packed without the Python package"
+    elif ! remark=$(python3 -c "import torch, hyperscatter; assert torch.cuda.is_available()" 2>&1); then
+        remark=${remark##*$'\n'}
+        report peers skip 0 "Python cannot run it: ${remark//|/ }"
+    else
+        step peers peers_ran python3 "$root/peers/peers.py" --device cuda --seconds 5 \
+            --budget $((BUDGET[peers] - 120)) --out "$out/peers"
+    fi
+fi
+
 {
     echo "# GPU check"
     echo
@@ -248,6 +279,12 @@ step benches benches_ran env CUDA_CACHE_DISABLE=1 "$root/release/gpu" --bench --
             "the same run:"
         echo
         sed -n '/% of copy/,$ s/^/    /p' "$out/benches.log"
+    fi
+    if [ -e "$out/peers/peers.md" ]; then
+        echo
+        echo "What PyTorch users have, beside the Python package (peers/peers.md has the rest):"
+        echo
+        sed -n '/^Operators:/,/^Times are of/ { /^Times are of/ !p }' "$out/peers/peers.md"
     fi
 } >"$out/summary.md"
 
