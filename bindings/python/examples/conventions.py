@@ -15,10 +15,11 @@ import gzip
 from itertools import pairwise
 from pathlib import Path
 
-import hyperscatter as hs
 import torch
-from hyperscatter.functional import WEIGHT_USES
 from torch import Tensor, nn
+
+import hyperscatter as hs
+from hyperscatter.functional import WEIGHT_USES
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits" / "data" / "digits.csv.gz"
 

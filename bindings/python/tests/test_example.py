@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hyperscatter as hs
 import pytest
 import torch
+
+import hyperscatter as hs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 

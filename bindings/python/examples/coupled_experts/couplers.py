@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Literal
 
-import hyperscatter as hs
 import torch
-from hyperscatter.functional import WeightUse
 from torch import Tensor, nn
+
+import hyperscatter as hs
+from hyperscatter.functional import WeightUse
 
 Coupling = Literal["none", "loop", "pyg", "hyperscatter"]
 COUPLINGS = ("none", "loop", "pyg", "hyperscatter")

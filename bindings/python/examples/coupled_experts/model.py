@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from hyperscatter.functional import WeightUse
 from torch import Tensor, nn
 from torch.nn import functional
+
+from hyperscatter.functional import WeightUse
 
 from .couplers import Coupling, coupler
 
