@@ -73,7 +73,7 @@ def accuracy(model: nn.Sequential, pixels: Tensor, labels: Tensor, seen: int, us
 
 
 def experiment(
-    seeds: int, neighbours: int = 9, layers: int = 1, steps: int = 300
+    seeds: int, neighbours: int = 9, layers: int = 1, steps: int = 1000
 ) -> dict[tuple[str, str], list[float]]:
     """Accuracies for each convention of training and of evaluation, one for each seed."""
     pixels, labels = digits()
@@ -97,15 +97,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--neighbours", type=int, default=9)
     parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # of small products several make nothing faster
     found = experiment(**vars(arguments))
-    print("accuracy on unseen images in percent, from the worst to the best of the seeds")
-    print(f"{'trained under':15}| evaluated under {' | '.join(WEIGHT_USES)}")
+    print("accuracy on unseen images in percent: the mean, and the worst and best of the seeds")
+    print(f"| trained under | evaluated under {' | '.join(WEIGHT_USES)} |")
+    print("|---|" + "---|" * len(WEIGHT_USES))
     for of_training in WEIGHT_USES:
         cells = (found[of_training, use] for use in WEIGHT_USES)
-        print(f"{of_training:15}| " + " | ".join(f"{min(cell):.1f} to {max(cell):.1f}" for cell in cells))
+        shown = (f"{sum(cell) / len(cell):.1f} ({min(cell):.1f} to {max(cell):.1f})" for cell in cells)
+        print(f"| {of_training} | {' | '.join(shown)} |")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
     curves.perplexities[arguments.steps] = last
     print(
         f"validation perplexity {last:.3f} (uniform: {len(text.characters)}), "
-        f"{tokens / curves.median_step():,.0f} tokens/s, {1000 * curves.median_step():,.0f} ms a step"
+        f"{tokens / curves.step():,.0f} tokens/s, {1000 * curves.step():,.0f} ms a step"
     )
     if arguments.device.startswith("cuda"):
         print(f"at most {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB of the device's memory")

@@ -28,11 +28,16 @@ def main() -> None:
     parser.add_argument("--loop-steps", type=int, default=2)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     text, device = Text.read(), torch.device(arguments.device)
-    threads, load = torch.get_num_threads(), os.getloadavg()[0]
-    print(f"{date.today()}, {device}, {threads} threads, torch {torch.__version__}, load {load:.1f}")
+    torch.set_num_threads(arguments.threads)
+    tokens, load = arguments.sequences * Shape.length, os.getloadavg()[0]
+    print(
+        f"{date.today()}, {device}, torch {torch.__version__}, threads {arguments.threads}, load {load:.1f}"
+    )
+    print(f"{tokens:,} tokens a step")
     print(f"| E | subsets | {' | '.join(arguments.couplings)} |")
     print("|---|---|" + "---|" * len(arguments.couplings), flush=True)
     for subsets in arguments.subsets:
@@ -45,7 +50,8 @@ def main() -> None:
                 model = new_model(shape, text, device)
                 steps = arguments.loop_steps if kind == "loop" else arguments.steps
                 curves = train(model, text, shape, range(1 + steps), sequences=arguments.sequences)
-                cells.append(f"{1000 * curves.median_step():,.0f}")
+                times = curves.processor_seconds if device.type == "cpu" else curves.seconds
+                cells.append(f"{1000 * min(times[1:]):,.0f}")
             print(f"| {experts} | {subsets} | {' | '.join(cells)} |", flush=True)
 
 

@@ -23,11 +23,13 @@ class Curves:
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     """What each step took."""
+    processor_seconds: list[float] = field(default_factory=list)
+    """What each step took of the CPU, all its threads together."""
     perplexities: dict[int, float] = field(default_factory=dict)
     """Of the validation text, after so many steps."""
 
-    def median_step(self) -> float:
-        """Seconds, without the first step, which builds plans and warms up."""
+    def step(self) -> float:
+        """Seconds of the median step, without the first, which builds plans."""
         kept = sorted(self.seconds[1:] or self.seconds)
         return kept[len(kept) // 2]
 
@@ -99,7 +101,7 @@ def train(
     curves = Curves()
     for step in steps:
         given, following = (part.to(device) for part in batch(text.train, step, sequences, shape.length))
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
         loss = loss_of(model, given, following)
         loss.backward()
@@ -107,6 +109,7 @@ def train(
         optimizer.step()
         curves.losses.append(loss.item())  # waits for the device
         curves.seconds.append(time.perf_counter() - start)
+        curves.processor_seconds.append(time.process_time() - processor)
         done = len(curves.losses)
         if validate_every and done % validate_every == 0:
             model.eval()
