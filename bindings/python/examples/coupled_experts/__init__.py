@@ -1,0 +1,1 @@
+"""A small language model whose experts are coupled by hypergraphs."""
