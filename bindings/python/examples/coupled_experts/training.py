@@ -53,7 +53,7 @@ class Curves:
         axes = figure.subplots()
         axes.plot(range(1, len(self.losses) + 1), [math.exp(loss) for loss in self.losses], label="training")
         axes.plot(*zip(*self.perplexities.items(), strict=True), "o-", label="validation")
-        axes.set(xlabel="step", ylabel="perplexity of a character", yscale="log")
+        axes.set(xlabel="step", ylabel="perplexity of a character")
         axes.legend()
         paths = [folder / "curves.svg", folder / "curves.png"]
         for path in paths:
