@@ -167,7 +167,7 @@ def from_pyg(
 
     Raises:
         Error: for an incidence that joins a vertex of one graph with a hyperedge of another. That is what a
-        loader gives     that shifts both rows by the number of vertices: see MIGRATION.md.
+        loader gives that shifts both rows by the number of vertices: see MIGRATION.md.
     """
     index = getattr(batch, hyperedge_index)
     ptr = getattr(batch, "ptr", None)
