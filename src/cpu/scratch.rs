@@ -1,6 +1,6 @@
 //! The intermediate results of instances.
 
-use super::dense::{DenseOperator, Gram, OperatorRoom, Room};
+use super::dense::{DenseOperator, Gram, Room};
 use super::lanes::most_lanes;
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, for_each};
@@ -97,10 +97,10 @@ impl<T: Element> Scratch<T> {
         let gathered = topologies().filter(|&(id, t)| is_gathered(id, t));
         let gathered = rows(gathered.map(|(_, t)| t.n_hyperedges()).max().unwrap_or(0))?;
         let n_dense = sizes().max().unwrap_or(0);
-        let room = sizes().map(|n| Room::new::<T>(n, features)).fold(Room::default(), Room::or);
         let lanes = |id| if plan.prepared(id).has_several_windows() { most_lanes::<T::Acc>() } else { 1 };
-        let operators = dense().map(|(id, topology)| OperatorRoom::new(topology, lanes(id)));
-        let operators = operators.fold(OperatorRoom::default(), OperatorRoom::or);
+        let operators = dense().map(|(id, topology)| Room::of_operators(topology, lanes(id)));
+        let products = sizes().map(|n| Room::of_products::<T>(n, features));
+        let room = operators.chain(products).fold(Room::default(), Room::or);
         let sums = topologies().map(|(id, t)| t.n_vertices().max(t.n_hyperedges() * lanes(id)));
         let what = "the workspace";
         Ok(Self {
@@ -113,8 +113,8 @@ impl<T: Element> Scratch<T> {
             edge_shift: try_zeroed(what, m)?,
             degree_gradient: try_zeroed(what, n)?,
             row_scale: try_zeroed(what, n.max(m))?,
-            dense: DenseOperator::with_room(operators)?,
-            gamma: try_zeroed(what, operators.pairs())?,
+            dense: DenseOperator::with_room(room)?,
+            gamma: try_zeroed(what, room.pairs())?,
             sums: try_zeroed(what, sums.max().unwrap_or(0))?,
             gram: Gram::with_room(room)?,
             tree: Tree::with_room(n_dense * n_dense, TASK_INSTANCES)?,
