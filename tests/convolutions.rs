@@ -146,7 +146,7 @@ pub fn run<T: TestElement>(
 }
 
 /// Σ |terms| of the gradients of an instance's weights: of ⟨g_u, x_v⟩ as the dense operator takes them.
-fn sizes_of_terms(topology: &Incidence, conv: Conv, w: &[f64], x: &[f64], g: &[f64]) -> Vec<f64> {
+pub fn sizes_of_terms(topology: &Incidence, conv: Conv, w: &[f64], x: &[f64], g: &[f64]) -> Vec<f64> {
     let (n, by_edge) = (topology.n_vertices(), topology.by_edge());
     let f = x.len() / n.max(1);
     let symmetric = conv.normalization == Normalization::Symmetric;
