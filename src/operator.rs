@@ -93,6 +93,11 @@ impl Operator {
         matches!(self, Self::ConvMatrix | Self::ConvMatrixBackward | Self::Gram | Self::GramBackward)
     }
 
+    /// Whether that has the inner products of rows, or is a gradient of them.
+    pub(crate) fn has_products(self) -> bool {
+        matches!(self, Self::Gram | Self::GramBackward)
+    }
+
     /// The name of its method.
     pub fn name(self) -> &'static str {
         match self {

@@ -8,7 +8,6 @@
 //! weights are in both, and need not be summed again.
 
 use crate::batch::Batch;
-use crate::chunks::CHUNK_WORK;
 use crate::error::{Error, Result, try_with_capacity, try_zeroed};
 use crate::incidence::Incidence;
 use crate::operator::Operator;
@@ -19,6 +18,9 @@ pub(crate) const MOST_VERTICES: usize = 64;
 
 /// The most vertices of a topology that may be computed by it: kernels keep the rows of all in registers.
 pub(crate) const MOST_ON_PATH: usize = 32;
+
+/// The most incidences of a vertex: kernels add the weights of a degree in one segment.
+const MOST_OF_VERTEX: usize = SEGMENT;
 
 /// A set of vertices of a topology that has a dense operator: bit v.
 pub(crate) type VertexSet = u64;
@@ -39,7 +41,7 @@ pub(crate) struct Pairs {
     pub(crate) uniform_size: u32,
 }
 
-/// Why a topology has no dense operator.
+/// Why a topology has no dense operator, or no matrix.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Obstacle {
     pub(crate) what: &'static str,
@@ -47,48 +49,81 @@ pub(crate) struct Obstacle {
     pub(crate) bound: usize,
 }
 
-/// Refuses an operator with a matrix for each instance, where some topology in use has this obstacle.
-pub(crate) fn check_matrices(operator: Operator, obstacle: Option<(usize, Obstacle)>) -> Result<()> {
-    let Some((topology, Obstacle { what, value, bound })) = obstacle else { return Ok(()) };
-    Err(Error::MatrixUnavailable { operator: operator.name(), topology, what, value, bound })
+impl Obstacle {
+    fn too_many(what: &'static str, value: usize, bound: usize) -> Option<Self> {
+        (value > bound).then_some(Self { what, value, bound })
+    }
 }
 
-impl Pairs {
-    /// Why a topology may not have a dense operator: a function of the topology alone.
-    pub(crate) fn obstacle(topology: &Incidence) -> Option<Obstacle> {
-        Self::obstacle_below(topology, MOST_VERTICES)
-    }
+/// Which operators with a matrix for each instance a batch cannot have: the first topology in use that has
+/// an obstacle, and that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MatrixObstacles {
+    /// Of the matrix of the convolution.
+    of_conv: Option<(usize, Obstacle)>,
+    /// Of inner products, which depend on the vertices alone.
+    of_rows: Option<(usize, Obstacle)>,
+}
 
-    /// Why it may not be computed by that.
-    pub(crate) fn obstacle_on_path(topology: &Incidence) -> Option<Obstacle> {
-        Self::obstacle_below(topology, MOST_ON_PATH)
-    }
-
-    fn obstacle_below(topology: &Incidence, most: usize) -> Option<Obstacle> {
-        let too_large = |what, value, bound| (value > bound).then_some(Obstacle { what, value, bound });
-        let n = topology.n_vertices();
-        // Twice as much where there may be twice the vertices: there is room for all pairs of 64.
-        let (work, longest_lists) =
-            if n > MOST_ON_PATH { (2 * CHUNK_WORK, MOST_VERTICES) } else { (CHUNK_WORK, MOST_ON_PATH) };
-        let longest = || topology.by_vertex().rows().map(<[u32]>::len).max().unwrap_or(0);
-        // Longer lists than a topology without repeated incidences has.
-        let joined = || topology.by_edge().rows().map(|members| members.len() * members.len()).sum();
-        too_large("vertices", n, most)
-            .or_else(|| too_large("rows and incidences (counted both ways)", topology.work(), work))
-            .or_else(|| too_large("incidences of a vertex", longest(), SEGMENT))
-            .or_else(|| too_large("pairs of incidences", joined(), longest_lists * topology.n_incidences()))
-    }
-
-    /// The first topology in use that has an [`obstacle`](Self::obstacle), and that.
-    pub(crate) fn obstacle_in(batch: &Batch) -> Result<Option<(usize, Obstacle)>> {
+impl MatrixObstacles {
+    pub(crate) fn new(batch: &Batch) -> Result<Self> {
         let topologies = batch.topologies();
         let mut is_used = try_zeroed::<bool>("the topologies in use", topologies.len())?;
         match batch.n_instances() {
             None => is_used.fill(true),
             Some(instances) => (0..instances).for_each(|g| is_used[batch.topology_id(g)] = true),
         }
-        let mut used = (0..topologies.len()).filter(|&id| is_used[id]);
-        Ok(used.find_map(|id| Some((id, Self::obstacle(&topologies[id])?))))
+        let first = |obstacle: fn(&Incidence) -> Option<Obstacle>| {
+            let mut used = (0..topologies.len()).filter(|&id| is_used[id]);
+            used.find_map(|id| Some((id, obstacle(&topologies[id])?)))
+        };
+        Ok(Self { of_conv: first(Pairs::obstacle), of_rows: first(too_many_vertices) })
+    }
+
+    /// Refuses an operator that needs what some topology in use does not have.
+    pub(crate) fn check(&self, operator: Operator) -> Result<()> {
+        let obstacle = if operator.has_products() { self.of_rows } else { self.of_conv };
+        let Some((topology, Obstacle { what, value, bound })) = obstacle else { return Ok(()) };
+        Err(Error::MatrixUnavailable { operator: operator.name(), topology, what, value, bound })
+    }
+
+    /// Whether there are matrices of the convolution.
+    pub(crate) fn has_conv(&self) -> bool {
+        self.of_conv.is_none()
+    }
+
+    /// Whether there are inner products.
+    pub(crate) fn has_products(&self) -> bool {
+        self.of_rows.is_none()
+    }
+}
+
+/// Why a topology may not have a matrix of any kind.
+pub(crate) fn too_many_vertices(topology: &Incidence) -> Option<Obstacle> {
+    Obstacle::too_many("vertices", topology.n_vertices(), MOST_VERTICES)
+}
+
+impl Pairs {
+    /// Why a topology may not have a dense operator: a function of the topology alone.
+    pub(crate) fn obstacle(topology: &Incidence) -> Option<Obstacle> {
+        too_many_vertices(topology).or_else(|| Self::obstacle_of_lists(topology))
+    }
+
+    /// Why it may not be computed by that.
+    pub(crate) fn obstacle_on_path(topology: &Incidence) -> Option<Obstacle> {
+        Obstacle::too_many("vertices", topology.n_vertices(), MOST_ON_PATH)
+            .or_else(|| Self::obstacle_of_lists(topology))
+    }
+
+    /// Both limits together keep the lists of all pairs below 2^23 words, however many hyperedges there are.
+    fn obstacle_of_lists(topology: &Incidence) -> Option<Obstacle> {
+        let longest = topology.by_vertex().rows().map(<[u32]>::len).max().unwrap_or(0);
+        // Longer lists than a topology without repeated incidences has; kernels with checks know the bound.
+        let joined = || topology.by_edge().rows().map(|members| members.len() * members.len()).sum();
+        let per_incidence = if topology.n_vertices() > MOST_ON_PATH { MOST_VERTICES } else { MOST_ON_PATH };
+        Obstacle::too_many("incidences of a vertex", longest, MOST_OF_VERTEX).or_else(|| {
+            Obstacle::too_many("pairs of incidences", joined(), per_incidence * topology.n_incidences())
+        })
     }
 
     /// The pairs of a topology without an [`obstacle`](Self::obstacle).

@@ -154,6 +154,11 @@ impl Placement {
         }
     }
 
+    /// The elements of the rows of so many instances, without what lies between them.
+    pub(crate) fn elements(&self, batch: &Batch, instances: usize) -> usize {
+        batch.start(self.axis, instances).saturating_mul(self.features)
+    }
+
     #[inline]
     pub(crate) fn row_stride(&self) -> usize {
         self.row_stride

@@ -1,17 +1,22 @@
 //! The generic suite of the convolution and its backward over random layouts: what every backend promises,
 //! once for all of them.
 
-use hyperscatter::{Batch, Conv, Incidence, Normalization, Out, Path, Repeats, Rows, WeightUse, cpu};
+use hyperscatter::{
+    Activation, Batch, Conv, Incidence, Normalization, Out, Path, Reduce, Repeats, Rows, WeightUse, cpu,
+};
 use proptest::prelude::*;
 
-use crate::backend::{Backend, Cpu, Operators, Write};
+use crate::backend::{Backend, Cpu, Operators, StepKind, Write};
 use crate::common::{
     Rounded, TestElement, bits, features, norm, numbers, poison, relative_error, sums, weights, widen,
     with_threads,
 };
-use crate::layouts::{Layout, WindowKind, extremes, layout, long_and_wide_layout};
+use crate::epilogue::epilogue_bits;
+use crate::layouts::{Layout, Place, WindowKind, extremes, layout, long_and_wide_layout};
+use crate::matrix::matrix_bits;
 use crate::per_backend::per_backend;
 use crate::reference;
+use crate::steps::step_bits;
 
 /// What a convolution and its backward are asked for.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +146,7 @@ pub fn run<T: TestElement>(
 }
 
 /// Σ |terms| of the gradients of an instance's weights: of ⟨g_u, x_v⟩ as the dense operator takes them.
-fn sizes_of_terms(topology: &Incidence, conv: Conv, w: &[f64], x: &[f64], g: &[f64]) -> Vec<f64> {
+pub fn sizes_of_terms(topology: &Incidence, conv: Conv, w: &[f64], x: &[f64], g: &[f64]) -> Vec<f64> {
     let (n, by_edge) = (topology.n_vertices(), topology.by_edge());
     let f = x.len() / n.max(1);
     let symmetric = conv.normalization == Normalization::Symmetric;
@@ -411,6 +416,82 @@ fn extreme_convolutions_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn B
             convolutions_have_the_bits_of_the_cpu(backend, &layout, asked, false);
         }
     }
+}
+
+/// Batches of topologies whose dense operators are more work than the CPU gives to a chunk: alone, and in a
+/// table with a small one and a large one that is not on the path, which shares their windows.
+fn layouts_of_much_work() -> Vec<Layout> {
+    let subsets = |n, k| Incidence::subsets(n, k).unwrap();
+    let members = |e: u32| (0..11).map(|i| (e * 7 + i * i) % 100).collect::<Vec<_>>();
+    let gathered = Incidence::from_edges(100, &(0..500).map(members).collect::<Vec<_>>(), Repeats::Keep);
+    let several = vec![gathered.unwrap(), subsets(21, 3), subsets(5, 2), subsets(14, 4)];
+    let table = Batch::from_table(several, &[1u8, 0, 2, 1, 3, 0, 2]).unwrap();
+    let symmetric = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+    let cases = [
+        (Batch::replicate(subsets(21, 3)), 3, 5, WindowKind::Shared, Conv::default()),
+        (Batch::replicate(subsets(14, 4)), 2, 3, WindowKind::Consecutive, symmetric),
+        (table.clone(), 7, 3, WindowKind::Shared, Conv::default()),
+        (table, 7, 3, WindowKind::Table, symmetric),
+    ];
+    let layout = |(batch, instances, features, windows, conv)| {
+        let (offsets, places) = ((0..instances).map(|g| g % 3 * 2).collect(), [Place::Contiguous; 5]);
+        Layout { batch, instances, features, windows, offsets, places, conv, seed: 21 }
+    };
+    cases.map(layout).to_vec()
+}
+
+/// Of such topologies everything has the bits of the CPU, whatever the number of its threads.
+fn much_work_has_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
+    for layout in layouts_of_much_work() {
+        let plan = cpu::Plan::<T>::builder(&layout.batch, layout.features).build().unwrap();
+        let is_small = |topology: &Incidence| topology.n_vertices() <= 32;
+        let is_dense = |path: &Path| *path == Path::Dense;
+        assert!(plan.paths().iter().map(is_dense).eq(layout.batch.topologies().iter().map(is_small)));
+        let operands = Operands::<T>::of(&layout);
+        let asked = [false, true].map(|save_z| Asked { save_z, ..Asked::ALL });
+        let all = |backend: &dyn Backend<T>| {
+            let mut bits = vec![];
+            let mut operators = operators(backend, &layout);
+            for asked in asked {
+                bits.extend(run(&mut *operators, &layout, &operands, asked).bits());
+            }
+            for readout in [false, true] {
+                bits.extend(epilogue_bits(backend, &layout, Activation::Gelu, readout, None));
+            }
+            for to_hyperedges in [true, false] {
+                let kind = StepKind { to_hyperedges, reduce: Reduce::Mean };
+                bits.extend(step_bits(backend, &layout, kind, layout.windows));
+            }
+            bits.extend(matrix_bits(backend, &layout).into_iter().flatten());
+            bits
+        };
+        let found = all(backend);
+        for threads in [1, 3] {
+            let expected = with_threads(threads, || all(&Cpu));
+            for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+                assert_eq!(found, expected, "{name} with {threads} threads, in {}", T::NAME);
+            }
+            assert_eq!(found.len(), expected.len());
+        }
+    }
+}
+
+/// They are right.
+fn much_work_is_the_dense_operator(backend: &dyn Backend<f64>) {
+    for layout in layouts_of_much_work() {
+        a_convolution_is_the_dense_operator(backend, &layout);
+        a_batch_has_the_bits_of_its_instances_alone(backend, &layout, true);
+    }
+}
+
+per_backend! {
+    on [cpu, cuda([Mode::QUICK, Mode::PLAIN])], in [f32, f64, f16, bf16]:
+    much_work_has_the_bits_of_the_cpu;
+}
+
+per_backend! {
+    on [cpu, cuda([Mode::QUICK])], in [f64]:
+    much_work_is_the_dense_operator;
 }
 
 // On the emulated driver a case of these takes a core 5 to 80 ms, and one of long and wide rows 170 ms.

@@ -7,7 +7,10 @@ use hyperscatter::{
 use proptest::prelude::*;
 
 use crate::backend::{Backend, Cpu, Operators, Write};
-use crate::common::{TestElement, bits, features, norm, numbers, sums, weights, widen, with_threads};
+use crate::common::{
+    Rounded, TestElement, bits, features, norm, numbers, sums, weights, widen, with_threads,
+};
+use crate::convolutions::{self, sizes_of_terms};
 use crate::layouts::{Layout, Place, WindowKind, edges, empty_batches, matrix_layout, pairs};
 use crate::operands::{F, assert_negative_degree, out, rows};
 use crate::orders::{gram as products, parts, slices};
@@ -52,12 +55,19 @@ impl<T: TestElement> Operands<T> {
 
     /// Calls all operators, in these ways.
     fn call(&mut self, operators: &mut dyn Operators<T>, layout: &Layout, writes: [Write; 4]) {
-        let Self { x, weights, grad, matrix, gram, grad_weights, grad_x, .. } = self;
-        let (table, [x_place, x_out, ..]) = (layout.table(), layout.places);
+        let Self { weights, grad, matrix, grad_weights, .. } = self;
+        let table = layout.table();
         let weights = layout.weights(weights, &table);
-        let x = layout.spread(x, x_place, false, T::of(f64::NAN));
         operators.conv_matrix(weights, writes[0].to(&mut matrix[..])).unwrap();
         operators.conv_matrix_backward(weights, grad, writes[1].to(&mut grad_weights[..])).unwrap();
+        self.call_products(operators, layout, writes);
+    }
+
+    /// Calls those of inner products.
+    fn call_products(&mut self, operators: &mut dyn Operators<T>, layout: &Layout, writes: [Write; 4]) {
+        let Self { x, grad, gram, grad_x, .. } = self;
+        let [x_place, x_out, ..] = layout.places;
+        let x = layout.spread(x, x_place, false, T::of(f64::NAN));
         operators.gram(x.rows(), writes[2].to(&mut gram[..])).unwrap();
         let mut to = layout.spread(grad_x, x_out, false, T::of(7.0));
         operators.gram_backward(x.rows(), grad, writes[3].to(to.rows_mut())).unwrap();
@@ -73,6 +83,13 @@ impl<T: TestElement> Operands<T> {
             ("gram", bits(gram)),
             ("grad_x", bits(grad_x)),
         ]
+    }
+
+    /// x, g and weights of instance `g` alone.
+    fn alone(&self, layout: &Layout, g: usize) -> convolutions::Operands<T> {
+        let Self { x, g: grad_y, weights, .. } = self;
+        let (x, g_of_y, weights) = (x.clone(), grad_y.clone(), weights.clone());
+        convolutions::Operands { x, g: g_of_y, weights }.alone(layout, g)
     }
 
     /// The rows of an instance.
@@ -95,8 +112,8 @@ fn paths<T: TestElement>(layout: &Layout, path: Path) -> Vec<Path> {
     topologies.map(|topology| if can_be_dense(topology) { path } else { Path::Gather }).collect()
 }
 
-/// The first topology in use that has no matrix.
-fn without_matrix(layout: &Layout) -> Option<usize> {
+/// The first topology in use that has no matrix of the convolution, and the first that has no inner products.
+fn without_matrices(layout: &Layout) -> [Option<usize>; 2] {
     let topologies = layout.batch.topologies();
     let used = |id: usize| {
         layout.batch.is_replicated() || (0..layout.instances).any(|g| layout.batch.topology_id(g) == id)
@@ -106,16 +123,18 @@ fn without_matrix(layout: &Layout) -> Option<usize> {
         let mut workspace = cpu::Plan::<f32>::builder(&alone, 1).build().unwrap().workspace(0).unwrap();
         workspace.conv_matrix(cpu::Weights::shared(&[]), Out::Skip).is_ok()
     };
-    (0..topologies.len()).find(|&id| used(id) && !has_matrix(id))
+    let first = |has: &dyn Fn(usize) -> bool| (0..topologies.len()).find(|&id| used(id) && !has(id));
+    [first(&has_matrix), first(&|id| topologies[id].n_vertices() <= 64)]
 }
 
-/// The operators on a path; `None` where a topology in use is too large, and then all are refused.
+/// The operators on a path; `None` where a topology in use has no matrix of the convolution. That is refused
+/// then, and inner products where it has too many vertices.
 fn operators<T: TestElement>(
     backend: &dyn Backend<T>,
     layout: &Layout,
     path: Path,
 ) -> Option<Box<dyn Operators<T>>> {
-    let too_large = without_matrix(layout);
+    let [too_large, too_many_vertices] = without_matrices(layout);
     let (batch, most) = (&layout.batch, layout.max_instances());
     let paths = paths::<T>(layout, path);
     let mut operators =
@@ -131,11 +150,16 @@ fn operators<T: TestElement>(
         ("gram", operators.gram(x.rows(), Out::Skip)),
         ("gram_backward", operators.gram_backward(x.rows(), &grad, Out::Skip)),
     ];
-    for (name, refused) in refused {
+    for (i, (name, refused)) in refused.into_iter().enumerate() {
+        if i >= 2 && too_many_vertices.is_none() {
+            assert_eq!(refused, Ok(()), "{name}");
+            continue;
+        }
         let Err(Error::MatrixUnavailable { operator, topology, what, value, bound }) = refused else {
             panic!("{name}: {refused:?}")
         };
-        assert_eq!((operator, topology), (name, too_large));
+        let first = if i < 2 { Some(too_large) } else { too_many_vertices };
+        assert_eq!((operator, Some(topology)), (name, first));
         assert!(value > bound && (what != "vertices" || bound == 64), "{value} {what} of at most {bound}");
     }
     None
@@ -254,14 +278,39 @@ fn the_gradient_of_the_matrix_is_that_of_the_convolution<T: TestElement>(
     operators.conv_matrix_backward(weights, &operands.grad, write.to(&mut found[..])).unwrap();
     if adds_before && f > 0 {
         // Another order. Terms may cancel out.
-        let [found, expected] = [widen(&found), widen(&expected)];
-        let difference: Vec<f64> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
-        let bound = if size_of::<T::Acc>() == 8 { 1e-12 } else { 1e-3 };
-        let is_close = norm(&difference) <= bound * (1.0 + norm(&expected));
-        assert!(is_close, "{found:?} instead of {expected:?}");
+        let mut sizes = vec![0.0; expected.len()];
+        for g in 0..layout.instances {
+            let convolutions::Operands { x, g: grad_y, weights } = operands.alone(layout, g);
+            let [w, x, grad_y] = [widen(&weights), widen(&x), widen(&grad_y)];
+            let of_terms = sizes_of_terms(layout.batch.topology(g), layout.conv, &w, &x, &grad_y);
+            sizes.iter_mut().zip(of_terms).for_each(|(size, of_terms)| *size += of_terms);
+        }
+        let steps = steps_of_both::<T>(layout.batch.topology(0), layout.instances, f);
+        for (e, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+            let [found, expected] = [found, expected].map(Accumulator::to_f64);
+            let bound = T::Acc::ROUNDING * (steps * sizes[e] + found.abs() + expected.abs());
+            let difference = (found - expected).abs();
+            // What is of second order in the rounding.
+            assert!(difference <= 1.01 * bound, "{e}: {found} is not {expected}: {difference:e} > {bound:e}");
+        }
     } else if f > 0 {
         assert_eq!(bits(&found), bits(&expected), "{}", T::NAME);
     }
+}
+
+/// How many roundings a term of ∂w of all copies goes through, in its two ways together. On its way through
+/// the convolution it is one of the products that a slot adds, in chunks of copies, and in the other of those
+/// of its instance. Both are rounded once as Γ and once as ∂w. The rest is `f64`: two trees over the copies,
+/// and twice the formula of `src/cpu/dense/weight_gradient.rs`.
+fn steps_of_both<T: TestElement>(topology: &Incidence, copies: usize, f: usize) -> f64 {
+    let (len, slices) = slices::<T>(f);
+    let n = topology.n_vertices();
+    let chunk = copies.min(1 << (512 / slices).clamp(1, 64).ilog2());
+    let in_slot = |slices: usize, slots: usize| slices.div_ceil(slots) * len;
+    let of_slots = in_slot(chunk * slices, 128 / parts(n).pow(2)) + in_slot(slices, slots::<T>(n, f));
+    let longest = topology.by_edge().rows().map(<[u32]>::len).max().unwrap_or(0);
+    let of_doubles = 2 * (copies.max(1).ilog2() as usize + 1 + n + 2 * longest + 8);
+    (of_slots + 4) as f64 + if size_of::<T::Acc>() == 8 { of_doubles as f64 } else { 1.0 }
 }
 
 /// The slots of the products of an instance alone.
@@ -280,6 +329,15 @@ fn inner_products_add_in_the_promised_order<T: TestElement>(
     let before = Operands::<T>::new(layout);
     let mut found = before.clone();
     found.call(&mut *operators, layout, writes);
+    assert_inner_products(layout, writes, &before, &found);
+}
+
+fn assert_inner_products<T: TestElement>(
+    layout: &Layout,
+    writes: [Write; 4],
+    before: &Operands<T>,
+    found: &Operands<T>,
+) {
     let (f, side) = (layout.features, side(layout));
     let grams: Vec<_> = (0..layout.instances)
         .map(|g| {
@@ -310,6 +368,55 @@ fn inner_products_add_in_the_promised_order<T: TestElement>(
             assert_eq!(bits(&[expected]), bits(&new[u * f + i..][..1]), "{g}, {u}, {i}, {}", T::NAME);
         }
     }
+}
+
+/// Inner products depend on the vertices alone: also where hyperedges are such that there is no matrix of the
+/// convolution, in a table and as copies.
+fn inner_products_ask_for_no_hyperedges<T: TestElement>(backend: &dyn Backend<T>) {
+    let repeated = Incidence::from_edges(64, &[[3u32; 100]], Repeats::Keep).unwrap();
+    let long = Incidence::from_edges(3, &vec![[0u32, 2]; 5000], Repeats::Keep).unwrap();
+    let triples = Incidence::subsets(34, 3).unwrap();
+    let several = vec![Incidence::subsets(5, 2).unwrap(), long.clone(), triples, repeated.clone()];
+    let table = Batch::from_table(several, &[0u8, 1, 3, 2, 1]).unwrap();
+    for (i, (batch, instances, first)) in
+        [(table, 5, 1), (Batch::replicate(long), 4, 0), (Batch::replicate(repeated), 2, 0)]
+            .into_iter()
+            .enumerate()
+    {
+        let layout = Layout {
+            batch,
+            instances,
+            features: 9,
+            windows: WindowKind::Shared,
+            offsets: vec![0; instances],
+            places: [
+                Place::RowGap(2),
+                Place::Padded(3),
+                Place::Contiguous,
+                Place::Contiguous,
+                Place::Contiguous,
+            ],
+            conv: Conv::default(),
+            seed: i as u64,
+        };
+        let mut operators = backend.operators(&layout.batch, 9, layout.conv, instances).unwrap();
+        let w = vec![T::acc(1.0); layout.n_weights()];
+        let refused = operators.conv_matrix(cpu::Weights::shared(&w[..]), Out::Skip);
+        let is_refused =
+            matches!(refused, Err(Error::MatrixUnavailable { topology, .. }) if topology == first);
+        assert!(is_refused, "{refused:?}");
+        let before = Operands::<T>::new(&layout);
+        for write in [Write::Overwrite, Write::Accumulate] {
+            let mut found = before.clone();
+            found.call_products(&mut *operators, &layout, [write; 4]);
+            assert_inner_products(&layout, [write; 4], &before, &found);
+        }
+    }
+}
+
+per_backend! {
+    on [cpu, cuda([Mode::QUICK, Mode::PLAIN])], in [f32, f64, f16, bf16]:
+    inner_products_ask_for_no_hyperedges;
 }
 
 /// What one call leaves behind changes nothing of the next, and the CPU has the same bits.
@@ -445,11 +552,14 @@ per_backend! {
     wide_rows_are_where_their_layout_says;
 }
 
-/// All pairs of the most vertices that there may be: more work than the CPU gives to a chunk.
+/// All pairs of the most vertices that there may be, and the most triples: more work than the CPU gives to a
+/// chunk.
 fn the_largest_matrices_have_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
-    for windows in [WindowKind::Shared, WindowKind::Consecutive] {
+    let subsets = [(64, 2), (33, 3)].map(|(n, k)| Incidence::subsets(n, k).unwrap());
+    let windows = [WindowKind::Shared, WindowKind::Consecutive];
+    for (topology, windows) in subsets.iter().flat_map(|t| windows.map(|windows| (t, windows))) {
         let layout = Layout {
-            batch: Batch::replicate(Incidence::subsets(64, 2).unwrap()),
+            batch: Batch::replicate(topology.clone()),
             instances: 3,
             features: 5,
             windows,

@@ -40,7 +40,7 @@ use super::lanes::most_lanes;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
 use super::row_scale::fill_row_scales;
-use super::schedule::{Schedule, Task, each, each_row, each_value};
+use super::schedule::{By, Schedule, Task, each, each_row, each_value};
 use super::scratch::Scratch;
 use super::weight_gradient::weight_gradient;
 use super::workspace::Workspace;
@@ -158,7 +158,7 @@ impl<T: Element> Workspace<T> {
         let readout = operands.instance_rows_out("readout", &mut readout);
         let bound = operands.check(&self.plan, self.max_instances)?;
         let forward = Forward {
-            call: Call::new(&self.plan, bound.instances(), weights).in_lanes(),
+            call: Call::new(&self.plan, By::Path, bound.instances(), weights).in_lanes(),
             x: bound.input(x),
             following: following.and_then(|following| following.checked(&bound)),
             z: z.map(|z| bound.output(z)),
@@ -196,7 +196,7 @@ impl<T: Element> Workspace<T> {
         let bound = operands.check(&self.plan, self.max_instances)?;
         let (conv, wanted) = (self.plan.conv(), grad_weights.is_some());
         let backward = Backward {
-            call: Call::new(&self.plan, bound.instances(), weights).in_lanes(),
+            call: Call::new(&self.plan, By::Path, bound.instances(), weights).in_lanes(),
             x: bound.input(x),
             z: z.map(|z| bound.input(z)),
             arriving: Arriving { activated, gradient: gradient.checked(&bound) },
@@ -246,9 +246,9 @@ struct Call<'a, T: Element> {
 }
 
 impl<'a, T: Element> Call<'a, T> {
-    fn new(plan: &'a Plan<T>, instances: usize, weights: Weights<'a, T::Acc>) -> Self {
+    fn new(plan: &'a Plan<T>, by: By, instances: usize, weights: Weights<'a, T::Acc>) -> Self {
         let Weights { values, windows } = weights;
-        let schedule = Schedule::new(plan, Axis::Hyperedge, windows, instances);
+        let schedule = Schedule::new(plan, by, Axis::Hyperedge, windows, instances);
         Self { plan, conv: plan.conv(), instances, weights: values, schedule }
     }
 
@@ -354,10 +354,8 @@ impl<'a, T: Element> Call<'a, T> {
     ) {
         let Scratch { z, inv_degree, vertex_shift, .. } = scratch;
         let (by_edge, features, batch) = (task.topology.by_edge(), self.plan.features(), self.plan.batch());
-        let right = self.right(inv_degree);
-        let shifts = right.and_then(|_| self.shifts(vertex_shift));
-        let x = x.source(batch, instance, right, true).shifted(shifts, 0);
-        each_row(task.parallel(), &mut z[..by_edge.len() * features], features, |e, row| {
+        let x = self.source_of_z(x, instance, inv_degree, vertex_shift);
+        each_row(task.parallel, &mut z[..by_edge.len() * features], features, |e, row| {
             let members = by_edge.row(e);
             let scale = Reduce::Mean.factor(members.len());
             // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in
@@ -365,6 +363,19 @@ impl<'a, T: Element> Call<'a, T> {
             let saved = saved.map(|out| unsafe { out.store(batch, instance, e, scale) });
             gather(x, members, &mut (Store { row, scale, accumulate: false }, saved));
         });
+    }
+
+    /// R x of one instance: what its z is gathered from.
+    fn source_of_z<'s>(
+        &self,
+        x: Input<'s, T>,
+        instance: usize,
+        inv_degree: &'s [T::Acc],
+        vertex_shift: &'s [i32],
+    ) -> Source<'s, T> {
+        let right = self.right(inv_degree);
+        let shifts = right.and_then(|_| self.shifts(vertex_shift));
+        x.source(self.plan.batch(), instance, right, true).shifted(shifts, 0)
     }
 
     /// y = L H U z of one instance, from its z, L and the shifts of its vertices. `store` gives what becomes
@@ -378,7 +389,7 @@ impl<'a, T: Element> Call<'a, T> {
         let by_vertex = task.topology.by_vertex();
         let z = edge_rows(z, self.plan.features(), self.message(self.window(task)));
         let left = self.left(inv_degree);
-        each(task.parallel(), by_vertex.len(), |v| {
+        each(task.parallel, by_vertex.len(), |v| {
             let scale = left.map_or(T::Acc::ONE, |left| left[v]);
             // A row of degree zero is a store of zeros, not a product with zero.
             let edges = if scale == T::Acc::ZERO { &[] } else { by_vertex.row(v) };
@@ -501,7 +512,7 @@ impl<T: Element> Backward<'_, T> {
         let (call, by_edge) = (&self.call, task.topology.by_edge());
         let (message, shifts_of_degree) = (call.message(call.window(task)), call.conv.shifts_of_degree());
         let shift = |e| -shifts_of_degree * edge_shift[e];
-        fill_row_scales(task.parallel(), by_edge, Reduce::Mean, message, shift, row_scale);
+        fill_row_scales(task.parallel, by_edge, Reduce::Mean, message, shift, row_scale);
     }
 
     /// z of an instance: what the caller saved, or what was computed again.
@@ -519,7 +530,7 @@ impl<T: Element> Backward<'_, T> {
         let (call, by_edge, features) = (&self.call, task.topology.by_edge(), self.call.plan.features());
         let t = self.t(instance, rows, call.left(inv_degree));
         let shifts = call.shifts(vertex_shift);
-        each_row(task.parallel(), &mut q[..by_edge.len() * features], features, |e, row| {
+        each_row(task.parallel, &mut q[..by_edge.len() * features], features, |e, row| {
             let mut store = Store { row, scale: T::Acc::ONE, accumulate: false };
             gather(t.shifted(shifts, edge_shift[e]), by_edge.row(e), &mut store);
         });
@@ -549,7 +560,7 @@ impl<T: Element> Backward<'_, T> {
         let z = self.z(instance, z).scaled(call.message(call.window(task)));
         let q = edge_rows(q, features, Some(row_scale));
 
-        each_value(task.parallel(), &mut degree_gradients[..by_vertex.len()], |v, grad_degree| {
+        each_value(task.parallel, &mut degree_gradients[..by_vertex.len()], |v, grad_degree| {
             let (edges, shift) = (by_vertex.row(v), vertex_shift[v]);
             let right = right.map_or(T::Acc::ONE, |right| right[v]);
             // A degree of zero has no gradient, and makes the right factor of the symmetric normalization
@@ -586,7 +597,7 @@ impl<T: Element> Backward<'_, T> {
         let Scratch { degree_gradient, vertex_shift, edge_shift, .. } = scratch;
         let (call, by_edge) = (&self.call, task.topology.by_edge());
         let degree_gradients = self.through_degree.then_some(&degree_gradient[..]);
-        each_value(task.parallel(), &mut sums[..by_edge.len()], |e, sum_of_chunk| {
+        each_value(task.parallel, &mut sums[..by_edge.len()], |e, sum_of_chunk| {
             let (members, shifts) = (by_edge.row(e), (edge_shift[e], &vertex_shift[..]));
             let dot = self.through_message.then(|| self.dot_of_q_and_z(task, instance, scratch, e));
             let gradient = weight_gradient(call.conv, members, dot, degree_gradients, shifts);

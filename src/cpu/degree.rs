@@ -72,7 +72,7 @@ pub(super) fn fill_degrees<T: Element>(
     }
     let topology = task.topology;
     let n = topology.n_vertices();
-    each_value(task.parallel(), &mut scratch.degree[..n], |v, d| {
+    each_value(task.parallel, &mut scratch.degree[..n], |v, d| {
         *d = degree_alone(conv, topology.by_vertex().row(v), weights);
     });
     for (v, &degree) in scratch.degree[..n].iter().enumerate() {
@@ -90,7 +90,7 @@ pub(super) fn fill_edge_shifts<T: Element>(conv: Conv, task: &Task<'_>, scratch:
         return;
     }
     let (by_edge, vertex_shift) = (task.topology.by_edge(), &scratch.vertex_shift[..]);
-    each_value(task.parallel(), &mut scratch.edge_shift[..by_edge.len()], |e, edge_shift| {
+    each_value(task.parallel, &mut scratch.edge_shift[..by_edge.len()], |e, edge_shift| {
         let shifts = by_edge.row(e).iter().map(|&v| vertex_shift[v as usize]);
         let shifts = shifts.filter(|&shift| shift != NO_SHIFT);
         *edge_shift = match shifts.clone().max().zip(shifts.min()) {

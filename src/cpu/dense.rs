@@ -31,14 +31,15 @@
 mod form;
 mod gram;
 mod matrix;
+mod room;
 mod weight_gradient;
 
 use arrayvec::ArrayVec;
 
-pub(super) use form::Room as OperatorRoom;
 use form::{Formed, Structure};
-pub(super) use gram::{Gram, Room};
+pub(super) use gram::Gram;
 use matrix::{Matrix, Order, room_for_features};
+pub(super) use room::Room;
 
 use super::gather::{Sink, Source};
 use crate::conv::Conv;
@@ -62,7 +63,7 @@ pub(super) struct DenseOperator<A> {
 }
 
 impl<A: Accumulator> DenseOperator<A> {
-    pub(super) fn with_room(room: OperatorRoom) -> Result<Self> {
+    pub(super) fn with_room(room: Room) -> Result<Self> {
         let n = room.vertices;
         Ok(Self {
             formed: Formed::with_room(room)?,
@@ -169,7 +170,7 @@ mod tests {
 
     fn operator<A: Accumulator>(conv: Conv, topology: &Incidence, weights: &[A]) -> DenseOperator<A> {
         let pairs = Pairs::new(topology).unwrap();
-        let mut operator = DenseOperator::with_room(OperatorRoom::new(topology, 1)).unwrap();
+        let mut operator = DenseOperator::with_room(Room::of_operators(topology, 1)).unwrap();
         operator.form((conv, topology, &pairs), weights, 1);
         operator
     }
@@ -280,7 +281,7 @@ mod tests {
             let conv = Conv::new(normalization, weight_use);
             let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
             let pairs = Pairs::new(topology).unwrap();
-            let room = OperatorRoom::new(topology, most);
+            let room = Room::of_operators(topology, most);
             let [mut together, mut alone] = [(); 2].map(|()| DenseOperator::with_room(room).unwrap());
             for (first, n_windows) in (0..7).flat_map(|first| (2..=most).map(move |count| (first, count))) {
                 let windows: Vec<A> = (first..first + n_windows).flat_map(|w| window(m, w)).collect();

@@ -27,10 +27,6 @@ impl<'a, T> Disjoint<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// The elements of `range`.
     ///
     /// # Panics

@@ -15,17 +15,18 @@ use crate::error::{Result, try_zeroed};
 
 /// Room for the sums of chunks.
 pub(super) struct ChunkSums<A> {
-    /// Of many chunks of small topologies.
+    /// Of many chunks that are computed in parallel.
     partials: Partials<A>,
-    /// Of one chunk of a large topology.
+    /// Of one chunk whose rows are.
     large: Vec<A>,
 }
 
 impl<A: Accumulator> ChunkSums<A> {
     pub(super) fn new<T: Element<Acc = A>>(plan: &Plan<T>, max_instances: usize) -> Result<Self> {
-        let width = |parallel| {
-            let topologies = plan.batch().topologies().iter().filter(|t| Parallel::of(t) == parallel);
-            topologies.map(|t| t.n_vertices().max(t.n_hyperedges())).max().unwrap_or(0)
+        let width = |parallel: Parallel| {
+            let topologies = plan.batch().topologies().iter().enumerate();
+            let topologies = topologies.filter(|&(id, _)| parallel.is_of(plan, id));
+            topologies.map(|(_, t)| t.n_vertices().max(t.n_hyperedges())).max().unwrap_or(0)
         };
         let partials = Partials::new(width(Parallel::Instances), max_instances)?;
         Ok(Self { partials, large: try_zeroed("the workspace", width(Parallel::Rows))? })
@@ -33,7 +34,7 @@ impl<A: Accumulator> ChunkSums<A> {
 
     /// Calls `f` for each chunk of `schedule` that has instances, with zeros (at least one for each element
     /// of its window) to add the gradients of its instances to. These sums are then added to `gradient`, if
-    /// it is wanted, in the order of the chunks: those of small topologies come first.
+    /// it is wanted, in the order of the chunks, whatever is computed in parallel.
     pub(super) fn add_up<T: Element<Acc = A>>(
         &mut self,
         memory: &mut Memory<T>,
@@ -42,40 +43,46 @@ impl<A: Accumulator> ChunkSums<A> {
         f: impl Fn(&Task<'_>, &mut Scratch<T>, &mut [A]) + Sync,
     ) {
         let small = |c| schedule.tasks_in(Parallel::Instances, c);
+        let Memory { threads, large: scratch_of_large } = memory;
+        let mut compute_large = |task: &Task<'_>, gradient: Option<&mut [A]>| {
+            self.large.fill(A::ZERO);
+            f(task, scratch_of_large, &mut self.large);
+            if let Some(gradient) = gradient {
+                add(&mut gradient[schedule.window(task)], &self.large);
+            }
+        };
         if schedule.has_own_windows() {
-            let gradient = gradient.as_deref_mut().map(Disjoint::new);
-            for_each(&mut memory.threads, 0..schedule.n_chunks(), |scratch, c| {
+            let shared = gradient.as_deref_mut().map(Disjoint::new);
+            for_each(threads, 0..schedule.n_chunks(), |scratch, c| {
                 for task in small(c) {
                     let window = schedule.window(&task);
                     let mut room = mem::take(&mut scratch.sums);
                     let sums = &mut room[..window.len()];
                     sums.fill(A::ZERO);
                     f(&task, scratch, sums);
-                    if let Some(gradient) = &gradient {
+                    if let Some(gradient) = &shared {
                         // SAFETY: no two windows overlap, and each instance is in one task.
                         add(unsafe { gradient.part(window) }, sums);
                     }
                     scratch.sums = room;
                 }
             });
+            schedule.large().for_each(|task| compute_large(&task, gradient.as_deref_mut()));
         } else {
             self.partials.for_each(
-                &mut memory.threads,
+                threads,
                 schedule.n_chunks(),
                 |scratch, c, sums| small(c).for_each(|task| f(&task, scratch, sums)),
                 |_, c, sums| {
-                    if let Some(gradient) = gradient.as_deref_mut() {
-                        small(c).for_each(|task| add(&mut gradient[schedule.window(&task)], sums));
+                    for task in schedule.tasks(c) {
+                        match (task.parallel, gradient.as_deref_mut()) {
+                            (Parallel::Rows, gradient) => compute_large(&task, gradient),
+                            (_, Some(gradient)) => add(&mut gradient[schedule.window(&task)], sums),
+                            (_, None) => {}
+                        }
                     }
                 },
             );
-        }
-        for task in schedule.large() {
-            self.large.fill(A::ZERO);
-            f(&task, &mut memory.large, &mut self.large);
-            if let Some(gradient) = gradient.as_deref_mut() {
-                add(&mut gradient[schedule.window(&task)], &self.large);
-            }
         }
     }
 }

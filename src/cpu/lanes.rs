@@ -17,6 +17,27 @@ pub(super) const fn most_lanes<A>() -> usize {
     32 / size_of::<A>()
 }
 
+/// What `$call` is with the number of lanes as a constant: one, or the most of a type.
+macro_rules! with_lanes {
+    ($lanes:expr, $constant:ident => $call:expr) => {
+        match $lanes {
+            1 => {
+                const $constant: usize = 1;
+                $call
+            }
+            4 => {
+                const $constant: usize = 4;
+                $call
+            }
+            _ => {
+                const $constant: usize = 8;
+                $call
+            }
+        }
+    };
+}
+pub(super) use with_lanes;
+
 // Loops over arrays everywhere: the compiler does not always inline a closure, and then keeps no vector in a
 // register.
 

@@ -150,26 +150,37 @@ impl<'w> Operands<'w> {
     }
 
     /// Checks all operands together.
-    pub(super) fn check<T: Element>(&mut self, plan: &Plan<T>, max_instances: usize) -> Result<Bound<'_>> {
-        self.0.check(plan.batch(), plan.features(), max_instances).map(Bound)
+    pub(super) fn check<'o, T: Element>(
+        &'o mut self,
+        plan: &'o Plan<T>,
+        max_instances: usize,
+    ) -> Result<Bound<'o>> {
+        let checked = self.0.check(plan.batch(), plan.features(), max_instances)?;
+        Ok(Bound { checked, batch: plan.batch() })
     }
 }
 
 /// Operands that passed all checks.
-pub(super) struct Bound<'o>(Checked<'o>);
+pub(super) struct Bound<'o> {
+    checked: Checked<'o>,
+    batch: &'o Batch,
+}
 
 impl Bound<'_> {
     pub(super) fn instances(&self) -> usize {
-        self.0.instances
+        self.checked.instances
     }
 
     pub(super) fn input<'a, E>(&self, rows: BoundRows<&'a [E]>) -> Input<'a, E> {
-        Input { buffer: rows.buffer, placement: self.0.placement(rows.id) }
+        Input { buffer: rows.buffer, placement: self.checked.placement(rows.id) }
     }
 
     pub(super) fn output<'a, E>(&self, BoundOut { rows, accumulate }: BoundOut<'a, E>) -> Output<'a, E> {
-        let placement = self.0.placement(rows.id);
-        Output { buffer: Disjoint::new(rows.buffer), placement, accumulate }
+        let placement = self.checked.placement(rows.id);
+        // What is written, and not how much room there is.
+        let elements = placement.elements(self.batch, self.instances());
+        let is_streamed = !accumulate && elements >= STREAMED_BYTES / size_of::<E>();
+        Output { buffer: Disjoint::new(rows.buffer), placement, accumulate, is_streamed }
     }
 }
 
@@ -209,12 +220,13 @@ pub(super) struct Output<'a, T> {
     buffer: Disjoint<'a, T>,
     placement: Placement,
     accumulate: bool,
+    is_streamed: bool,
 }
 
 impl<T: Element> Output<'_, T> {
     /// Whether stores go past the caches, see [`Streams`](super::streams::Streams).
     pub(super) fn is_streamed(&self) -> bool {
-        !self.accumulate && self.buffer.len() >= STREAMED_BYTES / size_of::<T>()
+        self.is_streamed
     }
 
     /// Where row `i` of `instance` is stored, times `scale`.
@@ -293,6 +305,40 @@ impl<A: Accumulator> MatricesOut<'_, A> {
                     (false, false) => *place = A::ZERO,
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incidence::Incidence;
+    use crate::rows::RowLayout;
+
+    /// Rows of 1 KiB for 8 vertices: 2,048 instances fill half a last cache.
+    #[test]
+    fn an_output_is_streamed_by_what_is_written() {
+        let batch = Batch::replicate(Incidence::subsets(8, 2).unwrap());
+        let plan = Plan::<f32>::builder(&batch, 256).build().unwrap();
+        let mut room = vec![0.0f32; 2 * 2_048 * 8 * 256];
+        let (packed, apart) = (RowLayout::contiguous(256), RowLayout::contiguous(256).row_stride(512));
+        let cases = [
+            (packed, 2_048, false, true),
+            (packed, 2_047, false, false),
+            (packed, 2_048, true, false),
+            // As much memory as that, with gaps or without a call that needs it.
+            (apart, 2_047, false, false),
+            (apart, 2_048, false, true),
+            (packed.instances(3), 3, false, false),
+        ];
+        for (layout, instances, accumulate, expected) in cases {
+            let rows = Rows::new(&mut room[..], layout.instances(instances));
+            let mut out = if accumulate { Out::Accumulate(rows) } else { Out::Overwrite(rows) };
+            let mut operands = Operands::new();
+            let bound_out = operands.write("y", Axis::Vertex, &mut out).unwrap();
+            let bound = operands.check(&plan, 4_096).unwrap();
+            let output = bound.output(bound_out);
+            assert_eq!(output.is_streamed(), expected, "{layout:?} {instances} {accumulate}");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::conv::Conv;
 use crate::element::Element;
 use crate::error::{Result, try_with_capacity};
 use crate::operator::Operator;
-use crate::pairs::{Obstacle, Pairs, check_matrices};
+use crate::pairs::{MatrixObstacles, Pairs, too_many_vertices};
 use crate::path::{Path, Paths, Prepared};
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
@@ -31,8 +31,7 @@ struct PlanParts {
     features: usize,
     conv: Conv,
     paths: Paths,
-    /// The first topology in use that has no dense operator, and why.
-    obstacle: Option<(usize, Obstacle)>,
+    obstacles: MatrixObstacles,
     /// Of each topology.
     prepared: Vec<Prepared>,
 }
@@ -69,12 +68,12 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
         let Self { batch, features, conv, paths, element } = self;
         let paths = Paths::new::<T>(batch.topologies(), paths)?;
         let mut prepared = try_with_capacity("what is ready for each topology", paths.as_slice().len())?;
-        let obstacle = Pairs::obstacle_in(batch)?;
+        let obstacles = MatrixObstacles::new(batch)?;
         for (topology, &path) in batch.topologies().iter().zip(paths.as_slice()) {
-            let has_matrix = obstacle.is_none() && Pairs::obstacle(topology).is_none();
+            let has_matrix = obstacles.has_conv() && Pairs::obstacle(topology).is_none();
             prepared.push(Prepared::new(path, topology, has_matrix)?);
         }
-        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacle, prepared });
+        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacles, prepared });
         Ok(Plan { shared, element })
     }
 }
@@ -118,7 +117,14 @@ impl<T: Element> Plan<T> {
 
     /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
     pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
-        check_matrices(operator, self.shared.obstacle)
+        self.shared.obstacles.check(operator)
+    }
+
+    /// Whether anything of a topology is computed by a matrix: its convolution, or an operator with a matrix
+    /// for each instance.
+    pub(super) fn has_matrices(&self, topology: usize) -> bool {
+        let is_small = || too_many_vertices(&self.batch().topologies()[topology]).is_none();
+        self.shared.obstacles.has_products() && is_small() || self.prepared(topology).pairs().is_some()
     }
 
     /// How the convolution of each topology's instances is computed.

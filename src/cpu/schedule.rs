@@ -10,9 +10,10 @@ use crate::batch::Batch;
 use crate::chunks::{Chunk, Chunks, Members};
 use crate::element::Element;
 use crate::incidence::Incidence;
+use crate::path::Prepared;
 use crate::windows::{WindowTable, Windows};
 
-/// What is computed in parallel. A function of the topology alone; the bits are the same either way.
+/// What is computed in parallel. The bits are the same either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parallel {
     /// Chunks of instances. A chunk is computed by one thread.
@@ -22,14 +23,33 @@ pub(super) enum Parallel {
 }
 
 impl Parallel {
+    /// Of a topology whose rows are gathered.
     pub(super) fn of(topology: &Incidence) -> Self {
         if topology.is_large() { Self::Rows } else { Self::Instances }
     }
 
-    /// Whether something is computed like this in a batch.
+    /// Whether anything of a topology is computed like this: steps are gathers on every path.
+    pub(super) fn is_of<T: Element>(self, plan: &Plan<T>, topology: usize) -> bool {
+        let is_in_chunks = self == Self::Instances && plan.has_matrices(topology);
+        is_in_chunks || Self::of(&plan.batch().topologies()[topology]) == self
+    }
+
+    /// Whether something is gathered like this in a batch.
     pub(super) fn is_in(self, batch: &Batch) -> bool {
         batch.topologies().iter().any(|topology| Self::of(topology) == self)
     }
+}
+
+/// By what the instances of a call are computed. Those that are computed by a matrix of their few vertices
+/// are never worth several threads, whatever their hyperedges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// Gathers, whatever the path.
+    Gathers,
+    /// The path of each topology.
+    Path,
+    /// Matrices, whatever the path.
+    Matrices,
 }
 
 /// How many tasks a thread has at least, before instances with windows of their own are computed several at
@@ -40,6 +60,7 @@ const TASKS_OF_THREAD: usize = 4;
 /// each has its own.
 pub(super) struct Schedule<'a, T> {
     plan: &'a Plan<T>,
+    by: By,
     axis: Axis,
     windows: Windows<&'a WindowTable>,
     instances: usize,
@@ -61,6 +82,7 @@ enum Kind<'a> {
 #[derive(Clone)]
 pub(super) struct Task<'a> {
     pub(super) topology: &'a Incidence,
+    pub(super) parallel: Parallel,
     pub(super) chunk: Chunk<'a>,
     pub(super) n_windows: usize,
     /// The values of a window.
@@ -90,15 +112,12 @@ impl<'a> Task<'a> {
     pub(super) fn instances(&self) -> impl Iterator<Item = usize> + '_ {
         self.chunk.members.iter()
     }
-
-    pub(super) fn parallel(&self) -> Parallel {
-        Parallel::of(self.topology)
-    }
 }
 
 impl<'a, T: Element> Schedule<'a, T> {
     pub(super) fn new(
         plan: &'a Plan<T>,
+        by: By,
         axis: Axis,
         windows: Windows<&'a WindowTable>,
         instances: usize,
@@ -110,7 +129,23 @@ impl<'a, T: Element> Schedule<'a, T> {
             (Windows::Shared, None) => Kind::Copies(batch.topologies()[0].chunk_len()),
             (Windows::Consecutive, _) => Kind::Single(1),
         };
-        Self { plan, axis, windows, instances, kind }
+        Self { plan, by, axis, windows, instances, kind }
+    }
+
+    /// What is computed in parallel of the instances of a topology.
+    pub(super) fn parallel(&self, topology: usize) -> Parallel {
+        let is_gathered = match self.by {
+            By::Gathers => true,
+            By::Path => matches!(self.plan.prepared(topology), Prepared::Gather { .. }),
+            By::Matrices => false,
+        };
+        let topology = &self.plan.batch().topologies()[topology];
+        if is_gathered { Parallel::of(topology) } else { Parallel::Instances }
+    }
+
+    /// Whether some instances come one at a time, with their rows in parallel.
+    pub(super) fn has_large(&self) -> bool {
+        (0..self.plan.batch().topologies().len()).any(|id| self.parallel(id) == Parallel::Rows)
     }
 
     /// The same, where instances with windows of their own may be in tasks of several. So many are computed
@@ -164,7 +199,8 @@ impl<'a, T: Element> Schedule<'a, T> {
 
     fn task_of_chunk(&self, chunk: Chunk<'a>, n_windows: usize, following: Option<usize>) -> Task<'a> {
         let topology = &self.plan.batch().topologies()[chunk.topology];
-        Task { topology, chunk, n_windows, width: topology.size(self.axis), following }
+        let (parallel, width) = (self.parallel(chunk.topology), topology.size(self.axis));
+        Task { topology, parallel, chunk, n_windows, width, following }
     }
 
     /// The tasks of instances with windows of their own: of up to `len` that follow each other with one
@@ -196,7 +232,7 @@ impl<'a, T: Element> Schedule<'a, T> {
         parallel: Parallel,
         c: usize,
     ) -> impl Iterator<Item = Task<'a>> + use<'a, T> {
-        self.tasks(c).filter(move |task| task.parallel() == parallel)
+        self.tasks(c).filter(move |task| task.parallel == parallel)
     }
 
     /// The instances of a range, ascending, in tasks of those that follow each other with one topology and
@@ -220,7 +256,7 @@ impl<'a, T: Element> Schedule<'a, T> {
 
     /// The chunks whose instances come one at a time, with their rows in parallel.
     pub(super) fn large(&self) -> impl Iterator<Item = Task<'a>> + '_ {
-        let all = if Parallel::Rows.is_in(self.plan.batch()) { self.n_chunks() } else { 0 };
+        let all = if self.has_large() { self.n_chunks() } else { 0 };
         (0..all).flat_map(|c| self.tasks_in(Parallel::Rows, c))
     }
 

@@ -1,6 +1,6 @@
 //! The intermediate results of instances.
 
-use super::dense::{DenseOperator, Gram, OperatorRoom, Room};
+use super::dense::{DenseOperator, Gram, Room};
 use super::lanes::most_lanes;
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, for_each};
@@ -39,9 +39,9 @@ impl<T: Element> ScratchRows<T> {
 
 /// The intermediate results of one instance, for up to `n` vertices and `m` hyperedges.
 pub(super) struct Scratch<T: Element> {
-    /// For each hyperedge a row of F sums: z = B⁻¹ Hᵀ R x.
+    /// For each hyperedge of a topology that is not computed by its M a row of F sums: z = B⁻¹ Hᵀ R x.
     pub(super) z: Vec<T::Acc>,
-    /// The same: q = Hᵀ L g, of a topology that is not computed by its M.
+    /// The same: q = Hᵀ L g.
     pub(super) q: Vec<T::Acc>,
     /// For each vertex: D.
     pub(super) degree: Vec<T::Acc>,
@@ -76,10 +76,10 @@ pub(super) struct Scratch<T: Element> {
 }
 
 impl<T: Element> Scratch<T> {
-    /// For the topologies that are computed like this.
+    /// For what is computed like this.
     fn new(plan: &Plan<T>, parallel: Parallel) -> Result<Self> {
         let topologies = || plan.batch().topologies().iter().enumerate();
-        let topologies = || topologies().filter(|(_, topology)| Parallel::of(topology) == parallel);
+        let topologies = || topologies().filter(|&(id, _)| parallel.is_of(plan, id));
         let most = |axis| topologies().map(|(_, t)| t.size(axis)).max().unwrap_or(0);
         let (n, m) = (most(Axis::Vertex), most(Axis::Hyperedge));
         let features = plan.features();
@@ -90,21 +90,22 @@ impl<T: Element> Scratch<T> {
                 bound: usize::MAX as u128,
             })
         };
-        let dense = || topologies().filter(|&(id, _)| plan.prepared(id).pairs().is_some());
-        let dense = || dense().map(|(_, t)| t.n_vertices());
-        let gathered = topologies().filter(|&(id, _)| plan.prepared(id).has_edge_rows());
-        let gathered = gathered.map(|(_, t)| t.n_hyperedges());
-        let n_dense = dense().max().unwrap_or(0);
-        let room = dense().map(|n| Room::new::<T>(n, features)).fold(Room::default(), Room::or);
+        let has_matrices = |id| parallel == Parallel::Instances && plan.has_matrices(id);
+        let dense = || topologies().filter(|&(id, _)| has_matrices(id));
+        let sizes = || dense().map(|(_, t)| t.n_vertices());
+        let is_gathered = |id, t| plan.prepared(id).has_edge_rows() && Parallel::of(t) == parallel;
+        let gathered = topologies().filter(|&(id, t)| is_gathered(id, t));
+        let gathered = rows(gathered.map(|(_, t)| t.n_hyperedges()).max().unwrap_or(0))?;
+        let n_dense = sizes().max().unwrap_or(0);
         let lanes = |id| if plan.prepared(id).has_several_windows() { most_lanes::<T::Acc>() } else { 1 };
-        let operators = topologies().filter(|&(id, _)| plan.prepared(id).pairs().is_some());
-        let operators = operators.map(|(id, topology)| OperatorRoom::new(topology, lanes(id)));
-        let operators = operators.fold(OperatorRoom::default(), OperatorRoom::or);
+        let operators = dense().map(|(id, topology)| Room::of_operators(topology, lanes(id)));
+        let products = sizes().map(|n| Room::of_products::<T>(n, features));
+        let room = operators.chain(products).fold(Room::default(), Room::or);
         let sums = topologies().map(|(id, t)| t.n_vertices().max(t.n_hyperedges() * lanes(id)));
         let what = "the workspace";
         Ok(Self {
-            z: try_zeroed(what, rows(m)?)?,
-            q: try_zeroed(what, rows(gathered.max().unwrap_or(0))?)?,
+            z: try_zeroed(what, gathered)?,
+            q: try_zeroed(what, gathered)?,
             degree: try_zeroed(what, n)?,
             inv_degree: try_zeroed(what, n)?,
             weight_inv_degree: try_zeroed(what, n)?,
@@ -112,8 +113,8 @@ impl<T: Element> Scratch<T> {
             edge_shift: try_zeroed(what, m)?,
             degree_gradient: try_zeroed(what, n)?,
             row_scale: try_zeroed(what, n.max(m))?,
-            dense: DenseOperator::with_room(operators)?,
-            gamma: try_zeroed(what, operators.pairs())?,
+            dense: DenseOperator::with_room(room)?,
+            gamma: try_zeroed(what, room.pairs())?,
             sums: try_zeroed(what, sums.max().unwrap_or(0))?,
             gram: Gram::with_room(room)?,
             tree: Tree::with_room(n_dense * n_dense, TASK_INSTANCES)?,

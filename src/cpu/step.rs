@@ -15,7 +15,7 @@ use super::instance_sums::GradientTo;
 use super::operands::{Input, Operands, Output, Weights};
 use super::plan::Plan;
 use super::row_scale::fill_row_scales;
-use super::schedule::{Parallel, Schedule, Task, each, each_value, for_each};
+use super::schedule::{By, Parallel, Schedule, Task, each, each_value, for_each};
 use super::scratch::Scratch;
 use super::workspace::Workspace;
 use crate::axis::Axis;
@@ -225,7 +225,7 @@ impl<'a, T: Element> Call<'a, T> {
     /// The chunks in which gradients of a scale along `axis` are summed; any where there is no such scale.
     fn schedule(&self, axis: Axis, scale: Option<Weights<'a, T::Acc>>) -> Schedule<'a, T> {
         let windows = scale.map_or(Windows::Shared, |scale| scale.windows);
-        Schedule::new(self.plan, axis, windows, self.instances)
+        Schedule::new(self.plan, By::Gathers, axis, windows, self.instances)
     }
 
     /// Computes an instance, if its topology is computed like this.
@@ -262,7 +262,7 @@ impl<T: Element> Backward<'_, T> {
     /// Computes a chunk: ∂x, and ∂p of its instances added to `sums`.
     fn sources(&self, task: &Task<'_>, scratch: &mut Scratch<T>, sums: &mut [T::Acc]) {
         let call = &self.call;
-        let (batch, parallel) = (call.plan.batch(), task.parallel());
+        let (batch, parallel) = (call.plan.batch(), task.parallel);
         let (sources, targets) = (call.by_source(task.topology), call.by_target(task.topology));
         for instance in task.instances() {
             let source_scale = call.window(call.source_scale, call.direction.source(), instance);
@@ -294,7 +294,7 @@ impl<T: Element> Backward<'_, T> {
             let source_scale = call.window(call.source_scale, call.direction.source(), instance);
             let grad_y = self.grad_y.source(batch, instance, None, false);
             let x = self.x.source(batch, instance, source_scale, false);
-            each_value(task.parallel(), &mut sums[..targets.len()], |d, sum_of_chunk| {
+            each_value(task.parallel, &mut sums[..targets.len()], |d, sum_of_chunk| {
                 let sources = targets.row(d);
                 let mut dot = Dot::<T, _>::new(grad_y.row(d), call.reduce.factor(sources.len()));
                 gather(x, sources, &mut dot);

@@ -22,7 +22,7 @@ pub struct Workspace<T: Element> {
 impl<T: Element> Plan<T> {
     /// The scratch memory for calls with up to `max_instances` instances, for as many threads as the current
     /// rayon pool has: for each thread two rows of F sums for each hyperedge of the largest small topology
-    /// (one where it is computed by its dense operator) and up to a mebibyte and a half for dense operators,
+    /// (none where it is computed by its dense operator) and up to a mebibyte and a half for dense operators,
     /// once two rows for each hyperedge of the largest other topology, and a little over four mebibytes.
     /// Besides, both have room for a row of F elements for each vertex, which is reserved and not touched
     /// before a call with an epilogue or a readout needs it, and for some rows of F sums.

@@ -11,7 +11,7 @@ use super::route::DenseClass;
 use crate::batch::Batch;
 use crate::error::{Error, Result, try_with_capacity};
 use crate::incidence::Incidence;
-use crate::pairs::{MOST_ON_PATH, Pairs, VertexSet};
+use crate::pairs::{MOST_ON_PATH, Pairs, VertexSet, too_many_vertices};
 
 /// The words of a list of [`StagedTable`] that a thread reads together.
 pub(super) const STAGED_TOGETHER: usize = 4;
@@ -44,19 +44,31 @@ impl DenseTables {
         // for them.
         let (mut sizes, mut longest_row) = ([(0, 0); 2], 0);
         for topology in batch.topologies() {
-            if Pairs::obstacle(topology).is_some() {
+            if too_many_vertices(topology).is_some() {
                 topologies.push(DenseTopologyWords::zeroed());
                 continue;
             }
-            let of = Pairs::new(topology)?;
             let class = DenseClass::of(topology.n_vertices());
             let (n_entries, n_words) = &mut sizes[usize::from(!class.is_on_path())];
+            let mut of_topology = DenseTopologyWords {
+                n_vertices: topology.n_vertices() as u64,
+                entries: *n_entries,
+                terms: *n_words,
+                ..DenseTopologyWords::zeroed()
+            };
+            *n_entries += class.entries() as u64;
+            *n_words += class.words() as u64;
+            // Inner products need no more.
+            if Pairs::obstacle(topology).is_some() {
+                topologies.push(of_topology);
+                continue;
+            }
+            let of = Pairs::new(topology)?;
             let of_staged = StagedTable::new(topology, &of)?;
             let width = &mut widest[class as usize];
             *width = of_staged.as_ref().and(*width).map(|width| width.max(topology.n_hyperedges()));
             let of_staged = of_staged.unwrap_or_default();
-            topologies.push(DenseTopologyWords {
-                n_vertices: topology.n_vertices() as u64,
+            of_topology = DenseTopologyWords {
                 neighbors: neighbors.len() as u64,
                 pairs: pairs.len() as u64,
                 n_pairs: of.vertices.len() as u64,
@@ -67,11 +79,9 @@ impl DenseTables {
                 n_staged: of_staged.n_pairs as u64,
                 staged_words: of_staged.words_of_pair as u64,
                 staged_ids: of_staged.ids_of_vertex as u64,
-                entries: *n_entries,
-                terms: *n_words,
-            });
-            *n_entries += class.entries() as u64;
-            *n_words += class.words() as u64;
+                ..of_topology
+            };
+            topologies.push(of_topology);
             longest_row = topology.by_vertex().rows().map(<[u32]>::len).fold(longest_row, usize::max);
             // The first words of all vertices, and then the second ones.
             for first in (0..class.vertices()).step_by(u32::BITS as usize) {

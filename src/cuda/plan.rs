@@ -10,7 +10,7 @@ use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
 use crate::error::{Error, Result, fits_u32, try_zeroed};
 use crate::operator::Operator;
-use crate::pairs::{Obstacle, Pairs, check_matrices};
+use crate::pairs::MatrixObstacles;
 use crate::path::{Path, Paths};
 
 /// What stays from call to call: a batch on a device, the number of features F, the conventions of the
@@ -22,8 +22,7 @@ struct Parts<T> {
     by_path: Routes,
     /// As if all were on the path of dense operators.
     by_class: Routes,
-    /// The first topology in use that has no dense operator, and why.
-    obstacle: Option<(usize, Obstacle)>,
+    obstacles: MatrixObstacles,
     batch: DeviceBatch,
     features: u32,
     conv: Conv,
@@ -114,16 +113,16 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
             Some(instances) => (0..instances).for_each(|g| is_used[batch.batch().topology_id(g)] = true),
         }
         let by_path = Routes::new(batch, &is_used, route_of)?;
-        let obstacle = Pairs::obstacle_in(batch.batch())?;
-        let by_class = match obstacle {
-            Some(_) => Routes { routes: Vec::new(), split: None },
-            None if by_path.routes.iter().all(|route| route.class().is_some()) => by_path.clone(),
-            None => Routes::new(batch, &is_used, |id| Route::of(Path::Dense, &topologies[id]))?,
+        let obstacles = MatrixObstacles::new(batch.batch())?;
+        let by_class = match obstacles.has_products() {
+            false => Routes { routes: Vec::new(), split: None },
+            true if by_path.routes.iter().all(|route| route.class().is_some()) => by_path.clone(),
+            true => Routes::new(batch, &is_used, |id| Route::of(Path::Dense, &topologies[id]))?,
         };
         let kernels = T::kernels(checks, copies_async && batch.device().copies_async());
         let batch = batch.clone();
         let parts =
-            Parts { by_path, by_class, obstacle, batch, features, conv, checks, kernels, paths, element };
+            Parts { by_path, by_class, obstacles, batch, features, conv, checks, kernels, paths, element };
         Ok(Plan(Arc::new(parts)))
     }
 }
@@ -156,14 +155,14 @@ impl<T: DeviceElement> Plan<T> {
         &self.0.by_path.routes
     }
 
-    /// The same as if all were on the path of dense operators; none where some cannot be.
+    /// The same as if all were on the path of dense operators; none where some have too many vertices.
     pub(super) fn classes(&self) -> &[Route] {
         &self.0.by_class.routes
     }
 
     /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
     pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
-        check_matrices(operator, self.0.obstacle)
+        self.0.obstacles.check(operator)
     }
 
     /// The route of the instances of a topology.

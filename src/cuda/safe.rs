@@ -335,7 +335,7 @@ impl<T: DeviceElement> Workspace<T> {
     ///
     /// # Errors
     /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has more than 64
-    /// vertices, or too many incidences for a dense operator; and those
+    /// vertices, or one whose vertices are in more than 512 hyperedges or are repeated too often; and those
     /// [of operators](Workspace#errors-of-operators).
     pub fn conv_matrix(
         &mut self,
@@ -375,7 +375,7 @@ impl<T: DeviceElement> Workspace<T> {
     ///   [`conv_matrix`](Self::conv_matrix).
     ///
     /// # Errors
-    /// As [`conv_matrix`](Self::conv_matrix).
+    /// As [`conv_matrix`](Self::conv_matrix), but that only the vertices count.
     pub fn gram(&mut self, x: Rows<CudaView<'_, T>>, gram: Out<CudaViewMut<'_, T::Acc>>) -> Result<()> {
         // SAFETY: the buffers are `cudarc`'s.
         unsafe { self.gram_in(Tier::Safe, x, gram) }

@@ -279,9 +279,10 @@ fn a_plan_explains_itself() {
         "vertex_to_hyperedge: gather-reduce, 2 launches (gather_f32, add_partials_f32)",
         "conv: gather-reduce, 6 launches (degree_f32, gather_f32, add_partials_f32)",
         "hyperedges: 4 of up to 8 incidences, 2 of up to 512, 2 longer, in 4 segments",
-        // A hyperedge is too long.
+        // A hyperedge is too long, which inner products do not ask.
         "  conv_matrix: not available, some topology in use is too large\n",
-        "  gram_backward: not available, some topology in use is too large\n",
+        "  gram: dense operator, 3 launches (matrix_f32, dense8_backward_f32)",
+        "  gram_backward: dense operator, 2 launches (matrix_f32, dense8_conv_f32)",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }

@@ -4,7 +4,10 @@
 //! Bounds are the emulated driver's to watch: its checked build reports every access outside an allocation.
 
 use hyperscatter::cuda::{Checks, DeviceBatch, Orientation, Plan, Table};
-use hyperscatter::{Axis, Batch, Error, Incidence, Operator, Out, Reduce, Repeats, Rows, Weights};
+use hyperscatter::{
+    Axis, Batch, Conv, Error, Incidence, Normalization, Operator, Out, Path, Reduce, Repeats, Rows,
+    WeightUse, Weights,
+};
 use hyperscatter_emulator::interface::Build;
 use proptest::prelude::*;
 
@@ -465,6 +468,56 @@ fn both_words_of_neighbors_are_checked() {
     workspace.conv_matrix(Weights::shared(w.as_view()), Out::Overwrite(matrix.as_view_mut())).unwrap();
     let error = workspace.check().unwrap_err();
     assert!(matches!(error, Error::IndexOutOfBounds { position: 1, value: 40, bound: 1, .. }), "{error}");
+}
+
+/// The gradients of weights look up the vertices of each hyperedge, which nothing before them on the dense
+/// path does: each index is checked there, too. The gradient of its hyperedge is NaN, and no other.
+#[test]
+fn a_wrong_vertex_is_seen_where_dense_gradients_are_made() {
+    const F: usize = 4;
+    // Of up to four vertices, of more, and one vertex.
+    let edges: [&[u32]; 4] = [&[0, 1, 2], &[0, 1, 2, 3, 4, 5], &[3], &[2, 4]];
+    let batch = Batch::replicate(Incidence::from_edges(6, &edges, Repeats::Reject).unwrap());
+    let symmetric = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+    let places = [(0, 0), (0, 2), (1, 3), (1, 8), (2, 9), (3, 11)];
+    for ((edge, position), conv) in places.into_iter().flat_map(|p| [(p, Conv::default()), (p, symmetric)]) {
+        for (value, shared) in [(6, true), (6, false), (u64::from(u32::MAX), true)] {
+            let gpu = Gpu::take();
+            let stream = gpu.device().context().default_stream();
+            let [right, mut wrong] = [(); 2].map(|()| gpu.device().upload(&batch).unwrap());
+            wrong.overwrite_table(Table::Indices(Orientation::ByEdge), position, &[value]).unwrap();
+            let len = if shared { 4 } else { 8 };
+            let found = [right, wrong].map(|batch| {
+                let plan = Plan::<f32>::builder(&batch, F).conv(conv).checks(Checks::On).build().unwrap();
+                assert_eq!(plan.paths(), [Path::Dense]);
+                let mut workspace = plan.workspace(&stream, 2).unwrap();
+                let x = stream.clone_htod(&features::<f32>(1, 2 * 6 * F)).unwrap();
+                let w = stream.clone_htod(&[1.0f32, 0.5, 2.0, 1.5, 1.0, 0.25, 3.0, 2.5][..len]).unwrap();
+                let w = match shared {
+                    true => Weights::shared(w.as_view()),
+                    false => Weights::consecutive(w.as_view()),
+                };
+                let mut grad_w = stream.alloc_zeros::<f32>(len).unwrap();
+                let x = || Rows::contiguous(x.as_view(), F);
+                let to = Out::Overwrite(grad_w.as_view_mut());
+                workspace.conv_backward(x(), w, x(), Out::Skip, to).unwrap();
+                (workspace.check(), stream.clone_dtoh(&grad_w).unwrap())
+            });
+            let [(Ok(()), expected), (Err(error), found)] = found else { panic!("{found:?}") };
+            let Error::IndexOutOfBounds { kernel, table, position: at, value: found_value, bound, .. } =
+                error
+            else {
+                panic!("{error}")
+            };
+            let table_of_vertices = Table::Indices(Orientation::ByEdge).name();
+            assert!(kernel.starts_with("dense_gradient"), "{kernel}");
+            assert_eq!((table, at, found_value, bound), (table_of_vertices, position as u64, value, 6));
+            for (e, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let is_right = if e % 4 == edge { found.is_nan() } else { found == expected };
+                assert!(is_right, "hyperedge {e}, position {position}: {found} beside {expected}");
+            }
+        }
+    }
 }
 
 /// A report stays until `check` clears it, and calls give it without waiting.

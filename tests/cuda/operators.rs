@@ -117,9 +117,11 @@ impl Operates for Operator {
     }
 
     fn takes(&self, batch: &Batch) -> bool {
-        let has_matrices =
-            matches!(self, Self::ConvMatrix | Self::ConvMatrixBackward | Self::Gram | Self::GramBackward);
-        !has_matrices || has_matrix(batch)
+        match self {
+            Self::ConvMatrix | Self::ConvMatrixBackward => has_matrix(batch),
+            Self::Gram | Self::GramBackward => has_products(batch),
+            _ => true,
+        }
     }
 
     fn operands(self) -> Vec<Operand> {
@@ -172,7 +174,12 @@ impl Operates for Operator {
     }
 }
 
-/// Whether all topologies in use are small enough for operators with a matrix for each instance.
+/// Whether all topologies in use have inner products: by their vertices alone.
+fn has_products(batch: &Batch) -> bool {
+    batch.largest(Axis::Vertex) <= 64
+}
+
+/// Whether all topologies in use have a matrix of the convolution.
 pub fn has_matrix(batch: &Batch) -> bool {
     let plan = cpu::Plan::<f32>::builder(batch, 1).build().unwrap();
     let mut workspace = plan.workspace(batch.n_instances().unwrap_or(0)).unwrap();
@@ -181,7 +188,7 @@ pub fn has_matrix(batch: &Batch) -> bool {
 
 /// The values of the matrices of so many instances; of topologies that are too large there are none.
 pub fn values_of_matrices(batch: &Batch, instances: usize) -> usize {
-    if has_matrix(batch) { instances * batch.largest(Axis::Vertex).pow(2) } else { 0 }
+    if has_products(batch) { instances * batch.largest(Axis::Vertex).pow(2) } else { 0 }
 }
 
 /// A buffer of rows of elements, or of sums.

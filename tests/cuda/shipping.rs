@@ -243,7 +243,16 @@ impl Kind {
         }
     }
 
-    /// The classes whose kernels make the matrices of instances, whatever the path.
+    /// The classes whose kernels make inner products, whatever the path and the hyperedges.
+    fn classes_of_products(self) -> Vec<usize> {
+        match self {
+            Self::Both(n) if n > 8 => vec![8, n],
+            Self::Long | Self::Both(_) | Self::LongAlone => vec![8],
+            _ => self.classes_of_matrices(),
+        }
+    }
+
+    /// The classes whose kernels make the matrices of the convolution, whatever the path.
     fn classes_of_matrices(self) -> Vec<usize> {
         match self {
             Self::Dense(_) | Self::Classes => self.dense(),
@@ -311,16 +320,19 @@ fn modules_of<T: DeviceElement>(
     if has(Operator::ConvEpilogueBackward) {
         names.extend([of_type("epilogue"), of_sums("add_sums")]);
     }
-    let of_matrices = if has(Operator::ConvMatrix) { kind.classes_of_matrices() } else { vec![] };
-    for &class in &of_matrices {
+    if has(Operator::ConvMatrix) && !kind.classes_of_matrices().is_empty() {
+        names.extend(["dense_form", "dense_gradient", "matrix"].map(of_sums));
+    }
+    let of_products = if has(Operator::Gram) { kind.classes_of_products() } else { vec![] };
+    for &class in &of_products {
         // Beyond 32 vertices the kernels of matrices take rows, too.
         if class <= 32 {
             names.extend([of_type(&format!("dense{class}")), of_type(&backward(class))]);
         }
-        names.extend(["dense_form", "dense_gradient", "matrix"].map(of_sums));
+        names.insert(of_sums("matrix"));
     }
     // A table of topologies on both paths has the kernels of both; steps beside dense operators take gathers.
-    let is_dense = !dense.is_empty() || !of_matrices.is_empty();
+    let is_dense = !dense.is_empty() || !of_products.is_empty();
     let takes_more = is_dense && (gathers || has_steps);
     let budget = match (T::NAME, checks) {
         ("f32" | "f64", Checks::Off) if takes_more && operators == Operator::TRAINING => 290_000,
@@ -334,7 +346,8 @@ fn modules_of<T: DeviceElement>(
         ("f32" | "f64", Checks::On) => 520_000,
         (_, Checks::On) => 640_000,
     };
-    let budget = budget + 100_000 * dense.len().saturating_sub(1);
+    let n_classes = dense.len().max(of_products.iter().filter(|&&class| class <= 32).count());
+    let budget = budget + 100_000 * n_classes.saturating_sub(1);
     let budget = if operators == FORWARD && !gathers { budget / 2 } else { budget };
     (names, budget)
 }

@@ -26,8 +26,8 @@ impl<T: Element> Backward<'_, T> {
         let batch = call.plan.batch();
         let len = instances_of_bias_chunk(batch.largest(Axis::Vertex));
         let instances = |c: usize| c * len..call.instances.min((c + 1) * len);
-        let any_large = Parallel::Rows.is_in(batch);
-        let is_large = |g: usize| Parallel::of(batch.topology(g)) == Parallel::Rows;
+        let any_large = call.schedule.has_large();
+        let is_large = |g: usize| call.schedule.parallel(batch.topology_id(g)) == Parallel::Rows;
         let has_large = |c: usize| any_large && instances(c).any(is_large);
         let Memory { threads, large } = memory;
         let root = sums.add_up(
@@ -45,7 +45,7 @@ impl<T: Element> Backward<'_, T> {
                     return;
                 }
                 for task in call.schedule.tasks_of(instances(c)) {
-                    match (task.parallel(), threads.first_mut()) {
+                    match (task.parallel, threads.first_mut()) {
                         (Parallel::Instances, Some(scratch)) => self.add_rows_of_t(&task, scratch, sums),
                         _ => self.add_rows_of_t(&task, large, sums),
                     }
@@ -79,6 +79,6 @@ impl<T: Element> Backward<'_, T> {
     /// Adds t of an instance, which is there already.
     pub(super) fn add_t(&self, task: &Task<'_>, instance: usize, rows: &ScratchRows<T>, sums: &mut [f64]) {
         let t = self.t(instance, rows, None);
-        add_rows(task.parallel(), sums, &t, task.topology.n_vertices(), |t| t.widen().to_f64());
+        add_rows(task.parallel, sums, &t, task.topology.n_vertices(), |t| t.widen().to_f64());
     }
 }

@@ -8,13 +8,15 @@
 
 use arrayvec::ArrayVec;
 
+use super::super::gather::gather;
 use super::super::instance_sums::GradientTo;
-use super::super::operands::Output;
+use super::super::operands::{Input, Output};
 use super::super::schedule::{Schedule, Task};
 use super::super::scratch::{Memory, Scratch};
 use super::super::streams::Streams;
 use super::super::tree_sums::TreeSums;
 use super::{Backward, Call, Destination, Forward};
+use crate::conv::Reduce;
 use crate::dense::{chunk_len, most_slots, slices, slots};
 use crate::element::{Accumulator, Element};
 use crate::pairs::{MOST_VERTICES, Pairs};
@@ -46,8 +48,8 @@ impl<T: Element> Forward<'_, T> {
         let source = |instance| self.x.source(batch, instance, None, false);
         let mut instances = task.instances().peekable();
         while let Some(instance) = instances.next() {
-            if self.z.is_some() {
-                call.compute_z(task, self.x, instance, scratch, self.z.as_ref());
+            if let Some(z) = &self.z {
+                call.save_z(task, self.x, instance, scratch, z);
             }
             let Some(y) = &self.y else { continue };
             let next = instances.peek().copied().or(task.following).map(source);
@@ -75,6 +77,24 @@ impl<T: Element> Call<'_, T> {
     /// Forms M of the windows of a task, and selects the first.
     pub(super) fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
         scratch.dense.form((self.conv, task.topology, pairs), self.window(task), task.n_windows);
+    }
+
+    /// Stores z of one instance, which nothing here is computed from.
+    fn save_z(
+        &self,
+        task: &Task<'_>,
+        x: Input<'_, T>,
+        instance: usize,
+        scratch: &Scratch<T>,
+        z: &Output<'_, T::Acc>,
+    ) {
+        let x = self.source_of_z(x, instance, &scratch.inv_degree, &scratch.vertex_shift);
+        for (e, members) in task.topology.by_edge().rows().enumerate() {
+            let scale = Reduce::Mean.factor(members.len());
+            // SAFETY: each instance is in one chunk, each chunk is computed once, and each hyperedge once in
+            // it.
+            gather(x, members, &mut unsafe { z.store(self.plan.batch(), instance, e, scale) });
+        }
     }
 }
 

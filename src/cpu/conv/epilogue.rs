@@ -132,7 +132,7 @@ impl<T: Element> Forward<'_, T> {
         let (n, features) = (task.topology.n_vertices(), self.call.plan.features());
         let Scratch { rows, instance_row: sums, .. } = scratch;
         sums.fill(T::Acc::ZERO);
-        add_rows(task.parallel(), sums, &scratch_rows(rows.read(), features, features), n, T::widen);
+        add_rows(task.parallel, sums, &scratch_rows(rows.read(), features, features), n, T::widen);
         if n > 0 {
             let count = T::Acc::from_count(n);
             sums.iter_mut().for_each(|sum| *sum = *sum / count);
@@ -226,12 +226,12 @@ impl<T: Element> Backward<'_, T> {
         match &self.arriving.gradient {
             Gradient::Rows(g) => {
                 let g = g.source(batch, instance, None, false);
-                each(task.parallel(), n, |v| store_row(store(v), g.row(v)));
+                each(task.parallel, n, |v| store_row(store(v), g.row(v)));
             }
             Gradient::Readout(g) => {
                 mean(g, instance, n, &mut scratch.instance_row);
                 let g = &scratch.instance_row[..];
-                each(task.parallel(), n, |v| store_row(store(v), g));
+                each(task.parallel, n, |v| store_row(store(v), g));
             }
         }
     }

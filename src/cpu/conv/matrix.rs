@@ -15,7 +15,7 @@
 
 use super::super::instance_sums::GradientTo;
 use super::super::operands::{Operands, Weights};
-use super::super::schedule::{Schedule, Task};
+use super::super::schedule::{By, Schedule, Task};
 use super::super::scratch::Scratch;
 use super::super::workspace::Workspace;
 use super::{Call, WEIGHTS};
@@ -41,7 +41,7 @@ impl<T: Element> Workspace<T> {
     ///
     /// # Errors
     /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has more than 64
-    /// vertices, or too many incidences for a dense operator; those
+    /// vertices, or one whose vertices are in more than 512 hyperedges or are repeated too often; those
     /// [of operands](crate::cpu#errors-of-operands); and
     /// [`Error::NegativeDegree`](crate::Error::NegativeDegree). Nothing is written then.
     pub fn conv_matrix(&mut self, weights: Weights<'_, T::Acc>, matrix: Out<&mut [T::Acc]>) -> Result<()> {
@@ -54,7 +54,7 @@ impl<T: Element> Workspace<T> {
         operands.weights(WEIGHTS, Axis::Hyperedge, weights);
         let matrix = operands.matrices_out("matrix", &mut matrix, self.plan.batch());
         let bound = operands.check(&self.plan, self.max_instances)?;
-        let call = Call::new(&self.plan, bound.instances(), weights);
+        let call = Call::new(&self.plan, By::Matrices, bound.instances(), weights);
         call.check_degrees()?;
         let Some(matrix) = matrix else { return Ok(()) };
         self.memory.for_each_chunk(&call.schedule, |task, scratch| {
@@ -94,7 +94,7 @@ impl<T: Element> Workspace<T> {
         let of = (WEIGHTS, weights.values.len());
         let grad_weights = operands.gradient("grad_weights", of, &mut grad_weights);
         let bound = operands.check(&self.plan, self.max_instances)?;
-        let call = Call::new(&self.plan, bound.instances(), weights);
+        let call = Call::new(&self.plan, By::Matrices, bound.instances(), weights);
         call.check_degrees()?;
         // Matrices without entries do not tell how many there are.
         let has_entries = call.instances > 0 && self.plan.batch().largest(Axis::Vertex) > 0;
@@ -120,11 +120,7 @@ impl<T: Element> Workspace<T> {
                     sums.copy_from_slice(tree.root());
                 };
                 let n_tasks = schedule.n_chunks();
-                // Those of a topology of more work than a chunk come one at a time.
-                let threads = match self.plan.batch().topologies()[0].is_large() {
-                    true => std::slice::from_mut(&mut self.memory.large),
-                    false => &mut self.memory.threads[..],
-                };
+                let threads = &mut self.memory.threads;
                 let gamma = self.tree_sums.add_up(n * n, threads, n_tasks, compute, |_, _, _| {});
                 // Any thread's memory will do.
                 if let (Some(task), Some(scratch)) = (schedule.task(0), threads.first_mut()) {
@@ -160,7 +156,8 @@ impl<T: Element> Workspace<T> {
     ///   [`conv_matrix`](Self::conv_matrix).
     ///
     /// # Errors
-    /// As [`conv_matrix`](Self::conv_matrix), but that there are no degrees.
+    /// As [`conv_matrix`](Self::conv_matrix), but that only the vertices count, and that there are no
+    /// degrees.
     pub fn gram(&mut self, x: Rows<&[T]>, gram: Out<&mut [T::Acc]>) -> Result<()> {
         let mut gram = gram;
         self.plan.check_matrices(Operator::Gram)?;
@@ -170,7 +167,7 @@ impl<T: Element> Workspace<T> {
         let bound = operands.check(&self.plan, self.max_instances)?;
         let Some(gram) = gram else { return Ok(()) };
         let (x, plan) = (bound.input(x), &self.plan);
-        let schedule = Schedule::new(plan, Axis::Vertex, Windows::Shared, bound.instances());
+        let schedule = Schedule::new(plan, By::Matrices, Axis::Vertex, Windows::Shared, bound.instances());
         self.memory.for_each_chunk(&schedule, |task, scratch| {
             let (n, features) = (task.topology.n_vertices(), plan.features());
             let slots = slots(n, slices(features, size_of::<T>()));
@@ -211,7 +208,7 @@ impl<T: Element> Workspace<T> {
         let bound = operands.check(&self.plan, self.max_instances)?;
         let Some(grad_x) = grad_x.filter(|_| self.plan.features() > 0) else { return Ok(()) };
         let (x, grad_x, plan) = (bound.input(x), bound.output(grad_x), &self.plan);
-        let schedule = Schedule::new(plan, Axis::Vertex, Windows::Shared, bound.instances());
+        let schedule = Schedule::new(plan, By::Matrices, Axis::Vertex, Windows::Shared, bound.instances());
         self.memory.for_each_chunk(&schedule, |task, scratch| {
             let (n, batch) = (task.topology.n_vertices(), plan.batch());
             let source = |instance| x.source(batch, instance, None, false);

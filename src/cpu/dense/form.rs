@@ -5,51 +5,15 @@
 
 use arrayvec::ArrayVec;
 
-use super::super::lanes::{Lanes, Powers, vectors, vectors_mut};
+use super::super::lanes::{Lanes, Powers, most_lanes, vectors, vectors_mut, with_lanes};
 use super::super::weighted_degree::degree;
+use super::room::Room;
 use crate::conv::{Conv, Normalization};
 use crate::element::Accumulator;
 use crate::error::{Result, try_with_capacity, try_zeroed};
 use crate::incidence::Incidence;
 use crate::pairs::{MOST_VERTICES, PairList, Pairs, VertexSet};
 use crate::vectors::vectorized;
-
-/// The room that a topology's operators take.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Room {
-    pub(super) vertices: usize,
-    /// The numbers of all pairs of vertices, of all vertices and of all hyperedges, in all lanes.
-    pairs: usize,
-    of_vertices: usize,
-    of_hyperedges: usize,
-    lanes: usize,
-}
-
-impl Room {
-    /// For the operators of up to so many windows at once.
-    pub(crate) fn new(topology: &Incidence, lanes: usize) -> Self {
-        let n = topology.n_vertices();
-        // One window is read where it is.
-        let of_hyperedges = if lanes > 1 { topology.n_hyperedges() * lanes } else { 0 };
-        Self { vertices: n, pairs: n * n * lanes, of_vertices: n * lanes, of_hyperedges, lanes }
-    }
-
-    /// For both.
-    pub(crate) fn or(self, other: Self) -> Self {
-        Self {
-            vertices: self.vertices.max(other.vertices),
-            pairs: self.pairs.max(other.pairs),
-            of_vertices: self.of_vertices.max(other.of_vertices),
-            of_hyperedges: self.of_hyperedges.max(other.of_hyperedges),
-            lanes: self.lanes.max(other.lanes),
-        }
-    }
-
-    /// The elements of a matrix for each lane.
-    pub(crate) fn pairs(&self) -> usize {
-        self.pairs
-    }
-}
 
 /// The operators of some windows. Numbers are in vectors of [`lanes`](Self::lanes).
 pub(super) struct Formed<A> {
@@ -120,11 +84,8 @@ impl<A: Accumulator> Formed<A> {
     /// Forms the operators of all `windows`, which lie one behind the other: of one, or of as many as there
     /// are lanes at most. Code for AVX2 is used where the processor has it.
     pub(super) fn form(&mut self, of: &Structure<'_>, windows: &[A], n_windows: usize) {
-        match (n_windows, size_of::<A>()) {
-            (..=1, _) => self.form_detected::<1>(of, windows, 1),
-            (_, 4) => self.form_detected::<8>(of, windows, n_windows),
-            _ => self.form_detected::<4>(of, windows, n_windows),
-        }
+        let lanes = if n_windows > 1 { most_lanes::<A>() } else { 1 };
+        with_lanes!(lanes, L => self.form_detected::<L>(of, windows, n_windows));
     }
 
     fn form_detected<const L: usize>(&mut self, of: &Structure<'_>, windows: &[A], n_windows: usize) {

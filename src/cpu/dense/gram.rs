@@ -13,8 +13,9 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use super::super::gather::Source;
-use super::super::lanes::{vectors, vectors_mut};
+use super::super::lanes::{most_lanes, vectors, vectors_mut};
 use super::super::prefetch::{To, prefetch};
+use super::room::Room;
 use crate::dense::{chunk_len, features_of_slice, most_slots, slices};
 use crate::element::{Accumulator, Element};
 use crate::error::{Result, try_zeroed};
@@ -26,15 +27,14 @@ use crate::vectors::vectorized;
 const ROWS: usize = 4;
 
 /// The most lanes, and the fewest.
-const MOST_LANES: usize = VECTOR_BYTES / size_of::<f32>();
-const LEAST_LANES: usize = VECTOR_BYTES / size_of::<f64>();
+const MOST_LANES: usize = most_lanes::<f32>();
+const LEAST_LANES: usize = most_lanes::<f64>();
 const TILES: usize = MOST_VERTICES.div_ceil(ROWS) * MOST_VERTICES.div_ceil(LEAST_LANES);
 
 /// The memory of the items of g, and of x, that are under way: both lie in a processor's second cache.
 const ITEMS_BYTES: usize = 64 << 10;
 
-/// The bytes of a vector, of an item, and the runs of the slots.
-const VECTOR_BYTES: usize = 32;
+/// The bytes of an item, and the runs of the slots.
 const SLICE_BYTES: usize = 16;
 const RUNS: usize = 4;
 
@@ -81,32 +81,15 @@ struct Shape {
     is_first: bool,
 }
 
-/// The room that a topology's chunks take.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Room {
-    elements: usize,
-    slots: usize,
-    vertices: usize,
-}
-
 impl Room {
-    /// For topologies of `n` vertices, with features of this type.
-    pub(crate) fn new<T: Element>(n: usize, features: usize) -> Self {
+    /// For the products of `n` vertices, with features of this type.
+    pub(in crate::cpu) fn of_products<T: Element>(n: usize, features: usize) -> Self {
         let slices = slices(features, size_of::<T>());
         let items = slices.saturating_mul(chunk_len(slices));
         let block = items_of_block(n, items);
         let elements = block * padded(n) * features_of_slice(size_of::<T>());
         let slots = if items > block { padded(n) * padded(n) * most_slots(n) } else { 0 };
-        Self { elements, slots, vertices: n }
-    }
-
-    /// For both.
-    pub(crate) fn or(self, other: Self) -> Self {
-        Self {
-            elements: self.elements.max(other.elements),
-            slots: self.slots.max(other.slots),
-            vertices: self.vertices.max(other.vertices),
-        }
+        Self { vertices: n, items: elements, slots, ..Self::default() }
     }
 }
 
@@ -116,8 +99,8 @@ impl<A: Accumulator> Gram<A> {
         Ok(Self {
             shape: Shape::default(),
             tiles: ArrayVec::new(),
-            g: zeros(room.elements)?,
-            x: zeros(room.elements)?,
+            g: zeros(room.items)?,
+            x: zeros(room.items)?,
             slots: zeros(room.slots)?,
             sums: try_zeroed("the workspace", room.vertices * room.vertices)?.into_boxed_slice(),
         })
@@ -131,7 +114,7 @@ impl<A: Accumulator> Gram<A> {
         let block = items_of_block(n, items);
         self.shape = Shape { n, features, slots, block, items: 0, is_first: true };
         self.tiles.clear();
-        let lanes = VECTOR_BYTES / size_of::<A>();
+        let lanes = most_lanes::<A>();
         for u in (0..n).step_by(ROWS) {
             let wanted = neighbors[u..].iter().take(ROWS).fold(0, |all, neighbors| all | neighbors);
             for v in (0..n).step_by(lanes) {
@@ -451,7 +434,7 @@ mod tests {
             // As a chunk of several instances, and as the first instance alone.
             for (rows, slots) in [(&rows[..], most_slots(n)), (&rows[..1], slots(n, slices))] {
                 // The tests' chunks may be longer than those of a call.
-                let mut room = Room::new::<T>(n, features);
+                let mut room = Room::of_products::<T>(n, features);
                 room.slots = padded(n) * padded(n) * most_slots(n);
                 let mut gram = Gram::with_room(room).unwrap();
                 let chunk = rows.len().min(chunk_len(slices));
@@ -495,7 +478,7 @@ mod tests {
         let mut x = vec![1.0f32; n * features];
         x[5 * features] = f32::INFINITY;
         let neighbors: Vec<VertexSet> = (0..n).map(|u| 1 << u | 1).collect();
-        let mut gram = Gram::with_room(Room::new::<f32>(n, features)).unwrap();
+        let mut gram = Gram::with_room(Room::of_products::<f32>(n, features)).unwrap();
         gram.begin(&neighbors, features, 1, 1);
         let g = vec![2.0f32; n * features];
         gram.add(&source(&g, features), &[1.0; MOST_VERTICES], &source(&x, features), None);

@@ -137,6 +137,29 @@ impl<A: Accumulator> Matrix<A> {
     }
 }
 
+/// The sum of `$parts` parts, of four first those that are two apart. No function, which would take a closure
+/// for the sums of a part.
+macro_rules! add_parts {
+    ($parts:expr, $p:ident => $sums:expr) => {{
+        let $p = 0;
+        let mut sums = $sums;
+        if $parts == 2 {
+            let $p = 1;
+            add(&mut sums, $sums);
+        }
+        if $parts == 4 {
+            let $p = 2;
+            add(&mut sums, $sums);
+            let $p = 1;
+            let mut others = $sums;
+            let $p = 3;
+            add(&mut others, $sums);
+            add(&mut sums, others);
+        }
+        sums
+    }};
+}
+
 /// A matrix whose rows are summed in `P` parts, and how many features of each vertex are under way.
 struct Rows<'a, A, const P: usize> {
     matrix: &'a Matrix<A>,
@@ -208,36 +231,16 @@ impl<A: Accumulator, const P: usize> Rows<'_, A, P> {
         }
     }
 
-    /// The sums of two rows that have all terms. Of four parts first those that are two apart are added.
+    /// The sums of two rows that have all terms.
     #[inline(always)]
     fn pair_of_rows<const W: usize>(&self, wide: &[A], block: usize, u: usize) -> [[A; W]; 2] {
-        let mut sums = self.pair_of_sums::<W>(wide, block, u, 0);
-        if P == 2 {
-            add(&mut sums, self.pair_of_sums(wide, block, u, 1));
-        }
-        if P == 4 {
-            add(&mut sums, self.pair_of_sums(wide, block, u, 2));
-            let mut others = self.pair_of_sums(wide, block, u, 1);
-            add(&mut others, self.pair_of_sums(wide, block, u, 3));
-            add(&mut sums, others);
-        }
-        sums
+        add_parts!(P, p => self.pair_of_sums(wide, block, u, p))
     }
 
     /// The same of one row.
     #[inline(always)]
     fn row<const W: usize>(&self, wide: &[A], block: usize, u: usize) -> [[A; W]; 1] {
-        let mut sums = self.sums::<W>(wide, block, u, 0);
-        if P == 2 {
-            add(&mut sums, self.sums(wide, block, u, 1));
-        }
-        if P == 4 {
-            add(&mut sums, self.sums(wide, block, u, 2));
-            let mut others = self.sums(wide, block, u, 1);
-            add(&mut others, self.sums(wide, block, u, 3));
-            add(&mut sums, others);
-        }
-        sums
+        add_parts!(P, p => self.sums(wide, block, u, p))
     }
 
     // The compiler keeps sums in registers where it inlines all of a loop: so there are neither closures nor

@@ -22,7 +22,7 @@
 
 #![allow(unsafe_code)]
 
-use super::super::lanes::{Lanes, vectors, vectors_mut};
+use super::super::lanes::{Lanes, vectors, vectors_mut, with_lanes};
 use super::DenseOperator;
 use super::form::Formed;
 use crate::conv::{Conv, NO_SHIFT, Normalization};
@@ -42,11 +42,8 @@ impl<A: Accumulator> DenseOperator<A> {
         gamma: &mut [f64],
         f: impl FnMut(usize, &[f64]),
     ) {
-        match self.formed.lanes {
-            1 => weight_gradients::<A, 1>(&self.formed, conv, topology, gamma, f),
-            4 => weight_gradients::<A, 4>(&self.formed, conv, topology, gamma, f),
-            _ => weight_gradients::<A, 8>(&self.formed, conv, topology, gamma, f),
-        }
+        let formed = &self.formed;
+        with_lanes!(formed.lanes, L => weight_gradients::<A, L>(formed, conv, topology, gamma, f));
     }
 }
 
