@@ -58,8 +58,8 @@ class Contestant:
     """Sums of bf16 are in bf16, and lose what they lose: only f32 has to agree."""
     most_elements = math.inf
     """Of all hyperedges' rows: of more instances fewer are computed, and times are scaled."""
-    first = False
-    """Compared with nothing else, and measured for the ratios of others."""
+    is_copy = False
+    """What others are measured by: it always takes part."""
 
     def __init__(self, p: Problem) -> None:
         self.p = p
@@ -110,7 +110,7 @@ class Copy(Contestant):
     label = "copy of x"
     note = "into memory that is there"
     convention = ""
-    first = True
+    is_copy = True
 
     def __init__(self, p: Problem) -> None:
         self.p, self.parameters = p, {}
@@ -617,7 +617,7 @@ def graphed(of: type[Contestant]) -> type[Contestant]:
     class Graphed(of):
         label = f"{of.label} [graph]"
         note = "its calls as replays of CUDA graphs, captured before"
-        first = False
+        is_copy = False
 
         @classmethod
         def refuses(cls, p: Problem) -> str | None:

@@ -208,16 +208,15 @@ class Measurement:
         rows, agreed = [], []
         small = self.problem(min(self.instances, CHECKED_INSTANCES))
         for of in contestants:
-            if self.dtype == "tf32" and "tf32" not in of.dtypes and not of.first:
+            if self.dtype == "tf32" and "tf32" not in of.dtypes and not of.is_copy:
                 continue  # no f32 product in it: the row would be that of f32
             row = self.row(of)
             rows.append(row)
             begin = time.perf_counter()
             self.check(of, small, row)
             took = time.perf_counter() - begin
-            print(
-                f"{row['case']} {self.dtype} {of.label}: {row['status']}, checked in {took:.1f} s", flush=True
-            )
+            told = f"{row['case']} {self.dtype} {of.label}: {row['status']}"
+            print(f"{told} (checked in {took:.0f} s)", flush=True)
             if row["status"] == "ok":
                 agreed.append((of, row))
         del small
@@ -335,7 +334,7 @@ class Measurement:
                 if p.G > 1 or name == "forward" or not is_out_of_memory(error):
                     raise
                 row["passes"][name] = {"status": "out of memory"}
-            release()
+        release()
         if row["status"] != "ok":
             return None
         after = self.memory.now()
@@ -353,7 +352,6 @@ class Measurement:
             if row["status"] != "ok":
                 return
         del y
-        release()
         if first > self.effort.patience:
             first = self.clocked(call)[1]  # the first call may have compiled
         self.memory.begin()
@@ -397,11 +395,14 @@ class Measurement:
                     "rounds": len(laps),
                     "calls_a_round": entry.inner.get(name, 1),
                 }
-        copies = [row for row in rows if row["contestant"] == "copy of x" and row["passes"]]
+        for row in rows:
+            if row["status"] != "ok":
+                row["passes"] = {}
+        [copy] = [entry for entry in entries if entry.contestant.is_copy]
         for row in rows:
             for measured in row["passes"].values():
-                if copies and "ms" in measured:
-                    measured["copies"] = measured["ms"] / copies[0]["passes"]["forward"]["ms"]
+                if "ms" in measured:
+                    measured["copies"] = measured["ms"] / copy.row["passes"]["forward"]["ms"]
 
 
 _HYPERGRAPHS: dict[tuple[str, int], tuple[Hypergraph, int]] = {}

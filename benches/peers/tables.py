@@ -158,8 +158,9 @@ OURS, OTHERS = ("#0b6e4f", "#7fc8a9"), ("#5b6b7b", "#b9c4cf")
 
 
 def chart(rows: list[Row], told: dict[str, Any]) -> str:
-    """A panel for each case and type, bars on a logarithmic axis: how many copies of x take as long."""
-    shown = [row for row in rows if row["status"] == "ok" and row["contestant"] != "copy of x"]
+    """A panel for each case in the first type: how many copies of x take as long, on a logarithmic axis."""
+    first = [row for row in rows if row["dtype"] == rows[0]["dtype"]]
+    shown = [row for row in first if row["status"] == "ok" and row["contestant"] != "copy of x"]
     ratios = [
         measured["copies"] for row in shown for measured in row["passes"].values() if "copies" in measured
     ]
