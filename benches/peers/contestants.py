@@ -58,6 +58,8 @@ class Contestant:
     """Sums of bf16 are in bf16, and lose what they lose: only f32 has to agree."""
     most_elements = math.inf
     """Of all hyperedges' rows: of more instances fewer are computed, and times are scaled."""
+    compiles = False
+    """In the first call."""
     is_copy = False
     """What others are measured by: it always takes part."""
 
@@ -238,6 +240,7 @@ class Scatter(Contestant):
 class Compiled(Scatter):
     label = "index_add, torch.compile"
     note = "the same through torch.compile(dynamic=False), which compiles before"
+    compiles = True
 
     def __init__(self, p: Problem) -> None:
         super().__init__(p)
@@ -491,6 +494,7 @@ def layer(of: type[Contestant]) -> type[Layer]:
 class CompiledLayer(layer(Scatter)):
     label = "index_add, torch.compile"
     note = "the whole layer through torch.compile(dynamic=False), which compiles before"
+    compiles = True
 
     def __init__(self, p: Problem) -> None:
         super().__init__(p)

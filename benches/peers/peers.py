@@ -53,7 +53,10 @@ def arguments_of(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("files", nargs="*", type=Path, help="hypergraphs, safetensors")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", help="cases, such as A,B; none with files alone")
-    parser.add_argument("--contestants", help="only those whose name has one of these, A,B")
+    parser.add_argument(
+        "--contestants", help="only those whose names have one of these words, such as PyG,CSR"
+    )
+    parser.add_argument("--without", help="those whose names have one of these words, such as compile")
     parser.add_argument("--dtypes", help="of f32, tf32 (CUDA) and bf16; all by default")
     parser.add_argument("--scale", type=int, help="1 on CUDA, and a case's own on the CPU")
     parser.add_argument("--seconds", type=float, default=15, help="of turns for each case and type, about")
@@ -73,6 +76,10 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
             raise SystemExit(f"no cases {unknown}, but {', '.join(case.name for case in CASES)}")
         cases = [case for case in CASES if case.name in names]
     return cases + [case_of_file(path) for path in arguments.files]
+
+
+def has_one(text: str, words: list[str]) -> bool:
+    return any(word in text for word in words)
 
 
 def version(name: str) -> str | None:
@@ -148,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()  # what was imported stays, and need not be looked at again
     told = about(arguments)
     print(told, flush=True)
-    effort = Effort(arguments.seconds, *arguments.rounds, patience=20)
+    effort = Effort(arguments.seconds, *arguments.rounds, patience=8)
     dtypes = arguments.dtypes.split(",") if arguments.dtypes else DTYPES[arguments.device]
     rows: list[Row] = []
     notes: list[str] = []
@@ -162,7 +169,10 @@ def main(argv: list[str] | None = None) -> int:
             everyone = contestants.contestants_of(case.table, measurement.instances)
             if arguments.contestants:
                 words = arguments.contestants.split(",")
-                everyone = [of for of in everyone if of.is_copy or any(word in of.label for word in words)]
+                everyone = [of for of in everyone if of.is_copy or has_one(of.label, words)]
+            if arguments.without:
+                words = arguments.without.split(",")
+                everyone = [of for of in everyone if of.is_copy or not has_one(of.label, words)]
             new = measurement.run(everyone)
             del measurement
             release()
