@@ -242,6 +242,46 @@ def errors_of_kernels_are_told_once(device: Emulated) -> None:
     hs.check()
 
 
+def failures_keep_workspaces_and_errors(device: Emulated) -> None:
+    topology = hs.Incidence.pairs(6)
+    x, w, packed = torch.randn(2, 6, 8), torch.ones(15), topology.packed
+
+    def conv(x: Tensor, w: Tensor) -> list[Tensor]:
+        return run(device, _calls.conv, x, w, packed, None, None, None, 0, 1, 0, False)
+
+    conv(x, w)
+    workspaces = hs.cache_info().workspaces_built
+    lend = device.lend
+
+    def no_memory(*arguments: Any) -> Any:
+        raise MemoryError
+
+    device.lend = no_memory
+    try:
+        conv(x, w)
+    except MemoryError:
+        pass
+    else:
+        raise AssertionError("there was memory")
+    finally:
+        device.lend = lend
+    conv(x, -w)
+    try:
+        conv(torch.randn(2, 5, 8), w)  # which forgets nothing
+    except hs.Error as error:
+        assert error.status == "HS_ERROR_ROWS_MISMATCH", error.status
+    else:
+        raise AssertionError("no error")
+    try:
+        hs.check()
+    except hs.Error as error:
+        assert error.status == "HS_ERROR_NEGATIVE_DEGREE"
+    else:
+        raise AssertionError("the error was forgotten")
+    conv(x, w)
+    assert hs.cache_info().workspaces_built == workspaces
+
+
 def plans_are_freed_behind_their_work(device: Emulated) -> None:
     topology = hs.Incidence.pairs(7)
     arguments = torch.randn(2, 7, 8), torch.rand(21), topology.packed, None, None, None, 0, 0, 0, False
@@ -262,6 +302,7 @@ def main() -> None:
         streams_share_workspaces,
         first_calls_are_not_captured,
         errors_of_kernels_are_told_once,
+        failures_keep_workspaces_and_errors,
         plans_are_freed_behind_their_work,
     ):
         scenario(device)

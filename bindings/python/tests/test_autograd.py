@@ -70,6 +70,10 @@ def test_a_table() -> None:
         assert gradcheck(conv, inputs)
         assert gradgradcheck(conv, inputs)
     assert gradgradcheck(lambda x: hs.v2e(x, batch, reduce="mean"), (inputs[0],))
+    # Padded, with the same weights for each.
+    padded = leaf(3, 4, 3), leaf(4)
+    assert gradcheck(lambda x, w: hs.conv(x, batch, w), padded)
+    assert gradgradcheck(lambda x, w: hs.conv(x, batch, w), padded)
     assert gradcheck(lambda x, w: hs.conv(x, batch, w, readout="mean", activation="silu"), inputs)
 
 
@@ -77,6 +81,13 @@ def test_matrices() -> None:
     for normalization in NORMALIZATIONS:
         for w in (leaf(4), leaf(2, 4)):
             assert gradcheck(lambda w, norm=normalization: hs.operator(TOPOLOGY, w, normalization=norm), (w,))
+            assert gradgradcheck(
+                lambda w, norm=normalization: hs.operator(TOPOLOGY, w, normalization=norm), (w,)
+            )
+    batch = hs.Batch([TOPOLOGY, hs.Incidence.pairs(3)])
+    assert gradgradcheck(lambda x: hs.gram(x, batch), (leaf(2, 4, 3),))
+    with pytest.raises(NotImplementedError, match="operator of a Batch"):
+        gradgradcheck(lambda w: hs.operator(batch, w), (leaf(7),))
     assert gradcheck(hs.gram, (leaf(2, 4, 3),))
     assert gradgradcheck(hs.gram, (leaf(2, 4, 3),))
 
@@ -88,6 +99,19 @@ def test_only_what_is_wanted_is_computed() -> None:
         y = hs.conv(inputs[0], TOPOLOGY, inputs[1])
         y.sum().backward()
         assert [t.grad is not None for t in inputs] == list(parts)
+
+
+def test_what_no_gradient_needs_may_be_written() -> None:
+    x, w = torch.randn(3, 4, 8, requires_grad=True), torch.rand(4)
+    h = x * 1
+    y = hs.conv(h, TOPOLOGY, w)
+    h.zero_()
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    fresh = x.detach().requires_grad_()
+    assert torch.equal(gradient, torch.autograd.grad(hs.conv(fresh, TOPOLOGY, w).square().sum(), fresh)[0])
+    z = hs.v2e(x, TOPOLOGY, reduce="mean")
+    (first,) = torch.autograd.grad(z.square().sum(), x)
+    assert first.grad_fn is None
 
 
 def test_a_vertex_of_degree_zero_has_finite_gradients() -> None:

@@ -25,7 +25,43 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     ("narrower weights", lambda: hs.conv(X, PAIRS, torch.ones(6).double()), "weight must be torch.float32"),
     ("bias", lambda: hs.conv(X, PAIRS, bias=torch.ones(7)), r"bias must have the shape \(8,\)"),
     ("residual", lambda: hs.conv(X, PAIRS, residual=X[:1]), "residual must have the shape"),
-    ("residual's type", lambda: hs.conv(X, PAIRS, residual=X.double()), "residual must be of the type of x"),
+    (
+        "residual's type",
+        lambda: hs.conv(X, PAIRS, residual=X.double()),
+        "residual must be of the type and on the device of x",
+    ),
+    ("instances of a Batch", lambda: hs.conv(torch.randn(1, 4, 8), hs.Batch([PAIRS] * 3)), "Batch of 3"),
+    ("more of them", lambda: hs.v2e(torch.randn(5, 4, 8), hs.Batch([PAIRS] * 3)), "Batch of 3"),
+    ("a Batch's dimensions", lambda: hs.gram(torch.randn(1, 4, 8), hs.Batch([PAIRS] * 3)), "Batch of 3"),
+    (
+        "a Batch's weights",
+        lambda: hs.conv(torch.randn(12, 8), hs.Batch([PAIRS] * 3), torch.ones(9, 1)),
+        r"weight must have the shape \[18\]",
+    ),
+    (
+        "windows of a table of weights",
+        lambda: hs.conv(X, PAIRS, torch.ones(2, 6), windows=hs.Windows([0, 6])),
+        "one dimension",
+    ),
+    (
+        "an operator's weights",
+        lambda: torch.ops.hyperscatter.conv(
+            X, torch.ones(6).double(), PAIRS.packed, None, None, None, 0, 0, 0, 6, 0
+        ),
+        "weight must be torch.float32 on cpu",
+    ),
+    (
+        "an operator's residual",
+        lambda: torch.ops.hyperscatter.conv(X, torch.ones(6), PAIRS.packed, None, None, X[:1], 0, 0, 0, 6, 0),
+        "residual must have the shape",
+    ),
+    (
+        "an operator's gradient",
+        lambda: torch.ops.hyperscatter.conv_backward(
+            X[:1], X, torch.ones(6), PAIRS.packed, None, None, 0, 0, 0, 6, 0, [True, False, False, False]
+        ),
+        "the gradient must have the shape",
+    ),
     ("vertex", lambda: hs.Incidence([[0, 4]], 4), "4"),
     ("negative vertex", lambda: hs.Incidence([[0, -1]], 4), "-1"),
     ("repeat", lambda: hs.Incidence([[0, 0]], 4, repeats="reject"), "twice|repeat|more than once"),
@@ -72,6 +108,13 @@ def test_an_error_has_its_facts_and_can_be_sent() -> None:
             4,
             None,
         )
+
+
+def test_arrays_and_tensors_are_not_mixed() -> None:
+    with pytest.raises(TypeError, match="not mixed"):
+        hs.conv(X, PAIRS, torch.ones(6).numpy())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="tensor"):
+        hs.conv("x", PAIRS)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import threading
 
 import pytest
 import torch
@@ -144,6 +145,13 @@ def test_a_table_is_its_instances() -> None:
     y = hs.conv(padded(xs, rows), batch, torch.cat(ws))
     for of, want in zip(y, wanted, strict=True):
         assert torch.equal(of[: want.shape[0]], want)
+    wide = padded(xs, rows)
+    for got in (hs.conv(wide, batch, torch.cat(ws)), hs.e2v(hs.v2e(wide, batch), batch), hs.v2e(wide, batch)):
+        starts = batch.vertex_starts() if got.shape[1] == rows else batch.hyperedge_starts()
+        for g, of in enumerate(got):
+            assert torch.equal(
+                of[starts[g + 1] - starts[g] :], torch.zeros_like(of[starts[g + 1] - starts[g] :])
+            )
     shared = torch.rand(batch.largest_hyperedges, dtype=torch.float64)
     wanted = [hs.conv(x, t, shared[: t.n_hyperedges]) for x, t in zip(xs, instances, strict=True)]
     assert torch.equal(hs.conv(torch.cat(xs), batch, shared), torch.cat(wanted))
@@ -286,3 +294,95 @@ def test_an_explanation_names_the_path() -> None:
     assert "gather" in hs.explain(drawn(200, 90, 400), 64).lower()
     assert hs.explain(tables()[1], 16, dtype=torch.bfloat16)
     hs.check()
+
+
+def test_gradients_are_zero_in_the_padding() -> None:
+    instances, batch = tables()
+    rows = batch.largest_vertices
+    x = torch.randn(5, rows, 8, requires_grad=True)
+    w = torch.rand(batch.n_hyperedges, requires_grad=True)
+    residual = torch.randn(5, rows, 8, requires_grad=True)
+    leaves = x, residual
+    calls = [
+        lambda: hs.conv(x, batch, w, residual=residual),
+        lambda: hs.conv(x, batch, w, residual=residual, activation="silu", readout="mean"),
+        lambda: hs.v2e(x, batch) + 0 * residual.sum(),
+        lambda: hs.gram(x, batch) + 0 * residual.sum(),
+    ]
+    for call in calls:
+        for _ in range(3):
+            y = call()
+            # What memory that is used again holds.
+            torch.full((5, rows, 8), float("nan"))
+            for gradient in torch.autograd.grad(y.square().sum(), leaves):
+                for of, topology in zip(gradient, instances, strict=True):
+                    padding = of[topology.n_vertices :]
+                    assert torch.equal(padding, torch.zeros_like(padding))
+
+
+def test_weights_and_biases_may_have_any_strides() -> None:
+    topology = hs.Incidence.subsets(5, 3)
+    x, two = torch.randn(3, 5, 8), torch.rand(20) + 0.5
+    bias = torch.randn(16)
+    for given in (bias[::2], bias[:1].expand(8)):
+        leaf = given.detach().requires_grad_()
+        y = hs.conv(x, topology, two[::2], bias=leaf)
+        assert torch.equal(y, hs.conv(x, topology, two[::2].clone(), bias=given.clone()))
+        (gradient,) = torch.autograd.grad(y.sum(), leaf)
+        assert torch.allclose(gradient, torch.full((8,), 15.0))
+    windows = hs.Windows([0, 2, 4])
+    strided = (torch.rand(28) + 0.5)[::2]
+    assert torch.equal(
+        hs.conv(x, topology, strided, windows=windows), hs.conv(x, topology, strided.clone(), windows=windows)
+    )
+    own = (torch.rand(10, 3) + 0.5).t().requires_grad_()
+    (gradient,) = torch.autograd.grad(hs.conv(x, topology, own).square().sum(), own)
+    same = own.detach().contiguous().requires_grad_()
+    assert torch.equal(gradient, torch.autograd.grad(hs.conv(x, topology, same).square().sum(), same)[0])
+
+
+def test_tables_of_windows_live_as_long_as_calls() -> None:
+    topology = hs.Incidence.pairs(4)
+    x, w = torch.randn(500, 4, 32), torch.rand(100)
+    fixed = hs.Windows([3] * 500)
+    wanted = hs.conv(x, topology, w, windows=fixed)
+    failures: list[object] = []
+
+    def work(make: bool) -> None:
+        try:
+            for i in range(150):
+                windows = hs.Windows([i % 90] * 500) if make else fixed
+                y = hs.conv(x, topology, w, windows=windows)
+                if not make and not torch.equal(y, wanted):
+                    failures.append(i)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(make,)) for make in (True, False, True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_structure_belongs_to_no_mode() -> None:
+    with torch.inference_mode():
+        topology, windows = hs.Incidence([[0, 1], [1, 2]], 3), hs.Windows([0, 1])
+    x, w = torch.randn(2, 3, 4, requires_grad=True), torch.rand(3, requires_grad=True)
+    hs.conv(x, topology, w, windows=windows).sum().backward()
+    with torch.inference_mode():
+        hs.conv(x, topology)
+    hs.conv(x, topology).sum().backward()
+    with torch.device("meta"):
+        assert hs.Incidence.pairs(5).packed.device.type == "cpu"
+        assert pickle.loads(pickle.dumps(topology)) == topology
+    ours = topology.edge_vertices
+    ours[0] = 2
+    assert hs.Incidence([[0, 1], [1, 2]], 3).hyperedges() == [[0, 1], [1, 2]]
+
+
+def test_arguments_may_be_named() -> None:
+    topology = hs.Incidence.pairs(4)
+    x = torch.randn(2, 4, 8)
+    assert torch.equal(hs.conv(x=x, topology=topology), hs.conv(x, topology))

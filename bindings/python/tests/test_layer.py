@@ -52,10 +52,14 @@ def test_loops_and_isolated_vertices() -> None:
     assert torch.allclose(keep(x)[:, :3], zero(x)[:, :3], atol=1e-6)
     assert hs.HypergraphConv(5, 5, TOPOLOGY, "learned", self_loops="all").weight.shape == (7,)
     assert hs.HypergraphConv(5, 5, TOPOLOGY, "learned", self_loops="isolated").weight.shape == (4,)
-    # Where each call brings the topology, its weights are cut to size, too.
+    # Where each call brings the topology, that is looped once.
     brought = hs.HypergraphConv(5, 5, isolated="keep", bias=False)
     brought.lin.load_state_dict(zero.lin.state_dict())
     assert torch.allclose(brought(x, TOPOLOGY, torch.full((3,), 3.0)), keep(x), atol=1e-6)
+    plans = hs.cache_info().plans_built
+    for _ in range(3):
+        brought(x, TOPOLOGY)
+    assert hs.cache_info().plans_built == plans
 
 
 def test_a_layer_takes_tables_and_windows() -> None:
@@ -78,11 +82,16 @@ def test_a_state_knows_its_topology_and_convention() -> None:
     state = torch.load(file, weights_only=True)
     hs.HypergraphConv(5, 5, TOPOLOGY, "learned").load_state_dict(state)
     other = hs.Incidence([[0, 1, 3], [1, 2], [0, 2]], 4)
+    refusing = hs.HypergraphConv(5, 5, other, "learned")
+    before = {name: of.clone() for name, of in refusing.named_parameters()}
     with pytest.raises(hs.Error, match="weights belong to other hyperedges"):
-        hs.HypergraphConv(5, 5, other, "learned").load_state_dict(state)
+        refusing.load_state_dict(state)
+    assert all(torch.equal(of, before[name]) for name, of in refusing.named_parameters())
     for named in ({"weight_use": "degree_only"}, {"normalization": "symmetric"}):
         with pytest.raises(hs.Error, match=next(iter(named))):
             hs.HypergraphConv(5, 5, TOPOLOGY, "learned", **named).load_state_dict(state)
+    with pytest.raises(hs.Error, match="isolated"):
+        hs.HypergraphConv(5, 5, TOPOLOGY, "learned", isolated="keep").load_state_dict(state)
     with pytest.raises(hs.Error, match="softplus"):
         hs.HypergraphConv(5, 5, TOPOLOGY, "softplus").load_state_dict(state)
     state = hs.HypergraphConv(5, 5, TOPOLOGY).state_dict()

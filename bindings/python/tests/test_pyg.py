@@ -115,6 +115,22 @@ def test_a_structure_is_built_once() -> None:
         assert torch.equal(b, conv(torch.ones(6, 4), fresh.clone(), w)) and a.shape == b.shape
 
 
+def test_weights_of_other_types_and_lengths() -> None:
+    index, x = torch.tensor([[0, 1, 2, 2], [0, 0, 1, 1]]), torch.randn(3, 4)
+    a, b = Original(4, 4), HypergraphConv(4, 4)
+    b.load_state_dict(a.state_dict())
+    for w, m in (
+        (torch.tensor([1, 2]), None),
+        (torch.rand(2), 5),
+        (torch.rand(5), 2),
+        (torch.rand(2).double(), None),
+    ):
+        assert torch.allclose(a(x, index, w, num_edges=m).float(), b(x, index, w, num_edges=m), atol=1e-5)
+    with torch.inference_mode():
+        b(x, index)
+    b(x, index).sum().backward()
+
+
 def test_what_is_not_there_is_said() -> None:
     with pytest.raises(NotImplementedError, match="attention"):
         HypergraphConv(4, 4, use_attention=True)

@@ -6,6 +6,7 @@ from ._library import DeviceError, Error
 from ._structures import CacheInfo, structures
 from .functional import conv, e2v, explain, gram, operator, v2e
 from .nn import HypergraphConv
+from .pyg import from_pyg
 from .topology import Batch, Incidence, Windows
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "conv",
     "e2v",
     "explain",
+    "from_pyg",
     "gram",
     "operator",
     "set_checks",

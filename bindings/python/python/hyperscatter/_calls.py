@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._library import NULL, Error, ffi, lib, max_size
+from ._library import NULL, Error, Handle, ffi, lib, max_size
 from ._structures import ELEMENTS, Plan, Structure, structures
 from .topology import Incidence
 
@@ -72,6 +72,12 @@ class Axes(NamedTuple):
     is_packed: bool
     instances: int
 
+    def cleared(self, out: Tensor | None) -> Tensor | None:
+        """An output, whose padding is made zero: nothing else writes it."""
+        if out is not None and not self.is_packed and not self.structure.sizes.is_copies:
+            out.zero_()
+        return out
+
     def rows(self, tensor: Tensor) -> tuple[Any, int, int, int, int, int]:
         shape = tensor.shape
         features = shape[-1]
@@ -91,22 +97,25 @@ class Axes(NamedTuple):
         """Rows that are overwritten."""
         return NULL if tensor is None else ffi.new("hs_out_rows *", (*self.rows(tensor), lib.HS_OVERWRITE))
 
-    def weights(self, values: Tensor | None, each: int, plan: Plan, windows: Tensor | None = None) -> Any:
+    def weights(
+        self, values: Tensor | None, each: int, plan: Plan, windows: Tensor | None = None
+    ) -> tuple[Any, Handle | None]:
         """Weights or scales: shared ones, or those of all instances one behind the other, or a table's
-        windows.
+        windows. With it comes what must live as long as the call.
 
         `each` is how many an instance reads; of a table the most.
         """
         if values is None:
-            return NULL
+            return NULL, None
         count = values.numel()
-        kind, table = lib.HS_WINDOWS_SHARED, NULL
+        kind, table = lib.HS_WINDOWS_SHARED, None
         if windows is not None:
-            kind, table = lib.HS_WINDOWS_TABLE, plan.window_table(windows).raw
+            kind, table = lib.HS_WINDOWS_TABLE, plan.window_table(windows)
         elif values.dim() > 1 or (not self.structure.sizes.is_copies and count != each):
             kind = lib.HS_WINDOWS_CONSECUTIVE
         data = ffi.cast("void *", values.data_ptr())
-        return ffi.new("hs_weights *", ((data, count), kind, table))
+        raw = NULL if table is None else table.raw
+        return ffi.new("hs_weights *", ((data, count), kind, raw)), table
 
 
 def values(tensor: Tensor | None) -> Any:
@@ -132,7 +141,41 @@ def axes(topology: Tensor, rows: Tensor) -> Axes:
         for size in rows.shape[:-2]:
             instances *= size
         return Axes(structure, False, instances)
-    return Axes(structure, rows.dim() == 2, structure.sizes.instances)
+    instances = structure.sizes.instances
+    if rows.dim() != 2 and (rows.dim() != 3 or rows.shape[0] != instances):
+        raise Error(
+            f"rows of a Batch of {instances} instances must have the shape [rows of all instances, F] or "
+            f"[{instances}, rows of the largest, F], and have {tuple(rows.shape)}"
+        )
+    return Axes(structure, rows.dim() == 2, instances)
+
+
+def rows_like(tensor: Tensor, like: Tensor, what: str, shape: Any = None) -> Tensor:
+    """Rows that the library can read: of the type and on the device of `like`, of a shape."""
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise Error(
+            f"{what} must be {like.dtype} on {like.device}, as the features, and is {tensor.dtype} on "
+            f"{tensor.device}"
+        )
+    if shape is not None and tensor.shape != shape:
+        raise Error(f"{what} must have the shape {tuple(shape)}, and has {tuple(tensor.shape)}")
+    return readable(tensor)
+
+
+def some_numbers(tensor: Tensor | None, like: Tensor, what: str) -> Tensor | None:
+    """The same, of what may be missing."""
+    return None if tensor is None else numbers(tensor, like, what)
+
+
+def numbers(tensor: Tensor, like: Tensor, what: str) -> Tensor:
+    """Weights, scales or biases beside features as `like`, one behind the other."""
+    dtype = accumulation(like.dtype)
+    if tensor.dtype != dtype or tensor.device != like.device:
+        raise Error(
+            f"{what} must be {dtype} on {like.device}, beside features of {like.dtype}, and is "
+            f"{tensor.dtype} on {tensor.device}"
+        )
+    return tensor.contiguous()
 
 
 def _new(shape: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -176,7 +219,7 @@ def _step(
     of: Axes, plan: Plan, vertex_scale: Tensor | None, hyperedge_scale: Tensor | None, mean: bool
 ) -> Any:
     sizes = of.structure.sizes
-    scales = of.weights(vertex_scale, sizes.n, plan), of.weights(hyperedge_scale, sizes.m, plan)
+    scales = of.weights(vertex_scale, sizes.n, plan)[0], of.weights(hyperedge_scale, sizes.m, plan)[0]
     step = ffi.new("hs_step *", (lib.HS_MEAN if mean else lib.HS_SUM, *scales))
     return step, scales
 
@@ -196,6 +239,9 @@ def step(
         return out.zero_()
     x = readable(x)
     of = axes(topology, x)
+    of.cleared(out)
+    vertex_scale = some_numbers(vertex_scale, x, "vertex_scale")
+    hyperedge_scale = some_numbers(hyperedge_scale, x, "hyperedge_scale")
     plan = of.structure.plan(x, lib.HS_NORMALIZATION_ROW, lib.HS_WEIGHTS_DOCUMENTED)
     this = STEPS[to_hyperedges]
     struct, _scales = _step(of, plan, vertex_scale, hyperedge_scale, mean)
@@ -217,7 +263,7 @@ def step_backward(
     outs = [
         empty_like(x) if wanted[0] else None,
         *(
-            torch.empty_like(scale) if scale is not None and wanted[i] else None
+            _new(scale.shape, scale) if scale is not None and wanted[i] else None
             for i, scale in ((1, vertex_scale), (2, hyperedge_scale))
         ),
     ]
@@ -226,8 +272,11 @@ def step_backward(
             if out is not None:
                 out.zero_()
     elif any(out is not None for out in outs):
-        x, grad = readable(x), readable(grad)
+        x, grad = readable(x), rows_like(grad, x, "the gradient")
         of = axes(topology, x)
+        of.cleared(outs[0])
+        vertex_scale = some_numbers(vertex_scale, x, "vertex_scale")
+        hyperedge_scale = some_numbers(hyperedge_scale, x, "hyperedge_scale")
         plan = of.structure.plan(x, lib.HS_NORMALIZATION_ROW, lib.HS_WEIGHTS_DOCUMENTED)
         this = STEPS[to_hyperedges]
         struct, _scales = _step(of, plan, vertex_scale, hyperedge_scale, mean)
@@ -261,10 +310,13 @@ def conv(
         out = empty_like(x)
     if x.numel() == 0:
         return out.zero_()
+    if not readout:
+        of.cleared(out)
     x = readable(x)
-    residual = None if residual is None else readable(residual)
+    residual = None if residual is None else rows_like(residual, x, "residual", x.shape)
+    values_of_weight, bias = numbers(weight, x, "weight"), some_numbers(bias, x, "bias")
     plan = of.structure.plan(x, normalization, weight_use)
-    w = of.weights(weight, of.structure.sizes.m, plan, windows)
+    w, _table = of.weights(values_of_weight, of.structure.sizes.m, plan, windows)
     if not readout and bias is None and residual is None and activation == lib.HS_IDENTITY:
         plan.run(lib.HS_CONV, of.instances, lib.hs_conv, of.read(x), w, of.write(out))
         return out
@@ -296,8 +348,8 @@ def conv_backward(
     That of the residual is the gradient of the output itself, and comes from here with a readout alone.
     """
     grad_x = empty_like(x) if wanted[0] else None
-    grad_w = torch.empty_like(weight) if wanted[1] else None
-    grad_bias = torch.empty_like(bias) if wanted[2] and bias is not None else None
+    grad_w = _new(weight.shape, weight) if wanted[1] else None
+    grad_bias = _new(bias.shape, bias) if wanted[2] and bias is not None else None
     grad_residual = _new(x.shape, x) if wanted[3] else None
     outs = grad_x, grad_w, grad_bias, grad_residual
     if x.numel() == 0:
@@ -307,11 +359,15 @@ def conv_backward(
     elif any(out is not None for out in outs):
         x = readable(x)
         of = axes(topology, x)
+        of.cleared(grad_x)
+        of.cleared(grad_residual)
+        values_of_weight, bias = numbers(weight, x, "weight"), some_numbers(bias, x, "bias")
+        shape = (*x.shape[:-2], x.shape[-1]) if of.structure.sizes.is_copies else (of.instances, x.shape[-1])
+        grad = rows_like(grad, x, "the gradient", torch.Size(shape) if readout else x.shape)
         plan = of.structure.plan(x, normalization, weight_use)
-        w = of.weights(weight, of.structure.sizes.m, plan, windows)
+        w, _table = of.weights(values_of_weight, of.structure.sizes.m, plan, windows)
         gx, gw = of.write(grad_x), out_values(grad_w)
         if not readout and bias is None and activation == lib.HS_IDENTITY:
-            grad = readable(grad)
             gx = gx or _skipped("hs_out_rows", of.rows(x))
             gw = gw or _skipped("hs_out_values", (NULL, weight.numel()))
             plan.run(
@@ -330,7 +386,6 @@ def conv_backward(
                     values(grad),
                 )
             else:
-                grad = readable(grad)
                 operator, function, g = (
                     lib.HS_CONV_EPILOGUE_BACKWARD,
                     lib.hs_conv_epilogue_backward,
@@ -361,7 +416,8 @@ def operator(
     out = _new((instances, n, n), weight)
     if out.numel():
         of, plan = _of_matrices(weight, topology, instances, normalization, weight_use)
-        w = of.weights(weight, of.structure.sizes.m, plan, windows)
+        contiguous = weight.contiguous()
+        w, _table = of.weights(contiguous, of.structure.sizes.m, plan, windows)
         plan.run(lib.HS_CONV_MATRIX, instances, lib.hs_conv_matrix, w, out_values(out))
     return out
 
@@ -375,13 +431,15 @@ def operator_backward(
     weight_use: int,
 ) -> Tensor:
     """The gradient by the weights."""
-    out = torch.empty_like(weight)
+    out = _new(weight.shape, weight)
     if grad.numel() == 0:
         return out.zero_()
-    grad = grad.contiguous()
+    grad, weight = grad.contiguous(), weight.contiguous()
+    if grad.dtype != weight.dtype or grad.device != weight.device:
+        raise Error(f"the gradient must be {weight.dtype} on {weight.device}, as the weights")
     instances = grad.shape[0]
     of, plan = _of_matrices(weight, topology, instances, normalization, weight_use)
-    w = of.weights(weight, of.structure.sizes.m, plan, windows)
+    w, _table = of.weights(weight, of.structure.sizes.m, plan, windows)
     plan.run(
         lib.HS_CONV_MATRIX_BACKWARD, instances, lib.hs_conv_matrix_backward, w, values(grad), out_values(out)
     )
@@ -415,9 +473,10 @@ def gram_backward(grad: Tensor, x: Tensor, topology: Tensor | None) -> Tensor:
     out = empty_like(x)
     if x.numel() == 0:
         return out
-    x, grad = readable(x), grad.contiguous()
+    x, grad = readable(x), numbers(grad, x, "the gradient")
     of = axes(rows_alone(x.shape[-2]).packed if topology is None else topology, x)
     plan = of.structure.plan(x, lib.HS_NORMALIZATION_ROW, lib.HS_WEIGHTS_DOCUMENTED)
+    of.cleared(out)
     plan.run(
         lib.HS_GRAM_BACKWARD, of.instances, lib.hs_gram_backward, of.read(x), values(grad), of.write(out)
     )

@@ -95,7 +95,8 @@ class Cuda(Device):
         return torch.empty(bytes_, dtype=torch.uint8, device=f"cuda:{self.index}")
 
     def is_capturing(self) -> bool:
-        return torch.cuda.is_current_stream_capturing()
+        with torch.cuda.device(self.index):
+            return torch.cuda.is_current_stream_capturing()
 
     def prepare(self, plan: Plan, operator: int) -> tuple[int, int, Any]:
         stream = self.stream()
@@ -147,11 +148,15 @@ class Cuda(Device):
     def sweep(self) -> None:
         waiting = []
         while self._retired:
-            streams, events, held = self._retired.pop()
-            for stream in streams:
-                events.append(torch.cuda.ExternalStream(stream, self.index).record_event())
-            if not all(event.query() for event in events):
-                waiting.append((set(), events, held))
+            streams, events, held = entry = self._retired.pop()
+            try:
+                recorded = [torch.cuda.ExternalStream(of, self.index).record_event() for of in streams]
+                if all(event.query() for event in (*events, *recorded)):
+                    continue
+                entry = set(), [*events, *recorded], held
+            except RuntimeError:
+                pass  # another thread captures one of the streams: later, then
+            waiting.append(entry)
         self._retired.extend(waiting)
 
 
@@ -173,5 +178,7 @@ def of(tensor: Tensor) -> Device:
         raise Error(f"tensors must be on the CPU or a CUDA device, and this one is on {device}")
     found = _CUDA.get(device.index)
     if found is None:
+        if torch.cuda.is_current_stream_capturing():
+            raise Error("a device is first used during the capture of a CUDA graph: call an operator before")
         found = _CUDA.setdefault(device.index, Cuda(device.index))
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _calls
 
@@ -16,6 +17,20 @@ _LIBRARY = torch.library.Library("hyperscatter", "DEF")
 _DEVICES = ("CPU", "CUDA")
 
 ops: Any = torch.ops.hyperscatter
+
+
+def refuse_tangents(*inputs: Any) -> None:
+    """An operator of `torch.library` without a derivative in forward mode drops tangents silently.
+
+    Raises:
+        NotImplementedError: where a tensor has one.
+    """
+    if forward_ad._current_level >= 0:
+        for of in inputs:
+            if isinstance(of, Tensor) and forward_ad.unpack_dual(of).tangent is not None:
+                raise NotImplementedError(
+                    "there are no derivatives in forward mode (jvp, jacfwd): use torch.autograd.grad"
+                )
 
 
 def _define(name: str, schema: str, function: Any, fake: Any) -> None:
@@ -37,7 +52,7 @@ def _autograd(name: str, backward: Any, setup: Any) -> None:
     def forward(ctx: Any, keyset: Any, *inputs: Any) -> Any:
         with below():
             output = op.redispatch(keyset & after, *inputs)
-        setup(ctx, inputs, output)
+        setup(ctx, ctx.needs_input_grad[1:], inputs, output)
         return output
 
     def derivative(ctx: Any, *gradients: Any) -> Any:
@@ -47,6 +62,7 @@ def _autograd(name: str, backward: Any, setup: Any) -> None:
     function: Any = type(f"Derivative_{name}", (torch.autograd.Function,), methods)
 
     def kernel(keyset: Any, *inputs: Any) -> Any:
+        refuse_tangents(*inputs)
         if torch.is_grad_enabled() and any(isinstance(of, Tensor) and of.requires_grad for of in inputs):
             return function.apply(keyset, *inputs)
         with below():
@@ -70,8 +86,8 @@ def _fake_step_backward(
     nothing = x.new_empty(0)
     return (
         _calls.empty_like(x) if wanted[0] else nothing,
-        torch.empty_like(vs) if wanted[1] and vs is not None else x.new_empty(0),
-        torch.empty_like(hs) if wanted[2] and hs is not None else x.new_empty(0),
+        vs.new_empty(vs.shape) if wanted[1] and vs is not None else x.new_empty(0),
+        hs.new_empty(hs.shape) if wanted[2] and hs is not None else x.new_empty(0),
     )
 
 
@@ -84,7 +100,7 @@ def _register_step(name: str, to_hyperedges: bool) -> None:
     ) -> Any:
         return _calls.step_backward(grad, x, topology, vs, hs, mean, wanted, to_hyperedges)
 
-    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+    def setup(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
         x, topology, vs, hs, ctx.mean, ctx.rows = inputs
         # Without scales no gradient needs x: it may be freed, or written.
         ctx.rows_in = x.shape[-2]
@@ -98,7 +114,8 @@ def _register_step(name: str, to_hyperedges: bool) -> None:
             other = ops.e2v if to_hyperedges else ops.v2e
             return other(grad, topology, None, None, False, ctx.rows_in), None, None, None, None, None
         if x is None:
-            x = grad.new_zeros((*grad.shape[:-2], ctx.rows_in, grad.shape[-1]))
+            # Not looked at.
+            x = grad.new_zeros(grad.shape[-1]).expand(*grad.shape[:-2], ctx.rows_in, grad.shape[-1])
         gradients = getattr(ops, f"{name}_backward")(grad, x, topology, vs, hs, ctx.mean, wanted)
         gx, gvs, ghs = (g if want else None for g, want in zip(gradients, wanted, strict=True))
         return gx, None, gvs, ghs, None, None
@@ -106,7 +123,7 @@ def _register_step(name: str, to_hyperedges: bool) -> None:
     def composite(x: Tensor, topology: Tensor, vs: Any, hs: Any, mean: bool, rows: int) -> Tensor:
         return _step_from_sums(x, topology, vs, hs, mean, rows, to_hyperedges)
 
-    def setup_backward(ctx: Any, inputs: Any, output: Any) -> None:
+    def setup_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
         grad, x, topology, vs, hs, ctx.mean, ctx.wanted = inputs
         ctx.save_for_backward(grad, x, topology, vs, hs)
 
@@ -141,6 +158,7 @@ def _second_order(
     `function` is the forward operator made of operators that can be differentiated any number of times. Its
     gradients are formed in a graph, and differentiated in turn.
     """
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
         leaves = [grad, *operands]
         aliases = [None if leaf is None else _alias(leaf) for leaf in leaves]
@@ -163,7 +181,7 @@ def _second_order(
             torch.autograd.grad(
                 total,
                 present,
-                create_graph=torch.is_grad_enabled(),
+                create_graph=again,
                 allow_unused=True,
                 materialize_grads=True,
             )
@@ -283,20 +301,23 @@ def _fake_conv_backward(
 ) -> Any:
     return (
         _calls.empty_like(x) if wanted[0] else x.new_empty(0),
-        torch.empty_like(weight) if wanted[1] else x.new_empty(0),
-        torch.empty_like(bias) if wanted[2] and bias is not None else x.new_empty(0),
+        weight.new_empty(weight.shape) if wanted[1] else x.new_empty(0),
+        bias.new_empty(bias.shape) if wanted[2] and bias is not None else x.new_empty(0),
         x.new_empty(x.shape) if wanted[3] else x.new_empty(0),
     )
 
 
-def _setup_conv(ctx: Any, inputs: Any, output: Any) -> None:
+def _setup_conv(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
     x, weight, topology, windows, bias, residual, *ctx.numbers, ctx.readout = inputs
-    ctx.save_for_backward(x, weight, topology, windows, bias)
+    # Without an activation the gradient of x alone needs no x: it may be freed, or written.
+    ctx.needs_x = needs[1] or ctx.numbers[0] != 0 or ctx.readout != 0
+    ctx.save_for_backward(x if ctx.needs_x else None, weight, topology, windows, bias)
     ctx.has_residual = residual is not None
 
 
 def _conv_derivative(ctx: Any, needs: Any, grad: Tensor) -> Any:
     x, weight, topology, windows, bias = ctx.saved_tensors
+    x = grad if x is None else x
     readout = ctx.readout != 0
     wants_residual = ctx.has_residual and needs[5]
     wanted = [needs[0], needs[1], bias is not None and needs[4], wants_residual and readout]
@@ -307,7 +328,7 @@ def _conv_derivative(ctx: Any, needs: Any, grad: Tensor) -> Any:
     return gx, gw, None, None, gb, gr, None, None, None, None, None
 
 
-def _setup_conv_backward(ctx: Any, inputs: Any, output: Any) -> None:
+def _setup_conv_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
     grad, x, weight, topology, windows, bias, *ctx.numbers, ctx.wanted = inputs
     ctx.save_for_backward(grad, x, weight, topology, windows, bias)
 
@@ -355,7 +376,9 @@ def _conv_from_sums(
     rows = x.shape[-2]
     left = right = None
     if normalization != 2:
-        degree = ops.e2v(in_degree.contiguous(), topology, None, None, False, rows)
+        # Of each instance, also where they share weights: those of a Batch differ in their degrees.
+        in_degree = in_degree.expand(*x.shape[:-2], m, 1)
+        degree = ops.e2v(in_degree, topology, None, None, False, rows)
         zero = degree == 0
         safe = degree.masked_fill(zero, 1)
         inverse = (1 / safe if normalization == 0 else safe.rsqrt()).masked_fill(zero, 0)
@@ -389,7 +412,7 @@ _autograd("conv_backward", _conv_second_derivative, _setup_conv_backward)
 # ---- matrices ----
 
 
-def _setup_operator(ctx: Any, inputs: Any, output: Any) -> None:
+def _setup_operator(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
     weight, topology, windows, _instances, _n, *ctx.numbers = inputs
     ctx.save_for_backward(weight, topology, windows)
 
@@ -410,12 +433,38 @@ _define(
     "operator_backward",
     f"(Tensor grad, Tensor weight, Tensor topology, Tensor? windows, {_CONVENTIONS}) -> Tensor",
     _calls.operator_backward,
-    lambda grad, weight, *_: torch.empty_like(weight),
+    lambda grad, weight, *_: weight.new_empty(weight.shape),
 )
 _autograd("operator", _operator_derivative, _setup_operator)
 
 
-def _setup_gram(ctx: Any, inputs: Any, output: Any) -> None:
+def _setup_operator_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
+    grad, weight, topology, windows, *ctx.numbers = inputs
+    ctx.save_for_backward(grad, weight, topology, windows)
+
+
+def _operator_second_derivative(ctx: Any, needs: Any, cotangent: Tensor) -> Any:
+    grad, weight, topology, windows = ctx.saved_tensors
+    instances, n, _ = grad.shape
+    if weight.dim() == 1 and instances != 1:
+        raise NotImplementedError("second derivatives of the operator of a Batch, or with a table of windows")
+    m = weight.shape[-1]
+
+    def function(weight: Tensor) -> Tensor:
+        # A matrix is what it makes of the unit vectors.
+        units = torch.eye(n, dtype=grad.dtype, device=grad.device).expand(instances, n, n)
+        w = weight.reshape(instances, m)
+        normalization, weight_use = ctx.numbers
+        return _conv_from_sums(units, w, topology, windows, normalization, weight_use, m)
+
+    g, w = _second_order(function, grad, [weight], [True], [cotangent])
+    return g, w, None, None, None, None
+
+
+_autograd("operator_backward", _operator_second_derivative, _setup_operator_backward)
+
+
+def _setup_gram(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
@@ -423,7 +472,7 @@ def _gram_derivative(ctx: Any, needs: Any, grad: Tensor) -> Any:
     return ops.gram_backward(grad, *ctx.saved_tensors), None
 
 
-def _setup_gram_backward(ctx: Any, inputs: Any, output: Any) -> None:
+def _setup_gram_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
@@ -432,7 +481,12 @@ def _gram_second_derivative(ctx: Any, needs: Any, cotangent: Tensor) -> Any:
     grad, x, topology = ctx.saved_tensors
     c, wide = cotangent.to(grad.dtype), x.to(grad.dtype)
     outer = c @ wide.transpose(-1, -2)
-    return outer + outer.transpose(-1, -2), ops.gram_backward(grad, cotangent, topology), None
+    outer = outer + outer.transpose(-1, -2)
+    if topology is not None:
+        # Only where an instance has rows.
+        is_there = ops.gram(grad.new_ones(*x.shape[:-1], 1), topology) > 0
+        outer = torch.where(is_there, outer, 0)
+    return outer, ops.gram_backward(grad, cotangent, topology), None
 
 
 _define(

@@ -11,6 +11,8 @@ or the same tensor in another process, finds the same structure, or builds it fr
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import torch
@@ -37,6 +39,14 @@ class Kind(IntEnum):
 Key = tuple[int, int]
 
 
+@contextmanager
+def on_host() -> Iterator[None]:
+    """New tensors are on the CPU, whatever the default device is, and are none of inference mode's, which
+    could not be saved for a backward."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
+
+
 def integers(of: object) -> Tensor:
     """One-dimensional 64-bit integers on the CPU.
 
@@ -44,9 +54,10 @@ def integers(of: object) -> Tensor:
         TypeError: for anything but integers.
         Error: for another number of dimensions.
     """
-    tensor = torch.as_tensor(of)
-    if tensor.numel() == 0 and not isinstance(of, Tensor):
-        tensor = tensor.to(torch.int64)
+    with on_host():
+        tensor = torch.as_tensor(of)
+        if tensor.numel() == 0 and not isinstance(of, Tensor):
+            tensor = tensor.to(torch.int64)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"indices must be integers, and these are {tensor.dtype}")
     if tensor.dim() != 1:
@@ -56,13 +67,14 @@ def integers(of: object) -> Tensor:
 
 def pack(kind: Kind, *parts: Tensor | int) -> Tensor:
     """Kind and content, with their fingerprint."""
-    content = [torch.tensor([int(part)]) if isinstance(part, int) else part for part in (int(kind), *parts)]
-    head = torch.tensor([MAGIC, 0, 0])
-    packed = torch.cat([head, *content])
+    with on_host():
+        content = [torch.tensor([part]) if isinstance(part, int) else part for part in (int(kind), *parts)]
+        packed = torch.cat([torch.tensor([MAGIC, 0, 0]), *content])
     bytes_ = ffi.buffer(ffi.cast("char *", packed.data_ptr()), packed.numel() * 8)[24:]
     digest = hashlib.blake2b(bytes_, digest_size=16).digest()
+    words = ffi.cast("int64_t *", packed.data_ptr())
     for i in range(2):
-        packed[1 + i] = int.from_bytes(digest[8 * i : 8 * i + 8], "little", signed=True)
+        words[1 + i] = int.from_bytes(digest[8 * i : 8 * i + 8], "little", signed=True)
     return packed
 
 
@@ -92,7 +104,7 @@ class Reader:
     """Takes a packed tensor apart."""
 
     def __init__(self, packed: Tensor) -> None:
-        self.rest = packed.detach().contiguous()[3:]
+        self.rest = packed.detach().cpu().contiguous()[3:]
 
     def number(self) -> int:
         number, self.rest = int(self.rest[0]), self.rest[1:]

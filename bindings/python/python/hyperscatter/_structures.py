@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -31,6 +32,7 @@ ELEMENTS = {
 MOST_ORPHANS = 64
 MOST_WINDOWS = 16
 MOST_SIZES = 256
+FOUND_BY_KERNELS = (lib.HS_ERROR_NEGATIVE_DEGREE, lib.HS_ERROR_INDEX_OUT_OF_BOUNDS)
 
 
 class CacheInfo(NamedTuple):
@@ -104,15 +106,17 @@ class Plan:
             device.refuse_capture()
             room = self.sizes.instances or device.room(self, instances)
             workspace = Workspace(self, room, operators)
-        lent = device.lend(self, workspace, operator, instances)
-        status = function(workspace.raw, stream, *operands)
-        if status:
-            error = last_error()
-            device.clear(workspace, stream)
+        try:
+            lent = device.lend(self, workspace, operator, instances)
+            status = function(workspace.raw, stream, *operands)
+            if status:
+                error = last_error()
+                if status in FOUND_BY_KERNELS:
+                    device.clear(workspace, stream)
+                raise error
+            del lent
+        finally:
             pool.append(workspace)
-            raise error
-        pool.append(workspace)
-        del lent
 
     def scratch_bytes(self, workspace: Workspace, operator: int, instances: int) -> int:
         """What a call needs of a device's memory."""
@@ -140,6 +144,9 @@ class Plan:
             self.windows[key] = found
             if len(self.windows) > MOST_WINDOWS:
                 self.device.retire(self, self.windows.popitem(last=False)[1])
+        else:
+            with suppress(KeyError):  # another thread has just put it out
+                self.windows.move_to_end(key)
         return found
 
     def explain(self, instances: int) -> str:

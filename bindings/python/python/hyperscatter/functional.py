@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from types import NoneType
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import _calls, _ops
 from ._library import Error
@@ -53,24 +53,31 @@ def _takes_arrays(function: _F) -> _F:
     """Lets a function take arrays of other libraries."""
 
     @wraps(function)
-    def takes(first: Any, *arguments: Any, **named: Any) -> Any:
-        if isinstance(first, Tensor):
-            return function(first, *arguments, **named)
-        if not hasattr(first, "__dlpack__"):
-            raise TypeError(
-                f"expected a tensor, or an array that has __dlpack__, and got {type(first).__name__}"
-            )
-
-        def tensor(of: Any) -> Any:
-            return torch.from_dlpack(of) if hasattr(of, "__dlpack__") and not isinstance(of, Tensor) else of
-
+    def takes(*arguments: Any, **named: Any) -> Any:
+        arrays = [of for of in (*arguments, *named.values()) if _is_array(of)]
+        if not arrays:
+            return function(*arguments, **named)
+        if any(isinstance(of, Tensor) for of in (*arguments, *named.values())):
+            raise TypeError("arrays of other libraries and tensors are not mixed in one call")
         with torch.no_grad():
-            arguments = tuple(map(tensor, arguments))
-            result = function(tensor(first), *arguments, **{k: tensor(v) for k, v in named.items()})
-        namespace = getattr(first, "__array_namespace__", None)
+            result = function(*map(_tensor, arguments), **{k: _tensor(of) for k, of in named.items()})
+        namespace = getattr(arrays[0], "__array_namespace__", None)
         return result if namespace is None else namespace().from_dlpack(result)
 
     return cast(_F, takes)
+
+
+def _is_array(of: Any) -> bool:
+    return not isinstance(of, (Tensor, str, Incidence, Batch, NoneType)) and hasattr(of, "__dlpack__")
+
+
+def _tensor(of: Any) -> Any:
+    if not _is_array(of):
+        return of
+    strides = getattr(of, "strides", None)
+    if strides and min(strides) < 0:
+        of = of.copy()  # which torch.from_dlpack does not survive
+    return torch.from_dlpack(of)
 
 
 @_takes_arrays
@@ -170,9 +177,11 @@ def conv(
     x = _autocast(x)
     m = topology.n_hyperedges
     if weight is None:
-        weight = torch.ones(m, dtype=dtype, device=x.device)
+        weight = _ones(topology, m, dtype, x.device)
     elif windows is None:
         weight = _lined_up(weight, x, topology, m, "weight")
+    elif weight.dim() != 1:
+        raise Error(f"with windows weight must have one dimension, and has the shape {tuple(weight.shape)}")
     weight = _widened(weight, x, "weight")
     if bias is not None:
         _check_shape(bias, (x.shape[-1],), "bias")
@@ -180,9 +189,12 @@ def conv(
     if residual is not None:
         residual = residual.to(x.dtype) if torch.is_autocast_enabled(x.device.type) else residual
         _check_shape(residual, tuple(x.shape), "residual")
-        if residual.dtype != x.dtype:
-            raise Error(f"residual must be of the type of x, {x.dtype}, and is {residual.dtype}")
-    _refuse_tangents(x, weight, bias, residual)
+        if residual.dtype != x.dtype or residual.device != x.device:
+            raise Error(
+                f"residual must be of the type and on the device of x, {x.dtype} on {x.device}, and is "
+                f"{residual.dtype} on {residual.device}"
+            )
+    _ops.refuse_tangents(x, weight, bias, residual)
     rows = _rows(x, topology)[1]
     many = 0 if readout is None else -1 if isinstance(topology, Incidence) else topology.n_instances
     if readout not in (None, "mean"):
@@ -191,6 +203,7 @@ def conv(
     return _ops.ops.conv(x, weight, topology.packed, packed, bias, residual, which, *conventions, rows, many)
 
 
+@_takes_arrays
 def operator(
     topology: Topology,
     weight: Tensor,
@@ -215,7 +228,7 @@ def operator(
         choice("normalization", normalization, NORMALIZATIONS),
         choice("weight_use", weight_use, WEIGHT_USES),
     )
-    _refuse_tangents(weight)
+    _ops.refuse_tangents(weight)
     packed = None if windows is None else windows.packed
     if isinstance(topology, Batch):
         n, instances, lead = topology.largest_vertices, topology.n_instances, (topology.n_instances,)
@@ -251,7 +264,7 @@ def gram(x: Tensor, topology: Batch | None = None) -> Tensor:
     """
     _check_rows(x, "x")
     x = _autocast(x)
-    _refuse_tangents(x)
+    _ops.refuse_tangents(x)
     if topology is not None:
         if x.dim() != 3:
             raise Error(
@@ -312,7 +325,7 @@ def _step(
     if hyperedge_scale is not None:
         hyperedge_scale = _lined_up(hyperedge_scale, x, topology, topology.n_hyperedges, "hyperedge_scale")
         hyperedge_scale = _widened(hyperedge_scale, x, "hyperedge_scale")
-    _refuse_tangents(x, vertex_scale, hyperedge_scale)
+    _ops.refuse_tangents(x, vertex_scale, hyperedge_scale)
     rows = m if to_hyperedges else n
     return op(x, topology.packed, vertex_scale, hyperedge_scale, mean, rows)
 
@@ -324,29 +337,28 @@ def _rows(x: Tensor, topology: Topology) -> tuple[int, int]:
     return topology.largest_vertices, topology.largest_hyperedges
 
 
-def _refuse_tangents(*tensors: Tensor | None) -> None:
-    """An operator of `torch.library` without a derivative in forward mode drops tangents silently.
-
-    Raises:
-        NotImplementedError: where a tensor has one.
-    """
-    if forward_ad._current_level >= 0:
-        for tensor in tensors:
-            if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
-                raise NotImplementedError(
-                    "there are no derivatives in forward mode (jvp, jacfwd): use those in reverse mode "
-                    "(grad, vjp, jacrev)"
-                )
+def _ones(topology: Topology, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        return torch.ones(m, dtype=dtype, device=device)
+    found = topology._ones.get((dtype, device))
+    if found is None:
+        with torch.inference_mode(False):
+            found = topology._ones.setdefault((dtype, device), torch.ones(m, dtype=dtype, device=device))
+    return found
 
 
 def _autocast(x: Tensor) -> Tensor:
     kind = x.device.type
-    if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+    if x.dtype == torch.float32 and kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         return x.to(torch.get_autocast_dtype(kind))
     return x
 
 
 def _check_rows(x: Tensor, what: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{what} must be a tensor, or an array that has __dlpack__, and is {type(x).__name__}"
+        )
     if x.dim() < 2:
         raise Error(f"{what} must have the shape [..., rows, features], and has {tuple(x.shape)}")
     _calls.check_element(x)
@@ -361,8 +373,10 @@ def _lined_up(weight: Tensor, x: Tensor, topology: Topology, each: int, what: st
     """Weights that are shared, or one behind the other in the order of instances."""
     if weight.dim() == 0:
         raise Error(f"{what} must have at least one dimension")
-    if isinstance(topology, Batch) or weight.dim() == 1:
-        if isinstance(topology, Incidence) and weight.shape[0] != each:
+    if isinstance(topology, Batch):
+        return _lined_up_for_table(weight, topology, each, what)
+    if weight.dim() == 1:
+        if weight.shape[0] != each:
             raise Error(f"{what} must have {each} values, and has {weight.shape[0]}")
         return weight.contiguous()
     lead = x.shape[:-2]
@@ -372,6 +386,19 @@ def _lined_up(weight: Tensor, x: Tensor, topology: Topology, each: int, what: st
             f"{tuple(weight.shape)}"
         )
     return weight.expand(*lead, each).contiguous()
+
+
+def _lined_up_for_table(weight: Tensor, batch: Batch, total: int, what: str) -> Tensor:
+    """Those of all instances of a Batch, or shared ones, which are as many as the largest reads."""
+    is_of_vertices = what == "vertex_scale"
+    largest = batch.largest_vertices if is_of_vertices else batch.largest_hyperedges
+    shape = tuple(weight.shape)
+    if shape in ((total,), (largest,)) or (len(shape) == 2 and shape[0] * shape[1] == total):
+        return weight.reshape(-1)
+    raise Error(
+        f"{what} must have the shape [{total}], those of all instances of the Batch, or [{largest}], the "
+        f"same for each, and has {shape}"
+    )
 
 
 def _widened(values: Tensor, x: Tensor, what: str) -> Tensor:

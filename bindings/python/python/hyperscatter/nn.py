@@ -88,7 +88,7 @@ class HypergraphConv(nn.Module):
         self.activation: Activation | None = activation
         self.residual = residual
         self.weight_kind = weight
-        self.topology = None if topology is None else self._looped(topology)
+        self.topology, self._n_weights = (None, 0) if topology is None else self._looped(topology)
         self.lin = nn.Linear(in_channels, out_channels, bias=False, device=device, dtype=dtype)
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.weight = None
@@ -98,12 +98,12 @@ class HypergraphConv(nn.Module):
             self.weight = nn.Parameter(torch.empty(m, device=device, dtype=wide))
         self.reset_parameters()
 
-    def _looped(self, topology: Incidence) -> Incidence:
-        """The topology with its self-loops, those of kept vertices last."""
+    def _looped(self, topology: Incidence) -> tuple[Incidence, int]:
+        """The topology with its self-loops, those of kept vertices last, and how many have weights."""
         if self.self_loops != "none":
             topology = topology.with_self_loops(self.self_loops)
-        self._n_weights = topology.n_hyperedges
-        return topology.with_self_loops("isolated") if self.isolated == "keep" else topology
+        n_weights = topology.n_hyperedges
+        return (topology.with_self_loops("isolated") if self.isolated == "keep" else topology), n_weights
 
     def reset_parameters(self) -> None:
         """Θ as in Glorot and Bengio 2010, the bias 0, the weights 1."""
@@ -177,8 +177,8 @@ class HypergraphConv(nn.Module):
                 "before the Batch is "
                 "made"
             )
-        looped = self._looped(topology)
-        return looped, looped.n_hyperedges - self._n_weights
+        looped, n_weights = self._looped(topology)
+        return looped, looped.n_hyperedges - n_weights
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
@@ -186,12 +186,22 @@ class HypergraphConv(nn.Module):
             "weight_use": self.weight_use,
             "normalization": self.normalization,
             "weight": self.weight_kind,
+            "self_loops": self.self_loops,
+            "isolated": self.isolated,
         }
 
     def set_extra_state(self, state: Any) -> None:
+        """Nothing is left to do: it was checked before parameters were copied."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        state = state_dict.get(f"{prefix}_extra_state")
+        if state is not None:
+            self._check_state(state)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_state(self, state: Any) -> None:
         own = self.get_extra_state()
-        state = state or {}
-        for name in ("weight_use", "normalization", "weight"):
+        for name in ("weight_use", "normalization", "weight", "self_loops", "isolated"):
             if state.get(name) != own[name]:
                 raise Error(
                     f"this state was saved with {name}={state.get(name)!r}, and the layer has "

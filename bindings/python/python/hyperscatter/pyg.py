@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional
+from . import _calls, functional
 from ._library import Error
 from .topology import Batch, Incidence
 
@@ -123,18 +123,17 @@ class HypergraphConv(nn.Module):
         """
         del hyperedge_attr
         incidence = self._structure(hyperedge_index, x.shape[0], hyperedge_weight, num_edges)
-        if hyperedge_weight is not None and hyperedge_weight.dim() != 1:
-            hyperedge_weight = hyperedge_weight.flatten()
         h = self.lin(x)
+        if hyperedge_weight is not None:
+            hyperedge_weight = hyperedge_weight.flatten().to(_calls.accumulation(h.dtype))
         return functional.conv(h, incidence, hyperedge_weight, weight_use="degree_only", bias=self.bias)
 
     @functional.eager
     def _structure(
         self, index: Tensor, n_vertices: int, weight: Tensor | None, num_edges: int | None
     ) -> Incidence:
-        m = num_edges
-        if weight is not None:
-            m = max(weight.numel(), m or 0)
+        # A hyperedge without a weight cannot be in the index, and one without incidences does nothing.
+        m = num_edges if weight is None else weight.numel()
         wanted = -1 if m is None else m
         version = -1 if index.is_inference() else index._version
         for of, seen, n, given, found in self._structures:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ._library import Error, Handle, Indices, call, ffi, lib
-from ._packed import Kind, Reader, fingerprint, integers, pack
+from ._packed import Kind, Reader, fingerprint, integers, on_host, pack
 
 __all__ = ["Batch", "Incidence", "Windows"]
 
@@ -53,6 +53,7 @@ class _Structure:
         from ._structures import structures
 
         self.packed = packed
+        self._ones: dict[Any, Tensor] = {}
         # As long as this object lives its plans are kept.
         self._structure = structures.own(packed, handle)
 
@@ -84,9 +85,9 @@ class Incidence(_Structure):
         self_loops: SelfLoops = "none",
     ) -> None:
         lists = [list(members) for members in hyperedges]
-        sizes = torch.tensor([0, *map(len, lists)])
+        ends = integers([0, *accumulate(map(len, lists))])
         members = integers([v for vertices in lists for v in vertices])
-        self._take(self._csr(sizes.cumsum(0), members, n_vertices, repeats), self_loops)
+        self._take(self._csr(ends, members, n_vertices, repeats), self_loops)
 
     @classmethod
     def from_csr(
@@ -143,7 +144,11 @@ class Incidence(_Structure):
 
     def with_self_loops(self, of: SelfLoops = "all") -> Incidence:
         """The same with further hyperedges of one vertex each, ascending, behind the others."""
-        return type(self).from_csr(self.edge_ptr, self.edge_vertices, self.n_vertices, self_loops=of)
+        found = self._looped.get(of)
+        if found is None:
+            new = type(self).from_csr(self.edge_ptr, self.edge_vertices, self.n_vertices, self_loops=of)
+            found = self._looped.setdefault(of, new)
+        return found
 
     @staticmethod
     def _csr(edge_ptr: Tensor, edge_vertices: Tensor, n_vertices: int, repeats: str) -> Handle:
@@ -159,7 +164,8 @@ class Incidence(_Structure):
         sizes = ffi.new("hs_incidence_sizes *")
         call(lib.hs_incidence_get_sizes(handle.raw, sizes))
         n, m, nnz = sizes.vertices, sizes.hyperedges, sizes.incidences
-        edge_ptr, edge_vertices = (torch.empty(k, dtype=torch.int64) for k in (m + 1, nnz))
+        with on_host():
+            edge_ptr, edge_vertices = (torch.empty(k, dtype=torch.int64) for k in (m + 1, nnz))
         arrays = (ffi.cast("int64_t *", array.data_ptr()) for array in (edge_ptr, edge_vertices))
         call(lib.hs_incidence_get_csr(handle.raw, *arrays))
         self._own(pack(Kind.COPIES, n, m, edge_ptr, edge_vertices), handle)
@@ -169,8 +175,11 @@ class Incidence(_Structure):
         read = Reader(self.packed)
         read.number()
         self.n_vertices, self.n_hyperedges = read.number(), read.number()
-        self.edge_ptr = read.array(self.n_hyperedges + 1)
-        self.edge_vertices = read.rest
+        # Copies: the packed tensor never changes.
+        with on_host():
+            self.edge_ptr = read.array(self.n_hyperedges + 1).clone()
+            self.edge_vertices = read.rest.clone()
+        self._looped: dict[str, Incidence] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         read = Reader(state["packed"])
@@ -260,7 +269,8 @@ class Batch(_Structure):
         self.n_vertices, self.n_hyperedges = sizes.vertices, sizes.hyperedges
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._finish(state["packed"], restored(state["packed"]))
+        packed = state["packed"].cpu()
+        self._finish(packed, restored(packed))
 
     def vertex_starts(self) -> list[int]:
         """Where the vertices of each instance begin among all, and how many there are."""
@@ -349,7 +359,8 @@ def _size(number: int) -> int:
 
 
 def _two_rows(index: Tensor) -> tuple[Tensor, Tensor]:
-    index = torch.as_tensor(index)
+    with on_host():
+        index = torch.as_tensor(index)
     if index.dim() != 2 or index.shape[0] != 2:
         raise Error(
             f"hyperedge_index must have the shape [2, n_incidences], vertices above hyperedges, and has "
