@@ -53,18 +53,21 @@ pack "$tests" release/tests
 bench=$(executable bench --bench gpu)
 pack "$bench" release/gpu
 
-# The Python package, as the wheel that maturin builds, and the peers that it is measured against. cffi, which
-# it needs, comes along for the machines' Python, or else has to be there.
-mkdir -p "$folder/peers" "$folder/wheels"
+# The Python package, as the wheel that maturin builds, its tests, and the peers that it is measured against.
+# What they need besides torch comes along for the machine's Python, or else has to be there.
+mkdir -p "$folder/peers" "$folder/wheels" "$folder/python-tests"
 cp benches/peers/{peers,cases,contestants,measuring,tables}.py "$folder/peers/"
+cp bindings/python/tests/{conftest,reference}.py "$folder/python-tests/"
+cp bindings/python/tests/test_{autograd,compile,cuda,errors,functional,layer,pyg}.py "$folder/python-tests/"
 if command -v maturin >/dev/null; then
     maturin build --quiet --release --locked --compatibility off \
         --manifest-path bindings/python/Cargo.toml --out "$folder/wheels"
     python3 -m pip download --quiet --no-deps --only-binary :all: --python-version "$PYTHON" \
-        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$folder/wheels" cffi ||
-        echo "without cffi for Python $PYTHON, which pip could not download" >&2
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$folder/wheels" \
+        cffi pytest pluggy iniconfig packaging pygments ||
+        echo "without cffi and pytest for Python $PYTHON, which pip could not download" >&2
 else
-    echo "there is no maturin: without the Python package, so the step peers will be skipped" >&2
+    echo "there is no maturin: without the Python package, so its steps will be skipped" >&2
 fi
 
 mkdir -p "$folder/tests/fixtures"

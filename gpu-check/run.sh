@@ -25,6 +25,7 @@ declare -A BUDGET=(
     [initcheck]=150
     [synccheck]=120
     [benches]=220
+    [python]=300
     [peers]=480
 )
 
@@ -167,6 +168,15 @@ benches_ran() {
     echo "the table is below, $left_out runs were left out for want of time"
 }
 
+# The tests that need a device are there, and none of them was skipped.
+python_ran() {
+    if grep -q 'needs a CUDA device' "$1" || ! grep -qE '[0-9]+ passed' "$1"; then
+        echo "the tests on the device did not run"
+        return 1
+    fi
+    grep -E '[0-9]+ passed' "$1" | tail -n 1
+}
+
 peers_ran() {
     if ! grep -q '^| hyperscatter | documented | \[G, n, F\] | [0-9]' "$1"; then
         echo "there are no times of the package"
@@ -237,20 +247,27 @@ done
 # Without the driver's cache, so that the time for loading the kernels is that of compiling them.
 step benches benches_ran env CUDA_CACHE_DISABLE=1 "$root/release/gpu" --bench --noplot
 
-if is_wanted peers; then
+if is_wanted python || is_wanted peers; then
     # The wheels, unpacked.
     for wheel in "$root"/wheels/*.whl; do
         [ -e "$wheel" ] && python3 -m zipfile -e "$wheel" "$scratch/python"
     done
     export PYTHONPATH=$scratch/python
+    skipped=
     if [ -n "${HYPERSCATTER_STAND_IN:-}" ]; then
-        report peers skip 0 "PyTorch needs a GPU"
+        skipped="PyTorch needs a GPU"
     elif [ ! -d "$scratch/python/hyperscatter" ]; then
-        report peers skip 0 "the folder was packed without the Python package"
-    elif ! remark=$(python3 -c "import torch, hyperscatter; assert torch.cuda.is_available()" 2>&1); then
-        remark=${remark##*$'\n'}
-        report peers skip 0 "Python cannot run it: ${remark//|/ }"
+        skipped="the folder was packed without the Python package"
+    elif ! remark=$(python3 -c "import hyperscatter, pytest, torch
+assert torch.cuda.is_available()" 2>&1); then
+        skipped="Python cannot run it: ${remark##*$'\n'}"
+    fi
+    if [ -n "$skipped" ]; then
+        for name in python peers; do
+            is_wanted $name && report $name skip 0 "${skipped//|/ }"
+        done
     else
+        step python python_ran python3 -m pytest -q -rs -p no:cacheprovider "$root/python-tests"
         step peers peers_ran python3 "$root/peers/peers.py" --device cuda --seconds 5 \
             --budget $((BUDGET[peers] - 120)) --out "$out/peers"
     fi
