@@ -101,6 +101,30 @@ def test_only_what_is_wanted_is_computed() -> None:
         assert [t.grad is not None for t in inputs] == list(parts)
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize("readout", [None, "mean"])
+def test_a_gradient_does_not_depend_on_what_else_is_wanted(activation: Any, readout: Any) -> None:
+    x, w, b, r = torch.randn(3, 4, 8), torch.rand(4), torch.randn(8), torch.randn(3, 4, 8)
+
+    def gradients(*wanted: bool) -> list[Tensor]:
+        leaves = [t.clone().requires_grad_(want) for t, want in zip((x, w, b, r), wanted, strict=True)]
+        y = hs.conv(
+            leaves[0],
+            TOPOLOGY,
+            leaves[1],
+            bias=leaves[2],
+            residual=leaves[3],
+            activation=activation,
+            readout=readout,
+        )
+        return list(torch.autograd.grad(y.square().sum(), [t for t in leaves if t.requires_grad]))
+
+    whole = gradients(True, True, True, True)
+    for i in range(4):
+        (alone,) = gradients(*(j == i for j in range(4)))
+        assert torch.equal(alone, whole[i])
+
+
 def test_what_no_gradient_needs_may_be_written() -> None:
     x, w = torch.randn(3, 4, 8, requires_grad=True), torch.rand(4)
     h = x * 1
