@@ -71,6 +71,9 @@ class Emulated(_devices.Cuda):
     def empty(self, bytes_: int) -> Tensor:
         return self.new((bytes_,), torch.uint8)
 
+    def ones(self, length: int, dtype: torch.dtype) -> Tensor:
+        return self.to_device(torch.ones(length, dtype=dtype))
+
     def to_device(self, tensor: Tensor) -> Tensor:
         tensor = tensor.contiguous()
         new = self.new(tensor.shape, tensor.dtype)
@@ -149,6 +152,9 @@ def operators(device: Emulated, dtype: torch.dtype) -> None:
         compare(device, _calls.step, z, packed, *scales, False, n, False)
         compare(device, _calls.step_backward, z, x, packed, *scales, True, [True] * 3, True)
         compare(device, _calls.step_backward, g, z, packed, *scales, False, [True] * 3, False)
+        nothing = None, packed, None
+        compare(device, _calls.conv, x, *nothing, None, None, 0, 0, 0, False)
+        compare(device, _calls.conv_backward, g, x, *nothing, None, 0, 0, 0, False, [True] + [False] * 3)
         for w in (torch.rand(m).to(wide) + 0.5, torch.rand(2, m).to(wide) + 0.5):
             conventions = 2, 0, 0
             compare(device, _calls.conv, x, w, packed, None, None, None, 0, 0, 0, False)
@@ -213,6 +219,28 @@ def first_calls_are_not_captured(device: Emulated) -> None:
     retired = len(device._retired)
     del topology, arguments
     assert (len(device._captured), len(device._retired)) == (1, retired)
+
+
+def weights_of_one_are_made_once_for_each_stream(device: Emulated) -> None:
+    topology = hs.Incidence([[0, 1, 2], [1, 2]], 3)
+    arguments = torch.randn(2, 3, 8), None, topology.packed, None, None, None, 0, 0, 0, False
+    # x, y and scratch memory of each call are new.
+    counts = []
+    for stream, capturing in (
+        (0, False),
+        (0, False),
+        (1, False),
+        (1, False),
+        (1, True),
+        (1, True),
+        (1, False),
+    ):
+        device.current, device.capturing, before = stream, capturing, device.allocations
+        run(device, _calls.conv, *arguments)
+        counts.append(device.allocations - before)
+    device.current, device.capturing = 0, False
+    least = min(counts)
+    assert [count - least for count in counts] == [1, 0, 1, 0, 1, 1, 0]
 
 
 def errors_of_kernels_are_told_once(device: Emulated) -> None:
@@ -301,6 +329,7 @@ def main() -> None:
     for scenario in (
         streams_share_workspaces,
         first_calls_are_not_captured,
+        weights_of_one_are_made_once_for_each_stream,
         errors_of_kernels_are_told_once,
         failures_keep_workspaces_and_errors,
         plans_are_freed_behind_their_work,

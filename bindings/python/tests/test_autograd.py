@@ -77,6 +77,28 @@ def test_a_table() -> None:
     assert gradcheck(lambda x, w: hs.conv(x, batch, w, readout="mean", activation="silu"), inputs)
 
 
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("readout", [None, "mean"])
+def test_a_padded_table(activation: Any, readout: Any) -> None:
+    batch = hs.Batch([TOPOLOGY, hs.Incidence.pairs(3), TOPOLOGY])
+    real = torch.zeros(3, 4, 1, dtype=torch.bool)
+    for of, n in zip(real, (4, 3, 4), strict=True):
+        of[:n] = True
+
+    def conv(x: Tensor, *rest: Tensor) -> Tensor:
+        b, r, *w = rest
+        return hs.conv(x, batch, *w, bias=b, activation=activation, residual=r, readout=readout)
+
+    for weights in ((), (leaf(4),)):
+        inputs = leaf(3, 4, 2), leaf(2), leaf(3, 4, 2), *weights
+        assert gradcheck(conv, inputs)
+        assert gradgradcheck(conv, inputs)
+    x, b, r = leaf(3, 4, 2), leaf(2), leaf(3, 4, 2)
+    of_x, of_r = torch.autograd.grad(conv(x, b, r).sum(), (x, r))
+    assert not of_x.masked_select(~real).any()
+    assert torch.equal(of_r != 0, real.expand_as(of_r))
+
+
 def test_matrices() -> None:
     for normalization in NORMALIZATIONS:
         for w in (leaf(4), leaf(2, 4)):
@@ -153,9 +175,12 @@ def test_opcheck() -> None:
     packed, checks = TOPOLOGY.packed, []
     for weight in (w.detach().abs().requires_grad_(), own):
         checks += [
-            (ops.conv, (x, weight, packed, None, b, x.detach(), 2, 0, 0, 4, 0)),
-            (ops.conv, (x, weight, packed, None, None, None, 0, 1, 0, 4, -1)),
-            (ops.conv_backward, (x, x, weight, packed, None, b, 2, 0, 0, 4, 0, [True, True, True, False])),
+            (ops.conv, (x, weight, packed, None, b, x.detach(), 2, 0, 0, 4, 0, False)),
+            (ops.conv, (x, weight, packed, None, None, None, 0, 1, 0, 4, -1, False)),
+            (
+                ops.conv_backward,
+                (x, x, weight, packed, None, b, 2, 0, 0, 4, 0, False, [True, True, True, False]),
+            ),
             (ops.operator, (weight, packed, None, weight.numel() // 4, 4, 0, 0)),
         ]
     checks += [
@@ -178,6 +203,7 @@ def test_opcheck() -> None:
                 0,
                 4,
                 0,
+                False,
             ),
         ),
     ]
@@ -197,6 +223,11 @@ def test_forward_mode_says_that_it_is_not_there() -> None:
             torch.func.jvp(function, (x,), (x,))
     with torch.autograd.forward_ad.dual_level():
         assert hs.conv(x, TOPOLOGY).shape == x.shape  # nothing has a tangent
+
+
+def test_gradients_of_torch_func_say_that_they_are_not_there() -> None:
+    with pytest.raises(NotImplementedError, match=r"torch\.func\.grad.* torch\.autograd\.grad"):
+        torch.func.grad(lambda x: hs.conv(x, TOPOLOGY).sum())(torch.randn(4, 8))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

@@ -46,21 +46,56 @@ REFUSED: list[tuple[str, Callable[[], Any], str]] = [
     (
         "an operator's weights",
         lambda: torch.ops.hyperscatter.conv(
-            X, torch.ones(6).double(), PAIRS.packed, None, None, None, 0, 0, 0, 6, 0
+            X, torch.ones(6).double(), PAIRS.packed, None, None, None, 0, 0, 0, 6, 0, False
         ),
         "weight must be torch.float32 on cpu",
     ),
     (
         "an operator's residual",
-        lambda: torch.ops.hyperscatter.conv(X, torch.ones(6), PAIRS.packed, None, None, X[:1], 0, 0, 0, 6, 0),
+        lambda: torch.ops.hyperscatter.conv(
+            X, torch.ones(6), PAIRS.packed, None, None, X[:1], 0, 0, 0, 6, 0, False
+        ),
         "residual must have the shape",
     ),
     (
         "an operator's gradient",
         lambda: torch.ops.hyperscatter.conv_backward(
-            X[:1], X, torch.ones(6), PAIRS.packed, None, None, 0, 0, 0, 6, 0, [True, False, False, False]
+            X[:1],
+            X,
+            torch.ones(6),
+            PAIRS.packed,
+            None,
+            None,
+            0,
+            0,
+            0,
+            6,
+            0,
+            False,
+            [True, False, False, False],
         ),
         "the gradient must have the shape",
+    ),
+    ("rows of nothing", lambda: hs.conv(X[:0, :3], PAIRS), "x has 3 rows, but must have 4"),
+    ("hyperedges of nothing", lambda: hs.e2v(X[:0], PAIRS), "z has 4 rows, but must have 6"),
+    (
+        "transposed weights of a table",
+        lambda: hs.conv(X, hs.Batch([PAIRS, PAIRS]), torch.rand(6, 2)),
+        "weight must have the shape",
+    ),
+    ("an operator's weights", lambda: hs.operator(hs.Batch([PAIRS]), torch.rand(5)), "weight must have"),
+    (
+        "more windows than instances",
+        lambda: hs.conv(X, PAIRS, torch.rand(9), windows=hs.Windows([0, 1, 2])),
+        "each of the 2 instances, and have 3",
+    ),
+    ("windows of nothing", lambda: hs.conv(X, PAIRS, windows=hs.Windows([0, 1])), "there are none"),
+    (
+        "a topology in the place of windows",
+        lambda: torch.ops.hyperscatter.conv(
+            X, torch.ones(12), PAIRS.packed, PAIRS.packed, None, None, 0, 0, 0, 6, 0, False
+        ),
+        "Windows.packed",
     ),
     ("vertex", lambda: hs.Incidence([[0, 4]], 4), "4"),
     ("negative vertex", lambda: hs.Incidence([[0, -1]], 4), "-1"),
@@ -126,3 +161,20 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
         _devices.Cuda(0)
     with pytest.raises(hs.Error, match="CPU or a CUDA device"):
         _devices.of(torch.empty(1, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hs.conv(X, torch.zeros(2, 3).long()), "topology must be an Incidence or a Batch"),
+        (lambda: hs.v2e(X, torch.zeros(2, 3).long()), "topology must be an Incidence or a Batch"),
+        (lambda: hs.operator(torch.ones(6), PAIRS), "topology must be an Incidence or a Batch"),
+        (lambda: hs.explain(None, 3), "topology must be an Incidence or a Batch"),
+        (lambda: hs.gram(X, PAIRS), "a Batch or None"),
+        (lambda: hs.conv(X, PAIRS, [1.0] * 6), "weight must be a tensor"),
+        (lambda: hs.Incidence([[0, 1]], 2.9), "integer"),
+    ],
+)
+def test_other_types_are_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()

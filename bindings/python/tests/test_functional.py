@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import pickle
 import threading
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import hyperscatter as hs
+from hyperscatter import _calls
 from reference import NORMALIZATIONS, USES, drawn, incidence_matrix, operator
 
 TYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -268,7 +272,7 @@ def test_a_packed_tensor_of_another_process_works() -> None:
     packed = topology.packed.clone()
     ones = torch.ones(2)
     del topology
-    y = torch.ops.hyperscatter.conv(x, ones, packed, None, None, None, 0, 0, 0, 2, 0)
+    y = torch.ops.hyperscatter.conv(x, ones, packed, None, None, None, 0, 0, 0, 2, 0, False)
     assert torch.equal(y, wanted)
     _, batch = tables()
     again = pickle.loads(pickle.dumps(batch))
@@ -386,3 +390,57 @@ def test_arguments_may_be_named() -> None:
     topology = hs.Incidence.pairs(4)
     x = torch.randn(2, 4, 8)
     assert torch.equal(hs.conv(x=x, topology=topology), hs.conv(x, topology))
+
+
+def test_nothing_of_a_mode_stays() -> None:
+    topology, x = hs.Incidence([[0, 1], [1, 2, 3]], 4), torch.randn(2, 4, 5)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        y = hs.conv(mode.from_tensor(x), topology)
+        assert isinstance(y, FakeTensor) and y.shape == x.shape
+    y = hs.conv(x, topology)
+    assert type(y) is Tensor and torch.equal(y, hs.conv(x, topology, torch.ones(2)))
+    with torch.inference_mode():
+        copies = (
+            copy.deepcopy(topology),
+            copy.deepcopy(hs.Batch([topology] * 2)),
+            copy.deepcopy(hs.Windows([0, 1])),
+        )
+    leaf, w = x.clone().requires_grad_(), torch.rand(3)
+    hs.conv(leaf, copies[0], w[:2]).sum().backward()
+    hs.conv(leaf, copies[1], w[:2]).sum().backward()
+    hs.conv(leaf, copies[0], w, windows=copies[2]).sum().backward()
+
+
+def test_a_structure_is_not_written() -> None:
+    topology = hs.Incidence([[0, 1], [4, 2, 3]], 5)
+    topology.edge_vertices[0] = 3
+    topology.edge_ptr[1] = 5
+    assert topology.hyperedges() == [[0, 1], [4, 2, 3]]
+    packed = topology.packed.clone()
+    packed[-1] = 0
+    del topology
+    with pytest.raises(hs.Error, match="fingerprint"):
+        torch.ops.hyperscatter.v2e(torch.randn(2, 5, 3), packed, None, None, False, 2)
+
+
+def test_a_workspace_that_panicked_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology, x = hs.Incidence([[0, 1], [0, 2, 3]], 4), torch.randn(2, 4, 3)
+    hs.conv(x, topology)
+    before = hs.cache_info().workspaces_built
+    real = _calls.lib
+    for status, built in ((real.HS_ERROR_NEGATIVE_DEGREE, 0), (real.HS_ERROR_PANIC, 1)):
+        planted = MagicMock(wraps=real, HS_CONV=real.HS_CONV, HS_IDENTITY=real.HS_IDENTITY)
+        planted.HS_WINDOWS_SHARED, planted.HS_OVERWRITE = real.HS_WINDOWS_SHARED, real.HS_OVERWRITE
+        planted.hs_conv = lambda *_, status=status: status
+        with monkeypatch.context() as patch, pytest.raises(hs.Error):
+            patch.setattr(_calls, "lib", planted)
+            hs.conv(x, topology)
+        hs.conv(x, topology)
+        assert hs.cache_info().workspaces_built == before + built
+
+
+def test_shapes_of_a_meta_tensor() -> None:
+    x = torch.empty(2, 4, 3, device="meta")
+    assert hs.conv(x, hs.Incidence.pairs(4), residual=x).shape == x.shape
+    layer = hs.HypergraphConv(3, 3, hs.Incidence.pairs(4), "learned", residual=True, device="meta")
+    assert layer(x).shape == x.shape

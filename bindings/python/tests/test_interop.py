@@ -55,3 +55,22 @@ def test_numpy_arrays_come_in_and_go_out() -> None:
 def test_what_is_no_array_is_refused() -> None:
     with pytest.raises(TypeError, match="__dlpack__"):
         hs.conv([[1.0]], TOPOLOGY)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_library_without_a_namespace_gets_its_own_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Array:  # as NumPy's before 2.1
+        def __init__(self, of: torch.Tensor) -> None:
+            self.of = of
+
+        def __dlpack__(self, **named: object) -> object:
+            return self.of.__dlpack__(**named)  # pyright: ignore[reportArgumentType]
+
+        def __dlpack_device__(self) -> object:
+            return self.of.__dlpack_device__()
+
+    x, module = torch.randn(3, 6, 8), sys.modules[__name__]
+    with pytest.raises(TypeError, match="no from_dlpack"):
+        hs.conv(Array(x), TOPOLOGY)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(module, "from_dlpack", lambda of: Array(torch.from_dlpack(of)), raising=False)
+    y = hs.conv(Array(x), TOPOLOGY)  # pyright: ignore[reportArgumentType]
+    assert isinstance(y, Array) and torch.equal(y.of, hs.conv(x, TOPOLOGY))

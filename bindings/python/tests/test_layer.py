@@ -94,6 +94,14 @@ def test_a_state_knows_its_topology_and_convention() -> None:
         hs.HypergraphConv(5, 5, TOPOLOGY, "learned", isolated="keep").load_state_dict(state)
     with pytest.raises(hs.Error, match="softplus"):
         hs.HypergraphConv(5, 5, TOPOLOGY, "softplus").load_state_dict(state)
+    assert all(
+        isinstance(of, torch.Tensor) for of in state.values()
+    )  # others than torch's save tensors alone
+    layers = torch.nn.Sequential(hs.HypergraphConv(5, 5), hs.HypergraphConv(5, 5, TOPOLOGY, "learned"))
+    state = {f"1.{name}": of for name, of in state.items()}
+    layers[1].weight_use = "degree_only"
+    with pytest.raises(hs.Error, match="the state of 1 was saved"):
+        layers.load_state_dict(state, strict=False)
     state = hs.HypergraphConv(5, 5, TOPOLOGY).state_dict()
     with pytest.warns(UserWarning, match="saved for the topology"):
         hs.HypergraphConv(5, 5, other).load_state_dict(state)
@@ -136,3 +144,21 @@ def test_copies_of_a_layer_work() -> None:
     assert half(x.bfloat16()).dtype == torch.bfloat16
     twice = copy.deepcopy(layer).double()
     assert twice(x.double()).dtype == torch.float64
+
+
+def test_a_topology_is_that_of_the_weights() -> None:
+    layer = hs.HypergraphConv(5, 5, TOPOLOGY, "learned")
+    with pytest.raises(AttributeError):
+        layer.topology = hs.Incidence.pairs(4)  # pyright: ignore[reportAttributeAccessIssue]
+    assert layer.topology == TOPOLOGY
+
+
+def test_the_default_type_is_that_of_weights() -> None:
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        layer = hs.HypergraphConv(5, 5, TOPOLOGY, "learned")
+    finally:
+        torch.set_default_dtype(before)
+    assert {of.dtype for of in layer.parameters()} == {torch.float64}
+    assert torch.autograd.gradcheck(layer, torch.randn(2, 4, 5, dtype=torch.float64).requires_grad_())

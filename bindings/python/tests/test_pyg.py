@@ -115,6 +115,20 @@ def test_a_structure_is_built_once() -> None:
         assert torch.equal(b, conv(torch.ones(6, 4), fresh.clone(), w)) and a.shape == b.shape
 
 
+def test_one_index_in_two_uses_is_built_twice() -> None:
+    layer, x = hs.pyg.HypergraphConv(3, 3), torch.randn(5, 3)
+    index = torch.tensor([[0, 1, 2], [0, 0, 1]])
+    for _ in range(3):
+        layer(x, index)
+        layer(x, index, torch.ones(4))
+    assert layer.rebuilds == 2
+    index[0, 0] = 3
+    layer(x, index)
+    assert layer.rebuilds == 3 and len(layer._structures) == 1
+    with pytest.raises(hs.Error, match="in_channels"):
+        layer(torch.randn(5, 5, 3), index)
+
+
 def test_weights_of_other_types_and_lengths() -> None:
     index, x = torch.tensor([[0, 1, 2, 2], [0, 0, 1, 1]]), torch.randn(3, 4)
     a, b = Original(4, 4), HypergraphConv(4, 4)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._library import NULL, Error, Handle, ffi, lib, max_size
+from ._library import NULL, Error, ffi, lib, max_size
+from ._packed import HEAD
 from ._structures import ELEMENTS, Plan, Structure, structures
 from .topology import Incidence
 
@@ -72,6 +74,14 @@ class Axes(NamedTuple):
     is_packed: bool
     instances: int
 
+    def check_nothing(self, x: Tensor, what: str, of_vertices: bool = True) -> None:
+        """Whether rows without a number, which the library is not asked about, are of the right shape."""
+        sizes = self.structure.sizes
+        largest, all_ = (sizes.n, sizes.vertices) if of_vertices else (sizes.m, sizes.hyperedges)
+        rows = all_ if self.is_packed else largest
+        if x.shape[-2] != rows:
+            raise Error(f"{what} has {x.shape[-2]} rows, but must have {rows}")
+
     def cleared(self, out: Tensor | None) -> Tensor | None:
         """An output, whose padding is made zero: nothing else writes it."""
         if out is not None and not self.is_packed and not self.structure.sizes.is_copies:
@@ -99,7 +109,7 @@ class Axes(NamedTuple):
 
     def weights(
         self, values: Tensor | None, each: int, plan: Plan, windows: Tensor | None = None
-    ) -> tuple[Any, Handle | None]:
+    ) -> tuple[Any, Any]:
         """Weights or scales: shared ones, or those of all instances one behind the other, or a table's
         windows. With it comes what must live as long as the call.
 
@@ -113,9 +123,24 @@ class Axes(NamedTuple):
             kind, table = lib.HS_WINDOWS_TABLE, plan.window_table(windows)
         elif values.dim() > 1 or (not self.structure.sizes.is_copies and count != each):
             kind = lib.HS_WINDOWS_CONSECUTIVE
+        if table is not None and windows is not None and windows.numel() - HEAD != self.instances:
+            raise Error(
+                f"windows must have an offset for each of the {self.instances} instances, and have "
+                f"{windows.numel() - HEAD}"
+            )
         data = ffi.cast("void *", values.data_ptr())
         raw = NULL if table is None else table.raw
-        return ffi.new("hs_weights *", ((data, count), kind, raw)), table
+        return ffi.new("hs_weights *", ((data, count), kind, raw)), (values, table)
+
+    def weights_of_conv(self, weight: Tensor | None, x: Tensor, plan: Plan, windows: Tensor | None) -> Any:
+        """As `weights`; without any they are 1."""
+        if weight is not None:
+            weight = numbers(weight, x, "weight")
+        elif windows is not None:
+            raise Error("windows are of weights, and there are none")
+        else:
+            weight = plan.ones()
+        return self.weights(weight, self.structure.sizes.m, plan, windows)
 
 
 def values(tensor: Tensor | None) -> Any:
@@ -235,10 +260,11 @@ def step(
 ) -> Tensor:
     """A step forward: `[..., rows, F]`."""
     out = _new((*x.shape[:-2], rows, x.shape[-1]), x)
+    of = axes(topology, x)
     if x.numel() == 0 or out.numel() == 0:
+        of.check_nothing(x, "x" if to_hyperedges else "z", to_hyperedges)
         return out.zero_()
     x = readable(x)
-    of = axes(topology, x)
     of.cleared(out)
     vertex_scale = some_numbers(vertex_scale, x, "vertex_scale")
     hyperedge_scale = some_numbers(hyperedge_scale, x, "hyperedge_scale")
@@ -291,7 +317,7 @@ def step_backward(
 
 def conv(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     topology: Tensor,
     windows: Tensor | None,
     bias: Tensor | None,
@@ -309,14 +335,15 @@ def conv(
     else:
         out = empty_like(x)
     if x.numel() == 0:
+        of.check_nothing(x, "x")
         return out.zero_()
     if not readout:
         of.cleared(out)
     x = readable(x)
     residual = None if residual is None else rows_like(residual, x, "residual", x.shape)
-    values_of_weight, bias = numbers(weight, x, "weight"), some_numbers(bias, x, "bias")
+    bias = some_numbers(bias, x, "bias")
     plan = of.structure.plan(x, normalization, weight_use)
-    w, _table = of.weights(values_of_weight, of.structure.sizes.m, plan, windows)
+    w, _held = of.weights_of_conv(weight, x, plan, windows)
     if not readout and bias is None and residual is None and activation == lib.HS_IDENTITY:
         plan.run(lib.HS_CONV, of.instances, lib.hs_conv, of.read(x), w, of.write(out))
         return out
@@ -333,7 +360,7 @@ def conv(
 def conv_backward(
     grad: Tensor,
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     topology: Tensor,
     windows: Tensor | None,
     bias: Tensor | None,
@@ -348,7 +375,7 @@ def conv_backward(
     That of the residual is the gradient of the output itself, and comes from here with a readout alone.
     """
     grad_x = empty_like(x) if wanted[0] else None
-    grad_w = _new(weight.shape, weight) if wanted[1] else None
+    grad_w = _new(weight.shape, weight) if wanted[1] and weight is not None else None
     grad_bias = _new(bias.shape, bias) if wanted[2] and bias is not None else None
     grad_residual = _new(x.shape, x) if wanted[3] else None
     outs = grad_x, grad_w, grad_bias, grad_residual
@@ -361,15 +388,15 @@ def conv_backward(
         of = axes(topology, x)
         of.cleared(grad_x)
         of.cleared(grad_residual)
-        values_of_weight, bias = numbers(weight, x, "weight"), some_numbers(bias, x, "bias")
+        bias = some_numbers(bias, x, "bias")
         shape = (*x.shape[:-2], x.shape[-1]) if of.structure.sizes.is_copies else (of.instances, x.shape[-1])
         grad = rows_like(grad, x, "the gradient", torch.Size(shape) if readout else x.shape)
         plan = of.structure.plan(x, normalization, weight_use)
-        w, _table = of.weights(values_of_weight, of.structure.sizes.m, plan, windows)
+        w, _held = of.weights_of_conv(weight, x, plan, windows)
         gx, gw = of.write(grad_x), out_values(grad_w)
         if not readout and bias is None and activation == lib.HS_IDENTITY:
             gx = gx or _skipped("hs_out_rows", of.rows(x))
-            gw = gw or _skipped("hs_out_values", (NULL, weight.numel()))
+            gw = gw or _skipped("hs_out_values", (NULL, w.values.len))
             plan.run(
                 lib.HS_CONV_BACKWARD, of.instances, lib.hs_conv_backward, of.read(x), w, of.read(grad), gx, gw
             )
@@ -417,7 +444,7 @@ def operator(
     if out.numel():
         of, plan = _of_matrices(weight, topology, instances, normalization, weight_use)
         contiguous = weight.contiguous()
-        w, _table = of.weights(contiguous, of.structure.sizes.m, plan, windows)
+        w, _held = of.weights(contiguous, of.structure.sizes.m, plan, windows)
         plan.run(lib.HS_CONV_MATRIX, instances, lib.hs_conv_matrix, w, out_values(out))
     return out
 
@@ -439,7 +466,7 @@ def operator_backward(
         raise Error(f"the gradient must be {weight.dtype} on {weight.device}, as the weights")
     instances = grad.shape[0]
     of, plan = _of_matrices(weight, topology, instances, normalization, weight_use)
-    w, _table = of.weights(weight, of.structure.sizes.m, plan, windows)
+    w, _held = of.weights(weight, of.structure.sizes.m, plan, windows)
     plan.run(
         lib.HS_CONV_MATRIX_BACKWARD, instances, lib.hs_conv_matrix_backward, w, values(grad), out_values(out)
     )
@@ -483,13 +510,10 @@ def gram_backward(grad: Tensor, x: Tensor, topology: Tensor | None) -> Tensor:
     return out
 
 
-_ALONE: dict[int, Incidence] = {}
-
-
+@lru_cache(maxsize=64)
 def rows_alone(n: int) -> Incidence:
     """Vertices without hyperedges."""
-    found = _ALONE.get(n)
-    return _ALONE.setdefault(n, Incidence([], n)) if found is None else found
+    return Incidence([], n)
 
 
 def check_element(x: Tensor) -> None:

@@ -66,6 +66,14 @@ class Device:
     def clear(self, workspace: Workspace, stream: Any) -> None:
         """Forgets an error that a kernel found."""
 
+    def place_of_memory(self) -> int | None:
+        """Where memory that is filled now can be read by later calls that have the same place; None if by
+        none."""
+        return 0
+
+    def ones(self, length: int, dtype: torch.dtype) -> Tensor:
+        return torch.ones(length, dtype=dtype, device="cpu")
+
     def check(self, workspace: Workspace) -> None:
         """Waits, and raises the error that a kernel found."""
 
@@ -129,6 +137,13 @@ class Cuda(Device):
 
     def clear(self, workspace: Workspace, stream: Any) -> None:
         lib.hs_workspace_check(workspace.raw, stream)
+
+    def place_of_memory(self) -> int | None:
+        # What a graph fills is there when it is replayed.
+        return None if self.is_capturing() else self.stream()
+
+    def ones(self, length: int, dtype: torch.dtype) -> Tensor:
+        return torch.ones(length, dtype=dtype, device=f"cuda:{self.index}")
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.index)

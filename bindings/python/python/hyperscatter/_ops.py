@@ -15,8 +15,22 @@ from . import _calls
 
 _LIBRARY = torch.library.Library("hyperscatter", "DEF")
 _DEVICES = ("CPU", "CUDA")
+_FUNCTORCH: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 ops: Any = torch.ops.hyperscatter
+
+
+def refuse_transforms(inputs: Any) -> None:
+    """`torch.func`'s gradients need a derivative of another form.
+
+    Raises:
+        NotImplementedError: within them.
+    """
+    if any(isinstance(of, Tensor) and _FUNCTORCH.is_gradtrackingtensor(of) for of in inputs):
+        raise NotImplementedError(
+            "torch.func.grad, vjp, jacrev and hessian are not there: use torch.autograd.grad, or "
+            "torch.autograd.functional"
+        )
 
 
 def refuse_tangents(*inputs: Any) -> None:
@@ -64,6 +78,7 @@ def _autograd(name: str, backward: Any, setup: Any) -> None:
     def kernel(keyset: Any, *inputs: Any) -> Any:
         refuse_tangents(*inputs)
         if torch.is_grad_enabled() and any(isinstance(of, Tensor) and of.requires_grad for of in inputs):
+            refuse_transforms(inputs)
             return function.apply(keyset, *inputs)
         with below():
             return op.redispatch(keyset & after, *inputs)
@@ -231,7 +246,7 @@ _CONVENTIONS = "int normalization, int weight_use"
 
 def _fake_conv(
     x: Tensor,
-    weight: Tensor,
+    weight: Any,
     topology: Tensor,
     windows: Any,
     bias: Any,
@@ -241,6 +256,7 @@ def _fake_conv(
     weight_use: int,
     m: int,
     readout: int,
+    padded: bool,
 ) -> Tensor:
     if readout == 0:
         return _calls.empty_like(x)
@@ -250,7 +266,7 @@ def _fake_conv(
 
 def _conv(
     x: Tensor,
-    weight: Tensor,
+    weight: Any,
     topology: Tensor,
     windows: Any,
     bias: Any,
@@ -260,6 +276,7 @@ def _conv(
     weight_use: int,
     m: int,
     readout: int,
+    padded: bool,
 ) -> Tensor:
     conventions = normalization, weight_use
     return _calls.conv(x, weight, topology, windows, bias, residual, activation, *conventions, readout != 0)
@@ -268,7 +285,7 @@ def _conv(
 def _conv_backward(
     grad: Tensor,
     x: Tensor,
-    weight: Tensor,
+    weight: Any,
     topology: Tensor,
     windows: Any,
     bias: Any,
@@ -277,6 +294,7 @@ def _conv_backward(
     weight_use: int,
     m: int,
     readout: int,
+    padded: bool,
     wanted: list[bool],
 ) -> Any:
     conventions = normalization, weight_use
@@ -288,7 +306,7 @@ def _conv_backward(
 def _fake_conv_backward(
     grad: Tensor,
     x: Tensor,
-    weight: Tensor,
+    weight: Any,
     topology: Tensor,
     windows: Any,
     bias: Any,
@@ -297,20 +315,22 @@ def _fake_conv_backward(
     weight_use: int,
     m: int,
     readout: int,
+    padded: bool,
     wanted: list[bool],
 ) -> Any:
     return (
         _calls.empty_like(x) if wanted[0] else x.new_empty(0),
-        weight.new_empty(weight.shape) if wanted[1] else x.new_empty(0),
+        weight.new_empty(weight.shape) if wanted[1] and weight is not None else x.new_empty(0),
         bias.new_empty(bias.shape) if wanted[2] and bias is not None else x.new_empty(0),
         x.new_empty(x.shape) if wanted[3] else x.new_empty(0),
     )
 
 
 def _setup_conv(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
-    x, weight, topology, windows, bias, residual, *ctx.numbers, ctx.readout = inputs
+    x, weight, topology, windows, bias, residual, *ctx.numbers = inputs
+    activation, _, _, _, readout, _ = ctx.numbers
     # Without an activation the gradient of x alone needs no x: it may be freed, or written.
-    ctx.needs_x = needs[1] or ctx.numbers[0] != 0 or ctx.readout != 0
+    ctx.needs_x = needs[1] or activation != 0 or readout != 0
     ctx.save_for_backward(x if ctx.needs_x else None, weight, topology, windows, bias)
     ctx.has_residual = residual is not None
 
@@ -318,14 +338,20 @@ def _setup_conv(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
 def _conv_derivative(ctx: Any, needs: Any, grad: Tensor) -> Any:
     x, weight, topology, windows, bias = ctx.saved_tensors
     x = grad if x is None else x
-    readout = ctx.readout != 0
+    m, readout, padded = ctx.numbers[3:]
     wants_residual = ctx.has_residual and needs[5]
-    wanted = [needs[0], needs[1], bias is not None and needs[4], wants_residual and readout]
-    outputs = ops.conv_backward(grad, x, weight, topology, windows, bias, *ctx.numbers, ctx.readout, wanted)
+    wanted = [needs[0], needs[1], bias is not None and needs[4], wants_residual and readout != 0]
+    outputs = ops.conv_backward(grad, x, weight, topology, windows, bias, *ctx.numbers, wanted)
     gx, gw, gb, gr = (g if want else None for g, want in zip(outputs, wanted, strict=True))
-    if wants_residual and not readout:
-        gr = grad
-    return gx, gw, None, None, gb, gr, None, None, None, None, None
+    if wants_residual and readout == 0:
+        gr = torch.where(_is_row(grad, topology, m), grad, 0) if padded else grad
+    return gx, gw, None, None, gb, gr, *[None] * 6
+
+
+def _is_row(x: Tensor, topology: Tensor, m: int) -> Tensor:
+    """Which rows of a padded Batch are of an instance: those that a bias is added to."""
+    zeros, one = x.new_zeros(*x.shape[:-1], 1), x.new_ones(1, dtype=_calls.accumulation(x.dtype))
+    return ops.conv(zeros, None, topology, None, one, None, 0, 0, 0, m, 0, True) != 0
 
 
 def _setup_conv_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
@@ -335,23 +361,27 @@ def _setup_conv_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None
 
 def _conv_second_derivative(ctx: Any, needs: Any, *cotangents: Any) -> Any:
     grad, x, weight, topology, windows, bias = ctx.saved_tensors
-    activation, normalization, weight_use, m, readout = ctx.numbers
+    activation, normalization, weight_use, m, readout, padded = ctx.numbers
+    if readout > 0 and not padded:
+        raise NotImplementedError("second derivatives of a readout of a Batch with packed rows")
+    is_row = _is_row(x, topology, m) if padded else None
 
-    def function(x: Tensor, weight: Tensor, bias: Any, residual: Any) -> Tensor:
+    def function(x: Tensor, weight: Any, bias: Any, residual: Any) -> Tensor:
         y = _conv_from_sums(x, weight, topology, windows, normalization, weight_use, m)
         if bias is not None:
             y = y + bias.to(y.dtype)
         y = _ACTIVATIONS[activation](y)
         if residual is not None:
             y = y + residual
-        return y.mean(-2) if readout else y
+        if is_row is None:
+            return y.mean(-2) if readout else y
+        y = torch.where(is_row, y, 0)
+        return y.sum(-2) / is_row.sum(-2).clamp(min=1) if readout else y
 
-    if readout > 0:
-        raise NotImplementedError("second derivatives of a readout of a Batch")
     residual = torch.zeros_like(x) if ctx.wanted[3] else None
     operands = [x, weight, bias, residual]
     g, gx, gw, gb, _ = _second_order(function, grad, operands, ctx.wanted, cotangents)
-    return g, gx, gw, None, None, gb, *[None] * 6
+    return g, gx, gw, None, None, gb, *[None] * 7
 
 
 _ACTIVATIONS = (
@@ -364,12 +394,12 @@ _ACTIVATIONS = (
 
 
 def _conv_from_sums(
-    x: Tensor, weight: Tensor, topology: Tensor, windows: Any, normalization: int, weight_use: int, m: int
+    x: Tensor, weight: Any, topology: Tensor, windows: Any, normalization: int, weight_use: int, m: int
 ) -> Tensor:
     """The convolution from the two steps, each of which can be differentiated any number of times."""
     if windows is not None:
         raise NotImplementedError("second derivatives with a table of windows")
-    w = _beside(weight, m).to(x.dtype)
+    w = x.new_ones(m, 1) if weight is None else _beside(weight, m).to(x.dtype)
     one = torch.ones_like(w)
     in_degree = one if weight_use == 2 else w
     in_message = one if weight_use == 1 else w
@@ -393,16 +423,17 @@ def _conv_from_sums(
 
 _define(
     "conv",
-    "(Tensor x, Tensor weight, Tensor topology, Tensor? windows, Tensor? bias, "
+    "(Tensor x, Tensor? weight, Tensor topology, Tensor? windows, Tensor? bias, "
     "Tensor? residual, int activation, "
-    f"{_CONVENTIONS}, SymInt m, SymInt readout) -> Tensor",
+    f"{_CONVENTIONS}, SymInt m, SymInt readout, bool padded) -> Tensor",
     _conv,
     _fake_conv,
 )
 _define(
     "conv_backward",
-    "(Tensor grad, Tensor x, Tensor weight, Tensor topology, Tensor? windows, Tensor? bias, int activation, "
-    f"{_CONVENTIONS}, SymInt m, SymInt readout, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor grad, Tensor x, Tensor? weight, Tensor topology, Tensor? windows, Tensor? bias, "
+    f"int activation, {_CONVENTIONS}, SymInt m, SymInt readout, bool padded, bool[4] wanted) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     _conv_backward,
     _fake_conv_backward,
 )

@@ -70,12 +70,32 @@ def pack(kind: Kind, *parts: Tensor | int) -> Tensor:
     with on_host():
         content = [torch.tensor([part]) if isinstance(part, int) else part for part in (int(kind), *parts)]
         packed = torch.cat([torch.tensor([MAGIC, 0, 0]), *content])
+    words = ffi.cast("int64_t *", packed.data_ptr())
+    words[1], words[2] = _digest(packed)
+    return packed
+
+
+def _digest(packed: Tensor) -> Key:
     bytes_ = ffi.buffer(ffi.cast("char *", packed.data_ptr()), packed.numel() * 8)[24:]
     digest = hashlib.blake2b(bytes_, digest_size=16).digest()
-    words = ffi.cast("int64_t *", packed.data_ptr())
-    for i in range(2):
-        words[1 + i] = int.from_bytes(digest[8 * i : 8 * i + 8], "little", signed=True)
-    return packed
+    first, second = (int.from_bytes(digest[i : i + 8], "little", signed=True) for i in (0, 8))
+    return first, second
+
+
+def check(packed: Tensor) -> None:
+    """Whether the fingerprint is that of the content.
+
+    Raises:
+        Error: if not, or if this is no packed tensor.
+    """
+    if key_of(packed) != _digest(packed.contiguous()):
+        raise Error("a packed topology was written: its fingerprint is not that of its content")
+
+
+def on_cpu(packed: Tensor) -> Tensor:
+    """A packed tensor that was copied or loaded, wherever that put it."""
+    with on_host():
+        return packed.detach().cpu().clone()
 
 
 def key_of(packed: Tensor) -> Key:

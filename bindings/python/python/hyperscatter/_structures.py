@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from . import _devices
-from ._library import NULL, Handle, Indices, abi, call, ffi, last_error, lib
-from ._packed import Key, Reader, key_of
+from ._library import NULL, Error, Handle, Indices, abi, call, ffi, last_error, lib
+from ._packed import Key, Kind, Reader, key_of
 
 ELEMENTS = {
     torch.float32: lib.HS_F32,
@@ -44,8 +44,8 @@ class CacheInfo(NamedTuple):
     """Plans: one for each structure, element type, number of features, convention and device. The number of
     instances has no part in it."""
     workspaces_built: int
-    """Workspaces: on the CPU one for each plan, and more where instances grow past the next power of two; on
-    a device one for each operator of a plan. More where calls run at the same time."""
+    """Workspaces: on the CPU one for each plan and number of threads, and more where instances grow past the
+    next power of two; on a device one for each operator of a plan. More where calls run at the same time."""
 
 
 class Counters:
@@ -69,6 +69,13 @@ class Workspace:
         Counters.workspaces += 1
 
 
+def _taken(pool: list[Workspace]) -> Workspace | None:
+    try:
+        return pool.pop()
+    except IndexError:
+        return None
+
+
 class Plan:
     """A structure for one element type, number of features, convention and device."""
 
@@ -89,6 +96,7 @@ class Plan:
         self.is_captured = False
         """Whether a CUDA graph may have a call."""
         self.windows: OrderedDict[Key, Handle] = OrderedDict()
+        self._ones: dict[int, Tensor] = {}
         Counters.plans += 1
 
     def run(self, operator: int, instances: int, function: Callable[..., int], *operands: Any) -> None:
@@ -98,14 +106,12 @@ class Plan:
         pool = self.pools.get(pool_key)
         if pool is None:
             pool = self.pools.setdefault(pool_key, [])
-        try:
-            workspace = pool.pop()
-        except IndexError:
-            workspace = None
+        workspace = _taken(pool)
         if workspace is None or workspace.capacity < instances:
             device.refuse_capture()
             room = self.sizes.instances or device.room(self, instances)
             workspace = Workspace(self, room, operators)
+        status = lib.HS_OK
         try:
             lent = device.lend(self, workspace, operator, instances)
             status = function(workspace.raw, stream, *operands)
@@ -116,7 +122,21 @@ class Plan:
                 raise error
             del lent
         finally:
-            pool.append(workspace)
+            if status == lib.HS_ERROR_PANIC:
+                device.retire(self, workspace)  # what it holds is not known
+            else:
+                pool.append(workspace)
+
+    def ones(self) -> Tensor:
+        """Weights of 1, for calls without any: as many as the largest instance has hyperedges."""
+        place = self.device.place_of_memory()
+        found = None if place is None else self._ones.get(place)
+        if found is None:
+            dtype = torch.float64 if self.key.dtype == torch.float64 else torch.float32
+            found = self.device.ones(self.sizes.m, dtype)
+            if place is not None:
+                self._ones[place] = found
+        return found
 
     def scratch_bytes(self, workspace: Workspace, operator: int, instances: int) -> int:
         """What a call needs of a device's memory."""
@@ -136,7 +156,8 @@ class Plan:
         found = self.windows.get(key)
         if found is None:
             read = Reader(packed)
-            read.number()
+            if read.number() != Kind.WINDOWS:
+                raise Error("windows must be what Windows.packed is, and these are a topology")
             make = lib.hs_windows_create
             offsets = Indices.of(read.rest)
             self.device.refuse_capture()
@@ -255,11 +276,17 @@ class Structures:
 
     def check(self) -> None:
         """Waits for the devices, and raises the first error that a kernel found."""
-        plans = [plan for structure in list(self._living.values()) for plan in structure.plans.values()]
+        plans = [plan for of in list(self._living.values()) for plan in list(of.plans.values())]
         for plan in plans:
             for pool in list(plan.pools.values()):
-                for workspace in list(pool):
-                    plan.device.check(workspace)
+                # None that another thread has at work; each once.
+                for _ in range(len(pool)):
+                    workspace = _taken(pool)
+                    if workspace is not None:
+                        try:
+                            plan.device.check(workspace)
+                        finally:
+                            pool.insert(0, workspace)
 
     def info(self) -> CacheInfo:
         return CacheInfo(len(self._living), Counters.plans, Counters.workspaces)

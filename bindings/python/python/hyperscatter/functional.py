@@ -17,6 +17,7 @@ the same library. Arrays and tensors are not mixed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from types import NoneType
@@ -59,12 +60,26 @@ def _takes_arrays(function: _F) -> _F:
             return function(*arguments, **named)
         if any(isinstance(of, Tensor) for of in (*arguments, *named.values())):
             raise TypeError("arrays of other libraries and tensors are not mixed in one call")
+        namespace = _namespace(arrays[0])
+        tensors, by_name = [*map(_tensor, arguments)], {k: _tensor(of) for k, of in named.items()}
         with torch.no_grad():
-            result = function(*map(_tensor, arguments), **{k: _tensor(of) for k, of in named.items()})
-        namespace = getattr(arrays[0], "__array_namespace__", None)
-        return result if namespace is None else namespace().from_dlpack(result)
+            result = function(*tensors, **by_name)
+        if result.is_cuda:
+            # Its owner may write an array's memory again once it is let go of here.
+            torch.cuda.current_stream(result.device).synchronize()
+        return namespace.from_dlpack(result)
 
     return cast(_F, takes)
+
+
+def _namespace(array: Any) -> Any:
+    """What has the `from_dlpack` of an array's library."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    library = sys.modules[type(array).__module__.partition(".")[0]]
+    if not hasattr(library, "from_dlpack"):
+        raise TypeError(f"{library.__name__} has no from_dlpack: give a tensor, torch.from_dlpack(array)")
+    return library
 
 
 def _is_array(of: Any) -> bool:
@@ -168,26 +183,24 @@ def conv(
         `[..., n, F]`, of the type of x and in its order of dimensions; with a readout `[..., F]`.
     """
     _check_rows(x, "x")
-    conventions = (
-        choice("normalization", normalization, NORMALIZATIONS),
-        choice("weight_use", weight_use, WEIGHT_USES),
-    )
+    _check_topology(topology)
+    conventions = _conventions(normalization, weight_use)
     which = 0 if activation is None else choice("activation", activation, ACTIVATIONS)
-    dtype = _calls.accumulation(x.dtype)
     x = _autocast(x)
-    m = topology.n_hyperedges
-    if weight is None:
-        weight = _ones(topology, m, dtype, x.device)
-    elif windows is None:
-        weight = _lined_up(weight, x, topology, m, "weight")
-    elif weight.dim() != 1:
-        raise Error(f"with windows weight must have one dimension, and has the shape {tuple(weight.shape)}")
-    weight = _widened(weight, x, "weight")
+    if weight is not None:
+        _check_tensor(weight, "weight")
+        if windows is None:
+            weight = _lined_up(weight, x, topology, topology.n_hyperedges, "weight")
+        elif weight.dim() != 1:
+            raise Error(
+                f"with windows weight must have one dimension, and has the shape {tuple(weight.shape)}"
+            )
+        weight = _widened(weight, x, "weight")
     if bias is not None:
         _check_shape(bias, (x.shape[-1],), "bias")
         bias = _widened(bias, x, "bias")
     if residual is not None:
-        residual = residual.to(x.dtype) if torch.is_autocast_enabled(x.device.type) else residual
+        residual = residual.to(x.dtype) if _is_autocasting(x) else residual
         _check_shape(residual, tuple(x.shape), "residual")
         if residual.dtype != x.dtype or residual.device != x.device:
             raise Error(
@@ -200,7 +213,10 @@ def conv(
     if readout not in (None, "mean"):
         raise ValueError(f"readout must be 'mean' or None, and is {readout!r}")
     packed = None if windows is None else windows.packed
-    return _ops.ops.conv(x, weight, topology.packed, packed, bias, residual, which, *conventions, rows, many)
+    padded = isinstance(topology, Batch) and x.dim() == 3
+    return _ops.ops.conv(
+        x, weight, topology.packed, packed, bias, residual, which, *conventions, rows, many, padded
+    )
 
 
 @_takes_arrays
@@ -222,16 +238,17 @@ def operator(
         `[n, n]` for an `Incidence` with weights `[m]`, `[..., n, n]` with weights `[..., m]`; `[n_instances,
         n, n]` for a `Batch`, with zeros behind smaller instances' rows and columns.
     """
+    _check_topology(topology)
+    _check_tensor(weight, "weight")
     if weight.dtype not in (torch.float32, torch.float64):
         raise Error(f"weights must be float32 or float64, and are {weight.dtype}")
-    conventions = (
-        choice("normalization", normalization, NORMALIZATIONS),
-        choice("weight_use", weight_use, WEIGHT_USES),
-    )
+    conventions = _conventions(normalization, weight_use)
     _ops.refuse_tangents(weight)
     packed = None if windows is None else windows.packed
     if isinstance(topology, Batch):
         n, instances, lead = topology.largest_vertices, topology.n_instances, (topology.n_instances,)
+        if windows is None:
+            weight = _lined_up_for_table(weight, topology, topology.n_hyperedges, "weight")
         weight = weight.contiguous()
     else:
         n, lead = topology.n_vertices, tuple(weight.shape[:-1])
@@ -266,6 +283,8 @@ def gram(x: Tensor, topology: Batch | None = None) -> Tensor:
     x = _autocast(x)
     _ops.refuse_tangents(x)
     if topology is not None:
+        if not isinstance(topology, Batch):
+            raise TypeError(f"the topology of gram is a Batch or None, and is {type(topology).__name__}")
         if x.dim() != 3:
             raise Error(
                 "with a Batch x must have the shape [n_instances, largest_vertices, F], and has "
@@ -296,13 +315,10 @@ def explain(
         normalization: as in `conv`.
         weight_use: as in `conv`.
     """
+    _check_topology(topology)
     like = torch.empty(1, features, dtype=dtype, device=device)
     _calls.check_element(like)
-    plan = topology._structure.plan(
-        like,
-        choice("normalization", normalization, NORMALIZATIONS),
-        choice("weight_use", weight_use, WEIGHT_USES),
-    )
+    plan = topology._structure.plan(like, *_conventions(normalization, weight_use))
     return plan.explain(topology.n_instances if isinstance(topology, Batch) else instances)
 
 
@@ -316,6 +332,7 @@ def _step(
     to_hyperedges: bool,
 ) -> Tensor:
     _check_rows(x, "x" if to_hyperedges else "z")
+    _check_topology(topology)
     mean = choice("reduce", reduce, ("sum", "mean")) == 1
     x = _autocast(x)
     n, m = _rows(x, topology)
@@ -337,28 +354,41 @@ def _rows(x: Tensor, topology: Topology) -> tuple[int, int]:
     return topology.largest_vertices, topology.largest_hyperedges
 
 
-def _ones(topology: Topology, m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if torch.compiler.is_compiling():
-        return torch.ones(m, dtype=dtype, device=device)
-    found = topology._ones.get((dtype, device))
-    if found is None:
-        with torch.inference_mode(False):
-            found = topology._ones.setdefault((dtype, device), torch.ones(m, dtype=dtype, device=device))
-    return found
+def _conventions(normalization: str, weight_use: str) -> tuple[int, int]:
+    return (
+        choice("normalization", normalization, NORMALIZATIONS),
+        choice("weight_use", weight_use, WEIGHT_USES),
+    )
+
+
+def _is_autocasting(x: Tensor) -> bool:
+    kind = x.device.type
+    return kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
 
 
 def _autocast(x: Tensor) -> Tensor:
-    kind = x.device.type
-    if x.dtype == torch.float32 and kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        return x.to(torch.get_autocast_dtype(kind))
+    if x.dtype == torch.float32 and _is_autocasting(x):
+        return x.to(torch.get_autocast_dtype(x.device.type))
     return x
 
 
-def _check_rows(x: Tensor, what: str) -> None:
-    if not isinstance(x, Tensor):
+def _check_topology(topology: Topology) -> None:
+    if not isinstance(topology, (Incidence, Batch)):
         raise TypeError(
-            f"{what} must be a tensor, or an array that has __dlpack__, and is {type(x).__name__}"
+            f"topology must be an Incidence or a Batch, and is {type(topology).__name__}; of an index "
+            "Incidence.from_hyperedge_index makes one"
         )
+
+
+def _check_tensor(of: Tensor, what: str) -> None:
+    if not isinstance(of, Tensor):
+        raise TypeError(
+            f"{what} must be a tensor, or an array that has __dlpack__, and is {type(of).__name__}"
+        )
+
+
+def _check_rows(x: Tensor, what: str) -> None:
+    _check_tensor(x, what)
     if x.dim() < 2:
         raise Error(f"{what} must have the shape [..., rows, features], and has {tuple(x.shape)}")
     _calls.check_element(x)
@@ -393,7 +423,8 @@ def _lined_up_for_table(weight: Tensor, batch: Batch, total: int, what: str) -> 
     is_of_vertices = what == "vertex_scale"
     largest = batch.largest_vertices if is_of_vertices else batch.largest_hyperedges
     shape = tuple(weight.shape)
-    if shape in ((total,), (largest,)) or (len(shape) == 2 and shape[0] * shape[1] == total):
+    own = (batch.n_instances, largest)
+    if shape in ((total,), (largest,)) or (shape == own and own[0] * own[1] == total):
         return weight.reshape(-1)
     raise Error(
         f"{what} must have the shape [{total}], those of all instances of the Batch, or [{largest}], the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from typing import Any, Literal
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from ._calls import accumulation
 from ._library import Error
+from ._packed import on_host
 from .functional import ACTIVATIONS, NORMALIZATIONS, WEIGHT_USES, Activation, Normalization, WeightUse
 from .topology import Batch, Incidence, SelfLoops, Windows, choice
 
@@ -38,7 +41,7 @@ class HypergraphConv(nn.Module):
 
     The state holds the topology's fingerprint and the conventions. Loading that of another convention is an
     error, and so is that of another topology where there are weights for its hyperedges; else it is a
-    warning.
+    warning. After such an error layers before this one have been loaded.
 
     Shapes:
         x `[..., n, in_channels]` to `[..., n, out_channels]`; with a `Batch` as in `hyperscatter.functional`.
@@ -88,15 +91,21 @@ class HypergraphConv(nn.Module):
         self.activation: Activation | None = activation
         self.residual = residual
         self.weight_kind = weight
-        self.topology, self._n_weights = (None, 0) if topology is None else self._looped(topology)
+        self._topology, self._n_weights = (None, 0) if topology is None else self._looped(topology)
         self.lin = nn.Linear(in_channels, out_channels, bias=False, device=device, dtype=dtype)
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.weight = None
         if topology is not None and weight is not None:
             m = self._n_weights
-            wide = torch.float64 if dtype == torch.float64 else torch.float32
+            wide = accumulation(dtype or torch.get_default_dtype())
             self.weight = nn.Parameter(torch.empty(m, device=device, dtype=wide))
         self.reset_parameters()
+
+    @property
+    def topology(self) -> Incidence | None:
+        """The hypergraph of each instance, with its self-loops; None if calls bring theirs. It is that of the
+        layer's weights, and does not change."""
+        return self._topology
 
     def _looped(self, topology: Incidence) -> tuple[Incidence, int]:
         """The topology with its self-loops, those of kept vertices last, and how many have weights."""
@@ -180,7 +189,7 @@ class HypergraphConv(nn.Module):
         looped, n_weights = self._looped(topology)
         return looped, looped.n_hyperedges - n_weights
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def _conventions(self) -> dict[str, Any]:
         return {
             "topology": None if self.topology is None else self.topology.fingerprint,
             "weight_use": self.weight_use,
@@ -190,27 +199,32 @@ class HypergraphConv(nn.Module):
             "isolated": self.isolated,
         }
 
+    def get_extra_state(self) -> Tensor:
+        """The fingerprint and the conventions: the bytes of JSON, since what saves states wants tensors."""
+        with on_host():
+            return torch.tensor(list(json.dumps(self._conventions()).encode()), dtype=torch.uint8)
+
     def set_extra_state(self, state: Any) -> None:
         """Nothing is left to do: it was checked before parameters were copied."""
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         state = state_dict.get(f"{prefix}_extra_state")
         if state is not None:
-            self._check_state(state)
+            self._check_state(json.loads(bytes(state.tolist())), prefix.rstrip(".") or "the layer")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _check_state(self, state: Any) -> None:
-        own = self.get_extra_state()
+    def _check_state(self, state: dict[str, Any], layer: str) -> None:
+        own = self._conventions()
         for name in ("weight_use", "normalization", "weight", "self_loops", "isolated"):
             if state.get(name) != own[name]:
                 raise Error(
-                    f"this state was saved with {name}={state.get(name)!r}, and the layer has "
-                    f"{own[name]!r}: the same "
-                    "parameters would give other numbers. Make the layer with what the state was saved with"
+                    f"the state of {layer} was saved with {name}={state.get(name)!r}, and the layer has "
+                    f"{own[name]!r}: the same parameters would give other numbers. Make the layer with what "
+                    "the state was saved with"
                 )
         if state.get("topology") != own["topology"]:
             saved, mine = state.get("topology"), own["topology"]
-            message = f"this state was saved for the topology {saved}, and the layer's is {mine}"
+            message = f"the state of {layer} was saved for the topology {saved}, and the layer's is {mine}"
             if self.weight is not None:
                 raise Error(f"{message}: its weights belong to other hyperedges")
             warnings.warn(message, stacklevel=2)

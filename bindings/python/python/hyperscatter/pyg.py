@@ -122,6 +122,8 @@ class HypergraphConv(nn.Module):
             `[n, out_channels]`.
         """
         del hyperedge_attr
+        if x.dim() != 2:
+            raise Error(f"x must have the shape [n, in_channels], and has {tuple(x.shape)}")
         incidence = self._structure(hyperedge_index, x.shape[0], hyperedge_weight, num_edges)
         h = self.lin(x)
         if hyperedge_weight is not None:
@@ -142,7 +144,9 @@ class HypergraphConv(nn.Module):
         found = Incidence.from_hyperedge_index(index, n_vertices, m)
         self.rebuilds += 1
         living = [(entry, entry[0]()) for entry in self._structures]
-        others = [entry for entry, of in living if of is not None and of is not index]
+        others = [
+            entry for entry, of in living if of is not None and (of is not index or entry[1] == version)
+        ]
         self._structures = others[1 - _MOST_STRUCTURES :]
         self._structures.append((weakref.ref(index), version, n_vertices, wanted, found))
         return found

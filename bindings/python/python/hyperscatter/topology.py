@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._library import Error, Handle, Indices, call, ffi, lib
-from ._packed import Kind, Reader, fingerprint, integers, on_host, pack
+from ._packed import HEAD, Kind, Reader, check, fingerprint, integers, on_cpu, on_host, pack
 
 __all__ = ["Batch", "Incidence", "Windows"]
 
@@ -53,7 +54,6 @@ class _Structure:
         from ._structures import structures
 
         self.packed = packed
-        self._ones: dict[Any, Tensor] = {}
         # As long as this object lives its plans are kept.
         self._structure = structures.own(packed, handle)
 
@@ -146,7 +146,7 @@ class Incidence(_Structure):
         """The same with further hyperedges of one vertex each, ascending, behind the others."""
         found = self._looped.get(of)
         if found is None:
-            new = type(self).from_csr(self.edge_ptr, self.edge_vertices, self.n_vertices, self_loops=of)
+            new = type(self).from_csr(*self._arrays(), self.n_vertices, self_loops=of)
             found = self._looped.setdefault(of, new)
         return found
 
@@ -175,11 +175,14 @@ class Incidence(_Structure):
         read = Reader(self.packed)
         read.number()
         self.n_vertices, self.n_hyperedges = read.number(), read.number()
-        # Copies: the packed tensor never changes.
-        with on_host():
-            self.edge_ptr = read.array(self.n_hyperedges + 1).clone()
-            self.edge_vertices = read.rest.clone()
         self._looped: dict[str, Incidence] = {}
+
+    def _arrays(self) -> tuple[Tensor, Tensor]:
+        """Where hyperedges end, and their vertices: the packed tensor's own, which never changes."""
+        read = Reader(self.packed)
+        for _ in range(3):
+            read.number()
+        return read.array(self.n_hyperedges + 1), read.rest
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         read = Reader(state["packed"])
@@ -189,14 +192,25 @@ class Incidence(_Structure):
         self._take(self._csr(read.array(m + 1), read.rest, n, "keep"), "none")
 
     @property
+    def edge_ptr(self) -> Tensor:
+        """Where each hyperedge begins in `edge_vertices`, and where the last one ends: a copy, `[m + 1]`."""
+        with on_host():
+            return self._arrays()[0].clone()
+
+    @property
+    def edge_vertices(self) -> Tensor:
+        """The vertices of each hyperedge in turn: a copy, `[n_incidences]`."""
+        with on_host():
+            return self._arrays()[1].clone()
+
+    @property
     def n_incidences(self) -> int:
         """How many incidences there are, repeated ones included."""
-        return self.edge_vertices.numel()
+        return self._arrays()[1].numel()
 
     def hyperedges(self) -> list[list[int]]:
         """The vertices of each hyperedge."""
-        ends = self.edge_ptr.tolist()
-        members = self.edge_vertices.tolist()
+        ends, members = (array.tolist() for array in self._arrays())
         return [members[begin:end] for begin, end in pairwise(ends)]
 
     def __repr__(self) -> str:
@@ -228,8 +242,9 @@ class Batch(_Structure):
         parts: list[Tensor | int] = [len(incidences), ids.numel()]
         handles = []
         for of in incidences:
-            parts += [of.n_vertices, of.n_hyperedges, of.n_incidences, of.edge_ptr, of.edge_vertices]
-            handles.append(Incidence._csr(of.edge_ptr, of.edge_vertices, of.n_vertices, "keep"))
+            ends, members = of._arrays()
+            parts += [of.n_vertices, of.n_hyperedges, members.numel(), ends, members]
+            handles.append(Incidence._csr(ends, members, of.n_vertices, "keep"))
         self._finish(pack(Kind.TABLE, *parts, ids), table(handles, ids))
 
     @classmethod
@@ -269,7 +284,7 @@ class Batch(_Structure):
         self.n_vertices, self.n_hyperedges = sizes.vertices, sizes.hyperedges
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        packed = state["packed"].cpu()
+        packed = on_cpu(state["packed"])
         self._finish(packed, restored(packed))
 
     def vertex_starts(self) -> list[int]:
@@ -302,9 +317,15 @@ class Windows:
     def __init__(self, offsets: Tensor | Sequence[int]) -> None:
         self.packed = pack(Kind.WINDOWS, integers(offsets))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"packed": self.packed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.packed = on_cpu(state["packed"])
+
     @property
     def offsets(self) -> Tensor:
-        return self.packed[4:]
+        return self.packed[HEAD:]
 
     def __repr__(self) -> str:
         return f"Windows({self.offsets.numel()} offsets)"
@@ -333,6 +354,7 @@ def copies(handle: Handle) -> Handle:
 
 def restored(packed: Tensor) -> Handle:
     """The batch that a packed tensor describes. All of it is checked again."""
+    check(packed)
     read = Reader(packed)
     kind = read.number()
     if kind == Kind.COPIES:
@@ -353,9 +375,10 @@ def restored(packed: Tensor) -> Handle:
 
 
 def _size(number: int) -> int:
+    number = operator.index(number)
     if number < 0:
         raise Error(f"a number of vertices, hyperedges or members must not be negative, and is {number}")
-    return int(number)
+    return number
 
 
 def _two_rows(index: Tensor) -> tuple[Tensor, Tensor]:
