@@ -8,16 +8,22 @@ use std::process::Command;
 use super::paths::{Folder, libraries, package, run};
 
 /// Compiles a program into a folder.
+/// With sanitizers.
 fn compile(compiler: &str, standard: &str, source: &str, folder: &Path) -> PathBuf {
     let program = folder.join(source.replace('.', "_"));
+    let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    compile_with(&sanitizers, &[compiler, standard], source, &program);
+    program
+}
+
+fn compile_with(sanitizers: &[&str], compiler: &[&str], source: &str, program: &Path) {
     let flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1", "-fno-omit-frame-pointer"];
-    let mut command = Command::new(compiler);
-    command.arg(standard).args(flags).arg("-D_GNU_SOURCE").arg("-fsanitize=address,undefined");
-    command.arg("-fno-sanitize-recover=all").arg("-I").arg(package().join("include"));
-    command.arg(package().join("tests/programs").join(source)).arg("-o").arg(&program);
+    let mut command = Command::new(compiler[0]);
+    command.args(&compiler[1..]).args(flags).arg("-D_GNU_SOURCE").args(sanitizers);
+    command.arg("-I").arg(package().join("include"));
+    command.arg(package().join("tests/programs").join(source)).arg("-o").arg(program);
     command.arg("-L").arg(libraries()).args(["-lhyperscatter_c", "-ldl", "-lm"]);
     run(command.arg(format!("-Wl,-rpath,{}", libraries().display())));
-    program
 }
 
 /// Runs it with the emulated driver, or with a folder without any.
@@ -72,6 +78,15 @@ fn a_program_in_c_trains_on_each_backend_and_gets_each_error() {
     assert!(excepted.is_subset(&all), "no statuses: {:?}", excepted.difference(&all));
     let expected: BTreeSet<_> = all.difference(&excepted).copied().collect();
     assert_eq!(provoked, expected);
+}
+
+#[test]
+fn a_forked_process_may_call_everything_of_the_cpu() {
+    let folder = Folder::new("fork");
+    let program = folder.path().join("train_c");
+    compile_with(&[], &["gcc", "-std=c99"], "train.c", &program);
+    let output = run_with(&program, &folder.without_driver());
+    assert!(output.contains("a forked process called\n"), "{output}");
 }
 
 /// On all threads: those of the pool do most of the work.

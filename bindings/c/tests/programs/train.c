@@ -201,7 +201,9 @@ static void train(const hs_batch* batch, const hs_device* device, place at, doub
 }
 
 /* A forked process has none of its parent's threads, and does not wait for them. Handles from before the fork
-   are its own. */
+   are its own. Not under AddressSanitizer: a lock of its allocator that a thread of the parent holds during the
+   fork stays locked in the child. */
+#ifndef __SANITIZE_ADDRESS__
 static void fork_and_call(const hs_batch* batch) {
     double before[2], losses[2];
     float w[PAIRS], x[VALUES], y[VALUES], again[VALUES];
@@ -242,6 +244,7 @@ static void fork_and_call(const hs_batch* batch) {
     CHECK(hs_set_num_threads(0));
     EXPECT(hs_num_threads() > 0);
 }
+#endif
 
 static hs_indices indices(const int64_t* data, size_t len) {
     hs_indices operand = {NULL, 0, HS_INT64};
@@ -688,7 +691,10 @@ int main(void) {
     hs_device_free(NULL);
 
     hs_batch* batch = pairs_of_experts();
+#ifndef __SANITIZE_ADDRESS__
     fork_and_call(batch);
+    puts("a forked process called");
+#endif
     train(batch, NULL, host, on_host, w);
     EXPECT(on_host[1] < on_host[0]);
     wrong_topologies();
