@@ -23,8 +23,9 @@ hyperedges have at most 2³¹ elements there. *error*: the greatest of y and gra
 *weights*: `documented`, in the message and in the degree; `degree_only`, in the degree, as PyTorch Geometric
 has it; `message_only`, in the message, as DHG has it: these are other convolutions. *reads*: the format of x,
 G instances of n vertices; [n, G, F] is expert-major. Gradients are of x and the weights, and a layer's of Θ
-and the bias, too; *no ∂w*: but for the weights. *inexact*: sums of bf16 in bf16 miss what is allowed in bf16,
-3e-2, by what is shown. In bf16 M is formed of f32 weights by a product that may be in TF32.
+and the bias, too; *no ∂w*: but for the weights. *inexact*: sums of bf16 in bf16 are farther off than the 3e-2
+that others are allowed, by the error that is shown. In bf16, too, TF32 is allowed on a GPU where M is formed
+of f32 weights.
 """
 
 

@@ -18,7 +18,7 @@ import contestants
 import measuring
 import peers
 import tables
-from cases import CASES, power_law
+from cases import CASES, Problem, power_law
 
 FAST = ["--scale", "100000", "--seconds", "0.1", "--rounds", "1", "2", "--threads", "1"]
 
@@ -259,6 +259,16 @@ def test_limits_of_memory_end_with_the_run(tmp_path) -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     run(tmp_path, "--only", "A64", "--dtypes", "f32", "--contestants", "matmul")
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_forward_of_csr_keeps_no_transposes() -> None:
+    csr = contestants.Csr(Problem(power_law(64, 64, 1_000), 1, 8, "f32", "cpu"))
+    x = torch.ones(1, 64, 8, requires_grad=True)
+    calls = csr.bind([x], [torch.ones_like(x)])
+    calls["forward"](0)
+    assert "back" not in vars(csr)
+    calls["both"](0)
+    assert "back" in vars(csr)
 
 
 def hypergraph_file(path: Path, n: int, pointers: list[int], vertices: list[int]) -> str:
