@@ -56,7 +56,7 @@ pack "$bench" release/gpu
 # The Python package, as the wheel that maturin builds, its tests, and the peers that it is measured against.
 # What they need besides torch comes along for the machine's Python, or else has to be there.
 mkdir -p "$folder/peers" "$folder/wheels" "$folder/python-tests"
-cp benches/peers/{peers,cases,contestants,measuring,tables}.py "$folder/peers/"
+cp benches/peers/{peers,agreement,cases,contestants,measuring,tables}.py "$folder/peers/"
 cp bindings/python/tests/{conftest,reference}.py "$folder/python-tests/"
 cp bindings/python/tests/test_{autograd,compile,cuda,errors,functional,layer,pyg}.py "$folder/python-tests/"
 if command -v maturin >/dev/null; then

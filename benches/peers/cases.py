@@ -84,21 +84,31 @@ def power_law(n: int, m: int, nnz: int) -> Hypergraph:
 
 
 def from_safetensors(path: Path) -> Hypergraph:
-    """A file with the integers `n_vertices`, `edge_ptr` and `edge_vertices`."""
+    """A file with the integers `n_vertices`, `edge_ptr` and `edge_vertices`. ValueError: what is wrong."""
     types = {"I64": np.int64, "I32": np.int32, "U64": np.uint64, "U32": np.uint32}
-    with open(path, "rb") as file:
-        start = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(start))
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8:start])
+    except ValueError as error:
+        raise ValueError(f"{path} is no safetensors file") from error
 
-        def read(name: str) -> np.ndarray:
-            if name not in header:
-                raise SystemExit(f"{path}: there is no {name}")
-            begin, end = header[name]["data_offsets"]
-            file.seek(8 + start + begin)
-            return np.frombuffer(file.read(end - begin), types[header[name]["dtype"]]).astype(np.int64)
+    def read(name: str) -> np.ndarray:
+        if name not in header:
+            raise ValueError(f"{path}: there is no {name}")
+        dtype, (begin, end) = header[name]["dtype"], header[name]["data_offsets"]
+        if dtype not in types:
+            raise ValueError(f"{path}: {name} is of {dtype}, not of {', '.join(types)}")
+        return np.frombuffer(content[start + begin : start + end], types[dtype]).astype(np.int64)
 
-        arrays = (torch.from_numpy(read(name)) for name in ("edge_ptr", "edge_vertices"))
-        return Hypergraph(int(read("n_vertices")[0]), *arrays)
+    n, pointers, vertices = map(read, ("n_vertices", "edge_ptr", "edge_vertices"))
+    if n.size != 1 or n[0] < 1 or pointers.size < 2 or vertices.size < 1:
+        raise ValueError(f"{path}: there is nothing to measure without vertices, hyperedges and incidences")
+    if pointers[0] != 0 or pointers[-1] != vertices.size or (np.diff(pointers) < 0).any():
+        raise ValueError(f"{path}: edge_ptr does not rise from 0 to the {vertices.size:,} incidences")
+    if vertices.min() < 0 or vertices.max() >= n[0]:
+        raise ValueError(f"{path}: edge_vertices has other numbers than those of {n[0]:,} vertices")
+    return Hypergraph(int(n[0]), torch.from_numpy(pointers), torch.from_numpy(vertices))
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,9 @@ CASES = [
 
 
 def case_of_file(path: Path) -> Case:
-    return Case(path.stem, "operators", lambda _: from_safetensors(path), 256)
+    """Raises OSError or ValueError where that holds no hypergraph."""
+    hypergraph = from_safetensors(path)
+    return Case(path.stem, "operators", lambda _: hypergraph, 256)
 
 
 class Problem:

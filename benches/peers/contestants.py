@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,10 +40,6 @@ MOST_GRAPHED = 1_000_000
 Call = Callable[[int], Any]
 
 
-class CannotRun(Exception):
-    """Why a contestant does not take part."""
-
-
 class Contestant:
     """x [G, n, F] to y of the same shape, in the contestant's format."""
 
@@ -55,11 +52,13 @@ class Contestant:
     dtypes = ("f32", "bf16")
     """tf32 is one of those that have a matrix product of f32 in them."""
     sums_in_dtype = False
-    """Sums of bf16 are in bf16, and lose what they lose: only f32 has to agree."""
+    """Sums of bf16 are in bf16: what they lose in it is no fault, and is shown."""
     most_elements = math.inf
     """Of all hyperedges' rows: of more instances fewer are computed, and times are scaled."""
-    compiles = False
-    """In the first call."""
+    lacks = ""
+    """What others compute, and it does not."""
+    starts_slowly = False
+    """The first call makes what later ones use."""
     is_copy = False
     """What others are measured by: it always takes part."""
 
@@ -240,7 +239,7 @@ class Scatter(Contestant):
 class Compiled(Scatter):
     label = "index_add, torch.compile"
     note = "the same through torch.compile(dynamic=False), which compiles before"
-    compiles = True
+    starts_slowly = True
 
     def __init__(self, p: Problem) -> None:
         super().__init__(p)
@@ -252,14 +251,14 @@ class SparseProducts(torch.autograd.Function):
     """Two products with sparse matrices, and the gradient of x by two with their transposes."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, first: Tensor, second: Tensor, back: list[Tensor]) -> Tensor:
-        context.back = back
-        return second @ (first @ x)
+    def forward(context: Any, x: Tensor, csr: Csr) -> Tensor:
+        context.csr = csr
+        return csr.second @ (csr.first @ x)
 
     @staticmethod
     def backward(context: Any, g: Tensor) -> Any:
-        first, second = context.back
-        return second @ (first @ g), None, None, None
+        first, second = context.csr.back
+        return second @ (first @ g), None
 
 
 class Csr(Contestant):
@@ -267,45 +266,50 @@ class Csr(Contestant):
     note = (
         "values (w/D, 1/B) and transposes before; no gradient of w, which torch has not between two products"
     )
+    lacks = "no ∂w"
+    starts_slowly = True
     reads = "[G n, F]"
     most_elements = 2**31 - 1  # so that no offset inside of the libraries needs 64 bits
 
     def __init__(self, p: Problem) -> None:
         self.p, self.parameters = p, {}
         try:
-            self._build(torch.int32)
+            self.first, self.second = self._matrices(torch.int32, False)
+            # Whether indices of this type are taken.
+            self.second @ torch.zeros(p.M, 4, device=p.device, dtype=p.element)
         except RuntimeError as error:
             if "memory" in str(error).lower():
                 raise
-            self._build(torch.int64)
+            self.first, self.second = self._matrices(torch.int64, False)
 
-    def _build(self, index_type: torch.dtype) -> None:
+    @cached_property
+    def back(self) -> list[Tensor]:
+        """The transposes, of second and of first."""
+        return self._matrices(self.first.crow_indices().dtype, True)
+
+    def _matrices(self, index_type: torch.dtype, transposed: bool) -> list[Tensor]:
+        """1/B Hᵀ and w/D H, or the transposes of both, in the order of products."""
         p = self.p
-        by_edge, by_vertex = p.csr(index_type, False), p.csr(index_type, True)
         w, by_degree = p.w.repeat(p.G), safe_inverse(p.degrees(p.w)).repeat(p.G)
         by_size = p.inverse_sizes.repeat(p.G)
 
-        def matrix(csr: tuple[Tensor, Tensor], of_row: Tensor | None, of_column: Tensor | None) -> Tensor:
+        def matrix(by_vertex: bool, of_row: Tensor | None, of_column: Tensor | None) -> Tensor:
             """With a value for each row, and one for each column."""
-            (ends, ids), rows, columns = csr, p.N, p.M
-            if csr is by_edge:
-                rows, columns = columns, rows
+            ends, ids = p.csr(index_type, by_vertex)
             values = torch.ones(ids.numel(), device=p.device)
             if of_row is not None:
                 values *= torch.repeat_interleave(of_row, ends.diff().long(), output_size=ids.numel())
             if of_column is not None:
                 values *= of_column.index_select(0, ids)
-            size = (rows, columns)
+            size = (p.N, p.M) if by_vertex else (p.M, p.N)
             return torch.sparse_csr_tensor(ends, ids, values.to(p.element), size, check_invariants=False)
 
-        self.first, self.second = matrix(by_edge, by_size, None), matrix(by_vertex, by_degree, w)
-        self.back = [matrix(by_edge, w, by_degree), matrix(by_vertex, None, by_size)]
-        # Whether indices of this type are taken.
-        self.second @ torch.zeros(p.M, 4, device=p.device, dtype=p.element)
+        if transposed:
+            return [matrix(False, w, by_degree), matrix(True, None, by_size)]
+        return [matrix(False, by_size, None), matrix(True, by_degree, w)]
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.view(self.p.N, self.p.F)
-        return SparseProducts.apply(rows, self.first, self.second, self.back).view(x.shape)
+        return SparseProducts.apply(x.view(self.p.N, self.p.F), self).view(x.shape)
 
     def expected(self, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         return reference(self.p, x, self.p.w.double(), self.convention)
@@ -484,6 +488,7 @@ def layer(of: type[Contestant]) -> type[Layer]:
         operator = of
         label, note, convention, reads = of.label, of.note, of.convention, of.reads
         sums_in_dtype, most_elements = of.sums_in_dtype, of.most_elements
+        lacks, starts_slowly = of.lacks, of.starts_slowly
         # Θ is a matrix product.
         dtypes = ("f32", "tf32", "bf16") if "bf16" in of.dtypes else ("f32", "tf32")
         refuses = of.refuses
@@ -494,7 +499,7 @@ def layer(of: type[Contestant]) -> type[Layer]:
 class CompiledLayer(layer(Scatter)):
     label = "index_add, torch.compile"
     note = "the whole layer through torch.compile(dynamic=False), which compiles before"
-    compiles = True
+    starts_slowly = True
 
     def __init__(self, p: Problem) -> None:
         super().__init__(p)
@@ -502,21 +507,33 @@ class CompiledLayer(layer(Scatter)):
         self.forward = torch.compile(super().forward, dynamic=False)
 
 
-class Theta(Contestant):
+class OursExpertMajorLayer(layer(OursExpertMajor)):
+    note = "rows read where they are, bias and ReLU in the convolution's pass"
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, b = torch.nn.functional.linear(x, self.own["theta"]), self.own["b"]
+        w, topology = self.parameters["w"], self.inner.topology
+        y = hyperscatter.conv(h.transpose(0, 1), topology, w, bias=b, activation="relu")
+        return y.transpose(0, 1)
+
+
+class Theta(Layer):
     label = "Θ, bias and ReLU alone"
-    note = "no convolution"
+    note = "no convolution: one product with its bias, and ReLU in place"
     convention = ""
     dtypes = ("f32", "tf32", "bf16")
 
     def __init__(self, p: Problem) -> None:
-        super().__init__(p)
-        self.parameters = {}
+        self.p = p
+        self.parameters = {"theta": p.theta.clone().requires_grad_(), "b": p.bias.clone().requires_grad_()}
+
+    take, give, on = Contestant.take, Contestant.give, Contestant.on
 
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        return torch.nn.functional.linear(x, *self.parameters.values()).relu_()
 
-    def expected(self, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        return x
+    def before_relu(self, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        return x @ parameters["theta"].T + parameters["b"]
 
 
 class ModuleLayer(Layer):
@@ -664,9 +681,9 @@ GRAPHED = [graphed(of) for of in (Copy, Ours, OursDegreeOnly, DenseIncidence, Cs
 SPARSE = [Csr, Scatter, Compiled, Geometric, Dhg]
 LAYERS = [
     Copy,
-    type("ThetaLayer", (layer(Theta),), {"convention": ""}),
+    Theta,
     OursLayer,
-    layer(OursExpertMajor),
+    OursExpertMajorLayer,
     OursLayerDegreeOnly,
     OursDropInLayer,
     *[layer(of) for of in (Matmul, Bmm, ExpertMajor, Csr, Scatter)],
@@ -677,8 +694,15 @@ LAYERS = [
 
 
 def contestants_of(table: str, instances: int) -> list[type[Contestant]]:
+    """Those of a case."""
     if table == "layers":
         return LAYERS
     if instances == 1:
         return [Copy, Ours, OursDegreeOnly, DenseIncidence, Matmul, *SPARSE, *GRAPHED]
     return [Copy, *OURS, Matmul, Bmm, ExpertMajor, OwnWeights, *SPARSE]
+
+
+def labels() -> set[str]:
+    """Of all contestants."""
+    kinds = [("operators", 1), ("operators", 2), ("layers", 2)]
+    return {of.label for kind in kinds for of in contestants_of(*kind)}

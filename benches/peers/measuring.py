@@ -1,4 +1,4 @@
-"""Whether contestants agree with float64, and how long they take, turn by turn."""
+"""How long contestants take that agree with float64, turn by turn, and in how much memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agreement import TIMED, few_instances, judgement, last_instance
 from cases import Case, Hypergraph, Problem
-from contestants import Call, Contestant, Layer
+from contestants import Call, Contestant
 
-# ‖y − y₆₄‖ / ‖y₆₄‖, and the same of gradients.
-TOLERANCE = {"f32": 2e-5, "tf32": 1e-2, "bf16": 3e-2}
-# Instances that are compared with float64, gradients included.
+# Instances that are compared with float64, all gradients included.
 CHECKED_INSTANCES = 16
-# Nearer to 0 than that before ReLU, rounding may decide what is 0: no gradient enters there.
-RELU_MARGIN = 0.1
+NOT_RUN = "not run"
 
 Row = dict[str, Any]
 
@@ -115,49 +113,6 @@ class Memory:
         return None if most is None else max(most - self.before, 0)
 
 
-# ----------------------------------------------------------------------------------------------------- right?
-
-
-def relative(got: Tensor, wanted: Tensor) -> float:
-    norm = wanted.norm().item()
-    return (got.double() - wanted).norm().item() / (norm or 1.0)
-
-
-def errors_of(c: Contestant, p: Problem) -> dict[str, float]:
-    """Of y and all gradients against float64, for the very calls that are timed."""
-    x, g = p.rows(3), p.rows(4)
-    x64 = x.double().requires_grad_()
-    wide = {name: leaf.detach().double().requires_grad_() for name, leaf in c.parameters.items()}
-    if isinstance(c, Layer):
-        pre = c.before_relu(x64, wide)
-        g = g * (pre.detach().abs() > RELU_MARGIN)
-        y64 = torch.relu(pre)
-    else:
-        y64 = c.expected(x64, wide)
-    calls = c.bind([c.take(x).detach().requires_grad_()], [c.take(g)])
-    y = calls["forward"](0)
-    errors = {"y": relative(c.give(y), y64.detach())}
-    if "both" in calls:
-        y, gradients = calls["both"](0)
-        wanted = torch.autograd.grad(y64, [x64, *wide.values()], g.double())
-        errors["y, both"] = relative(c.give(y.detach()), y64.detach())
-        got = [c.give(gradients[0]), *gradients[1:]]
-        for name, have, want in zip(["∂x", *(f"∂{name}" for name in wide)], got, wanted, strict=True):
-            errors[name] = relative(have, want)
-    return errors
-
-
-def last_instance(c: Contestant, y: Tensor, x: Tensor) -> float:
-    """Of the last instance of what is timed."""
-    one = c.on(c.p.of(1))
-    wide = {}
-    for name, leaf in c.parameters.items():
-        leaf = leaf.detach().double()
-        wide[name] = leaf[-1] if leaf.shape == (c.p.G, c.p.m) else leaf
-    wanted = one.expected(c.give(x.detach())[-1:].double(), wide)
-    return relative(c.give(y)[-1:], wanted)
-
-
 # ------------------------------------------------------------------------------------------------------ times
 
 
@@ -194,37 +149,50 @@ class Entry:
 class Measurement:
     """A case in one type: all contestants are checked, then those that agree take turns."""
 
-    def __init__(self, case: Case, scale: int, dtype: str, device: str, effort: Effort) -> None:
-        self.case, self.dtype, self.device, self.effort = case, dtype, device, effort
-        self.hypergraph, self.instances = hypergraph_of(case, scale)
+    def __init__(
+        self, case: Case, hypergraph: Hypergraph, instances: int, dtype: str, device: str, effort: Effort
+    ) -> None:
+        self.case, self.hypergraph, self.instances = case, hypergraph, instances
+        self.dtype, self.device, self.effort = dtype, device, effort
         self.memory = Memory(device)
         self.inputs: dict[tuple[int, str], Any] = {}
+        self.broke: str | None = None
+        """What ended the measurement early, such as a fault of the device, behind which all calls fail."""
 
     def problem(self, instances: int) -> Problem:
         return Problem(self.hypergraph, instances, self.case.features, self.dtype, self.device)
 
     def run(self, contestants: list[type[Contestant]]) -> list[Row]:
         torch.backends.cuda.matmul.allow_tf32 = self.dtype != "f32"
-        rows, agreed = [], []
+        # In tf32 those that have no product of f32 would take as long as in f32.
+        taking_part = [
+            (of, self.row(of))
+            for of in contestants
+            if self.dtype != "tf32" or "tf32" in of.dtypes or of.is_copy
+        ]
+        rows, entries = [row for _, row in taking_part], []
+        try:
+            self.measure(taking_part, entries)
+        except Exception as error:
+            traceback.print_exception(error, limit=-6)
+            self.broke = first_line(error)
+        self.finish(entries, rows)
+        return rows
+
+    def measure(self, taking_part: list[tuple[type[Contestant], Row]], entries: list[Entry]) -> None:
         small = self.problem(min(self.instances, CHECKED_INSTANCES))
-        for of in contestants:
-            if self.dtype == "tf32" and "tf32" not in of.dtypes and not of.is_copy:
-                continue  # no f32 product in it: the row would be that of f32
-            row = self.row(of)
-            rows.append(row)
+        for of, row in taking_part:
             begin = time.perf_counter()
             self.check(of, small, row)
             took = time.perf_counter() - begin
             told = f"{row['case']} {self.dtype} {of.label}: {row['status']}"
             print(f"{told} (checked in {took:.0f} s)", flush=True)
-            if row["status"] == "ok":
-                agreed.append((of, row))
         del small
         release()
-        entries = [entry for of, row in agreed if (entry := self.enter(of, row))]
+        for of, row in taking_part:
+            if row["status"] in TIMED and (entry := self.enter(of, row)):
+                entries.append(entry)
         self.take_turns(entries)
-        self.finish(entries, rows)
-        return rows
 
     def row(self, of: type[Contestant]) -> Row:
         h = self.hypergraph
@@ -240,9 +208,10 @@ class Measurement:
             "convention": of.convention,
             "reads": of.reads,
             "note": of.note,
+            "lacks": of.lacks,
             "instances": self.instances,
             "measured_instances": self.instances,
-            "status": "ok",
+            "status": NOT_RUN,
             "errors": {},
             "passes": {},
         }
@@ -255,9 +224,8 @@ class Measurement:
         else:
             traceback.print_exception(error, limit=-6)
             row["status"] = f"fails: {first_line(error)} ({when})"
-        if self.device == "cuda":
-            # A broken context fails here, and all that would come behind.
-            synchronize(self.device)
+        # A broken context fails here, and with it the rest of the measurement.
+        synchronize(self.device)
 
     def check(self, of: type[Contestant], p: Problem, row: Row) -> None:
         refused = of.refuses(p.of(self.instances))
@@ -267,20 +235,24 @@ class Measurement:
             row["status"] = f"cannot: {refused}"
             return
         try:
-            row["errors"] = errors_of(of(p), p)
+            c = of(p)
+            x, g = c.take(p.rows(3)).detach().requires_grad_(), c.take(p.rows(4))
+            calls = c.bind([x], [g])
+            for name in calls:
+                try:
+                    row["errors"] |= few_instances(c, calls, name, x, g)
+                except Exception as error:
+                    if name == "forward" or not is_out_of_memory(error):
+                        raise
+                    row["passes"][name] = {"status": "out of memory"}
             self.judge(of, row)
         except Exception as error:
             self.fail(row, error, "in the check")
         release()
 
     def judge(self, of: type[Contestant], row: Row) -> None:
-        """NaN does not agree."""
-        tolerance = TOLERANCE[self.dtype]
-        if of.sums_in_dtype and self.dtype == "bf16":
-            tolerance = math.inf
-        if not all(error <= tolerance for error in row["errors"].values()):
-            errors = ", ".join(f"{name} {error:.1e}" for name, error in row["errors"].items())
-            row["status"] = f"DISAGREES with float64: {errors}; allowed are {tolerance:.0e}"
+        row["status"] = judgement(of, self.dtype, row["errors"])
+        if row["status"] not in TIMED:
             print(f"!!! {row['case']} {row['dtype']} {row['contestant']} {row['status']}", flush=True)
 
     def rows_of(self, c: Contestant) -> tuple[list[Tensor], list[Tensor]]:
@@ -323,38 +295,39 @@ class Measurement:
         xs, gs = self.rows_of(c)
         before = self.memory.now()
         entry = Entry(c, row, c.bind(xs, gs))
-        row["status"], row["measured_instances"] = "ok", p.G
-        for name in list(entry.calls):
-            if row["status"] != "ok":
-                return None
+        row["measured_instances"] = p.G
+        self.judge(of, row)
+        for name in entry.calls:
+            if "status" in row["passes"].get(name, {}):
+                continue
             try:
-                self.try_out(entry, name, xs[0])
+                self.try_out(entry, name, xs[0], gs[0])
             except Exception as error:
                 # Fewer instances may do. Of one forward alone may.
                 if p.G > 1 or name == "forward" or not is_out_of_memory(error):
                     raise
                 row["passes"][name] = {"status": "out of memory"}
-        release()
-        if row["status"] != "ok":
-            return None
-        after = self.memory.now()
-        known = None not in (start, made, before, after)
-        row["kept_bytes"] = max(made - start + after - before, 0) if known else None
+            if row["status"] not in TIMED:
+                return None
+            release()
+            after = self.memory.now()
+            if None not in (start, made, before, after):
+                row["passes"][name]["kept_bytes"] = max(made - start + after - before, 0)
         return entry
 
-    def try_out(self, entry: Entry, name: str, x: Tensor) -> None:
+    def try_out(self, entry: Entry, name: str, x: Tensor, g: Tensor) -> None:
         """First calls: how long one takes, what memory it takes, and whether the last instance is right."""
         row, call = entry.row, entry.calls[name]
         self.memory.begin()
-        y, once = self.clocked(call)
+        result, once = self.clocked(call)
         peak = self.memory.peak()
-        if name == "forward" and entry.contestant.p.G > 1:
-            row["errors"]["last instance"] = last_instance(entry.contestant, y, x)
+        if entry.contestant.p.G > 1:
+            row["errors"] |= last_instance(entry.contestant, name, result, x, g)
             self.judge(type(entry.contestant), row)
-            if row["status"] != "ok":
+            if row["status"] not in TIMED:
                 return
-        del y
-        if once < self.effort.patience or entry.contestant.compiles:
+        del result
+        if once < self.effort.patience or entry.contestant.starts_slowly:
             # Without what a first call makes, and keeps.
             self.memory.begin()
             once, peak = self.clocked(call)[1], self.memory.peak()
@@ -398,21 +371,14 @@ class Measurement:
                     "calls_a_round": entry.inner.get(name, 1),
                 }
         for row in rows:
-            if row["status"] != "ok":
+            if row["status"] in (*TIMED, NOT_RUN) and "ms" not in row["passes"].get("forward", {}):
+                row["status"] = f"{NOT_RUN}: {self.broke}"
+            if row["status"] not in TIMED:
                 row["passes"] = {}
-        [copy] = [entry for entry in entries if entry.contestant.is_copy]
-        for row in rows:
-            for measured in row["passes"].values():
-                if "ms" in measured:
-                    measured["copies"] = measured["ms"] / copy.row["passes"]["forward"]["ms"]
-
-
-_HYPERGRAPHS: dict[tuple[str, int], tuple[Hypergraph, int]] = {}
-
-
-def hypergraph_of(case: Case, scale: int) -> tuple[Hypergraph, int]:
-    """The hypergraph of a case, which is made once."""
-    if (case.name, scale) not in _HYPERGRAPHS:
-        _HYPERGRAPHS.clear()
-        _HYPERGRAPHS[case.name, scale] = case.at(scale)
-    return _HYPERGRAPHS[case.name, scale]
+        times = [entry.row["passes"].get("forward", {}) for entry in entries if entry.contestant.is_copy]
+        copies = [measured["ms"] for measured in times if "ms" in measured]
+        for measured in (of_call for row in rows for of_call in row["passes"].values()):
+            if "ms" not in measured:
+                measured.setdefault("status", NOT_RUN)
+            elif copies:
+                measured["copies"] = measured["ms"] / copies[0]

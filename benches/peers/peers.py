@@ -15,13 +15,17 @@ with a step of plain gradient descent: L8, 24,576 x (8, 28 pairs), L16, 12,288 x
 `--scale` divides copies, and D's size.
 
 All contestants get the same numbers. Each is compared with its own convention in float64, y and all
-gradients, in the very calls that are timed, on few instances; then y of the last instance of all. One that
-disagrees is not timed, and fails the run. Those that agree take turns, round after round; times are medians.
+gradients, in the very calls that are timed, on few instances; then the last instance of all, y and the
+gradients that it has to itself. One that disagrees is not timed, and fails the run. Only sums of bf16 in bf16
+may be inexact: they are timed, and marked. Then all take turns, round after round; times are medians.
+
+The exit code is 1 where a contestant disagrees, where hyperscatter has no time, and where the device failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import platform
@@ -30,6 +34,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,44 +47,74 @@ import torch  # noqa: E402
 import contestants  # noqa: E402
 import tables  # noqa: E402
 from cases import CASES, Case, case_of_file  # noqa: E402
-from measuring import Effort, Measurement, Row, release  # noqa: E402
+from contestants import Contestant  # noqa: E402
+from measuring import Effort, Measurement, Row, first_line, release  # noqa: E402
 
 DTYPES = {"cpu": ["f32", "bf16"], "cuda": ["f32", "tf32", "bf16"]}
 
 
-def arguments_of(argv: list[str] | None) -> argparse.Namespace:
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return int(text)
+
+
+def words_of(text: str) -> list[str]:
+    words = [word for word in text.split(",") if word]
+    for word in words:
+        if not any(word in label for label in contestants.labels()):
+            raise argparse.ArgumentTypeError(f"no contestant's name has {word} in it")
+    return words
+
+
+def arguments_of(argv: list[str] | None) -> tuple[argparse.Namespace, list[Case]]:
+    """And the cases that are asked for."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("files", nargs="*", type=Path, help="hypergraphs, safetensors")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", help="cases, such as A,B; none with files alone")
     parser.add_argument(
-        "--contestants", help="only those whose names have one of these words, such as PyG,CSR"
+        "--contestants", type=words_of, help="only those whose names have one of these words, such as PyG,CSR"
     )
-    parser.add_argument("--without", help="those whose names have one of these words, such as compile")
+    parser.add_argument(
+        "--without", type=words_of, default=[], help="those whose names have one of these words: compile"
+    )
     parser.add_argument("--dtypes", help="of f32, tf32 (CUDA) and bf16; all by default")
-    parser.add_argument("--scale", type=int, help="1 on CUDA, and a case's own on the CPU")
+    parser.add_argument("--scale", type=positive, help="1 on CUDA, and a case's own on the CPU")
     parser.add_argument("--seconds", type=float, default=15, help="of turns for each case and type, about")
-    parser.add_argument("--rounds", type=int, nargs=2, default=[3, 25], help="at least and at most")
+    parser.add_argument("--rounds", type=positive, nargs=2, default=[3, 25], help="at least and at most")
     parser.add_argument("--budget", type=float, help="seconds behind which no case is begun")
-    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--threads", type=positive, help="of torch on the CPU")
     parser.add_argument("--out", type=Path, help="a folder for peers.json, peers.md and peers.svg")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device")
+    there = DTYPES[arguments.device]
+    arguments.dtypes = arguments.dtypes.split(",") if arguments.dtypes else there
+    if unknown := set(arguments.dtypes) - set(there):
+        parser.error(f"no types {unknown} on {arguments.device}, but {', '.join(there)}")
+    if arguments.rounds[0] > arguments.rounds[1]:
+        parser.error("there are more rounds at least than at most")
+    try:
+        return arguments, cases_of(arguments)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
-    cases = list(CASES)
+    cases, names = list(CASES), [case.name for case in CASES]
     if arguments.only or arguments.files:
-        names = (arguments.only or "").split(",")
-        unknown = set(names) - {case.name for case in CASES} - {""}
-        if unknown:
-            raise SystemExit(f"no cases {unknown}, but {', '.join(case.name for case in CASES)}")
-        cases = [case for case in CASES if case.name in names]
-    return cases + [case_of_file(path) for path in arguments.files]
-
-
-def has_one(text: str, words: list[str]) -> bool:
-    return any(word in text for word in words)
+        asked = {name for name in (arguments.only or "").split(",") if name}
+        if unknown := asked - set(names):
+            raise ValueError(f"no cases {unknown}, but {', '.join(names)}")
+        cases = [case for case in CASES if case.name in asked]
+    for path in arguments.files:
+        if path.stem in names:
+            raise ValueError(f"{path}: there is a case of that name, {path.stem}")
+        names.append(path.stem)
+        cases.append(case_of_file(path))
+    return cases
 
 
 def version(name: str) -> str | None:
@@ -123,69 +158,97 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
         "cuda": torch.version.cuda if arguments.device == "cuda" else None,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
         "load_before": os.getloadavg(),
+        "load_after": os.getloadavg(),
         "arguments": asked,
     }
 
 
-def limit_memory() -> None:
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
     """Lets an allocation fail that would end this process."""
-    try:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (int(available * 1024 * 0.9), hard))
-    except (OSError, StopIteration, ValueError):
-        pass
+        resource.setrlimit(resource.RLIMIT_DATA, (int(available * 1024 * 0.9), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def is_wrong(row: Row) -> bool:
-    """A peer may fail, the package may not; neither may disagree."""
-    ours = row["contestant"].startswith("hyperscatter")
-    return row["status"].startswith(("DISAGREES", "fails") if ours else "DISAGREES")
+    """A peer may fail; the package, and the copy that all are measured by, may not. None may disagree."""
+    name, status = row["contestant"], row["status"]
+    if name.startswith(("hyperscatter", "copy")) and "[graph]" not in name:
+        return status != "ok" or any("ms" not in measured for measured in row["passes"].values())
+    return status.startswith(("DISAGREES", "fails") if name.startswith("hyperscatter") else "DISAGREES")
+
+
+def taking_part(arguments: argparse.Namespace, case: Case, instances: int) -> list[type[Contestant]]:
+    def is_asked_for(of: type[Contestant]) -> bool:
+        wanted = arguments.contestants is None or any(word in of.label for word in arguments.contestants)
+        return of.is_copy or (wanted and not any(word in of.label for word in arguments.without))
+
+    return [of for of in contestants.contestants_of(case.table, instances) if is_asked_for(of)]
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = arguments_of(argv)
+    arguments, cases = arguments_of(argv)
+    with limited_memory() if arguments.device == "cpu" else contextlib.nullcontext():
+        return compare(arguments, cases)
+
+
+def compare(arguments: argparse.Namespace, cases: list[Case]) -> int:
     begin = time.monotonic()
-    cuda = arguments.device == "cuda"
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if not cuda:
-        limit_memory()
     gc.freeze()  # what was imported stays, and need not be looked at again
     told = about(arguments)
     print(told, flush=True)
     effort = Effort(arguments.seconds, *arguments.rounds, patience=8)
-    dtypes = arguments.dtypes.split(",") if arguments.dtypes else DTYPES[arguments.device]
     rows: list[Row] = []
     notes: list[str] = []
-    for case in cases_of(arguments):
-        scale = arguments.scale or (1 if cuda else case.cpu_scale)
-        for dtype in dtypes:
+    broke: str | None = None
+    for case in cases:
+        scale = arguments.scale or (1 if arguments.device == "cuda" else case.cpu_scale)
+        hypergraph = None
+        for dtype in arguments.dtypes:
+            if broke:
+                notes.append(f"NOT RUN: {case.name}, {dtype}, after {broke}")
+                continue
             if arguments.budget and time.monotonic() - begin > arguments.budget:
                 notes.append(f"LEFT OUT for want of time: {case.name}, {dtype}")
                 continue
-            measurement = Measurement(case, scale, dtype, arguments.device, effort)
-            everyone = contestants.contestants_of(case.table, measurement.instances)
-            if arguments.contestants:
-                words = arguments.contestants.split(",")
-                everyone = [of for of in everyone if of.is_copy or has_one(of.label, words)]
-            if arguments.without:
-                words = arguments.without.split(",")
-                everyone = [of for of in everyone if of.is_copy or not has_one(of.label, words)]
-            new = measurement.run(everyone)
-            del measurement
-            release()
-            rows += new
+            new: list[Row] = []
+            try:
+                if hypergraph is None:
+                    hypergraph, instances = case.at(scale)
+                measurement = Measurement(case, hypergraph, instances, dtype, arguments.device, effort)
+                new = measurement.run(taking_part(arguments, case, instances))
+                broke = measurement.broke
+                del measurement
+                release()
+            except Exception as error:
+                broke = broke or first_line(error)
+            if broke:
+                notes.append(f"BROKE OFF: {case.name}, {dtype}: {broke}")
             print("\n".join(tables.case_table(new)), flush=True)
             print(f"({time.monotonic() - begin:.0f} s since the start)\n", flush=True)
+            rows += new
             told["load_after"] = os.getloadavg()
             tables.save(arguments.out, told, rows, notes)
+    tables.save(arguments.out, told, rows, notes)
     print("\n".join([*tables.summaries(rows), *notes]))
+    for row in rows:
+        if row["status"] == "inexact":
+            print(f"INEXACT: {row['case']} {row['dtype']} {row['contestant']}")
     wrong = [row for row in rows if is_wrong(row)]
     for row in wrong:
         print(f"!!! {row['case']} {row['dtype']} {row['contestant']} {row['status']}")
-    return 1 if wrong else 0
+    if broke:
+        print(f"!!! the rest did not run, after {broke}")
+    return 1 if wrong or broke else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from agreement import TIMED
 from measuring import Row
 
 PASSES = {"operators": ("forward", "forward and backward"), "layers": ("forward", "training step")}
@@ -16,12 +17,15 @@ DTYPES = ["f32", "tf32", "bf16"]
 LEGEND = """
 Times are of all instances: medians of rounds in which each contestant has its turn, every call on another of
 a few inputs. *spread*: (greatest − least) / median. *copies*: how many copies of x take as long. *MB*: what
-the contestant keeps, and the most that a call takes above that, without x. (1/2): half of the instances were
-computed, for want of memory, and times are doubled. *error*: the greatest of y and gradients, against
-float64. *weights*: `documented`, in the message and in the degree; `degree_only`, in the degree, as PyTorch
-Geometric has it; `message_only`, in the message, as DHG has it. *reads*: the format of x, G instances of n
-vertices; [n, G, F] is expert-major. Gradients are of x and the weights, and a layer's of Θ and the bias, too.
-In bf16, sums of index_add and PyG are in bf16: their errors are shown, and not judged.
+the contestant keeps for its calls, and the most that a call takes above that, without x. (4 of 9): so many
+instances were computed and times scaled by 9/4, for want of memory, or with torch CSR since rows of
+hyperedges have at most 2³¹ elements there. *error*: the greatest of y and gradients, against float64.
+*weights*: `documented`, in the message and in the degree; `degree_only`, in the degree, as PyTorch Geometric
+has it; `message_only`, in the message, as DHG has it: these are other convolutions. *reads*: the format of x,
+G instances of n vertices; [n, G, F] is expert-major. Gradients are of x and the weights, and a layer's of Θ
+and the bias, too; *no ∂w*: but for the weights. *inexact*: sums of bf16 in bf16 are farther off than the 3e-2
+that others are allowed, by the error that is shown. In bf16, too, TF32 is allowed on a GPU where M is formed
+of f32 weights.
 """
 
 
@@ -35,8 +39,12 @@ def digits(value: float) -> str:
 
 def share(row: Row) -> str:
     """What part of the instances was computed, where that is not all."""
-    part = row["instances"] // row["measured_instances"]
-    return "" if part == 1 else f" (1/{part})"
+    done, of_all = row["measured_instances"], row["instances"]
+    return "" if done == of_all else f" ({done:,} of {of_all:,})"
+
+
+def inexact(row: Row) -> str:
+    return f" (inexact: {max(row['errors'].values()):.0e})" if row["status"] == "inexact" else ""
 
 
 def title(row: Row) -> str:
@@ -47,21 +55,25 @@ def title(row: Row) -> str:
     return f"{row['case']}: {copies}{size}, F = {row['features']}, {row['dtype']}"
 
 
-def megabytes(measured: Row, row: Row) -> str:
-    peak, kept = measured.get("peak_bytes"), row.get("kept_bytes")
+def megabytes(measured: Row) -> str:
+    peak, kept = measured.get("peak_bytes"), measured.get("kept_bytes")
     return "" if peak is None or kept is None else f"{digits((peak + kept) / 1e6)}"
 
 
 def case_table(rows: list[Row]) -> list[str]:
     """A case in one type, a line for each contestant."""
+    if not rows:
+        return []
     heads = ["contestant", "weights", "reads"]
     for name in PASSES[rows[0]["table"]]:
         heads += [f"{name}, ms", "spread", "copies", "MB"]
     heads.append("error")
     lines = [f"### {title(rows[0])}", "", f"| {' | '.join(heads)} |", "|---|---|---|" + "--:|" * 9]
     for row in rows:
-        start = f"| {row['contestant']}{share(row)} | {row['convention'] or '–'} | {row['reads']} |"
-        if not row["passes"] or row["status"] != "ok":
+        start = (
+            f"| {row['contestant']}{share(row)}{inexact(row)} | {row['convention'] or '–'} | {row['reads']} |"
+        )
+        if row["status"] not in TIMED:
             lines.append(f"{start} {row['status'].replace('|', '/')} | | | | | | | | |")
             continue
         cells = []
@@ -74,11 +86,10 @@ def case_table(rows: list[Row]) -> list[str]:
             cells += [
                 digits(measured["ms"]),
                 f"{spread:.0%}",
-                digits(measured["copies"]),
-                megabytes(measured, row),
+                digits(measured["copies"]) if "copies" in measured else "",
+                megabytes(measured),
             ]
-        errors = row["errors"].values()
-        lines.append(f"{start} {' | '.join(cells)} | {max(errors):.0e} |" if errors else f"{start} |")
+        lines.append(f"{start} {' | '.join(cells)} | {max(row['errors'].values()):.0e} |")
     return lines
 
 
@@ -91,25 +102,32 @@ def summaries(rows: list[Row]) -> list[str]:
             continue
         columns = list(dict.fromkeys((row["case"], row["dtype"]) for row in mine))
         columns.sort(key=lambda column: DTYPES.index(column[1]))
-        names = dict.fromkeys(row["contestant"] for row in mine)
+        names = {row["contestant"]: marked(row) for row in mine}
         found = {(row["contestant"], row["case"], row["dtype"]): row for row in mine}
         heads = [f"{case}, {dtype}" for case, dtype in columns]
         lines += [f"{table.capitalize()}: {first} / {second}, in ms", ""]
         lines += [f"| | {' | '.join(heads)} |", "|---|" + "--:|" * len(columns)]
-        for name in names:
+        for name, shown in names.items():
             cells = [cell(found.get((name, *column))) for column in columns]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(f"| {shown} | {' | '.join(cells)} |")
         lines.append("")
     return lines
+
+
+def marked(row: Row) -> str:
+    """The contestant, and in what it differs from the documented convolution with all gradients."""
+    other = row["convention"] not in ("", "documented") and row["convention"] not in row["contestant"]
+    marks = [mark for mark in (row["convention"] if other else "", row["lacks"]) if mark]
+    return f"{row['contestant']} ({', '.join(marks)})" if marks else row["contestant"]
 
 
 def cell(row: Row | None) -> str:
     if row is None:
         return ""
-    if row["status"] != "ok":
-        return row["status"].split(" ")[0].split(":")[0] if "memory" not in row["status"] else "out of memory"
+    if row["status"] not in TIMED:
+        return row["status"].split(":")[0].split(" (")[0]
     times = [digits(of["ms"]) if "ms" in of else of["status"] for of in row["passes"].values()]
-    return " / ".join(times) + share(row)
+    return " / ".join(times) + share(row) + inexact(row)
 
 
 def legend(rows: list[Row]) -> list[str]:
@@ -120,7 +138,7 @@ def legend(rows: list[Row]) -> list[str]:
     reasons = dict.fromkeys(
         f"* {row['case']}, {row['dtype']}, {row['contestant']}: {row['status']}."
         for row in rows
-        if row["status"] != "ok"
+        if row["status"] not in TIMED
     )
     return [*lines, "", *(["What did not run:", "", *reasons, ""] if reasons else [])]
 
@@ -160,7 +178,11 @@ OURS, OTHERS = ("#0b6e4f", "#7fc8a9"), ("#5b6b7b", "#b9c4cf")
 def chart(rows: list[Row], told: dict[str, Any]) -> str:
     """A panel for each case in the first type: how many copies of x take as long, on a logarithmic axis."""
     first = [row for row in rows if row["dtype"] == rows[0]["dtype"]]
-    shown = [row for row in first if row["status"] == "ok" and row["contestant"] != "copy of x"]
+    shown = [
+        row
+        for row in first
+        if "copies" in row["passes"].get("forward", {}) and row["contestant"] != "copy of x"
+    ]
     ratios = [
         measured["copies"] for row in shown for measured in row["passes"].values() if "copies" in measured
     ]
@@ -189,9 +211,9 @@ def chart(rows: list[Row], told: dict[str, Any]) -> str:
         text(10, y, name, 'font-weight="bold"')
         y += 6
         head = y
-        for row in sorted(group, key=lambda row: next(iter(row["passes"].values()))["copies"]):
+        for row in sorted(group, key=lambda row: row["passes"]["forward"]["copies"]):
             colours = OURS if row["contestant"].startswith("hyperscatter") else OTHERS
-            text(LABELS - 8, y + BAR + 3, row["contestant"], 'text-anchor="end"')
+            text(LABELS - 8, y + BAR + 3, marked(row), 'text-anchor="end"')
             for colour, measured in zip(colours, row["passes"].values(), strict=False):
                 if "copies" not in measured:
                     continue
