@@ -23,6 +23,7 @@ from coupled_experts.couplers import Loop, PyG, coupler
 from coupled_experts.model import Shape
 from coupled_experts.text import Text
 from coupled_experts.training import new_model, perplexity, train
+from host_cost import main as host_cost_main
 
 CPU = torch.device("cpu")
 
@@ -191,6 +192,14 @@ def test_costs_fill_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
         False,
     ]
     assert sum("1 of 2 sequences, multiplied" in line for line in lines) == 2
+
+
+def test_the_host_cost_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    host_cost_main(["--calls", "40"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert ["hs.conv" in rows[0], "empty" in rows[1], "matmul" in rows[2]] == [True] * 3
+    for row in rows:
+        assert len(re.findall(r"[0-9]+ \([0-9]+ to [0-9]+\)", row)) == 2
 
 
 def test_a_cell_of_the_costs_takes_bounded_time() -> None:
