@@ -5,7 +5,9 @@
 
 Both train on the same batches, of which each process takes its share, so both go through the same losses
 (their last digits aside: gradients are summed in another order). With GPUs each process takes one, and NCCL
-adds gradients; else gloo does, on the CPU.
+adds gradients; else gloo does, on the CPU. Processes that are started without torchrun must have RANK,
+WORLD_SIZE, MASTER_ADDR and MASTER_PORT in their environment. Without LOCAL_RANK and LOCAL_WORLD_SIZE they are
+taken to be on one machine.
 
 The layer needs nothing for this: its weights are a parameter like others, its topology is in every process,
 and a state dict holds the topology's fingerprint.
@@ -16,22 +18,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from coupled_experts.arguments import count, experts, new_parser
 from coupled_experts.model import LanguageModel, Shape, loss_of
 from coupled_experts.text import Text, batch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 
+def device_of(environment: Mapping[str, str], devices: int) -> torch.device:
+    """A process's own GPU, or the CPU where a machine has fewer GPUs than processes."""
+    local = int(environment.get("LOCAL_RANK", environment.get("RANK", 0)))
+    processes = int(environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", 1)))
+    return torch.device("cuda", local) if devices >= processes else torch.device("cpu")
+
+
 def train(arguments: argparse.Namespace) -> list[float]:
     """The mean losses of all steps, the same in each process."""
     processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    cuda = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    device = device_of(os.environ, torch.cuda.device_count())
+    cuda = device.type == "cuda"
     if arguments.sequences % processes:
         raise ValueError(f"{arguments.sequences} sequences are no equal shares for {processes} processes")
     if cuda:
@@ -67,14 +77,12 @@ def train(arguments: argparse.Namespace) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--experts", type=int, default=8)
+    parser = new_parser(__doc__)
+    parser.add_argument("--steps", type=count, default=20)
+    parser.add_argument("--experts", type=experts, default=8)
     parser.add_argument("--subsets", type=int, default=2, choices=(2, 3), help="couple pairs or triples")
-    parser.add_argument("--sequences", type=int, default=32, help="sequences of a step, of all processes")
-    parser.add_argument("--patience", type=int, default=60, help="seconds to wait for another process")
+    parser.add_argument("--sequences", type=count, default=32, help="sequences of a step, of all processes")
+    parser.add_argument("--patience", type=count, default=60, help="seconds to wait for another process")
     parser.add_argument("--losses", type=Path, help="write them there, as JSON")
     if "RANK" not in os.environ:  # one process
         os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -96,11 +97,33 @@ def test_ours_equals_the_loop(n_experts: int, k: int, use: str) -> None:
         torch.testing.assert_close(y[1, 3], layer(x[1, 3], index, w))
 
 
-def test_a_model_loses_under_another_convention() -> None:
+def test_what_dhg_computes() -> None:
+    """Its layers read the weights that the hypergraph was made with; a call may bring others."""
+    dhg = pytest.importorskip("dhg")
+    hyperedges, w, x = [[0, 1, 2], [1, 2, 3], [0, 4], [2, 3, 4, 5]], torch.rand(4) + 0.5, torch.randn(6, 8)
+    topology = hs.Incidence(hyperedges, 6)
+    weighted, plain = dhg.Hypergraph(6, hyperedges, e_weight=w.tolist()), dhg.Hypergraph(6, hyperedges)
+    layers = {"symmetric": dhg.nn.HGNNConv(8, 8, is_last=True), "row": dhg.nn.HGNNPConv(8, 8, is_last=True)}
+    for normalization, layer in layers.items():
+        ours = hs.conv(layer.theta(x), topology, w, normalization=normalization)
+        torch.testing.assert_close(ours, layer(x, weighted))
+    ours = hs.conv(x, topology, w, weight_use="message_only")
+    torch.testing.assert_close(ours, plain.v2v(x, "mean", e_weight=w))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found = experiment(seeds=1, steps=200)
+    yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_model_loses_under_another_convention() -> None:
+    """The guide tells of 14 points. In these shorter trainings 18 were lost."""
+    found = experiment(seeds=2, steps=400)
+    mean = {key: sum(of_seeds) / len(of_seeds) for key, of_seeds in found.items()}
     for use in ("documented", "degree_only"):
-        assert found[use, use][0] > 95
-    assert found["degree_only", "documented"][0] < found["degree_only", "degree_only"][0] - 2
+        assert mean[use, use] > 95
+    assert mean["degree_only", "documented"] < mean["degree_only", "degree_only"] - 8

@@ -1,4 +1,4 @@
-"""The code in README.md runs."""
+"""The code in README.md, here and at the top of the repository, runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+TOP = Path(__file__).parents[3] / "README.md"
+
+
+def blocks(file: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)
+
+
+BLOCKS = [*blocks(README), *blocks(TOP)]
 
 
 def test_there_is_code() -> None:
-    assert len(BLOCKS) == 2
+    assert (len(blocks(README)), len(blocks(TOP))) == (2, 1)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))

@@ -8,48 +8,26 @@ in `bindings/python/examples`. `python -m coupled_experts.compare` sets a loop o
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from .arguments import add_model, count, count_or_none, new_parser, parse, shape_of
 from .couplers import COUPLINGS
-from .model import Shape
 from .text import Text
 from .training import new_model, perplexity, train
 
 
-def shape_arguments(parser: argparse.ArgumentParser) -> None:
-    """What all programs here take."""
-    parser.add_argument("--experts", type=int, default=8, help="experts of a token, 2 to 16")
-    parser.add_argument("--subsets", type=int, default=2, choices=(2, 3), help="couple pairs or triples")
-    parser.add_argument("--width", type=int, default=64, help="features")
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--length", type=int, default=128, help="characters of a sequence")
-    parser.add_argument("--sequences", type=int, default=32, help="sequences of a step")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-
-
-def shape_of(arguments: argparse.Namespace, **others: Any) -> Shape:
-    """The model's shape."""
-    names = ("experts", "subsets", "width", "layers", "length")
-    return Shape(**{name: getattr(arguments, name) for name in names}, **others)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(given: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("--coupling", choices=COUPLINGS, default="hyperscatter")
     parser.add_argument("--weight-use", choices=("documented", "degree_only"), default="documented")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=count, default=300)
     parser.add_argument("--rate", type=float, default=3e-3, help="of learning")
-    parser.add_argument("--validate-every", type=int, default=50, help="steps")
+    parser.add_argument("--validate-every", type=count_or_none, default=50, help="steps")
     parser.add_argument("--output", type=Path, help="folder for curves")
-    shape_arguments(parser)
-    arguments = parser.parse_args()
+    add_model(parser)
+    arguments = parse(parser, given)
 
     from tqdm import trange
 

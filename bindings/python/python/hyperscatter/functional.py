@@ -173,7 +173,9 @@ def conv(
         normalization: `"row"` divides by D, `"symmetric"` by the roots of both vertices' degrees, `"none"` by
             nothing.
         weight_use: weights are in the message and in the degree (`"documented"`), in the degree alone (what
-            PyTorch Geometric 2.8 computes), or in the message alone (what DHG computes).
+            PyTorch Geometric 2.8 computes), or in the message alone (DHG 0.9.7's `v2v(x, "mean", e_weight=w)`
+            with `"row"`). DHG's `HGNNConv` is `"documented"` with `"symmetric"`, and its `HGNNPConv` is that
+            with `"row"`.
         bias: `[F]`.
         activation: of what the convolution gives with the bias.
         residual: `[..., n, F]`, of the type of x, added last.
