@@ -51,10 +51,10 @@ def gigabytes(shape: Shape, sequences: int) -> float:
 
 
 def memory(device: torch.device) -> float:
-    """Gigabytes that a step may take: what is free on a device, of the CPU a half."""
+    """Gigabytes that a step may take: what is free on a device, and a quarter of the machine's own."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 1e9
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2e9
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4e9
 
 
 def while_there_is_time(steps: int, seconds: float) -> Iterator[int]:
@@ -83,7 +83,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=count, default=5, help="measured of each cell at most")
     parser.add_argument("--seconds", type=float, default=15, help="after which no cell begins another step")
     parser.add_argument(
-        "--gigabytes", type=float, help="a half of the memory by default, or what a device has free"
+        "--gigabytes", type=float, help="a quarter of the memory by default, or what a device has free"
     )
     add_model(parser, several=True)
     arguments = parse(parser, given)
@@ -95,7 +95,7 @@ def main(given: list[str] | None = None) -> None:
     most = memory(device) if arguments.gigabytes is None else arguments.gigabytes
     command = ["python", "-m", "coupled_experts.costs", *(sys.argv[1:] if given is None else given)]
     print(
-        f"{shlex.join(command)}\n{date.today()}, {processor(device)}, {arguments.threads} threads, ", end=""
+        f"{shlex.join(command)}\n{date.today()}, {processor(device)}, threads {arguments.threads}, ", end=""
     )
     print(
         f"torch {torch.__version__}, load {os.getloadavg()[0]:.1f}; {sequences * arguments.length:,} tokens"
