@@ -18,7 +18,8 @@ pub enum WeightUse {
     Documented,
     /// In the degree only: U = 1, D_v = Σ_{e∋v} w_e. What PyTorch Geometric 2.8 computes.
     DegreeOnly,
-    /// In the message only: U = w, D_v = the number of incidences of v. DHG's HGNN smoothing.
+    /// In the message only: U = w, D_v = the number of incidences of v. What DHG 0.9.7 computes with
+    /// `v2v(x, "mean", e_weight=w)`.
     MessageOnly,
 }
 

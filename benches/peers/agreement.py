@@ -10,8 +10,9 @@ from torch import Tensor
 
 from contestants import Call, Contestant, Layer
 
-# ‖y − y₆₄‖ / ‖y₆₄‖, and the same of gradients.
-TOLERANCE = {"f32": 2e-5, "tf32": 1e-2, "bf16": 3e-2}
+# ‖y − y₆₄‖ / ‖y₆₄‖, and the same of gradients. In f32 the farthest off is PyTorch Geometric's ∂x of a power
+# law of 2 million incidences, with 2.4e-5: it adds rows of vertices that are in many hyperedges one by one.
+TOLERANCE = {"f32": 5e-5, "tf32": 1e-2, "bf16": 3e-2}
 # What one rounding may change, relatively.
 EPSILON = {"f32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
 # What is timed: what agrees, and what says of itself that its sums are not exact enough to.

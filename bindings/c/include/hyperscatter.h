@@ -250,7 +250,7 @@
 #define HS_WEIGHTS_DEGREE_ONLY 1
 
 /*
- Weights are in the message alone: DHG's HGNN smoothing.
+ Weights are in the message alone: DHG 0.9.7's `v2v(x, "mean", e_weight=w)`.
  */
 #define HS_WEIGHTS_MESSAGE_ONLY 2
 

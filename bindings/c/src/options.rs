@@ -23,7 +23,7 @@ pub const HS_NORMALIZATION_NONE: u32 = 2;
 pub const HS_WEIGHTS_DOCUMENTED: u32 = 0;
 /// Weights are in the degree alone: what PyTorch Geometric 2.8 computes.
 pub const HS_WEIGHTS_DEGREE_ONLY: u32 = 1;
-/// Weights are in the message alone: DHG's HGNN smoothing.
+/// Weights are in the message alone: DHG 0.9.7's `v2v(x, "mean", e_weight=w)`.
 pub const HS_WEIGHTS_MESSAGE_ONLY: u32 = 2;
 
 /// Kernels check indices if the library was built with debug assertions.

@@ -201,8 +201,8 @@ static void train(const hs_batch* batch, const hs_device* device, place at, doub
 }
 
 /* A forked process has none of its parent's threads, and does not wait for them. Handles from before the fork
-   are its own. Not under AddressSanitizer: a lock of its allocator that a thread of the parent holds during the
-   fork stays locked in the child. */
+   are its own. Not under AddressSanitizer: a lock of its allocator that a thread of the parent holds during
+   the fork stays locked in the child. */
 #ifndef __SANITIZE_ADDRESS__
 static void fork_and_call(const hs_batch* batch) {
     double before[2], losses[2];
