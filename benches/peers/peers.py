@@ -48,7 +48,7 @@ import contestants  # noqa: E402
 import tables  # noqa: E402
 from cases import CASES, Case, case_of_file  # noqa: E402
 from contestants import Contestant  # noqa: E402
-from measuring import Effort, Measurement, Row, first_line, release  # noqa: E402
+from measuring import Effort, Measurement, Row, first_line, keep_heap, release  # noqa: E402
 
 DTYPES = {"cpu": ["f32", "bf16"], "cuda": ["f32", "tf32", "bf16"]}
 
@@ -195,7 +195,10 @@ def taking_part(arguments: argparse.Namespace, case: Case, instances: int) -> li
 
 def main(argv: list[str] | None = None) -> int:
     arguments, cases = arguments_of(argv)
-    with limited_memory() if arguments.device == "cpu" else contextlib.nullcontext():
+    if arguments.device == "cuda":
+        return compare(arguments, cases)
+    keep_heap()
+    with limited_memory():
         return compare(arguments, cases)
 
 
