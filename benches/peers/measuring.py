@@ -73,8 +73,8 @@ def trim_heap() -> None:
 
 def keep_heap() -> None:
     """Lets the allocator of the CPU keep what a call has freed for the next call, as that of a GPU does. Else
-    each call of some contestants, whose order decides which, pays for thousands of new pages: more than what it
-    computes."""
+    some contestants pay in each call for thousands of new pages, more than for what they compute: which ones,
+    the order of allocations decides."""
     most, trim_threshold, mmap_max = 2**31 - 1, -1, -4  # of glibc's malloc.h
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
