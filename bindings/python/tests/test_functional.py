@@ -234,6 +234,11 @@ def test_nothing_is_nothing() -> None:
     assert torch.equal(hs.e2v(torch.randn(2, 0, 4), alone), torch.zeros(2, 3, 4))
 
 
+def test_a_padded_batch_of_no_instances_has_any_rows() -> None:
+    batch = hs.Batch([hs.Incidence.pairs(4)], [])
+    assert hs.conv(torch.randn(0, 3, 4), batch).shape == (0, 3, 4)
+
+
 def test_more_instances_need_no_new_plan() -> None:
     topology = hs.Incidence.subsets(7, 3)
     w = torch.rand(35)

@@ -146,6 +146,16 @@ def test_copies_of_a_layer_work() -> None:
     assert twice(x.double()).dtype == torch.float64
 
 
+def test_a_state_may_be_cast_and_without_data() -> None:
+    layer = hs.HypergraphConv(5, 5, TOPOLOGY, "learned")
+    state = layer.state_dict()
+    layer.load_state_dict({name: of.half() for name, of in state.items()})
+    layer.load_state_dict({**state, "_extra_state": layer._conventions()})
+    layer.load_state_dict({name: of.to("meta") for name, of in state.items()}, assign=True)
+    with pytest.raises(hs.Error, match="extra state of the layer"):
+        layer.load_state_dict({**state, "_extra_state": torch.ones(3)})
+
+
 def test_a_topology_is_that_of_the_weights() -> None:
     layer = hs.HypergraphConv(5, 5, TOPOLOGY, "learned")
     with pytest.raises(AttributeError):

@@ -209,8 +209,10 @@ class HypergraphConv(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         state = state_dict.get(f"{prefix}_extra_state")
-        if state is not None:
-            self._check_state(json.loads(bytes(state.tolist())), prefix.rstrip(".") or "the layer")
+        # A state on the meta device tells shapes alone.
+        if state is not None and not (isinstance(state, Tensor) and state.is_meta):
+            layer = prefix.rstrip(".") or "the layer"
+            self._check_state(_conventions_of(state, layer), layer)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_state(self, state: dict[str, Any], layer: str) -> None:
@@ -241,3 +243,13 @@ class HypergraphConv(nn.Module):
         if self.residual:
             parts.append("residual=True")
         return ", ".join(parts)
+
+
+def _conventions_of(state: Any, layer: str) -> dict[str, Any]:
+    """What `get_extra_state` gave, also if it was cast since, as all tensors of a state may be."""
+    if isinstance(state, dict):
+        return state
+    try:
+        return json.loads(bytes(map(int, state.tolist())))
+    except (ValueError, OverflowError, TypeError, AttributeError):
+        raise Error(f"the extra state of {layer} is not that of a HypergraphConv") from None

@@ -175,6 +175,7 @@ class Incidence(_Structure):
         read = Reader(self.packed)
         read.number()
         self.n_vertices, self.n_hyperedges = read.number(), read.number()
+        self._n_incidences = read.rest.numel() - (self.n_hyperedges + 1)
         self._looped: dict[str, Incidence] = {}
 
     def _arrays(self) -> tuple[Tensor, Tensor]:
@@ -206,7 +207,7 @@ class Incidence(_Structure):
     @property
     def n_incidences(self) -> int:
         """How many incidences there are, repeated ones included."""
-        return self._arrays()[1].numel()
+        return self._n_incidences
 
     def hyperedges(self) -> list[list[int]]:
         """The vertices of each hyperedge."""
