@@ -7,8 +7,7 @@ use std::process::Command;
 
 use super::paths::{Folder, libraries, package, run};
 
-/// Compiles a program into a folder.
-/// With sanitizers.
+/// Compiles a program into a folder, with sanitizers.
 fn compile(compiler: &str, standard: &str, source: &str, folder: &Path) -> PathBuf {
     let program = folder.join(source.replace('.', "_"));
     let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
@@ -16,6 +15,7 @@ fn compile(compiler: &str, standard: &str, source: &str, folder: &Path) -> PathB
     program
 }
 
+/// The compiler comes with its standard.
 fn compile_with(sanitizers: &[&str], compiler: &[&str], source: &str, program: &Path) {
     let flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1", "-fno-omit-frame-pointer"];
     let mut command = Command::new(compiler[0]);

@@ -74,13 +74,17 @@ class Axes(NamedTuple):
     is_packed: bool
     instances: int
 
-    def check_nothing(self, x: Tensor, what: str, of_vertices: bool = True) -> None:
-        """Whether rows without a number, which the library is not asked about, are of the right shape."""
+    def check_empty(self, x: Tensor, what: str, of_vertices: bool = True) -> None:
+        """Whether x, which holds nothing and so never reaches the library, has the right number of rows.
+
+        Raises:
+            Error: where not.
+        """
         sizes = self.structure.sizes
-        largest, all_ = (sizes.n, sizes.vertices) if of_vertices else (sizes.m, sizes.hyperedges)
-        rows = all_ if self.is_packed else largest
         if not self.is_packed and not sizes.is_copies and self.instances == 0:
             return  # no instance says how many rows a padded one has
+        largest, all_ = (sizes.n, sizes.vertices) if of_vertices else (sizes.m, sizes.hyperedges)
+        rows = all_ if self.is_packed else largest
         if x.shape[-2] != rows:
             raise Error(f"{what} has {x.shape[-2]} rows, but must have {rows}")
 
@@ -123,13 +127,13 @@ class Axes(NamedTuple):
         kind, table = lib.HS_WINDOWS_SHARED, None
         if windows is not None:
             kind, table = lib.HS_WINDOWS_TABLE, plan.window_table(windows)
+            if windows.numel() - HEAD != self.instances:
+                raise Error(
+                    f"windows must have an offset for each of the {self.instances} instances, and have "
+                    f"{windows.numel() - HEAD}"
+                )
         elif values.dim() > 1 or (not self.structure.sizes.is_copies and count != each):
             kind = lib.HS_WINDOWS_CONSECUTIVE
-        if table is not None and windows is not None and windows.numel() - HEAD != self.instances:
-            raise Error(
-                f"windows must have an offset for each of the {self.instances} instances, and have "
-                f"{windows.numel() - HEAD}"
-            )
         data = ffi.cast("void *", values.data_ptr())
         raw = NULL if table is None else table.raw
         return ffi.new("hs_weights *", ((data, count), kind, raw)), (values, table)
@@ -264,7 +268,7 @@ def step(
     out = _new((*x.shape[:-2], rows, x.shape[-1]), x)
     of = axes(topology, x)
     if x.numel() == 0 or out.numel() == 0:
-        of.check_nothing(x, "x" if to_hyperedges else "z", to_hyperedges)
+        of.check_empty(x, "x" if to_hyperedges else "z", to_hyperedges)
         return out.zero_()
     x = readable(x)
     of.cleared(out)
@@ -337,7 +341,7 @@ def conv(
     else:
         out = empty_like(x)
     if x.numel() == 0:
-        of.check_nothing(x, "x")
+        of.check_empty(x, "x")
         return out.zero_()
     if not readout:
         of.cleared(out)

@@ -167,8 +167,8 @@ def conv(
         x: `[..., n, F]`.
         topology: the hypergraph of each instance, or a table of instances.
         weight: of hyperedges: `[m]`, the same in each instance; `[..., m]`, its own in each; of a `Batch`
-            `[n_hyperedges]`, those of all instances one behind the other, or `[largest_hyperedges]`, the same
-            in each; any number with `windows`. 1 by default.
+            `[n_hyperedges]`, those of all instances one behind the other (`[n_instances, m]` where all have
+            m), or `[largest_hyperedges]`, the same in each; any number with `windows`. 1 by default.
         windows: where each instance's weights begin.
         normalization: `"row"` divides by D, `"symmetric"` by the roots of both vertices' degrees, `"none"` by
             nothing.
