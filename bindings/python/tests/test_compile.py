@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import hyperscatter as hs
 
@@ -22,7 +23,7 @@ def test_one_graph_serves_all_numbers_of_instances() -> None:
         y = hs.e2v(z, topology) + hs.conv(x, topology, w, bias=b, activation="gelu", residual=x)
         return y + hs.gram(x).mean() + hs.operator(topology, w).mean()
 
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
     plans = None
     for lead in ((2, 4), (3, 5), (7, 2), (11, 9)):

@@ -402,8 +402,19 @@ def test_nothing_of_a_mode_stays() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         y = hs.conv(mode.from_tensor(x), topology)
         assert isinstance(y, FakeTensor) and y.shape == x.shape
+        index = torch.tensor([[0, 1, 1, 2, 3], [0, 0, 1, 1, 1]])
+        with pytest.raises(hs.Error, match="FakeTensor has no values"):
+            hs.Incidence.from_hyperedge_index(index)
+        inside = hs.Incidence(topology.hyperedges(), 4)
+        batch, windows = hs.Batch([inside, topology], [0, 1]), hs.Windows([0, 2])
+        assert type(inside.edge_ptr) is type(inside.edge_vertices) is Tensor
+    assert inside.fingerprint == topology.fingerprint
+    index = torch.stack([topology.edge_vertices, torch.tensor([0, 0, 1, 1, 1])])
+    with FakeTensorMode():
+        assert hs.Incidence.from_hyperedge_index(index).fingerprint == topology.fingerprint
     y = hs.conv(x, topology)
     assert type(y) is Tensor and torch.equal(y, hs.conv(x, topology, torch.ones(2)))
+    assert torch.equal(y.flatten(0, 1), hs.conv(x.flatten(0, 1), batch, torch.ones(4), windows=windows))
     with torch.inference_mode():
         copies = (
             copy.deepcopy(topology),

@@ -17,6 +17,7 @@ from enum import IntEnum
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from ._library import Error, ffi
 
@@ -41,23 +42,25 @@ Key = tuple[int, int]
 
 @contextmanager
 def on_host() -> Iterator[None]:
-    """New tensors are on the CPU, whatever the default device is, and are none of inference mode's, which
-    could not be saved for a backward."""
-    with torch.inference_mode(False), torch.device("cpu"):
+    """New tensors are real, on the CPU, whatever the default device is, and are none of inference mode's,
+    which could not be saved for a backward."""
+    with unset_fake_temporarily(), torch.inference_mode(False), torch.device("cpu"):
         yield
 
 
+@on_host()
 def integers(of: object) -> Tensor:
     """One-dimensional 64-bit integers on the CPU.
 
     Raises:
         TypeError: for anything but integers.
-        Error: for another number of dimensions.
+        Error: for another number of dimensions, or a tensor without values.
     """
-    with on_host():
-        tensor = torch.as_tensor(of)
-        if tensor.numel() == 0 and not isinstance(of, Tensor):
-            tensor = tensor.to(torch.int64)
+    if isinstance(of, FakeTensor):
+        raise Error("indices are read on the host, and a FakeTensor has no values: make it a real tensor")
+    tensor = torch.as_tensor(of)
+    if tensor.numel() == 0 and not isinstance(of, Tensor):
+        tensor = tensor.to(torch.int64)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"indices must be integers, and these are {tensor.dtype}")
     if tensor.dim() != 1:
@@ -65,11 +68,11 @@ def integers(of: object) -> Tensor:
     return tensor.detach().to(device="cpu", dtype=torch.int64).contiguous()
 
 
+@on_host()
 def pack(kind: Kind, *parts: Tensor | int) -> Tensor:
     """Kind and content, with their fingerprint."""
-    with on_host():
-        content = [torch.tensor([part]) if isinstance(part, int) else part for part in (int(kind), *parts)]
-        packed = torch.cat([torch.tensor([MAGIC, 0, 0]), *content])
+    content = [torch.tensor([part]) if isinstance(part, int) else part for part in (int(kind), *parts)]
+    packed = torch.cat([torch.tensor([MAGIC, 0, 0]), *content])
     words = ffi.cast("int64_t *", packed.data_ptr())
     words[1], words[2] = _digest(packed)
     return packed
@@ -92,10 +95,10 @@ def check(packed: Tensor) -> None:
         raise Error("a packed topology was written: its fingerprint is not that of its content")
 
 
+@on_host()
 def on_cpu(packed: Tensor) -> Tensor:
     """A packed tensor that was copied or loaded, wherever that put it."""
-    with on_host():
-        return packed.detach().cpu().clone()
+    return packed.detach().cpu().clone()
 
 
 def key_of(packed: Tensor) -> Key:
@@ -123,13 +126,16 @@ def fingerprint(packed: Tensor) -> str:
 class Reader:
     """Takes a packed tensor apart."""
 
+    @on_host()
     def __init__(self, packed: Tensor) -> None:
         self.rest = packed.detach().cpu().contiguous()[3:]
 
+    @on_host()
     def number(self) -> int:
         number, self.rest = int(self.rest[0]), self.rest[1:]
         return number
 
+    @on_host()
     def array(self, length: int) -> Tensor:
         if not 0 <= length <= self.rest.numel():
             raise Error("a packed topology is shorter than it says")

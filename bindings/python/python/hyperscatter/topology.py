@@ -193,22 +193,23 @@ class Incidence(_Structure):
         self._take(self._csr(read.array(m + 1), read.rest, n, "keep"), "none")
 
     @property
+    @on_host()
     def edge_ptr(self) -> Tensor:
         """Where each hyperedge begins in `edge_vertices`, and where the last one ends: a copy, `[m + 1]`."""
-        with on_host():
-            return self._arrays()[0].clone()
+        return self._arrays()[0].clone()
 
     @property
+    @on_host()
     def edge_vertices(self) -> Tensor:
         """The vertices of each hyperedge in turn: a copy, `[n_incidences]`."""
-        with on_host():
-            return self._arrays()[1].clone()
+        return self._arrays()[1].clone()
 
     @property
     def n_incidences(self) -> int:
         """How many incidences there are, repeated ones included."""
         return self._n_incidences
 
+    @on_host()
     def hyperedges(self) -> list[list[int]]:
         """The vertices of each hyperedge."""
         ends, members = (array.tolist() for array in self._arrays())
@@ -382,9 +383,9 @@ def _size(number: int) -> int:
     return number
 
 
+@on_host()
 def _two_rows(index: Tensor) -> tuple[Tensor, Tensor]:
-    with on_host():
-        index = torch.as_tensor(index)
+    index = torch.as_tensor(index)
     if index.dim() != 2 or index.shape[0] != 2:
         raise Error(
             f"hyperedge_index must have the shape [2, n_incidences], vertices above hyperedges, and has "
@@ -393,6 +394,7 @@ def _two_rows(index: Tensor) -> tuple[Tensor, Tensor]:
     return integers(index[0]), integers(index[1])
 
 
+@on_host()
 def _counted(ids: Tensor, given: int | None) -> int:
     if given is not None:
         return _size(given)
