@@ -1,6 +1,8 @@
 //! What stays from call to call on the CPU: nothing is allocated, and threads share plans.
 
-use hyperscatter::cpu::{Epilogue, EpilogueGradients, Plan, Step, StepGradients, Weights, Workspace};
+use std::process::Command;
+
+use hyperscatter::cpu::{self, Epilogue, EpilogueGradients, Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{
     Activation, Axis, Batch, Conv, Error, Incidence, Normalization, Out, Rows, WeightUse, WindowTable,
 };
@@ -138,58 +140,98 @@ impl Data {
     }
 }
 
+/// Calls everything, none of which allocates on this thread, with workspaces that `make` gives.
+fn call_without_allocating(make: impl Fn(Plan<f32>, usize) -> Workspace<f32>) {
+    call_for_copies(&make);
+    call_for_a_table(&make);
+}
+
+fn call_for_copies(make: impl Fn(Plan<f32>, usize) -> Workspace<f32>) {
+    let mut workspace = make(Plan::<f32>::builder(&pairs(), F).build().unwrap(), 300);
+    let mut data = Data::new(300);
+    let before = allocations();
+    drop(vec![0u8; 100]);
+    assert!(allocations() > before, "the counter counts");
+    let before = allocations();
+    for copies in [300, 1, 0, 299] {
+        call_all(&mut workspace, copies, &mut data);
+    }
+    assert_eq!(allocations(), before);
+}
+
+/// Small and large topologies, every kind of windows, and the check of degrees.
+fn call_for_a_table(make: impl Fn(Plan<f32>, usize) -> Workspace<f32>) {
+    let large = Incidence::subsets(60, 3).unwrap();
+    let batch = Batch::from_table(vec![Incidence::subsets(4, 2).unwrap(), large], &[0, 1, 0, 0]).unwrap();
+    let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+    let mut workspace = make(Plan::<f32>::builder(&batch, F).conv(conv).build().unwrap(), 4);
+    let table = WindowTable::new(&batch, &[3, 0, 3, 9]).unwrap();
+    let (n, m) = (batch.start(Axis::Vertex, 4), batch.start(Axis::Hyperedge, 4));
+    let (x, z) = (features::<f32>(1, n * F), features::<f32>(2, m * F));
+    let (mut y, mut grad_z) = (x.clone(), z.clone());
+    let w = weights::<f32>(3, m, false);
+    let (mut grad_w, mut grad_bias, mut readout) = (w.clone(), [0.0; F], [0.0; 4 * F]);
+    let mut grad_x = x.clone();
+    let mut matrices = vec![0.0; 4 * batch.largest(Axis::Vertex).pow(2)];
+    let most = batch.largest(Axis::Hyperedge);
+    let before = allocations();
+    for (weights, len) in [
+        (Weights::shared(&w[..most]), most),
+        (Weights::consecutive(&w[..]), m),
+        (Weights::table(&w[..], &table), m),
+    ] {
+        workspace.conv(rows(&x), weights, Out::Overwrite(out(&mut y))).unwrap();
+        let grad_w = &mut grad_w[..len];
+        let grads = (Out::Accumulate(out(&mut y)), Out::Overwrite(&mut grad_w[..]));
+        workspace.conv_backward(rows(&x), weights, rows(&x), grads.0, grads.1).unwrap();
+        let grads = (&mut grad_w[..], &mut grad_bias[..]);
+        call_epilogues(&mut workspace, (rows(&x), weights), (&mut y, &mut grad_x), grads, &mut readout);
+        let grads = (&mut grad_x[..], &mut grad_w[..]);
+        call_matrices(&mut workspace, (rows(&x), weights), grads, &mut matrices);
+        let step = Step::mean().hyperedge_scale(weights);
+        let gradients = StepGradients::none()
+            .rows(Out::Overwrite(out(&mut grad_z)))
+            .hyperedge_scale(Out::Accumulate(grad_w));
+        workspace.hyperedge_to_vertex_backward(&step, rows(&z), rows(&x), gradients).unwrap();
+    }
+    assert_eq!(allocations(), before);
+}
+
 #[test]
 fn no_call_allocates() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     // On the pool's only thread, everything that a call does runs there and is counted.
-    pool.install(|| {
-        let mut workspace = Plan::<f32>::builder(&pairs(), F).build().unwrap().workspace(300).unwrap();
-        let mut data = Data::new(300);
-        let before = allocations();
-        drop(vec![0u8; 100]);
-        assert!(allocations() > before, "the counter counts");
-        let before = allocations();
-        for copies in [300, 1, 0, 299] {
-            call_all(&mut workspace, copies, &mut data);
-        }
-        assert_eq!(allocations(), before);
+    pool.install(|| call_without_allocating(|plan, instances| plan.workspace(instances).unwrap()));
+}
 
-        // Small and large topologies, every kind of windows, and the check of degrees.
-        let large = Incidence::subsets(60, 3).unwrap();
-        let batch = Batch::from_table(vec![Incidence::subsets(4, 2).unwrap(), large], &[0, 1, 0, 0]).unwrap();
-        let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
-        let mut workspace = Plan::<f32>::builder(&batch, F).conv(conv).build().unwrap().workspace(4).unwrap();
-        let table = WindowTable::new(&batch, &[3, 0, 3, 9]).unwrap();
-        let (n, m) = (batch.start(Axis::Vertex, 4), batch.start(Axis::Hyperedge, 4));
-        let (x, z) = (features::<f32>(1, n * F), features::<f32>(2, m * F));
-        let (mut y, mut grad_z) = (x.clone(), z.clone());
-        let w = weights::<f32>(3, m, false);
-        let (mut grad_w, mut grad_bias, mut readout) = (w.clone(), [0.0; F], [0.0; 4 * F]);
-        let mut grad_x = x.clone();
-        let mut matrices = vec![0.0; 4 * batch.largest(Axis::Vertex).pow(2)];
-        let most = batch.largest(Axis::Hyperedge);
-        let before = allocations();
-        for (weights, len) in [
-            (Weights::shared(&w[..most]), most),
-            (Weights::consecutive(&w[..]), m),
-            (Weights::table(&w[..], &table), m),
-        ] {
-            workspace.conv(rows(&x), weights, Out::Overwrite(out(&mut y))).unwrap();
-            let grad_w = &mut grad_w[..len];
-            let grads = (Out::Accumulate(out(&mut y)), Out::Overwrite(&mut grad_w[..]));
-            workspace.conv_backward(rows(&x), weights, rows(&x), grads.0, grads.1).unwrap();
-            let grads = (&mut grad_w[..], &mut grad_bias[..]);
-            call_epilogues(&mut workspace, (rows(&x), weights), (&mut y, &mut grad_x), grads, &mut readout);
-            let grads = (&mut grad_x[..], &mut grad_w[..]);
-            call_matrices(&mut workspace, (rows(&x), weights), grads, &mut matrices);
-            let step = Step::mean().hyperedge_scale(weights);
-            let gradients = StepGradients::none()
-                .rows(Out::Overwrite(out(&mut grad_z)))
-                .hyperedge_scale(Out::Accumulate(grad_w));
-            workspace.hyperedge_to_vertex_backward(&step, rows(&z), rows(&x), gradients).unwrap();
-        }
-        assert_eq!(allocations(), before);
-    });
+/// Set in the process that `calls_on_one_thread_start_no_other` starts.
+const ALONE: &str = "HYPERSCATTER_TEST_ALONE";
+
+/// In a process of its own, where nothing else has begun threads.
+#[test]
+fn calls_on_one_thread_start_no_other() {
+    if std::env::var_os(ALONE).is_none() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "calls::calls_on_one_thread_start_no_other", "--test-threads=1"]);
+        let output = command.env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    // Workspaces have memory for several threads, or for one.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    let before = threads();
+    let several = |plan: Plan<f32>, instances| pool.install(|| plan.workspace(instances).unwrap());
+    cpu::on_this_thread(|| call_without_allocating(several));
+    cpu::on_this_thread(|| call_without_allocating(|plan, instances| plan.workspace(instances).unwrap()));
+    assert_eq!(threads(), before);
+    let panics = || cpu::on_this_thread(|| panic!("as planned"));
+    std::panic::catch_unwind(panics).unwrap_err();
+    // A file system without processes cannot show them.
+    if before > 0 {
+        Plan::<f32>::builder(&pairs(), F).build().unwrap().workspace(1).unwrap();
+        assert!(threads() > before, "threads are counted");
+    }
 }
 
 #[test]

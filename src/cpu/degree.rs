@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::schedule::{Schedule, Task, each_value};
 use super::scratch::Scratch;
+use super::threads::is_alone;
 use super::weighted_degree::degree;
 use crate::conv::{Conv, NO_SHIFT, Normalization};
 use crate::element::{Accumulator, Element};
@@ -41,8 +42,14 @@ pub(super) fn check_degrees<'w, T: Element>(
             .tasks(c)
             .find_map(|task| task.by_window().find_map(|task| first_negative(conv, &task, window(&task))))
     };
-    let first = (0..schedule.n_chunks()).into_par_iter().filter_map(negative);
-    match first.min_by_key(|&(instance, vertex, _)| (instance, vertex)) {
+    let place = |&(instance, vertex, _): &(usize, usize, f64)| (instance, vertex);
+    let chunks = 0..schedule.n_chunks();
+    let first = if is_alone() || chunks.len() <= 1 {
+        chunks.filter_map(negative).min_by_key(place)
+    } else {
+        chunks.into_par_iter().filter_map(negative).min_by_key(place)
+    };
+    match first {
         Some((instance, vertex, value)) => Err(Error::NegativeDegree { instance, vertex, value }),
         None => Ok(()),
     }

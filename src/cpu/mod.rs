@@ -1,4 +1,4 @@
-//! The operators on slices, in parallel on the current rayon pool.
+//! The operators on slices, in parallel on the current rayon pool, or [on one thread](on_this_thread).
 //!
 //! A [`Plan`] is what stays from call to call: batch, features, conventions. A [`Workspace`] owns the scratch
 //! memory of one caller at a time. Its methods are the operators, and none of them allocates. Outputs are
@@ -99,6 +99,7 @@ mod schedule;
 mod scratch;
 mod step;
 mod streams;
+mod threads;
 mod tree_sums;
 mod vertex_sums;
 mod weight_gradient;
@@ -109,4 +110,5 @@ pub use conv::{Epilogue, EpilogueGradients};
 pub use operands::Weights;
 pub use plan::{Plan, PlanBuilder};
 pub use step::{Step, StepGradients};
+pub use threads::on_this_thread;
 pub use workspace::Workspace;

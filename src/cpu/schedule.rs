@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::plan::Plan;
+use super::threads::{is_alone, n_threads};
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::chunks::{Chunk, Chunks, Members};
@@ -151,7 +152,7 @@ impl<'a, T: Element> Schedule<'a, T> {
     /// The same, where instances with windows of their own may be in tasks of several. So many are computed
     /// in one go, unless threads would have no work then.
     pub(super) fn in_lanes(self, lanes: usize) -> Self {
-        let for_all = self.instances / (rayon::current_num_threads() * TASKS_OF_THREAD);
+        let for_all = self.instances / (n_threads() * TASKS_OF_THREAD);
         match self.kind {
             Kind::Single(_) => Self { kind: Kind::Single(for_all.clamp(1, lanes)), ..self },
             _ => self,
@@ -274,11 +275,18 @@ const MOST_AT_ONCE: usize = 16;
 /// Into how many parts at least the numbers of a thread are cut, so that all end at about the same time.
 const PARTS_OF_THREAD: usize = 16;
 
-/// Calls `f` once for each number of `range`, on as many threads as there are `states`; each call has one of
-/// them to itself.
+/// Calls `f` once for each number of `range`, on at most as many threads as there are `states`; each call has
+/// one of them to itself.
 pub(super) fn for_each<S: Send>(states: &mut [S], range: Range<usize>, f: impl Fn(&mut S, usize) + Sync) {
+    let most = if is_alone() { 1 } else { states.len() };
+    let states = &mut states[..most.min(range.len())];
+    if let [] | [_] = states {
+        // Also for nothing rayon starts threads.
+        states.iter_mut().for_each(|state| range.clone().for_each(|i| f(state, i)));
+        return;
+    }
     let next = AtomicUsize::new(range.start);
-    let at_once = (range.len() / (states.len().max(1) * PARTS_OF_THREAD)).clamp(1, MOST_AT_ONCE);
+    let at_once = (range.len() / (states.len() * PARTS_OF_THREAD)).clamp(1, MOST_AT_ONCE);
     states.par_iter_mut().for_each(|state| {
         loop {
             let first = next.fetch_add(at_once, Ordering::Relaxed);
@@ -293,9 +301,14 @@ pub(super) fn for_each<S: Send>(states: &mut [S], range: Range<usize>, f: impl F
 /// The rows of one instance that a task computes in parallel.
 const MIN_ROWS: usize = 16;
 
+/// Whether the rows of an instance are computed on several threads.
+pub(super) fn is_shared_out(parallel: Parallel) -> bool {
+    parallel == Parallel::Rows && !is_alone()
+}
+
 /// Calls `f` for each number below `n`.
 pub(super) fn each(parallel: Parallel, n: usize, f: impl Fn(usize) + Sync) {
-    if parallel == Parallel::Rows {
+    if is_shared_out(parallel) {
         (0..n).into_par_iter().with_min_len(MIN_ROWS).for_each(&f);
     } else {
         (0..n).for_each(f);
@@ -304,7 +317,7 @@ pub(super) fn each(parallel: Parallel, n: usize, f: impl Fn(usize) + Sync) {
 
 /// Calls `f` for each value and its position.
 pub(super) fn each_value<A: Send>(parallel: Parallel, values: &mut [A], f: impl Fn(usize, &mut A) + Sync) {
-    if parallel == Parallel::Rows {
+    if is_shared_out(parallel) {
         values.par_iter_mut().with_min_len(MIN_ROWS).enumerate().for_each(|(i, value)| f(i, value));
     } else {
         values.iter_mut().enumerate().for_each(|(i, value)| f(i, value));
@@ -318,7 +331,7 @@ pub(super) fn each_row<A: Send>(
     width: usize,
     f: impl Fn(usize, &mut [A]) + Sync,
 ) {
-    if parallel == Parallel::Rows {
+    if is_shared_out(parallel) {
         rows.par_chunks_mut(width).with_min_len(MIN_ROWS).enumerate().for_each(|(i, row)| f(i, row));
     } else {
         rows.chunks_mut(width).enumerate().for_each(|(i, row)| f(i, row));

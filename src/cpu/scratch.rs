@@ -4,6 +4,7 @@ use super::dense::{DenseOperator, Gram, Room};
 use super::lanes::most_lanes;
 use super::plan::Plan;
 use super::schedule::{Parallel, Schedule, Task, for_each};
+use super::threads::n_threads;
 use super::tree_sums::{BlockTree, Tree};
 use crate::axis::Axis;
 use crate::chunks::CHUNK_INSTANCES;
@@ -135,9 +136,9 @@ pub(super) struct Memory<T: Element> {
 
 impl<T: Element> Memory<T> {
     pub(super) fn new(plan: &Plan<T>) -> Result<Self> {
-        let n_threads = rayon::current_num_threads();
-        let mut threads = try_with_capacity("the workspace", n_threads)?;
-        for _ in 0..n_threads {
+        let n = n_threads();
+        let mut threads = try_with_capacity("the workspace", n)?;
+        for _ in 0..n {
             threads.push(Scratch::new(plan, Parallel::Instances)?);
         }
         Ok(Self { threads, large: Scratch::new(plan, Parallel::Rows)? })

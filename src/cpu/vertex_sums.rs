@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::gather::Source;
-use super::schedule::Parallel;
+use super::schedule::{Parallel, is_shared_out};
 use crate::element::{Accumulator, Element};
 use crate::summation::SEGMENT_ROWS;
 
@@ -40,8 +40,9 @@ pub(super) fn add_rows<T: Element, A: Accumulator>(
         }
     };
     // Each block adds its rows in order, so that the bits are the same either way.
-    match parallel {
-        Parallel::Rows => totals.par_chunks_mut(BLOCK).enumerate().for_each(add_block),
-        Parallel::Instances => totals.chunks_mut(BLOCK).enumerate().for_each(add_block),
+    if is_shared_out(parallel) {
+        totals.par_chunks_mut(BLOCK).enumerate().for_each(add_block);
+    } else {
+        totals.chunks_mut(BLOCK).enumerate().for_each(add_block);
     }
 }

@@ -119,6 +119,23 @@ impl Call<'_> {
     }
 }
 
+impl Call<'_> {
+    /// The elements of the rows that are read; `None` for what reads none.
+    pub(crate) fn elements(&self) -> Option<usize> {
+        match self {
+            Self::Step { x, .. }
+            | Self::StepBackward { x, .. }
+            | Self::Conv { x, .. }
+            | Self::ConvBackward { x, .. }
+            | Self::ConvEpilogue { x, .. }
+            | Self::ConvEpilogueBackward { x, .. }
+            | Self::Gram { x, .. }
+            | Self::GramBackward { x, .. } => Some(x.memory.len),
+            Self::ConvMatrix { .. } | Self::ConvMatrixBackward { .. } => None,
+        }
+    }
+}
+
 /// Memory as a backend's operators take it.
 trait Space {
     type In<'a, E: 'static>;

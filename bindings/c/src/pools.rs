@@ -1,5 +1,5 @@
-//! The threads of the CPU backend: a pool for each number of threads, made when a call first needs it, and
-//! kept as long as the process lives.
+//! The threads of the CPU backend: a pool for each number of threads but one, made when a call first needs it,
+//! and kept as long as the process lives.
 //!
 //! A process that is forked has none of its parent's threads, and whatever lock one of them held stays locked
 //! in it. So everything here hangs on a registry that belongs to a process by its id. A child makes one of
@@ -9,6 +9,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use hyperscatter::cpu;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Failure, Result};
@@ -63,11 +64,19 @@ fn registry() -> &'static Registry {
     }
 }
 
-/// The pool of so many threads.
+/// Calls `f` on so many threads: on this one, if one will do.
 ///
 /// # Errors
 /// [`Failure::Threads`] where they cannot be started.
-pub(crate) fn pool(threads: usize) -> Result<&'static ThreadPool> {
+pub(crate) fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> Result<R> {
+    match threads {
+        1 => Ok(cpu::on_this_thread(f)),
+        _ => Ok(pool(threads)?.install(f)),
+    }
+}
+
+/// The pool of so many threads.
+fn pool(threads: usize) -> Result<&'static ThreadPool> {
     let mut pools = registry().pools.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, pool)) = pools.iter().find(|(n, _)| *n == threads) {
         return Ok(pool);

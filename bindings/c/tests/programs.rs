@@ -89,23 +89,22 @@ fn a_forked_process_may_call_everything_of_the_cpu() {
     assert!(output.contains("a forked process called\n"), "{output}");
 }
 
-/// On all threads: those of the pool do most of the work.
 #[test]
 fn calls_on_the_cpu_allocate_blocks_of_a_queue_alone() {
     let folder = Folder::new("allocations");
     let program = folder.path().join("allocations");
-    let mut command = Command::new("gcc");
-    command.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-fno-builtin", "-I"]);
-    command.arg(package().join("include")).arg(package().join("tests/programs/allocations.c"));
-    command.arg("-o").arg(&program).arg("-L").arg(libraries()).arg("-lhyperscatter_c");
-    run(command.arg(format!("-Wl,-rpath,{}", libraries().display())));
-    let output = run(&mut Command::new(&program));
-    let number = |word: &str| word.parse::<usize>().ok();
-    let [calls, allocations] = output.split_whitespace().filter_map(number).collect::<Vec<_>>()[..] else {
-        panic!("{output}");
-    };
+    compile_with(&["-fno-builtin"], &["gcc", "-std=c11"], "allocations.c", &program);
+    // What calls, allocations and threads there are.
+    let [many, alone, small] = [[4, 300], [1, 300], [4, 1]].map(|[threads, tokens]| {
+        let arguments = [threads, tokens].map(|number| number.to_string());
+        let output = run(Command::new(&program).args(arguments));
+        let number = |word: &str| word.parse::<usize>().ok();
+        output.split_whitespace().filter_map(number).collect::<Vec<_>>()
+    });
     // A block of the queue through which calls go to the pool has room for 31 of them or more.
-    assert!(allocations <= calls / 31 + 1, "{output}");
+    assert!(many[1] <= many[0] / 31 + 1 && [0, 5].contains(&many[2]), "{many:?}");
+    assert!(alone[1] == 0 && alone[2] <= 1, "{alone:?}");
+    assert!(small[1] == 0, "{small:?}");
 }
 
 /// What a driver and a device that are too old are told apart by.

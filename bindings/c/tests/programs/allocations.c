@@ -1,7 +1,10 @@
-/* Prints what calls on the CPU allocate, on whichever thread: the functions of malloc are this program's own,
-   also for the library. */
+/* Prints what calls on the CPU allocate, on whichever thread, and how many threads there are: the functions of
+   malloc are this program's own, also for the library.
+
+       allocations THREADS TOKENS */
 #include <hyperscatter.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -55,7 +58,24 @@ enum { CALLS = 6000 };
 static float x[VALUES], y[VALUES], grad_x[VALUES], w[PAIRS], grad_w[PAIRS];
 static float bias[FEATURES], grad_bias[FEATURES];
 
-int main(void) {
+/* Those of this process, or 0 where that cannot be told. */
+static size_t threads(void) {
+    size_t found = 0;
+    DIR* tasks = opendir("/proc/self/task");
+    if (tasks != NULL) {
+        for (struct dirent* task = readdir(tasks); task != NULL; task = readdir(tasks)) {
+            found += task->d_name[0] != '.';
+        }
+        closedir(tasks);
+    }
+    return found;
+}
+
+int main(int count, char** arguments) {
+    if (count != 3) {
+        return 2;
+    }
+    size_t tokens = (size_t)atoi(arguments[2]);
     hs_incidence* pairs = NULL;
     hs_batch* batch = NULL;
     hs_plan* plan = NULL;
@@ -72,16 +92,16 @@ int main(void) {
     options.normalization = HS_NORMALIZATION_SYMMETRIC;
     room.max_instances = TOKENS;
     room.operators = HS_OPERATORS_ALL;
-    CHECK(hs_set_num_threads(4));
+    CHECK(hs_set_num_threads((uint32_t)atoi(arguments[1])));
     CHECK(hs_incidence_subsets(EXPERTS, 2, &pairs));
     CHECK(hs_batch_copies(pairs, &batch));
     CHECK(hs_plan_create(batch, &options, &plan));
     CHECK(hs_workspace_create(plan, &room, &workspace));
 
-    hs_rows from = {x, TOKENS, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES};
-    hs_rows g = {y, TOKENS, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES};
-    hs_out_rows to = {y, TOKENS, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES, HS_OVERWRITE};
-    hs_out_rows to_x = {grad_x, TOKENS, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES, HS_OVERWRITE};
+    hs_rows from = {x, tokens, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES};
+    hs_rows g = {y, tokens, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES};
+    hs_out_rows to = {y, tokens, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES, HS_OVERWRITE};
+    hs_out_rows to_x = {grad_x, tokens, EXPERTS, FEATURES, FEATURES, EXPERTS * FEATURES, HS_OVERWRITE};
     hs_weights by = {{w, PAIRS}, HS_WINDOWS_SHARED, NULL};
     hs_out_values to_w = {grad_w, PAIRS, HS_OVERWRITE}, to_bias = {grad_bias, FEATURES, HS_OVERWRITE};
     hs_values of_bias = {bias, FEATURES};
@@ -101,7 +121,8 @@ int main(void) {
             return 1;
         }
     }
-    printf("%d calls, %zu allocations\n", CALLS, (size_t)(allocations - before));
+    size_t made = allocations - before;
+    printf("%d calls, %zu allocations, %zu threads\n", CALLS, made, threads());
     hs_workspace_free(workspace);
     hs_plan_free(plan);
     hs_batch_free(batch);

@@ -205,8 +205,11 @@ static void train(const hs_batch* batch, const hs_device* device, place at, doub
    the fork stays locked in the child. */
 #ifndef __SANITIZE_ADDRESS__
 static void fork_and_call(const hs_batch* batch) {
+    /* So wide that calls do not run on this thread alone. */
+    enum { WIDE = 512, WIDE_VALUES = TOKENS * EXPERTS * WIDE };
+    static float x[WIDE_VALUES], y[WIDE_VALUES], again[WIDE_VALUES];
     double before[2], losses[2];
-    float w[PAIRS], x[VALUES], y[VALUES], again[VALUES];
+    float w[PAIRS];
     place host = {NULL};
     hs_plan_options options = HS_PLAN_OPTIONS_INIT;
     hs_workspace_options room = HS_WORKSPACE_OPTIONS_INIT;
@@ -215,16 +218,17 @@ static void fork_and_call(const hs_batch* batch) {
     CHECK(hs_set_num_threads(3));
     EXPECT(hs_num_threads() == 3);
     train(batch, NULL, host, before, w);
-    options.features = FEATURES;
+    options.features = WIDE;
     room.max_instances = TOKENS;
     CHECK(hs_plan_create(batch, &options, &plan));
     CHECK(hs_workspace_create(plan, &room, &workspace));
-    for (size_t i = 0; i < VALUES; i++) {
+    for (size_t i = 0; i < WIDE_VALUES; i++) {
         x[i] = input(i);
     }
-    hs_rows from = rows(x);
+    hs_rows from = {x, TOKENS, EXPERTS, WIDE, WIDE, EXPERTS * WIDE};
     hs_weights by = weights(w, PAIRS);
-    hs_out_rows to = out_rows(y), more = out_rows(again);
+    hs_out_rows to = {y, TOKENS, EXPERTS, WIDE, WIDE, EXPERTS * WIDE, HS_OVERWRITE};
+    hs_out_rows more = {again, TOKENS, EXPERTS, WIDE, WIDE, EXPERTS * WIDE, HS_OVERWRITE};
     CHECK(hs_conv(workspace, NULL, &from, &by, &to));
     pid_t child = fork();
     EXPECT(child >= 0);
