@@ -1,5 +1,5 @@
-//! The threads of the CPU backend: a pool for each number of threads but one, made when a call first needs it,
-//! and kept as long as the process lives.
+//! The threads of the CPU backend: a pool for each number of threads but one, made when a call first needs
+//! it, and kept as long as the process lives.
 //!
 //! A process that is forked has none of its parent's threads, and whatever lock one of them held stays locked
 //! in it. So everything here hangs on a registry that belongs to a process by its id. A child makes one of

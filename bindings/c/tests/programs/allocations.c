@@ -1,5 +1,5 @@
-/* Prints what calls on the CPU allocate, on whichever thread, and how many threads there are: the functions of
-   malloc are this program's own, also for the library.
+/* Prints what calls on the CPU allocate, on whichever thread, and how many threads there are: the functions
+   of malloc are this program's own, also for the library.
 
        allocations THREADS TOKENS */
 #include <hyperscatter.h>
