@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import generate
@@ -307,19 +308,20 @@ def main() -> None:
     print(row.format("entry", "from", "arch", "registers", "shared", "stack", "spills", "local", "flight",
                      "generic", "global loads", "global stores").rstrip())
     wrong, kinds = [], {".ptx": set(), ".cu": set()}
-    for suffix, names in kinds.items():
-        for source in sorted((KERNELS / "ptx" if suffix == ".ptx" else KERNELS).glob(f"*{suffix}")):
-            for architecture in ARCHITECTURES:
-                for name, e in sorted(tools.entries(source, architecture).items()):
-                    names.add(name)
-                    accesses = ("?",) * 5
-                    if disassembled:
-                        accesses = (e.local, in_flight_of(name, e), e.generic, widths(e.loads),
-                                    widths(e.stores))
-                    print(row.format(name, suffix[1:], architecture, e.registers, e.shared, e.stack, e.spills,
-                                     *accesses).rstrip())
-                    broken = faults(name, e, disassembled)
-                    wrong += [f"{name} ({suffix[1:]}, {architecture}) {fault}" for fault in broken]
+    sources = [*sorted((KERNELS / "ptx").glob("*.ptx")), *sorted(KERNELS.glob("*.cu"))]
+    work = [(source, architecture) for source in sources for architecture in ARCHITECTURES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda job: tools.entries(*job), work)
+        for (source, architecture), entries in zip(work, results, strict=True):
+            for name, e in sorted(entries.items()):
+                kinds[source.suffix].add(name)
+                accesses = ("?",) * 5
+                if disassembled:
+                    accesses = (e.local, in_flight_of(name, e), e.generic, widths(e.loads), widths(e.stores))
+                print(row.format(name, source.suffix[1:], architecture, e.registers, e.shared, e.stack,
+                                 e.spills, *accesses).rstrip())
+                broken = faults(name, e, disassembled)
+                wrong += [f"{name} ({source.suffix[1:]}, {architecture}) {fault}" for fault in broken]
     if not kinds[".ptx"] or kinds[".ptx"] != kinds[".cu"]:
         wrong.append(f"the entries of PTX and sources differ: {sorted(kinds['.ptx'] ^ kinds['.cu'])}")
     if wrong:

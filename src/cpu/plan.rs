@@ -3,10 +3,12 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::threads::SMALL;
 use crate::batch::Batch;
 use crate::conv::Conv;
 use crate::element::Element;
 use crate::error::{Result, try_with_capacity};
+use crate::incidence::Incidence;
 use crate::operator::Operator;
 use crate::pairs::{MatrixObstacles, Pairs, too_many_vertices};
 use crate::path::{Path, Paths, Prepared};
@@ -34,6 +36,8 @@ struct PlanParts {
     obstacles: MatrixObstacles,
     /// Of each topology.
     prepared: Vec<Prepared>,
+    /// The products of an instance, of the topology that has most.
+    products: usize,
 }
 
 /// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
@@ -73,7 +77,14 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
             let has_matrix = obstacles.has_conv() && Pairs::obstacle(topology).is_none();
             prepared.push(Prepared::new(path, topology, has_matrix)?);
         }
-        let shared = Arc::new(PlanParts { batch: batch.clone(), features, conv, paths, obstacles, prepared });
+        let products = |(topology, prepared): (&Incidence, &Prepared)| match prepared {
+            Prepared::Gather { .. } => topology.n_incidences().saturating_mul(2),
+            Prepared::Dense(_) => topology.n_vertices().pow(2),
+        };
+        let products = batch.topologies().iter().zip(&prepared).map(products).max().unwrap_or(0);
+        let products = products.saturating_mul(features);
+        let batch = batch.clone();
+        let shared = Arc::new(PlanParts { batch, features, conv, paths, obstacles, prepared, products });
         Ok(Plan { shared, element })
     }
 }
@@ -108,6 +119,12 @@ impl<T: Element> Plan<T> {
     /// The conventions of the convolution.
     pub fn conv(&self) -> Conv {
         self.shared.conv
+    }
+
+    /// Whether a call with so many instances has so few products that other threads would take longer to
+    /// wake: it is faster [on the calling thread alone](super::on_this_thread).
+    pub fn is_small(&self, instances: usize) -> bool {
+        self.shared.products.saturating_mul(instances) <= SMALL
     }
 
     /// How the instances of a topology are computed, and what is ready for it.

@@ -2,13 +2,16 @@
 
 use std::cell::Cell;
 
+/// The most products of a call for which other threads would take longer to wake.
+pub(super) const SMALL: usize = 1 << 15;
+
 thread_local! {
     static IS_ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Calls `f`, in which this thread computes whatever it calls of this backend alone. It asks rayon for
 /// nothing, so that no pool is started, and no other thread is woken or waited for: that takes longer than a
-/// small call itself.
+/// [small](super::Plan::is_small) call itself.
 ///
 /// Results have the same bits. A [`Workspace`](super::Workspace) may be made within or outside of it: made
 /// within, it has memory for one thread.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyperscatter::cuda::cudarc::driver::{CudaStream, sys};
 use hyperscatter::cuda::{self, DeviceElement, DevicePointer};
-use hyperscatter::{Batch, Element, Error, Incidence, Operator, cpu};
+use hyperscatter::{Batch, Element, Error, Operator, cpu};
 
 use crate::arguments::choice;
 use crate::call::{Call, on_cpu, on_cuda};
@@ -63,15 +63,10 @@ pub(crate) trait AnyWorkspace: Send {
     unsafe fn lend_scratch(&mut self, memory: u64, bytes: usize) -> Result<()>;
 }
 
-/// The most products of a call that runs on the calling thread: other threads take longer to wake.
-const SMALL: usize = 1 << 14;
-
 pub(crate) struct OnCpu<T: Element> {
     workspace: cpu::Workspace<T>,
     /// How many threads larger calls run on. Not the pool itself: a forked process has pools of its own.
     threads: usize,
-    /// How many products an element of a row of vertices has.
-    products: usize,
     operators: u32,
     owns_scratch: bool,
 }
@@ -82,10 +77,8 @@ impl<T: Element> OnCpu<T> {
         let threads = pools::threads();
         // It has memory for the threads that it is made on.
         let workspace = pools::on_threads(threads, || plan.workspace(max_instances))??;
-        let products = |of: &Incidence| of.n_incidences().div_ceil(of.n_vertices().max(1)).max(1);
-        let products = plan.batch().topologies().iter().map(products).max().unwrap_or(1);
         let operators = operators.iter().fold(0, |set, &operator| set | bit(operator));
-        Ok(Self { workspace, threads, products, operators, owns_scratch })
+        Ok(Self { workspace, threads, operators, owns_scratch })
     }
 
     fn check_operator(&self, operator: Operator) -> Result<()> {
@@ -108,7 +101,7 @@ impl<T: Element> AnyWorkspace for OnCpu<T> {
     unsafe fn call(&mut self, call: &Call<'_>, _stream: *mut c_void) -> Result<()> {
         self.check_operator(call.operator())?;
         let workspace = &mut self.workspace;
-        let is_small = call.elements().is_some_and(|n| n.saturating_mul(self.products) <= SMALL);
+        let is_small = call.instances().is_some_and(|n| workspace.plan().is_small(n));
         let threads = if is_small { 1 } else { self.threads };
         // SAFETY: the caller's promise.
         pools::on_threads(threads, || unsafe { on_cpu(workspace, call) })?

@@ -120,8 +120,8 @@ impl Call<'_> {
 }
 
 impl Call<'_> {
-    /// The elements of the rows that are read; `None` for what reads none.
-    pub(crate) fn elements(&self) -> Option<usize> {
+    /// Of how many instances rows are read; `None` for what reads none.
+    pub(crate) fn instances(&self) -> Option<usize> {
         match self {
             Self::Step { x, .. }
             | Self::StepBackward { x, .. }
@@ -130,7 +130,7 @@ impl Call<'_> {
             | Self::ConvEpilogue { x, .. }
             | Self::ConvEpilogueBackward { x, .. }
             | Self::Gram { x, .. }
-            | Self::GramBackward { x, .. } => Some(x.memory.len),
+            | Self::GramBackward { x, .. } => Some(x.instances),
             Self::ConvMatrix { .. } | Self::ConvMatrixBackward { .. } => None,
         }
     }

@@ -210,6 +210,7 @@ pub(crate) struct Memory {
 pub(crate) struct InRows {
     pub(crate) memory: Memory,
     pub(crate) layout: RowLayout,
+    pub(crate) instances: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -334,7 +335,7 @@ impl<'b> Reader<'b> {
         let memory = self.memory(name, data, len, of, is_written)?;
         let layout = RowLayout::contiguous(features).row_stride(row_stride).instances(instances);
         let layout = if is_packed { layout } else { layout.instance_stride(instance_stride) };
-        Ok(InRows { memory, layout })
+        Ok(InRows { memory, layout, instances })
     }
 
     /// Rows that are read.

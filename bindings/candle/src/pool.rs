@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::WithDType;
-use hyperscatter::cpu::{Plan, Workspace};
+use hyperscatter::cpu::{Plan, Workspace, on_this_thread};
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{Batch, Conv, Element, Result};
 
@@ -62,7 +62,8 @@ impl<T: Element> Pool<T> {
         f: impl FnOnce(&mut Workspace<T>) -> Result<R>,
     ) -> Result<R> {
         let mut workspace = self.take(batch, conv, size)?;
-        let result = f(&mut workspace);
+        let is_small = workspace.plan().is_small(size.instances);
+        let result = if is_small { on_this_thread(|| f(&mut workspace)) } else { f(&mut workspace) };
         if let Some(idle) = self.lock().get_mut(&size.features) {
             idle.workspaces.push(workspace);
         }
