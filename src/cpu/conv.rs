@@ -32,6 +32,8 @@ mod operands;
 use operands::{Arriving, CheckedFinish, Destination, Finish, Gradient};
 pub use operands::{Epilogue, EpilogueGradients};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::degree::{check_degrees, degree_gradient, fill_degrees, fill_edge_shifts};
 use super::dense::DenseOperator;
 use super::gather::{self, Dot, Source, Store, gather};
@@ -238,6 +240,8 @@ impl<T: Element> Workspace<T> {
 
 /// A checked call of the convolution or its backward.
 struct Call<'a, T: Element> {
+    /// Of all calls.
+    number: u64,
     plan: &'a Plan<T>,
     conv: Conv,
     instances: usize,
@@ -247,9 +251,12 @@ struct Call<'a, T: Element> {
 
 impl<'a, T: Element> Call<'a, T> {
     fn new(plan: &'a Plan<T>, by: By, instances: usize, weights: Weights<'a, T::Acc>) -> Self {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+
         let Weights { values, windows } = weights;
         let schedule = Schedule::new(plan, by, Axis::Hyperedge, windows, instances);
-        Self { plan, conv: plan.conv(), instances, weights: values, schedule }
+        let number = CALLS.fetch_add(1, Ordering::Relaxed);
+        Self { number, plan, conv: plan.conv(), instances, weights: values, schedule }
     }
 
     /// The same, which forms M of several windows at once.

@@ -52,6 +52,8 @@ use crate::pairs::{MOST_VERTICES, Pairs, VertexSet};
 /// selected.
 pub(super) struct DenseOperator<A> {
     formed: Formed<A>,
+    /// What was formed, if it is there.
+    source: Option<FormedOf>,
     /// M. The terms of y_u are the vertices v that share a hyperedge with u, without those that are left out.
     matrix: Matrix<A>,
     /// Mᵀ, where that was asked for.
@@ -62,11 +64,22 @@ pub(super) struct DenseOperator<A> {
     wide: Box<[A]>,
 }
 
+/// Which weights M is formed of: those of windows of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FormedOf {
+    /// No two calls have the same number, so that nobody needs to tell when weights have changed.
+    pub(super) call: u64,
+    pub(super) topology: usize,
+    pub(super) offset: usize,
+    pub(super) n_windows: usize,
+}
+
 impl<A: Accumulator> DenseOperator<A> {
     pub(super) fn with_room(room: Room) -> Result<Self> {
         let n = room.vertices;
         Ok(Self {
             formed: Formed::with_room(room)?,
+            source: None,
             matrix: Matrix::with_room(n)?,
             transposed: Matrix::with_room(n)?,
             scales: [A::ONE; MOST_VERTICES],
@@ -74,14 +87,19 @@ impl<A: Accumulator> DenseOperator<A> {
         })
     }
 
-    /// Forms M of each of the windows, which lie one behind the other, and selects the first.
+    /// Forms M of each of the windows, which lie one behind the other, unless it is there, and selects the
+    /// first.
     pub(super) fn form(
         &mut self,
         (conv, topology, pairs): (Conv, &Incidence, &Pairs),
         windows: &[A],
-        n_windows: usize,
+        source: FormedOf,
     ) {
-        self.formed.form(&Structure { conv, topology, pairs }, windows, n_windows);
+        if self.source != Some(source) {
+            self.source = None;
+            self.formed.form(&Structure { conv, topology, pairs }, windows, source.n_windows);
+            self.source = Some(source);
+        }
         self.matrix.n = topology.n_vertices();
         self.select(0);
     }
@@ -164,14 +182,22 @@ impl<A: Accumulator> DenseOperator<A> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use crate::conv::{Normalization, WeightUse};
     use crate::incidence::Repeats;
 
+    /// Of a call of its own.
+    fn source(n_windows: usize) -> FormedOf {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        FormedOf { call: CALLS.fetch_add(1, Ordering::Relaxed), topology: 0, offset: 0, n_windows }
+    }
+
     fn operator<A: Accumulator>(conv: Conv, topology: &Incidence, weights: &[A]) -> DenseOperator<A> {
         let pairs = Pairs::new(topology).unwrap();
         let mut operator = DenseOperator::with_room(Room::of_operators(topology, 1)).unwrap();
-        operator.form((conv, topology, &pairs), weights, 1);
+        operator.form((conv, topology, &pairs), weights, source(1));
         operator
     }
 
@@ -285,7 +311,7 @@ mod tests {
             let [mut together, mut alone] = [(); 2].map(|()| DenseOperator::with_room(room).unwrap());
             for (first, n_windows) in (0..7).flat_map(|first| (2..=most).map(move |count| (first, count))) {
                 let windows: Vec<A> = (first..first + n_windows).flat_map(|w| window(m, w)).collect();
-                together.form((conv, topology, &pairs), &windows, n_windows);
+                together.form((conv, topology, &pairs), &windows, source(n_windows));
                 let lanes = together.lanes();
                 assert_eq!(lanes, most);
                 let gamma = |at: usize, w: usize| ((at * 31 + w * 17) % 101) as f64 / 50.0 - 1.0;
@@ -297,7 +323,7 @@ mod tests {
                 });
                 for w in 0..n_windows {
                     let what = format!("{normalization:?} {weight_use:?} n {n}: {w} of {n_windows}");
-                    alone.form((conv, topology, &pairs), &windows[w * m..][..m], 1);
+                    alone.form((conv, topology, &pairs), &windows[w * m..][..m], source(1));
                     assert_eq!(bits(&mut together, w), bits(&mut alone, 0), "{what}");
                     let mut of_window: Vec<_> = (0..n * n).map(|at| gamma(at, w)).collect();
                     alone.weight_gradients(conv, topology, &mut of_window, |e, values| {

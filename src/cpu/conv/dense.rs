@@ -8,6 +8,7 @@
 
 use arrayvec::ArrayVec;
 
+use super::super::dense::FormedOf;
 use super::super::gather::gather;
 use super::super::instance_sums::GradientTo;
 use super::super::operands::{Input, Output};
@@ -16,6 +17,7 @@ use super::super::scratch::{Memory, Scratch};
 use super::super::streams::Streams;
 use super::super::tree_sums::TreeSums;
 use super::{Backward, Call, Destination, Forward};
+use crate::chunks::Chunk;
 use crate::conv::Reduce;
 use crate::dense::{chunk_len, most_slots, slices, slots};
 use crate::element::{Accumulator, Element};
@@ -74,9 +76,11 @@ impl<T: Element> Forward<'_, T> {
 }
 
 impl<T: Element> Call<'_, T> {
-    /// Forms M of the windows of a task, and selects the first.
+    /// Forms M of the windows of a task, unless the memory has it from another one, and selects the first.
     pub(super) fn form(&self, task: &Task<'_>, pairs: &Pairs, scratch: &mut Scratch<T>) {
-        scratch.dense.form((self.conv, task.topology, pairs), self.window(task), task.n_windows);
+        let &Task { chunk: Chunk { topology, offset, .. }, n_windows, .. } = task;
+        let source = FormedOf { call: self.number, topology, offset, n_windows };
+        scratch.dense.form((self.conv, task.topology, pairs), self.window(task), source);
     }
 
     /// Stores z of one instance, which nothing here is computed from.
