@@ -4,7 +4,8 @@ use std::process::Command;
 
 use hyperscatter::cpu::{self, Epilogue, EpilogueGradients, Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, Error, Incidence, Normalization, Out, Rows, WeightUse, WindowTable,
+    Activation, Axis, Batch, Conv, Error, Incidence, Normalization, Out, Repeats, Rows, WeightUse,
+    WindowTable,
 };
 
 use crate::allocator::allocations;
@@ -214,7 +215,8 @@ fn calls_on_one_thread_start_no_other() {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "calls::calls_on_one_thread_start_no_other", "--test-threads=1"]);
         let output = command.env(ALONE, "1").output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("test result: ok. 1 passed"), "{said}");
         return;
     }
     let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
@@ -232,6 +234,24 @@ fn calls_on_one_thread_start_no_other() {
         Plan::<f32>::builder(&pairs(), F).build().unwrap().workspace(1).unwrap();
         assert!(threads() > before, "threads are counted");
     }
+}
+
+/// Each operator counts: rows without hyperedges, which are the inner products' alone, and those of many
+/// vertices, and hyperedges of one feature.
+#[test]
+fn a_call_is_small_if_every_operator_is() {
+    let is_small = |topology: Incidence, features, instances| {
+        Plan::<f32>::builder(&Batch::replicate(topology), features).build().unwrap().is_small(instances)
+    };
+    let pairs = |n| Incidence::subsets(n, 2).unwrap();
+    assert!(is_small(pairs(2), 4, 1) && is_small(pairs(8), 32, 4) && is_small(pairs(8), 256, 0));
+    assert!(!is_small(pairs(8), 256, 64));
+    let alone = |n| Incidence::from_edges::<Vec<u32>, u32>(n, &[], Repeats::Reject).unwrap();
+    assert!(is_small(alone(17), 64, 1) && !is_small(alone(17), 64, 2048) && !is_small(alone(64), 64, 1));
+    let one_pair = Incidence::from_edges(200_000, &[[0u32, 1]], Repeats::Reject).unwrap();
+    assert!(!is_small(one_pair, 64, 1));
+    let triples = Incidence::subsets(16, 3).unwrap();
+    assert!(is_small(triples.clone(), 1, 1) && !is_small(triples, 1, 128));
 }
 
 #[test]

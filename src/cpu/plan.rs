@@ -36,8 +36,8 @@ struct PlanParts {
     obstacles: MatrixObstacles,
     /// Of each topology.
     prepared: Vec<Prepared>,
-    /// The products of an instance, of the topology that has most.
-    products: usize,
+    /// About what an instance takes, in products, of the topology that takes most.
+    work: usize,
 }
 
 /// How a plan is made: [`Plan::builder`] begins, [`build`](Self::build) ends.
@@ -77,16 +77,24 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
             let has_matrix = obstacles.has_conv() && Pairs::obstacle(topology).is_none();
             prepared.push(Prepared::new(path, topology, has_matrix)?);
         }
-        let products = |(topology, prepared): (&Incidence, &Prepared)| match prepared {
-            Prepared::Gather { .. } => topology.n_incidences().saturating_mul(2),
-            Prepared::Dense(_) => topology.n_vertices().pow(2),
-        };
-        let products = batch.topologies().iter().zip(&prepared).map(products).max().unwrap_or(0);
-        let products = products.saturating_mul(features);
+        let work = batch.topologies().iter().map(|topology| work(topology, features)).max().unwrap_or(0);
         let batch = batch.clone();
-        let shared = Arc::new(PlanParts { batch, features, conv, paths, obstacles, prepared, products });
+        let shared = Arc::new(PlanParts { batch, features, conv, paths, obstacles, prepared, work });
         Ok(Plan { shared, element })
     }
+}
+
+/// About what an instance takes in the operator that takes most of it, in products: rows of vertices and
+/// hyperedges, a matrix of all vertices if they are so few that there may be one, and the pairs of vertices
+/// of each hyperedge, which that is formed from whatever the number of features.
+fn work(topology: &Incidence, features: usize) -> usize {
+    let (n, m) = (topology.n_vertices(), topology.n_hyperedges());
+    let has_matrix = too_many_vertices(topology).is_none();
+    let rows = topology.n_incidences().saturating_mul(2).saturating_add(n).saturating_add(m);
+    let products = if has_matrix { rows.max(n * n) } else { rows };
+    let squares = topology.by_edge().rows().map(|members| members.len().saturating_mul(members.len()));
+    let pairs = if has_matrix { squares.fold(0, usize::saturating_add) } else { 0 };
+    products.saturating_mul(features).saturating_add(pairs)
 }
 
 impl<T: Element> Plan<T> {
@@ -121,10 +129,10 @@ impl<T: Element> Plan<T> {
         self.shared.conv
     }
 
-    /// Whether a call with so many instances has so few products that other threads would take longer to
+    /// Whether any call with so many instances has so little to do that other threads would take longer to
     /// wake: it is faster [on the calling thread alone](super::on_this_thread).
     pub fn is_small(&self, instances: usize) -> bool {
-        self.shared.products.saturating_mul(instances) <= SMALL
+        self.shared.work.saturating_mul(instances) <= SMALL
     }
 
     /// How the instances of a topology are computed, and what is ready for it.

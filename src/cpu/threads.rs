@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-/// The most products of a call for which other threads would take longer to wake.
+/// The most products of a call for which other threads would take longer to wake than it does.
 pub(super) const SMALL: usize = 1 << 15;
 
 thread_local! {

@@ -407,7 +407,10 @@ def test_nothing_of_a_mode_stays() -> None:
             hs.Incidence.from_hyperedge_index(index)
         inside = hs.Incidence(topology.hyperedges(), 4)
         batch, windows = hs.Batch([inside, topology], [0, 1]), hs.Windows([0, 2])
-        assert type(inside.edge_ptr) is type(inside.edge_vertices) is Tensor
+        assert type(inside.edge_ptr) is type(inside.edge_vertices) is type(windows.offsets) is Tensor
+        for pickled in map(pickle.dumps, (topology, batch, windows)):
+            with pytest.raises(hs.Error, match="FakeTensor has no values"):
+                pickle.loads(pickled)
     assert inside.fingerprint == topology.fingerprint
     index = torch.stack([topology.edge_vertices, torch.tensor([0, 0, 1, 1, 1])])
     with FakeTensorMode():

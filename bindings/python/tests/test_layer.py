@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hyperscatter as hs
 from reference import NORMALIZATIONS, USES, operator
@@ -152,6 +153,8 @@ def test_a_state_may_be_cast_and_without_data() -> None:
     layer.load_state_dict({name: of.half() for name, of in state.items()})
     layer.load_state_dict({**state, "_extra_state": layer._conventions()})
     layer.load_state_dict({name: of.to("meta") for name, of in state.items()}, assign=True)
+    mode = FakeTensorMode()
+    layer.load_state_dict({name: mode.from_tensor(of) for name, of in state.items()}, assign=True)
     with pytest.raises(hs.Error, match="extra state of the layer"):
         layer.load_state_dict({**state, "_extra_state": torch.ones(3)})
 

@@ -48,6 +48,11 @@ def on_host() -> Iterator[None]:
         yield
 
 
+def _refuse_fake(of: object, what: str) -> None:
+    if isinstance(of, FakeTensor):
+        raise Error(f"{what} are read on the host, and a FakeTensor has no values: make it a real tensor")
+
+
 @on_host()
 def integers(of: object) -> Tensor:
     """One-dimensional 64-bit integers on the CPU.
@@ -56,8 +61,7 @@ def integers(of: object) -> Tensor:
         TypeError: for anything but integers.
         Error: for another number of dimensions, or a tensor without values.
     """
-    if isinstance(of, FakeTensor):
-        raise Error("indices are read on the host, and a FakeTensor has no values: make it a real tensor")
+    _refuse_fake(of, "indices")
     tensor = torch.as_tensor(of)
     if tensor.numel() == 0 and not isinstance(of, Tensor):
         tensor = tensor.to(torch.int64)
@@ -98,6 +102,7 @@ def check(packed: Tensor) -> None:
 @on_host()
 def on_cpu(packed: Tensor) -> Tensor:
     """A packed tensor that was copied or loaded, wherever that put it."""
+    _refuse_fake(packed, "topologies and windows")
     return packed.detach().cpu().clone()
 
 
@@ -128,6 +133,7 @@ class Reader:
 
     @on_host()
     def __init__(self, packed: Tensor) -> None:
+        _refuse_fake(packed, "topologies and windows")
         self.rest = packed.detach().cpu().contiguous()[3:]
 
     @on_host()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from . import functional
 from ._calls import accumulation
@@ -209,8 +210,9 @@ class HypergraphConv(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         state = state_dict.get(f"{prefix}_extra_state")
-        # A state on the meta device tells shapes alone.
-        if state is not None and not (isinstance(state, Tensor) and state.is_meta):
+        # A state on the meta device tells shapes alone, and so does a fake one.
+        has_values = not (isinstance(state, Tensor) and (state.is_meta or isinstance(state, FakeTensor)))
+        if state is not None and has_values:
             layer = prefix.rstrip(".") or "the layer"
             self._check_state(_conventions_of(state, layer), layer)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

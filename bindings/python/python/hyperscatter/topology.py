@@ -326,8 +326,10 @@ class Windows:
         self.packed = on_cpu(state["packed"])
 
     @property
+    @on_host()
     def offsets(self) -> Tensor:
-        return self.packed[HEAD:]
+        """Where they begin: a copy, `[n]`."""
+        return self.packed[HEAD:].clone()
 
     def __repr__(self) -> str:
         return f"Windows({self.offsets.numel()} offsets)"
