@@ -4,7 +4,7 @@ use std::process::Command;
 
 use hyperscatter::cpu::{self, Epilogue, EpilogueGradients, Plan, Step, StepGradients, Weights, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, Error, Incidence, Normalization, Out, Repeats, Rows, WeightUse,
+    Activation, Axis, Batch, Conv, Error, Incidence, Normalization, Out, Path, Repeats, Rows, WeightUse,
     WindowTable,
 };
 
@@ -233,6 +233,30 @@ fn calls_on_one_thread_start_no_other() {
     if before > 0 {
         Plan::<f32>::builder(&pairs(), F).build().unwrap().workspace(1).unwrap();
         assert!(threads() > before, "threads are counted");
+    }
+}
+
+/// A thread keeps what it forms of a window for the other chunks of a call, and for no other call.
+#[test]
+fn weights_may_change_from_call_to_call() {
+    let plan = Plan::<f32>::builder(&pairs(), F).build().unwrap();
+    assert_eq!(plan.paths(), [Path::Dense]);
+    let mut kept = plan.workspace(300).unwrap();
+    let x = features::<f32>(1, 300 * 4 * F);
+    let both = |workspace: &mut Workspace<f32>, w: &[f32]| {
+        let (mut y, mut grad_x, mut grad_w) = (x.clone(), x.clone(), vec![0.0; 6]);
+        workspace.conv(rows(&x), Weights::shared(w), Out::Overwrite(out(&mut y))).unwrap();
+        let gradients = (Out::Overwrite(out(&mut grad_x)), Out::Overwrite(&mut grad_w[..]));
+        workspace.conv_backward(rows(&x), Weights::shared(w), rows(&y), gradients.0, gradients.1).unwrap();
+        [y, grad_x, grad_w].map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+    };
+    let mut w = weights::<f32>(0, 6, false);
+    for seed in 1..4 {
+        let changed = both(&mut kept, &w);
+        assert_eq!(changed, both(&mut plan.workspace(300).unwrap(), &w));
+        // In place: the address is no sign.
+        w.copy_from_slice(&weights::<f32>(seed, 6, false));
+        assert_ne!(changed, both(&mut kept, &w));
     }
 }
 
