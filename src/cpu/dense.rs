@@ -38,7 +38,7 @@ use arrayvec::ArrayVec;
 
 use form::{Formed, Structure};
 pub(super) use gram::Gram;
-use matrix::{Matrix, Order, room_for_features};
+use matrix::{Matrix, room_for_features};
 pub(super) use room::Room;
 
 use super::gather::{Sink, Source};
@@ -159,7 +159,7 @@ impl<A: Accumulator> DenseOperator<A> {
     ) {
         let mut y: ArrayVec<_, MOST_VERTICES> = (0..n).map(|u| store(u, self.scales[u])).collect();
         let ones = [A::ONE; MOST_VERTICES];
-        self.matrix.apply(Order::Sequence, (x, &ones), next, &mut y, &mut self.wide);
+        self.matrix.apply((x, &ones), next, &mut y, &mut self.wide);
     }
 
     /// Makes ready for [`apply_transposed`](Self::apply_transposed).
@@ -176,7 +176,7 @@ impl<A: Accumulator> DenseOperator<A> {
         next: Option<&Source<'_, T>>,
         grad_x: &mut [impl Sink<A>],
     ) {
-        self.transposed.apply(Order::Parts, (g, &self.scales), next, grad_x, &mut self.wide);
+        self.transposed.apply_in_parts((g, &self.scales), next, grad_x, &mut self.wide);
     }
 }
 

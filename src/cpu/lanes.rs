@@ -17,22 +17,19 @@ pub(super) const fn most_lanes<A>() -> usize {
     32 / size_of::<A>()
 }
 
-/// What `$call` is with the number of lanes as a constant: one, or the most of a type.
+/// What `$call` is with the number of lanes as a constant: one, or the most of the type. No code is made for
+/// other numbers.
 macro_rules! with_lanes {
-    ($lanes:expr, $constant:ident => $call:expr) => {
-        match $lanes {
-            1 => {
-                const $constant: usize = 1;
-                $call
-            }
-            4 => {
-                const $constant: usize = 4;
-                $call
-            }
-            _ => {
-                const $constant: usize = 8;
-                $call
-            }
+    ($type:ty, $lanes:expr, $constant:ident => $call:expr) => {
+        if $lanes == 1 {
+            const $constant: usize = 1;
+            $call
+        } else if const { most_lanes::<$type>() == 4 } {
+            const $constant: usize = 4;
+            $call
+        } else {
+            const $constant: usize = 8;
+            $call
         }
     };
 }

@@ -85,7 +85,7 @@ impl<A: Accumulator> Formed<A> {
     /// are lanes at most. Code for AVX2 is used where the processor has it.
     pub(super) fn form(&mut self, of: &Structure<'_>, windows: &[A], n_windows: usize) {
         let lanes = if n_windows > 1 { most_lanes::<A>() } else { 1 };
-        with_lanes!(lanes, L => self.form_detected::<L>(of, windows, n_windows));
+        with_lanes!(A, lanes, L => self.form_detected::<L>(of, windows, n_windows));
     }
 
     fn form_detected<const L: usize>(&mut self, of: &Structure<'_>, windows: &[A], n_windows: usize) {

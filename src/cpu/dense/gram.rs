@@ -167,7 +167,8 @@ impl<A: Accumulator> Gram<A> {
     }
 
     // What follows is for whatever processor the caller is compiled for; the bits are the same on all. Lanes
-    // and features of an item that the compiler knows keep sums in registers.
+    // and features of an item that the compiler knows keep sums in registers. What is asked of constants is
+    // asked in a constant: no code is made for the other answer.
 
     #[inline(always)]
     fn add_portable<T: Element<Acc = A>>(
@@ -177,17 +178,19 @@ impl<A: Accumulator> Gram<A> {
         x: &Source<'_, T>,
         next: Option<&Source<'_, T>>,
     ) {
-        match size_of::<A>() {
-            4 => self.add_of::<T, 8, 4>(g, scales, x, next),
-            _ => self.add_of::<T, 4, 2>(g, scales, x, next),
+        if const { size_of::<A>() == 4 } {
+            self.add_of::<T, 8, 4>(g, scales, x, next);
+        } else {
+            self.add_of::<T, 4, 2>(g, scales, x, next);
         }
     }
 
     #[inline(always)]
     fn finish_portable<T: Element<Acc = A>>(&mut self, next: Option<&Source<'_, T>>) -> &mut [f64] {
-        match size_of::<A>() {
-            4 => self.add_block::<T, 8, 4>(true, next),
-            _ => self.add_block::<T, 4, 2>(true, next),
+        if const { size_of::<A>() == 4 } {
+            self.add_block::<T, 8, 4>(true, next);
+        } else {
+            self.add_block::<T, 4, 2>(true, next);
         }
         &mut self.sums[..self.shape.n * self.shape.n]
     }

@@ -24,15 +24,6 @@ pub(super) struct Matrix<A> {
     pub(super) terms: [VertexSet; MOST_VERTICES],
 }
 
-/// How the terms of a row are added.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// One after the other.
-    Sequence,
-    /// Cut into [parts](crate::dense::parts).
-    Parts,
-}
-
 /// The memory for features that are under way, which half of a processor's nearest cache holds. Rows are read
 /// as far as there is room, so that its prefetcher sees long runs.
 const WIDE_BYTES: usize = 16 << 10;
@@ -61,22 +52,34 @@ impl<A: Accumulator> Matrix<A> {
         }
     }
 
-    /// y = M x of one instance: `x` has its rows, each times one of `scales`, and `y` what becomes
-    /// of each row. `next` has the rows of the instance that is next, which are fetched meanwhile. `wide` is
-    /// [room for features](room_for_features).
+    /// y = M x of one instance, the terms of a row added one after the other: `x` has its rows, each times
+    /// one of `scales`, and `y` what becomes of each row. `next` has the rows of the instance that is next,
+    /// which are fetched meanwhile. `wide` is [room for features](room_for_features).
     #[inline]
     pub(super) fn apply<T: Element<Acc = A>>(
         &self,
-        order: Order,
-        (x, scales): (&Source<'_, T>, &[A]),
+        x: (&Source<'_, T>, &[A]),
         next: Option<&Source<'_, T>>,
         y: &mut [impl Sink<A>],
         wide: &mut [A],
     ) {
-        match (order, crate::dense::parts(self.n)) {
-            (Order::Sequence, _) | (_, 1) => self.apply_detected::<T, 1>((x, scales), next, y, wide),
-            (_, 2) => self.apply_detected::<T, 2>((x, scales), next, y, wide),
-            _ => self.apply_detected::<T, 4>((x, scales), next, y, wide),
+        self.apply_detected::<T, 1>(x, next, y, wide);
+    }
+
+    /// The same, the terms of a row cut into [parts](crate::dense::parts). Not one function with `apply`:
+    /// that would be compiled for every number of parts, for each kind of `y`.
+    #[inline]
+    pub(super) fn apply_in_parts<T: Element<Acc = A>>(
+        &self,
+        x: (&Source<'_, T>, &[A]),
+        next: Option<&Source<'_, T>>,
+        y: &mut [impl Sink<A>],
+        wide: &mut [A],
+    ) {
+        match crate::dense::parts(self.n) {
+            1 => self.apply_detected::<T, 1>(x, next, y, wide),
+            2 => self.apply_detected::<T, 2>(x, next, y, wide),
+            _ => self.apply_detected::<T, 4>(x, next, y, wide),
         }
     }
 
@@ -298,10 +301,10 @@ mod tests {
     use super::*;
 
     /// The terms of a row of sums one by one, in the order of the parts.
-    fn in_order<A: Accumulator>(matrix: &Matrix<A>, order: Order, u: usize, x: impl Fn(usize) -> A) -> A {
+    fn in_order<A: Accumulator>(matrix: &Matrix<A>, in_parts: bool, u: usize, x: impl Fn(usize) -> A) -> A {
         let mut parts = [A::ZERO; MOST_VERTICES / 8];
         for v in (0..matrix.n).filter(|v| matrix.terms[u] >> v & 1 == 1) {
-            let part = &mut parts[if order == Order::Parts && matrix.n > 8 { v / 8 } else { 0 }];
+            let part = &mut parts[if in_parts && matrix.n > 8 { v / 8 } else { 0 }];
             *part = matrix.entries[u * matrix.n + v].fused_multiply_add(x(v), *part);
         }
         (parts[0] + parts[2]) + (parts[1] + parts[3])
@@ -326,7 +329,7 @@ mod tests {
             let (row_stride, scale, shifts, shift, skip_zero) = (features, None, None, 0, false);
             let x = Source { rows: &x, row_stride, features, scale, shifts, shift, skip_zero };
             let mut wide = room_for_features(n).unwrap();
-            for (matrix, order) in [(&matrix, Order::Sequence), (&transposed, Order::Parts)] {
+            for (matrix, in_parts) in [(&matrix, false), (&transposed, true)] {
                 let mut y = [vec![T::default(); n * features], vec![T::default(); n * features]];
                 for (y, portable) in y.iter_mut().zip([false, true]) {
                     // Once block by block, and once row after row.
@@ -334,9 +337,10 @@ mod tests {
                     let store = |row| streams.store(Store { row, scale: T::Acc::ONE, accumulate: false });
                     let mut rows: Vec<_> = y.chunks_mut(features).map(store).collect();
                     let x = (&x, &scales[..]);
-                    match (portable, order, crate::dense::parts(n)) {
-                        (false, ..) => matrix.apply(order, x, Some(x.0), &mut rows, &mut wide),
-                        (_, Order::Sequence, _) | (_, _, 1) => {
+                    match (portable, in_parts, crate::dense::parts(n)) {
+                        (false, false, _) => matrix.apply(x, Some(x.0), &mut rows, &mut wide),
+                        (false, true, _) => matrix.apply_in_parts(x, Some(x.0), &mut rows, &mut wide),
+                        (_, false, _) | (_, _, 1) => {
                             matrix.apply_portable::<T, 1>(x, None, &mut rows, &mut wide);
                         }
                         (_, _, 2) => matrix.apply_portable::<T, 2>(x, None, &mut rows, &mut wide),
@@ -344,7 +348,7 @@ mod tests {
                     }
                 }
                 for (u, f) in (0..n).flat_map(|u| (0..features).map(move |f| (u, f))) {
-                    let sum = in_order(matrix, order, u, |v| x.row(v)[f].widen() * scales[v]);
+                    let sum = in_order(matrix, in_parts, u, |v| x.row(v)[f].widen() * scales[v]);
                     let expected = T::narrow(sum).widen().to_f64();
                     let sums = y.each_ref().map(|y| y[u * features + f].widen().to_f64());
                     assert_eq!(sums, [expected; 2], "{} {n} {features}", T::NAME);

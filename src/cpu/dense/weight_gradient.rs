@@ -22,7 +22,7 @@
 
 #![allow(unsafe_code)]
 
-use super::super::lanes::{Lanes, vectors, vectors_mut, with_lanes};
+use super::super::lanes::{Lanes, most_lanes, vectors, vectors_mut, with_lanes};
 use super::DenseOperator;
 use super::form::Formed;
 use crate::conv::{Conv, NO_SHIFT, Normalization};
@@ -43,7 +43,7 @@ impl<A: Accumulator> DenseOperator<A> {
         f: impl FnMut(usize, &[f64]),
     ) {
         let formed = &self.formed;
-        with_lanes!(formed.lanes, L => weight_gradients::<A, L>(formed, conv, topology, gamma, f));
+        with_lanes!(A, formed.lanes, L => weight_gradients::<A, L>(formed, conv, topology, gamma, f));
     }
 }
 
