@@ -117,9 +117,7 @@ impl Call<'_> {
             Self::GramBackward { .. } => Operator::GramBackward,
         }
     }
-}
 
-impl Call<'_> {
     /// Of how many instances rows are read; `None` for what reads none.
     pub(crate) fn instances(&self) -> Option<usize> {
         match self {
