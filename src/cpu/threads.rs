@@ -21,7 +21,7 @@ thread_local! {
 /// use hyperscatter::{Batch, Incidence, Out, Rows};
 ///
 /// # fn main() -> hyperscatter::Result<()> {
-/// let plan = Plan::<f32>::new(&Batch::replicate(Incidence::subsets(2, 2)?), 1)?;
+/// let plan = Plan::<f32>::builder(&Batch::replicate(Incidence::subsets(2, 2)?), 1).build()?;
 /// let mut y = [0.0; 2];
 /// cpu::on_this_thread(|| {
 ///     let (x, y) = (Rows::contiguous(&[1.0, 3.0][..], 1), Rows::contiguous(&mut y[..], 1));
