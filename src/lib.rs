@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+#[macro_use]
+mod compiled;
+
 mod activation;
 mod axis;
 mod batch;

@@ -141,6 +141,7 @@ impl<T: Element> Workspace<T> {
         self.backward(x, Some(z), weights, &Epilogue::default(), Gradient::Rows(grad_y), gradients)
     }
 
+    #[inline(never)]
     fn forward(
         &mut self,
         x: Rows<&[T]>,
@@ -173,6 +174,7 @@ impl<T: Element> Workspace<T> {
         Ok(())
     }
 
+    #[inline(never)]
     fn backward(
         &mut self,
         x: Rows<&[T]>,
@@ -237,6 +239,11 @@ impl<T: Element> Workspace<T> {
         Ok(())
     }
 }
+
+compiled_here!(
+    Workspace::<T>::forward as fn(_, _, _, _, _, _, _) -> _,
+    Workspace::<T>::backward as fn(_, _, _, _, _, _, _) -> _,
+);
 
 /// A checked call of the convolution or its backward.
 struct Call<'a, T: Element> {

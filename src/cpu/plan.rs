@@ -68,6 +68,7 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
     /// [`Error::PathsMismatch`](crate::Error::PathsMismatch),
     /// [`Error::PathUnavailable`](crate::Error::PathUnavailable),
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    #[inline(never)]
     pub fn build(self) -> Result<Plan<T>> {
         let Self { batch, features, conv, paths, element } = self;
         let paths = Paths::new::<T>(batch.topologies(), paths)?;
@@ -83,6 +84,8 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
         Ok(Plan { shared, element })
     }
 }
+
+compiled_here!(PlanBuilder::<T>::build as fn(_) -> _);
 
 /// About what an instance takes in the operator that takes most of it, in products: rows of vertices and
 /// hyperedges, a matrix of all vertices if they are so few that there may be one, and the pairs of vertices

@@ -106,6 +106,7 @@ impl<T: Element> Workspace<T> {
         self.step_backward(Direction::HyperedgeToVertex, step, z, grad_y, gradients)
     }
 
+    #[inline(never)]
     fn step(
         &mut self,
         direction: Direction,
@@ -133,6 +134,7 @@ impl<T: Element> Workspace<T> {
         Ok(())
     }
 
+    #[inline(never)]
     fn step_backward(
         &mut self,
         direction: Direction,
@@ -182,6 +184,11 @@ impl<T: Element> Workspace<T> {
         Ok(())
     }
 }
+
+compiled_here!(
+    Workspace::<T>::step as fn(_, _, _, _, _) -> _,
+    Workspace::<T>::step_backward as fn(_, _, _, _, _, _) -> _,
+);
 
 /// A checked call of a step or its backward.
 struct Call<'a, T: Element> {

@@ -29,6 +29,7 @@ impl<T: Element> Plan<T> {
     ///
     /// # Errors
     /// [`Error::TooManyInstances`] where a table batch has more, [`Error::TooLarge`], [`Error::OutOfMemory`].
+    #[inline(never)]
     pub fn workspace(&self, max_instances: usize) -> Result<Workspace<T>> {
         if let Some(value) = self.batch().n_instances().filter(|&n| n > max_instances) {
             return Err(Error::TooManyInstances { value, bound: max_instances });
@@ -44,6 +45,8 @@ impl<T: Element> Plan<T> {
         Ok(Workspace { plan: self.clone(), max_instances, memory, sums, tree_sums })
     }
 }
+
+compiled_here!(Plan::<T>::workspace as fn(_, _) -> _);
 
 impl<T: Element> Workspace<T> {
     /// The plan.

@@ -237,6 +237,7 @@ impl Launches for &mut Needs {
 /// # Errors
 /// [`Error::InstancesMismatch`] for another number of instances than a table batch has; those of a window
 /// table of another batch, axis or length; [`Error::TooLarge`].
+#[inline(never)]
 pub(super) fn count<T: DeviceElement>(plan: &Plan<T>, request: &Request<'_>) -> Result<Count> {
     let counted = Count {
         kernels: plan.kernels(),
@@ -373,6 +374,7 @@ fn output<B>(is_wanted: bool, buffer: B) -> Out<B> {
 }
 
 /// What calls of these operators with up to `max_instances` instances need, whatever their operands.
+#[inline(never)]
 pub(super) fn needs<T: DeviceElement>(
     plan: &Plan<T>,
     operators: &[Operator],
@@ -403,3 +405,5 @@ pub(super) fn needs<T: DeviceElement>(
     }
     Ok(needs)
 }
+
+compiled_here!(count::<T> as fn(_, _) -> _, needs::<T> as fn(_, _, _) -> _);

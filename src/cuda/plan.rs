@@ -97,6 +97,7 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
     /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features and more;
     /// [`Error::OutOfMemory`], [`Error::Driver`].
+    #[inline(never)]
     pub fn build(self) -> Result<Plan<T>> {
         let Self { batch, features, conv, checks, paths, copies_async, element } = self;
         let paths = Paths::new::<T>(batch.batch().topologies(), paths)?;
@@ -126,6 +127,8 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         Ok(Plan(Arc::new(parts)))
     }
 }
+
+compiled_here!(PlanBuilder::<T>::build as fn(_) -> _);
 
 impl<T: DeviceElement> Plan<T> {
     /// Begins a plan for rows of `features` elements.

@@ -256,3 +256,15 @@ impl<T: DeviceElement> Workspace<T> {
         Operands::new(&self.plan, self.stream(), safe, self.max_instances).beside(self.lent())
     }
 }
+
+compiled_here!(
+    Workspace::<T>::call::<step::Forward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<step::Backward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::Forward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::Backward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::EpilogueBackward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::MatrixForward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::MatrixBackward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::GramForward> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::GramBackward> as unsafe fn(_, _, _, _, _) -> _,
+);

@@ -161,6 +161,7 @@ impl<T: DeviceElement> Plan<T> {
 }
 
 impl<T: DeviceElement> Workspace<T> {
+    #[inline(never)]
     pub(super) fn new(
         plan: Plan<T>,
         stream: Arc<CudaStream>,
@@ -323,12 +324,13 @@ impl<T: DeviceElement> Workspace<T> {
     /// operand. Whatever else uses this workspace is ordered before or after the work. (Tables, scratch
     /// memory and record are held until an event after their last use, see `retired`, and who lends scratch
     /// memory promises as much.)
-    pub(super) unsafe fn call(
+    #[inline(never)]
+    pub(super) unsafe fn call<D: Description>(
         &self,
         operator: Operator,
         stream: sys::CUstream,
         instances: usize,
-        description: impl Description,
+        description: D,
     ) -> Result<()> {
         if !self.is_made_for(operator) {
             return Err(Error::NotMadeFor { operator: operator.name() });
@@ -356,6 +358,8 @@ impl<T: DeviceElement> Workspace<T> {
         self.held.as_ref().expect("only `drop` takes it")
     }
 }
+
+compiled_here!(Workspace::<T>::new as fn(_, _, _, _, _) -> _);
 
 /// An operator in a set of them.
 fn bit(operator: Operator) -> u32 {

@@ -44,6 +44,7 @@ impl<T: Element> Workspace<T> {
     /// vertices, or one whose vertices are in more than 512 hyperedges or are repeated too often; those
     /// [of operands](crate::cpu#errors-of-operands); and
     /// [`Error::NegativeDegree`](crate::Error::NegativeDegree). Nothing is written then.
+    #[inline(never)]
     pub fn conv_matrix(&mut self, weights: Weights<'_, T::Acc>, matrix: Out<&mut [T::Acc]>) -> Result<()> {
         let mut matrix = matrix;
         self.plan.check_matrices(Operator::ConvMatrix)?;
@@ -80,6 +81,7 @@ impl<T: Element> Workspace<T> {
     ///
     /// # Errors
     /// As [`conv_matrix`](Self::conv_matrix).
+    #[inline(never)]
     pub fn conv_matrix_backward(
         &mut self,
         weights: Weights<'_, T::Acc>,
@@ -158,6 +160,7 @@ impl<T: Element> Workspace<T> {
     /// # Errors
     /// As [`conv_matrix`](Self::conv_matrix), but that only the vertices count, and that there are no
     /// degrees.
+    #[inline(never)]
     pub fn gram(&mut self, x: Rows<&[T]>, gram: Out<&mut [T::Acc]>) -> Result<()> {
         let mut gram = gram;
         self.plan.check_matrices(Operator::Gram)?;
@@ -193,6 +196,7 @@ impl<T: Element> Workspace<T> {
     ///
     /// # Errors
     /// As [`gram`](Self::gram).
+    #[inline(never)]
     pub fn gram_backward(
         &mut self,
         x: Rows<&[T]>,
@@ -226,6 +230,13 @@ impl<T: Element> Workspace<T> {
         Ok(())
     }
 }
+
+compiled_here!(
+    Workspace::<T>::conv_matrix as fn(_, _, _) -> _,
+    Workspace::<T>::conv_matrix_backward as fn(_, _, _, _) -> _,
+    Workspace::<T>::gram as fn(_, _, _) -> _,
+    Workspace::<T>::gram_backward as fn(_, _, _, _) -> _,
+);
 
 impl<T: Element> Call<'_, T> {
     /// Forms M of a chunk's window, whatever the path.
