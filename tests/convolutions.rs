@@ -440,9 +440,14 @@ fn layouts_of_much_work() -> Vec<Layout> {
     cases.map(layout).to_vec()
 }
 
-/// Of such topologies everything has the bits of the CPU, whatever the number of its threads.
+/// Of such topologies everything has the bits of the CPU, whatever the number of its threads. A layout that a
+/// backend is too slow for in all types, it has in two.
 fn much_work_has_the_bits_of_the_cpu<T: TestElement>(backend: &dyn Backend<T>) {
-    for layout in layouts_of_much_work() {
+    for (i, layout) in layouts_of_much_work().into_iter().enumerate() {
+        let is_its_turn = (i + i / 2) % 2 == usize::from(["f64", "bf16"].contains(&T::NAME));
+        if !(backend.affords(usize::MAX) || is_its_turn) {
+            continue;
+        }
         let plan = cpu::Plan::<T>::builder(&layout.batch, layout.features).build().unwrap();
         let is_small = |topology: &Incidence| topology.n_vertices() <= 32;
         let is_dense = |path: &Path| *path == Path::Dense;

@@ -148,8 +148,10 @@ fn backends_have_the_same_bits_where_many_instances_share_a_window() {
         for (features, instances) in [(516, 1), (515, 3), (130, 10), (3, 130)] {
             let conv = [Conv::default(), symmetric()][(i + features) % 2];
             agree::<f32>(n, features, instances, conv);
-            agree::<f64>(n, features, instances, conv);
-            agree::<hyperscatter::half::f16>(n, features, instances, conv);
+            match (i + instances) % 2 {
+                0 => agree::<f64>(n, features, instances, conv),
+                _ => agree::<hyperscatter::half::f16>(n, features, instances, conv),
+            }
         }
     }
     // A chunk is one instance.
@@ -692,9 +694,10 @@ fn plausible_values_of_dense_tables_are_survived() {
             let words = batch.read_table(table).unwrap();
             for (position, &word) in words.iter().enumerate() {
                 let values = [0, 4, word + 1, word.wrapping_sub(1) & 0xffff_ffff, 1 << 31];
-                for (k, value) in values.into_iter().enumerate() {
+                // Words are many, and alike: each becomes every other of these.
+                for (k, value) in values.into_iter().enumerate().skip(position % 2).step_by(2) {
                     batch.overwrite_table(table, position, &[value]).unwrap();
-                    match run(&batch, (position + k).is_multiple_of(2)).0 {
+                    match run(&batch, (position / 2 + k / 2).is_multiple_of(2)).0 {
                         Ok(()) => {}
                         Err(Error::IndexOutOfBounds { value, bound, .. }) => {
                             assert!(value >= bound);

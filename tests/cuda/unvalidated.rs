@@ -415,14 +415,22 @@ fn each_word_of_each_table_is_checked_or_not_needed() {
             conv,
             seed: 5,
         };
-        each_word_is_checked_or_not_needed(which, &layout, [WindowKind::Table; 2], Reduce::Mean);
+        each_word_is_checked_or_not_needed(which, &layout, [WindowKind::Table; 2], Reduce::Mean, 1);
+        // What is looked up is the same: every third word will do.
         if !layout.batch.is_replicated() || which == Which::Matrices {
-            each_word_is_checked_or_not_needed(which, &layout, [WindowKind::Shared; 2], Reduce::Sum);
+            each_word_is_checked_or_not_needed(which, &layout, [WindowKind::Shared; 2], Reduce::Sum, 3);
         }
     }
 }
 
-fn each_word_is_checked_or_not_needed(which: Which, layout: &Layout, kinds: Kinds, reduce: Reduce) {
+/// Each word, or each of so many.
+fn each_word_is_checked_or_not_needed(
+    which: Which,
+    layout: &Layout,
+    kinds: Kinds,
+    reduce: Reduce,
+    one_of: usize,
+) {
     let gpu = Gpu::take();
     gpu.set(Mode { deferred: false, ..Mode::PLAIN });
     survive(&gpu);
@@ -442,7 +450,7 @@ fn each_word_is_checked_or_not_needed(which: Which, layout: &Layout, kinds: Kind
     for part in parts() {
         let values = uploaded.read(part);
         // Indices are many, and alike.
-        let stride = if values.len() > 100 { 97 } else { 1 };
+        let stride = if values.len() > 100 { 97 } else { one_of };
         // Any value of a word of 32 vertices is within its bounds; the first topology has those first.
         let begin = match part {
             Part::Batch(Table::Neighbors) if which == Which::Matrices => {
@@ -465,7 +473,7 @@ fn each_word_is_checked_or_not_needed(which: Which, layout: &Layout, kinds: Kind
         }
     }
     println!("{kinds:?}: {reported} words are reported");
-    assert!(reported > 50, "{reported}");
+    assert!(reported > 50 / one_of, "{reported}");
     // Everything is as it was.
     assert_eq!(run(&uploaded).results, results);
 }

@@ -137,3 +137,21 @@ fn a_program_in_cpp_has_the_bits_of_the_cpu_on_a_device() {
     let output = run_with(&program, &folder.without_driver());
     assert!(output.contains("the layer ran on the CPU\n"), "{output}");
 }
+
+/// As `tests/nvtx.rs` of the library has it: whether the ranges are there at all.
+#[test]
+fn calls_on_a_device_are_ranges_for_profilers() {
+    let folder = Folder::new("ranges");
+    let program = folder.path().join("train_cpp");
+    compile_with(&[], &["g++", "-std=c++17"], "train.cpp", &program);
+    let (driver, source) = (folder.with_driver(), folder.path().join("nvtx.c"));
+    let text = "#include <stdio.h>\nint nvtxRangePushA(const char *name) { return printf(\"range %s\\n\", name); }\n\
+                int nvtxRangePop(void) { return 0; }\n";
+    std::fs::write(&source, text).unwrap();
+    let library = driver.join("libnvtx3interop.so.1");
+    run(Command::new("gcc").args(["-shared", "-fPIC"]).arg(&source).arg("-o").arg(library));
+    let output = run_with(&program, &driver);
+    for call in ["hyperscatter::conv_epilogue\n", "hyperscatter::conv_epilogue_backward\n"] {
+        assert!(output.contains(&format!("range {call}")), "{output}");
+    }
+}
