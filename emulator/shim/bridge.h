@@ -9,6 +9,9 @@ struct Lane;
 
 enum Access : unsigned { READ = 1, WRITE = 2, ATOMIC = 4, UNALIGNED = 8 };
 
+// The elements of matrices.
+enum Elements : unsigned { BF16, F16, TF32 };
+
 enum Mistake : unsigned { UNDEFINED = 0, OUT_OF_BOUNDS = 1, MISALIGNED = 2 };
 
 enum Operation : unsigned {
@@ -47,6 +50,12 @@ struct Bridge {
     void (*commit_copies)(Lane*);
     // Waits for all groups of this thread but the last `left`.
     void (*land_copies)(Lane*, unsigned left);
+    // The operations on matrices, of all lanes of a warp: see src/engine/matrices.rs.
+    void (*multiply)(Lane*, unsigned elements, float* c, const unsigned* a, const unsigned* b,
+                     const char* file, unsigned line);
+    void (*load_matrices)(Lane*, unsigned* to, const void* row, unsigned transposed, const char* file,
+                          unsigned line, const void* pc);
+    unsigned (*transpose_matrix)(Lane*, unsigned elements, const char* file, unsigned line);
 };
 
 // A fiber's control block. It lies at the top of its stack, so that the stack pointer leads to it.

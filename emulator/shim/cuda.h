@@ -12,3 +12,5 @@
 #include "math.h"
 #include "memory.h"
 #include "sync.h"
+
+#include "matrices.h"

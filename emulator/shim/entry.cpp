@@ -20,6 +20,19 @@ void commit_copies() { lane()->bridge->commit_copies(lane()); }
 
 void land_copies(unsigned left) { lane()->bridge->land_copies(lane(), left); }
 
+void multiply(Elements elements, float* c, const unsigned* a, const unsigned* b, const char* file,
+              unsigned line) {
+    lane()->bridge->multiply(lane(), elements, c, a, b, file, line);
+}
+
+void load_matrices(unsigned* to, const void* row, bool transposed, const char* file, unsigned line) {
+    lane()->bridge->load_matrices(lane(), to, row, transposed, file, line, __builtin_return_address(0));
+}
+
+unsigned transpose_matrix(unsigned elements, const char* file, unsigned line) {
+    return lane()->bridge->transpose_matrix(lane(), elements, file, line);
+}
+
 [[noreturn]] void trap(const char* file, unsigned line) {
     lane()->bridge->mistake(lane(), UNDEFINED, "__trap()", file, line, nullptr);
     __builtin_unreachable();

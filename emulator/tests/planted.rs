@@ -62,6 +62,7 @@ const BOUNDS: &str = "planted_bounds.cu";
 const ORDER: &str = "planted_order.cu";
 const COPIES: &str = "planted_copies.cu";
 const MEETING: &str = "planted_meeting.cu";
+const MATRICES: &str = "planted_matrices.cu";
 const ARITHMETIC: &str = "planted_arithmetic.cu";
 
 const CASES: &[Case] = &[
@@ -230,6 +231,32 @@ const CASES: &[Case] = &[
     Case {
         says: "no shared memory",
         ..case(COPIES, "copy_to_global", "copy_to_global_ok", FaultKind::OutOfBounds)
+    },
+    Case {
+        says: "no multiple of 16",
+        ..case(MATRICES, "matrix_row_misaligned", "matrix_row_ok", FaultKind::Misaligned)
+    },
+    Case {
+        says: "no shared memory",
+        ..case(MATRICES, "matrix_row_of_global_memory", "matrix_row_ok", FaultKind::OutOfBounds)
+    },
+    case(MATRICES, "matrix_row_unwritten", "matrix_row_ok", FaultKind::Uninitialised),
+    Case {
+        right: |i, n| input(n - 1 - i),
+        ..case(MATRICES, "matrix_row_without_syncwarp", "matrix_row_without_syncwarp_ok", FaultKind::Race)
+    },
+    Case {
+        says: "which names lane 31, which has exited,",
+        ..case(
+            MATRICES,
+            "fragment_of_a_lane_that_is_gone",
+            "fragment_of_a_lane_that_is_gone_ok",
+            FaultKind::WarpMask,
+        )
+    },
+    Case {
+        says: "another lane of it waits in an operation on matrices",
+        ..case(MATRICES, "fragments_of_two_products", "fragments_of_two_products_ok", FaultKind::Divergence)
     },
     Case {
         block: 64,

@@ -131,6 +131,93 @@ fn warp_operations_give_what_cuda_documents() {
     }
 }
 
+/// The element types of matrices: the kernel, how many elements a word has, and an element's value.
+type OfMatrices = (&'static str, usize, fn(u32) -> f64);
+
+const OF_MATRICES: [OfMatrices; 3] = [
+    ("semantics_multiply_bf16", 2, |bits| f32::from_bits(bits << 16).into()),
+    ("semantics_multiply_f16", 2, |bits| half::f16::from_bits(bits as u16).into()),
+    ("semantics_multiply_tf32", 1, |bits| f32::from_bits(bits & !0x1fff).into()),
+];
+
+/// Products of matrices that are spread over the lanes by their rows and columns, which is the other way
+/// round than the emulator's: from an element to its lane.
+#[test]
+fn products_of_matrices_are_those_of_their_rows_and_columns() {
+    for (kernel, in_word, value) in OF_MATRICES {
+        let columns = 8 * in_word;
+        // Small whole numbers and halves, of which products and sums are exact.
+        let number = |seed: usize, r: usize, c: usize| (seed * 31 + r * 7 + c * 13) % 17;
+        let bits = |n: usize| match kernel {
+            "semantics_multiply_f16" => u32::from(half::f16::from_f32(n as f32 / 2.0 - 4.0).to_bits()),
+            "semantics_multiply_bf16" => (n as f32 / 2.0 - 4.0).to_bits() >> 16,
+            // What is dropped is there.
+            _ => (n as f32 / 2.0 - 4.0).to_bits() | 0x0abc,
+        };
+        let (mut a, mut b, mut c) = (vec![0; 16 * columns], vec![0; columns * 8], vec![0.0; 16 * 8]);
+        let mut lanes = vec![0u32; 32 * 10];
+        for row in 0..16 {
+            for k in 0..columns {
+                a[row * columns + k] = bits(number(1, row, k));
+                // Rows 0 to 7 and the first half of the columns in a[0], and so on.
+                let (half, within) = (k / (columns / 2), k % (columns / 2));
+                let (lane, word) = (row % 8 * 4 + within / in_word, row / 8 + 2 * half);
+                lanes[10 * lane + word] |= a[row * columns + k] << (16 * (within % in_word));
+            }
+            for column in 0..8 {
+                c[row * 8 + column] = number(3, row, column) as f32 - 8.5;
+                let (lane, word) = (row % 8 * 4 + column / 2, row / 8 * 2 + column % 2);
+                lanes[10 * lane + 6 + word] = c[row * 8 + column].to_bits();
+            }
+        }
+        for k in 0..columns {
+            for column in 0..8 {
+                b[k * 8 + column] = bits(number(2, k, column));
+                let (half, within) = (k / (columns / 2), k % (columns / 2));
+                let lane = column * 4 + within / in_word;
+                lanes[10 * lane + 4 + half] |= b[k * 8 + column] << (16 * (within % in_word));
+            }
+        }
+        let out = always(kernel, [1; 3], [32, 1, 1], &[0; 32 * 8], &lanes);
+        for row in 0..16 {
+            for column in 0..8 {
+                let product = |other: usize| {
+                    let of = |k: usize| {
+                        let there = (k + other * columns / 2) % columns;
+                        value(a[row * columns + k]) * value(b[there * 8 + column])
+                    };
+                    (0..columns).map(of).sum::<f64>()
+                };
+                let once = f64::from(c[row * 8 + column]) + product(0);
+                let (lane, word) = (row % 8 * 4 + column / 2, row / 8 * 2 + column % 2);
+                let found = |i: usize| f64::from(f32::from_bits(out[8 * lane + i]));
+                assert_eq!(found(word), once, "{kernel}: row {row}, column {column}");
+                // Then with the halves of B exchanged.
+                assert_eq!(found(4 + word), once + product(1), "{kernel}: row {row}, column {column}");
+            }
+        }
+    }
+}
+
+#[test]
+fn matrices_are_loaded_and_transposed() {
+    let words: Vec<u32> = (0..64 * 4).map(|i| (2 * i) | (2 * i + 1) << 16).collect();
+    let out = always("semantics_load_matrices", [1; 3], [64, 1, 1], &[0; 64 * 9], &words);
+    for thread in 0..64 {
+        let (warp, g, t) = (thread / 32, thread % 32 / 4, thread % 4);
+        // Element of a row of a matrix, which is its own number.
+        let element = |matrix: usize, r: usize, c: usize| (((warp * 32 + matrix * 8 + r) * 8) + c) as u32;
+        let two = |first: u32, second: u32| first | second << 16;
+        let of = &out[9 * thread..][..9];
+        for matrix in 0..4 {
+            let row = two(element(matrix, g, 2 * t), element(matrix, g, 2 * t + 1));
+            let column = two(element(matrix, 2 * t, g), element(matrix, 2 * t + 1, g));
+            assert_eq!((of[matrix], of[4 + matrix]), (row, column), "thread {thread}, matrix {matrix}");
+        }
+        assert_eq!(of[8], of[4], "thread {thread}");
+    }
+}
+
 #[test]
 fn barriers_count_votes() {
     let out = always("semantics_barrier", [1; 3], [48, 1, 1], &[0; 48], &[]);

@@ -6,6 +6,7 @@ use super::access::Access;
 use super::copies::Copy;
 use super::failure::{Failure, Site};
 use super::lane::Lane;
+use super::matrices::{self, Elements, Words};
 use super::warp::{Operation, Request};
 use crate::interface::FaultKind;
 
@@ -19,10 +20,40 @@ pub(super) struct Bridge {
     begin_copy: unsafe extern "C" fn(*const Lane, *mut c_void, *const c_void, usize, usize, *const c_void),
     commit_copies: unsafe extern "C" fn(*const Lane),
     land_copies: unsafe extern "C" fn(*const Lane, u32),
+    multiply: unsafe extern "C" fn(
+        *const Lane,
+        u32,
+        *mut [f32; 4],
+        *const [u32; 4],
+        *const [u32; 2],
+        *const c_char,
+        u32,
+    ),
+    load_matrices: unsafe extern "C" fn(
+        *const Lane,
+        *mut [u32; 4],
+        *const c_void,
+        u32,
+        *const c_char,
+        u32,
+        *const c_void,
+    ),
+    transpose_matrix: unsafe extern "C" fn(*const Lane, u32, *const c_char, u32) -> u32,
 }
 
-pub(super) static BRIDGE: Bridge =
-    Bridge { access, barrier, warp, mistake, timeout, begin_copy, commit_copies, land_copies };
+pub(super) static BRIDGE: Bridge = Bridge {
+    access,
+    barrier,
+    warp,
+    mistake,
+    timeout,
+    begin_copy,
+    commit_copies,
+    land_copies,
+    multiply,
+    load_matrices,
+    transpose_matrix,
+};
 
 unsafe extern "C" fn access(
     lane: *const Lane,
@@ -141,6 +172,66 @@ unsafe extern "C" fn land_copies(lane: *const Lane, left: u32) {
     if let Err(failure) = running.land_copies(lane, left) {
         running.fail(lane, failure);
     }
+}
+
+unsafe extern "C" fn multiply(
+    lane: *const Lane,
+    elements: u32,
+    c: *mut [f32; 4],
+    a: *const [u32; 4],
+    b: *const [u32; 2],
+    file: *const c_char,
+    line: u32,
+) {
+    // SAFETY: the control block of the fiber that calls, a string of its library, and fragments on its stack.
+    let (lane, site, c, a, b) = unsafe { (&*lane, Site::line(file, line), &mut *c, &*a, &*b) };
+    let of_lanes = exchange(lane, site, matrices::fragments(a, b));
+    matrices::multiply(Elements::from_number(elements), c, &of_lanes, lane.index() % 32);
+}
+
+unsafe extern "C" fn load_matrices(
+    lane: *const Lane,
+    to: *mut [u32; 4],
+    row: *const c_void,
+    transposed: u32,
+    file: *const c_char,
+    line: u32,
+    pc: *const c_void,
+) {
+    // SAFETY: the control block of the fiber that calls, a string of its library, and words on its stack.
+    let (lane, site, to) = unsafe { (&*lane, Site::line(file, line), &mut *to) };
+    let running = lane.running();
+    if running.preempts() {
+        wait(lane);
+    }
+    match running.matrix_row(lane, row as usize, pc as usize) {
+        Ok(row) => *to = matrices::load(&exchange(lane, site, row), transposed != 0, lane.index() % 32),
+        Err(failure) => running.fail(lane, failure),
+    }
+}
+
+unsafe extern "C" fn transpose_matrix(
+    lane: *const Lane,
+    elements: u32,
+    file: *const c_char,
+    line: u32,
+) -> u32 {
+    // SAFETY: the control block of the fiber that calls, and a string of its library.
+    let (lane, site) = unsafe { (&*lane, Site::line(file, line)) };
+    let of_lanes = exchange(lane, site, matrices::elements(elements));
+    matrices::transpose(&of_lanes, lane.index() % 32)
+}
+
+/// Waits for all lanes of the warp; gives the words of all.
+fn exchange(lane: &Lane, site: Site, words: Words) -> [Words; 32] {
+    let running = lane.running();
+    let arrived = running.scheduler.borrow_mut().exchange(lane.index(), site, words);
+    if let Err(failure) = arrived {
+        running.fail(lane, failure);
+    }
+    pay(lane, site);
+    lane.suspend();
+    running.scheduler.borrow().exchanged(lane.index())
 }
 
 /// Lets other threads run first.

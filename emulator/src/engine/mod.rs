@@ -26,6 +26,7 @@ mod copies;
 mod failure;
 mod lane;
 mod library;
+mod matrices;
 mod races;
 mod random;
 mod scheduler;

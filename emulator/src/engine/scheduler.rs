@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::failure::{Failure, Site};
+use super::matrices::Words;
 use super::random::Random;
 use super::warp::{Operation, Request, Warp, lanes};
 use crate::interface::{FaultKind, Order};
@@ -219,6 +220,18 @@ impl Scheduler {
             self.ready.extend(lanes(met.mask).map(|lane| first + lane));
         }
         Ok(())
+    }
+
+    /// A thread arrives at an operation on matrices, of all lanes of its warp.
+    pub(super) fn exchange(&mut self, thread: u32, site: Site, words: Words) -> Result<(), Box<Failure>> {
+        self.warps[thread as usize / 32].give(thread % 32, words);
+        let (mask, operation) = (u32::MAX, Operation::Exchange);
+        self.warp(thread, Request { mask, operation, value: 0, source: 0, site })
+    }
+
+    /// What the lanes of its warp gave to the operation that a thread was last in.
+    pub(super) fn exchanged(&self, thread: u32) -> [Words; 32] {
+        self.warps[thread as usize / 32].given(thread % 32)
     }
 
     fn release(&mut self, threads: std::ops::Range<u32>) {

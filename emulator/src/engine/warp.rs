@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::failure::{Failure, Site};
+use super::matrices::Words;
 use crate::interface::FaultKind;
 
 /// The operations of `shim/bridge.h`.
@@ -20,6 +21,8 @@ pub(super) enum Operation {
     And,
     Or,
     Xor,
+    /// Of matrices, by a function of its own.
+    Exchange,
 }
 
 impl Operation {
@@ -38,6 +41,7 @@ impl fmt::Display for Operation {
             Self::Shuffle => "a shuffle",
             Self::Ballot => "a vote",
             Self::Match => "__match_any_sync",
+            Self::Exchange => "an operation on matrices",
             _ => "a warp reduction",
         })
     }
@@ -62,6 +66,15 @@ struct Meeting {
     sources: [u8; 32],
 }
 
+/// The words of the lanes of an operation on matrices. There are two, taken in turn: until a lane has fetched
+/// the words of one operation, nobody gets past the next.
+#[derive(Default)]
+struct Exchange {
+    words: [[Words; 32]; 2],
+    /// Which of them each lane gave its words to last.
+    turns: [bool; 32],
+}
+
 /// A warp of the block that runs.
 #[derive(Default)]
 pub(super) struct Warp {
@@ -69,6 +82,7 @@ pub(super) struct Warp {
     lanes: u32,
     exited: u32,
     meetings: Vec<Meeting>,
+    exchange: Exchange,
 }
 
 /// A meeting that all lanes of its mask have reached.
@@ -89,6 +103,19 @@ impl Warp {
         self.lanes = u32::MAX >> (32 - lanes);
         self.exited = 0;
         self.meetings.clear();
+    }
+
+    /// A lane gives its words, before it arrives.
+    pub(super) fn give(&mut self, lane: u32, words: Words) {
+        let Exchange { words: all, turns } = &mut self.exchange;
+        let turn = &mut turns[lane as usize];
+        *turn = !*turn;
+        all[usize::from(*turn)][lane as usize] = words;
+    }
+
+    /// The words of all lanes, once they have met.
+    pub(super) fn given(&self, lane: u32) -> [Words; 32] {
+        self.exchange.words[usize::from(self.exchange.turns[lane as usize])]
     }
 
     /// A lane arrives. Returns the results once all have.
@@ -173,7 +200,7 @@ impl Meeting {
         };
         let signed = |next: fn(i32, i32) -> i32| move |a: u32, b: u32| next(a as i32, b as i32) as u32;
         match self.request.operation {
-            Operation::Sync => [0; 32],
+            Operation::Sync | Operation::Exchange => [0; 32],
             Operation::Shuffle => each(&|lane| value(self.sources[lane as usize].into())),
             Operation::Ballot => [lanes(mask).map(|lane| value(lane) << lane).sum(); 32],
             Operation::Match => {
