@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Reports what each kernel takes (registers, shared memory, stack, spills), and how wide its accesses are.
 
-    python3 kernels/resources.py           prints the tables, and fails where a kernel breaks a rule
+    python3 kernels/resources.py                  prints the tables, and fails where a kernel breaks a rule
+    python3 kernels/resources.py --native sm_90   with nvcc for some architectures alone, in less time
 
 Two ways lead to machine code, and both are looked at: `ptx`, the assembler on kernels/ptx/*.ptx, as a driver
 does it; and `cu`, nvcc on kernels/*.cu, as build.rs does it where native code is asked for. The rules:
@@ -26,6 +27,7 @@ disassembler the accesses are not counted, which is said. No GPU and no CUDA too
 first tries its rules on a kernel that breaks them.
 """
 
+import argparse
 import os
 import pathlib
 import re
@@ -300,6 +302,11 @@ def in_flight_of(name: str, entry: Entry) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--native", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES,
+                        help="the architectures for nvcc; all unless given")
+    native = parser.parse_args().native
     tools = Tools()
     tools.try_rules()
     disassembled = tools.disassembler is not None
@@ -309,7 +316,8 @@ def main() -> None:
                      "generic", "global loads", "global stores").rstrip())
     wrong, kinds = [], {".ptx": set(), ".cu": set()}
     sources = [*sorted((KERNELS / "ptx").glob("*.ptx")), *sorted(KERNELS.glob("*.cu"))]
-    work = [(source, architecture) for source in sources for architecture in ARCHITECTURES]
+    work = [(source, architecture) for source in sources
+            for architecture in (ARCHITECTURES if source.suffix == ".ptx" else native)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda job: tools.entries(*job), work)
         for (source, architecture), entries in zip(work, results, strict=True):

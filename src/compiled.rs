@@ -8,8 +8,8 @@
 /// ([rust-lang/rust#123244]), and no others. Nothing else depends on this: where a function is missing here,
 /// or is not shared, crates that call it compile it as they compile any generic function.
 ///
-/// Not where it would only take time: in this crate's own tests, which use few, and where it is instrumented
-/// for fuzzing.
+/// Not where it would only take time: in the unit tests of this crate, which use few, and where it is
+/// instrumented for fuzzing.
 ///
 /// [rust-lang/rust#123244]: https://github.com/rust-lang/rust/pull/123244
 macro_rules! compiled_here {

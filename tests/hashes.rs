@@ -113,11 +113,32 @@ fn all_conventions() -> impl Iterator<Item = (WindowKind, Conv)> {
     })
 }
 
-/// Those that a backend is fast enough for: all, or each in two of the types.
-fn conventions<T: TestElement>(backend: &dyn Backend<T>) -> impl Iterator<Item = (WindowKind, Conv)> {
-    let of = TYPES.iter().position(|name| *name == T::NAME).expect("the types are four");
-    let step = if backend.affords(usize::MAX) { 1 } else { 2 };
-    all_conventions().skip(of % step).step_by(step)
+/// Those of a layout that a backend is fast enough for: all, or if it has the layout in all types, each of
+/// them in two.
+fn conventions<T: TestElement>(
+    backend: &dyn Backend<T>,
+    layout: &Layout,
+) -> impl Iterator<Item = (WindowKind, Conv)> {
+    let is_of_all_types = backend.affords(size(layout));
+    let n_shares = if is_of_all_types && !backend.affords(usize::MAX) { 2 } else { 1 };
+    share(T::NAME, n_shares)
+}
+
+fn size(layout: &Layout) -> usize {
+    layout.instances * layout.features
+}
+
+/// What falls to a type.
+fn share(name: &str, n_shares: usize) -> impl Iterator<Item = (WindowKind, Conv)> {
+    let number = TYPES.iter().position(|other| *other == name).expect("the types are four");
+    all_conventions().skip(number % n_shares).step_by(n_shares)
+}
+
+#[test]
+fn each_convention_falls_to_two_types() {
+    let shared: Vec<_> = TYPES.iter().flat_map(|name| share(name, 2)).collect();
+    assert_eq!(shared.len(), 2 * 27);
+    assert!(all_conventions().all(|of| shared.iter().filter(|other| **other == of).count() == 2));
 }
 
 fn named(conv: Conv) -> String {
@@ -130,7 +151,7 @@ fn hashes<T: TestElement>(backend: &dyn Backend<T>, name: &str, layout: &Layout)
     if name.starts_with(MATRICES) {
         return hashes;
     }
-    for (windows, conv) in conventions(backend) {
+    for (windows, conv) in conventions(backend, layout) {
         let layout = Layout { windows, conv, ..layout.clone() };
         let asked = Asked { save_z: true, ..Asked::ALL };
         let operands = Operands::<T>::of(&layout);
@@ -196,7 +217,7 @@ fn matrix_hashes<T: TestElement>(
     layout: &Layout,
 ) -> BTreeMap<String, u64> {
     let mut hashes = BTreeMap::new();
-    for (windows, conv) in conventions(backend) {
+    for (windows, conv) in conventions(backend, layout) {
         let layout = Layout { windows, conv, ..layout.clone() };
         let Some([matrix, grad_weights, gram, grad_x]) = matrix_bits::<T>(backend, &layout) else {
             return hashes;
@@ -236,10 +257,11 @@ fn results_have_the_committed_hashes<T: TestElement>(backend: &dyn Backend<T>) {
     }
     let committed = committed();
     let mut all = BTreeMap::new();
-    let mut left_out = vec![];
+    let (mut asked, mut left_out) = (vec![], vec![]);
     for (i, (name, layout)) in layouts().into_iter().enumerate() {
         let is_its_turn = TYPES[i % 4] == T::NAME;
-        if backend.affords(layout.instances * layout.features) || is_its_turn {
+        if backend.affords(size(&layout)) || is_its_turn {
+            asked.push((name, conventions(backend, &layout).collect::<Vec<_>>()));
             all.extend(hashes::<T>(backend, name, &layout));
         } else {
             left_out.push(name);
@@ -248,12 +270,13 @@ fn results_have_the_committed_hashes<T: TestElement>(backend: &dyn Backend<T>) {
     let differ: Vec<_> = all.iter().filter(|(what, hash)| committed.get(*what) != Some(hash)).collect();
     let names: Vec<_> = differ.iter().take(10).map(|(what, _)| what.as_str()).collect();
     assert!(names.is_empty(), "{} hashes differ: {names:#?}", differ.len());
-    let asked: Vec<_> = conventions(backend).collect();
     let is_asked_for = |what: &str| {
         let is_of = |(windows, conv): &(WindowKind, Conv)| {
             what.contains(&format!(", {windows:?}: ")) && what.ends_with(&named(*conv))
         };
-        asked.iter().any(is_of) || !all_conventions().any(|of| is_of(&of))
+        let of_layout = asked.iter().filter(|(name, _)| what.starts_with(&format!("{name}, ")));
+        of_layout.flat_map(|(_, conventions)| conventions).any(is_of)
+            || !all_conventions().any(|of| is_of(&of))
     };
     let missing = |what: &&String| {
         let is_left_out = left_out.iter().any(|name| what.starts_with(name)) || !is_asked_for(what);

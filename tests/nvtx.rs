@@ -4,7 +4,7 @@
 //! The library is loaded once in a process, so each case runs in a process of its own, with a library made
 //! here that prints what it is asked for.
 //!
-//! A test binary of its own, since the feature `nvtx` would have all others built anew.
+//! A test binary of its own: with the feature `nvtx`, which not all builds have.
 
 use std::path::Path;
 use std::process::Command;

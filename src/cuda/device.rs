@@ -7,6 +7,7 @@ use cudarc::driver::{CudaContext, CudaModule};
 use cudarc::nvrtc::Ptx;
 
 use super::driver::{self, Current, failed, pending_error};
+use super::ranges::Range;
 use super::retired::Retired;
 use crate::error::{Error, Result};
 
@@ -146,6 +147,7 @@ impl Device {
             let ordinal = context.ordinal();
             return Err(Error::UnsupportedArchitecture { ordinal, found, needed: NEEDED_CAPABILITY });
         }
+        Range::prepare();
         Ok(Self(Arc::new(Inner {
             retired: Retired::default(),
             modules: Mutex::new([const { None }; IMAGES.len()]),

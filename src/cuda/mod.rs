@@ -160,7 +160,8 @@
 //! With the feature `nvtx` each operator call is an NVTX range on the thread that makes it, in both tiers,
 //! for the timelines of profilers such as Nsight Systems: `hyperscatter::` and
 //! [`Operator::name`](crate::Operator::name). The NVTX library (`libnvtx3interop.so.1`, or
-//! `libnvToolsExt.so.1` before CUDA 12.9) is looked for at the first call. Without one there are no ranges.
+//! `libnvToolsExt.so.1` before CUDA 12.9) is looked for when a device is opened. Without one there are no
+//! ranges.
 //! Building needs none.
 
 mod abi;

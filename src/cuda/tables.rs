@@ -146,12 +146,14 @@ pub enum Table {
     VertexStarts,
     /// Instances + 1 prefix sums of the hyperedges; 64 bits.
     HyperedgeStarts,
-    /// Nine 64-bit words for each topology, all 0 where it has no dense operator:
+    /// Thirteen 64-bit words for each topology, all 0 where it has no dense operator:
     ///
     /// * its number of vertices, and where its neighbors start;
     /// * where its pairs start, and their number;
     /// * where the lists of its pairs start, and their words;
     /// * the size of its hyperedges if all have one and no vertex twice, and else 0;
+    /// * where the words start that are read with windows in shared memory, its pairs of two vertices, and
+    ///   how many of the words each of these and each vertex has; 0 where there are none;
     /// * where its operator and the terms of that start in scratch memory.
     DenseTopologies,
     /// For each vertex the set of vertices that share a hyperedge with it; 32 bits.

@@ -35,6 +35,11 @@ pub fn is_stand_in() -> bool {
     std::env::var_os("HYPERSCATTER_STAND_IN").is_some_and(|stands_in| stands_in == "1")
 }
 
+/// Whether calls take no time worth speaking of: on a real GPU, without a tool.
+pub fn is_quick() -> bool {
+    is_real() && !is_stand_in() && std::env::var_os("HYPERSCATTER_TOOL").is_none()
+}
+
 /// Whether a tool is under way, as `HYPERSCATTER_TOOL` names it: memcheck takes a call that the driver
 /// refuses for an error, also where a test wants it refused. Says so where it is.
 pub fn under_tool(what_for: &str) -> bool {
@@ -269,8 +274,7 @@ impl<T> GpuElement for T where
 impl<T: GpuElement> Backend<T> for Cuda {
     /// The emulated driver takes a microsecond for each incidence and feature, and a tool is slow, too.
     fn affords(&self, elements: usize) -> bool {
-        let is_quick = is_real() && !is_stand_in() && std::env::var_os("HYPERSCATTER_TOOL").is_none();
-        is_quick || elements < 1000
+        is_quick() || elements < 1000
     }
 
     fn operators_on(

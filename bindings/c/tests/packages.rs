@@ -1,4 +1,5 @@
-//! A program outside of the repository finds what `install.sh` installs, by CMake and by pkg-config.
+//! A program outside of the repository finds what `install.sh` installs, by CMake and by pkg-config. What
+//! this package is made of.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,4 +74,21 @@ fn pkg_config_finds_the_library() {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(&source).arg(&program);
     run(shell.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")));
+}
+
+/// Operators are compiled with the core (`src/compiled.rs` there): this package links to them.
+#[test]
+fn operators_are_compiled_with_the_core_alone() {
+    let operators = |library: &str| {
+        let mut nm = Command::new("nm");
+        let symbols = run(nm.args(["--defined-only", "--demangle"]).arg(libraries().join(library)));
+        // One of the functions that have all others below them, for each backend.
+        [("hyperscatter::cpu::", "::forward"), ("hyperscatter::cuda::", "::call")].map(
+            |(module, function)| {
+                symbols.lines().filter(|line| line.contains(module) && line.contains(function)).count()
+            },
+        )
+    };
+    let (library, package) = (operators("libhyperscatter_c.so"), operators("libhyperscatter_c.rlib"));
+    assert!(library.iter().all(|&n| n >= 4) && package == [0, 0], "{library:?}, {package:?}");
 }

@@ -61,12 +61,13 @@ def test_a_forked_worker_does_not_hang(begin: Callable[[int], None] | None) -> N
 def test_the_library_follows_the_number_of_threads() -> None:
     """In a process of its own, where nothing has begun threads."""
     program = """
-        import torch, hyperscatter as hs
+        import time, torch, hyperscatter as hs
         from pathlib import Path
         topology = hs.Incidence.pairs(6)
         for threads, instances in [(1, 3), (1, 3000), (3, 3), (3, 3000), (2, 3000)]:
             torch.set_num_threads(threads)
             hs.conv(torch.randn(instances, 6, 8), topology)
+            time.sleep(0.5)  # a thread names itself, once it runs
             names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
             print(sum(name.startswith("hyperscatter-") for name in names))
     """

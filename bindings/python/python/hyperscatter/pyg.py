@@ -43,7 +43,9 @@ class HypergraphConv(nn.Module):
     vertex whose degree is 0) these are finite. Parameters have its names, and load its state dicts.
 
     The structure of a `hyperedge_index` is kept as long as that very tensor lives and is not written: give
-    the same tensor again. A new one is copied to the host, which waits for the device.
+    the same tensor again. A new one is copied to the host, which waits for the device. The last eight
+    structures are kept, and none of an index that was made in inference mode, of which nobody can tell
+    whether it was written.
 
     Attention is not there yet.
 
