@@ -66,7 +66,9 @@ def self_test():
 def main(arguments):
     if arguments == ["--self-test"]:
         return self_test()
-    files = subprocess.run(["git", "ls-files"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    # Those that are not added yet, too.
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listing, check=True, stdout=subprocess.PIPE, text=True).stdout
     found = []
     for file in files.splitlines():
         # A file that is deleted may not be committed yet.

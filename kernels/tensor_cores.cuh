@@ -1,9 +1,9 @@
-// Matrices in the registers of a warp: products by tensor cores, and how fragments get from shared memory into
-// registers and are transposed there. Needs sm_80. All lanes of a warp call each function together, and none
-// orders memory: what others wrote to shared memory is there behind a barrier.
+// Matrices in the registers of a warp: products by tensor cores, and how fragments get from shared memory
+// into registers and are transposed there. Needs sm_80. All lanes of a warp call each function together, and
+// none orders memory: what others wrote to shared memory is there behind a barrier.
 //
-// A fragment is what a lane has of a matrix. With g = lane / 4 and t = lane % 4, and two elements of 16 bits in
-// a word, the lower one first:
+// A fragment is what a lane has of a matrix. With g = lane / 4 and t = lane % 4, and two elements of 16 bits
+// in a word, the lower one first:
 //
 //     A, 16 x 16    a[i] = rows g + 8 (i % 2), columns 2 t + 8 (i / 2) and the next
 //     B, 16 x 8     b[i] = rows 2 t + 8 i and the next, column g
@@ -12,9 +12,9 @@
 //     C, 16 x 8     c[i] = row g + 8 (i / 2), column 2 t + i % 2
 //
 // (PTX ISA 8.0, sections on mma.m16n8k16 and mma.m16n8k8.) Products are exact but for TF32, of which the last
-// 13 bits do not count. In which order a device adds them, and how it rounds between, is not documented: results
-// are the same from run to run, and not those of the CPU. emulator/src/engine/matrices.rs has the order of the
-// emulated driver.
+// 13 bits do not count. In which order a device adds them, and how it rounds between, is not documented:
+// results are the same from run to run, and not those of the CPU. emulator/src/engine/matrices.rs has the
+// order of the emulated driver.
 
 #pragma once
 
@@ -27,7 +27,7 @@ __device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], const
 #if defined(__CUDA_ARCH__)
 #define MULTIPLY(T, INSTRUCTION) \
     template <> \
-    __device__ __forceinline__ void multiply<T>(float(&c)[4], const u32(&a)[4], const u32(&b)[2]) { \
+    __device__ __forceinline__ void multiply<T>(float (&c)[4], const u32(&a)[4], const u32(&b)[2]) { \
         asm(INSTRUCTION " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) \
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); \
@@ -38,7 +38,7 @@ MULTIPLY(float, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")
 #else
 #define MULTIPLY(T, ELEMENTS) \
     template <> \
-    __device__ __forceinline__ void multiply<T>(float(&c)[4], const u32(&a)[4], const u32(&b)[2]) { \
+    __device__ __forceinline__ void multiply<T>(float (&c)[4], const u32(&a)[4], const u32(&b)[2]) { \
         emulator::multiply(emulator::ELEMENTS, c, a, b); \
     }
 MULTIPLY(Bf16, BF16)

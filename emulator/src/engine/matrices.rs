@@ -1,7 +1,7 @@
 //! Matrices in the registers of a warp: `mma.sync`, `ldmatrix` and `movmatrix`.
 //!
-//! A fragment is what a lane has of a matrix. With g = lane / 4 and t = lane % 4, and two elements of 16 bits in
-//! a word, the lower one first (PTX ISA 8.0, sections on `mma.m16n8k16`, `mma.m16n8k8`, `ldmatrix` and
+//! A fragment is what a lane has of a matrix. With g = lane / 4 and t = lane % 4, and two elements of 16 bits
+//! in a word, the lower one first (PTX ISA 8.0, sections on `mma.m16n8k16`, `mma.m16n8k8`, `ldmatrix` and
 //! `movmatrix`):
 //!
 //! | matrix | word |
@@ -13,8 +13,8 @@
 //! | C, 16 x 8 | `c[i]`: row g + 8 (i / 2), column 2 t + i % 2 |
 //! | 8 x 8, in shared memory or in registers | row g, columns 2 t and the next |
 //!
-//! An element of C is c + a₀ b₀ + a₁ b₁ + …, in that order, in double, and rounded to `f32` once. A device adds
-//! in another way. Of TF32 the last 13 bits do not count.
+//! An element of C is c + a₀ b₀ + a₁ b₁ + …, in that order, in double, and rounded to `f32` once. A device
+//! adds in another way. Of TF32 the last 13 bits do not count.
 
 use half::{bf16, f16};
 
@@ -82,7 +82,8 @@ pub(super) fn multiply(elements: Elements, c: &mut [f32; 4], of_lanes: &[Words; 
     }
 }
 
-/// A lane's elements of four matrices, or of their transposes: lanes 8 i to 8 i + 7 gave the rows of matrix i.
+/// A lane's elements of four matrices, or of their transposes: lanes 8 i to 8 i + 7 gave the rows of matrix
+/// i.
 pub(super) fn load(of_lanes: &[Words; 32], transposed: bool, lane: u32) -> [u32; 4] {
     [0, 1, 2, 3].map(|matrix| of_matrix(transposed, lane, |row, word| of_lanes[8 * matrix + row][word]))
 }
