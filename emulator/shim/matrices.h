@@ -1,5 +1,5 @@
 // Matrices in the registers of a warp: what `mma.sync`, `ldmatrix` and `movmatrix` of PTX do, for the helpers
-// of kernels/tensor_cores.cuh. src/engine/matrices.rs has the layouts and the order of sums.
+// of kernels/tensor_cores.cuh, which has the layouts. src/engine/matrices.rs has the order of sums.
 #pragma once
 
 namespace emulator {

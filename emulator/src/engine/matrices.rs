@@ -1,17 +1,7 @@
 //! Matrices in the registers of a warp: `mma.sync`, `ldmatrix` and `movmatrix`.
 //!
-//! A fragment is what a lane has of a matrix. With g = lane / 4 and t = lane % 4, and two elements of 16 bits
-//! in a word, the lower one first (PTX ISA 8.0, sections on `mma.m16n8k16`, `mma.m16n8k8`, `ldmatrix` and
-//! `movmatrix`):
-//!
-//! | matrix | word |
-//! |---|---|
-//! | A, 16 x 16 | `a[i]`: row g + 8 (i % 2), columns 2 t + 8 (i / 2) and the next |
-//! | B, 16 x 8 | `b[i]`: rows 2 t + 8 i and the next, column g |
-//! | A, 16 x 8, TF32 | `a[i]`: row g + 8 (i % 2), column t + 4 (i / 2) |
-//! | B, 8 x 8, TF32 | `b[i]`: row t + 4 i, column g |
-//! | C, 16 x 8 | `c[i]`: row g + 8 (i / 2), column 2 t + i % 2 |
-//! | 8 x 8, in shared memory or in registers | row g, columns 2 t and the next |
+//! Which elements a lane has is in `kernels/tensor_cores.cuh`, for whose helpers this stands in. Here, too, g
+//! is lane / 4 and t is lane % 4.
 //!
 //! An element of C is c + a₀ b₀ + a₁ b₁ + …, in that order, in double, and rounded to `f32` once. A device
 //! adds in another way. Of TF32 the last 13 bits do not count.
