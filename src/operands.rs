@@ -9,12 +9,15 @@ use arrayvec::ArrayVec;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::error::{Error, Result, fits_u32};
-use crate::rows::{Operand, Placement, agree_on_instances};
+use crate::rows::{Operand, Placement, Widths, agree_on_instances};
 use crate::windows::{WindowTable, Windows};
 
-/// The most feature operands of an operator, and the most scales and gradients.
+/// The most feature operands of an operator, the most scales, the most other values, and the most gradients
+/// of scales and values.
 pub(crate) const MOST_ROWS: usize = 4;
+pub(crate) const MOST_SCALES: usize = 2;
 pub(crate) const MOST_VALUES: usize = 2;
+pub(crate) const MOST_GRADIENTS: usize = 3;
 
 /// A feature operand of [`Operands`].
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +42,8 @@ struct Scale<'w> {
 pub(crate) enum Length {
     /// A value for each feature.
     Features,
+    /// For each feature a row of as many values as a layer has inputs.
+    Theta,
     /// A row of features for each instance.
     Instances,
     /// For each instance as many rows of as many values as the largest topology in use has vertices.
@@ -60,9 +65,9 @@ struct Gradient {
 /// The operands of one call.
 pub(crate) struct Operands<'w> {
     rows: ArrayVec<(Operand, bool), MOST_ROWS>,
-    scales: ArrayVec<Scale<'w>, MOST_VALUES>,
+    scales: ArrayVec<Scale<'w>, MOST_SCALES>,
     values: ArrayVec<Values, MOST_VALUES>,
-    gradients: ArrayVec<Gradient, MOST_VALUES>,
+    gradients: ArrayVec<Gradient, MOST_GRADIENTS>,
     /// Where the rows of each feature operand lie, once that is checked.
     placements: ArrayVec<Placement, MOST_ROWS>,
 }
@@ -120,7 +125,7 @@ impl<'w> Operands<'w> {
         self.values.push(Values { name, len, length });
     }
 
-    /// The gradient of weights or of a scale; `of` is the name and the length of those.
+    /// The gradient of weights, of a scale or of values; `of` is the name and the length of those.
     pub(crate) fn gradient(&mut self, name: &'static str, len: usize, of: (&'static str, usize)) {
         self.gradients.push(Gradient { name, len, of });
     }
@@ -129,11 +134,12 @@ impl<'w> Operands<'w> {
     pub(crate) fn check(
         &mut self,
         batch: &Batch,
-        features: usize,
+        widths: Widths,
         max_instances: usize,
     ) -> Result<Checked<'_>> {
+        let Widths { features, inputs } = widths;
         let operands = self.rows.iter().map(|(operand, _)| operand);
-        let instances = agree_on_instances(batch, features, operands, || self.instances_of_matrices(batch))?;
+        let instances = agree_on_instances(batch, widths, operands, || self.instances_of_matrices(batch))?;
         fits_u32("the number of instances", instances)?;
         if instances > max_instances {
             return Err(Error::TooManyInstances { value: instances, bound: max_instances });
@@ -144,6 +150,7 @@ impl<'w> Operands<'w> {
         for &Values { name: table, len: value, length } in &self.values {
             let (bound, bound_of) = match length {
                 Length::Features => (Some(features), "the plan's features"),
+                Length::Theta => (features.checked_mul(inputs), "the plan's features times its inputs"),
                 Length::Instances => (instances.checked_mul(features), "a row for each instance"),
                 Length::Matrices => {
                     let values = values_of_matrix(batch).and_then(|values| values.checked_mul(instances));

@@ -38,6 +38,10 @@ pub enum Operator {
     Gram,
     /// Their gradient.
     GramBackward,
+    /// A layer: the convolution of the products x Θᵀ, with an epilogue.
+    Layer,
+    /// Its gradients.
+    LayerBackward,
 }
 
 impl Operator {
@@ -62,6 +66,8 @@ impl Operator {
         Self::ConvMatrixBackward,
         Self::Gram,
         Self::GramBackward,
+        Self::Layer,
+        Self::LayerBackward,
     ];
 
     /// The step in this direction.
@@ -117,6 +123,8 @@ impl Operator {
             Self::ConvMatrixBackward => "conv_matrix_backward",
             Self::Gram => "gram",
             Self::GramBackward => "gram_backward",
+            Self::Layer => "layer",
+            Self::LayerBackward => "layer_backward",
         }
     }
 }

@@ -119,11 +119,37 @@ impl<B> Out<B> {
     }
 }
 
+/// Which of a plan's numbers of features the rows of an operand have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    Features,
+    /// Those of a layer's x and of its gradient.
+    Inputs,
+}
+
+/// A plan's numbers of features.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Widths {
+    pub(crate) features: usize,
+    pub(crate) inputs: usize,
+}
+
+impl Widths {
+    pub(crate) fn of(self, width: Width) -> usize {
+        match width {
+            Width::Features => self.features,
+            Width::Inputs => self.inputs,
+        }
+    }
+}
+
 /// One operand of a call, before its number of instances is known.
 #[derive(Clone, Copy)]
 pub(crate) struct Operand {
     pub(crate) name: &'static str,
     pub(crate) axis: Axis,
+    /// What its layout must have.
+    pub(crate) width: Width,
     pub(crate) layout: RowLayout,
     pub(crate) len: usize,
 }
@@ -277,19 +303,20 @@ impl Operand {
 }
 
 /// The number of instances of a call, which every operand that tells it must agree on; the first is named
-/// otherwise. Where none does, `others` may tell it. Also checks that each operand has `features` features.
+/// otherwise. Where none does, `others` may tell it. Also checks that each operand has as many features as the
+/// plan has for it.
 pub(crate) fn agree_on_instances<'a>(
     batch: &Batch,
-    features: usize,
+    widths: Widths,
     operands: impl Iterator<Item = &'a Operand> + Clone,
     others: impl FnOnce() -> Result<Option<(usize, &'static str)>>,
 ) -> Result<usize> {
     let mut agreed = batch.n_instances().map(|instances| (instances, "the batch"));
     for operand in operands.clone() {
         let name = operand.name;
-        let found = operand.layout.features;
-        if found != features {
-            return Err(Error::FeaturesMismatch { operand: name, value: found, bound: features });
+        let (value, bound) = (operand.layout.features, widths.of(operand.width));
+        if value != bound {
+            return Err(Error::FeaturesMismatch { operand: name, value, bound });
         }
         match (agreed, operand.instances(batch)?) {
             (Some((bound, bound_of)), Some(value)) if value != bound => {

@@ -14,7 +14,7 @@ use crate::element::{Accumulator, Element};
 use crate::epilogue::Epilogue;
 use crate::error::Result;
 use crate::operands::{self, Checked, Length, RowsId};
-use crate::rows::{Operand, Out, Placement, RowLayout, Rows};
+use crate::rows::{Operand, Out, Placement, RowLayout, Rows, Width};
 use crate::windows::WindowTable;
 
 /// Weights (or scales) in a slice.
@@ -48,8 +48,16 @@ impl<'w> Operands<'w> {
         axis: Axis,
         rows: Rows<&'a [E]>,
     ) -> BoundRows<&'a [E]> {
-        let id = self.rows(name, axis, rows.layout, rows.buffer.len(), false);
-        BoundRows { buffer: rows.buffer, id }
+        self.read_of(name, (axis, Width::Features), rows)
+    }
+
+    /// Rows of vertices that are read, of a layer's inputs.
+    pub(super) fn read_inputs<'a, E>(
+        &mut self,
+        name: &'static str,
+        rows: Rows<&'a [E]>,
+    ) -> BoundRows<&'a [E]> {
+        self.read_of(name, (Axis::Vertex, Width::Inputs), rows)
     }
 
     /// Rows that are written, if they are wanted.
@@ -59,20 +67,48 @@ impl<'w> Operands<'w> {
         axis: Axis,
         out: &'a mut Out<Rows<&mut [E]>>,
     ) -> Option<BoundOut<'a, E>> {
+        self.write_of(name, (axis, Width::Features), out)
+    }
+
+    /// Rows of vertices that are written, of a layer's inputs.
+    pub(super) fn write_inputs<'a, E>(
+        &mut self,
+        name: &'static str,
+        out: &'a mut Out<Rows<&mut [E]>>,
+    ) -> Option<BoundOut<'a, E>> {
+        self.write_of(name, (Axis::Vertex, Width::Inputs), out)
+    }
+
+    fn read_of<'a, E>(
+        &mut self,
+        name: &'static str,
+        of: (Axis, Width),
+        rows: Rows<&'a [E]>,
+    ) -> BoundRows<&'a [E]> {
+        let id = self.rows(name, of, rows.layout, rows.buffer.len(), false);
+        BoundRows { buffer: rows.buffer, id }
+    }
+
+    fn write_of<'a, E>(
+        &mut self,
+        name: &'static str,
+        of: (Axis, Width),
+        out: &'a mut Out<Rows<&mut [E]>>,
+    ) -> Option<BoundOut<'a, E>> {
         let (rows, accumulate) = out.as_parts()?;
-        let id = self.rows(name, axis, rows.layout, rows.buffer.len(), true);
+        let id = self.rows(name, of, rows.layout, rows.buffer.len(), true);
         Some(BoundOut { rows: BoundRows { buffer: rows.buffer, id }, accumulate })
     }
 
     fn rows(
         &mut self,
         name: &'static str,
-        axis: Axis,
+        (axis, width): (Axis, Width),
         layout: RowLayout,
         len: usize,
         is_written: bool,
     ) -> RowsId {
-        self.0.rows(Operand { name, axis, layout, len }, is_written)
+        self.0.rows(Operand { name, axis, width, layout, len }, is_written)
     }
 
     /// Weights, or a scale, if there is one.
@@ -94,6 +130,12 @@ impl<'w> Operands<'w> {
             self.0.values("bias", bias.len(), Length::Features);
         }
         Activated { activation, bias }
+    }
+
+    /// The matrix Θ of a layer.
+    pub(super) fn theta<'a, E>(&mut self, theta: &'a [E]) -> &'a [E] {
+        self.0.values("theta", theta.len(), Length::Theta);
+        theta
     }
 
     /// A row for each instance, that is read.
@@ -136,7 +178,7 @@ impl<'w> Operands<'w> {
         Some(MatricesOut { buffer: Disjoint::new(values), side: batch.largest(Axis::Vertex), accumulate })
     }
 
-    /// The gradient of weights, of a scale or of a bias, if it is wanted; `of` is the name and the length of
+    /// The gradient of weights, of a scale or of values, if it is wanted; `of` is the name and the length of
     /// those.
     pub(super) fn gradient<'a, A>(
         &mut self,
@@ -155,7 +197,7 @@ impl<'w> Operands<'w> {
         plan: &'o Plan<T>,
         max_instances: usize,
     ) -> Result<Bound<'o>> {
-        let checked = self.0.check(plan.batch(), plan.features(), max_instances)?;
+        let checked = self.0.check(plan.batch(), plan.widths(), max_instances)?;
         Ok(Bound { checked, batch: plan.batch() })
     }
 }

@@ -12,6 +12,7 @@ use crate::incidence::Incidence;
 use crate::operator::Operator;
 use crate::pairs::{MatrixObstacles, Pairs, too_many_vertices};
 use crate::path::{Path, Paths, Prepared};
+use crate::rows::Widths;
 
 /// What stays from call to call: a batch, the number of features F and the conventions of the convolution. A
 /// clone is cheap.
@@ -30,7 +31,7 @@ impl<T> Clone for Plan<T> {
 #[derive(Debug)]
 struct PlanParts {
     batch: Batch,
-    features: usize,
+    widths: Widths,
     conv: Conv,
     paths: Paths,
     obstacles: MatrixObstacles,
@@ -46,6 +47,7 @@ struct PlanParts {
 pub struct PlanBuilder<'a, T> {
     batch: &'a Batch,
     features: usize,
+    inputs: Option<usize>,
     conv: Conv,
     paths: Option<&'a [Path]>,
     element: PhantomData<fn() -> T>,
@@ -55,6 +57,11 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
     /// The conventions of the convolution; [`Conv::default`] unless set.
     pub fn conv(self, conv: Conv) -> Self {
         Self { conv, ..self }
+    }
+
+    /// The number of features of a layer's x; F unless set. Nothing else uses it.
+    pub fn inputs(self, inputs: usize) -> Self {
+        Self { inputs: Some(inputs), ..self }
     }
 
     /// A path for each topology of the batch, in their order; chosen by the plan unless set.
@@ -70,7 +77,7 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     #[inline(never)]
     pub fn build(self) -> Result<Plan<T>> {
-        let Self { batch, features, conv, paths, element } = self;
+        let Self { batch, features, inputs, conv, paths, element } = self;
         let paths = Paths::new::<T>(batch.topologies(), paths)?;
         let mut prepared = try_with_capacity("what is ready for each topology", paths.as_slice().len())?;
         let obstacles = MatrixObstacles::new(batch)?;
@@ -79,8 +86,8 @@ impl<'a, T: Element> PlanBuilder<'a, T> {
             prepared.push(Prepared::new(path, topology, has_matrix)?);
         }
         let work = batch.topologies().iter().map(|topology| work(topology, features)).max().unwrap_or(0);
-        let batch = batch.clone();
-        let shared = Arc::new(PlanParts { batch, features, conv, paths, obstacles, prepared, work });
+        let (batch, widths) = (batch.clone(), Widths { features, inputs: inputs.unwrap_or(features) });
+        let shared = Arc::new(PlanParts { batch, widths, conv, paths, obstacles, prepared, work });
         Ok(Plan { shared, element })
     }
 }
@@ -113,8 +120,8 @@ impl<T: Element> Plan<T> {
     /// # Ok::<(), hyperscatter::Error>(())
     /// ```
     pub fn builder(batch: &Batch, features: usize) -> PlanBuilder<'_, T> {
-        let (conv, paths, element) = (Conv::default(), None, PhantomData);
-        PlanBuilder { batch, features, conv, paths, element }
+        let (inputs, conv, paths, element) = (None, Conv::default(), None, PhantomData);
+        PlanBuilder { batch, features, inputs, conv, paths, element }
     }
 
     /// The batch.
@@ -124,7 +131,17 @@ impl<T: Element> Plan<T> {
 
     /// The number of features F.
     pub fn features(&self) -> usize {
-        self.shared.features
+        self.shared.widths.features
+    }
+
+    /// The number of features of a layer's x.
+    pub fn inputs(&self) -> usize {
+        self.shared.widths.inputs
+    }
+
+    /// Both of these numbers.
+    pub(super) fn widths(&self) -> Widths {
+        self.shared.widths
     }
 
     /// The conventions of the convolution.

@@ -13,7 +13,7 @@ use super::window_table::DeviceWindows;
 use crate::axis::Axis;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::rows::{Operand, Placement, RowLayout};
+use crate::rows::{Operand, Placement, RowLayout, Width};
 use crate::windows::Windows;
 
 /// A call of an operator with some number of instances.
@@ -147,8 +147,14 @@ impl<'a, T: DeviceElement, L: Launches> Call<'a, T, L> {
     /// Rows of all instances along `axis`, one after the other.
     #[inline]
     pub(super) fn contiguous(&self, axis: Axis, address: Address) -> Result<PlacedRows> {
-        let layout = RowLayout::contiguous(self.features()).instances(self.instances);
-        let operand = Operand { name: "scratch memory", axis, layout, len: usize::MAX };
+        self.contiguous_of(Width::Features, axis, address)
+    }
+
+    /// The same, of either of the plan's numbers of features.
+    #[inline]
+    pub(super) fn contiguous_of(&self, width: Width, axis: Axis, address: Address) -> Result<PlacedRows> {
+        let layout = RowLayout::contiguous(self.plan.widths().of(width)).instances(self.instances);
+        let operand = Operand { name: "scratch memory", axis, width, layout, len: usize::MAX };
         let placement = operand.place(self.batch(), self.instances, true).map_err(|error| match error {
             Error::Stride { operand: what, value, bound, .. } => {
                 Error::TooLarge { what, value, bound: bound as u128 }

@@ -358,6 +358,8 @@ fn run<T: DeviceElement, L: Launches>(
                     conv::Backward::bind(operands, &rows, z, &weights, &rows, grad_x, grad_weights)?;
                 backward.run(&mut call)?
             }
+            // No method of a workspace on a device computes them.
+            Operator::Layer | Operator::LayerBackward => {}
         }
     }
     let compulsory = operands.feature_bytes([call.total(Axis::Vertex), call.total(Axis::Hyperedge)]);
@@ -386,7 +388,10 @@ pub(super) fn needs<T: DeviceElement>(
     // What wants less, or has fewer scales, may go another way.
     let scales = [None, Some(Windows::Shared), Some(Windows::Consecutive)];
     // What no call may do needs nothing.
-    let is_available = |operator: Operator| !operator.has_matrices() || plan.check_matrices(operator).is_ok();
+    let is_available = |operator: Operator| match operator {
+        Operator::Layer | Operator::LayerBackward => false,
+        _ => !operator.has_matrices() || plan.check_matrices(operator).is_ok(),
+    };
     for operator in operators.iter().copied().filter(|&operator| is_available(operator)) {
         for (&reduce, wanted) in
             Reduce::ALL.iter().flat_map(|reduce| (0..8).map(move |wanted| (reduce, wanted)))

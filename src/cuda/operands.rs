@@ -22,9 +22,11 @@ use super::{Checks, DeviceElement};
 use crate::axis::Axis;
 use crate::buffer::{Buffer, sealed::Sealed};
 use crate::error::{Error, Result};
-use crate::operands::{Checked, Length, MOST_ROWS, MOST_VALUES, RowsId, values_of_matrix};
+use crate::operands::{
+    Checked, Length, MOST_GRADIENTS, MOST_ROWS, MOST_SCALES, MOST_VALUES, RowsId, values_of_matrix,
+};
 use crate::operator::Operator;
-use crate::rows::{self, Out, RowLayout, Rows};
+use crate::rows::{self, Out, RowLayout, Rows, Width};
 use crate::windows::{Weights, Windows};
 
 /// An operand of the raw tier: `len` elements of type `T` from `address` on, in device memory that somebody
@@ -220,9 +222,8 @@ impl<E> Write<E> for CudaViewMut<'_, E> {
 
 // -----------------------------------------------------------------------------------------------------------
 
-/// The most operands of an operator: its feature rows, and values with their gradients. The backward of a
-/// readout has as many.
-const MOST: usize = MOST_ROWS + 2 * MOST_VALUES;
+/// The most operands of an operator, of each kind as many as there may be.
+const MOST: usize = MOST_ROWS + MOST_SCALES + MOST_VALUES + MOST_GRADIENTS;
 
 /// The memory of an operand.
 #[derive(Debug, Clone, Copy)]
@@ -253,10 +254,10 @@ pub(super) struct Operands<'a, 'w, T: DeviceElement> {
     /// With that of lent scratch memory.
     spans: ArrayVec<Span, { MOST + 1 }>,
     guards: ArrayVec<SyncOnDrop<'a>, MOST>,
-    /// The sizes of an element of each feature operand without memory, of vertices and of hyperedges added.
-    element_bytes: [usize; 2],
+    /// The sizes of a row of each feature operand without memory, of vertices and of hyperedges added.
+    row_bytes: [u128; 2],
     /// The same of rows of instances.
-    instance_bytes: usize,
+    instance_bytes: u128,
     /// Of the first operand that may not be used at all.
     error: Option<Error>,
 }
@@ -305,7 +306,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             addresses: [0; MOST_ROWS],
             spans: ArrayVec::new(),
             guards: ArrayVec::new(),
-            element_bytes: [0; 2],
+            row_bytes: [0; 2],
             instance_bytes: 0,
             error: None,
         }
@@ -324,8 +325,20 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     /// Rows that are read.
     #[inline]
     pub(super) fn read<E>(&mut self, name: &'static str, axis: Axis, rows: &'a Rows<impl Read<E>>) -> RowsId {
+        self.read_of(name, (axis, Width::Features), rows)
+    }
+
+    /// Rows of vertices that are read, of a layer's inputs.
+    #[inline]
+    #[allow(dead_code)]
+    pub(super) fn read_inputs<E>(&mut self, name: &'static str, rows: &'a Rows<impl Read<E>>) -> RowsId {
+        self.read_of(name, (Axis::Vertex, Width::Inputs), rows)
+    }
+
+    #[inline]
+    fn read_of<E>(&mut self, name: &'static str, of: (Axis, Width), rows: &'a Rows<impl Read<E>>) -> RowsId {
         let address = self.read_buffer(name, &rows.buffer);
-        self.rows::<E>(name, axis, rows.layout, rows.buffer.len(), address, false)
+        self.rows::<E>(name, of, rows.layout, rows.buffer.len(), address, false)
     }
 
     /// Rows that are overwritten.
@@ -336,9 +349,19 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
         axis: Axis,
         rows: &'a mut Rows<impl Write<E>>,
     ) -> RowsId {
+        self.overwrite_of(name, (axis, Width::Features), rows)
+    }
+
+    #[inline]
+    fn overwrite_of<E>(
+        &mut self,
+        name: &'static str,
+        of: (Axis, Width),
+        rows: &'a mut Rows<impl Write<E>>,
+    ) -> RowsId {
         let (layout, len) = (rows.layout, rows.buffer.len());
         let address = self.write_buffer(name, &mut rows.buffer);
-        self.rows::<E>(name, axis, layout, len, address, true)
+        self.rows::<E>(name, of, layout, len, address, true)
     }
 
     /// Rows that are written, if they are wanted.
@@ -351,6 +374,18 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     ) -> Option<BoundOut> {
         let (rows, accumulate) = out.as_parts()?;
         Some(BoundOut { rows: self.overwrite(name, axis, rows), accumulate })
+    }
+
+    /// Rows of vertices that are written, of a layer's inputs, if they are wanted.
+    #[inline]
+    #[allow(dead_code)]
+    pub(super) fn write_inputs<E>(
+        &mut self,
+        name: &'static str,
+        out: &'a mut Out<Rows<impl Write<E>>>,
+    ) -> Option<BoundOut> {
+        let (rows, accumulate) = out.as_parts()?;
+        Some(BoundOut { rows: self.overwrite_of(name, (Axis::Vertex, Width::Inputs), rows), accumulate })
     }
 
     /// Weights, or a scale.
@@ -437,9 +472,8 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     /// The bytes of the feature operands of a call that is counted, and has so many rows of vertices and of
     /// hyperedges.
     pub(super) fn feature_bytes(&self, totals: [usize; 2]) -> u128 {
-        let rows = totals.iter().zip(self.element_bytes).chain([(&self.max_instances, self.instance_bytes)]);
-        let bytes = |(&rows, bytes): (&usize, usize)| rows as u128 * bytes as u128;
-        rows.map(bytes).sum::<u128>() * self.plan.features() as u128
+        let rows = totals.iter().zip(self.row_bytes).chain([(&self.max_instances, self.instance_bytes)]);
+        rows.map(|(&rows, bytes)| rows as u128 * bytes).sum()
     }
 
     /// Checks all operands together.
@@ -455,8 +489,7 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
             std::mem::forget(std::mem::replace(&mut self.guards, ArrayVec::new()));
             return Err(error);
         }
-        let checked =
-            self.shapes.check(self.plan.batch().batch(), self.plan.features(), self.max_instances)?;
+        let checked = self.shapes.check(self.plan.batch().batch(), self.plan.widths(), self.max_instances)?;
         check_memory(&self.spans)?;
         Ok(Bound { checked, addresses: &self.addresses })
     }
@@ -530,22 +563,22 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     fn rows<E>(
         &mut self,
         name: &'static str,
-        axis: Axis,
+        (axis, width): (Axis, Width),
         layout: RowLayout,
         len: Option<usize>,
         address: Address,
         is_written: bool,
     ) -> RowsId {
-        let len = len.unwrap_or_else(|| self.all_elements::<E>(name, axis));
-        let id = self.shapes.rows(rows::Operand { name, axis, layout, len }, is_written);
+        let len = len.unwrap_or_else(|| self.all_elements::<E>(name, axis, width));
+        let id = self.shapes.rows(rows::Operand { name, axis, width, layout, len }, is_written);
         self.addresses[id.index()] = address;
         id
     }
 
     /// The elements of a feature operand without memory: the rows of all instances.
-    fn all_elements<E>(&mut self, what: &'static str, axis: Axis) -> usize {
-        self.element_bytes[axis as usize] += size_of::<E>();
-        let (rows, features, bound) = (self.total(axis), self.plan.features(), usize::MAX as u128);
+    fn all_elements<E>(&mut self, what: &'static str, axis: Axis, width: Width) -> usize {
+        let (rows, features, bound) = (self.total(axis), self.plan.widths().of(width), usize::MAX as u128);
+        self.row_bytes[axis as usize] += features as u128 * size_of::<E>() as u128;
         rows.checked_mul(features).unwrap_or_else(|| {
             let value = rows as u128 * features as u128;
             self.error.get_or_insert(Error::TooLarge { what, value, bound });
@@ -557,8 +590,10 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     fn all_values<E>(&mut self, length: Length) -> usize {
         match length {
             Length::Features => self.plan.features(),
+            // Their product is less than 2⁶⁴.
+            Length::Theta => self.plan.features().saturating_mul(self.plan.inputs()),
             Length::Instances => {
-                self.instance_bytes += size_of::<E>();
+                self.instance_bytes += self.plan.features() as u128 * size_of::<E>() as u128;
                 self.max_instances.saturating_mul(self.plan.features())
             }
             Length::Matrices => {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result, fits_u32, try_zeroed};
 use crate::operator::Operator;
 use crate::pairs::MatrixObstacles;
 use crate::path::{Path, Paths};
+use crate::rows::Widths;
 
 /// What stays from call to call: a batch on a device, the number of features F, the conventions of the
 /// convolution, and whether kernels check every index. A clone is cheap.
@@ -24,7 +25,8 @@ struct Parts<T> {
     by_class: Routes,
     obstacles: MatrixObstacles,
     batch: DeviceBatch,
-    features: u32,
+    /// As many as a `u32` holds at most.
+    widths: Widths,
     conv: Conv,
     checks: Checks,
     kernels: &'static KernelSet,
@@ -60,6 +62,7 @@ impl Routes {
 pub struct PlanBuilder<'a, T> {
     batch: &'a DeviceBatch,
     features: usize,
+    inputs: Option<usize>,
     conv: Conv,
     checks: Checks,
     paths: Option<&'a [Path]>,
@@ -79,6 +82,11 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         Self { checks, ..self }
     }
 
+    /// The number of features of a layer's x; F unless set. Nothing else uses it.
+    pub fn inputs(self, inputs: usize) -> Self {
+        Self { inputs: Some(inputs), ..self }
+    }
+
     /// A path for each topology of the batch, in their order; chosen by the plan unless set.
     pub fn paths(self, paths: &'a [Path]) -> Self {
         Self { paths: Some(paths), ..self }
@@ -95,16 +103,18 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
     ///
     /// # Errors
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
-    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features and more;
-    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features or inputs and
+    /// more;    /// [`Error::OutOfMemory`], [`Error::Driver`].
     #[inline(never)]
     pub fn build(self) -> Result<Plan<T>> {
-        let Self { batch, features, conv, checks, paths, copies_async, element } = self;
+        let Self { batch, features, inputs, conv, checks, paths, copies_async, element } = self;
+        let widths = Widths { features, inputs: inputs.unwrap_or(features) };
         let paths = Paths::new::<T>(batch.batch().topologies(), paths)?;
         if batch.tables().overwritten && checks == Checks::Off {
             return Err(Error::UncheckedTables);
         }
-        let features = fits_u32("the number of features", features)?;
+        fits_u32("the number of features", widths.features)?;
+        fits_u32("the number of inputs", widths.inputs)?;
         let _current = batch.device().enter()?;
         let topologies = batch.batch().topologies();
         let route_of = |topology: usize| Route::of(paths.as_slice()[topology], &topologies[topology]);
@@ -123,7 +133,7 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         let kernels = T::kernels(checks, copies_async && batch.device().copies_async());
         let batch = batch.clone();
         let parts =
-            Parts { by_path, by_class, obstacles, batch, features, conv, checks, kernels, paths, element };
+            Parts { by_path, by_class, obstacles, batch, widths, conv, checks, kernels, paths, element };
         Ok(Plan(Arc::new(parts)))
     }
 }
@@ -144,8 +154,8 @@ impl<T: DeviceElement> Plan<T> {
     /// ```
     pub fn builder(batch: &DeviceBatch, features: usize) -> PlanBuilder<'_, T> {
         let (conv, checks) = (Conv::default(), Checks::default());
-        let (paths, copies_async, element) = (None, true, PhantomData);
-        PlanBuilder { batch, features, conv, checks, paths, copies_async, element }
+        let (inputs, paths, copies_async, element) = (None, None, true, PhantomData);
+        PlanBuilder { batch, features, inputs, conv, checks, paths, copies_async, element }
     }
 
     /// How the convolution of each topology's instances is computed.
@@ -186,7 +196,17 @@ impl<T: DeviceElement> Plan<T> {
 
     /// The number of features F.
     pub fn features(&self) -> usize {
-        self.0.features as usize
+        self.0.widths.features
+    }
+
+    /// The number of features of a layer's x.
+    pub fn inputs(&self) -> usize {
+        self.0.widths.inputs
+    }
+
+    /// Both of these numbers.
+    pub(super) fn widths(&self) -> Widths {
+        self.0.widths
     }
 
     /// The conventions of the convolution.

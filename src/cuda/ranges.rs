@@ -121,6 +121,8 @@ mod nvtx {
             Operator::ConvMatrixBackward => c"hyperscatter::conv_matrix_backward",
             Operator::Gram => c"hyperscatter::gram",
             Operator::GramBackward => c"hyperscatter::gram_backward",
+            Operator::Layer => c"hyperscatter::layer",
+            Operator::LayerBackward => c"hyperscatter::layer_backward",
         }
     }
 }

@@ -7,7 +7,8 @@ use hyperscatter::{Batch, Conv, Incidence, Operator, Out, Repeats, RowLayout, Ro
 
 use super::gpu::{Gpu, Mode};
 use super::operators::{
-    Case, F, Operates as _, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric, table_batch,
+    CALLED, Case, F, Operates as _, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric,
+    table_batch,
 };
 use crate::allocator::allocations;
 use crate::common::{bits, features};
@@ -39,7 +40,7 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
             let mut slices = Slices::upload(&stream, &case.host);
             let mut count =
                 |call| driver_calls(control, || slices.call(call, &mut workspace, case.how()).unwrap());
-            let operators = || Operator::ALL.iter().copied().filter(|call| call.takes(batch));
+            let operators = || CALLED.iter().copied().filter(|call| call.takes(batch));
             let singles = operators().map(|call| {
                 let calls = count(call);
                 let launches = calls["cuLaunchKernel"];
@@ -93,7 +94,7 @@ fn look_functions_up() {
     let mut slices = Slices::upload(&context.default_stream(), &case.host);
     let stream = context.new_stream().unwrap();
     let mut workspace = case.workspace(&stream);
-    for &call in Operator::ALL {
+    for &call in CALLED {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();
@@ -115,7 +116,7 @@ fn no_call_allocates_on_the_host_or_on_the_device() {
             for several_streams in [false, true] {
                 let _second = several_streams.then(|| gpu.device().context().new_stream().unwrap());
                 let (on_device, on_host) = (creations(), allocations());
-                for call in Operator::ALL.iter().copied().cycle().take(3 * Operator::ALL.len()) {
+                for call in CALLED.iter().copied().cycle().take(3 * CALLED.len()) {
                     slices.call(call, &mut workspace, case.how()).unwrap();
                 }
                 assert_eq!(allocations(), on_host, "several streams: {several_streams}");

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode, in_any_order};
 use super::operators::{
-    Case, How, OnHost, Operates as _, Operator, Part, Pointers, RawStream, Slices, WindowKind, long_rows,
-    pairs, symmetric, table_batch,
+    CALLED, Case, How, OnHost, Operates as _, Operator, Part, Pointers, RawStream, Slices, WindowKind,
+    long_rows, pairs, symmetric, table_batch,
 };
 use crate::common::bits;
 
@@ -210,7 +210,7 @@ fn negative_degrees_are_reported_behind_each_replay() {
                 _ => false,
             };
             let has_degrees = |call: &Operator| !call.is_step() && call.has_weights();
-            let calls: Vec<_> = Operator::ALL.iter().copied().filter(has_degrees).collect();
+            let calls: Vec<_> = CALLED.iter().copied().filter(has_degrees).collect();
             assert_reports(gpu, &case, &calls, negative);
         }
     });
@@ -264,7 +264,7 @@ fn safe_calls_are_not_captured() {
     let mut slices = Slices::upload(&stream, &case.host);
     gpu.device().context().synchronize().unwrap();
     let before = slices.results(&stream);
-    for &call in Operator::ALL {
+    for &call in CALLED {
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         let (called, checked) = (slices.call(call, &mut workspace, case.how()), workspace.check());
         let graph = stream.end_capture(CUgraphInstantiate_flags(0));
@@ -273,7 +273,7 @@ fn safe_calls_are_not_captured() {
         drop(graph.unwrap());
     }
     assert_eq!(slices.results(&stream), before);
-    for &call in Operator::ALL {
+    for &call in CALLED {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();

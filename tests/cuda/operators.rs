@@ -87,6 +87,9 @@ const SCALE_GRADIENTS: [Operand; 2] = [
     written(Part::GradWeights, "gradients.hyperedge_scale"),
 ];
 
+/// The operators that a workspace on a device has methods for.
+pub const CALLED: &[Operator] = Operator::ALL.split_at(Operator::Layer as usize).0;
+
 /// What tests ask of an operator.
 pub trait Operates {
     /// Whether it is a step or the gradient of one, with scales.

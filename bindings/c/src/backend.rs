@@ -30,10 +30,15 @@ impl Request {
         let is_in = |operator: &Operator| operators & bit(*operator) != 0;
         Ok(Self {
             max_instances,
-            operators: Operator::ALL.iter().copied().filter(is_in).collect(),
+            operators: self::operators().iter().copied().filter(is_in).collect(),
             owns_scratch: choice("scratch", scratch, &[true, false])?,
         })
     }
+}
+
+/// The operators of this interface.
+pub(crate) fn operators() -> &'static [Operator] {
+    &Operator::ALL[..HS_OPERATORS_ALL.count_ones() as usize]
 }
 
 fn bit(operator: Operator) -> u32 {

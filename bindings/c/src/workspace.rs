@@ -4,11 +4,9 @@ use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hyperscatter::Operator;
-
 use crate::abi::hs_abi;
 use crate::arguments::{choice, give, make, reference};
-use crate::backend::{AnyWorkspace, Request};
+use crate::backend::{AnyWorkspace, Request, operators};
 use crate::call::Call;
 use crate::error::{Failure, Result, entry, quietly};
 use crate::operands::Reader;
@@ -121,7 +119,7 @@ pub unsafe extern "C" fn hs_workspace_scratch_bytes(
     bytes: *mut usize,
 ) -> i32 {
     entry(|| {
-        let operator = choice("operator", operator, Operator::ALL)?;
+        let operator = choice("operator", operator, operators())?;
         // SAFETY: the caller's promise, here and below.
         let workspace = unsafe { reference("workspace", workspace)? };
         let needed = workspace.with(|workspace| workspace.scratch_bytes(operator, instances))?;
