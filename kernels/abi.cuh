@@ -76,6 +76,13 @@ enum : u32 {
     DENSE16_STAGES_BYTES_OF_16_BITS = 16384,
 };
 
+// Of layers, as in src/cuda/conv/dense/layer.rs.
+enum : u32 {
+    LAYER_THREADS = 256,
+    LAYER_WARPS = 8,
+    LAYER_ITEM_BYTES = 40,
+};
+
 // The kernels, by the numbers that violations name them by.
 enum Kernel : u32 {
     GATHER = 0,
@@ -108,6 +115,17 @@ enum Kernel : u32 {
     ADD_SUMS = 19,
     // The matrices of instances, from scratch memory or into it: a `MatrixKind`.
     MATRIX = 20,
+    // The convolution of rows times a matrix, of up to so many features, or in TF32.
+    LAYER256 = 21,
+    LAYER512 = 22,
+    LAYER_TF32 = 23,
+    // The gradients of rows and products of rows.
+    LAYER256_BACKWARD = 24,
+    LAYER512_BACKWARD = 25,
+    LAYER_TF32_BACKWARD = 26,
+    // The gradient of the matrix, in parts, and their sum, which reads no table.
+    LAYER_THETA = 27,
+    LAYER_THETA_SUM = 28,
 };
 
 // What becomes of matrices, see kernels/matrix.cu.
@@ -829,6 +847,100 @@ static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 440, "offset");
 static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 444, "offset");
 static_assert(OFFSET_OF(DenseBackwardArgs, add) == 448, "offset");
 static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 452, "offset");
+
+// Of layers of small hypergraphs, see kernels/layer.cuh; of their backwards, where x are gradients of
+// the sums and y those of x; and of the gradients of their matrices, see kernels/layer_theta.cuh, where
+// y are gradients of the sums.
+struct LayerArgs {
+    // Its `blocks` are those that a tile, or a chunk of tiles, is one of.
+    DenseItemsArgs items;
+    RowsArgs x;
+    // Of a backward no data: they are not wanted.
+    RowsArgs y;
+    // Of a backward its rows are those of the forward's x.
+    EpilogueArgs epilogue;
+    // Of the elements' type.
+    const void* theta;
+    // Of a backward N x N for each item, or for each chunk, and each part of the outputs; null: they are
+    // not wanted. Of gradients of matrices the parts of that. f32.
+    void* products;
+    // The elements of a row of x, and of y.
+    u32 inputs;
+    u32 outputs;
+    // An instance has 2^slot_bits rows of a group.
+    u32 slot_bits;
+    // The groups of a tile.
+    u32 groups;
+    // 2^chunk_bits tiles are a chunk.
+    u32 chunk_bits;
+    // The bytes of a row of x in shared memory.
+    u32 pitch;
+    // The warps of a block that share out its outputs: 1, 2, 4 or 8. And those that share out its
+    // inputs, of gradients of matrices.
+    u32 columns;
+    u32 input_columns;
+    // Likewise the blocks.
+    u32 parts;
+    u32 input_parts;
+    // The rows of Theta that pass through shared memory together,
+    u32 theta_rows;
+    // and the bytes of one, in a backward. Of gradients of matrices those of a row of y.
+    u32 theta_pitch;
+    // 2^copy_bits lanes copy a row.
+    u32 copy_bits;
+    // Each item has an operator; else all have one.
+    u32 own;
+    u32 x_aligned;
+    u32 theta_aligned;
+    u32 y_aligned;
+    u32 bias_aligned;
+    u32 add;
+    u32 padding;
+};
+static_assert(sizeof(LayerArgs) == 536 && alignof(LayerArgs) == 8, "size");
+static_assert(OFFSET_OF(LayerArgs, items) == 0, "offset");
+static_assert(OFFSET_OF(LayerArgs, x) == 320, "offset");
+static_assert(OFFSET_OF(LayerArgs, y) == 352, "offset");
+static_assert(OFFSET_OF(LayerArgs, epilogue) == 384, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta) == 440, "offset");
+static_assert(OFFSET_OF(LayerArgs, products) == 448, "offset");
+static_assert(OFFSET_OF(LayerArgs, inputs) == 456, "offset");
+static_assert(OFFSET_OF(LayerArgs, outputs) == 460, "offset");
+static_assert(OFFSET_OF(LayerArgs, slot_bits) == 464, "offset");
+static_assert(OFFSET_OF(LayerArgs, groups) == 468, "offset");
+static_assert(OFFSET_OF(LayerArgs, chunk_bits) == 472, "offset");
+static_assert(OFFSET_OF(LayerArgs, pitch) == 476, "offset");
+static_assert(OFFSET_OF(LayerArgs, columns) == 480, "offset");
+static_assert(OFFSET_OF(LayerArgs, input_columns) == 484, "offset");
+static_assert(OFFSET_OF(LayerArgs, parts) == 488, "offset");
+static_assert(OFFSET_OF(LayerArgs, input_parts) == 492, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta_rows) == 496, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta_pitch) == 500, "offset");
+static_assert(OFFSET_OF(LayerArgs, copy_bits) == 504, "offset");
+static_assert(OFFSET_OF(LayerArgs, own) == 508, "offset");
+static_assert(OFFSET_OF(LayerArgs, x_aligned) == 512, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta_aligned) == 516, "offset");
+static_assert(OFFSET_OF(LayerArgs, y_aligned) == 520, "offset");
+static_assert(OFFSET_OF(LayerArgs, bias_aligned) == 524, "offset");
+static_assert(OFFSET_OF(LayerArgs, add) == 528, "offset");
+static_assert(OFFSET_OF(LayerArgs, padding) == 532, "offset");
+
+// Of the gradient of a layer's matrix, from its parts.
+struct ThetaSumArgs {
+    const float* parts;
+    u64 n_parts;
+    u64 n_elements;
+    float* gradient;
+    u32 add;
+    u32 padding;
+};
+static_assert(sizeof(ThetaSumArgs) == 40 && alignof(ThetaSumArgs) == 8, "size");
+static_assert(OFFSET_OF(ThetaSumArgs, parts) == 0, "offset");
+static_assert(OFFSET_OF(ThetaSumArgs, n_parts) == 8, "offset");
+static_assert(OFFSET_OF(ThetaSumArgs, n_elements) == 16, "offset");
+static_assert(OFFSET_OF(ThetaSumArgs, gradient) == 24, "offset");
+static_assert(OFFSET_OF(ThetaSumArgs, add) == 32, "offset");
+static_assert(OFFSET_OF(ThetaSumArgs, padding) == 36, "offset");
 
 // Of the gradients of weights, from products of rows.
 struct DenseGradientArgs {

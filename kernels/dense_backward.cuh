@@ -583,7 +583,7 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
                     Stages<T, N>::fill(args, stages + (step + 1) % 2 * Stages<T, N>::STAGE, next);
                 }
                 commit_copies();
-                wait_for_all_but_one();
+                wait_for_all_but<1>();
                 __syncwarp();
                 FromStage<T, N> source = {stages + step % 2 * Stages<T, N>::STAGE};
                 backward_features<N>(args, its_entries, its_words, plain, place, rows, source, products);

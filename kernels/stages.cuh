@@ -5,23 +5,31 @@
 
 #include "features.cuh"
 
-// Begins a copy of a thread's features to shared memory; what is not there becomes zeros.
-template <typename T>
-__device__ __forceinline__ void copy_features(Features<T>* to, bool exists, const T* from) {
-    constexpr u32 BYTES = sizeof(Features<T>);
+// Begins a copy of 4, 8 or 16 bytes to shared memory; what is not there becomes zeros.
+template <u32 BYTES>
+__device__ __forceinline__ void copy_bytes(void* to, bool exists, const void* from) {
 #if defined(__CUDA_ARCH__)
     u32 address = static_cast<u32>(__cvta_generic_to_shared(to));
     u32 bytes = exists ? BYTES : 0u;
     if constexpr (BYTES == 16) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
                      : "memory");
-    } else {
+    } else if constexpr (BYTES == 8) {
         asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(address), "l"(from), "r"(bytes)
+                     : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes)
                      : "memory");
     }
 #else
     __pipeline_memcpy_async(to, from, BYTES, exists ? 0 : BYTES);
 #endif
+}
+
+// The same of a thread's features.
+template <typename T>
+__device__ __forceinline__ void copy_features(Features<T>* to, bool exists, const T* from) {
+    copy_bytes<sizeof(Features<T>)>(to, exists, from);
 }
 
 // Makes a group of the copies that the thread has begun since the last one.
@@ -33,12 +41,13 @@ __device__ __forceinline__ void commit_copies() {
 #endif
 }
 
-// Waits until all groups of the thread but the last one have landed. Others see them after they have met.
-__device__ __forceinline__ void wait_for_all_but_one() {
+// Waits until all groups of the thread but the last `N` have landed. Others see them after they have met.
+template <u32 N>
+__device__ __forceinline__ void wait_for_all_but() {
 #if defined(__CUDA_ARCH__)
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #else
-    __pipeline_wait_prior(1);
+    __pipeline_wait_prior(N);
 #endif
 }
 

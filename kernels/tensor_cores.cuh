@@ -81,3 +81,39 @@ __device__ __forceinline__ u32 transpose_matrix(u32 elements) {
     return emulator::transpose_matrix(elements);
 #endif
 }
+
+// A number rounded to TF32, to nearest and away from zero where two are as near. The last 13 bits are those
+// of no number.
+__device__ __forceinline__ u32 round_to_tf32(float value) {
+    u32 rounded;
+#if defined(__CUDA_ARCH__)
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+#else
+    rounded = __float_as_uint(value);
+    rounded += (rounded & 0x7f800000u) != 0x7f800000u ? 0x1000u : 0u;
+#endif
+    return rounded;
+}
+
+// What it is.
+__device__ __forceinline__ float value_of_tf32(u32 rounded) { return __uint_as_float(rounded & 0xffffe000u); }
+
+// Two numbers, narrowed, in a word.
+__device__ __forceinline__ u32 pack(Bf16, float low, float high) {
+#if defined(__CUDA_ARCH__)
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    return u32(Element<Bf16>::narrow(high).bits) << 16 | Element<Bf16>::narrow(low).bits;
+#endif
+}
+__device__ __forceinline__ u32 pack(F16, float low, float high) {
+#if defined(__CUDA_ARCH__)
+    u32 both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    return u32(Element<F16>::narrow(high).bits) << 16 | Element<F16>::narrow(low).bits;
+#endif
+}

@@ -706,6 +706,21 @@ pub enum Error {
         /// The most that there may be.
         bound: usize,
     },
+    /// A layer was called that no kernel computes in one pass.
+    #[error(
+        "no kernel computes {operator} in one pass: {what} is {value}, and the limit is {bound}; multiply by Θ with a \
+         library for products of matrices, and call the convolution with an epilogue"
+    )]
+    LayerUnavailable {
+        /// The operator.
+        operator: &'static str,
+        /// What lies beyond its limit.
+        what: &'static str,
+        /// How much it is.
+        value: usize,
+        /// The limit.
+        bound: usize,
+    },
     /// The matrices of a replicated batch are not a whole number of them.
     #[error(
         "{operand} has {}, which is no whole number of instances: each has a matrix of {bound}",

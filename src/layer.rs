@@ -2,6 +2,19 @@
 
 use crate::rows::{Out, Rows};
 
+/// How a layer multiplies `f32` on a device. Sums are `f32` in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// By three products of `bf16`, of what that has of each factor and of the rest: the relative error of a
+    /// product is about 2⁻¹⁶ at most. Finite factors of more than 3.38 · 10³⁸ become infinite, and an
+    /// infinity becomes NaN.
+    #[default]
+    ThreeBf16,
+    /// By TF32, which has 11 bits: faster, with a relative error of up to 2⁻¹⁰.
+    Tf32,
+}
+
 /// Where the gradients of a layer go. A gradient that is not asked for is not computed.
 ///
 /// `R` is a mutable buffer of elements, and `A` one of elements of the accumulation type.

@@ -49,7 +49,7 @@ pub use error::{Error, Result};
 pub use half;
 pub use incidence::{Csr, Incidence, Repeats, SelfLoops};
 pub use index::Index;
-pub use layer::LayerGradients;
+pub use layer::{LayerGradients, Precision};
 pub use misbatching::Misbatching;
 pub use operator::Operator;
 pub use owners::Owners;

@@ -90,13 +90,20 @@ impl Operator {
     #[cfg(feature = "cuda")]
     pub(crate) fn has_epilogue(self) -> bool {
         use Operator::{ConvEpilogue, ConvEpilogueBackward, ConvReadout, ConvReadoutBackward};
-        matches!(self, ConvEpilogue | ConvEpilogueBackward | ConvReadout | ConvReadoutBackward)
+        let is_conv = matches!(self, ConvEpilogue | ConvEpilogueBackward | ConvReadout | ConvReadoutBackward);
+        is_conv || matches!(self, Self::Layer | Self::LayerBackward)
     }
 
     /// Whether it has a matrix for each instance, and so takes small topologies only.
     #[cfg(feature = "cuda")]
     pub(crate) fn has_matrices(self) -> bool {
         matches!(self, Self::ConvMatrix | Self::ConvMatrixBackward | Self::Gram | Self::GramBackward)
+    }
+
+    /// Whether a device computes it by dense operators, whatever the paths of the plan.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_dense(self) -> bool {
+        self.has_matrices() || matches!(self, Self::Layer | Self::LayerBackward)
     }
 
     /// Whether that has the inner products of rows, or is a gradient of them.

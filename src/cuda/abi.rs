@@ -100,7 +100,7 @@ mod header {
 
     use crate::conv::NO_SHIFT;
     use crate::cuda::args;
-    use crate::cuda::conv::ITEM_BYTES;
+    use crate::cuda::conv::{ITEM_BYTES, LAYER_ITEM_BYTES, LAYER_THREADS};
     use crate::cuda::dense_tables::STAGED_TOGETHER;
     use crate::cuda::geometry::{
         MOST_NODES, ROWS_OF_SHORT_TILE, SEGMENT, SHORT_ROW, THREADS, VECTOR_BYTES, WARP,
@@ -250,6 +250,14 @@ static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, \"size
             )
         });
         enumeration(&mut text, "enum : u32", stages);
+        text.push_str("\n// Of layers, as in src/cuda/conv/dense/layer.rs.\n");
+        let numbers = [
+            ("LAYER_THREADS", LAYER_THREADS as usize),
+            ("LAYER_WARPS", (LAYER_THREADS / WARP) as usize),
+            ("LAYER_ITEM_BYTES", LAYER_ITEM_BYTES),
+        ];
+        let numbers = numbers.map(|(name, number)| (name.into(), number.to_string()));
+        enumeration(&mut text, "enum : u32", numbers);
         text
     }
 

@@ -47,6 +47,17 @@ numbers! {
         AddSums,
         /// The matrices of instances, from scratch memory or into it: a `MatrixKind`.
         Matrix,
+        /// The convolution of rows times a matrix, of up to so many features, or in TF32.
+        Layer256,
+        Layer512,
+        LayerTf32,
+        /// The gradients of rows and products of rows.
+        Layer256Backward,
+        Layer512Backward,
+        LayerTf32Backward,
+        /// The gradient of the matrix, in parts, and their sum, which reads no table.
+        LayerTheta,
+        LayerThetaSum,
     }
 
     /// What becomes of matrices, see kernels/matrix.cu.
@@ -514,6 +525,66 @@ structures! {
         aligned: u32,
         add: u32,
         wants_products: u32,
+    }
+
+    /// Of layers of small hypergraphs, see kernels/layer.cuh; of their backwards, where x are gradients of
+    /// the sums and y those of x; and of the gradients of their matrices, see kernels/layer_theta.cuh, where
+    /// y are gradients of the sums.
+    LayerArgs {
+        /// Its `blocks` are those that a tile, or a chunk of tiles, is one of.
+        items: DenseItemsArgs,
+        x: RowsArgs,
+        /// Of a backward no data: they are not wanted.
+        y: RowsArgs,
+        /// Of a backward its rows are those of the forward's x.
+        epilogue: EpilogueArgs,
+        /// Of the elements' type.
+        theta: Address => "const void*",
+        /// Of a backward N x N for each item, or for each chunk, and each part of the outputs; null: they are
+        /// not wanted. Of gradients of matrices the parts of that. f32.
+        products: Address => "void*",
+        /// The elements of a row of x, and of y.
+        inputs: u32,
+        outputs: u32,
+        /// An instance has 2^slot_bits rows of a group.
+        slot_bits: u32,
+        /// The groups of a tile.
+        groups: u32,
+        /// 2^chunk_bits tiles are a chunk.
+        chunk_bits: u32,
+        /// The bytes of a row of x in shared memory.
+        pitch: u32,
+        /// The warps of a block that share out its outputs: 1, 2, 4 or 8. And those that share out its
+        /// inputs, of gradients of matrices.
+        columns: u32,
+        input_columns: u32,
+        /// Likewise the blocks.
+        parts: u32,
+        input_parts: u32,
+        /// The rows of Theta that pass through shared memory together,
+        theta_rows: u32,
+        /// and the bytes of one, in a backward. Of gradients of matrices those of a row of y.
+        theta_pitch: u32,
+        /// 2^copy_bits lanes copy a row.
+        copy_bits: u32,
+        /// Each item has an operator; else all have one.
+        own: u32,
+        x_aligned: u32,
+        theta_aligned: u32,
+        y_aligned: u32,
+        bias_aligned: u32,
+        add: u32,
+        padding: u32,
+    }
+
+    /// Of the gradient of a layer's matrix, from its parts.
+    ThetaSumArgs {
+        parts: Address => "const float*",
+        n_parts: u64,
+        n_elements: u64,
+        gradient: Address => "float*",
+        add: u32,
+        padding: u32,
     }
 
     /// Of the gradients of weights, from products of rows.

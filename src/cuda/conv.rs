@@ -19,12 +19,14 @@
 
 mod dense;
 mod epilogue;
+mod layer;
 mod matrix;
 
-#[cfg(test)]
-pub(super) use self::dense::ITEM_BYTES;
 use self::dense::{DenseBackward, DenseForward, ToWeights};
+#[cfg(test)]
+pub(super) use self::dense::{ITEM_BYTES, LAYER_ITEM_BYTES, LAYER_THREADS};
 pub(super) use self::epilogue::EpilogueBackward;
+pub(super) use self::layer::{LayerBackward, LayerForward};
 pub(super) use self::matrix::{GramBackward, GramForward, MatrixBackward, MatrixForward};
 use super::DeviceElement;
 use super::args::{Address, ScaleArgs};

@@ -23,6 +23,7 @@ use crate::conv::Reduce;
 use crate::direction::{Direction, HYPEREDGE_SCALE, VERTEX_SCALE};
 use crate::epilogue::{Epilogue, EpilogueGradients, Level};
 use crate::error::{Error, Result, fits_u32};
+use crate::layer::LayerGradients;
 use crate::operator::Operator;
 use crate::rows::{Out, RowLayout, Rows};
 use crate::step::{Step, StepGradients};
@@ -49,6 +50,7 @@ pub struct Request<'w> {
     residual: bool,
     bias_gradient: bool,
     residual_gradient: bool,
+    theta_gradient: bool,
 }
 
 impl<'w> Request<'w> {
@@ -68,6 +70,7 @@ impl<'w> Request<'w> {
             residual: true,
             bias_gradient: true,
             residual_gradient: true,
+            theta_gradient: true,
         }
     }
 
@@ -94,6 +97,11 @@ impl<'w> Request<'w> {
     /// Whether the gradient of a residual is wanted.
     pub fn residual_gradient(self, residual_gradient: bool) -> Self {
         Self { residual_gradient, ..self }
+    }
+
+    /// Whether the gradient of a layer's Θ is wanted.
+    pub fn theta_gradient(self, theta_gradient: bool) -> Self {
+        Self { theta_gradient, ..self }
     }
 
     /// The reduction of a step.
@@ -291,6 +299,14 @@ fn run<T: DeviceElement, L: Launches>(
         .weights(output(request.hyperedge_gradient, Unallocated))
         .bias(output(request.bias && request.bias_gradient, Unallocated))
         .residual(output(request.residual_gradient, rows));
+    let layout = RowLayout::contiguous(plan.inputs()).instances(instances);
+    let inputs = Rows { buffer: Unallocated, layout };
+    let mut of_layer = LayerGradients::none()
+        .x(output(request.rows, inputs))
+        .theta(output(request.theta_gradient, Unallocated))
+        .weights(output(request.hyperedge_gradient, Unallocated))
+        .bias(output(request.bias && request.bias_gradient, Unallocated))
+        .residual(output(request.residual_gradient, rows));
     let mut matrix = output(request.rows, Unallocated);
     let mut z = rows;
     // Nothing is queued on it.
@@ -358,8 +374,21 @@ fn run<T: DeviceElement, L: Launches>(
                     conv::Backward::bind(operands, &rows, z, &weights, &rows, grad_x, grad_weights)?;
                 backward.run(&mut call)?
             }
-            // No method of a workspace on a device computes them.
-            Operator::Layer | Operator::LayerBackward => {}
+            Operator::Layer => {
+                let residual = request.residual.then_some(&rows);
+                let theta = &Unallocated;
+                let y = &mut out.rows;
+                let (forward, _) =
+                    conv::LayerForward::bind(operands, &inputs, theta, &weights, &epilogue, residual, y)?;
+                forward.run(&mut call)?
+            }
+            Operator::LayerBackward => {
+                let (theta, gradients) = (&Unallocated, &mut of_layer);
+                let (backward, _) = conv::LayerBackward::bind(
+                    operands, &inputs, theta, &weights, &epilogue, &rows, gradients,
+                )?;
+                backward.run(&mut call)?
+            }
         }
     }
     let compulsory = operands.feature_bytes([call.total(Axis::Vertex), call.total(Axis::Hyperedge)]);
@@ -389,7 +418,7 @@ pub(super) fn needs<T: DeviceElement>(
     let scales = [None, Some(Windows::Shared), Some(Windows::Consecutive)];
     // What no call may do needs nothing.
     let is_available = |operator: Operator| match operator {
-        Operator::Layer | Operator::LayerBackward => false,
+        Operator::Layer | Operator::LayerBackward => plan.check_layer(operator).is_ok(),
         _ => !operator.has_matrices() || plan.check_matrices(operator).is_ok(),
     };
     for operator in operators.iter().copied().filter(|&operator| is_available(operator)) {

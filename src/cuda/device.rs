@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cudarc::driver::sys::CUdevice_attribute;
 use cudarc::driver::{CudaContext, CudaModule};
 use cudarc::nvrtc::Ptx;
 
@@ -14,8 +15,9 @@ use crate::error::{Error, Result};
 /// The least compute capability that PTX was compiled for, as `ARCHITECTURE` in `kernels/generate.py`.
 const NEEDED_CAPABILITY: (u32, u32) = (7, 5);
 
-/// That from which on threads copy from global to shared memory asynchronously.
-const CAPABILITY_OF_ASYNC_COPIES: (u32, u32) = (8, 0);
+/// That from which on threads copy from global to shared memory asynchronously, and tensor cores multiply
+/// `bf16` and TF32.
+pub(super) const CAPABILITY_OF_ASYNC_COPIES: (u32, u32) = (8, 0);
 
 /// An embedded module: one kernel file for one type, with checks or without.
 struct Image {
@@ -94,6 +96,9 @@ struct Inner {
     retired: Retired,
     modules: Mutex<Modules>,
     capability: (u32, u32),
+    multiprocessors: u32,
+    /// That a block may have if it asks for it.
+    shared_bytes: u32,
     /// Taken when the device is dropped.
     context: Option<Arc<CudaContext>>,
 }
@@ -147,11 +152,22 @@ impl Device {
             let ordinal = context.ordinal();
             return Err(Error::UnsupportedArchitecture { ordinal, found, needed: NEEDED_CAPABILITY });
         }
+        let attribute = |attribute| {
+            let value = context.attribute(attribute).map_err(|e| failed("reading an attribute", e))?;
+            Ok::<_, Error>(value.unsigned_abs())
+        };
+        use CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED,
+            CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
+        };
+        let (multiprocessors, shared_bytes) = (attribute(MULTIPROCESSORS)?, attribute(SHARED)?);
         Range::prepare();
         Ok(Self(Arc::new(Inner {
             retired: Retired::default(),
             modules: Mutex::new([const { None }; IMAGES.len()]),
             capability: found,
+            multiprocessors,
+            shared_bytes,
             context: Some(context),
         })))
     }
@@ -164,6 +180,21 @@ impl Device {
     /// Whether its threads copy from global to shared memory asynchronously.
     pub(super) fn copies_async(&self) -> bool {
         self.0.capability >= CAPABILITY_OF_ASYNC_COPIES
+    }
+
+    /// Its compute capability.
+    pub(super) fn capability(&self) -> (u32, u32) {
+        self.0.capability
+    }
+
+    /// How many multiprocessors it has.
+    pub(super) fn multiprocessors(&self) -> u32 {
+        self.0.multiprocessors
+    }
+
+    /// The shared memory that a block may have if it asks for it.
+    pub(super) fn shared_bytes(&self) -> u32 {
+        self.0.shared_bytes
     }
 
     /// Whether both are of the very same context.

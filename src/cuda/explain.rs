@@ -122,7 +122,9 @@ impl<T: DeviceElement> Plan<T> {
     /// table batch has, [`Error::TooLarge`](crate::Error::TooLarge).
     pub fn explain(&self, instances: usize) -> Result<Explanation> {
         let explained = |&operator: &Operator| match self.explain_call(&Request::new(operator, instances)) {
-            Err(Error::MatrixUnavailable { .. }) => Ok(OperatorExplanation::nothing(operator)),
+            Err(Error::MatrixUnavailable { .. } | Error::LayerUnavailable { .. }) => {
+                Ok(OperatorExplanation::nothing(operator))
+            }
             explained => explained,
         };
         let operators = Operator::ALL.iter().map(explained).collect::<Result<_>>()?;
@@ -153,7 +155,7 @@ impl<T: DeviceElement> Plan<T> {
     /// As [`explain`](Self::explain).
     pub fn explain_call(&self, request: &Request<'_>) -> Result<OperatorExplanation> {
         let counted = count(self, request)?;
-        let paths = match (counted.by_path, request.operator.has_matrices()) {
+        let paths = match (counted.by_path, request.operator.is_dense()) {
             (true, _) => self.paths().to_vec(),
             // Whatever the paths of the plan.
             (false, true) => vec![Path::Dense; self.paths().len()],
@@ -204,8 +206,14 @@ impl std::fmt::Display for Explanation {
         for explained in &self.operators {
             let OperatorExplanation { operator, paths, kernels, launches, .. } = explained;
             write!(f, "  {}: ", operator.name())?;
-            if operator.has_matrices() && paths.is_empty() {
-                writeln!(f, "not available, some topology in use is too large")?;
+            if operator.is_dense() && paths.is_empty() {
+                let why = match operator {
+                    Operator::Layer | Operator::LayerBackward => {
+                        "not in one pass: a product with Θ, and the convolution with an epilogue"
+                    }
+                    _ => "not available, some topology in use is too large",
+                };
+                writeln!(f, "{why}")?;
                 continue;
             }
             let used = Path::ALL.iter().filter(|path| paths.contains(path));

@@ -43,13 +43,14 @@ pub(super) fn whole_vectors(features: usize, size: usize) -> bool {
     (features * size).is_multiple_of(VECTOR_BYTES)
 }
 
-/// How many blocks a launch has, and the shared memory of each.
+/// How many blocks a launch has, and the threads and the shared memory of each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid {
     /// In x: what is shared out, which kernels walk through in steps of the grid.
     blocks: u64,
     /// In y: blocks of features, likewise.
     feature_blocks: u32,
+    threads: u32,
     shared_bytes: u32,
 }
 
@@ -63,13 +64,19 @@ impl Grid {
     /// This many blocks.
     #[inline]
     pub(super) fn of_blocks(blocks: u64) -> Self {
-        Self { blocks, feature_blocks: 1, shared_bytes: 0 }
+        Self { blocks, feature_blocks: 1, threads: THREADS, shared_bytes: 0 }
     }
 
     /// All of it for each of some blocks of features.
     #[inline]
     pub(super) fn times_feature_blocks(self, feature_blocks: u32) -> Self {
         Self { feature_blocks, ..self }
+    }
+
+    /// Blocks of so many threads.
+    #[inline]
+    pub(super) fn with_threads(self, threads: u32) -> Self {
+        Self { threads, ..self }
     }
 
     /// Bytes of shared memory that the launch gives to each block.
@@ -88,6 +95,11 @@ impl Grid {
     #[inline]
     pub(super) fn dimensions(self) -> (u32, u32, u32) {
         (self.blocks.min(MAX_GRID_X) as u32, self.feature_blocks.min(MAX_GRID_Y), 1)
+    }
+
+    #[inline]
+    pub(super) fn threads(self) -> u32 {
+        self.threads
     }
 
     #[inline]

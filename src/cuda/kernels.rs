@@ -10,13 +10,16 @@ use cudarc::driver::{CudaFunction, result, sys};
 pub(super) use super::args::Kernel;
 use super::device::{Device, module};
 use super::driver::failed;
-use super::geometry::{Grid, THREADS};
+use super::geometry::Grid;
 use crate::error::{Error, Result};
+
+/// The number of no module.
+const NO_MODULE: usize = usize::MAX;
 
 /// Which kernels an element type has, with checks or without.
 #[derive(Debug)]
 pub struct KernelSet {
-    /// Their names, in the order of `Kernel`.
+    /// Their names, in the order of `Kernel`; empty where the type has none.
     pub names: [&'static str; Kernel::COUNT],
     /// The numbers of the modules that they are in, in the same order.
     modules: [usize; Kernel::COUNT],
@@ -25,20 +28,36 @@ pub struct KernelSet {
 }
 
 impl KernelSet {
-    /// Of each kernel, in any order, its name and that of its module. It does not compile with one that is
-    /// missing or listed twice, or with a module that is not embedded.
-    pub(super) const fn new(kernels: [(Kernel, &'static str, &str); Kernel::COUNT]) -> Self {
-        let mut set = Self { names: [""; Kernel::COUNT], modules: [0; Kernel::COUNT], staged: None };
+    /// Of each kernel but those of layers, in any order, its name and that of its module. It does not compile
+    /// with one that is missing or listed twice, or with a module that is not embedded.
+    pub(super) const fn new(
+        kernels: [(Kernel, &'static str, &str); Kernel::COUNT - Kernel::OF_LAYERS],
+    ) -> Self {
+        let mut set = Self { names: [""; Kernel::COUNT], modules: [NO_MODULE; Kernel::COUNT], staged: None };
         let mut i = 0;
         while i < kernels.len() {
             let (kernel, name, its_module) = kernels[i];
             // There are as many places as entries, so none stays empty.
+            assert!(!kernel.is_of_layers(), "a kernel of layers is not for all types");
             assert!(set.names[kernel as usize].is_empty(), "a kernel is listed twice");
             set.names[kernel as usize] = name;
             set.modules[kernel as usize] = module(its_module);
             i += 1;
         }
         set
+    }
+
+    /// With kernels of layers, each alone in the module of its name.
+    pub(super) const fn with_layers<const N: usize>(mut self, kernels: [(Kernel, &'static str); N]) -> Self {
+        let mut i = 0;
+        while i < kernels.len() {
+            let (kernel, name) = kernels[i];
+            assert!(kernel.is_of_layers(), "a kernel of others than layers");
+            self.names[kernel as usize] = name;
+            self.modules[kernel as usize] = module(name);
+            i += 1;
+        }
+        self
     }
 
     /// With another kernel for one of these, alone in the module of its name, that has stages.
@@ -61,6 +80,15 @@ impl KernelSet {
     /// The name of a kernel by the number that it reports.
     pub(super) fn name_of(&self, number: u32) -> &'static str {
         Kernel::numbered(number).map_or("an unknown kernel", |kernel| self.name(kernel))
+    }
+}
+
+impl Kernel {
+    /// Those that a type may not have, and that ask for more shared memory than others.
+    const OF_LAYERS: usize = 8;
+
+    const fn is_of_layers(self) -> bool {
+        self as usize >= Self::COUNT - Self::OF_LAYERS
     }
 }
 
@@ -136,9 +164,17 @@ impl Kernels {
         let mut functions = [const { None }; Kernel::COUNT];
         for &kernel in Kernel::ALL {
             let module = set.modules[kernel as usize];
-            if is_needed(module) {
+            if module != NO_MODULE && is_needed(module) {
                 let function = device.module(module)?.load_function(set.name(kernel));
-                functions[kernel as usize] = Some(function.map_err(|e| failed("loading a kernel", e))?);
+                let function = function.map_err(|e| failed("loading a kernel", e))?;
+                if kernel.is_of_layers() {
+                    let attribute =
+                        sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    function
+                        .set_attribute(attribute, device.shared_bytes() as i32)
+                        .map_err(|e| failed("asking for shared memory", e))?;
+                }
+                functions[kernel as usize] = Some(function);
             }
         }
         Ok(Self { functions, set })
@@ -171,7 +207,7 @@ impl Kernels {
             result::launch_kernel(
                 function.cu_function(),
                 blocks,
-                (THREADS, 1, 1),
+                (grid.threads(), 1, 1),
                 shared_bytes,
                 stream,
                 &mut parameters,

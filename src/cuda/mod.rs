@@ -214,7 +214,7 @@ pub use element::{Checks, DeviceElement};
 pub use explain::{Explanation, OperatorExplanation, RowsExplanation};
 pub use operands::DevicePointer;
 pub use plan::{Plan, PlanBuilder};
-pub use safe::{Epilogue, EpilogueGradients, Step, StepGradients, Weights};
+pub use safe::{Epilogue, EpilogueGradients, LayerGradients, Step, StepGradients, Weights};
 pub use tables::{Orientation, Table};
 pub use window_table::{DeviceWindows, WindowPart};
 pub use workspace::Workspace;

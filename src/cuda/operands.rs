@@ -330,7 +330,6 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
 
     /// Rows of vertices that are read, of a layer's inputs.
     #[inline]
-    #[allow(dead_code)]
     pub(super) fn read_inputs<E>(&mut self, name: &'static str, rows: &'a Rows<impl Read<E>>) -> RowsId {
         self.read_of(name, (Axis::Vertex, Width::Inputs), rows)
     }
@@ -378,7 +377,6 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
 
     /// Rows of vertices that are written, of a layer's inputs, if they are wanted.
     #[inline]
-    #[allow(dead_code)]
     pub(super) fn write_inputs<E>(
         &mut self,
         name: &'static str,
@@ -462,6 +460,11 @@ impl<'a, 'w, T: DeviceElement> Operands<'a, 'w, T> {
     /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
     pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
         self.plan.check_matrices(operator)
+    }
+
+    /// Refuses a layer that no kernel computes in one pass.
+    pub(super) fn check_layer(&self, operator: Operator) -> Result<()> {
+        self.plan.check_layer(operator)
     }
 
     /// The features of the plan.

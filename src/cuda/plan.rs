@@ -9,6 +9,7 @@ use super::split::Split;
 use super::{Checks, DeviceBatch, DeviceElement};
 use crate::conv::Conv;
 use crate::error::{Error, Result, fits_u32, try_zeroed};
+use crate::layer::Precision;
 use crate::operator::Operator;
 use crate::pairs::MatrixObstacles;
 use crate::path::{Path, Paths};
@@ -27,6 +28,7 @@ struct Parts<T> {
     batch: DeviceBatch,
     /// As many as a `u32` holds at most.
     widths: Widths,
+    precision: Precision,
     conv: Conv,
     checks: Checks,
     kernels: &'static KernelSet,
@@ -63,6 +65,7 @@ pub struct PlanBuilder<'a, T> {
     batch: &'a DeviceBatch,
     features: usize,
     inputs: Option<usize>,
+    precision: Precision,
     conv: Conv,
     checks: Checks,
     paths: Option<&'a [Path]>,
@@ -87,6 +90,11 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         Self { inputs: Some(inputs), ..self }
     }
 
+    /// How layers multiply `f32`; [`Precision::default`] unless set. Nothing else uses it.
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
     /// A path for each topology of the batch, in their order; chosen by the plan unless set.
     pub fn paths(self, paths: &'a [Path]) -> Self {
         Self { paths: Some(paths), ..self }
@@ -103,11 +111,11 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
     ///
     /// # Errors
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
-    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features or inputs and
-    /// more;    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features or inputs
+    /// and more; [`Error::OutOfMemory`], [`Error::Driver`].
     #[inline(never)]
     pub fn build(self) -> Result<Plan<T>> {
-        let Self { batch, features, inputs, conv, checks, paths, copies_async, element } = self;
+        let Self { batch, features, inputs, precision, conv, checks, paths, copies_async, element } = self;
         let widths = Widths { features, inputs: inputs.unwrap_or(features) };
         let paths = Paths::new::<T>(batch.batch().topologies(), paths)?;
         if batch.tables().overwritten && checks == Checks::Off {
@@ -132,8 +140,19 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
         };
         let kernels = T::kernels(checks, copies_async && batch.device().copies_async());
         let batch = batch.clone();
-        let parts =
-            Parts { by_path, by_class, obstacles, batch, widths, conv, checks, kernels, paths, element };
+        let parts = Parts {
+            by_path,
+            by_class,
+            obstacles,
+            batch,
+            widths,
+            precision,
+            conv,
+            checks,
+            kernels,
+            paths,
+            element,
+        };
         Ok(Plan(Arc::new(parts)))
     }
 }
@@ -154,8 +173,9 @@ impl<T: DeviceElement> Plan<T> {
     /// ```
     pub fn builder(batch: &DeviceBatch, features: usize) -> PlanBuilder<'_, T> {
         let (conv, checks) = (Conv::default(), Checks::default());
-        let (inputs, paths, copies_async, element) = (None, None, true, PhantomData);
-        PlanBuilder { batch, features, inputs, conv, checks, paths, copies_async, element }
+        let (inputs, precision) = (None, Precision::default());
+        let (paths, copies_async, element) = (None, true, PhantomData);
+        PlanBuilder { batch, features, inputs, precision, conv, checks, paths, copies_async, element }
     }
 
     /// How the convolution of each topology's instances is computed.
@@ -207,6 +227,11 @@ impl<T: DeviceElement> Plan<T> {
     /// Both of these numbers.
     pub(super) fn widths(&self) -> Widths {
         self.0.widths
+    }
+
+    /// How layers multiply `f32`.
+    pub fn precision(&self) -> Precision {
+        self.0.precision
     }
 
     /// The conventions of the convolution.

@@ -72,6 +72,9 @@ pub type StepGradients<T> = crate::StepGradients<DevicePointer<T>, DevicePointer
 /// What follows the convolution.
 pub type Epilogue<A> = crate::Epilogue<DevicePointer<A>>;
 
+/// The gradients of a layer.
+pub type LayerGradients<T> = crate::LayerGradients<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
+
 /// The gradients of a convolution with an epilogue.
 pub type EpilogueGradients<T> =
     crate::EpilogueGradients<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
@@ -309,6 +312,50 @@ impl<T: DeviceElement> Workspace<T> {
         unsafe {
             self.conv_epilogue_backward_in(Tier::Raw(stream), operator, x, weights, epilogue, grad, gradients)
         }
+    }
+
+    /// [`layer`](Self::layer) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn layer_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        theta: DevicePointer<T>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<T::Acc>,
+        residual: Option<Rows<DevicePointer<T>>>,
+        y: Out<Rows<DevicePointer<T>>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.layer_in(Tier::Raw(stream), x, theta, weights, epilogue, residual, y) }
+    }
+
+    /// [`layer_backward`](Self::layer_backward) in the [raw tier](super::raw).
+    ///
+    /// # Errors
+    /// As the safe call, without [`Error::WrongContext`] of buffers and [`Error::Capturing`].
+    ///
+    /// # Safety
+    /// The [contract](super::raw) of the raw tier.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn layer_backward_raw(
+        &mut self,
+        stream: sys::CUstream,
+        x: Rows<DevicePointer<T>>,
+        theta: DevicePointer<T>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<T::Acc>,
+        grad_y: Rows<DevicePointer<T>>,
+        gradients: LayerGradients<T>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.layer_backward_in(Tier::Raw(stream), x, theta, weights, epilogue, grad_y, gradients) }
     }
 
     /// [`conv_readout`](Self::conv_readout) in the [raw tier](super::raw).

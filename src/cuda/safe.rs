@@ -32,6 +32,10 @@ pub type Epilogue<'a, A> = crate::Epilogue<CudaView<'a, A>>;
 pub type EpilogueGradients<'a, T> =
     crate::EpilogueGradients<CudaViewMut<'a, T>, CudaViewMut<'a, <T as Element>::Acc>>;
 
+/// The gradients of a layer.
+pub type LayerGradients<'a, T> =
+    crate::LayerGradients<CudaViewMut<'a, T>, CudaViewMut<'a, <T as Element>::Acc>>;
+
 impl<T: DeviceElement> Workspace<T> {
     /// z_e = s_e Σ_{v∈e} r_v x_v, divided by |e| for a mean; r is the vertex scale and s the hyperedge scale
     /// of `step`.
@@ -319,6 +323,75 @@ impl<T: DeviceElement> Workspace<T> {
         let (operator, grad) = (Operator::ConvReadoutBackward, Level::Instances(grad_readout));
         // SAFETY: the buffers are `cudarc`'s.
         unsafe { self.conv_epilogue_backward_in(Tier::Safe, operator, x, weights, epilogue, grad, gradients) }
+    }
+
+    /// A layer in one pass: y = act(M (x Θᵀ) + b) + r, where M is the operator of [`conv`](Self::conv).
+    ///
+    /// * `x`: `N` rows of vertices, of as many elements as the plan has [inputs](super::Plan::inputs);
+    /// * `theta`: Θ, `[F, inputs]` elements without gaps, as PyTorch's `Linear` has them;
+    /// * `weights`: one for each hyperedge, read through windows;
+    /// * `epilogue`: the activation, and a bias of F elements of the accumulation type;
+    /// * `residual`: `N` rows of vertices;
+    /// * `y`: `N` rows of vertices, overwritten or added to.
+    ///
+    /// Tensor cores multiply, and add in `f32`. The products x Θᵀ are rounded to TF32 for M, of `f32` in two
+    /// terms, as M is; `f32` are multiplied as the plan's [`Precision`](crate::Precision) says. So the bits
+    /// are not those of the CPU, and may be others on a device of another architecture. But they are the same
+    /// in each call, and those of an instance the same alone and at any place of a batch. An infinity or NaN
+    /// in x reaches the rows of y of its instance alone, and of these only rows u with M_uv ≠ 0.
+    ///
+    /// There are kernels for `f32`, `f16` and `bf16` on devices of compute capability 8.0 and newer, where no
+    /// topology in use has more than 16 vertices or has no dense operator, whatever the paths of the plan,
+    /// and for up to 256 inputs, of 16-bit types 512. Elsewhere multiply x by Θᵀ with a library, and call
+    /// [`conv_epilogue`](Self::conv_epilogue). [`Plan::explain`](super::Plan::explain) tells which it is.
+    ///
+    /// # Errors
+    /// [`Error::LayerUnavailable`](crate::Error::LayerUnavailable) where there is no kernel, and those
+    /// [of operators](Workspace#errors-of-operators).
+    pub fn layer(
+        &mut self,
+        x: Rows<CudaView<'_, T>>,
+        theta: CudaView<'_, T>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<'_, T::Acc>,
+        residual: Option<Rows<CudaView<'_, T>>>,
+        y: Out<Rows<CudaViewMut<'_, T>>>,
+    ) -> Result<()> {
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.layer_in(Tier::Safe, x, theta, weights, epilogue, residual, y) }
+    }
+
+    /// The gradients of [`layer`](Self::layer) for g = ∂loss/∂y, from the same `x`, `theta`, `weights` and
+    /// `epilogue`. With t = g act′(u + b), rounded to the element type, where u = M (x Θᵀ) is computed again
+    /// unless there is no activation:
+    ///
+    /// * `x`, `grad_y`: `N` rows of vertices, as of the forward;
+    /// * `gradients.x`: Mᵀ (t Θ);
+    /// * `gradients.theta`: (Mᵀ t)ᵀ x, `[F, inputs]` elements of the accumulation type. Mᵀ t is rounded to
+    ///   the element type, `f32` and t and x to two numbers of `bf16`. Sums over instances are cut by their
+    ///   number and by the numbers of features, and added in a fixed order, in `f32` and then in `f64`;
+    /// * `gradients.weights`: from the products ⟨(t Θ)_u, x_v⟩, see
+    ///   [`conv_backward`](Self::conv_backward), of which each factor is rounded to two numbers of `bf16`;
+    /// * `gradients.bias`: the sum of t over all vertices of all instances, in `f64`;
+    /// * `gradients.residual`: g.
+    ///
+    /// Each is overwritten, added to or skipped. Where there are kernels: as for [`layer`](Self::layer), and
+    /// for no more features F than inputs. A call that wants ∂Θ needs `f32` parts of it in scratch memory: 64
+    /// if F and inputs are 128 and more, and up to 512 if they are fewer.
+    ///
+    /// # Errors
+    /// As [`layer`](Self::layer).
+    pub fn layer_backward(
+        &mut self,
+        x: Rows<CudaView<'_, T>>,
+        theta: CudaView<'_, T>,
+        weights: Weights<'_, T::Acc>,
+        epilogue: &Epilogue<'_, T::Acc>,
+        grad_y: Rows<CudaView<'_, T>>,
+        gradients: LayerGradients<'_, T>,
+    ) -> Result<()> {
+        // SAFETY: the buffers are `cudarc`'s.
+        unsafe { self.layer_backward_in(Tier::Safe, x, theta, weights, epilogue, grad_y, gradients) }
     }
 
     /// M of the convolution y = M x, with the plan's conventions: what [`conv`](Self::conv) multiplies x by,

@@ -72,6 +72,8 @@ slots! {
     VertexSums,
     /// Sums of those over instances, `f64`.
     BiasSums,
+    /// The parts of the gradient of a layer's matrix, `f32`.
+    ThetaParts,
 }
 
 impl Slot {
@@ -96,6 +98,7 @@ impl Slot {
             Self::Operators | Self::OperatorWords => "the dense operators",
             Self::Products | Self::ProductSums => "the products of rows",
             Self::Rows => "the rows of an epilogue",
+            Self::ThetaParts => "the parts of a layer's gradient",
             Self::VertexSums | Self::BiasSums => "the sums of an epilogue's rows",
             _ => "the numbers of vertices and hyperedges",
         }

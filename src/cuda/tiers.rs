@@ -18,6 +18,7 @@ use super::{DeviceElement, conv, step};
 use crate::direction::Direction;
 use crate::epilogue::{Epilogue, EpilogueGradients, Level};
 use crate::error::Result;
+use crate::layer::LayerGradients;
 use crate::operator::Operator;
 use crate::rows::{Out, Rows};
 use crate::step::{Step, StepGradients};
@@ -158,6 +159,48 @@ impl<T: DeviceElement> Workspace<T> {
         }
     }
 
+    /// A layer.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) unsafe fn layer_in(
+        &mut self,
+        tier: Tier,
+        x: Rows<impl Read<T>>,
+        theta: impl Read<T>,
+        weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
+        epilogue: &Epilogue<impl Read<T::Acc>>,
+        residual: Option<Rows<impl Read<T>>>,
+        mut y: Out<Rows<impl Write<T>>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, Operator::Layer, |operands| {
+                let residual = residual.as_ref();
+                conv::LayerForward::bind(operands, &x, &theta, &weights, epilogue, residual, &mut y)
+            })
+        }
+    }
+
+    /// The gradients of a layer.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) unsafe fn layer_backward_in(
+        &mut self,
+        tier: Tier,
+        x: Rows<impl Read<T>>,
+        theta: impl Read<T>,
+        weights: Weights<impl Read<T::Acc>, &DeviceWindows>,
+        epilogue: &Epilogue<impl Read<T::Acc>>,
+        grad_y: Rows<impl Read<T>>,
+        mut gradients: LayerGradients<impl Write<T>, impl Write<T::Acc>>,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.run(tier, Operator::LayerBackward, |operands| {
+                let gradients = &mut gradients;
+                conv::LayerBackward::bind(operands, &x, &theta, &weights, epilogue, &grad_y, gradients)
+            })
+        }
+    }
+
     /// M of the convolution.
     pub(super) unsafe fn conv_matrix_in(
         &mut self,
@@ -263,6 +306,8 @@ compiled_here!(
     Workspace::<T>::call::<conv::Forward<'_>> as unsafe fn(_, _, _, _, _) -> _,
     Workspace::<T>::call::<conv::Backward<'_>> as unsafe fn(_, _, _, _, _) -> _,
     Workspace::<T>::call::<conv::EpilogueBackward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::LayerForward<'_>> as unsafe fn(_, _, _, _, _) -> _,
+    Workspace::<T>::call::<conv::LayerBackward<'_>> as unsafe fn(_, _, _, _, _) -> _,
     Workspace::<T>::call::<conv::MatrixForward<'_>> as unsafe fn(_, _, _, _, _) -> _,
     Workspace::<T>::call::<conv::MatrixBackward<'_>> as unsafe fn(_, _, _, _, _) -> _,
     Workspace::<T>::call::<conv::GramForward> as unsafe fn(_, _, _, _, _) -> _,

@@ -8,6 +8,7 @@ mod errors;
 pub mod gpu;
 mod graphs;
 mod launches;
+mod layer;
 mod lent;
 mod lifetimes;
 mod model;

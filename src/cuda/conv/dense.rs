@@ -4,10 +4,14 @@
 
 mod backward;
 mod forward;
+mod layer;
 mod matrix;
 
 pub(super) use self::backward::{DenseBackward, ToWeights};
 pub(super) use self::forward::DenseForward;
+#[cfg(test)]
+pub(in crate::cuda) use self::layer::{LAYER_ITEM_BYTES, LAYER_THREADS};
+pub(super) use self::layer::{LayerBackward, LayerForward, ThetaParts};
 pub(super) use self::matrix::MatricesTo;
 
 use super::super::Checks;

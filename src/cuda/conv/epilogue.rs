@@ -29,7 +29,7 @@ use crate::operands::Length;
 use crate::rows::{Out, Placement, Rows};
 use crate::windows::Weights;
 
-const BIAS: &str = "bias";
+pub(super) const BIAS: &str = "bias";
 
 impl<'w> Forward<'w> {
     /// Binds and checks the operands of a convolution with an epilogue. Returns them, and the number of

@@ -201,7 +201,7 @@ fn has_entries<T: DeviceElement, L: Launches>(call: &Call<'_, T, L>) -> bool {
 }
 
 /// The launches of each class of topologies in turn.
-fn by_class<T: DeviceElement, L: Launches>(
+pub(super) fn by_class<T: DeviceElement, L: Launches>(
     call: &mut Call<'_, T, L>,
     mut f: impl FnMut(&mut Call<'_, T, L>, DenseClass) -> Result<()>,
 ) -> Result<()> {

@@ -40,7 +40,12 @@ pub(in super::super) struct DenseBackward<'w> {
 impl Nodes {
     /// Products of the accumulation type, of each instance or chunk.
     pub(super) fn of_instances(address: Address, count: u64) -> Self {
-        Self { address, count, of_item: 1, is_wide: false }
+        Self::of_parts(address, count, 1)
+    }
+
+    /// The same in some parts each, side by side.
+    pub(super) fn of_parts(address: Address, count: u64, parts: u32) -> Self {
+        Self { address, count, of_item: parts, is_wide: false }
     }
 }
 

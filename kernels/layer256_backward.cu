@@ -1,0 +1,24 @@
+// The backward of layers of up to 256 outputs, in f32 by three products of bf16, see layer.cuh.
+//
+// Launched by src/cuda/conv/dense/layer.rs; src/cpu/layer.rs computes the same, with other bits.
+//
+// Modules: features with f32 sums; for compute_80; unchecked alone.
+
+// There are none with checks, whatever is asked for.
+#undef HYPERSCATTER_CHECKED
+#undef HYPERSCATTER_UNCHECKED
+#define HYPERSCATTER_UNCHECKED
+
+#include "layer.cuh"
+#include "modules.cuh"
+
+template <typename T>
+struct OfLayer : RoundedProducts<T> {};
+template <>
+struct OfLayer<float> : ThreeProducts {};
+
+// For earlier architectures there is nothing to compile.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define KERNELS(T, NAME, CHECKS) LAYER_KERNEL(OfLayer<T>, 256, true, layer256_backward_##NAME, LAYER256_BACKWARD)
+MODULES_OF_FEATURES_WITH_F32_SUMS(KERNELS)
+#endif

@@ -1,0 +1,20 @@
+// Layers of up to 512 inputs, of 16-bit types, see layer.cuh.
+//
+// Launched by src/cuda/conv/dense/layer.rs; src/cpu/layer.rs computes the same, with other bits.
+//
+// Modules: narrow features; for compute_80; unchecked alone.
+
+// There are none with checks, whatever is asked for.
+#undef HYPERSCATTER_CHECKED
+#undef HYPERSCATTER_UNCHECKED
+#define HYPERSCATTER_UNCHECKED
+
+#include "layer.cuh"
+#include "modules.cuh"
+
+// For earlier architectures there is nothing to compile.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define KERNELS(T, NAME, CHECKS) \
+    LAYER_KERNEL(RoundedProducts<T>, 512, false, layer512_##NAME, LAYER512)
+MODULES_OF_NARROW_FEATURES(KERNELS)
+#endif

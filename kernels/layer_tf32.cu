@@ -1,0 +1,20 @@
+// Layers of up to 256 inputs in TF32, see layer.cuh.
+//
+// Launched by src/cuda/conv/dense/layer.rs; src/cpu/layer.rs computes the same, with other bits.
+//
+// Modules: f32 features; for compute_80; unchecked alone.
+
+// There are none with checks, whatever is asked for.
+#undef HYPERSCATTER_CHECKED
+#undef HYPERSCATTER_UNCHECKED
+#define HYPERSCATTER_UNCHECKED
+
+#include "layer.cuh"
+#include "modules.cuh"
+
+// For earlier architectures there is nothing to compile.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define KERNELS(T, NAME, CHECKS) \
+    LAYER_KERNEL(RoundedProducts<T>, 256, false, layer_tf32_##NAME, LAYER_TF32)
+MODULES_OF_F32_FEATURES(KERNELS)
+#endif
