@@ -282,6 +282,12 @@ struct OperatorFragment {
     }
 };
 
+// What row `row` of a group is multiplied by.
+__device__ __forceinline__ float scale_of_row(const float* numbers, u32 rows, u32 first_row, u32 row, u32 bits,
+                                              bool own) {
+    return numbers[(rows << bits) + (own ? first_row + row : row & ((1u << bits) - 1))];
+}
+
 // Reads the fragments of 16 rows, whose operators are at `numbers`, `rows` in all. `own`: each instance has
 // an operator; else all have the first one.
 template <u32 TERMS, bool Transposed>
@@ -299,7 +305,7 @@ __device__ __forceinline__ void read_operator(OperatorFragment<TERMS>& to, const
             float entry = 0;
             if (row >> bits == column >> bits) {
                 u32 at = own ? first_row + u : u & mask;
-                entry = numbers[(at << bits) + (v & mask)] * numbers[(rows << bits) + at];
+                entry = numbers[(at << bits) + (v & mask)] * scale_of_row(numbers, rows, first_row, u, bits, own);
             }
             u32 rounded = round_to_tf32(entry);
             to.at[half][0][i] = rounded;
@@ -603,7 +609,9 @@ __device__ __forceinline__ void add_products(const float (&s)[2][TALL][4],
 }
 
 // Leaves the products of a group in shared memory: for each row its products with the rows of its instance.
-__device__ __forceinline__ void leave_products(const float (&products)[2][4], u32 bits, float* to) {
+// Those of u are multiplied by what its sums are multiplied by.
+__device__ __forceinline__ void leave_products(const float (&products)[2][4], const float (&scales)[2],
+                                               u32 bits, float* to) {
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
 #pragma unroll
@@ -611,7 +619,7 @@ __device__ __forceinline__ void leave_products(const float (&products)[2][4], u3
             u32 u = quad_of_warp() + i / 2 * 8;
             u32 v = 8 * half + 2 * lane_of_quad() + i % 2;
             if (u >> bits == v >> bits) {
-                to[(u << bits) + (v & ((1u << bits) - 1))] = products[half][i];
+                to[(u << bits) + (v & ((1u << bits) - 1))] = products[half][i] * scales[i / 2];
             }
         }
     }
@@ -914,7 +922,13 @@ __device__ __forceinline__ void layer(const LayerArgs& args, u32 kernel) {
                                    group + rows_of_warps >= args.groups;
                     if (own || is_last) {
                         u32 part = (own ? group : row_of_warps) * args.columns + column;
-                        leave_products(products, bits, left + part * (GROUP_ROWS << bits));
+                        float scales[2];
+#pragma unroll
+                        for (u32 half = 0; half < 2; half++) {
+                            scales[half] = scale_of_row(operators_of(i), rows_of_operators, first_row,
+                                                        8 * half + quad_of_warp(), bits, own);
+                        }
+                        leave_products(products, scales, bits, left + part * (GROUP_ROWS << bits));
 #pragma unroll
                         for (u32 k = 0; k < 8; k++) {
                             products[k / 4][k % 4] = 0;
