@@ -322,6 +322,7 @@ fn a_layer_is_what_it_is_defined_to_be<T: TestElement>(
     let Defined { values, sizes, is_at_jump } = defined(layout, case, &operands);
     let [of_y, of_x, of_theta, of_weights, of_bias, of_residual] = case.writes;
     let writes = [of_y, of_x, of_residual, of_theta, of_weights, of_bias];
+    let before = before.values();
     for (k, (name, found)) in found.values().into_iter().enumerate() {
         let is_of_rows = k < 3;
         if is_at_jump && k != 0 && k != 2 {
@@ -329,7 +330,7 @@ fn a_layer_is_what_it_is_defined_to_be<T: TestElement>(
         }
         let rounding = if is_of_rows { T::ROUNDING } else { 0.0 } + 1000.0 * <T::Acc as Rounded>::ROUNDING;
         for (i, &found) in found.iter().enumerate() {
-            let before = before.values()[k].1[i];
+            let before = before[k].1[i];
             let (expected, size) = match writes[k] {
                 Write::Skip => (before, 0.0),
                 Write::Overwrite => (values[k][i], sizes[k][i]),
@@ -882,7 +883,7 @@ fn no_call_allocates() {
 #[test]
 fn the_gradient_of_theta_counts_every_row() {
     for (n, instances, features, inputs) in
-        [(3, 5000, 2, 3), (20_000, 1, 3, 2), (4, 700, 65, 130), (257, 40, 1, 1)]
+        [(3, 5000, 2, 3), (20_000, 1, 3, 2), (4, 700, 65, 130), (257, 40, 1, 1), (2, 257, 65, 8065)]
     {
         let topology = Incidence::subsets(n, 1).unwrap();
         let batch = Batch::replicate(topology);

@@ -110,10 +110,12 @@ impl<A: Accumulator> Products<A> {
                 totals: try_zeroed(what, tile(TILE.0 * TILE.1))?,
             });
         }
-        let size = room(features, inputs)?;
-        let of_groups = if backward { size.checked_mul(most_groups(size)).unwrap_or(usize::MAX) } else { 0 };
+        let panels = room(features, inputs)?.max(room(inputs, features)?);
+        // There is room for this product, which is smaller.
+        let size = features * inputs;
+        let of_groups = if backward { size.saturating_mul(most_groups(size)) } else { 0 };
         Ok(Self {
-            theta: try_zeroed(what, size.max(room(inputs, features)?))?,
+            theta: try_zeroed(what, panels)?,
             groups: try_zeroed(what, of_groups)?,
             threads,
             rows: LayerRows {

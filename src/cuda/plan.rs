@@ -103,8 +103,8 @@ impl<'a, T: DeviceElement> PlanBuilder<'a, T> {
     ///
     /// # Errors
     /// [`Error::UncheckedTables`] for [`Checks::Off`] on a batch whose tables were overwritten;
-    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features or inputs and
-    /// more;    /// [`Error::OutOfMemory`], [`Error::Driver`].
+    /// [`Error::PathsMismatch`], [`Error::PathUnavailable`]; [`Error::TooLarge`] for 2³² features or inputs
+    /// and more; [`Error::OutOfMemory`], [`Error::Driver`].
     #[inline(never)]
     pub fn build(self) -> Result<Plan<T>> {
         let Self { batch, features, inputs, conv, checks, paths, copies_async, element } = self;
