@@ -75,7 +75,8 @@ impl<T: Element> Workspace<T> {
             let placed = operands.write("y", Axis::Vertex, &mut y);
             let bound = operands.check(&plan, workspace.max_instances)?;
             let instances = bound.instances();
-            let (products, conv) = parts(memory, workspace)?;
+            let LayerMemory { conv, products, .. } = memory;
+            let conv = of_sums(conv, workspace)?;
             if placed.is_some() {
                 products.multiply((&plan, instances), bound.input(x), theta);
             }
@@ -155,7 +156,8 @@ impl<T: Element> Workspace<T> {
             let bound = operands.check(&plan, workspace.max_instances)?;
             let instances = bound.instances();
             let (x, g) = (bound.input(x), bound.input(g));
-            let (products, conv) = parts(memory, workspace)?;
+            let LayerMemory { conv, products, .. } = memory;
+            let conv = of_sums(conv, workspace)?;
 
             let is_passed_on = grad_x.is_some() || grad_theta.is_some();
             let through_weights = wants_weights && plan.conv().weights_matter();
@@ -172,8 +174,8 @@ impl<T: Element> Workspace<T> {
                 true => Out::Overwrite(Rows::new(rows.results.write(n_sums), layout)),
                 false => Out::Skip,
             };
-            let of_sums = match sums_of(grad_y) {
-                Some(of_sums) => of_sums,
+            let g_of_sums = match sums_of(grad_y) {
+                Some(g) => g,
                 None => {
                     let wide = rows.gradients.write(n_sums);
                     if needs_t {
@@ -193,7 +195,7 @@ impl<T: Element> Workspace<T> {
                 .weights(gradients.weights)
                 .bias(gradients.bias);
             let products_of_rows = Rows::new(&*rows.products.write(n_sums), layout);
-            conv.conv_epilogue_backward(products_of_rows, weights, epilogue, of_sums, of_conv)?;
+            conv.conv_epilogue_backward(products_of_rows, weights, epilogue, g_of_sums, of_conv)?;
 
             if let Some(grad_x) = grad_x {
                 products.multiply_back((&plan, instances), theta, &bound.output(grad_x));
@@ -235,16 +237,14 @@ compiled_here!(
     Workspace::<T>::layer_backward as fn(_, _, _, _, _, _, _) -> _,
 );
 
-/// The products of a layer, and the workspace for its convolution of rows of sums.
-fn parts<'m, T: Element>(
-    memory: &'m mut LayerMemory<T::Acc>,
+/// The workspace for the convolution of rows of sums: that of the layer, or this one, if it has their type.
+fn of_sums<'m, T: Element>(
+    of_layer: &'m mut Option<Workspace<T::Acc>>,
     workspace: &'m mut Workspace<T>,
-) -> Result<(&'m mut Products<T::Acc>, &'m mut Workspace<T::Acc>)> {
-    let LayerMemory { conv, products, .. } = memory;
+) -> Result<&'m mut Workspace<T::Acc>> {
     let itself = (workspace as &mut dyn Any).downcast_mut();
     // One of the two is there.
-    let conv = conv.as_mut().or(itself).ok_or(Error::NotMadeFor { operator: Operator::Layer.name() })?;
-    Ok((products, conv))
+    of_layer.as_mut().or(itself).ok_or(Error::NotMadeFor { operator: Operator::Layer.name() })
 }
 
 /// Rows of elements that are of the type of sums.
