@@ -21,6 +21,18 @@ pub trait Element:
 
     /// The nearest value of this type, ties to even. A value that is too large becomes an infinity.
     fn narrow(value: Self::Acc) -> Self;
+
+    /// The same elements, where the accumulation type is theirs.
+    #[doc(hidden)]
+    fn as_sums(_elements: &[Self]) -> Option<&[Self::Acc]> {
+        None
+    }
+
+    /// The same elements, where the accumulation type is theirs.
+    #[doc(hidden)]
+    fn as_sums_mut(_elements: &mut [Self]) -> Option<&mut [Self::Acc]> {
+        None
+    }
 }
 
 /// The type of sums, degrees, weights and their gradients: `f32` or `f64`.
@@ -97,6 +109,14 @@ macro_rules! accumulator {
             #[inline(always)]
             fn narrow(value: Self) -> Self {
                 value
+            }
+
+            fn as_sums(elements: &[Self]) -> Option<&[Self]> {
+                Some(elements)
+            }
+
+            fn as_sums_mut(elements: &mut [Self]) -> Option<&mut [Self]> {
+                Some(elements)
             }
         }
 

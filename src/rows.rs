@@ -303,8 +303,8 @@ impl Operand {
 }
 
 /// The number of instances of a call, which every operand that tells it must agree on; the first is named
-/// otherwise. Where none does, `others` may tell it. Also checks that each operand has as many features as the
-/// plan has for it.
+/// otherwise. Where none does, `others` may tell it. Also checks that each operand has as many features as
+/// the plan has for it.
 pub(crate) fn agree_on_instances<'a>(
     batch: &Batch,
     widths: Widths,

@@ -1,7 +1,7 @@
 //! What the generic suite asks of a backend: its operators, on host arrays and in the words of the CPU
 //! backend.
 
-use hyperscatter::{Batch, Conv, Out, Path, Reduce, Result, Rows, cpu};
+use hyperscatter::{Batch, Conv, Operator, Out, Path, Reduce, Result, Rows, cpu};
 use proptest::prelude::*;
 
 use crate::common::TestElement;
@@ -114,6 +114,31 @@ pub trait Operators<T: TestElement> {
         grad_gram: &[T::Acc],
         grad_x: Out<Rows<&mut [T]>>,
     ) -> Result<()>;
+
+    /// A layer, of operators that [`Backend::layers_on`] has made.
+    fn layer(
+        &mut self,
+        _x: Rows<&[T]>,
+        _theta: &[T],
+        _weights: cpu::Weights<'_, T::Acc>,
+        _epilogue: &cpu::Epilogue<'_, T::Acc>,
+        _residual: Option<Rows<&[T]>>,
+        _y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        unimplemented!("this backend has no layers")
+    }
+
+    fn layer_backward(
+        &mut self,
+        _x: Rows<&[T]>,
+        _theta: &[T],
+        _weights: cpu::Weights<'_, T::Acc>,
+        _epilogue: &cpu::Epilogue<'_, T::Acc>,
+        _grad_y: Rows<&[T]>,
+        _gradients: cpu::LayerGradients<'_, T>,
+    ) -> Result<()> {
+        unimplemented!("this backend has no layers")
+    }
 }
 
 /// A backend.
@@ -140,6 +165,18 @@ pub trait Backend<T>: Sync {
     ) -> Result<Box<dyn Operators<T>>> {
         self.operators_on(batch, features, conv, max_instances, None)
     }
+
+    /// The same with layers, of so many inputs and features.
+    fn layers_on(
+        &self,
+        _batch: &Batch,
+        _widths: (usize, usize),
+        _conv: Conv,
+        _max_instances: usize,
+        _paths: Option<&[Path]>,
+    ) -> Result<Box<dyn Operators<T>>> {
+        unimplemented!("this backend has no layers")
+    }
 }
 
 /// The operators on slices.
@@ -163,6 +200,19 @@ impl<T: TestElement> Backend<T> for Cpu {
         let plan = cpu::Plan::<T>::builder(batch, features).conv(conv);
         let plan = paths.map_or(plan.clone(), |paths| plan.paths(paths)).build()?;
         Ok(Box::new(OnCpu(plan.workspace(max_instances)?)))
+    }
+
+    fn layers_on(
+        &self,
+        batch: &Batch,
+        (inputs, features): (usize, usize),
+        conv: Conv,
+        max_instances: usize,
+        paths: Option<&[Path]>,
+    ) -> Result<Box<dyn Operators<T>>> {
+        let plan = cpu::Plan::<T>::builder(batch, features).inputs(inputs).conv(conv);
+        let plan = paths.map_or(plan.clone(), |paths| plan.paths(paths)).build()?;
+        Ok(Box::new(OnCpu(plan.workspace_for(max_instances, Operator::ALL)?)))
     }
 }
 
@@ -290,6 +340,30 @@ impl<T: TestElement> Operators<T> for OnCpu<T> {
         grad_x: Out<Rows<&mut [T]>>,
     ) -> Result<()> {
         self.0.gram_backward(x, grad_gram, grad_x)
+    }
+
+    fn layer(
+        &mut self,
+        x: Rows<&[T]>,
+        theta: &[T],
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        self.0.layer(x, theta, weights, epilogue, residual, y)
+    }
+
+    fn layer_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        theta: &[T],
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::LayerGradients<'_, T>,
+    ) -> Result<()> {
+        self.0.layer_backward(x, theta, weights, epilogue, grad_y, gradients)
     }
 }
 

@@ -17,6 +17,7 @@ mod golden;
 mod gradients;
 mod hashes;
 mod invariants;
+mod layer;
 mod layouts;
 mod matrix;
 mod memory;

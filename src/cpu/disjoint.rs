@@ -1,7 +1,7 @@
 //! Writing disjoint parts of one slice from several threads. The `unsafe` code of the CPU backend is this,
-//! its uses (each says why its part is nobody else's), the calls in `gather` and `dense/` that follow the
-//! detection of the processor's features, stores that go past the caches (`streams`), and a prefetch, which
-//! reads nothing.
+//! its uses (each says why its part is nobody else's), the calls in `gather`, `products` and `dense/` that
+//! follow the detection of the processor's features, stores that go past the caches (`streams`), and a
+//! prefetch, which reads nothing.
 
 #![allow(unsafe_code)]
 

@@ -29,12 +29,16 @@
 //! segments of 256. The chunks are added in a binary tree over their numbers. A readout adds the rows of its
 //! instance in the same way, in the accumulation type.
 //!
+//! The gradient of Θ is a sum over all rows of vertices, too: segments of 256 rows, counted through the
+//! batch, are summed in the accumulation type, and added in `f64` in an order that the number of rows, F and
+//! the number of inputs decide.
+//!
 //! # What the backward computes again
 //! The backward of the convolution by gathers needs z = B⁻¹ Hᵀ R x, unrounded, and computes it again: a
 //! workspace holds nothing that a later call needs. A caller that has the memory saves z instead, by
 //! [`conv_saving_z`](Workspace::conv_saving_z) for [`conv_backward_from_z`](Workspace::conv_backward_from_z).
 //! The backward by a dense operator needs no z. The backward of an epilogue computes what the activation was
-//! applied to again, on either path.
+//! applied to again, on either path, and that of a layer the products x Θᵀ.
 //!
 //! # Shapes
 //! All instances together have `N` vertices and `M` hyperedges. Features of vertices are `N` rows, and those
@@ -44,6 +48,9 @@
 //! elements of type `T` for each instance, one behind the other. Matrices, such as that of the convolution,
 //! are of type `T::Acc`, and have for each instance as many rows and columns as the largest topology in use
 //! has vertices.
+//!
+//! The x of a layer has rows of as many elements as the plan has [inputs](PlanBuilder::inputs), and so has
+//! its gradient. Θ has F rows of as many elements, of type `T`, and its gradient has those of type `T::Acc`.
 //!
 //! Only the rows of an output are written. Elements that its layout places no row on stay as they are.
 //!
@@ -58,8 +65,8 @@
 //!    ([`Error::TooLarge`]);
 //! 3. windows: [`Error::WindowTableMismatch`], [`Error::WindowTableAxis`], [`Error::WindowTableLength`];
 //!    [`Error::WindowOutOfRange`], [`Error::UnreadWeights`];
-//! 4. the lengths of a bias, of matrices, and of a readout or its gradient: [`Error::LengthMismatch`];
-//! 5. gradients of weights, scales and a bias: [`Error::GradientMismatch`];
+//! 4. the lengths of Θ, of a bias, of matrices, and of a readout or its gradient: [`Error::LengthMismatch`];
+//! 5. gradients of weights, scales, Θ and a bias: [`Error::GradientMismatch`];
 //! 6. places of rows: [`Error::RowsMismatch`], or [`Error::Stride`] where strides or instances are given;
 //!    [`Error::Overlap`] of an output's rows.
 //!
@@ -90,10 +97,12 @@ mod epilogue;
 mod gather;
 mod instance_sums;
 mod lanes;
+mod layer;
 mod operands;
 mod partials;
 mod plan;
 mod prefetch;
+mod products;
 mod row_scale;
 mod schedule;
 mod scratch;
@@ -107,6 +116,7 @@ mod weighted_degree;
 mod workspace;
 
 pub use conv::{Epilogue, EpilogueGradients};
+pub use layer::LayerGradients;
 pub use operands::Weights;
 pub use plan::{Plan, PlanBuilder};
 pub use step::{Step, StepGradients};

@@ -149,8 +149,9 @@ impl<T: Element> Plan<T> {
         self.shared.conv
     }
 
-    /// Whether any call with so many instances has so little to do that other threads would take longer to
-    /// wake: it is faster [on the calling thread alone](super::on_this_thread).
+    /// Whether any call with so many instances, but for one of a layer, has so little to do that other
+    /// threads would take longer to wake: it is faster [on the calling thread
+    /// alone](super::on_this_thread).
     pub fn is_small(&self, instances: usize) -> bool {
         self.shared.work.saturating_mul(instances) <= SMALL
     }

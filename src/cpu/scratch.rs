@@ -15,12 +15,12 @@ use crate::summation::SEGMENT_ROWS;
 /// The most instances of a task whose sums are added in trees.
 const TASK_INSTANCES: usize = if CHUNK_INSTANCES > SEGMENT_ROWS { CHUNK_INSTANCES } else { SEGMENT_ROWS };
 
-/// Rows of vertices of one instance, without gaps. Their memory is there from the start, and touched where a
+/// Rows of vertices, without gaps. Their memory is there from the start, and touched where a
 /// call first uses it: most plans have no epilogue.
 pub(super) struct ScratchRows<T>(Vec<T>);
 
 impl<T: Element> ScratchRows<T> {
-    fn with_room(len: usize) -> Result<Self> {
+    pub(super) fn with_room(len: usize) -> Result<Self> {
         Ok(Self(try_with_capacity("the workspace", len)?))
     }
 
