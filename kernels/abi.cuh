@@ -96,18 +96,20 @@ enum Kernel : u32 {
     DENSE32_CONV = 12,
     // Forms dense operators, for classes of all sizes.
     DENSE_FORM = 13,
+    // With checks: finds the instances of those of rows, which report nothing themselves.
+    DENSE_FIND = 14,
     // The backward of the convolution: the gradients of rows, and products of rows.
-    DENSE8_BACKWARD = 14,
-    DENSE16_BACKWARD = 15,
-    DENSE32_BACKWARD = 16,
+    DENSE8_BACKWARD = 15,
+    DENSE16_BACKWARD = 16,
+    DENSE32_BACKWARD = 17,
     // The gradients of weights from products of rows, which it adds over instances.
-    DENSE_GRADIENT = 17,
+    DENSE_GRADIENT = 18,
     // What surrounds the convolution with an epilogue: a `WalkKind`.
-    WALK_ROWS = 18,
+    WALK_ROWS = 19,
     // The gradient of a bias, from sums of rows. Reads no table, and so reports nothing.
-    ADD_SUMS = 19,
+    ADD_SUMS = 20,
     // The matrices of instances, from scratch memory or into it: a `MatrixKind`.
-    MATRIX = 20,
+    MATRIX = 21,
 };
 
 // What becomes of matrices, see kernels/matrix.cu.
@@ -729,6 +731,8 @@ struct DenseItemsArgs {
     RecordArgs record;
     // The numbers of the items; null: they are all of the call.
     const u32* numbers;
+    // With checks: the items that dense_find.cu has stored for a kernel of rows; null: it finds them.
+    void* found;
     u64 n_items;
     // That the grid walks through.
     u64 blocks;
@@ -738,16 +742,17 @@ struct DenseItemsArgs {
     // Of copies of one topology; 0: each instance has its own.
     u32 n_vertices;
 };
-static_assert(sizeof(DenseItemsArgs) == 320 && alignof(DenseItemsArgs) == 8, "size");
+static_assert(sizeof(DenseItemsArgs) == 328 && alignof(DenseItemsArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseItemsArgs, by_vertex) == 0, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, dense) == 168, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, operators) == 232, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, record) == 272, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, numbers) == 288, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, n_items) == 296, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, blocks) == 304, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, per_block) == 312, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, n_vertices) == 316, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, found) == 296, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_items) == 304, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, blocks) == 312, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, per_block) == 320, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_vertices) == 324, "offset");
 
 // Of the kernels that form dense operators.
 struct DenseFormArgs {
@@ -764,14 +769,14 @@ struct DenseFormArgs {
     u32 window_room;
     u32 padding;
 };
-static_assert(sizeof(DenseFormArgs) == 400 && alignof(DenseFormArgs) == 8, "size");
+static_assert(sizeof(DenseFormArgs) == 408 && alignof(DenseFormArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseFormArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, conventions) == 320, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, weights) == 352, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, of_topologies) == 384, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, row_lanes) == 388, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, window_room) == 392, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, padding) == 396, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, conventions) == 328, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, weights) == 360, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, of_topologies) == 392, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, row_lanes) == 396, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, window_room) == 400, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, padding) == 404, "offset");
 
 // Of the convolution of small hypergraphs by their dense operators.
 struct DenseConvArgs {
@@ -786,15 +791,15 @@ struct DenseConvArgs {
     u32 aligned;
     u32 add;
 };
-static_assert(sizeof(DenseConvArgs) == 536 && alignof(DenseConvArgs) == 8, "size");
+static_assert(sizeof(DenseConvArgs) == 544 && alignof(DenseConvArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseConvArgs, form) == 0, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, x) == 400, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, y) == 432, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, epilogue) == 464, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, forms) == 520, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, chunks) == 524, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, aligned) == 528, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, add) == 532, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, x) == 408, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, y) == 440, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, epilogue) == 472, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, forms) == 528, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, chunks) == 532, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, aligned) == 536, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, add) == 540, "offset");
 
 // Of its backward.
 struct DenseBackwardArgs {
@@ -816,19 +821,19 @@ struct DenseBackwardArgs {
     u32 add;
     u32 wants_products;
 };
-static_assert(sizeof(DenseBackwardArgs) == 456 && alignof(DenseBackwardArgs) == 8, "size");
+static_assert(sizeof(DenseBackwardArgs) == 464 && alignof(DenseBackwardArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseBackwardArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, x) == 320, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, grad_y) == 352, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, grad_x) == 384, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, products) == 416, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, features) == 424, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, slices) == 432, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, slots) == 436, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 440, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 444, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, add) == 448, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 452, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, x) == 328, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_y) == 360, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_x) == 392, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, products) == 424, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, features) == 432, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slices) == 440, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slots) == 444, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 448, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 452, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, add) == 456, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 460, "offset");
 
 // Of the gradients of weights, from products of rows.
 struct DenseGradientArgs {
@@ -853,21 +858,21 @@ struct DenseGradientArgs {
     // That share out the hyperedges of the same items, or the entries of roots.
     u64 parts;
 };
-static_assert(sizeof(DenseGradientArgs) == 592 && alignof(DenseGradientArgs) == 8, "size");
+static_assert(sizeof(DenseGradientArgs) == 600 && alignof(DenseGradientArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseGradientArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 320, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 352, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, nodes) == 520, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, n_nodes) == 528, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, roots) == 536, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, nodes_of_item) == 544, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, wide) == 548, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, values) == 552, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 560, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 568, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 576, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, add) == 580, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, parts) == 584, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 328, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 360, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes) == 528, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, n_nodes) == 536, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, roots) == 544, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes_of_item) == 552, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, wide) == 556, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, values) == 560, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 568, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 576, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 584, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, add) == 588, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, parts) == 592, "offset");
 
 // Of the matrices of instances, see kernels/matrix.cu.
 struct MatrixArgs {
@@ -893,20 +898,20 @@ struct MatrixArgs {
     u32 element;
     u32 padding;
 };
-static_assert(sizeof(MatrixArgs) == 440 && alignof(MatrixArgs) == 8, "size");
+static_assert(sizeof(MatrixArgs) == 448 && alignof(MatrixArgs) == 8, "size");
 static_assert(OFFSET_OF(MatrixArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(MatrixArgs, matrices) == 320, "offset");
-static_assert(OFFSET_OF(MatrixArgs, products) == 328, "offset");
-static_assert(OFFSET_OF(MatrixArgs, x) == 336, "offset");
-static_assert(OFFSET_OF(MatrixArgs, grad_x) == 368, "offset");
-static_assert(OFFSET_OF(MatrixArgs, features) == 400, "offset");
-static_assert(OFFSET_OF(MatrixArgs, parts) == 408, "offset");
-static_assert(OFFSET_OF(MatrixArgs, what) == 416, "offset");
-static_assert(OFFSET_OF(MatrixArgs, side) == 420, "offset");
-static_assert(OFFSET_OF(MatrixArgs, add) == 424, "offset");
-static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 428, "offset");
-static_assert(OFFSET_OF(MatrixArgs, element) == 432, "offset");
-static_assert(OFFSET_OF(MatrixArgs, padding) == 436, "offset");
+static_assert(OFFSET_OF(MatrixArgs, matrices) == 328, "offset");
+static_assert(OFFSET_OF(MatrixArgs, products) == 336, "offset");
+static_assert(OFFSET_OF(MatrixArgs, x) == 344, "offset");
+static_assert(OFFSET_OF(MatrixArgs, grad_x) == 376, "offset");
+static_assert(OFFSET_OF(MatrixArgs, features) == 408, "offset");
+static_assert(OFFSET_OF(MatrixArgs, parts) == 416, "offset");
+static_assert(OFFSET_OF(MatrixArgs, what) == 424, "offset");
+static_assert(OFFSET_OF(MatrixArgs, side) == 428, "offset");
+static_assert(OFFSET_OF(MatrixArgs, add) == 432, "offset");
+static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 436, "offset");
+static_assert(OFFSET_OF(MatrixArgs, element) == 440, "offset");
+static_assert(OFFSET_OF(MatrixArgs, padding) == 444, "offset");
 
 // Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
 // their features: see epilogue.cu.
