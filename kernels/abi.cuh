@@ -103,29 +103,31 @@ enum Kernel : u32 {
     DENSE32_CONV = 12,
     // Forms dense operators, for classes of all sizes.
     DENSE_FORM = 13,
+    // With checks: finds the instances of those of rows, which report nothing themselves.
+    DENSE_FIND = 14,
     // The backward of the convolution: the gradients of rows, and products of rows.
-    DENSE8_BACKWARD = 14,
-    DENSE16_BACKWARD = 15,
-    DENSE32_BACKWARD = 16,
+    DENSE8_BACKWARD = 15,
+    DENSE16_BACKWARD = 16,
+    DENSE32_BACKWARD = 17,
     // The gradients of weights from products of rows, which it adds over instances.
-    DENSE_GRADIENT = 17,
+    DENSE_GRADIENT = 18,
     // What surrounds the convolution with an epilogue: a `WalkKind`.
-    WALK_ROWS = 18,
+    WALK_ROWS = 19,
     // The gradient of a bias, from sums of rows. Reads no table, and so reports nothing.
-    ADD_SUMS = 19,
+    ADD_SUMS = 20,
     // The matrices of instances, from scratch memory or into it: a `MatrixKind`.
-    MATRIX = 20,
+    MATRIX = 21,
     // The convolution of rows times a matrix, of up to so many features, or in TF32.
-    LAYER256 = 21,
-    LAYER512 = 22,
-    LAYER_TF32 = 23,
+    LAYER256 = 22,
+    LAYER512 = 23,
+    LAYER_TF32 = 24,
     // The gradients of rows and products of rows.
-    LAYER256_BACKWARD = 24,
-    LAYER512_BACKWARD = 25,
-    LAYER_TF32_BACKWARD = 26,
+    LAYER256_BACKWARD = 25,
+    LAYER512_BACKWARD = 26,
+    LAYER_TF32_BACKWARD = 27,
     // The gradient of the matrix, in parts, and their sum, which reads no table.
-    LAYER_THETA = 27,
-    LAYER_THETA_SUM = 28,
+    LAYER_THETA = 28,
+    LAYER_THETA_SUM = 29,
 };
 
 // What becomes of matrices, see kernels/matrix.cu.
@@ -747,6 +749,8 @@ struct DenseItemsArgs {
     RecordArgs record;
     // The numbers of the items; null: they are all of the call.
     const u32* numbers;
+    // With checks: the items that dense_find.cu has stored for a kernel of rows; null: it finds them.
+    void* found;
     u64 n_items;
     // That the grid walks through.
     u64 blocks;
@@ -756,16 +760,17 @@ struct DenseItemsArgs {
     // Of copies of one topology; 0: each instance has its own.
     u32 n_vertices;
 };
-static_assert(sizeof(DenseItemsArgs) == 320 && alignof(DenseItemsArgs) == 8, "size");
+static_assert(sizeof(DenseItemsArgs) == 328 && alignof(DenseItemsArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseItemsArgs, by_vertex) == 0, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, dense) == 168, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, operators) == 232, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, record) == 272, "offset");
 static_assert(OFFSET_OF(DenseItemsArgs, numbers) == 288, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, n_items) == 296, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, blocks) == 304, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, per_block) == 312, "offset");
-static_assert(OFFSET_OF(DenseItemsArgs, n_vertices) == 316, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, found) == 296, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_items) == 304, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, blocks) == 312, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, per_block) == 320, "offset");
+static_assert(OFFSET_OF(DenseItemsArgs, n_vertices) == 324, "offset");
 
 // Of the kernels that form dense operators.
 struct DenseFormArgs {
@@ -782,14 +787,14 @@ struct DenseFormArgs {
     u32 window_room;
     u32 padding;
 };
-static_assert(sizeof(DenseFormArgs) == 400 && alignof(DenseFormArgs) == 8, "size");
+static_assert(sizeof(DenseFormArgs) == 408 && alignof(DenseFormArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseFormArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, conventions) == 320, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, weights) == 352, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, of_topologies) == 384, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, row_lanes) == 388, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, window_room) == 392, "offset");
-static_assert(OFFSET_OF(DenseFormArgs, padding) == 396, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, conventions) == 328, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, weights) == 360, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, of_topologies) == 392, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, row_lanes) == 396, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, window_room) == 400, "offset");
+static_assert(OFFSET_OF(DenseFormArgs, padding) == 404, "offset");
 
 // Of the convolution of small hypergraphs by their dense operators.
 struct DenseConvArgs {
@@ -804,15 +809,15 @@ struct DenseConvArgs {
     u32 aligned;
     u32 add;
 };
-static_assert(sizeof(DenseConvArgs) == 536 && alignof(DenseConvArgs) == 8, "size");
+static_assert(sizeof(DenseConvArgs) == 544 && alignof(DenseConvArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseConvArgs, form) == 0, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, x) == 400, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, y) == 432, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, epilogue) == 464, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, forms) == 520, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, chunks) == 524, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, aligned) == 528, "offset");
-static_assert(OFFSET_OF(DenseConvArgs, add) == 532, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, x) == 408, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, y) == 440, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, epilogue) == 472, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, forms) == 528, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, chunks) == 532, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, aligned) == 536, "offset");
+static_assert(OFFSET_OF(DenseConvArgs, add) == 540, "offset");
 
 // Of its backward.
 struct DenseBackwardArgs {
@@ -834,19 +839,19 @@ struct DenseBackwardArgs {
     u32 add;
     u32 wants_products;
 };
-static_assert(sizeof(DenseBackwardArgs) == 456 && alignof(DenseBackwardArgs) == 8, "size");
+static_assert(sizeof(DenseBackwardArgs) == 464 && alignof(DenseBackwardArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseBackwardArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, x) == 320, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, grad_y) == 352, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, grad_x) == 384, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, products) == 416, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, features) == 424, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, slices) == 432, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, slots) == 436, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 440, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 444, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, add) == 448, "offset");
-static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 452, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, x) == 328, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_y) == 360, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, grad_x) == 392, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, products) == 424, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, features) == 432, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slices) == 440, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, slots) == 444, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, chunk_len) == 448, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, aligned) == 452, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, add) == 456, "offset");
+static_assert(OFFSET_OF(DenseBackwardArgs, wants_products) == 460, "offset");
 
 // Of layers of small hypergraphs, see kernels/layer.cuh; of their backwards, where x are gradients of
 // the sums and y those of x; and of the gradients of their matrices, see kernels/layer_theta.cuh, where
@@ -897,33 +902,33 @@ struct LayerArgs {
     u32 add;
     u32 padding;
 };
-static_assert(sizeof(LayerArgs) == 536 && alignof(LayerArgs) == 8, "size");
+static_assert(sizeof(LayerArgs) == 544 && alignof(LayerArgs) == 8, "size");
 static_assert(OFFSET_OF(LayerArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(LayerArgs, x) == 320, "offset");
-static_assert(OFFSET_OF(LayerArgs, y) == 352, "offset");
-static_assert(OFFSET_OF(LayerArgs, epilogue) == 384, "offset");
-static_assert(OFFSET_OF(LayerArgs, theta) == 440, "offset");
-static_assert(OFFSET_OF(LayerArgs, products) == 448, "offset");
-static_assert(OFFSET_OF(LayerArgs, inputs) == 456, "offset");
-static_assert(OFFSET_OF(LayerArgs, outputs) == 460, "offset");
-static_assert(OFFSET_OF(LayerArgs, slot_bits) == 464, "offset");
-static_assert(OFFSET_OF(LayerArgs, groups) == 468, "offset");
-static_assert(OFFSET_OF(LayerArgs, chunk_bits) == 472, "offset");
-static_assert(OFFSET_OF(LayerArgs, pitch) == 476, "offset");
-static_assert(OFFSET_OF(LayerArgs, columns) == 480, "offset");
-static_assert(OFFSET_OF(LayerArgs, input_columns) == 484, "offset");
-static_assert(OFFSET_OF(LayerArgs, parts) == 488, "offset");
-static_assert(OFFSET_OF(LayerArgs, input_parts) == 492, "offset");
-static_assert(OFFSET_OF(LayerArgs, theta_rows) == 496, "offset");
-static_assert(OFFSET_OF(LayerArgs, theta_pitch) == 500, "offset");
-static_assert(OFFSET_OF(LayerArgs, copy_bits) == 504, "offset");
-static_assert(OFFSET_OF(LayerArgs, own) == 508, "offset");
-static_assert(OFFSET_OF(LayerArgs, x_aligned) == 512, "offset");
-static_assert(OFFSET_OF(LayerArgs, theta_aligned) == 516, "offset");
-static_assert(OFFSET_OF(LayerArgs, y_aligned) == 520, "offset");
-static_assert(OFFSET_OF(LayerArgs, bias_aligned) == 524, "offset");
-static_assert(OFFSET_OF(LayerArgs, add) == 528, "offset");
-static_assert(OFFSET_OF(LayerArgs, padding) == 532, "offset");
+static_assert(OFFSET_OF(LayerArgs, x) == 328, "offset");
+static_assert(OFFSET_OF(LayerArgs, y) == 360, "offset");
+static_assert(OFFSET_OF(LayerArgs, epilogue) == 392, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta) == 448, "offset");
+static_assert(OFFSET_OF(LayerArgs, products) == 456, "offset");
+static_assert(OFFSET_OF(LayerArgs, inputs) == 464, "offset");
+static_assert(OFFSET_OF(LayerArgs, outputs) == 468, "offset");
+static_assert(OFFSET_OF(LayerArgs, slot_bits) == 472, "offset");
+static_assert(OFFSET_OF(LayerArgs, groups) == 476, "offset");
+static_assert(OFFSET_OF(LayerArgs, chunk_bits) == 480, "offset");
+static_assert(OFFSET_OF(LayerArgs, pitch) == 484, "offset");
+static_assert(OFFSET_OF(LayerArgs, columns) == 488, "offset");
+static_assert(OFFSET_OF(LayerArgs, input_columns) == 492, "offset");
+static_assert(OFFSET_OF(LayerArgs, parts) == 496, "offset");
+static_assert(OFFSET_OF(LayerArgs, input_parts) == 500, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta_rows) == 504, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta_pitch) == 508, "offset");
+static_assert(OFFSET_OF(LayerArgs, copy_bits) == 512, "offset");
+static_assert(OFFSET_OF(LayerArgs, own) == 516, "offset");
+static_assert(OFFSET_OF(LayerArgs, x_aligned) == 520, "offset");
+static_assert(OFFSET_OF(LayerArgs, theta_aligned) == 524, "offset");
+static_assert(OFFSET_OF(LayerArgs, y_aligned) == 528, "offset");
+static_assert(OFFSET_OF(LayerArgs, bias_aligned) == 532, "offset");
+static_assert(OFFSET_OF(LayerArgs, add) == 536, "offset");
+static_assert(OFFSET_OF(LayerArgs, padding) == 540, "offset");
 
 // Of the gradient of a layer's matrix, from its parts.
 struct ThetaSumArgs {
@@ -965,21 +970,21 @@ struct DenseGradientArgs {
     // That share out the hyperedges of the same items, or the entries of roots.
     u64 parts;
 };
-static_assert(sizeof(DenseGradientArgs) == 592 && alignof(DenseGradientArgs) == 8, "size");
+static_assert(sizeof(DenseGradientArgs) == 600 && alignof(DenseGradientArgs) == 8, "size");
 static_assert(OFFSET_OF(DenseGradientArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 320, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 352, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, nodes) == 520, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, n_nodes) == 528, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, roots) == 536, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, nodes_of_item) == 544, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, wide) == 548, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, values) == 552, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 560, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 568, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 576, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, add) == 580, "offset");
-static_assert(OFFSET_OF(DenseGradientArgs, parts) == 584, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, conventions) == 328, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, by_edge) == 360, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes) == 528, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, n_nodes) == 536, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, roots) == 544, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, nodes_of_item) == 552, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, wide) == 556, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, values) == 560, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient) == 568, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, gradient_len) == 576, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, blocks) == 584, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, add) == 588, "offset");
+static_assert(OFFSET_OF(DenseGradientArgs, parts) == 592, "offset");
 
 // Of the matrices of instances, see kernels/matrix.cu.
 struct MatrixArgs {
@@ -1005,20 +1010,20 @@ struct MatrixArgs {
     u32 element;
     u32 padding;
 };
-static_assert(sizeof(MatrixArgs) == 440 && alignof(MatrixArgs) == 8, "size");
+static_assert(sizeof(MatrixArgs) == 448 && alignof(MatrixArgs) == 8, "size");
 static_assert(OFFSET_OF(MatrixArgs, items) == 0, "offset");
-static_assert(OFFSET_OF(MatrixArgs, matrices) == 320, "offset");
-static_assert(OFFSET_OF(MatrixArgs, products) == 328, "offset");
-static_assert(OFFSET_OF(MatrixArgs, x) == 336, "offset");
-static_assert(OFFSET_OF(MatrixArgs, grad_x) == 368, "offset");
-static_assert(OFFSET_OF(MatrixArgs, features) == 400, "offset");
-static_assert(OFFSET_OF(MatrixArgs, parts) == 408, "offset");
-static_assert(OFFSET_OF(MatrixArgs, what) == 416, "offset");
-static_assert(OFFSET_OF(MatrixArgs, side) == 420, "offset");
-static_assert(OFFSET_OF(MatrixArgs, add) == 424, "offset");
-static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 428, "offset");
-static_assert(OFFSET_OF(MatrixArgs, element) == 432, "offset");
-static_assert(OFFSET_OF(MatrixArgs, padding) == 436, "offset");
+static_assert(OFFSET_OF(MatrixArgs, matrices) == 328, "offset");
+static_assert(OFFSET_OF(MatrixArgs, products) == 336, "offset");
+static_assert(OFFSET_OF(MatrixArgs, x) == 344, "offset");
+static_assert(OFFSET_OF(MatrixArgs, grad_x) == 376, "offset");
+static_assert(OFFSET_OF(MatrixArgs, features) == 408, "offset");
+static_assert(OFFSET_OF(MatrixArgs, parts) == 416, "offset");
+static_assert(OFFSET_OF(MatrixArgs, what) == 424, "offset");
+static_assert(OFFSET_OF(MatrixArgs, side) == 428, "offset");
+static_assert(OFFSET_OF(MatrixArgs, add) == 432, "offset");
+static_assert(OFFSET_OF(MatrixArgs, of_topologies) == 436, "offset");
+static_assert(OFFSET_OF(MatrixArgs, element) == 440, "offset");
+static_assert(OFFSET_OF(MatrixArgs, padding) == 444, "offset");
 
 // Of kernels whose threads walk through the rows of vertices of some instances, each with a slice of
 // their features: see epilogue.cu.

@@ -3,7 +3,8 @@
 //     y = M x,    M = L H U B^-1 H^T R
 //
 // of n x n entries. dense_form.cuh forms M, dense_conv.cuh is the forward, dense_backward.cuh the backward,
-// and dense_gradient.cu the gradients of weights. DENSE.md says what moves and why it is cut so.
+// and dense_gradient.cu the gradients of weights. With checks dense_find.cu finds the instances of the two
+// kernels of rows. DENSE.md says what moves and why it is cut so.
 //
 // Operators are stored in scratch memory, see DenseOperatorsArgs: one for each topology where all instances
 // share one window, and else one for each instance.
@@ -145,12 +146,11 @@ __device__ __forceinline__ bool find_item(const DenseItemsArgs& args, Check<Chec
     return true;
 }
 
-// The same for an instance, and where its rows are. A single thread does this for each item of a block.
+// The same for an instance, and where its rows are.
 template <bool Checked>
-__device__ __forceinline__ void find_rows(const DenseItemsArgs& args, u32 kernel, u64 place,
+__device__ __forceinline__ void find_rows(const DenseItemsArgs& args, Check<Checked>& check, u64 place,
                                           DenseItem& item) {
     const TablesArgs& tables = args.by_vertex;
-    Check<Checked> check;
     if (find_item(args, check, place, false, item)) {
         u64 n = tables.topologies[item.topology].n_targets;
         if (start_of(check, TARGET_STARTS, tables.target_starts, item.number, n, tables.n_targets,
@@ -159,7 +159,18 @@ __device__ __forceinline__ void find_rows(const DenseItemsArgs& args, u32 kernel
             item.is_found = 1;
         }
     }
-    check.publish(args.record, kernel, tables.orientation, item.number);
+}
+
+// The same for kernels of rows, which test nothing: with checks dense_find.cu has found their items. A single
+// thread does this for each item of a block.
+__device__ __forceinline__ void take_rows(const DenseItemsArgs& args, u64 place, DenseItem& item) {
+    if (args.found != nullptr && place < args.n_items) {
+        item = static_cast<const DenseItem*>(args.found)[place];
+        return;
+    }
+    // Behind the last item there is nothing to find.
+    Check<false> check;
+    find_rows(args, check, place, item);
 }
 
 // The instance that a report about a topology names: the first that has it, or the last of all.

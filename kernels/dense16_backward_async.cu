@@ -5,16 +5,12 @@
 //
 // Modules: features with f32 sums; for compute_80; unchecked alone.
 
-// There are none with checks, whatever is asked for.
-#undef HYPERSCATTER_CHECKED
-#undef HYPERSCATTER_UNCHECKED
-#define HYPERSCATTER_UNCHECKED
-
+#define UNCHECKED_ALONE
 #include "dense_backward.cuh"
 #include "modules.cuh"
 
 // For earlier architectures there is nothing to compile: their devices have dense16_backward.cu.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define KERNELS(T, NAME, CHECKS) DENSE_BACKWARD_ASYNC(16, 3, T, NAME, CHECKS)
+#define KERNELS(T, NAME, CHECKS) DENSE_BACKWARD_ASYNC(16, 3, T, NAME)
 MODULES_OF_FEATURES_WITH_F32_SUMS(KERNELS)
 #endif

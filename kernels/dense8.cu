@@ -2,8 +2,9 @@
 //
 // Launched by src/cuda/conv/dense/forward.rs; src/cpu/dense has the same bits.
 //
-// Modules: features.
+// Modules: features; unchecked alone.
 
+#define UNCHECKED_ALONE
 #include "dense_conv.cuh"
 #include "modules.cuh"
 
@@ -14,5 +15,5 @@ DENSE_CONV_BYTES(8)
 #else
 #define BLOCKS 5
 #endif
-#define KERNELS(T, NAME, CHECKS) DENSE_CONV(8, BLOCKS, 5, T, NAME, CHECKS)
+#define KERNELS(T, NAME, CHECKS) DENSE_CONV(8, BLOCKS, 5, T, NAME)
 MODULES_OF_FEATURES(KERNELS)

@@ -461,8 +461,8 @@ __device__ __forceinline__ void store_products(const DenseBackwardArgs& args, u6
     }
 }
 
-template <typename T, u32 N, bool Checked, bool Staged>
-__device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u32 kernel) {
+template <typename T, u32 N, bool Staged>
+__device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args) {
     using A = typename Element<T>::Acc;
     using C = Cut<N>;
     constexpr u32 LEN = Features<T>::LEN;
@@ -483,7 +483,7 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
     for (u64 block = blockIdx.x; block < of.blocks; block += gridDim.x) {
         if (of.per_block != 0) {
             if (threadIdx.x < n_items) {
-                find_rows<Checked>(of, kernel, block * n_items + threadIdx.x, items[threadIdx.x]);
+                take_rows(of, block * n_items + threadIdx.x, items[threadIdx.x]);
             }
             __syncthreads();
         }
@@ -564,8 +564,7 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
             }
         }
         bool plain = transpose_operators<A, N>(of, items, n_items, entries, words);
-        // Checked kernels are not there to be fast.
-        plain = __syncthreads_and(plain && args.aligned != 0 && args.add == 0) != 0 && !Checked;
+        plain = __syncthreads_and(plain && args.aligned != 0 && args.add == 0) != 0;
         A products[C::SIDE * C::SIDE];
 #pragma unroll
         for (u32 i = 0; i < C::SIDE * C::SIDE; i++) {
@@ -604,20 +603,20 @@ __device__ __forceinline__ void dense_backward(const DenseBackwardArgs& args, u3
 
 // The kernel of a class: for topologies of up to `N` vertices. The numbers of blocks are those that the
 // registers of the products leave room for, of 4 bytes and of 8.
-#define DENSE_BACKWARD(N, BLOCKS, BLOCKS_OF_8, T, NAME, CHECKS) \
+#define DENSE_BACKWARD(N, BLOCKS, BLOCKS_OF_8, T, NAME) \
     extern "C" __global__ void __launch_bounds__(THREADS, blocks_for<T>(BLOCKS, BLOCKS_OF_8)) \
         dense##N##_backward_##NAME(const DenseBackwardArgs args) { \
-        dense_backward<T, N, CHECKS, false>(args, DENSE##N##_BACKWARD); \
+        dense_backward<T, N, false>(args); \
     }
 
 // The same with stages.
-#define DENSE_BACKWARD_ASYNC(N, BLOCKS, T, NAME, CHECKS) \
+#define DENSE_BACKWARD_ASYNC(N, BLOCKS, T, NAME) \
     static_assert(Stages<T, N>::BYTES == (sizeof(T) == 2 ? DENSE##N##_STAGES_BYTES_OF_16_BITS \
                                                          : DENSE##N##_STAGES_BYTES_OF_32_BITS), \
                   "bytes"); \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) \
         dense##N##_backward_async_##NAME(const DenseBackwardArgs args) { \
-        dense_backward<T, N, CHECKS, true>(args, DENSE##N##_BACKWARD); \
+        dense_backward<T, N, true>(args); \
     }
 
 // What the kernels of any class hold.

@@ -211,7 +211,7 @@ __device__ __forceinline__ DenseChunk chunk_of_block(const DenseConvArgs& args, 
     return chunk;
 }
 
-template <typename T, u32 N, bool Checked>
+template <typename T, u32 N>
 __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel) {
     using A = typename Element<T>::Acc;
     using Operator = ConvOperator<N>;
@@ -225,17 +225,16 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
     int* shifts = reinterpret_cast<int*>(words + n_items * Operator::WORDS);
     DenseItem* items = reinterpret_cast<DenseItem*>(shifts + n_items * N);
     A* windows = reinterpret_cast<A*>(items + n_items);
-    bool forms = !Checked && N < 32 && sizeof(A) == 4 && args.forms != 0;
+    bool forms = N < 32 && sizeof(A) == 4 && args.forms != 0;
     bool aligned = args.aligned != 0;
-    // Checked kernels are not there to be fast: the loop of plain operators would make their PTX longer. In
-    // the largest class there are no registers for it.
-    constexpr bool ASKS = Checked || N >= 32;
+    // In the largest class there are no registers for the loop of plain operators.
+    constexpr bool ASKS = N >= 32;
     for (u64 block = blockIdx.x; block < of.blocks; block += gridDim.x) {
         if (of.per_block != 0) {
             if (threadIdx.x < n_items) {
                 u64 place = block * n_items + threadIdx.x;
                 DenseItem& item = items[threadIdx.x];
-                find_rows<Checked>(of, kernel, place, item);
+                take_rows(of, place, item);
                 if (forms) {
                     find_window(args.form, item);
                     item.entries = threadIdx.x * Operator::ENTRIES;
@@ -273,7 +272,7 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
                 prefetch(x + v * args.x.row_stride);
             }
             __syncthreads();
-            form_operators<A, Checked>(form, kernel, forming, true);
+            form_operators<A, false>(form, kernel, forming, true);
             __syncthreads();
         }
         bool plain = false;
@@ -318,11 +317,11 @@ __device__ __forceinline__ void dense_conv(const DenseConvArgs& args, u32 kernel
 }
 
 // The kernel of a class: for topologies of up to `N` vertices. The numbers of blocks are those that the
-// registers of x leave room for; those of checks leave room for one less.
-#define DENSE_CONV(N, BLOCKS, BLOCKS_OF_8, T, NAME, CHECKS) \
-    extern "C" __global__ void __launch_bounds__(THREADS, blocks_for<T>(BLOCKS, BLOCKS_OF_8) - CHECKS) \
+// registers of x leave room for.
+#define DENSE_CONV(N, BLOCKS, BLOCKS_OF_8, T, NAME) \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks_for<T>(BLOCKS, BLOCKS_OF_8)) \
         dense##N##_conv_##NAME(const DenseConvArgs args) { \
-        dense_conv<T, N, CHECKS>(args, DENSE##N##_CONV); \
+        dense_conv<T, N>(args, DENSE##N##_CONV); \
     }
 
 // What the kernels of any class hold.

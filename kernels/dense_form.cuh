@@ -100,7 +100,7 @@ __device__ __forceinline__ void find_formed(const DenseFormArgs& args, u32 kerne
     publish(args, kernel, of_topologies, item, check);
 }
 
-// Finds the window of an instance that find_rows has found, where nothing is checked.
+// Finds the window of an instance that take_rows has found, where nothing is checked.
 __device__ __forceinline__ void find_window(const DenseFormArgs& args, DenseItem& item) {
     const TablesArgs& tables = args.items.by_vertex;
     if (item.n_vertices != 0) {

@@ -30,13 +30,14 @@ ARCHITECTURE = "compute_75"
 # same bits.
 OPTIONS = ["--std=c++17", "--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false", "--restrict"]
 # The line of a kernel file that says which modules it is: a list of types of modules.cuh, whether kernels for
-# long rows are apart, whether it needs a later architecture, and whether it has no kernels with checks. What
-# is the same for two types is compiled once: sums of 16-bit features are f32, and the gradients of the
-# weights of an instance are double for all.
+# long rows are apart, whether it needs a later architecture, and whether it has kernels without checks alone,
+# or with checks alone. What is the same for two types is compiled once: sums of 16-bit features are f32, and
+# the gradients of the weights of an instance are double for all.
 HEAD = re.compile(r"^// Modules: (?:(?P<one>one for all types)|(?P<types>[\w ]+?))"
                   r"(?P<long>; long rows apart)?(?:; for (?P<architecture>compute_\d+))?"
-                  r"(?P<unchecked>; unchecked alone)?\.$", re.MULTILINE)
-CHECKS = ["", "checked"]
+                  r"(?:; (?P<alone>unchecked|checked) alone)?\.$", re.MULTILINE)
+# How names end, by the macros that say which kernels there are.
+CHECKS = {"unchecked": "", "checked": "checked"}
 # The bytes of PTX for each type of features: the files are part of the published crate.
 BUDGET = 1_000_000
 
@@ -184,10 +185,10 @@ def modules() -> list[tuple[str, pathlib.Path, list[str]]]:
     for source in sorted(KERNELS.glob("*.cu")):
         of = head(source)
         of_types = [""] if of["one"] else types(of["types"])
-        rows, checks = ["", "long"] if of["long"] else [""], [""] if of["unchecked"] else CHECKS
+        rows, checks = ["", "long"] if of["long"] else [""], [of["alone"]] if of["alone"] else CHECKS
         for element, rows, checks in itertools.product(of_types, rows, checks):
-            name = "_".join(part for part in (source.stem, element, rows, checks) if part)
-            words = [element, checks or "unchecked", (rows or "other") + "_rows" if of["long"] else ""]
+            name = "_".join(part for part in (source.stem, element, rows, CHECKS[checks]) if part)
+            words = [element, checks, (rows or "other") + "_rows" if of["long"] else ""]
             found.append((name, source, [f"HYPERSCATTER_{word.upper()}" for word in words if word]))
     return found
 

@@ -215,7 +215,7 @@ __device__ __forceinline__ u32 vertex_of_row(const LayerArgs& args, u32 row) {
 }
 
 // Finds the items of a tile, and leaves them in shared memory. Of copies there is nothing to look up.
-__device__ __forceinline__ void find_items(const LayerArgs& args, u32 kernel, u64 tile, LayerItem* items) {
+__device__ __forceinline__ void find_items(const LayerArgs& args, u64 tile, LayerItem* items) {
     const DenseItemsArgs& of = args.items;
     u32 n_items = args.groups * GROUP_ROWS >> args.slot_bits;
 #pragma unroll 1
@@ -223,7 +223,7 @@ __device__ __forceinline__ void find_items(const LayerArgs& args, u32 kernel, u6
         u64 place = tile * n_items + i;
         DenseItem found = {};
         if (of.n_vertices == 0) {
-            find_rows<false>(of, kernel, place, found);
+            take_rows(of, place, found);
         } else if (place < of.n_items) {
             found.number = place;
             found.first_vertex = place * of.n_vertices;
@@ -805,7 +805,7 @@ __device__ __forceinline__ void finish_row(const LayerArgs& args, const LayerIte
 // -----------------------------------------------------------------------------------------------------------
 
 template <typename Products, u32 K, bool Backward>
-__device__ __forceinline__ void layer(const LayerArgs& args, u32 kernel) {
+__device__ __forceinline__ void layer(const LayerArgs& args) {
     using L = Layer<Products, K>;
     using T = typename L::T;
     constexpr u32 STAGES = L::STAGES;
@@ -876,7 +876,7 @@ __device__ __forceinline__ void layer(const LayerArgs& args, u32 kernel) {
             }
         }
         if (round < n_tiles) {
-            find_items(args, kernel, tile_of(round), items_of(round));
+            find_items(args, tile_of(round), items_of(round));
         }
         u32 begun = round - 1;
         if (begun < n_tiles) {
@@ -969,7 +969,7 @@ __device__ __forceinline__ void layer(const LayerArgs& args, u32 kernel) {
 
 // A layer of up to `K` inputs, or its backward: of up to `K` outputs. Each block has the registers of a
 // multiprocessor: Theta is in most of them.
-#define LAYER_KERNEL(PRODUCTS, K, BACKWARD, NAME, KERNEL) \
+#define LAYER_KERNEL(PRODUCTS, K, BACKWARD, NAME) \
     extern "C" __global__ void __launch_bounds__(LAYER_THREADS, 1) NAME(const LayerArgs args) { \
-        layer<PRODUCTS, K, BACKWARD>(args, KERNEL); \
+        layer<PRODUCTS, K, BACKWARD>(args); \
     }

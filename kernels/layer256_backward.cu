@@ -19,6 +19,6 @@ struct OfLayer<float> : ThreeProducts {};
 
 // For earlier architectures there is nothing to compile.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define KERNELS(T, NAME, CHECKS) LAYER_KERNEL(OfLayer<T>, 256, true, layer256_backward_##NAME, LAYER256_BACKWARD)
+#define KERNELS(T, NAME, CHECKS) LAYER_KERNEL(OfLayer<T>, 256, true, layer256_backward_##NAME)
 MODULES_OF_FEATURES_WITH_F32_SUMS(KERNELS)
 #endif

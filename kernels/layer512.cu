@@ -15,6 +15,6 @@
 // For earlier architectures there is nothing to compile.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define KERNELS(T, NAME, CHECKS) \
-    LAYER_KERNEL(RoundedProducts<T>, 512, false, layer512_##NAME, LAYER512)
+    LAYER_KERNEL(RoundedProducts<T>, 512, false, layer512_##NAME)
 MODULES_OF_NARROW_FEATURES(KERNELS)
 #endif

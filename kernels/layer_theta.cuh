@@ -126,7 +126,7 @@ __device__ __forceinline__ void transpose_convolution(const OperatorFragment<Pla
 }
 
 template <typename T>
-__device__ __forceinline__ void layer_theta(const LayerArgs& args, u32 kernel) {
+__device__ __forceinline__ void layer_theta(const LayerArgs& args) {
     using P = Planes<T>;
     u32 rows = args.groups * GROUP_ROWS;
     u32 bits = args.slot_bits;
@@ -186,7 +186,7 @@ __device__ __forceinline__ void layer_theta(const LayerArgs& args, u32 kernel) {
         wait_for_all_but<THETA_STAGES - 3>();
         __syncthreads();  // what is used below is there for all, and all are done with what is overwritten
         if (round < n_tiles) {
-            find_items(args, kernel, tile_of(round), items_of(round));
+            find_items(args, tile_of(round), items_of(round));
         }
         u32 begun = round - 1;
         if (begun < n_tiles) {

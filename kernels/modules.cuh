@@ -4,8 +4,8 @@
 // workspace loads those that it needs. The head of each kernel file has a line `Modules:`. It names one of
 // the lists of types below, or says that one module is for all types. It also says whether kernels for long
 // rows are modules of their own, whether the file needs a later architecture than the others, and whether it
-// has no kernels with checks. generate.py reads that line. generate.py and build.rs say which module they
-// compile by macros, for example
+// has kernels without checks alone, or with checks alone. generate.py reads that line. generate.py and
+// build.rs say which module they compile by macros, for example
 //
 //     -DHYPERSCATTER_F32 -DHYPERSCATTER_OTHER_ROWS -DHYPERSCATTER_UNCHECKED
 //
@@ -54,6 +54,13 @@
 #define OTHER_ROWS(...) __VA_ARGS__
 #else
 #define OTHER_ROWS(...)
+#endif
+
+// Of a file that says so there are no kernels with checks, whatever is asked for.
+#if defined(UNCHECKED_ALONE)
+#undef HYPERSCATTER_CHECKED
+#undef HYPERSCATTER_UNCHECKED
+#define HYPERSCATTER_UNCHECKED
 #endif
 
 #if !defined(HYPERSCATTER_CHECKED)

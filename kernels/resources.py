@@ -61,8 +61,8 @@ NARROW = generate.types("narrow features")
 GATHERS = re.compile(rf"(gather_sums|gather|add_partials)_({FEATURES})(?:_checked)?")
 
 # The dense kernels of rows: a thread loads a vector of each row that it has, and one to add to.
-DENSE = re.compile(rf"dense(\d+)_(conv|backward_async|backward)_({FEATURES})(?:_checked)?")
-OTHER_DENSE = re.compile(rf"dense_(form|gradient)_({SUMS})(?:_checked)?")
+DENSE = re.compile(rf"dense(\d+)_(conv|backward_async|backward)_({FEATURES})")
+OTHER_DENSE = re.compile(rf"dense_(?:(?:form|gradient)_(?:{SUMS})(?:_checked)?|find_checked)")
 # The walk through rows that surrounds an epilogue.
 WALK = re.compile(rf"walk_rows_({FEATURES})(?:_checked)?")
 # The vertices of a part of a dense backward, of which a thread loads rows of x and rows of g.

@@ -35,6 +35,8 @@ numbers! {
         Dense32Conv,
         /// Forms dense operators, for classes of all sizes.
         DenseForm,
+        /// With checks: finds the instances of those of rows, which report nothing themselves.
+        DenseFind,
         /// The backward of the convolution: the gradients of rows, and products of rows.
         Dense8Backward,
         Dense16Backward,
@@ -466,6 +468,8 @@ structures! {
         record: RecordArgs,
         /// The numbers of the items; null: they are all of the call.
         numbers: Address => "const u32*",
+        /// With checks: the items that dense_find.cu has stored for a kernel of rows; null: it finds them.
+        found: Address => "void*",
         n_items: u64,
         /// That the grid walks through.
         blocks: u64,

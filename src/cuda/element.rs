@@ -7,7 +7,7 @@ use crate::element::Element;
 /// Whether kernels check every index that they read from a table: yes or no, and nothing between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checks {
-    /// Each value of a table is tested where it is loaded, and nothing is read or written out of bounds. A
+    /// Each value of a table is tested before it is used, and nothing is read or written out of bounds. A
     /// wrong value is [`Error::IndexOutOfBounds`] from [`Workspace::check`](super::Workspace::check) or from
     /// a later call. An affected row becomes NaN, or is not written at all if the wrong value is the row's
     /// own position, or one of its instance's.
@@ -52,10 +52,13 @@ macro_rules! device_element {
                     $(.with_stages(Kernel::Dense16Backward, $async))? $(.with_layers($layers))?;
                 static CHECKED: KernelSet =
                     kernel_set!($name, $acc, $gather_sums, "_checked") $(.with_layers($layers))?;
+                static CHECKED_ASYNC: KernelSet = kernel_set!($name, $acc, $gather_sums, "_checked")
+                    $(.with_stages(Kernel::Dense16Backward, $async))? $(.with_layers($layers))?;
                 match (checks, copies_async) {
                     (Checks::Off, false) => &UNCHECKED,
                     (Checks::Off, true) => &ASYNC,
-                    (Checks::On, _) => &CHECKED,
+                    (Checks::On, false) => &CHECKED,
+                    (Checks::On, true) => &CHECKED_ASYNC,
                 }
             }
         }

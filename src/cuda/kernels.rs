@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// The number of no module.
 const NO_MODULE: usize = usize::MAX;
 
-/// Which kernels an element type has, with checks or without.
+/// Which kernels an element type has for plans with checks, or for those without.
 #[derive(Debug)]
 pub struct KernelSet {
     /// Their names, in the order of `Kernel`; empty where the type has none.
@@ -94,8 +94,8 @@ impl Kernel {
 
 /// The name of a kernel, or of a module, of a class of dense operators.
 macro_rules! dense_name {
-    ($class:literal, $t:literal, $checks:literal) => {
-        concat!("dense", $class, "_", $t, $checks)
+    ($class:literal, $t:literal) => {
+        concat!("dense", $class, "_", $t)
     };
 }
 pub(super) use dense_name;
@@ -111,10 +111,12 @@ macro_rules! kernel_set {
         const ROW_SCALE: &str = concat!("row_scale_", $acc, $checks);
         const DENSE_FORM: &str = concat!("dense_form_", $acc, $checks);
         const DENSE_GRADIENT: &str = concat!("dense_gradient_", $acc, $checks);
+        // With checks it finds what the kernels of rows take, which are the same for all plans.
+        const DENSE_FIND: &str = "dense_find_checked";
         // A backward is alone in its module, which has its name.
-        const BACKWARD_8: &str = dense_name!("8_backward", $t, $checks);
-        const BACKWARD_16: &str = dense_name!("16_backward", $t, $checks);
-        const BACKWARD_32: &str = dense_name!("32_backward", $t, $checks);
+        const BACKWARD_8: &str = dense_name!("8_backward", $t);
+        const BACKWARD_16: &str = dense_name!("16_backward", $t);
+        const BACKWARD_32: &str = dense_name!("32_backward", $t);
         const EPILOGUE: &str = concat!("epilogue_", $t, $checks);
         const ADD_SUMS: &str = concat!("add_sums_", $acc, $checks);
         const MATRIX: &str = concat!("matrix_", $acc, $checks);
@@ -131,6 +133,7 @@ macro_rules! kernel_set {
             (Kernel::SumChunks, concat!("sum_chunks_", $acc, $checks), INSTANCE_SUMS),
             (Kernel::SumWindows, concat!("sum_windows_", $acc, $checks), INSTANCE_SUMS),
             (Kernel::DenseForm, concat!("dense_form_", $acc, $checks), DENSE_FORM),
+            (Kernel::DenseFind, DENSE_FIND, DENSE_FIND),
             (Kernel::DenseGradient, concat!("dense_gradient_", $acc, $checks), DENSE_GRADIENT),
             (Kernel::WalkRows, concat!("walk_rows_", $t, $checks), EPILOGUE),
             (Kernel::AddSums, ADD_SUMS, ADD_SUMS),
@@ -138,9 +141,9 @@ macro_rules! kernel_set {
             (Kernel::Dense8Backward, BACKWARD_8, BACKWARD_8),
             (Kernel::Dense16Backward, BACKWARD_16, BACKWARD_16),
             (Kernel::Dense32Backward, BACKWARD_32, BACKWARD_32),
-            (Kernel::Dense8Conv, dense_name!("8_conv", $t, $checks), dense_name!("8", $t, $checks)),
-            (Kernel::Dense16Conv, dense_name!("16_conv", $t, $checks), dense_name!("16", $t, $checks)),
-            (Kernel::Dense32Conv, dense_name!("32_conv", $t, $checks), dense_name!("32", $t, $checks)),
+            (Kernel::Dense8Conv, dense_name!("8_conv", $t), dense_name!("8", $t)),
+            (Kernel::Dense16Conv, dense_name!("16_conv", $t), dense_name!("16", $t)),
+            (Kernel::Dense32Conv, dense_name!("32_conv", $t), dense_name!("32", $t)),
         ])
     }};
 }

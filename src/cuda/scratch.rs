@@ -61,6 +61,8 @@ slots! {
     Operators,
     /// The same: which entries are terms, and shifts; `u32`.
     OperatorWords,
+    /// With checks the instances of a launch, as they were found: `DenseItem` of `kernels/dense.cuh`.
+    Items,
     /// ⟨g_u, x_v⟩ of the vertices of each instance, or of a chunk of instances, of the accumulation type.
     Products,
     /// Sums of those over chunks, `f64`.
@@ -96,6 +98,7 @@ impl Slot {
             Self::Q | Self::Z => "the sums of hyperedges",
             Self::Dots | Self::DotsY | Self::DotsX => "the dot products",
             Self::Operators | Self::OperatorWords => "the dense operators",
+            Self::Items => "the instances of dense operators",
             Self::Products | Self::ProductSums => "the products of rows",
             Self::Rows => "the rows of an epilogue",
             Self::ThetaParts => "the parts of a layer's gradient",

@@ -4,7 +4,7 @@
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, Orientation, Plan, Request, Table};
 use hyperscatter::{
     Axis, Batch, Conv, Error, Incidence, Normalization, Operator, Out, Path, Repeats, RowLayout, Rows,
-    WeightUse, Weights,
+    WeightUse, Weights, Windows,
 };
 use hyperscatter_emulator::interface::Order;
 use proptest::prelude::*;
@@ -374,8 +374,10 @@ fn a_small_batch_takes_few_launches() {
             let y = Out::Overwrite(Rows::contiguous(&mut y, f));
             workspace.conv(Rows::contiguous(&x, f), weights(), y).unwrap();
         });
-        // Unchecked kernels form the operators of few instances themselves.
-        let launches = if checks == Checks::On { 2 } else { 1 };
+        // Unchecked kernels form the operators of few instances themselves. With checks instances that have
+        // operators of their own are found before.
+        let finds = u64::from(checks == Checks::On && !is_shared);
+        let launches = if checks == Checks::On { 2 + finds } else { 1 };
         assert_eq!(calls.get("cuLaunchKernel"), Some(&launches));
         // To form operators, for both gradients, and for the gradients of weights.
         let calls = driver_calls(control, || {
@@ -384,21 +386,24 @@ fn a_small_batch_takes_few_launches() {
             let (x, g) = (Rows::contiguous(&x, f), Rows::contiguous(&x, f));
             workspace.conv_backward(x, weights(), g, grad_x, grad_weights).unwrap();
         });
-        assert_eq!(calls.get("cuLaunchKernel"), Some(&3));
+        assert_eq!(calls.get("cuLaunchKernel"), Some(&(3 + finds)));
         workspace.check().unwrap();
     }
     let plan = Plan::<f32>::builder(&batch, f).conv(symmetric()).checks(Checks::On).build().unwrap();
     let explained = plan.explain(instances).unwrap();
     let conv = explained.of(Operator::Conv);
-    let kernels = ["dense_form_f32_checked", "dense8_conv_f32_checked"];
+    let kernels = ["dense_form_f32_checked", "dense8_conv_f32"];
     assert_eq!((conv.launches, &conv.kernels[..]), (2, &kernels[..]));
     let backward = explained.of(Operator::ConvBackward);
-    let kernels = ["dense_form_f32_checked", "dense8_backward_f32_checked", "dense_gradient_f32_checked"];
+    let kernels = ["dense_form_f32_checked", "dense8_backward_f32", "dense_gradient_f32_checked"];
     assert_eq!((backward.launches, &backward.kernels[..]), (3, &kernels[..]));
+    let own = Request::new(Operator::Conv, instances).weights(Windows::Consecutive);
+    let kernels = ["dense_form_f32_checked", "dense_find_checked", "dense8_conv_f32"];
+    assert_eq!(plan.explain_call(&own).unwrap().kernels, kernels);
     // A negative degree is reported where y is skipped, too: for that there are D, L and a shift of each
-    // vertex. Each instance may have a window, and so an operator, of its own.
+    // vertex. Each instance may have a window, and so an operator, of its own, and with checks is found.
     let (of_degrees, of_operator) = (instances * 8 * 3 * 4, (8 * 8 + 2 * 8 + 3 * 8) * 4);
-    assert_eq!(conv.workspace_bytes, (of_degrees + instances * of_operator) as u128);
+    assert_eq!(conv.workspace_bytes, (of_degrees + instances * (of_operator + 56)) as u128);
     let by_rows = Plan::<f32>::builder(&batch, f).checks(Checks::Off).build().unwrap();
     // One operator for all instances that share a window: nothing grows with their number.
     assert_eq!(by_rows.workspace_bytes(1 << 20, &[Operator::Conv]).unwrap(), of_operator as u128);

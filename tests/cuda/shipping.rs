@@ -120,8 +120,16 @@ fn entries() -> BTreeMap<&'static str, &'static str> {
 }
 
 /// Whether an element type has kernels that copy to shared memory asynchronously.
-fn copies_async(element: &str, checks: Checks) -> bool {
-    element != "f64" && checks == Checks::Off
+fn copies_async(element: &str) -> bool {
+    element != "f64"
+}
+
+/// What finds the items of kernels of rows, with checks: those have none of their own.
+const DENSE_FIND: &str = "dense_find_checked";
+
+/// Whether a kernel is one of rows of the dense path: they are named after classes.
+fn is_of_rows(name: &str) -> bool {
+    name.strip_prefix("dense").is_some_and(|class| class.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Checks cost nothing where they are off: the unchecked kernels have no trace of them. Negative degrees are
@@ -140,17 +148,19 @@ fn unchecked_kernels_report_nothing() {
     }
 }
 
-/// What copies asynchronously is without: with checks, devices of all architectures have the same kernels.
+/// But for dense kernels of rows: with checks another one is launched before them, which has no other use.
 #[test]
 fn kernels_come_with_checks_and_without() {
     let entries = entries();
-    for name in entries.keys() {
+    for &name in entries.keys() {
         let twin = match name.strip_suffix("_checked") {
             Some(unchecked) => unchecked.to_string(),
-            None => format!("{}_checked", name.replace("_async", "")),
+            None => format!("{name}_checked"),
         };
-        assert!(entries.contains_key(&*twin), "{name}");
+        let has_twin = !is_of_rows(name) && name != DENSE_FIND;
+        assert_eq!(entries.contains_key(&*twin), has_twin, "{name}");
     }
+    assert!(entries.contains_key(DENSE_FIND));
 }
 
 /// No module has what another has.
@@ -163,7 +173,7 @@ fn a_kernel_is_shipped_once() {
 #[test]
 fn workspaces_may_load_each_kernel_that_is_shipped() {
     let kernels = [f32::kernels, f64::kernels, f16::kernels, bf16::kernels];
-    let choices = [(Checks::On, true), (Checks::Off, true), (Checks::Off, false)];
+    let choices = [(Checks::On, true), (Checks::On, false), (Checks::Off, true), (Checks::Off, false)];
     let sets = kernels.iter().flat_map(|kernels| choices.map(|(checks, is_async)| kernels(checks, is_async)));
     let loaded: BTreeSet<&str> = sets.flat_map(|set| set.names).collect();
     assert_eq!(loaded, entries().into_keys().collect());
@@ -283,9 +293,10 @@ fn modules_of<T: DeviceElement>(
     let mut names = BTreeSet::new();
     let of_type = |name: &str| format!("{name}_{}{ending}", T::NAME);
     let of_sums = |name: &str| format!("{name}_{acc}{ending}");
+    let of_rows = |class: usize| format!("dense{class}_{}", T::NAME);
     let backward = |class: usize| {
-        let is_async = class == 16 && copies_async(T::NAME, checks);
-        format!("dense{class}_backward{}", if is_async { "_async" } else { "" })
+        let is_async = class == 16 && copies_async(T::NAME);
+        format!("dense{class}_backward{}_{}", if is_async { "_async" } else { "" }, T::NAME)
     };
     if gathers || has_steps {
         names.insert(of_type("gather"));
@@ -309,12 +320,12 @@ fn modules_of<T: DeviceElement>(
     // Kernels of the forward form the operators of few instances themselves.
     let forms = |class: usize| class <= 16 && acc == "f32" && checks == Checks::Off;
     for &class in &dense {
-        names.insert(of_type(&format!("dense{class}")));
+        names.insert(of_rows(class));
         if has_backward || !forms(class) {
             names.insert(of_sums("dense_form"));
         }
         if has_backward {
-            names.extend([of_type(&backward(class)), of_sums("dense_gradient")]);
+            names.extend([backward(class), of_sums("dense_gradient")]);
         }
     }
     if has(Operator::ConvEpilogueBackward) {
@@ -327,9 +338,12 @@ fn modules_of<T: DeviceElement>(
     for &class in &of_products {
         // Beyond 32 vertices the kernels of matrices take rows, too.
         if class <= 32 {
-            names.extend([of_type(&format!("dense{class}")), of_type(&backward(class))]);
+            names.extend([of_rows(class), backward(class)]);
         }
         names.insert(of_sums("matrix"));
+    }
+    if checks == Checks::On && names.iter().any(|name| is_of_rows(name)) {
+        names.insert(DENSE_FIND.to_string());
     }
     // A table of topologies on both paths has the kernels of both; steps beside dense operators take gathers.
     let is_dense = !dense.is_empty() || !of_products.is_empty();

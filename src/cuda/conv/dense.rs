@@ -114,11 +114,30 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
             },
             record: self.launches.record(),
             numbers: of.list,
+            found: 0,
             n_items: of.count,
             blocks: of.count.div_ceil(per_block.into()),
             per_block,
             n_vertices: if batch.is_replicated() { batch.topologies()[0].n_vertices() as u32 } else { 0 },
         })
+    }
+
+    /// With checks a launch that finds the instances of a launch of rows, whose kernel tests nothing itself.
+    /// None for copies that share a window: they look nothing up.
+    ///
+    /// # Safety
+    /// The items are instances, as [`dense_items`](Self::dense_items) has them.
+    unsafe fn find_items(&mut self, items: DenseItemsArgs) -> Result<DenseItemsArgs> {
+        if self.plan.checks() == Checks::Off || items.per_block == 0 {
+            return Ok(items);
+        }
+        let bytes = u128::from(items.n_items) * ITEM_BYTES as u128;
+        let items = DenseItemsArgs { found: self.launches.scratch(Slot::Items, bytes)?, ..items };
+        let grid = Grid::of_blocks(items.n_items.div_ceil(THREADS.into()));
+        // SAFETY: the kernel takes a `DenseItemsArgs`; scratch memory has room for each item. The caller
+        // promises the rest.
+        unsafe { self.launches.launch(Kernel::DenseFind, grid, &items)? };
+        Ok(items)
     }
 
     fn dense_conventions(&self) -> DenseConventions {

@@ -59,8 +59,9 @@ pub(in super::super) enum ToWeights {
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// A launch that forms operators, and one for both gradients; for gradients of weights one more, and a
-    /// few before it where more than [`MOST_NODES`] chunks of instances share a window. It needs no rows in
+    /// A launch that forms operators, and one for both gradients, before which with checks one finds items;
+    /// for gradients of weights one more, and a few before it where more than [`MOST_NODES`] chunks of
+    /// instances share a window. It needs no rows in
     /// scratch memory: of each instance or chunk the products of its vertices.
     ///
     /// # Safety
@@ -83,7 +84,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
     }
 
     /// The gradients of rows, and products of rows of each instance, or of each chunk of copies that share a
-    /// window. One launch.
+    /// window. One launch, and one before it that finds items, see [`find_items`](Self::find_items).
     ///
     /// # Safety
     /// As [`dense_backward`](Self::dense_backward), and operators are stored.
@@ -116,6 +117,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         if is_chunked {
             (items.per_block, items.blocks) = (0, of.count.div_ceil(chunk_len as u64));
         }
+        // SAFETY: the items are instances.
+        let items = unsafe { self.find_items(items)? };
         let n_products = if is_chunked { items.blocks } else { of.count };
         let products = if wants_products { self.products(of, n_products)? } else { 0 };
         let args = DenseBackwardArgs {
@@ -139,9 +142,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
         let shared_bytes = exchange + items.per_block.max(1) as usize * of_item;
         let grid = Grid::of_blocks(items.blocks).with_shared_bytes(shared_bytes as u32);
-        // SAFETY: the kernel takes a `DenseBackwardArgs`. Operators are where the launch before has stored
-        // them; scratch memory has room for the products of each item or chunk, and a block for what it
-        // exchanges. The caller promises the rest.
+        // SAFETY: the kernel takes a `DenseBackwardArgs`. Operators are where a launch before has stored
+        // them, and with checks items, too; scratch memory has room for the products of each item or chunk,
+        // and a block for what it exchanges. The caller promises the rest.
         unsafe { self.launches.launch(class.backward(), grid, &args)? };
         Ok(Nodes::of_instances(products, n_products))
     }

@@ -26,10 +26,11 @@ pub(in super::super) struct DenseForward<'w> {
 }
 
 impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
-    /// One launch behind one that forms operators. In unchecked builds a single one where windows are not
-    /// shared or instances are few, of up to 16 vertices, if hyperedges are of one size, windows fit into
-    /// shared memory and the call is one that kernels form operators for: they are formed while x is under
-    /// way. It needs no rows in scratch memory.
+    /// One launch behind one that forms operators, and with checks behind one that finds items, see
+    /// [`find_items`](Self::find_items). Without checks a single one where windows are not shared or
+    /// instances are few, of up to 16 vertices, if hyperedges are of one size, windows fit into shared memory
+    /// and the call is one that kernels form operators for: they are formed while x is under way. It needs no
+    /// rows in scratch memory.
     ///
     /// # Safety
     /// The operands have rows where their placements say, and weights where their windows say. The topologies
@@ -102,6 +103,8 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
                 self.dense_items(of, per_block, forms.is_none())?
             }
         };
+        // SAFETY: the items are instances.
+        let items = unsafe { self.find_items(items)? };
         let args = DenseConvArgs {
             form: DenseFormArgs { window_room, ..self.dense_form_args(of, items) },
             x: x.args(),
@@ -120,9 +123,9 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
         let grid = Grid::of_blocks(items.blocks)
             .with_shared_bytes(items.per_block.max(1) * bytes_of_instance as u32);
-        // SAFETY: the kernel takes a `DenseConvArgs`. Operators are where the launch before has stored them,
-        // or are formed in shared memory, of which a block has what its instances need. The caller promises
-        // the rest.
+        // SAFETY: the kernel takes a `DenseConvArgs`. Operators are where a launch before has stored them, or
+        // are formed in shared memory, of which a block has what its instances need; with checks items are
+        // where a launch before has stored them. The caller promises the rest.
         unsafe { self.launches.launch(class.conv(), grid, &args) }
     }
 }

@@ -221,8 +221,13 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         (summed, outputs): (usize, usize),
         theta: Address,
     ) -> Result<LayerArgs> {
+        let mut items = self.dense_items(of, 1, true)?;
+        if items.n_vertices == 0 {
+            // SAFETY: the items are instances.
+            items = unsafe { self.find_items(items)? };
+        }
         Ok(LayerArgs {
-            items: self.dense_items(of, 1, true)?,
+            items,
             theta,
             inputs: summed as u32,
             outputs: outputs as u32,
