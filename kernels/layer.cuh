@@ -162,6 +162,23 @@ __device__ __forceinline__ u32 place_of_chunk(u32 row, u32 chunk, u32 pitch) {
     return row * pitch + (chunk ^ Places::change(row)) * CHUNK_BYTES;
 }
 
+// Where a lane finds chunk t of each step of a row: those of even steps and of odd ones, as if all lay in
+// order.
+struct ChunksOfRow {
+    const u8* even;
+    const u8* odd;
+
+    __device__ __forceinline__ ChunksOfRow(const u8* rows, u32 row, u32 pitch) {
+        u32 change = FourOfTwoRows::change(row) * CHUNK_BYTES;
+        even = rows + row * pitch + lane_of_quad() * CHUNK_BYTES + change;
+        odd = even - 2 * change;
+    }
+
+    __device__ __forceinline__ Words at(u32 step) const {
+        return *reinterpret_cast<const Words*>((step % 2 == 0 ? even : odd) + step * STEP_BYTES);
+    }
+};
+
 // Copies rows of `n` elements to shared memory, where a row has `pitch` bytes and what is not there is zeros.
 // `row_of` gives where a row is; null: nowhere. 2^lane_bits lanes share a row.
 template <typename T, typename Places = FourOfTwoRows, typename RowOf>
@@ -327,6 +344,7 @@ __device__ __forceinline__ void read_rows(const LayerArgs& args, u8* shared, u32
                                            Theta<Products, K>& theta) {
     using L = Layer<Products, K>;
     using T = typename L::T;
+    constexpr u32 TOGETHER = PITCH_BYTES / STEP_BYTES;
     const T* from = static_cast<const T*>(args.theta);
     u32 n_rows = args.columns * L::OUTPUTS;
 #pragma unroll 1
@@ -353,15 +371,16 @@ __device__ __forceinline__ void read_rows(const LayerArgs& args, u8* shared, u32
 #pragma unroll
                 for (u32 half = 0; half < 2; half++) {
                     u32 row = of_warp - begin + L::output(k, half, quad_of_warp());
+                    ChunksOfRow chunks(shared, row, args.pitch);
 #pragma unroll
                     for (u32 step = 0; step < L::STEPS; step++) {
-                        u32 at = place_of_chunk(row, 4 * step + lane_of_quad(), args.pitch);
-                        if (step * STEP_BYTES < args.pitch) {
-                            Words chunk = *reinterpret_cast<const Words*>(shared + at);
+                        if (step / TOGETHER * PITCH_BYTES >= args.pitch) {
+                            break;
+                        }
+                        Words chunk = chunks.at(step);
 #pragma unroll
-                            for (u32 i = 0; i < 4; i++) {
-                                theta.at[k][step][i / 2][i % 2 * 2 + half] = chunk.at[i];
-                            }
+                        for (u32 i = 0; i < 4; i++) {
+                            theta.at[k][step][i / 2][i % 2 * 2 + half] = chunk.at[i];
                         }
                     }
                 }
@@ -384,6 +403,19 @@ __device__ __forceinline__ void read_columns(const LayerArgs& args, u8* shared, 
     u32 t = lane_of_quad();
     u32 n = args.outputs - first_of_block;
     u32 columns = args.columns * L::OUTPUTS;
+    u32 pitch = args.theta_pitch;
+    // Where a lane finds output `output` of rows that have `row` in common but for an even number.
+    auto find = [&](u32 row, u32 output) -> const u8* {
+        u32 byte = (of_warp + output) * u32(sizeof(T));
+        return shared + place_of_chunk(row, byte / CHUNK_BYTES, pitch) + byte % CHUNK_BYTES;
+    };
+    const u8* of_lane = find(8 * (g >> 1) + (g & 1), L::LEN * t);
+    const u8* of_rows[2][2];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        // Row i % 2 is counted where it is read.
+        of_rows[i / 2][i % 2] = find(4 * t + i % 2, L::output(0, i / 2, g)) - i % 2 * pitch;
+    }
 #pragma unroll 1
     for (u32 begin = 0; begin < args.inputs; begin += args.theta_rows) {
         copy_rows<T>(shared, args.theta_pitch, args.theta_rows, n < columns ? n : columns,
@@ -405,10 +437,7 @@ __device__ __forceinline__ void read_columns(const LayerArgs& args, u8* shared, 
                 // Words of two outputs of a row, of which a transposition makes words of two rows.
 #pragma unroll
                 for (u32 i = 0; i < 4; i++) {
-                    u32 row = first + 8 * (g >> 1) + 2 * i + (g & 1);
-                    u32 column = (of_warp + L::LEN * t) * u32(sizeof(T));
-                    const u8* place = shared + place_of_chunk(row, column / CHUNK_BYTES, args.theta_pitch);
-                    const u32* words = reinterpret_cast<const u32*>(place + column % CHUNK_BYTES);
+                    const u32* words = reinterpret_cast<const u32*>(of_lane + (first + 2 * i) * pitch);
 #pragma unroll
                     for (u32 j = 0; j < 2 * L::TALL; j++) {
                         theta.at[j / 2][step][i / 2][i % 2 * 2 + j % 2] = transpose_matrix(words[j]);
@@ -418,14 +447,10 @@ __device__ __forceinline__ void read_columns(const LayerArgs& args, u8* shared, 
                 // Elements of a column, one by one.
 #pragma unroll
                 for (u32 half = 0; half < 2; half++) {
-                    u32 column = (of_warp + L::output(0, half, g)) * u32(sizeof(T));
                     Words chunk;
 #pragma unroll
                     for (u32 i = 0; i < 4; i++) {
-                        u32 row = first + 4 * t + i;
-                        const u8* place =
-                            shared + place_of_chunk(row, column / CHUNK_BYTES, args.theta_pitch);
-                        chunk.at[i] = *reinterpret_cast<const u32*>(place + column % CHUNK_BYTES);
+                        chunk.at[i] = *reinterpret_cast<const u32*>(of_rows[half][i % 2] + (first + i) * pitch);
                     }
                     chunk = Products::prepared(chunk);
 #pragma unroll
@@ -452,6 +477,8 @@ __device__ __forceinline__ void multiply_rows(const u8* rows, u32 pitch, const T
     for (u32 i = 0; i < 2 * L::TALL * 4; i++) {
         sums[i / (L::TALL * 4)][i / 4 % L::TALL][i % 4] = 0;
     }
+    ChunksOfRow chunks[2] = {ChunksOfRow(rows, quad_of_warp(), pitch),
+                             ChunksOfRow(rows, 8 + quad_of_warp(), pitch)};
 #pragma unroll
     for (u32 first = 0; first < L::STEPS; first += TOGETHER) {
         if (first * STEP_BYTES >= pitch) {
@@ -461,8 +488,7 @@ __device__ __forceinline__ void multiply_rows(const u8* rows, u32 pitch, const T
         for (u32 step = first; step < first + TOGETHER; step++) {
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
-                u32 at = place_of_chunk(8 * half + quad_of_warp(), 4 * step + lane_of_quad(), pitch);
-                Words x = Products::prepared(*reinterpret_cast<const Words*>(rows + at));
+                Words x = Products::prepared(chunks[half].at(step));
 #pragma unroll
                 for (u32 k = 0; k < L::TALL; k++) {
                     Products::add(sums[half][k], theta.at[k][step], x);
@@ -472,25 +498,35 @@ __device__ __forceinline__ void multiply_rows(const u8* rows, u32 pitch, const T
     }
 }
 
-// Adds M S to the sums of a group, which are 8 outputs a part.
+// Adds M S to the sums of a group for 8 outputs: `s` are a lane's elements of rows 2 t and 2 t + 1 of each half.
+template <u32 TERMS>
+__device__ __forceinline__ void apply_operator_to(const OperatorFragment<TERMS>& m, const float (&s)[4],
+                                                  float (&sums)[4]) {
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) {
+        float first = s[2 * half];
+        float second = s[2 * half + 1];
+        u32 high[2] = {round_to_tf32(first), round_to_tf32(second)};
+        if constexpr (TERMS == 2) {
+            u32 low[2] = {__float_as_uint(first - value_of_tf32(high[0])),
+                          __float_as_uint(second - value_of_tf32(high[1]))};
+            multiply<float>(sums, m.at[half][0], low);
+            multiply<float>(sums, m.at[half][1], high);
+        }
+        multiply<float>(sums, m.at[half][0], high);
+    }
+}
+
+// The same for all outputs of a warp.
 template <u32 TALL, u32 TERMS>
 __device__ __forceinline__ void apply_operator(const OperatorFragment<TERMS>& m, const float (&s)[2][TALL][4],
                                                float (&sums)[2 * TALL][4]) {
 #pragma unroll
     for (u32 j = 0; j < 2 * TALL; j++) {
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            float first = s[half][j / 2][j % 2 * 2];
-            float second = s[half][j / 2][j % 2 * 2 + 1];
-            u32 high[2] = {round_to_tf32(first), round_to_tf32(second)};
-            if constexpr (TERMS == 2) {
-                u32 low[2] = {__float_as_uint(first - value_of_tf32(high[0])),
-                              __float_as_uint(second - value_of_tf32(high[1]))};
-                multiply<float>(sums[j], m.at[half][0], low);
-                multiply<float>(sums[j], m.at[half][1], high);
-            }
-            multiply<float>(sums[j], m.at[half][0], high);
-        }
+        u32 k = j / 2;
+        u32 i = j % 2 * 2;
+        float part[4] = {s[0][k][i], s[0][k][i + 1], s[1][k][i], s[1][k][i + 1]};
+        apply_operator_to(m, part, sums[j]);
     }
 }
 
@@ -508,49 +544,62 @@ __device__ __forceinline__ bool is_special(float value) {
     return (round_to_tf32(value) & 0x7f800000u) == 0x7f800000u;
 }
 
-// The same, where an element of S or a sum is not finite: adds the products of such elements with entries of
-// M that are not 0, one by one, and then those of the others. Rows that no such element reaches have the bits
-// that they have without it.
+// The same as apply_operator where an element of S or a sum is not finite: adds the products of such elements
+// with entries of M that are not 0, one by one, and then those of the others. Rows that no such element
+// reaches have the bits that they have without it. Rolled, since it is rare: parts of outputs take turns in
+// one place.
 template <u32 TALL, u32 TERMS>
 __device__ __forceinline__ void apply_operator_to_finite(const OperatorFragment<TERMS>& m,
                                                          float (&s)[2][TALL][4], float (&sums)[2 * TALL][4]) {
     u32 quad = quad_of_warp();
 #pragma unroll 1
-    for (u32 v = 0; v < GROUP_ROWS; v++) {
-        // The lanes of quads that have column v of M, and in which of their elements.
-        u32 owner = v / 2 % 4;
-        bool is_second = v % 2 != 0;
-        bool is_upper = v >= 8;
-        float entries[2];
+    for (u32 j = 0; j < 2 * TALL; j++) {
+        float part[4] = {s[0][0][0], s[0][0][1], s[1][0][0], s[1][0][1]};
+        float sum[4] = {sums[0][0], sums[0][1], sums[0][2], sums[0][3]};
+#pragma unroll 1
+        for (u32 v = 0; v < GROUP_ROWS; v++) {
+            // The lanes of quads that have row v of S, or column v of M, and in which of their elements.
+            u32 owner = v / 2 % 4;
+            bool is_second = v % 2 != 0;
+            bool is_upper = v >= 8;
+            float lower = is_second ? part[1] : part[0];
+            float upper = is_second ? part[3] : part[2];
+            float element = is_upper ? upper : lower;
 #pragma unroll
-        for (u32 i = 0; i < 2; i++) {
-            float first = is_upper ? m.entry(1, i) : m.entry(0, i);
-            float second = is_upper ? m.entry(1, 2 + i) : m.entry(0, 2 + i);
-            entries[i] = shuffle(is_second ? second : first, 4 * quad + owner);
-        }
+            for (u32 i = 0; i < 2; i++) {
+                float of_lower = is_second ? m.entry(0, 2 + i) : m.entry(0, i);
+                float of_upper = is_second ? m.entry(1, 2 + i) : m.entry(1, i);
+                float entry = shuffle(is_upper ? of_upper : of_lower, 4 * quad + owner);
 #pragma unroll
-        for (u32 j = 0; j < 2 * TALL; j++) {
-            float first = is_upper ? s[1][j / 2][j % 2 * 2] : s[0][j / 2][j % 2 * 2];
-            float second = is_upper ? s[1][j / 2][j % 2 * 2 + 1] : s[0][j / 2][j % 2 * 2 + 1];
-            float element = is_second ? second : first;
-#pragma unroll
-            for (u32 e = 0; e < 2; e++) {
-                float special = shuffle(element, 4 * (2 * lane_of_quad() + e) + owner);
-#pragma unroll
-                for (u32 i = 0; i < 2; i++) {
-                    if (is_special(special) && entries[i] != 0) {
-                        sums[j][2 * i + e] += entries[i] * special;
+                for (u32 e = 0; e < 2; e++) {
+                    float special = shuffle(element, 4 * (2 * lane_of_quad() + e) + owner);
+                    if (is_special(special) && entry != 0) {
+                        sum[2 * i + e] += entry * special;
                     }
                 }
             }
         }
-    }
 #pragma unroll
-    for (u32 i = 0; i < 2 * TALL * 4; i++) {
-        float& element = s[i / (TALL * 4)][i / 4 % TALL][i % 4];
-        element = is_special(element) ? 0.0f : element;
+        for (u32 i = 0; i < 4; i++) {
+            part[i] = is_special(part[i]) ? 0.0f : part[i];
+        }
+        apply_operator_to(m, part, sum);
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+#pragma unroll
+            for (u32 i = 0; i + 2 < 4 * TALL; i++) {
+                s[half][i / 4][i % 4] = s[half][(i + 2) / 4][(i + 2) % 4];
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+#pragma unroll
+            for (u32 k = 0; k + 1 < 2 * TALL; k++) {
+                sums[k][i] = sums[k + 1][i];
+            }
+            sums[2 * TALL - 1][i] = sum[i];
+        }
     }
-    apply_operator(m, s, sums);
 }
 
 // -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! Layers in one pass: against their definition in `f64`, by the errors that their documents state, and in
 //! bits against themselves.
 
-use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceSlice};
+use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use hyperscatter::cuda::{Checks, Device, Epilogue, LayerGradients, Plan};
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{
@@ -9,7 +9,7 @@ use hyperscatter::{
     Rows, WeightUse, Weights, cpu,
 };
 
-use super::gpu::{Gpu, GpuElement, Mode, is_quick};
+use super::gpu::{Gpu, GpuElement, Mode, in_any_order, is_quick};
 use crate::common::{numbers, widen};
 use hyperscatter::Accumulator as _;
 
@@ -139,10 +139,7 @@ const NAMES: [&str; 6] = ["y", "grad_x", "grad_theta", "grad_weights", "grad_bia
 /// What outputs hold before a call.
 const BEFORE: f64 = 0.5;
 
-fn upload<E: hyperscatter::cuda::cudarc::driver::DeviceRepr>(
-    stream: &std::sync::Arc<CudaStream>,
-    values: &[E],
-) -> CudaSlice<E> {
+fn upload<E: DeviceRepr>(stream: &std::sync::Arc<CudaStream>, values: &[E]) -> CudaSlice<E> {
     stream.clone_htod(values).unwrap()
 }
 
@@ -292,11 +289,11 @@ fn bounds<T: GpuElement>(case: &Case) -> [f64; 6] {
     std::array::from_fn(|i| if (1..5).contains(&i) { jumps * bounds[i] } else { bounds[i] })
 }
 
-fn assert_close<T: GpuElement>(gpu: &Gpu, case: &Case, seed: u64) {
+fn assert_close<T: GpuElement>(device: &Device, case: &Case, seed: u64) {
     let of = Operands::<T>::new(case, seed);
     let expected = expected(case, &of);
     let checks = if seed % 2 == 0 { Checks::On } else { Checks::Off };
-    let found = found(gpu.device(), case, &of, checks);
+    let found = found(device, case, &of, checks);
     for (i, bound) in bounds::<T>(case).into_iter().enumerate() {
         let error = error(&found[i], &expected[i]);
         println!("{} of {} in {:?}: {error:.2e}", NAMES[i], T::NAME, case.precision);
@@ -305,19 +302,19 @@ fn assert_close<T: GpuElement>(gpu: &Gpu, case: &Case, seed: u64) {
 }
 
 /// A case of each type and precision.
-fn assert_close_in_all(gpu: &Gpu, case: &Case, seed: u64) {
-    assert_close::<bf16>(gpu, case, seed);
-    assert_close::<f16>(gpu, case, seed + 1);
-    assert_close::<f32>(gpu, case, seed + 2);
-    assert_close::<f32>(gpu, &Case { precision: Precision::Tf32, ..case.clone() }, seed + 3);
+fn assert_close_in_all(device: &Device, case: &Case, seed: u64) {
+    assert_close::<bf16>(device, case, seed);
+    assert_close::<f16>(device, case, seed + 1);
+    assert_close::<f32>(device, case, seed + 2);
+    assert_close::<f32>(device, &Case { precision: Precision::Tf32, ..case.clone() }, seed + 3);
 }
 
 #[test]
 fn a_layer_of_pairs_is_its_definition() {
     let gpu = Gpu::take();
     gpu.set(Mode::PLAIN);
-    assert_close_in_all(&gpu, &Case::pairs(8, 5, 64, 32), 1);
-    assert_close_in_all(&gpu, &Case::pairs(8, 5, 64, 32).own().with(Activation::Relu), 7);
+    assert_close_in_all(gpu.device(), &Case::pairs(8, 5, 64, 32), 1);
+    assert_close_in_all(gpu.device(), &Case::pairs(8, 5, 64, 32).own().with(Activation::Relu), 7);
 }
 
 /// Each number of vertices has a place of its own in a group of rows.
@@ -328,11 +325,11 @@ fn layers_of_each_number_of_vertices_are_their_definition() {
     for n in 1..=16 {
         let instances = 16 / n + 2;
         let case = Case::pairs(n, instances, 40, 24).with(Activation::Relu);
-        assert_close::<bf16>(&gpu, &case, n as u64);
-        assert_close::<bf16>(&gpu, &case.clone().own(), n as u64 + 1);
+        assert_close::<bf16>(gpu.device(), &case, n as u64);
+        assert_close::<bf16>(gpu.device(), &case.clone().own(), n as u64 + 1);
         let case = Case { add: true, by_vertex: true, ..case.with(Activation::Silu) };
-        assert_close::<f32>(&gpu, &case, n as u64);
-        assert_close::<f32>(&gpu, &case.own(), n as u64 + 1);
+        assert_close::<f32>(gpu.device(), &case, n as u64);
+        assert_close::<f32>(gpu.device(), &case.own(), n as u64 + 1);
     }
 }
 
@@ -346,16 +343,16 @@ fn layers_of_many_widths_are_their_definition() {
         let features = widths[(i * 7 + 3) % widths.len()];
         let case = Case::pairs(3 + i % 4, 6, inputs, features).with(Activation::GeluTanh);
         let case = Case { shared: i % 2 == 0, by_vertex: i % 3 == 0, ..case };
-        assert_close_in_all(&gpu, &case, i as u64);
+        assert_close_in_all(gpu.device(), &case, i as u64);
     }
     for (inputs, features) in [(264, 16), (16, 264), (300, 310), (512, 8), (9, 511), (512, 512)] {
         let case = Case::pairs(4, 5, inputs, features).with(Activation::Gelu);
-        assert_close::<bf16>(&gpu, &case, inputs as u64);
-        assert_close::<f16>(&gpu, &case.own(), features as u64);
+        assert_close::<bf16>(gpu.device(), &case, inputs as u64);
+        assert_close::<f16>(gpu.device(), &case.own(), features as u64);
     }
     // More features than a block has, which blocks side by side share out.
     let gradients_of_few = Case::pairs(2, 3, 20, 256).own();
-    assert_close::<f32>(&gpu, &gradients_of_few, 5);
+    assert_close::<f32>(gpu.device(), &gradients_of_few, 5);
 }
 
 /// So many instances that blocks have several tiles, and chunks several nodes.
@@ -365,9 +362,9 @@ fn layers_of_many_instances_are_their_definition() {
     gpu.set(Mode::QUICK);
     let instances = if is_quick() { 30_000 } else { 1_100 };
     let case = Case::pairs(4, instances, 16, 16).with(Activation::Relu);
-    assert_close::<bf16>(&gpu, &case, 1);
-    assert_close::<f32>(&gpu, &case.clone().own(), 2);
-    assert_close::<f16>(&gpu, &Case::pairs(1, instances, 8, 8), 3);
+    assert_close::<bf16>(gpu.device(), &case, 1);
+    assert_close::<f32>(gpu.device(), &case.clone().own(), 2);
+    assert_close::<f16>(gpu.device(), &Case::pairs(1, instances, 8, 8), 3);
 }
 
 /// Instances of several topologies, some without vertices, in both classes.
@@ -382,7 +379,7 @@ fn layers_of_several_topologies_are_their_definition() {
     gpu.set(Mode::PLAIN);
     for shared in [true, false] {
         let case = Case { shared, ..Case::new(mixed(), 13, 24, 40).with(Activation::Silu) };
-        assert_close_in_all(&gpu, &case, 3);
+        assert_close_in_all(gpu.device(), &case, 3);
     }
 }
 
@@ -394,8 +391,220 @@ fn layers_of_all_conventions_are_their_definition() {
         for weight_use in [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly] {
             let conv = Conv::new(normalization, weight_use);
             let case = Case { conv, ..Case::pairs(5, 6, 16, 24) };
-            assert_close::<f32>(&gpu, &case, 1);
-            assert_close::<bf16>(&gpu, &case.own(), 2);
+            assert_close::<f32>(gpu.device(), &case, 1);
+            assert_close::<bf16>(gpu.device(), &case.own(), 2);
         }
     }
+}
+
+/// The rows of x with an infinity, or a NaN, reach those rows of y that share a hyperedge with them, and no
+/// other instance, whether it lies in the same group of rows or not: all others have the bits that they have
+/// without.
+fn assert_reach<T: GpuElement>(gpu: &Gpu, precision: Precision, shared: bool, special: f64) {
+    // {0, 1} and {2, 3}, with a group of four instances.
+    let topology = Incidence::from_edges(4, &[vec![0u32, 1], vec![2, 3]], Repeats::Reject).unwrap();
+    let case = Case::new(Batch::replicate(topology), 9, 16, 24);
+    let case = Case { precision, shared, ..case }.with(Activation::Relu);
+    let mut of = Operands::<T>::new(&case, 11);
+    let [without, ..] = found(gpu.device(), &case, &of, Checks::Off);
+    of.x[(4 * 5 + 1) * case.inputs + 3] = T::of(special);
+    let [with, ..] = found(gpu.device(), &case, &of, Checks::Off);
+    let rows = without.chunks(case.features).zip(with.chunks(case.features));
+    for (row, (without, with)) in rows.enumerate() {
+        match row {
+            // ReLU makes 0 of minus infinity.
+            20 | 21 => assert!(with.iter().any(|y| !y.is_finite()), "{row}: {with:?}"),
+            _ => assert_eq!(with, without, "row {row} of {}", T::NAME),
+        }
+    }
+}
+
+#[test]
+fn an_infinity_reaches_what_it_shares_a_hyperedge_with() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    for (shared, special) in [(true, f64::INFINITY), (false, f64::NAN)] {
+        assert_reach::<bf16>(&gpu, Precision::default(), shared, special);
+        assert_reach::<f16>(&gpu, Precision::default(), shared, special);
+        assert_reach::<f32>(&gpu, Precision::ThreeBf16, shared, special);
+        assert_reach::<f32>(&gpu, Precision::Tf32, shared, special);
+    }
+}
+
+/// The rows of an instance have the same bits alone and at each place of a batch, and whatever its rows lie
+/// between. Sums over instances have them in any order of blocks and threads.
+fn assert_batch_invariant<T: GpuElement>(gpu: &Gpu, n: usize, precision: Precision, shared: bool) {
+    let instances = 2 * (16 / n) + 3;
+    let case = Case { precision, shared, ..Case::pairs(n, instances, 24, 40).with(Activation::Silu) };
+    let of = Operands::<T>::new(&case, n as u64);
+    let batch = found(gpu.device(), &case, &of, Checks::Off);
+    let by_vertex = |rows: &[T], features: usize| {
+        let mut moved = rows.to_vec();
+        for (row, from) in rows.chunks(features).enumerate() {
+            let to = (row % n * instances + row / n) * features;
+            moved[to..to + features].copy_from_slice(from);
+        }
+        moved
+    };
+    let strided = Case { by_vertex: true, ..case.clone() };
+    let moved = Operands {
+        x: by_vertex(&of.x, case.inputs),
+        residual: by_vertex(&of.residual, case.features),
+        g: by_vertex(&of.g, case.features),
+        theta: of.theta.clone(),
+        weights: of.weights.clone(),
+        bias: of.bias.clone(),
+    };
+    let in_place = found(gpu.device(), &strided, &moved, Checks::Off);
+    for (i, of_sums) in [(2, "grad_theta"), (3, "grad_weights"), (4, "grad_bias")] {
+        assert_eq!(in_place[i], batch[i], "{of_sums} of {}, strided", T::NAME);
+    }
+    let m = case.topology(0).n_hyperedges();
+    for instance in 0..instances {
+        let part = |rows: &[T], features: usize| rows[instance * n * features..][..n * features].to_vec();
+        let weights = if shared { of.weights.clone() } else { of.weights[instance * m..][..m].to_vec() };
+        let alone = Operands {
+            x: part(&of.x, case.inputs),
+            residual: part(&of.residual, case.features),
+            g: part(&of.g, case.features),
+            theta: of.theta.clone(),
+            weights,
+            bias: of.bias.clone(),
+        };
+        let alone = found(gpu.device(), &Case { instances: 1, ..case.clone() }, &alone, Checks::Off);
+        for (i, features) in [(0, case.features), (1, case.inputs)] {
+            let of_batch = &batch[i][instance * n * features..][..n * features];
+            assert_eq!(alone[i], of_batch, "{} of instance {instance} of {n}", NAMES[i]);
+            for v in 0..n {
+                let found = &in_place[i][(v * instances + instance) * features..][..features];
+                assert_eq!(found, &of_batch[v * features..][..features], "{} strided", NAMES[i]);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_have_the_same_bits_alone_and_at_any_place() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::QUICK);
+    for (i, n) in [1, 3, 5, 7, 8, 11, 16].into_iter().enumerate() {
+        assert_batch_invariant::<bf16>(&gpu, n, Precision::default(), i % 2 == 0);
+        assert_batch_invariant::<f32>(&gpu, n, Precision::ThreeBf16, i % 2 == 1);
+    }
+    assert_batch_invariant::<f32>(&gpu, 3, Precision::Tf32, true);
+    assert_batch_invariant::<f16>(&gpu, 6, Precision::default(), false);
+}
+
+/// Whatever order threads and blocks run in: nothing is read before it is there.
+#[test]
+fn layers_have_the_same_bits_in_any_order() {
+    let case = Case::new(mixed(), 13, 40, 72).with(Activation::Silu);
+    let of = Operands::<bf16>::new(&case, 1);
+    let bits = |gpu: &Gpu| found(gpu.device(), &case, &of, Checks::On);
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let first = bits(&gpu);
+    drop(gpu);
+    in_any_order(|gpu| assert_eq!(bits(gpu), first));
+}
+
+/// What no kernel computes in one pass is refused by name, before anything is written.
+#[test]
+fn layers_without_a_kernel_are_refused() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let refused = |what: &'static str, value: usize, bound: usize| {
+        move |operator: Operator| Error::LayerUnavailable { operator: operator.name(), what, value, bound }
+    };
+    let both = [Operator::Layer, Operator::LayerBackward];
+    let of_vertices = "the number of vertices of the largest topology in use";
+    let n = |n| Batch::replicate(cliques(n));
+    assert_refused::<f64>(gpu.device(), &n(4), (8, 8), &both, refused("the size of an element", 8, 4));
+    assert_refused::<f32>(gpu.device(), &n(17), (8, 8), &both, refused(of_vertices, 17, 16));
+    assert_refused::<f32>(gpu.device(), &n(4), (257, 8), &both, refused("the number of inputs", 257, 256));
+    assert_refused::<bf16>(gpu.device(), &n(4), (513, 8), &both, refused("the number of inputs", 513, 512));
+    let backward = [Operator::LayerBackward];
+    assert_refused::<f16>(
+        gpu.device(),
+        &n(4),
+        (8, 513),
+        &backward,
+        refused("the number of features", 513, 512),
+    );
+    if let Some(control) = gpu.control("a device without tensor cores for bf16") {
+        control.set_compute_capability(7, 5);
+        let device = Device::open(gpu.ordinal()).unwrap();
+        let of_device = "ten times the compute capability of the device";
+        assert_refused::<bf16>(&device, &n(4), (8, 8), &both, refused(of_device, 75, 80));
+        control.set_compute_capability(9, 0);
+    }
+}
+
+/// Tiles are as large as a device has room for.
+#[test]
+fn layers_are_right_with_less_shared_memory() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let Some(control) = gpu.control("devices with less shared memory") else { return };
+    for capability in [(8, 0), (8, 6)] {
+        control.set_compute_capability(capability.0, capability.1);
+        let device = Device::open(gpu.ordinal()).unwrap();
+        for case in [Case::pairs(16, 3, 256, 256), Case::pairs(16, 3, 256, 40), Case::pairs(1, 20, 40, 256)] {
+            let case = case.own().with(Activation::Silu);
+            assert_close_in_all(&device, &case, 3);
+        }
+        let case = Case::pairs(8, 3, 512, 16).own().with(Activation::Silu);
+        assert_close::<bf16>(&device, &case, 4);
+        assert_close::<f16>(&device, &Case::pairs(8, 3, 16, 512), 5);
+    }
+    control.set_compute_capability(9, 0);
+}
+
+fn assert_refused<T: GpuElement>(
+    device: &Device,
+    batch: &Batch,
+    (inputs, features): (usize, usize),
+    operators: &[Operator],
+    expected: impl Fn(Operator) -> Error,
+) {
+    let stream = device.context().default_stream();
+    let uploaded = device.upload(batch).unwrap();
+    let plan = Plan::<T>::builder(&uploaded, features).inputs(inputs).build().unwrap();
+    let mut workspace = plan.workspace_for(&stream, 2, Operator::ALL).unwrap();
+    let case = Case::new(batch.clone(), 2, inputs, features);
+    let of = Operands::<T>::new(&case, 1);
+    let (x, theta, g) = (upload(&stream, &of.x), upload(&stream, &of.theta), upload(&stream, &of.g));
+    let weights = upload(&stream, &of.weights);
+    for &operator in operators {
+        let (x, epilogue) = (Rows::new(&x, case.layout(inputs)), Epilogue::default());
+        let of_weights = Weights::shared(&weights);
+        let found = match operator {
+            Operator::Layer => workspace.layer(x, theta.as_view(), of_weights, &epilogue, None, Out::Skip),
+            _ => {
+                let g = Rows::new(&g, case.layout(features));
+                let gradients = LayerGradients::none();
+                workspace.layer_backward(x, theta.as_view(), of_weights, &epilogue, g, gradients)
+            }
+        };
+        assert_eq!(found, Err(expected(operator)));
+        let explained = plan.explain(2).unwrap();
+        assert_eq!(explained.of(operator).launches, 0);
+        assert!(explained.to_string().contains("layer_backward: not in one pass: a product with Θ"));
+    }
+}
+
+/// Nothing to do is no error, and gradients that are sums are zeros.
+#[test]
+fn empty_layers_are_empty() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    for (instances, inputs, features) in [(0, 8, 8), (3, 0, 8), (3, 8, 0)] {
+        for shared in [true, false] {
+            let case = Case { shared, ..Case::pairs(4, instances, inputs, features) };
+            let case = case.with(Activation::Relu);
+            assert_close::<bf16>(gpu.device(), &case, 1);
+            assert_close::<f32>(gpu.device(), &Case { add: true, ..case }, 2);
+        }
+    }
+    assert_close::<bf16>(gpu.device(), &Case::pairs(0, 3, 8, 8).with(Activation::Silu), 1);
 }
