@@ -407,6 +407,60 @@ fn matrices_of_instances_without_known_rows_are_nan() {
     }
 }
 
+/// The dense kernels of rows leave out instances whose rows are not known, forward and backward, in each
+/// class of vertices: a launch before them finds that out.
+#[test]
+fn rows_of_instances_without_known_rows_stay_on_the_dense_path() {
+    const F: usize = 4;
+    for (n, shared) in [4, 12, 20].into_iter().flat_map(|n| [(n, true), (n, false)]) {
+        let gpu = Gpu::take();
+        let stream = gpu.device().context().default_stream();
+        let topology = Incidence::subsets(n, 2).unwrap();
+        let m = topology.n_hyperedges();
+        let batch = Batch::from_table(vec![topology], &[0u8, 0, 0]).unwrap();
+        let [right, mut wrong] = [(); 2].map(|()| gpu.device().upload(&batch).unwrap());
+        // The first instance ends, and the second begins, a vertex too early.
+        wrong.overwrite_table(Table::VertexStarts, 1, &[n as u64 - 1]).unwrap();
+        let len = if shared { m } else { 3 * m };
+        let found = [right, wrong].map(|batch| {
+            let plan = Plan::<f32>::builder(&batch, F).checks(Checks::On).paths(&[Path::Dense]);
+            let mut workspace = plan.build().unwrap().workspace(&stream, 3).unwrap();
+            let x = stream.clone_htod(&features::<f32>(1, 3 * n * F)).unwrap();
+            let w = stream.clone_htod(&vec![1.0f32; len]).unwrap();
+            let weights = || match shared {
+                true => Weights::shared(w.as_view()),
+                false => Weights::consecutive(w.as_view()),
+            };
+            let x = || Rows::contiguous(x.as_view(), F);
+            let before = vec![7.0f32; 3 * n * F];
+            let [mut y, mut grad_x] = [(); 2].map(|()| stream.clone_htod(&before).unwrap());
+            workspace.conv(x(), weights(), Out::Overwrite(Rows::contiguous(y.as_view_mut(), F))).unwrap();
+            let forward = workspace.check();
+            let to = Out::Overwrite(Rows::contiguous(grad_x.as_view_mut(), F));
+            workspace.conv_backward(x(), weights(), x(), to, Out::Skip).unwrap();
+            let backward = workspace.check();
+            let results = [&y, &grad_x].map(|values| stream.clone_dtoh(values).unwrap());
+            ([forward, backward], results)
+        });
+        let [(fine, right), (reports, wrong)] = found;
+        assert_eq!(fine, [Ok(()), Ok(())]);
+        for report in reports {
+            let Err(Error::IndexOutOfBounds { kernel, table, instance, .. }) = report else {
+                panic!("{report:?}")
+            };
+            // Where an operator is formed for each instance, its rows are looked up for that, too.
+            let expected = if shared { "dense_find_checked" } else { "dense_form_f32_checked" };
+            assert_eq!((kernel, table), (expected, Table::VertexStarts.name()), "{n}");
+            assert!(instance < 2, "{n}: {instance}");
+        }
+        for (right, wrong) in right.iter().zip(&wrong) {
+            let known = 2 * n * F;
+            assert!(wrong[..known].iter().all(|&value| value == 7.0), "{n}, {shared}: {wrong:?}");
+            assert_eq!(wrong[known..], right[known..], "{n}, {shared}");
+        }
+    }
+}
+
 /// Where the operators of instances cannot be formed, all of their matrices are NaN, and so are the gradients
 /// that they add to: of topologies that the path is for, and of larger ones.
 #[test]

@@ -357,8 +357,8 @@ fn modules_of<T: DeviceElement>(
         (_, Checks::Off) if takes_more => 430_000,
         (_, Checks::Off) if is_dense => 205_000,
         (_, Checks::Off) => 245_000,
-        ("f32" | "f64", Checks::On) => 520_000,
-        (_, Checks::On) => 640_000,
+        ("f32" | "f64", Checks::On) => 460_000,
+        (_, Checks::On) => 570_000,
     };
     let n_classes = dense.len().max(of_products.iter().filter(|&&class| class <= 32).count());
     let budget = budget + 100_000 * n_classes.saturating_sub(1);
