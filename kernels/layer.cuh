@@ -920,7 +920,8 @@ __device__ __forceinline__ void layer(const LayerArgs& args) {
             bool is_last = own || (i & ((1u << args.chunk_bits) - 1)) == 0;
             if (before < n_tiles && is_last && args.products != nullptr) {
                 u64 first_sum = own ? tile_of(before) * n_items : chunk_of(before);
-                store_products(args, left, own ? args.groups : rows_of_warps, first_sum, own);
+                u32 n_rows = own || args.groups < rows_of_warps ? args.groups : rows_of_warps;
+                store_products(args, left, n_rows, first_sum, own);
                 __syncthreads();
             }
         }

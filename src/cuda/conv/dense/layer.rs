@@ -383,16 +383,14 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         // A power of two of warps each way, eight in all.
         let warps_for =
             |features: usize, most: usize| features.div_ceil(THETA_SIDE).next_power_of_two().min(most);
-        let columns = warps_for(outputs, 2);
+        let (mut columns, mut input_columns) = (warps_for(outputs, 2), warps_for(inputs, WARPS / 2));
         let rows = THETA_GROUPS * GROUP_ROWS;
-        let bytes_of = |input_columns: usize| {
-            let of_row = (columns + input_columns) * THETA_SIDE * size;
-            THETA_STAGES * (rows * of_row + cut.operator_bytes(THETA_GROUPS))
+        let bytes_of = |columns: usize| {
+            THETA_STAGES * (rows * columns * THETA_SIDE * size + cut.operator_bytes(THETA_GROUPS))
                 + cut.item_bytes(THETA_STAGES + 1, THETA_GROUPS)
         };
-        let mut input_columns = warps_for(inputs, WARPS / 2);
-        while input_columns > 1 && bytes_of(input_columns) > room {
-            input_columns /= 2;
+        while columns.max(input_columns) > 1 && bytes_of(columns + input_columns) > room {
+            *(if input_columns > 1 { &mut input_columns } else { &mut columns }) /= 2;
         }
         let (n_parts, n_input_parts) =
             (outputs.div_ceil(columns * THETA_SIDE), inputs.div_ceil(input_columns * THETA_SIDE));
@@ -415,7 +413,7 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         }
         let grid = Grid::of_blocks(splits * (n_parts * n_input_parts) as u64)
             .with_threads(LAYER_THREADS)
-            .with_shared_bytes(bytes_of(input_columns) as u32);
+            .with_shared_bytes(bytes_of(columns + input_columns) as u32);
         // SAFETY: the kernel takes a `LayerArgs`. Operators are where they were stored, and scratch memory
         // has room for the parts of all warps; a block has the shared memory of its tiles. The caller
         // promises the rest.
