@@ -174,10 +174,31 @@ struct ChunksOfRow {
         odd = even - 2 * change;
     }
 
+    __device__ __forceinline__ const u8* place(u32 step) const {
+        return (step % 2 == 0 ? even : odd) + step * STEP_BYTES;
+    }
     __device__ __forceinline__ Words at(u32 step) const {
-        return *reinterpret_cast<const Words*>((step % 2 == 0 ? even : odd) + step * STEP_BYTES);
+        return *reinterpret_cast<const Words*>(place(step));
     }
 };
+
+// The words of a chunk in shared memory, each alone. Those of a vector would be in neighbouring registers,
+// and a fragment needs those of two vectors there: it would be put together again for each product.
+__device__ __forceinline__ Words load_words(const u8* from) {
+#if defined(__CUDA_ARCH__)
+    Words to;
+    u32 address = static_cast<u32>(__cvta_generic_to_shared(from));
+    asm volatile(
+        "ld.shared.u32 %0, [%4];\nld.shared.u32 %1, [%4+4];\nld.shared.u32 %2, [%4+8];\n"
+        "ld.shared.u32 %3, [%4+12];"
+        : "=r"(to.at[0]), "=r"(to.at[1]), "=r"(to.at[2]), "=r"(to.at[3])
+        : "r"(address)
+        : "memory");
+    return to;
+#else
+    return *reinterpret_cast<const Words*>(from);
+#endif
+}
 
 // Copies rows of `n` elements to shared memory, where a row has `pitch` bytes and what is not there is zeros.
 // `row_of` gives where a row is; null: nowhere. 2^lane_bits lanes share a row.
@@ -300,8 +321,8 @@ struct OperatorFragment {
 };
 
 // What row `row` of a group is multiplied by.
-__device__ __forceinline__ float scale_of_row(const float* numbers, u32 rows, u32 first_row, u32 row, u32 bits,
-                                              bool own) {
+__device__ __forceinline__ float scale_of_row(const float* numbers, u32 rows, u32 first_row, u32 row,
+                                              u32 bits, bool own) {
     return numbers[(rows << bits) + (own ? first_row + row : row & ((1u << bits) - 1))];
 }
 
@@ -322,7 +343,8 @@ __device__ __forceinline__ void read_operator(OperatorFragment<TERMS>& to, const
             float entry = 0;
             if (row >> bits == column >> bits) {
                 u32 at = own ? first_row + u : u & mask;
-                entry = numbers[(at << bits) + (v & mask)] * scale_of_row(numbers, rows, first_row, u, bits, own);
+                entry =
+                    numbers[(at << bits) + (v & mask)] * scale_of_row(numbers, rows, first_row, u, bits, own);
             }
             u32 rounded = round_to_tf32(entry);
             to.at[half][0][i] = rounded;
@@ -341,7 +363,7 @@ __device__ __forceinline__ void read_operator(OperatorFragment<TERMS>& to, const
 // time.
 template <typename Products, u32 K>
 __device__ __forceinline__ void read_rows(const LayerArgs& args, u8* shared, u32 first_of_block, u32 of_warp,
-                                           Theta<Products, K>& theta) {
+                                          Theta<Products, K>& theta) {
     using L = Layer<Products, K>;
     using T = typename L::T;
     constexpr u32 TOGETHER = PITCH_BYTES / STEP_BYTES;
@@ -349,8 +371,8 @@ __device__ __forceinline__ void read_rows(const LayerArgs& args, u8* shared, u32
     u32 n_rows = args.columns * L::OUTPUTS;
 #pragma unroll 1
     for (u32 begin = 0; begin < n_rows; begin += args.theta_rows) {
-        copy_rows<T>(shared, args.pitch, args.theta_rows, args.inputs, args.theta_aligned != 0, args.copy_bits,
-                     [&](u32 row) -> const T* {
+        copy_rows<T>(shared, args.pitch, args.theta_rows, args.inputs, args.theta_aligned != 0,
+                     args.copy_bits, [&](u32 row) -> const T* {
                          u64 output = u64(first_of_block) + begin + row;
                          return output < args.outputs ? from + output * args.inputs : nullptr;
                      });
@@ -377,10 +399,10 @@ __device__ __forceinline__ void read_rows(const LayerArgs& args, u8* shared, u32
                         if (step / TOGETHER * PITCH_BYTES >= args.pitch) {
                             break;
                         }
-                        Words chunk = chunks.at(step);
+                        Words words = load_words(chunks.place(step));
 #pragma unroll
                         for (u32 i = 0; i < 4; i++) {
-                            theta.at[k][step][i / 2][i % 2 * 2 + half] = chunk.at[i];
+                            theta.at[k][step][i / 2][i % 2 * 2 + half] = words.at[i];
                         }
                     }
                 }
@@ -450,7 +472,8 @@ __device__ __forceinline__ void read_columns(const LayerArgs& args, u8* shared, 
                     Words chunk;
 #pragma unroll
                     for (u32 i = 0; i < 4; i++) {
-                        chunk.at[i] = *reinterpret_cast<const u32*>(of_rows[half][i % 2] + (first + i) * pitch);
+                        chunk.at[i] =
+                            *reinterpret_cast<const u32*>(of_rows[half][i % 2] + (first + i) * pitch);
                     }
                     chunk = Products::prepared(chunk);
 #pragma unroll
@@ -498,7 +521,8 @@ __device__ __forceinline__ void multiply_rows(const u8* rows, u32 pitch, const T
     }
 }
 
-// Adds M S to the sums of a group for 8 outputs: `s` are a lane's elements of rows 2 t and 2 t + 1 of each half.
+// Adds M S to the sums of a group for 8 outputs: `s` are a lane's elements of rows 2 t and 2 t + 1 of each
+// half.
 template <u32 TERMS>
 __device__ __forceinline__ void apply_operator_to(const OperatorFragment<TERMS>& m, const float (&s)[4],
                                                   float (&sums)[4]) {
@@ -628,8 +652,8 @@ constexpr bool IS_BF16<Bf16> = true;
 // Adds the products of 16 rows u of S and 16 rows v of x, over the outputs of a warp: `x` are those of a lane
 // of rows g and g + 8.
 template <typename T, u32 TALL>
-__device__ __forceinline__ void add_products(const float (&s)[2][TALL][4],
-                                             const Outputs<T, 4 * TALL> (&x)[2], float (&products)[2][4]) {
+__device__ __forceinline__ void add_products(const float (&s)[2][TALL][4], const Outputs<T, 4 * TALL> (&x)[2],
+                                             float (&products)[2][4]) {
 #pragma unroll
     for (u32 k = 0; k < TALL; k++) {
         u32 high[4];
@@ -827,17 +851,19 @@ __device__ __forceinline__ void finish_row(const LayerArgs& args, const LayerIte
     T* to = static_cast<T*>(args.y.data) + item.y + v * args.y.row_stride + first;
     float others[LEN];
     if constexpr (!Backward) {
-        if (epilogue.activation == RELU) {
+        if (epilogue.activation == RELU && epilogue.backward == 0) {
 #pragma unroll
             for (u32 i = 0; i < LEN; i++) {
-                values[i] = activate(RELU, epilogue.backward != 0, values[i]);
+                values[i] = activate(RELU, false, values[i]);
             }
         } else {
             activate_all(epilogue, values);
         }
         if (epilogue.rows.data != nullptr) {
-            load_outputs(others, static_cast<const T*>(epilogue.rows.data) + item.rows +
-                                     v * epilogue.rows.row_stride + first, aligned, n);
+            load_outputs(
+                others,
+                static_cast<const T*>(epilogue.rows.data) + item.rows + v * epilogue.rows.row_stride + first,
+                aligned, n);
             combine_rows(epilogue, values, others, 1);
         }
     }
@@ -968,8 +994,8 @@ __device__ __forceinline__ void layer(const LayerArgs& args) {
             if constexpr (Backward) {
                 if (args.products != nullptr) {
                     add_products<T>(s, of_x, products);
-                    bool is_last = (i + 1 & ((1u << args.chunk_bits) - 1)) == 0 &&
-                                   group + rows_of_warps >= args.groups;
+                    bool is_last =
+                        (i + 1 & ((1u << args.chunk_bits) - 1)) == 0 && group + rows_of_warps >= args.groups;
                     if (own || is_last) {
                         u32 part = (own ? group : row_of_warps) * args.columns + column;
                         float scales[2];

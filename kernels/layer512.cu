@@ -14,7 +14,6 @@
 
 // For earlier architectures there is nothing to compile.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define KERNELS(T, NAME, CHECKS) \
-    LAYER_KERNEL(RoundedProducts<T>, 512, false, layer512_##NAME)
+#define KERNELS(T, NAME, CHECKS) LAYER_KERNEL(RoundedProducts<T>, 512, false, layer512_##NAME)
 MODULES_OF_NARROW_FEATURES(KERNELS)
 #endif

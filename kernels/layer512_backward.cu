@@ -14,7 +14,6 @@
 
 // For earlier architectures there is nothing to compile.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define KERNELS(T, NAME, CHECKS) \
-    LAYER_KERNEL(RoundedProducts<T>, 512, true, layer512_backward_##NAME)
+#define KERNELS(T, NAME, CHECKS) LAYER_KERNEL(RoundedProducts<T>, 512, true, layer512_backward_##NAME)
 MODULES_OF_NARROW_FEATURES(KERNELS)
 #endif

@@ -14,7 +14,6 @@
 
 // For earlier architectures there is nothing to compile.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define KERNELS(T, NAME, CHECKS) \
-    LAYER_KERNEL(RoundedProducts<T>, 256, false, layer_tf32_##NAME)
+#define KERNELS(T, NAME, CHECKS) LAYER_KERNEL(RoundedProducts<T>, 256, false, layer_tf32_##NAME)
 MODULES_OF_F32_FEATURES(KERNELS)
 #endif

@@ -15,7 +15,8 @@
 // For earlier architectures there is nothing to compile.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define KERNELS(T, NAME, CHECKS) \
-    extern "C" __global__ void __launch_bounds__(LAYER_THREADS, 1) layer_theta_##NAME(const LayerArgs args) { \
+    extern "C" __global__ void __launch_bounds__(LAYER_THREADS, 1) \
+        layer_theta_##NAME(const LayerArgs args) { \
         layer_theta<T>(args); \
     }
 MODULES_OF_FEATURES_WITH_F32_SUMS(KERNELS)

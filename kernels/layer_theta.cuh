@@ -2,10 +2,10 @@
 //
 //     dloss/dTheta = (M^T t)^T x             F_out x F_in, a sum over all rows
 //
-// A warp has up to 64 outputs and 64 inputs, and sums over the rows of some tiles: tile k is of split k modulo
-// the number of splits, and where a block has several rows of warps, they share out the groups of a tile. So
-// sums are cut by the number of instances and the numbers of features alone. Each such part is written once,
-// to scratch memory; layer_theta_sum adds them.
+// A warp has up to 64 outputs and 64 inputs, and sums over the rows of some tiles: tile k is of split k
+// modulo the number of splits, and where a block has several rows of warps, they share out the groups of a
+// tile. So sums are cut by the number of instances and the numbers of features alone. Each such part is
+// written once, to scratch memory; layer_theta_sum adds them.
 //
 // M^T t is computed in shared memory, in the place of t, one tile before it is needed. It is rounded to the
 // type of features. Those of 32 bits are split for bf16, here and in x, see ThreeProducts: eight of them have
@@ -51,8 +51,8 @@ __device__ __forceinline__ void split_rows(u8* rows, u32 pitch, u32 n_rows) {
             }
 #pragma unroll
             for (u32 k = 0; k < 2; k++) {
-                *chunks[k] = {{found[0].at[2 * k], found[0].at[2 * k + 1], found[1].at[2 * k],
-                               found[1].at[2 * k + 1]}};
+                *chunks[k] = {
+                    {found[0].at[2 * k], found[0].at[2 * k + 1], found[1].at[2 * k], found[1].at[2 * k + 1]}};
             }
         }
     }
@@ -133,8 +133,7 @@ __device__ __forceinline__ void layer_theta(const LayerArgs& args) {
     bool own = args.own != 0;
     u32 x_bytes = rows * args.pitch;
     u32 t_bytes = rows * args.theta_pitch;
-    u32 stage_bytes =
-        x_bytes + t_bytes + (own ? operator_numbers(rows, bits) * u32(sizeof(float)) : 0);
+    u32 stage_bytes = x_bytes + t_bytes + (own ? operator_numbers(rows, bits) * u32(sizeof(float)) : 0);
     LayerItem* items = reinterpret_cast<LayerItem*>(shared_memory + THETA_STAGES * stage_bytes);
     u32 n_items = rows >> bits;
     float* operator_of_all = reinterpret_cast<float*>(items + (THETA_STAGES + 1) * n_items);
@@ -160,17 +159,16 @@ __device__ __forceinline__ void layer_theta(const LayerArgs& args) {
         return own ? reinterpret_cast<float*>(stage_of(i) + x_bytes + t_bytes) : operator_of_all;
     };
     u32 rows_of_operators = own ? rows : 1u << bits;
-    auto copy = [&](u8* to, u32 pitch, const RowsArgs& from, u64 LayerItem::*start, u32 first, u32 n,
+    auto copy = [&](u8* to, u32 pitch, const RowsArgs& from, u64 LayerItem::* start, u32 first, u32 n,
                     bool aligned, const LayerItem* its_items) {
-        copy_rows<T, OneOfEightRows>(to, pitch, rows, n - first < pitch / sizeof(T) ? n - first : pitch / sizeof(T),
-                                     aligned, args.copy_bits, [&](u32 row) -> const T* {
-                                         const LayerItem& item = item_of_row(args, its_items, row);
-                                         u32 v = vertex_of_row(args, row);
-                                         const T* rows_of_item =
-                                             static_cast<const T*>(from.data) + item.*start + first;
-                                         return v < item.n_vertices ? rows_of_item + v * from.row_stride
-                                                                    : nullptr;
-                                     });
+        copy_rows<T, OneOfEightRows>(
+            to, pitch, rows, n - first < pitch / sizeof(T) ? n - first : pitch / sizeof(T), aligned,
+            args.copy_bits, [&](u32 row) -> const T* {
+                const LayerItem& item = item_of_row(args, its_items, row);
+                u32 v = vertex_of_row(args, row);
+                const T* rows_of_item = static_cast<const T*>(from.data) + item.*start + first;
+                return v < item.n_vertices ? rows_of_item + v * from.row_stride : nullptr;
+            });
     };
 
     OperatorFragment<P::TERMS> m = {};
@@ -234,7 +232,8 @@ __device__ __forceinline__ void layer_theta(const LayerArgs& args) {
                 for (u32 plane = 0; plane < P::N; plane++) {
                     u32 chunk = (of_output / 8 + 2 * k + matrix % 2) * P::N + plane;
                     u32 row = first_row + 8 * (matrix / 2) + l;
-                    load_matrices<true>(a[plane][k], t + place_of_chunk<OneOfEightRows>(row, chunk, args.theta_pitch));
+                    load_matrices<true>(a[plane][k],
+                                        t + place_of_chunk<OneOfEightRows>(row, chunk, args.theta_pitch));
                 }
             }
 #pragma unroll

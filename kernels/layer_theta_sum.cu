@@ -8,7 +8,8 @@
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS) layer_theta_sum(const ThetaSumArgs args) {
-    for (u64 i = u64(blockIdx.x) * THREADS + threadIdx.x; i < args.n_elements; i += u64(gridDim.x) * THREADS) {
+    for (u64 i = u64(blockIdx.x) * THREADS + threadIdx.x; i < args.n_elements;
+         i += u64(gridDim.x) * THREADS) {
         double sum = 0;
         for (u64 part = 0; part < args.n_parts; part++) {
             sum += args.parts[part * args.n_elements + i];

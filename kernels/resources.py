@@ -65,6 +65,8 @@ DENSE = re.compile(rf"dense(\d+)_(conv|backward_async|backward)_({FEATURES})")
 OTHER_DENSE = re.compile(rf"dense_(?:(?:form|gradient)_(?:{SUMS})(?:_checked)?|find_checked)")
 # The walk through rows that surrounds an epilogue.
 WALK = re.compile(rf"walk_rows_({FEATURES})(?:_checked)?")
+# Layers: of so many features, in TF32 or as the type is multiplied otherwise.
+LAYER = re.compile(rf"layer(256|512|_tf32)(_backward)?_({FEATURES})")
 # The vertices of a part of a dense backward, of which a thread loads rows of x and rows of g.
 PART = 8
 
@@ -99,6 +101,9 @@ class Entry:
     # interrupts.
     flight: int = 0
     generic: int = 0
+    # Products of tensor cores, and for each the moves between registers before it, behind the first.
+    products: int = 0
+    moves: list[int] = field(default_factory=list)
     instructions: int = 0
 
 
@@ -154,7 +159,7 @@ def read_assembler(text: str) -> dict[str, Entry]:
 def read_disassembly(text: str, entries: dict[str, Entry]) -> None:
     """Counts the accesses in what nvdisasm prints: by width in bits, and those of local memory."""
     instruction = re.compile(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)((?:\.\w+)*)(.*)")
-    entry, run, loaded = None, 0, set()
+    entry, run, loaded, moves = None, 0, set(), 0
     for line in text.splitlines():
         if found := re.match(r"\s*\.section\s+\.text\.(\w+)", line):
             entry, run, loaded = entries.get(found[1]), 0, set()
@@ -169,6 +174,10 @@ def read_disassembly(text: str, entries: dict[str, Entry]) -> None:
                 loaded.update(range(registers[0], registers[0] + 4))
                 entry.flight = max(entry.flight, run)
             entry.instructions += 1
+            if name == "HMMA":
+                entry.moves.append(moves if entry.products else 0)
+                entry.products, moves = entry.products + 1, 0
+            moves += name == "MOV" or name == "IMAD" and ".MOV" in modifiers
             entry.generic += name in ("LD", "ST")
             if name in ("LDL", "STL"):
                 entry.local += 1
@@ -219,6 +228,20 @@ def faults(name: str, entry: Entry, disassembled: bool) -> list[str]:
             # Of g and of x, before the first step and in each.
             if is_dense[2] == "backward_async" and entry.copies[width] < 4:
                 broken.append(f"has {entry.copies[width]} copies of {width} bits, and needs 4")
+        if is_layer := LAYER.fullmatch(name):
+            narrow = is_layer[3] in NARROW
+            width = 64 if narrow and is_layer[1] == "512" else 128
+            # Of a step, which has 64 bytes of a row: two halves of a group, one or two fragments of outputs,
+            # and two products of each, or three.
+            steps = 8 if narrow and is_layer[1] == "256" else 16
+            products = steps * 2 * (4 if steps == 8 else 3 if is_layer[1] == "256" else 2)
+            if entry.products < products:
+                broken.append(f"has {entry.products} products of tensor cores, and needs {products}")
+            # Fragments that are put together anew for each product.
+            if (moves := sum(entry.moves[:products])) > products // 4:
+                broken.append(f"has {moves} moves between {products} products")
+            if entry.stores[width] < 1 or entry.loads[width] < 1 or entry.copies[128] < 2:
+                broken.append(f"does not load and store vectors of {width} bits, or copies none of 128")
         if is_walk := WALK.fullmatch(name):
             width = 64 if is_walk[1] in NARROW else 128
             # Of a copy and of two sums, and the results that are added to.

@@ -397,6 +397,16 @@ fn messages() -> Vec<(Error, &'static str)> {
             "conv_matrix takes at most 64 vertices, and topology 2 has 70: leave out the instances that have it",
         ),
         (
+            Error::LayerUnavailable {
+                operator: "layer",
+                what: "the number of inputs",
+                value: 300,
+                bound: 256,
+            },
+            "no kernel computes layer in one pass: the number of inputs is 300, and the limit is 256; multiply by Θ with \
+             a library for products of matrices, and call the convolution with an epilogue",
+        ),
+        (
             Error::PartialMatrix { operand: "matrix", value: 33, bound: 16 },
             "matrix has 33 values, which is no whole number of instances: each has a matrix of 16",
         ),

@@ -59,6 +59,7 @@ pub(super) struct Held {
 /// | [`Error::WrongContext`] | an operand or a window table is of another context than the device |
 /// | [`Error::UncheckedTables`] | a window table was overwritten, and the plan has [`Checks::Off`] |
 /// | [`Error::MatrixUnavailable`] | matrices of instances are wanted, and a topology in use is too large |
+/// | [`Error::LayerUnavailable`] | a layer that no kernel computes in one pass is wanted |
 /// | those [of operands](crate::cpu#errors-of-operands) | shapes, windows or strides are wrong |
 /// | [`Error::Misaligned`] | an operand does not start at a whole element |
 /// | [`Error::SharedMemory`] | an output shares memory with another operand |
@@ -116,7 +117,9 @@ impl<T: DeviceElement> Plan<T> {
     /// the gathers, or of more than 16 vertices.
     ///
     /// Operators with a matrix for each instance need no rows, but room for two matrices of each. Where some
-    /// topology in use is too large for them, nothing is made for them.
+    /// topology in use is too large for them, nothing is made for them. So it is with
+    /// [layers](Workspace::layer), whose backward has parts of the gradient of Θ and, like that of an epilogue,
+    /// `N` rows of elements.
     ///
     /// # Errors
     /// As [`workspace`](Self::workspace).

@@ -55,7 +55,8 @@ impl Case {
         Self::new(Batch::replicate(cliques(n)), instances, inputs, features)
     }
 
-    /// With an epilogue that has everything; with ReLU y tells the signs of its sums, so there is no residual.
+    /// With an epilogue that has everything; with ReLU y tells the signs of its sums, so there is no
+    /// residual.
     fn with(self, activation: Activation) -> Self {
         Self { activation, bias: true, residual: activation != Activation::Relu, ..self }
     }
@@ -211,8 +212,8 @@ fn found<T: GpuElement>(device: &Device, case: &Case, of: &Operands<T>, checks: 
     [rows(&y), rows(&grad_x), sums(&grad_theta), sums(&grad_weights), sums(&grad_bias), rows(&grad_residual)]
 }
 
-/// The definition, from the operands as they are. Of a sum near 0 rounding decides which sign it has, and that
-/// whether ReLU passes its gradient on: `found`, what y is, tells it.
+/// The definition, from the operands as they are. Of a sum near 0 rounding decides which sign it has, and
+/// that whether ReLU passes its gradient on: `found`, what y is, tells it.
 fn expected<T: GpuElement>(case: &Case, of: &Operands<T>, found: &[f64]) -> Results {
     let (inputs, features) = (case.inputs, case.features);
     let plan = cpu::Plan::<f64>::builder(&case.batch, 1).conv(case.conv).build().unwrap();
@@ -284,8 +285,8 @@ fn error(found: &[f64], expected: &[f64]) -> f64 {
 fn bounds<T: GpuElement>(precision: Precision) -> [f64; 6] {
     match (T::NAME, precision) {
         // Rounded results have half a unit in the last place; ∂Θ has it of Mᵀ t.
-        ("bf16", _) => [2.5e-3, 4e-3, 4e-3, 8e-3, 3e-3, 2.5e-3],
-        ("f16", _) => [5e-4, 8e-4, 8e-4, 2e-3, 5e-4, 3e-4],
+        ("bf16", _) => [2.5e-3, 4e-3, 4e-3, 8e-3, 6e-3, 2.5e-3],
+        ("f16", _) => [5e-4, 8e-4, 8e-4, 2e-3, 1e-3, 3e-4],
         (_, Precision::Tf32) => [1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-6],
         _ => [1e-5, 1e-5, 1e-5, 3e-5, 1e-5, 1e-6],
     }

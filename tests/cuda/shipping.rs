@@ -132,6 +132,11 @@ fn is_of_rows(name: &str) -> bool {
     name.strip_prefix("dense").is_some_and(|class| class.starts_with(|c: char| c.is_ascii_digit()))
 }
 
+/// Whether a kernel is one of layers, which find their instances as those of rows do.
+fn is_of_layers(name: &str) -> bool {
+    name.starts_with("layer")
+}
+
 /// Checks cost nothing where they are off: the unchecked kernels have no trace of them. Negative degrees are
 /// reported always.
 #[test]
@@ -148,7 +153,8 @@ fn unchecked_kernels_report_nothing() {
     }
 }
 
-/// But for dense kernels of rows: with checks another one is launched before them, which has no other use.
+/// But for dense kernels of rows and layers: with checks another one is launched before them, which has no
+/// other use.
 #[test]
 fn kernels_come_with_checks_and_without() {
     let entries = entries();
@@ -157,7 +163,7 @@ fn kernels_come_with_checks_and_without() {
             Some(unchecked) => unchecked.to_string(),
             None => format!("{name}_checked"),
         };
-        let has_twin = !is_of_rows(name) && name != DENSE_FIND;
+        let has_twin = !is_of_rows(name) && !is_of_layers(name) && name != DENSE_FIND;
         assert_eq!(entries.contains_key(&*twin), has_twin, "{name}");
     }
     assert!(entries.contains_key(DENSE_FIND));
@@ -175,7 +181,9 @@ fn workspaces_may_load_each_kernel_that_is_shipped() {
     let kernels = [f32::kernels, f64::kernels, f16::kernels, bf16::kernels];
     let choices = [(Checks::On, true), (Checks::On, false), (Checks::Off, true), (Checks::Off, false)];
     let sets = kernels.iter().flat_map(|kernels| choices.map(|(checks, is_async)| kernels(checks, is_async)));
-    let loaded: BTreeSet<&str> = sets.flat_map(|set| set.names).collect();
+    // Not each type has all kernels of layers.
+    let names = sets.flat_map(|set| set.names).filter(|name| !name.is_empty());
+    let loaded: BTreeSet<&str> = names.collect();
     assert_eq!(loaded, entries().into_keys().collect());
 }
 
@@ -241,6 +249,11 @@ impl Kind {
 
     fn has_long_rows(self) -> bool {
         matches!(self, Self::Long | Self::Both(_) | Self::LongAlone)
+    }
+
+    /// Whether all topologies in use are so small that a kernel computes layers of them.
+    fn has_layers(self) -> bool {
+        matches!(self, Self::Dense(8 | 16) | Self::Gathered)
     }
 
     /// The classes of its dense topologies.
@@ -342,6 +355,12 @@ fn modules_of<T: DeviceElement>(
         }
         names.insert(of_sums("matrix"));
     }
+    let has_layers = has(Operator::Layer) && T::NAME != "f64" && kind.has_layers();
+    if has_layers {
+        names.extend(["layer256", "layer256_backward", "layer_theta"].map(|name| format!("{name}_{}", T::NAME)));
+        names.insert("layer_theta_sum".to_string());
+        names.extend(["dense_form", "dense_gradient"].map(of_sums));
+    }
     if checks == Checks::On && names.iter().any(|name| is_of_rows(name)) {
         names.insert(DENSE_FIND.to_string());
     }
@@ -363,6 +382,7 @@ fn modules_of<T: DeviceElement>(
     let n_classes = dense.len().max(of_products.iter().filter(|&&class| class <= 32).count());
     let budget = budget + 100_000 * n_classes.saturating_sub(1);
     let budget = if operators == FORWARD && !gathers { budget / 2 } else { budget };
+    let budget = if has_layers { budget + 270_000 } else { budget };
     (names, budget)
 }
 
