@@ -172,7 +172,7 @@ def types(name: str) -> list[str]:
     """The types of a list in modules.cuh: `features` are those of MODULES_OF_FEATURES(KERNELS)."""
     macro = name.upper().replace(" ", "_")
     text = (KERNELS / "modules.cuh").read_text()
-    body = re.search(rf"^#define MODULES_OF_{macro}\(KERNELS\) (.*(?<=\\)\n)+.*", text, re.MULTILINE)
+    body = re.search(rf"^#define MODULES_OF_{macro}\(KERNELS\) (.*(?<=\\)\n)*.*", text, re.MULTILINE)
     if not body:
         sys.exit(f"modules.cuh has no list MODULES_OF_{macro}")
     members = re.findall(r"MODULES_OF_(\w+)\((FOR_CHECKS)?", body[0])[1:]

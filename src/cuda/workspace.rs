@@ -118,8 +118,8 @@ impl<T: DeviceElement> Plan<T> {
     ///
     /// Operators with a matrix for each instance need no rows, but room for two matrices of each. Where some
     /// topology in use is too large for them, nothing is made for them. So it is with
-    /// [layers](Workspace::layer), whose backward has parts of the gradient of Θ and, like that of an epilogue,
-    /// `N` rows of elements.
+    /// [layers](Workspace::layer), whose backward has parts of the gradient of Θ and, like that of an
+    /// epilogue, `N` rows of elements.
     ///
     /// # Errors
     /// As [`workspace`](Self::workspace).

@@ -357,7 +357,9 @@ fn modules_of<T: DeviceElement>(
     }
     let has_layers = has(Operator::Layer) && T::NAME != "f64" && kind.has_layers();
     if has_layers {
-        names.extend(["layer256", "layer256_backward", "layer_theta"].map(|name| format!("{name}_{}", T::NAME)));
+        names.extend(
+            ["layer256", "layer256_backward", "layer_theta"].map(|name| format!("{name}_{}", T::NAME)),
+        );
         names.insert("layer_theta_sum".to_string());
         names.extend(["dense_form", "dense_gradient"].map(of_sums));
     }
