@@ -285,10 +285,10 @@ fn error(found: &[f64], expected: &[f64]) -> f64 {
 fn bounds<T: GpuElement>(precision: Precision) -> [f64; 6] {
     match (T::NAME, precision) {
         // Rounded results have half a unit in the last place; ∂Θ has it of Mᵀ t.
-        ("bf16", _) => [2.5e-3, 4e-3, 4e-3, 8e-3, 6e-3, 2.5e-3],
-        ("f16", _) => [5e-4, 8e-4, 8e-4, 2e-3, 1e-3, 3e-4],
-        (_, Precision::Tf32) => [1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-6],
-        _ => [1e-5, 1e-5, 1e-5, 3e-5, 1e-5, 1e-6],
+        ("bf16", _) => [2.5e-3, 4e-3, 4e-3, 8e-3, 2e-2, 2.5e-3],
+        ("f16", _) => [5e-4, 8e-4, 8e-4, 2e-3, 3e-3, 3e-4],
+        (_, Precision::Tf32) => [1e-3, 1e-3, 1e-3, 2e-3, 5e-3, 1e-6],
+        _ => [1e-5, 1e-5, 1e-5, 3e-5, 3e-5, 1e-6],
     }
 }
 
