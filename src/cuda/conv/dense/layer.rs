@@ -187,7 +187,7 @@ impl Cut {
     /// The bytes of the items of `n` tiles, and of the operator that all share.
     fn item_bytes(&self, n: usize, groups: usize) -> usize {
         let of_all = if self.own { 0 } else { (1 << (2 * self.slot_bits)) + (1 << self.slot_bits) };
-        n * (groups * GROUP_ROWS >> self.slot_bits) * LAYER_ITEM_BYTES + of_all * size_of::<f32>()
+        n * ((groups * GROUP_ROWS) >> self.slot_bits) * LAYER_ITEM_BYTES + of_all * size_of::<f32>()
     }
 }
 
