@@ -4,11 +4,7 @@
 //
 // Modules: features with f32 sums; for compute_80; unchecked alone.
 
-// There are none with checks, whatever is asked for.
-#undef HYPERSCATTER_CHECKED
-#undef HYPERSCATTER_UNCHECKED
-#define HYPERSCATTER_UNCHECKED
-
+#define UNCHECKED_ALONE
 #include "layer.cuh"
 #include "modules.cuh"
 
