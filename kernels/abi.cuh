@@ -80,7 +80,7 @@ enum : u32 {
 enum : u32 {
     LAYER_THREADS = 256,
     LAYER_WARPS = 8,
-    LAYER_ITEM_BYTES = 40,
+    LAYER_ITEM_BYTES = 48,
 };
 
 // The kernels, by the numbers that violations name them by.

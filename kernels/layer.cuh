@@ -237,6 +237,7 @@ struct LayerItem {
     // Of the epilogue.
     u64 rows;
     u64 first_entry;
+    u64 first_word;
     u64 n_vertices;
 };
 static_assert(sizeof(LayerItem) == LAYER_ITEM_BYTES, "item");
@@ -265,12 +266,16 @@ __device__ __forceinline__ void find_items(const LayerArgs& args, u64 tile, Laye
         } else if (place < of.n_items) {
             found.number = place;
             found.first_vertex = place * of.n_vertices;
-            found.entries = of.operators.of_items != 0 ? place * operator_entries(of.operators.row) : 0;
+            u64 number = of.operators.of_items != 0 ? place : 0;
+            found.entries = number * operator_entries(of.operators.row);
+            found.words = number * operator_words(of.operators.row);
             found.n_vertices = of.n_vertices;
         }
         items[i] = {element(args.x, found.number, found.first_vertex, 0),
                     element(args.y, found.number, found.first_vertex, 0),
-                    element(args.epilogue.rows, found.number, found.first_vertex, 0), found.entries,
+                    element(args.epilogue.rows, found.number, found.first_vertex, 0),
+                    found.entries,
+                    found.words,
                     found.n_vertices};
     }
 }
@@ -298,7 +303,9 @@ __device__ __forceinline__ void copy_operators(const LayerArgs& args, const Laye
         const LayerItem& item = item_of_row(args, items, row);
         u32 u = row & mask;
         u32 v = is_scale ? 0 : i & mask;
-        bool exists = u < item.n_vertices && v < item.n_vertices;
+        // Entries that are no terms of a row are not written, or are divided by a degree of 0.
+        bool exists = u < item.n_vertices && v < item.n_vertices &&
+                      (is_scale || is_term(operators.words + item.first_word, operators.row, u, v));
         u32 entry = is_scale ? operators.row * operators.row + u : u * operators.row + v;
         copy_bytes<sizeof(float)>(to + i, exists, exists ? entries + item.first_entry + entry : entries);
     }

@@ -370,6 +370,32 @@ fn layers_of_many_instances_are_their_definition() {
     assert_close::<f16>(gpu.device(), &Case::pairs(1, instances, 8, 8), 3);
 }
 
+/// Vertices that share no hyperedge, one that has none, and one whose degree is 0: their entries of M are 0.
+#[test]
+fn layers_of_few_hyperedges_are_their_definition() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let edges = [vec![0u32, 1], vec![2, 3], vec![4]];
+    let topology = Incidence::from_edges(6, &edges, Repeats::Reject).unwrap();
+    for normalization in [Normalization::Row, Normalization::Symmetric] {
+        let conv = Conv::new(normalization, WeightUse::Documented);
+        let case = Case { conv, ..Case::new(Batch::replicate(topology.clone()), 5, 16, 24) };
+        for case in [case.clone(), case.own()] {
+            for checks in [Checks::On, Checks::Off] {
+                let mut of = Operands::<bf16>::new(&case, 3);
+                // The hyperedge of vertex 4 has no weight.
+                of.weights.iter_mut().skip(2).step_by(3).for_each(|w| *w = 0.0);
+                let found = found(gpu.device(), &case, &of, checks);
+                let expected = expected(&case, &of, &found[0]);
+                for (i, bound) in bounds::<bf16>(case.precision).into_iter().enumerate() {
+                    let error = error(&found[i], &expected[i]);
+                    assert!(error <= bound, "{}: {error:e}, {checks:?}, {case:?}", NAMES[i]);
+                }
+            }
+        }
+    }
+}
+
 /// Instances of several topologies, some without vertices, in both classes.
 fn mixed() -> Batch {
     let topologies = [3, 8, 0, 12, 16, 1].map(cliques).to_vec();

@@ -151,6 +151,8 @@ pub const HS_ERROR_BATCH_IN_USE: i32 = 156;
 pub const HS_ERROR_TABLE_RANGE: i32 = 157;
 /// A value does not fit into a device table.
 pub const HS_ERROR_TABLE_VALUE: i32 = 158;
+/// A layer was called that no kernel computes in one pass; `value` lies beyond the limit `bound`.
+pub const HS_ERROR_LAYER_UNAVAILABLE: i32 = 159;
 
 /// The name of a status, such as `"HS_ERROR_STRIDE"`; null for a number that is none. It is never freed.
 ///
@@ -232,6 +234,7 @@ pub(crate) fn name(status: i32) -> Option<&'static CStr> {
         HS_ERROR_BATCH_IN_USE => c"HS_ERROR_BATCH_IN_USE",
         HS_ERROR_TABLE_RANGE => c"HS_ERROR_TABLE_RANGE",
         HS_ERROR_TABLE_VALUE => c"HS_ERROR_TABLE_VALUE",
+        HS_ERROR_LAYER_UNAVAILABLE => c"HS_ERROR_LAYER_UNAVAILABLE",
         _ => return None,
     })
 }
@@ -397,6 +400,9 @@ pub(crate) fn facts_of(error: &Error) -> Facts {
                 .position(topology)
                 .value(value)
                 .bound(bound)
+        }
+        Error::LayerUnavailable { operator, what, value, bound } => {
+            facts(HS_ERROR_LAYER_UNAVAILABLE).what(operator).other(what).value(value).bound(bound)
         }
         Error::PartialMatrix { operand, value, bound, .. } => {
             facts(HS_ERROR_PARTIAL_MATRIX).what(operand).value(value).bound(bound)

@@ -27,7 +27,7 @@ pub(in crate::cuda) const LAYER_THREADS: u32 = 256;
 const WARPS: usize = (LAYER_THREADS / WARP) as usize;
 
 /// What a block knows of an instance: `LayerItem` of the kernels.
-pub(in crate::cuda) const LAYER_ITEM_BYTES: usize = 40;
+pub(in crate::cuda) const LAYER_ITEM_BYTES: usize = 48;
 
 /// The rows that a warp multiplies at once, of whole instances: as many as an operator may have.
 const GROUP_ROWS: usize = 16;
