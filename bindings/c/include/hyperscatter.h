@@ -728,6 +728,11 @@
 #define HS_ERROR_TABLE_VALUE 158
 
 /*
+ A layer was called that no kernel computes in one pass; `value` lies beyond the limit `bound`.
+ */
+#define HS_ERROR_LAYER_UNAVAILABLE 159
+
+/*
  Hypergraphs that are computed together: any number of copies of one, or a table of instances. It never
  changes, and any number of threads may use it.
  */
