@@ -360,7 +360,7 @@ static void wrong_plans(const hs_batch* batch, const hs_device* device) {
     hs_windows* windows = NULL;
     static const uint32_t paths[] = {HS_PATH_DENSE, HS_PATH_GATHER}, no_path[] = {5};
     static const int64_t offsets[] = {0, 28, 56, 84, -1};
-    char text[4096];
+    char text[8192];
     size_t needed = 0, start = 0;
     hs_error error;
     right.device = device;
