@@ -9,9 +9,9 @@
 // blocks stay for as many tiles of rows as there are: Theta is read once for each block, x once, and y is
 // written once. y is overwritten or added to, each row once, by one lane for each of its vectors. So is gx.
 //
-// Rows come in groups of 16. Each instance has 1, 2, 4, 8 or 16 rows of a group, as many as the largest of
-// the launch needs, and rows that no vertex has are zeros. So what is added to what does not depend on which
-// place of a group an instance has, nor on its neighbours: its rows have the same bits in any batch.
+// Rows come in groups of 16. Each instance has 1, 2, 4, 8 or 16 rows of a group, as many as a copy needs, or
+// the class of a table batch, and rows that no vertex has are zeros. So what is added to what does not depend
+// on which place of a group an instance has, nor on its neighbours: its rows have the same bits in any batch.
 //
 //     S^T = Theta x^T            16 or 32 outputs and 16 rows a warp, sums in f32
 //     y   = M S + b              M: a block for each instance of the group, 0 elsewhere
@@ -116,6 +116,12 @@ struct ThreeProducts {
         multiply<Bf16>(sums, theta[0], high);
     }
 };
+
+// How elements are multiplied unless another way is asked for.
+template <typename T>
+struct OfLayer : RoundedProducts<T> {};
+template <>
+struct OfLayer<float> : ThreeProducts {};
 
 // What a warp has, of layers of up to `K` inputs.
 template <typename Products, u32 K>

@@ -8,11 +8,6 @@
 #include "layer.cuh"
 #include "modules.cuh"
 
-template <typename T>
-struct OfLayer : RoundedProducts<T> {};
-template <>
-struct OfLayer<float> : ThreeProducts {};
-
 // For earlier architectures there is nothing to compile.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define KERNELS(T, NAME, CHECKS) LAYER_KERNEL(OfLayer<T>, 256, false, layer256_##NAME)

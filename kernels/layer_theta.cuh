@@ -4,8 +4,8 @@
 //
 // A warp has up to 64 outputs and 64 inputs, and sums over the rows of some tiles: tile k is of split k
 // modulo the number of splits, and where a block has several rows of warps, they share out the groups of a
-// tile. So sums are cut by the number of instances and the numbers of features alone. Each such part is
-// written once, to scratch memory; layer_theta_sum adds them.
+// tile. So sums are cut by the number of instances, the numbers of features and the shared memory of a
+// device. Each such part is written once, to scratch memory; layer_theta_sum adds them.
 //
 // M^T t is computed in shared memory, in the place of t, one tile before it is needed. It is rounded to the
 // type of features. Those of 32 bits are split for bf16, here and in x, see ThreeProducts: eight of them have
@@ -262,7 +262,11 @@ __device__ __forceinline__ void layer_theta(const LayerArgs& args) {
         }
     }
     wait_for_all_but<0>();
-    // Which part of the sum this warp has.
+    // Which part of the sum this warp has, if it has any: rows of warps beyond the groups have none.
+    rows_of_warps = args.groups < rows_of_warps ? args.groups : rows_of_warps;
+    if (row_of_warps >= rows_of_warps) {
+        return;
+    }
     u64 number = u64(split) * rows_of_warps + row_of_warps;
     float* to = static_cast<float*>(args.products) + number * args.inputs * args.outputs;
 #pragma unroll

@@ -369,15 +369,17 @@ impl<T: DeviceElement> Workspace<T> {
     /// * `gradients.x`: Mᵀ (t Θ);
     /// * `gradients.theta`: (Mᵀ t)ᵀ x, `[F, inputs]` elements of the accumulation type. Mᵀ t is rounded to
     ///   the element type, `f32` and t and x to two numbers of `bf16`. Sums over instances are cut by their
-    ///   number and by the numbers of features, and added in a fixed order, in `f32` and then in `f64`;
+    ///   number, by the numbers of features and by how much shared memory the device has, and added in a
+    ///   fixed order, in `f32` and then in `f64`. An infinity or NaN in t may make a whole row of it NaN;
     /// * `gradients.weights`: from the products ⟨(t Θ)_u, x_v⟩, see
     ///   [`conv_backward`](Self::conv_backward), of which each factor is rounded to two numbers of `bf16`;
     /// * `gradients.bias`: the sum of t over all vertices of all instances, in `f64`;
     /// * `gradients.residual`: g.
     ///
-    /// Each is overwritten, added to or skipped. Where there are kernels: as for [`layer`](Self::layer), and
-    /// for no more features F than inputs. A call that wants ∂Θ needs `f32` parts of it in scratch memory: 64
-    /// if F and inputs are 128 and more, and up to 512 if they are fewer.
+    /// Each is overwritten, added to or skipped. Where there are kernels: as for [`layer`](Self::layer), with
+    /// the same limit for the features F as for inputs. A call that wants ∂Θ needs up to 64 or 128 `f32`
+    /// parts of it in scratch memory, for topologies of up to 8 vertices and for larger ones, if both are in
+    /// use.
     ///
     /// # Errors
     /// As [`layer`](Self::layer).

@@ -622,6 +622,35 @@ fn assert_refused<T: GpuElement>(
     }
 }
 
+/// A negative degree is reported whatever is wanted of a backward, also what does not depend on M.
+#[test]
+fn negative_degrees_are_reported_whatever_is_wanted() {
+    let gpu = Gpu::take();
+    gpu.set(Mode::PLAIN);
+    let stream = gpu.device().context().default_stream();
+    let batch = gpu.device().upload(&Batch::replicate(cliques(3))).unwrap();
+    let conv = Conv::new(Normalization::Symmetric, WeightUse::Documented);
+    let plan = Plan::<f32>::builder(&batch, 4).conv(conv).build().unwrap();
+    let mut workspace = plan.workspace_for(&stream, 2, &[Operator::LayerBackward]).unwrap();
+    let (rows, theta) = (upload(&stream, &[1.0f32; 24]), upload(&stream, &[1.0f32; 16]));
+    let weights = upload(&stream, &[-1.0f32; 5]);
+    let mut grad_residual = upload(&stream, &[0.0f32; 24]);
+    for activation in [Activation::Identity, Activation::Silu] {
+        for wants_residual in [false, true] {
+            let layout = RowLayout::contiguous(4);
+            let gradients = LayerGradients::none().residual(match wants_residual {
+                true => Out::Overwrite(Rows::new(&mut grad_residual, layout)),
+                false => Out::Skip,
+            });
+            let (x, g) = (Rows::new(&rows, layout), Rows::new(&rows, layout));
+            let (of_weights, epilogue) = (Weights::shared(&weights), Epilogue::new(activation));
+            workspace.layer_backward(x, theta.as_view(), of_weights, &epilogue, g, gradients).unwrap();
+            let reported = workspace.check();
+            assert!(matches!(reported, Err(Error::NegativeDegree { .. })), "{activation:?}: {reported:?}");
+        }
+    }
+}
+
 /// Nothing to do is no error, and gradients that are sums are zeros.
 #[test]
 fn empty_layers_are_empty() {

@@ -178,7 +178,8 @@ impl Description for LayerBackward<'_> {
             if call.total(Axis::Vertex) == 0 {
                 return self.nothing(call);
             }
-            let grad_sums = if wants_rows || grad_bias.is_some() { self.grad_sums(call)? } else { grad_y };
+            let needs_t = wants_rows || grad_bias.is_some();
+            let grad_sums = if needs_t { self.grad_sums(call)? } else { grad_y };
             if wants_rows {
                 let gradient = match wanted {
                     Some(to) => Some(WeightGradient::new(call, weights.windows, to, true)?),
@@ -206,7 +207,10 @@ impl Description for LayerBackward<'_> {
                 if let Some(to) = grad_theta {
                     call.add_theta_parts(parts, to)?;
                 }
-            } else if call.plan.conv().checks_degrees() && finish.activation == Activation::Identity {
+            } else if call.plan.conv().checks_degrees()
+                && (finish.activation == Activation::Identity || !needs_t)
+            {
+                // No launch before has formed operators: a negative degree is reported all the same.
                 by_class(call, |call, class| call.dense_matrices(class, weights, None))?;
             }
             match self.grad_weights {

@@ -45,11 +45,12 @@ const GROUPS_OF_CHUNK: usize = 8;
 const THETA_SIDE: usize = 64;
 const THETA_STAGES: usize = 4;
 
-/// The groups of a tile of that. It does not depend on the device, so the sums are cut alike on each.
+/// The groups of a tile of that.
 const THETA_GROUPS: usize = 2;
 
 /// So many blocks at most share out the tiles of the gradient of a matrix: each has a part of the sum, which
-/// is stored. Two for each multiprocessor of the largest devices, with the blocks that share out a matrix.
+/// is stored, or two. With two blocks that share out a matrix of 256 x 256 they fill the multiprocessors of
+/// an H100.
 const MOST_SPLITS: usize = 64;
 
 /// A layer, as kernels are compiled for it.
@@ -57,8 +58,6 @@ const MOST_SPLITS: usize = 64;
 struct Shape {
     forward: Kernel,
     backward: Kernel,
-    /// What is summed over at most: inputs of a layer, and outputs of its backward.
-    most_summed: usize,
     /// The outputs of a warp, and the vector of them that a lane has of a row.
     outputs: usize,
     len: usize,
@@ -72,7 +71,6 @@ impl Shape {
             (2, _) if summed <= 256 => Self {
                 forward: Kernel::Layer256,
                 backward: Kernel::Layer256Backward,
-                most_summed: 256,
                 outputs: 32,
                 len: 8,
                 stages: 4,
@@ -80,7 +78,6 @@ impl Shape {
             (2, _) => Self {
                 forward: Kernel::Layer512,
                 backward: Kernel::Layer512Backward,
-                most_summed: 512,
                 outputs: 16,
                 len: 4,
                 stages: 3,
@@ -90,11 +87,11 @@ impl Shape {
                     Precision::ThreeBf16 => (Kernel::Layer256, Kernel::Layer256Backward),
                     Precision::Tf32 => (Kernel::LayerTf32, Kernel::LayerTf32Backward),
                 };
-                Self { forward, backward, most_summed: 256, outputs: 16, len: 4, stages: 3 }
+                Self { forward, backward, outputs: 16, len: 4, stages: 3 }
             }
             _ => return None,
         };
-        (summed <= shape.most_summed).then_some(shape)
+        (summed <= most_features::<T>()).then_some(shape)
     }
 }
 
@@ -229,6 +226,10 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         Ok(LayerArgs {
             items,
             theta,
+            // Its rows have as many elements as there are inputs, also where outputs are summed over.
+            theta_aligned: ((self.plan.inputs() * size_of::<T>()).is_multiple_of(VECTOR_BYTES)
+                && theta.is_multiple_of(VECTOR_BYTES as u64))
+            .into(),
             inputs: summed as u32,
             outputs: outputs as u32,
             slot_bits: cut.slot_bits,
@@ -257,9 +258,6 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         let size = size_of::<T>();
         let bytes = shape.len * size;
         (args.x, args.y, args.epilogue) = (x.args(), y.rows.args(), finish.args());
-        args.theta_aligned = ((inputs * size).is_multiple_of(VECTOR_BYTES)
-            && theta.is_multiple_of(VECTOR_BYTES as u64))
-        .into();
         args.y_aligned = (outputs.is_multiple_of(shape.len)
             && y.rows.is_aligned(size, bytes)
             && finish.rows.is_none_or(|rows| rows.is_aligned(size, bytes)))
@@ -333,9 +331,6 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         if wants_products {
             args.epilogue = EpilogueArgs { rows: x.args(), ..EpilogueArgs::zeroed() };
         }
-        args.theta_aligned = ((inputs * size).is_multiple_of(VECTOR_BYTES)
-            && theta.is_multiple_of(VECTOR_BYTES as u64))
-        .into();
         args.y_aligned = (inputs.is_multiple_of(shape.len)
             && (!wants_products || x.is_aligned(size, bytes))
             && grad_x.is_none_or(|to| to.rows.is_aligned(size, bytes)))
@@ -402,10 +397,12 @@ impl<T: DeviceElement, L: Launches> Call<'_, T, L> {
         args.copy_bits = copy_bits(args.pitch.min(args.theta_pitch) as usize);
         args.items.blocks = cut.groups.div_ceil(THETA_GROUPS as u64);
         let splits = args.items.blocks.min(MOST_SPLITS as u64);
-        let count = splits * (WARPS / (columns * input_columns)) as u64;
-        let bytes = u128::from(parts.count + count) * (inputs * outputs * size_of::<f32>()) as u128;
+        // Rows of warps share out the groups of a tile.
+        let count = splits * (WARPS / (columns * input_columns)).min(THETA_GROUPS) as u64;
+        let of_part = (inputs * outputs * size_of::<f32>()) as u64;
+        let bytes = u128::from(parts.count + count) * u128::from(of_part);
         parts.address = self.launches.scratch(Slot::ThetaParts, bytes)?;
-        args.products = parts.address + parts.count * (inputs * outputs * size_of::<f32>()) as u64;
+        args.products = parts.address + parts.count * of_part;
         parts.count += count;
         if L::COUNTS {
             let (_, vertices) = self.size(Axis::Vertex);
