@@ -118,27 +118,23 @@ pub trait Operators<T: TestElement> {
     /// A layer, of operators that [`Backend::layers_on`] has made.
     fn layer(
         &mut self,
-        _x: Rows<&[T]>,
-        _theta: &[T],
-        _weights: cpu::Weights<'_, T::Acc>,
-        _epilogue: &cpu::Epilogue<'_, T::Acc>,
-        _residual: Option<Rows<&[T]>>,
-        _y: Out<Rows<&mut [T]>>,
-    ) -> Result<()> {
-        unimplemented!("this backend has no layers")
-    }
+        x: Rows<&[T]>,
+        theta: &[T],
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()>;
 
     fn layer_backward(
         &mut self,
-        _x: Rows<&[T]>,
-        _theta: &[T],
-        _weights: cpu::Weights<'_, T::Acc>,
-        _epilogue: &cpu::Epilogue<'_, T::Acc>,
-        _grad_y: Rows<&[T]>,
-        _gradients: cpu::LayerGradients<'_, T>,
-    ) -> Result<()> {
-        unimplemented!("this backend has no layers")
-    }
+        x: Rows<&[T]>,
+        theta: &[T],
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::LayerGradients<'_, T>,
+    ) -> Result<()>;
 }
 
 /// A backend.
@@ -169,14 +165,12 @@ pub trait Backend<T>: Sync {
     /// The same with layers, of so many inputs and features.
     fn layers_on(
         &self,
-        _batch: &Batch,
-        _widths: (usize, usize),
-        _conv: Conv,
-        _max_instances: usize,
-        _paths: Option<&[Path]>,
-    ) -> Result<Box<dyn Operators<T>>> {
-        unimplemented!("this backend has no layers")
-    }
+        batch: &Batch,
+        widths: (usize, usize),
+        conv: Conv,
+        max_instances: usize,
+        paths: Option<&[Path]>,
+    ) -> Result<Box<dyn Operators<T>>>;
 }
 
 /// The operators on slices.

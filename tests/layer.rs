@@ -662,10 +662,27 @@ per_backend! {
     on [cpu], in [f32, f64, f16, bf16]:
     layers_of_every_size_are_what_they_are_defined_to_be;
     products_are_not_rounded_before_the_convolution;
-    what_is_not_finite_stays_with_its_hyperedges;
-    shapes_are_checked_before_anything_is_written;
     negative_degrees_are_reported;
     empty_batches_are_legal;
+}
+
+// Of the other promises bounds and rounding are those of the CPU, which also finds a negative degree before
+// it writes.
+per_backend! {
+    on [cpu, cuda(modes(&[Order::Forward, Order::Shuffled(1)]))], in [f32, f16, bf16]:
+    what_is_not_finite_stays_with_its_hyperedges;
+    shapes_are_checked_before_anything_is_written;
+}
+
+/// Devices have no layers in this type.
+mod of_f64 {
+    use super::*;
+
+    per_backend! {
+        on [cpu], in [f64]:
+        what_is_not_finite_stays_with_its_hyperedges;
+        shapes_are_checked_before_anything_is_written;
+    }
 }
 
 /// What a loss has gradients of.

@@ -12,14 +12,11 @@ use std::process::Command;
 use hyperscatter::cuda::cudarc::driver::{DevicePtr, DevicePtrMut};
 use hyperscatter::cuda::{Checks, Device, DevicePointer, Plan};
 use hyperscatter::{
-    Activation, Batch, Epilogue, EpilogueGradients, Error, Incidence, Operator, Out, Rows, Step,
-    StepGradients, Weights,
+    Activation, Batch, Epilogue, EpilogueGradients, Error, Incidence, LayerGradients, Operator, Out, Rows,
+    Step, StepGradients, Weights,
 };
 
 const CHILD: &str = "HYPERSCATTER_TEST_RANGES";
-
-/// The operators that a workspace on a device has methods for.
-const CALLED: &[Operator] = Operator::ALL.split_at(Operator::Layer as usize).0;
 
 const FAKE: &str = r#"
 #include <cstdio>
@@ -63,7 +60,7 @@ fn each_call_is_a_range_of_its_name_also_where_it_fails() {
             let name = call[0].strip_prefix("call ").unwrap();
             assert_eq!(call[1..], [format!("push hyperscatter::{name}"), "pop".into()], "{printed:#?}");
         }
-        for &operator in CALLED {
+        for &operator in Operator::ALL {
             let times = calls.iter().filter(|call| call[0] == format!("call {}", operator.name())).count();
             assert!(times >= 2, "{}: {times} calls", operator.name());
         }
@@ -80,7 +77,7 @@ fn without_the_library_there_are_no_ranges() {
         println!("SKIPPED: this machine has an NVTX library that prints");
         return;
     }
-    assert!(printed.len() >= 2 * CALLED.len(), "{printed:#?}");
+    assert!(printed.len() >= 2 * Operator::ALL.len(), "{printed:#?}");
 }
 
 /// The child: calls each operator in both tiers, and once so that it fails.
@@ -104,6 +101,7 @@ fn call_in_this_process() {
     let mut y = stream.alloc_zeros::<f32>(3 * F).unwrap();
     let mut z = stream.alloc_zeros::<f32>(3 * F).unwrap();
     let mut grad_w = stream.alloc_zeros::<f32>(3).unwrap();
+    let theta = stream.clone_htod(&[1.0f32; F * F]).unwrap();
 
     // Of one row too many, for calls that fail.
     let long = stream.alloc_zeros::<f32>(4 * F).unwrap();
@@ -167,6 +165,12 @@ fn call_in_this_process() {
         called(Operator::GramBackward);
         let out = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
         tell(all.gram_backward(read(), long.slice(..9), out));
+        called(Operator::Layer);
+        let out = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
+        tell(all.layer(read(), theta.as_view(), weights(), &epilogue, None, out));
+        called(Operator::LayerBackward);
+        let gradients = LayerGradients::none().weights(Out::Overwrite(grad_w.as_view_mut()));
+        tell(all.layer_backward(read(), theta.as_view(), weights(), &epilogue, read(), gradients));
     }
     println!("call {}", Operator::Conv.name());
     let y_rows = Out::Overwrite(Rows::contiguous(y.as_view_mut(), F));
@@ -179,10 +183,11 @@ fn call_in_this_process() {
     let w = Weights::shared(pointer(w.device_ptr(&stream).0, 3));
     let y = Rows::contiguous(pointer(y.device_ptr_mut(&stream).0, 3 * F), F);
     let saved = Rows::contiguous(pointer(z.device_ptr_mut(&stream).0, 3 * F), F);
+    let theta = pointer(theta.device_ptr(&stream).0, F * F);
     let queue = stream.cu_stream();
     let (of_instance, matrix) = (pointer(x.buffer.address, F), pointer(x.buffer.address, 9));
     let epilogue = Epilogue::new(Activation::Gelu);
-    for &operator in CALLED {
+    for &operator in Operator::ALL {
         println!("call {}", operator.name());
         let y = Out::Overwrite(y);
         // SAFETY: the buffers live until the end of this function, which waits, and only this stream uses
@@ -222,6 +227,11 @@ fn call_in_this_process() {
                 Operator::ConvMatrixBackward => all.conv_matrix_backward_raw(queue, w, matrix, Out::Skip),
                 Operator::Gram => all.gram_raw(queue, x, Out::Overwrite(pointer(saved.buffer.address, 9))),
                 Operator::GramBackward => all.gram_backward_raw(queue, x, matrix, y),
+                Operator::Layer => all.layer_raw(queue, x, theta, w, &epilogue, None, y),
+                Operator::LayerBackward => {
+                    let gradients = LayerGradients::none().x(y);
+                    all.layer_backward_raw(queue, x, theta, w, &epilogue, x, gradients)
+                }
                 _ => unreachable!("all operators are above"),
             }
         };

@@ -346,8 +346,9 @@ impl<T: DeviceElement> Workspace<T> {
     /// [`conv_epilogue`](Self::conv_epilogue). [`Plan::explain`](super::Plan::explain) tells which it is.
     ///
     /// # Errors
-    /// [`Error::LayerUnavailable`](crate::Error::LayerUnavailable) where there is no kernel, and those
-    /// [of operators](Workspace#errors-of-operators).
+    /// [`Error::LayerUnavailable`](crate::Error::LayerUnavailable) where there is no kernel,
+    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable) where a topology in use has no dense
+    /// operator, and those [of operators](Workspace#errors-of-operators).
     pub fn layer(
         &mut self,
         x: Rows<CudaView<'_, T>>,

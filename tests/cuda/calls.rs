@@ -7,8 +7,7 @@ use hyperscatter::{Batch, Conv, Incidence, Operator, Out, Repeats, RowLayout, Ro
 
 use super::gpu::{Gpu, Mode};
 use super::operators::{
-    CALLED, Case, F, Operates as _, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric,
-    table_batch,
+    Case, F, Operates as _, Slices, WindowKind, driver_calls, long_rows, named, pairs, symmetric, table_batch,
 };
 use crate::allocator::allocations;
 use crate::common::{bits, features};
@@ -40,7 +39,7 @@ fn a_call_makes_as_many_driver_calls_as_the_documentation_says() {
             let mut slices = Slices::upload(&stream, &case.host);
             let mut count =
                 |call| driver_calls(control, || slices.call(call, &mut workspace, case.how()).unwrap());
-            let operators = || CALLED.iter().copied().filter(|call| call.takes(batch));
+            let operators = || Operator::ALL.iter().copied().filter(|call| call.takes::<f32>(batch));
             let singles = operators().map(|call| {
                 let calls = count(call);
                 let launches = calls["cuLaunchKernel"];
@@ -94,7 +93,7 @@ fn look_functions_up() {
     let mut slices = Slices::upload(&context.default_stream(), &case.host);
     let stream = context.new_stream().unwrap();
     let mut workspace = case.workspace(&stream);
-    for &call in CALLED {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();
@@ -116,7 +115,7 @@ fn no_call_allocates_on_the_host_or_on_the_device() {
             for several_streams in [false, true] {
                 let _second = several_streams.then(|| gpu.device().context().new_stream().unwrap());
                 let (on_device, on_host) = (creations(), allocations());
-                for call in CALLED.iter().copied().cycle().take(3 * CALLED.len()) {
+                for call in Operator::ALL.iter().copied().cycle().take(3 * Operator::ALL.len()) {
                     slices.call(call, &mut workspace, case.how()).unwrap();
                 }
                 assert_eq!(allocations(), on_host, "several streams: {several_streams}");
@@ -282,6 +281,7 @@ fn a_plan_explains_itself() {
         "hyperedges: 4 of up to 8 incidences, 2 of up to 512, 2 longer, in 4 segments",
         // A hyperedge is too long, which inner products do not ask.
         "  conv_matrix: not available, some topology in use is too large\n",
+        "  layer: not in one pass: a product with Θ, and the convolution with an epilogue\n",
         "  gram: dense operator, 3 launches (matrix_f32, dense8_backward_f32)",
         "  gram_backward: dense operator, 2 launches (matrix_f32, dense8_conv_f32)",
     ] {

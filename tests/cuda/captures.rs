@@ -15,7 +15,7 @@ use hyperscatter::cuda::{Checks, Device, Orientation, Plan, Table};
 
 use super::gpu::{Gpu, Mode, under_tool};
 use super::operators::{
-    Buffer, CALLED, Case, F, Operates as _, Operator, Part, Slices, WindowKind, pairs, symmetric,
+    Buffer, Case, F, Operates as _, Operator, Part, Slices, WindowKind, pairs, symmetric,
 };
 
 const COPIES: usize = 2;
@@ -67,7 +67,7 @@ fn renew_events(slice: &mut CudaSlice<f32>) -> Result<(), DriverError> {
 
 /// The operators that read the weights.
 fn with_weights() -> impl Iterator<Item = Operator> {
-    CALLED.iter().copied().filter(|call| call.has_weights())
+    Operator::ALL.iter().copied().filter(|call| call.has_weights())
 }
 
 /// A stream that waits for work of a capturing stream becomes part of its graph: the operand's guard does
@@ -118,7 +118,7 @@ fn calls_that_would_take_operands_from_outside_into_a_graph_are_refused_and_leav
     let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
     let mut workspace = case.workspace(&own);
     // From now on the events of all operands are recorded, outside.
-    for &call in CALLED {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();
@@ -160,7 +160,7 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     let (mut case, mut slices) = case(gpu.device());
     let [own, other] = [context.new_stream().unwrap(), context.new_stream().unwrap()];
     let mut workspace = case.workspace(&own);
-    for &call in CALLED {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     let expected = slices.results(&own);
@@ -168,7 +168,7 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
     for part in [Part::Weights, Part::GradWeights] {
         let Buffer::Sums(slice) = slices.part(part) else { unreachable!() };
         let graph = write_in_a_capture(&other, slice);
-        for &call in CALLED {
+        for &call in Operator::ALL {
             let is_used = call.operands().iter().any(|operand| operand.part == part);
             for _ in 0..2 {
                 let called = slices.call(call, &mut workspace, case.how());
@@ -192,7 +192,7 @@ fn operands_that_a_capture_used_last_are_refused_until_they_are_made_anew() {
         let Buffer::Sums(slice) = slices.part(part) else { unreachable!() };
         assert_eq!(renew_events(slice), Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)));
         slices.write(&own, &mut case.host);
-        for &call in CALLED {
+        for &call in Operator::ALL {
             slices.call(call, &mut workspace, case.how()).unwrap();
         }
         workspace.check().unwrap();

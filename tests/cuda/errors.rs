@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode};
 use super::operators::{
-    AllWindows, Buffer, CALLED, Case, F, How, OnHost, Operates as _, Part, Pointers, Slices, WindowKind,
-    pairs, symmetric, table_batch, with_slices,
+    AllWindows, Buffer, Case, F, How, OnHost, Operates as _, Part, Pointers, Slices, WindowKind, pairs,
+    symmetric, table_batch, with_slices,
 };
 
 const COPIES: usize = 2;
@@ -42,7 +42,7 @@ fn operands_of_another_context_are_refused() {
         let mut foreign = Slices::upload(&other_stream, &case.host);
         other_stream.synchronize().unwrap();
         let before = own.results(&stream);
-        for &call in CALLED {
+        for &call in Operator::ALL {
             for operand in call.operands() {
                 own.swap(operand.part, &mut foreign);
                 let result = own.call(call, &mut workspace, case.how());
@@ -77,7 +77,7 @@ fn operands_of_another_context_are_refused() {
         // A device made from that context takes them.
         let there = Case::<f32>::on(&other_batch, COPIES, symmetric(), Checks::On, WindowKind::Table);
         let mut workspace = there.workspace(&other_stream);
-        for &call in CALLED {
+        for &call in Operator::ALL {
             foreign.call(call, &mut workspace, there.how()).unwrap();
         }
         workspace.check().unwrap();
@@ -92,7 +92,7 @@ fn operands_of_another_context_are_refused() {
 /// The operators that read something through windows of vertices, or of hyperedges.
 fn reading_windows(of_vertices: bool) -> impl Iterator<Item = Operator> {
     let reads = move |call: &Operator| if of_vertices { call.is_step() } else { call.has_weights() };
-    CALLED.iter().copied().filter(reads)
+    Operator::ALL.iter().copied().filter(reads)
 }
 
 /// Memory in which each buffer of a case has a place of its own, far from the others.
@@ -172,7 +172,8 @@ fn assert_memory_is_checked<T: GpuElement>() {
     let mut workspace = case.workspace(&stream);
     let arena = Arena::new(&stream);
     let fresh = || arena.pointers(&case.host);
-    for (call, add) in CALLED.iter().copied().flat_map(|call| [(call, false), (call, true)]) {
+    let calls = Operator::ALL.iter().copied().filter(|call| call.takes::<T>(&pairs()));
+    for (call, add) in calls.flat_map(|call| [(call, false), (call, true)]) {
         let how = How { add, ..case.how() };
         let operands = call.operands();
         for operand in &operands {
@@ -246,10 +247,10 @@ fn assert_memory_is_checked<T: GpuElement>() {
             RowLayout::contiguous(F).row_stride(1 << 40).instances(COPIES),
             RowLayout::contiguous(F - 1),
         ];
-        // Rows of instances and matrices have no layout, and what is read may overlap.
+        // Rows of instances, matrices and Θ have no layout, and what is read may overlap.
         let has_layout = |part: Part| {
             let is_rows = matches!(fresh().part(part), Buffer::Rows(_));
-            is_rows && !matches!(part, Part::Readout | Part::GradReadout)
+            is_rows && !matches!(part, Part::Readout | Part::GradReadout | Part::Theta)
         };
         let with_layout = || operands.iter().filter(|operand| has_layout(operand.part));
         for (i, layout) in layouts.into_iter().enumerate() {
@@ -291,11 +292,11 @@ fn a_workspace_for_some_operators_has_those_and_refuses_the_others() {
             Case::<f32>::new(gpu.device(), (&table_batch(), 5), conv, Checks::On, WindowKind::Consecutive);
         let [mut all, mut some] = [(); 2].map(|()| Slices::upload(&stream, &case.host));
         let mut with_all = case.workspace(&stream);
-        let alone = CALLED.iter().map(std::slice::from_ref);
+        let alone = Operator::ALL.iter().map(std::slice::from_ref);
         let several: [&[Operator]; 2] = [&[], &[Operator::HyperedgeToVertexBackward, Operator::Conv]];
         for operators in alone.chain(several) {
             let mut workspace = case.plan.workspace_for(&stream, 5, operators).unwrap();
-            for &call in CALLED {
+            for &call in Operator::ALL {
                 let is_made_for = operators.contains(&call);
                 assert_eq!(workspace.is_made_for(call), is_made_for);
                 let before = some.results(&stream);
@@ -346,7 +347,7 @@ fn overwritten_window_tables_need_checks() {
                 }
                 assert_eq!(slices.results(&stream), before, "{call:?}");
             }
-            for &call in CALLED {
+            for &call in Operator::ALL {
                 slices.call(call, &mut checked, case.how()).unwrap();
             }
             checked.check().unwrap();
@@ -417,7 +418,7 @@ fn ranges_outside_a_window_table_are_refused() {
     case.host = OnHost::new(batch.batch(), 5, &case.windows, 1);
     let mut workspace = case.workspace(&stream);
     let mut slices = Slices::upload(&stream, &case.host);
-    for &call in CALLED {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();

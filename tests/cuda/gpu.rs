@@ -10,8 +10,8 @@ use hyperscatter::cuda::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits,
 };
 use hyperscatter::cuda::{
-    Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Epilogue, EpilogueGradients, Plan, Step,
-    Workspace,
+    Checks, Device, DeviceBatch, DeviceElement, DeviceWindows, Epilogue, EpilogueGradients, LayerGradients,
+    Plan, Step, Workspace,
 };
 use hyperscatter::{
     Activation, Batch, Conv, Element, Operator, Out, Path, Result, RowLayout, Rows, StepGradients, Weights,
@@ -248,12 +248,18 @@ impl Cuda {
         self.gpu.device()
     }
 
+    /// The operators of a plan of so many inputs and features.
     fn on<T: GpuElement>(
         &self,
-        batch: DeviceBatch,
-        plan: Plan<T>,
+        batch: &Batch,
+        (inputs, features): (usize, usize),
+        conv: Conv,
         max_instances: usize,
+        paths: Option<&[Path]>,
     ) -> Result<Box<dyn Operators<T>>> {
+        let batch = self.device().upload(batch)?;
+        let plan = Plan::builder(&batch, features).inputs(inputs).conv(conv).checks(self.mode.checks);
+        let plan = paths.map_or(plan.clone(), |paths| plan.paths(paths)).build()?;
         let stream = stream(self.device(), self.mode.own_stream);
         let workspace = plan.workspace_for(&stream, max_instances, Operator::ALL)?;
         Ok(Box::new(OnCuda { workspace, batch, stream }))
@@ -285,10 +291,18 @@ impl<T: GpuElement> Backend<T> for Cuda {
         max_instances: usize,
         paths: Option<&[Path]>,
     ) -> Result<Box<dyn Operators<T>>> {
-        let batch = self.device().upload(batch)?;
-        let plan = Plan::builder(&batch, features).conv(conv).checks(self.mode.checks);
-        let plan = paths.map_or(plan.clone(), |paths| plan.paths(paths)).build()?;
-        self.on(batch, plan, max_instances)
+        self.on(batch, (features, features), conv, max_instances, paths)
+    }
+
+    fn layers_on(
+        &self,
+        batch: &Batch,
+        widths: (usize, usize),
+        conv: Conv,
+        max_instances: usize,
+        paths: Option<&[Path]>,
+    ) -> Result<Box<dyn Operators<T>>> {
+        self.on(batch, widths, conv, max_instances, paths)
     }
 }
 
@@ -680,6 +694,64 @@ impl<T: GpuElement> Operators<T> for OnCuda<T> {
         let result = self.workspace.gram_backward(x.rows(), grad.slice(..grad_gram.len()), grad_x.out());
         let checked = self.workspace.check();
         grad_x.fetch(&self.stream);
+        result.and(checked)
+    }
+
+    fn layer(
+        &mut self,
+        x: Rows<&[T]>,
+        theta: &[T],
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        residual: Option<Rows<&[T]>>,
+        y: Out<Rows<&mut [T]>>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let (x, bias) = (Input::new(&self.stream, x), Bias::new(&self.stream, epilogue));
+        let (of_theta, len) = (to_device(&self.stream, theta), theta.len());
+        let residual = residual.map(|residual| Input::new(&self.stream, residual));
+        let mut y = OutputRows::new(&self.stream, y);
+        let (epilogue, rows) = (bias.epilogue(), residual.as_ref().map(Input::rows));
+        let (x, theta, weights) = (x.rows(), of_theta.slice(..len), weights.weights());
+        let result = self.workspace.layer(x, theta, weights, &epilogue, rows, y.out());
+        let checked = self.workspace.check();
+        y.fetch(&self.stream);
+        result.and(checked)
+    }
+
+    fn layer_backward(
+        &mut self,
+        x: Rows<&[T]>,
+        theta: &[T],
+        weights: cpu::Weights<'_, T::Acc>,
+        epilogue: &cpu::Epilogue<'_, T::Acc>,
+        grad_y: Rows<&[T]>,
+        gradients: cpu::LayerGradients<'_, T>,
+    ) -> Result<()> {
+        let weights = self.values(weights)?;
+        let (x, bias) = (Input::new(&self.stream, x), Bias::new(&self.stream, epilogue));
+        let (of_theta, len) = (to_device(&self.stream, theta), theta.len());
+        let grad_y = Input::new(&self.stream, grad_y);
+        let mut grad_theta = Output::new(&self.stream, gradients.theta);
+        let of_epilogue = cpu::EpilogueGradients::none()
+            .x(gradients.x)
+            .weights(gradients.weights)
+            .bias(gradients.bias)
+            .residual(gradients.residual);
+        let mut outputs = OutputsOfEpilogue::new(&self.stream, of_epilogue);
+        let out = outputs.out();
+        let out = LayerGradients::none()
+            .x(out.x)
+            .theta(Output::out(&mut grad_theta))
+            .weights(out.weights)
+            .bias(out.bias)
+            .residual(out.residual);
+        let (x, theta, weights) = (x.rows(), of_theta.slice(..len), weights.weights());
+        let (epilogue, grad_y) = (bias.epilogue(), grad_y.rows());
+        let result = self.workspace.layer_backward(x, theta, weights, &epilogue, grad_y, out);
+        let checked = self.workspace.check();
+        outputs.fetch(&self.stream);
+        Output::fetch(grad_theta, &self.stream);
         result.and(checked)
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement, Mode, in_any_order};
 use super::operators::{
-    CALLED, Case, How, OnHost, Operates as _, Operator, Part, Pointers, RawStream, Slices, WindowKind,
-    long_rows, pairs, symmetric, table_batch,
+    Case, How, OnHost, Operates as _, Operator, Part, Pointers, RawStream, Slices, WindowKind, long_rows,
+    pairs, symmetric, table_batch,
 };
 use crate::common::bits;
 
@@ -24,6 +24,9 @@ const FORWARD_AND_BACKWARD: [Operator; 6] = [
     Operator::VertexToHyperedgeBackward,
     Operator::HyperedgeToVertexBackward,
 ];
+
+/// A layer in one pass, and its gradients.
+const LAYER: [Operator; 2] = [Operator::Layer, Operator::LayerBackward];
 
 /// A captured graph, made executable.
 pub struct Graph {
@@ -93,6 +96,7 @@ fn assert_replays<T: GpuElement>(
     kind: WindowKind,
     conv: Conv,
     checks: Checks,
+    calls: &[Operator],
 ) {
     let gpu = Gpu::take();
     gpu.set(Mode::PLAIN);
@@ -103,7 +107,7 @@ fn assert_replays<T: GpuElement>(
     let stream = RawStream::new(gpu.device());
     eager_stream.synchronize().unwrap();
     let pointers = replayed.pointers();
-    let graph = capture(&gpu, (&pointers, case.how()), &mut workspace, &stream, &FORWARD_AND_BACKWARD);
+    let graph = capture(&gpu, (&pointers, case.how()), &mut workspace, &stream, calls);
     let mut results = vec![];
     for round in 0..3 {
         let mut host = OnHost::new(batch, instances, &case.windows, 10 + round);
@@ -111,7 +115,7 @@ fn assert_replays<T: GpuElement>(
         // them.
         eager.write(&eager_stream, &mut host);
         replayed.write(&eager_stream, &mut host);
-        for call in FORWARD_AND_BACKWARD {
+        for &call in calls {
             eager.call(call, &mut eager_workspace, case.how()).unwrap();
         }
         graph.replay(&stream);
@@ -135,12 +139,15 @@ fn assert_replays<T: GpuElement>(
 fn replays_have_the_bits_of_eager_calls() {
     for (batch, instances) in [(pairs(), 6), (table_batch(), 5)] {
         for kind in WindowKind::ALL {
-            assert_replays::<f32>((&batch, instances), kind, symmetric(), Checks::On);
-            assert_replays::<bf16>((&batch, instances), kind, Conv::default(), Checks::Off);
+            for calls in [&FORWARD_AND_BACKWARD[..], &LAYER] {
+                assert_replays::<f32>((&batch, instances), kind, symmetric(), Checks::On, calls);
+                assert_replays::<bf16>((&batch, instances), kind, Conv::default(), Checks::Off, calls);
+            }
         }
     }
     let long = Batch::replicate(long_rows());
-    assert_replays::<f32>((&long, 4), WindowKind::Table, symmetric(), Checks::Off);
+    let calls = &FORWARD_AND_BACKWARD;
+    assert_replays::<f32>((&long, 4), WindowKind::Table, symmetric(), Checks::Off, calls);
 }
 
 /// What a replay finds wrong is reported behind it, cleared, and reported again behind the next.
@@ -178,12 +185,13 @@ fn wrong_indices_are_reported_behind_each_replay() {
 fn wrong_indices_are_reported(gpu: &Gpu) {
     // All instances of a topology read the spoilt index: any of them may be the one that is named.
     let wrong = |error: &Error| matches!(error, Error::IndexOutOfBounds { position: 2, value: 77, .. });
+    let calls = [&FORWARD_AND_BACKWARD[..], &LAYER].concat();
     let mut batch = gpu.device().upload(&table_batch()).unwrap();
     for &orientation in Orientation::ALL {
         batch.overwrite_table(Table::Indices(orientation), 2, &[77]).unwrap();
     }
     let case = Case::<f32>::on(&batch, 5, symmetric(), Checks::On, WindowKind::Table);
-    assert_reports(gpu, &case, &FORWARD_AND_BACKWARD, wrong);
+    assert_reports(gpu, &case, &calls, wrong);
 
     // A window of hyperedges that leaves the weights.
     let batch = gpu.device().upload(&table_batch()).unwrap();
@@ -193,7 +201,7 @@ fn wrong_indices_are_reported(gpu: &Gpu) {
     let wrong = |error: &Error| {
         matches!(error, Error::IndexOutOfBounds { table: "hyperedge_windows", position: 1, value: 77, .. })
     };
-    assert_reports(gpu, &case, &FORWARD_AND_BACKWARD, wrong);
+    assert_reports(gpu, &case, &calls, wrong);
 }
 
 #[test]
@@ -210,7 +218,7 @@ fn negative_degrees_are_reported_behind_each_replay() {
                 _ => false,
             };
             let has_degrees = |call: &Operator| !call.is_step() && call.has_weights();
-            let calls: Vec<_> = CALLED.iter().copied().filter(has_degrees).collect();
+            let calls: Vec<_> = Operator::ALL.iter().copied().filter(has_degrees).collect();
             assert_reports(gpu, &case, &calls, negative);
         }
     });
@@ -264,7 +272,7 @@ fn safe_calls_are_not_captured() {
     let mut slices = Slices::upload(&stream, &case.host);
     gpu.device().context().synchronize().unwrap();
     let before = slices.results(&stream);
-    for &call in CALLED {
+    for &call in Operator::ALL {
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         let (called, checked) = (slices.call(call, &mut workspace, case.how()), workspace.check());
         let graph = stream.end_capture(CUgraphInstantiate_flags(0));
@@ -273,7 +281,7 @@ fn safe_calls_are_not_captured() {
         drop(graph.unwrap());
     }
     assert_eq!(slices.results(&stream), before);
-    for &call in CALLED {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
     }
     workspace.check().unwrap();

@@ -4,15 +4,15 @@
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 use hyperscatter::cuda::{Checks, DeviceWindows, Epilogue, Plan, Request, Step, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, EpilogueGradients, Error, Incidence, Normalization, Operator, Out, Path,
-    Reduce, Repeats, RowLayout, Rows, StepGradients, WeightUse, WindowTable, Windows,
+    Activation, Axis, Batch, Conv, EpilogueGradients, Error, Incidence, LayerGradients, Normalization,
+    Operator, Out, Path, Reduce, Repeats, RowLayout, Rows, StepGradients, WeightUse, WindowTable, Windows,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use proptest::prelude::*;
 use std::sync::Arc;
 
 use super::gpu::{Gpu, GpuElement};
-use super::operators::{CALLED, Operates as _, long_rows, table_batch, values_of_matrices};
+use super::operators::{Operates as _, long_rows, table_batch, values_of_matrices};
 use crate::common::{cases, element_types, with_element};
 
 /// Which windows scales and weights are read through.
@@ -37,6 +37,8 @@ struct Options {
     residual: bool,
     /// Whether the gradients of the bias and of the residual are wanted.
     gradients_of_epilogue: [bool; 2],
+    /// Whether the gradient of Θ is wanted.
+    theta: bool,
     /// Whether outputs are added to, which fills nothing with zeros.
     add: bool,
     features: usize,
@@ -47,7 +49,7 @@ fn options() -> impl Strategy<Value = Options> {
     let kind =
         || prop::option::of(prop_oneof![Just(Kind::Shared), Just(Kind::Consecutive), Just(Kind::Table)]);
     (
-        prop::sample::select(CALLED),
+        prop::sample::select(Operator::ALL),
         prop_oneof![Just(Reduce::Sum), Just(Reduce::Mean)],
         [kind(), kind()],
         any::<[bool; 2]>(),
@@ -55,12 +57,12 @@ fn options() -> impl Strategy<Value = Options> {
         prop::sample::select(&[0usize, 3, 8, 40][..]),
         prop_oneof![Just(Checks::On), Just(Checks::Off)],
         prop::sample::select(Activation::ALL),
-        any::<[bool; 4]>(),
+        any::<[bool; 5]>(),
     )
         .prop_map(|options| {
             let (operator, reduce, scales, [rows, add], gradients, features, checks, activation, more) =
                 options;
-            let [bias, residual, grad_bias, grad_residual] = more;
+            let [bias, residual, grad_bias, grad_residual, theta] = more;
             Options {
                 operator,
                 reduce,
@@ -71,6 +73,7 @@ fn options() -> impl Strategy<Value = Options> {
                 bias,
                 residual,
                 gradients_of_epilogue: [grad_bias, grad_residual],
+                theta,
                 add,
                 features,
                 checks,
@@ -206,6 +209,10 @@ fn call<T: GpuElement>(
     let of_matrices = values_of_matrices(batch, instances);
     let mut matrices = stream.alloc_zeros::<T::Acc>(of_matrices.max(1)).unwrap();
     let grad_matrices = stream.alloc_zeros::<T::Acc>(of_matrices.max(1)).unwrap();
+    // As many inputs as features.
+    let len_of_theta = features * features;
+    let theta = stream.alloc_zeros::<T>(len_of_theta.max(1)).unwrap();
+    let mut grad_theta = stream.alloc_zeros::<T::Acc>(len_of_theta.max(1)).unwrap();
     control.reset_calls();
     match options.operator {
         Operator::VertexToHyperedge => {
@@ -302,6 +309,24 @@ fn call<T: GpuElement>(
             let g = grad_matrices.slice(..of_matrices);
             workspace.gram_backward(Rows::new(&x[0], layout), g, rows_out(options, out_x, layout))
         }
+        Operator::Layer => workspace.layer(
+            Rows::new(&x[0], layout),
+            theta.slice(..len_of_theta),
+            weights(),
+            &epilogue,
+            residual,
+            rows_out(options, out_x, layout),
+        ),
+        Operator::LayerBackward => {
+            let gradients = LayerGradients::none()
+                .x(rows_out(options, out_x, layout))
+                .theta(out_to(options.theta, options.add, grad_theta.slice_mut(..len_of_theta)))
+                .weights(grad_w)
+                .bias(out_to(options.bias && wants_bias, options.add, grad_bias.slice_mut(..features)))
+                .residual(out_to(wants_residual, options.add, Rows::new(&mut grad_residual, layout)));
+            let (x, g) = (Rows::new(&x[0], layout), Rows::new(&g[0], layout));
+            workspace.layer_backward(x, theta.slice(..len_of_theta), weights(), &epilogue, g, gradients)
+        }
         other => panic!("{other:?} is not called here"),
     }
     .unwrap();
@@ -330,7 +355,8 @@ fn explains_itself<T: GpuElement>(
         .paths(&paths)
         .build()
         .unwrap();
-    if options.operator.name().starts_with("conv") {
+    let name = options.operator.name();
+    if name.starts_with("conv") || name.starts_with("layer") {
         options.scales = [None, options.scales[1].or(Some(Kind::Shared))];
     }
     let scales =
@@ -347,10 +373,19 @@ fn explains_itself<T: GpuElement>(
         .bias(options.bias)
         .residual(options.residual)
         .bias_gradient(options.gradients_of_epilogue[0])
-        .residual_gradient(options.gradients_of_epilogue[1]);
-    if !options.operator.takes(batch.batch()) {
+        .residual_gradient(options.gradients_of_epilogue[1])
+        .theta_gradient(options.theta);
+    if !options.operator.takes::<T>(batch.batch()) {
         let refused = plan.explain_call(&request).unwrap_err();
-        assert!(matches!(refused, Error::MatrixUnavailable { .. }), "{refused}");
+        let is_layer = matches!(options.operator, Operator::Layer | Operator::LayerBackward);
+        // Of layers, what no topology changes and the number of vertices come first.
+        let has_kernel = size_of::<T>() <= size_of::<f32>() && batch.batch().largest(Axis::Vertex) <= 16;
+        let is_named = match refused {
+            Error::MatrixUnavailable { .. } => !is_layer || has_kernel,
+            Error::LayerUnavailable { .. } => is_layer && !has_kernel,
+            _ => false,
+        };
+        assert!(is_named, "{refused}");
         return;
     }
     let explained = plan.explain_call(&request).unwrap();
@@ -377,6 +412,38 @@ proptest! {
         element in element_types(),
     ) {
         with_element!(element, explains_itself(&layout, conv, options, on_gather));
+    }
+}
+
+/// One launch forms operators, and one computes a layer, the gradients of rows or those of Θ, whose parts one
+/// more adds. With checks one before each of these finds the instances of several topologies.
+#[test]
+fn layers_take_few_launches() {
+    let gpu = Gpu::take();
+    let copies = Batch::replicate(Incidence::subsets(4, 2).unwrap());
+    for (batch, is_table) in [(copies, false), (table_batch(), true)] {
+        let batch = gpu.device().upload(&batch).unwrap();
+        for checks in [Checks::On, Checks::Off] {
+            let plan = Plan::<f32>::builder(&batch, 8).checks(checks).build().unwrap();
+            let launches = |request: Request<'_>| plan.explain_call(&request).unwrap().launches;
+            let finds = usize::from(is_table && checks == Checks::On);
+            assert_eq!(launches(Request::new(Operator::Layer, 5)), 2 + finds);
+            let nothing = Request::new(Operator::LayerBackward, 5)
+                .rows(false)
+                .hyperedge_gradient(false)
+                .theta_gradient(false)
+                .bias_gradient(false)
+                .residual_gradient(false);
+            assert_eq!(launches(nothing), 0);
+            assert_eq!(launches(nothing.residual_gradient(true)), 1);
+            // With an activation t is computed first, as a layer.
+            for (activation, of_t) in [(Activation::Identity, 0), (Activation::Gelu, 2 + finds)] {
+                let nothing = nothing.activation(activation);
+                assert_eq!(launches(nothing.rows(true)), of_t + 2 + finds);
+                assert_eq!(launches(nothing.theta_gradient(true)), of_t + 3 + finds);
+                assert_eq!(launches(nothing.rows(true).theta_gradient(true)), of_t + 4 + 2 * finds);
+            }
+        }
     }
 }
 

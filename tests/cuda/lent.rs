@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::gpu::{Gpu, GpuElement, Mode};
 use super::graphs::Graph;
 use super::operators::{
-    CALLED, Case, F, How, Operates as _, Operator, RawStream, Slices, WindowKind, long_rows, pairs,
-    symmetric, table_batch,
+    Case, F, How, Operates as _, Operator, RawStream, Slices, WindowKind, long_rows, pairs, symmetric,
+    table_batch,
 };
 use crate::allocator::allocations;
 
@@ -120,7 +120,7 @@ fn assert_same_bits<T: GpuElement>(
     let [mut expected, mut found] = [(); 2].map(|()| Slices::upload(&stream, &case.host));
     let mut needed = 0;
     for (add, garbage) in [(false, None), (true, Some(0xff)), (false, Some(0x3c))] {
-        for call in CALLED.iter().copied().filter(|call| call.takes(batch.0)) {
+        for call in Operator::ALL.iter().copied().filter(|call| call.takes::<T>(batch.0)) {
             let how = How { add, ..case.how() };
             let bytes = borrowing.scratch_bytes(call, case.instances).unwrap();
             needed += bytes;
@@ -192,7 +192,7 @@ fn fewer_instances_need_less_memory() {
     let (few, many) = (of(2), of(40));
     let (mut owning, mut borrowing) = (few.workspace(&stream), lent_workspace(&many, &stream));
     let [mut expected, mut found] = [(); 2].map(|()| Slices::upload(&stream, &few.host));
-    for &call in CALLED {
+    for &call in Operator::ALL {
         let sizes = [0, 2, 40].map(|n| borrowing.scratch_bytes(call, n).unwrap());
         assert!(sizes.is_sorted(), "{call:?}: {sizes:?}");
         let lent = Lent::new(&stream, sizes[1], Some(0xff));
@@ -223,7 +223,7 @@ fn memory_that_is_missing_short_or_misplaced_is_refused() {
     assert_eq!(refused, Err(Error::OwnsScratch));
     let before = slices.results(&stream);
     let mut n_needing = 0;
-    for &call in CALLED {
+    for &call in Operator::ALL {
         // SAFETY: as above.
         unsafe { borrowing.lend_scratch(DevicePointer::new(0, 7)) }.unwrap();
         let bytes = match slices.call(call, &mut borrowing, case.how()) {
@@ -261,7 +261,7 @@ fn memory_that_is_missing_short_or_misplaced_is_refused() {
         slices.write(&stream, &mut case.host.clone());
     }
     assert!(n_needing >= 8, "{n_needing}");
-    assert!(n_needing < CALLED.len(), "a step of short rows needs none");
+    assert!(n_needing < Operator::ALL.len(), "a step of short rows needs none");
 
     let value = 7;
     let expected = Err(Error::TooManyInstances { value, bound: 6 });
@@ -302,14 +302,14 @@ fn no_call_allocates() {
         let case = case::<f32>(&gpu, (&batch, instances), symmetric(), Checks::On, kind, paths);
         let mut workspace = lent_workspace(&case, &stream);
         let mut slices = Slices::upload(&stream, &case.host);
-        let bytes = CALLED.iter().map(|&call| workspace.scratch_bytes(call, instances).unwrap());
+        let bytes = Operator::ALL.iter().map(|&call| workspace.scratch_bytes(call, instances).unwrap());
         let lent = Lent::new(&stream, bytes.max().unwrap(), None);
         let control = gpu.control("counting allocations of the device");
         let creations = || control.map(|control| control.creations());
         for counted in [false, true] {
             // The first time functions of the driver are looked up, which allocates.
             let (on_device, on_host) = (creations(), allocations());
-            for &call in CALLED {
+            for &call in Operator::ALL {
                 lent.lend_to(&mut workspace);
                 slices.call(call, &mut workspace, case.how()).unwrap();
             }
@@ -323,8 +323,14 @@ fn no_call_allocates() {
 /// A graph keeps the address. What the memory holds when a replay begins does not matter.
 #[test]
 fn graphs_replay_calls_with_lent_memory() {
-    const CALLS: [Operator; 4] =
-        [Operator::Conv, Operator::ConvBackward, Operator::ConvEpilogue, Operator::ConvEpilogueBackward];
+    // The last overwrite what they share with those before: of the layer the gradient of Θ is left.
+    const CALLS: [Operator; 5] = [
+        Operator::LayerBackward,
+        Operator::Conv,
+        Operator::ConvBackward,
+        Operator::ConvEpilogue,
+        Operator::ConvEpilogueBackward,
+    ];
     let paths = [Path::Gather, Path::Dense];
     for (batch, instances, paths) in [(pairs(), 6, None), (mixed(), 5, Some(&paths[..]))] {
         let gpu = Gpu::take();

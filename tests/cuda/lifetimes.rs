@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::gpu::{Gpu, Mode, to_device};
 use super::operators::{
-    AllWindows, Buffer, CALLED, Case, F, How, OnHost, Part, Slices, WindowKind, pairs, symmetric, table_batch,
+    AllWindows, Buffer, Case, F, How, OnHost, Part, Slices, WindowKind, pairs, symmetric, table_batch,
 };
 use crate::backend::{Backend, Cpu};
 use crate::common::{bits, features};
@@ -78,7 +78,7 @@ fn quiet_results(device: &Device, batch: (&Batch, usize), kind: WindowKind) -> V
     let stream = device.context().default_stream();
     let case = Case::<f32>::new(device, batch, symmetric(), Checks::Off, kind);
     let (mut workspace, mut slices) = (case.workspace(&stream), Slices::upload(&stream, &case.host));
-    for &call in CALLED {
+    for &call in Operator::ALL {
         slices.call(call, &mut workspace, case.how()).unwrap();
         workspace.check().unwrap();
     }
@@ -111,7 +111,7 @@ fn everything_may_be_dropped_in_any_order_behind_all_operators() {
             Case::<f32>::new(&device, (batch, *instances), symmetric(), checks, kind);
         let mut slices = Slices::upload(&stream, &host);
         let mut workspace = plan.workspace_for(&stream, *instances, Operator::ALL).unwrap();
-        for &call in CALLED {
+        for &call in Operator::ALL {
             slices.call(call, &mut workspace, How::overwriting(&windows)).unwrap();
         }
         if let Some(control) = gpu.control("that the work is still queued") {
@@ -347,7 +347,7 @@ fn everything(device: &Device, buffers: &mut Buffers, look: &dyn Fn(&str)) -> Re
     for operators in [&all[..4], &all[4..6], all] {
         let mut workspace = plan.workspace_for(&buffers.stream, copies, operators)?;
         look("workspace_for");
-        for call in CALLED.iter().copied().filter(|call| operators.contains(call)) {
+        for call in Operator::ALL.iter().copied().filter(|call| operators.contains(call)) {
             buffers.slices.call(call, &mut workspace, How::overwriting(&windows))?;
             look(call.name());
         }

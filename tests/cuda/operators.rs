@@ -6,8 +6,9 @@ use hyperscatter::cuda::cudarc::driver::{
 };
 use hyperscatter::cuda::{Checks, Device, DeviceBatch, DevicePointer, DeviceWindows, Plan, Workspace};
 use hyperscatter::{
-    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, Normalization, Out,
-    Repeats, Result, RowLayout, Rows, Step, StepGradients, WeightUse, Weights, WindowTable, Windows, cpu,
+    Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence, LayerGradients,
+    Normalization, Out, Repeats, Result, RowLayout, Rows, Step, StepGradients, WeightUse, Weights,
+    WindowTable, Windows, cpu,
 };
 use hyperscatter_emulator::control::DeviceControl;
 use std::collections::BTreeMap;
@@ -62,6 +63,8 @@ pub enum Part {
     GradReadout,
     Matrix,
     GradMatrix,
+    Theta,
+    GradTheta,
 }
 
 /// An operand of a call: its buffer, its name in errors, and whether it is an output.
@@ -87,9 +90,6 @@ const SCALE_GRADIENTS: [Operand; 2] = [
     written(Part::GradWeights, "gradients.hyperedge_scale"),
 ];
 
-/// The operators that a workspace on a device has methods for.
-pub const CALLED: &[Operator] = Operator::ALL.split_at(Operator::Layer as usize).0;
-
 /// What tests ask of an operator.
 pub trait Operates {
     /// Whether it is a step or the gradient of one, with scales.
@@ -98,8 +98,8 @@ pub trait Operates {
     /// Whether it has weights, or a scale of hyperedges.
     fn has_weights(&self) -> bool;
 
-    /// Whether it takes the topologies of this batch.
-    fn takes(&self, batch: &Batch) -> bool;
+    /// Whether it takes the topologies of this batch, in rows of this type.
+    fn takes<T>(&self, batch: &Batch) -> bool;
 
     fn operands(self) -> Vec<Operand>;
 }
@@ -119,10 +119,11 @@ impl Operates for Operator {
         !matches!(self, Self::Gram | Self::GramBackward)
     }
 
-    fn takes(&self, batch: &Batch) -> bool {
+    fn takes<T>(&self, batch: &Batch) -> bool {
         match self {
             Self::ConvMatrix | Self::ConvMatrixBackward => has_matrix(batch),
             Self::Gram | Self::GramBackward => has_products(batch),
+            Self::Layer | Self::LayerBackward => has_layers::<T>(batch),
             _ => true,
         }
     }
@@ -143,6 +144,7 @@ impl Operates for Operator {
             written(Part::GradResidual, "grad_residual"),
         ];
         let epilogue_backward = |grad| epilogue(&[&[grad], &gradients_of_epilogue[..]].concat());
+        let layer = |more: &[Operand]| epilogue(&[&[read(Part::Theta, "theta")], more].concat());
         match self {
             Self::VertexToHyperedge => step(&[read(X, "x"), written(NewZ, "z")]),
             Self::HyperedgeToVertex => step(&[read(Z, "z"), written(Y, "y")]),
@@ -172,6 +174,11 @@ impl Operates for Operator {
             Self::GramBackward => {
                 vec![read(X, "x"), read(Part::GradMatrix, "grad_gram"), written(GradX, "grad_x")]
             }
+            Self::Layer => layer(&[residual, written(Y, "y")]),
+            Self::LayerBackward => {
+                let more = [read(GradY, "grad_y"), written(Part::GradTheta, "grad_theta")];
+                layer(&[&more, &gradients_of_epilogue[..]].concat())
+            }
             other => panic!("what are the operands of {other:?}?"),
         }
     }
@@ -187,6 +194,11 @@ pub fn has_matrix(batch: &Batch) -> bool {
     let plan = cpu::Plan::<f32>::builder(batch, 1).build().unwrap();
     let mut workspace = plan.workspace(batch.n_instances().unwrap_or(0)).unwrap();
     workspace.conv_matrix(cpu::Weights::shared(&[]), Out::Skip).is_ok()
+}
+
+/// Whether a kernel has layers of these topologies, of as few features as here, on a device that has any.
+fn has_layers<T>(batch: &Batch) -> bool {
+    size_of::<T>() <= size_of::<f32>() && batch.largest(Axis::Vertex) <= 16 && has_matrix(batch)
 }
 
 /// The values of the matrices of so many instances; of topologies that are too large there are none.
@@ -227,6 +239,9 @@ pub struct Operands<R, S> {
     /// A matrix for each instance, as the next.
     pub matrix: S,
     pub grad_matrix: S,
+    /// Of as many inputs as features.
+    pub theta: R,
+    pub grad_theta: S,
 }
 
 pub type OnHost<T> = Operands<Vec<T>, Vec<<T as Element>::Acc>>;
@@ -234,7 +249,7 @@ pub type Slices<T> = Operands<CudaSlice<T>, CudaSlice<<T as Element>::Acc>>;
 pub type Pointers<T> = Operands<DevicePointer<T>, DevicePointer<<T as Element>::Acc>>;
 
 impl Part {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::X,
         Self::Z,
         Self::GradY,
@@ -256,13 +271,16 @@ impl Part {
         Self::GradReadout,
         Self::Matrix,
         Self::GradMatrix,
+        Self::Theta,
+        Self::GradTheta,
     ];
 
     pub fn is_written(self) -> bool {
-        use Part::{GradBias, GradResidual, GradVertexScale, GradWeights, GradX, NewGradZ};
-        let is_gradient =
-            matches!(self, GradX | NewGradZ | GradWeights | GradVertexScale | GradBias | GradResidual);
-        is_gradient || matches!(self, Self::Y | Self::NewZ | Self::SavedZ | Self::Readout | Self::Matrix)
+        use Part::{GradBias, GradResidual, GradTheta, GradVertexScale, GradWeights, GradX, NewGradZ};
+        let of_parameters = matches!(self, GradWeights | GradVertexScale | GradBias | GradTheta);
+        let of_rows = matches!(self, GradX | NewGradZ | GradResidual);
+        let is_result = matches!(self, Self::Y | Self::NewZ | Self::SavedZ | Self::Readout | Self::Matrix);
+        of_parameters || of_rows || is_result
     }
 }
 
@@ -290,6 +308,8 @@ impl<R, S> Operands<R, S> {
             grad_readout: &self.grad_readout,
             matrix: &self.matrix,
             grad_matrix: &self.grad_matrix,
+            theta: &self.theta,
+            grad_theta: &self.grad_theta,
         }
     }
 
@@ -316,6 +336,8 @@ impl<R, S> Operands<R, S> {
             grad_readout: rows(self.grad_readout),
             matrix: sums(self.matrix),
             grad_matrix: sums(self.grad_matrix),
+            theta: rows(self.theta),
+            grad_theta: sums(self.grad_theta),
         }
     }
 
@@ -342,6 +364,8 @@ impl<R, S> Operands<R, S> {
             Part::GradReadout => Buffer::Rows(&mut self.grad_readout),
             Part::Matrix => Buffer::Sums(&mut self.matrix),
             Part::GradMatrix => Buffer::Sums(&mut self.grad_matrix),
+            Part::Theta => Buffer::Rows(&mut self.theta),
+            Part::GradTheta => Buffer::Sums(&mut self.grad_theta),
         }
     }
 
@@ -424,6 +448,8 @@ impl<T: TestElement> OnHost<T> {
             grad_readout: features(next(), instances * F),
             matrix: sums::<T>(next(), values_of_matrices(batch, instances)),
             grad_matrix: sums::<T>(next(), values_of_matrices(batch, instances)),
+            theta: features(next(), F * F),
+            grad_theta: sums::<T>(next(), F * F),
         }
     }
 }
@@ -478,6 +504,19 @@ impl<'a> How<'a> {
             .residual(self.out_rows(residual))
     }
 
+    fn gradients_of_layer<R, S>(
+        self,
+        (x, residual): (R, R),
+        [theta, weights, bias]: [S; 3],
+    ) -> LayerGradients<R, S> {
+        LayerGradients::none()
+            .x(self.out_rows(x))
+            .theta(self.out(theta))
+            .weights(self.out(weights))
+            .bias(self.out(bias))
+            .residual(self.out_rows(residual))
+    }
+
     fn gradients<'b, R, S>(
         self,
         rows: &'b mut CudaSlice<R>,
@@ -513,7 +552,7 @@ impl<T: GpuElement> Slices<T> {
         let Self { x, z, grad_y, grad_z, y, new_z, grad_x, new_grad_z, .. } = self;
         let Self { weights, vertex_scale, saved, grad_weights, grad_vertex_scale, .. } = self;
         let Self { bias, grad_bias, residual, grad_residual, readout, grad_readout, .. } = self;
-        let Self { matrix, grad_matrix, .. } = self;
+        let Self { matrix, grad_matrix, theta, grad_theta, .. } = self;
         let epilogue = how.epilogue(bias.as_view());
         let step = how.step(vertex_scale.as_view(), weights.as_view());
         let weights = how.weights(weights.as_view());
@@ -580,6 +619,17 @@ impl<T: GpuElement> Slices<T> {
             Operator::Gram => workspace.gram(x, how.out(matrix.as_view_mut())),
             Operator::GramBackward => {
                 workspace.gram_backward(x, grad_matrix.as_view(), how.out_rows(grad_x.as_view_mut()))
+            }
+            Operator::Layer => {
+                let (residual, y) = (Some(how.rows(residual.as_view())), how.out_rows(y.as_view_mut()));
+                workspace.layer(x, theta.as_view(), weights, &epilogue, residual, y)
+            }
+            Operator::LayerBackward => {
+                let of_sums = [grad_theta, grad_weights, grad_bias].map(|sums| sums.as_view_mut());
+                let gradients =
+                    how.gradients_of_layer((grad_x.as_view_mut(), grad_residual.as_view_mut()), of_sums);
+                let g = how.rows(grad_y.as_view());
+                workspace.layer_backward(x, theta.as_view(), weights, &epilogue, g, gradients)
             }
             other => panic!("{other:?} is not called here"),
         }
@@ -684,6 +734,15 @@ impl<T: GpuElement> Pointers<T> {
                 }
                 Operator::Gram => workspace.gram_raw(stream, x, how.out(self.matrix)),
                 Operator::GramBackward => workspace.gram_backward_raw(stream, x, self.grad_matrix, grad_x),
+                Operator::Layer => {
+                    workspace.layer_raw(stream, x, self.theta, weights, &epilogue, residual, y)
+                }
+                Operator::LayerBackward => {
+                    let of_sums = [self.grad_theta, self.grad_weights, self.grad_bias];
+                    let gradients = how.gradients_of_layer((self.grad_x, self.grad_residual), of_sums);
+                    let (theta, g) = (self.theta, grad_y);
+                    workspace.layer_backward_raw(stream, x, theta, weights, &epilogue, g, gradients)
+                }
                 other => panic!("{other:?} is not called here"),
             }
         }

@@ -7,8 +7,8 @@ use hyperscatter::{Batch, Error};
 
 use super::gpu::{Gpu, GpuElement, Mode, in_any_order};
 use super::operators::{
-    CALLED, Case, How, Operates as _, Operator, RawStream, Slices, WindowKind, driver_calls, long_rows,
-    named, pairs, symmetric, table_batch,
+    Case, How, Operates as _, Operator, RawStream, Slices, WindowKind, driver_calls, long_rows, named, pairs,
+    symmetric, table_batch,
 };
 
 /// Each call in both tiers, overwriting and adding; the raw stream is not the workspace's.
@@ -23,7 +23,7 @@ fn assert_same_bits<T: GpuElement>(batch: &Batch, instances: usize, kind: Window
     stream.synchronize().unwrap();
     let pointers = raw.pointers();
     for add in [false, true] {
-        for call in CALLED.iter().copied().filter(|call| call.takes(batch)) {
+        for call in Operator::ALL.iter().copied().filter(|call| call.takes::<T>(batch)) {
             let how = How { add, ..case.how() };
             safe.call(call, &mut workspace, how).unwrap();
             workspace.check().unwrap();
@@ -99,7 +99,7 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
     // Safe calls would now wait for the operands' events.
     let _several = context.new_stream().unwrap();
     let other = Gpu::second().expect("the emulated driver has one");
-    for call in CALLED.iter().copied().filter(|call| call.takes(&batch)) {
+    for call in Operator::ALL.iter().copied().filter(|call| call.takes::<f32>(&batch)) {
         let windows = case.how().windows;
         let request = Request::new(call, 2)
             .vertex_scale(windows.vertices.as_deref())
@@ -127,13 +127,13 @@ fn raw_calls_are_launches_and_a_look_at_the_current_context() {
 fn what_a_raw_call_finds_wrong_is_reported_once() {
     in_any_order(|gpu| {
         let reads_indices = |call: &Operator| call.has_weights();
-        let calls: Vec<_> = CALLED.iter().copied().filter(reads_indices).collect();
+        let calls: Vec<_> = Operator::ALL.iter().copied().filter(reads_indices).collect();
         assert_reported(gpu, &spoilt_indices(gpu), &calls, is_spoilt_index);
         for checks in [Checks::Off, Checks::On] {
             let mut case = Case::new(gpu.device(), (&pairs(), 2), symmetric(), checks, WindowKind::Shared);
             case.host.weights.fill(-1.0);
             let has_degrees = |call: &Operator| !call.is_step() && call.has_weights();
-            let calls: Vec<_> = CALLED.iter().copied().filter(has_degrees).collect();
+            let calls: Vec<_> = Operator::ALL.iter().copied().filter(has_degrees).collect();
             let negative = |error: &Error| match *error {
                 Error::NegativeDegree { instance, vertex, value } => {
                     instance < 2 && vertex < 4 && value == -3.0

@@ -546,7 +546,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// The operators of the C interface.
+/// The operators of the C interface, which has no functions for layers yet.
 const OPERATORS: &[Operator] = Operator::ALL.split_at(Operator::Layer as usize).0;
 
 /// Operators that a batch is not too large for.
