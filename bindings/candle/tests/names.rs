@@ -39,10 +39,10 @@ mod named {
     use super::both::{
         Accumulator, Activation, AllInFirst, Axis, Batch, Buffer, Conv, Csr, Direction, Element, Epilogue,
         EpilogueGradients, Error, HyperedgeWeight, HypergraphConv, HypergraphConvConfig, Incidence, Index,
-        Misbatching, Normalization, Operator, Operators, Out, Owners, Path, Reduce, Repeats, Result,
-        RowLayout, Rows, SelfLoops, Step, StepGradients, TensorStep, TensorWeights, TensorWindows,
-        WeightParametrization, WeightUse, Weights, WindowTable, Windows, core_error, cpu, half,
-        hypergraph_conv,
+        LayerGradients, Misbatching, Normalization, Operator, Operators, Out, Owners, Path, Precision,
+        Reduce, Repeats, Result, RowLayout, Rows, SelfLoops, Step, StepGradients, TensorStep, TensorWeights,
+        TensorWindows, WeightParametrization, WeightUse, Weights, WindowTable, Windows, core_error, cpu,
+        half, hypergraph_conv,
     };
 }
 
