@@ -95,7 +95,6 @@ impl Operator {
     }
 
     /// Whether it has a matrix for each instance, and so takes small topologies only.
-    #[cfg(feature = "cuda")]
     pub(crate) fn has_matrices(self) -> bool {
         matches!(self, Self::ConvMatrix | Self::ConvMatrixBackward | Self::Gram | Self::GramBackward)
     }

@@ -161,6 +161,15 @@ impl<T: Element> Plan<T> {
         &self.shared.prepared[topology]
     }
 
+    /// Refuses an operator that the plan has not: one of matrices where a topology in use is too large for
+    /// them.
+    ///
+    /// # Errors
+    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable): what its calls return.
+    pub fn check_operator(&self, operator: Operator) -> Result<()> {
+        if operator.has_matrices() { self.check_matrices(operator) } else { Ok(()) }
+    }
+
     /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
     pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
         self.shared.obstacles.check(operator)

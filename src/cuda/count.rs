@@ -417,11 +417,8 @@ pub(super) fn needs<T: DeviceElement>(
     // What wants less, or has fewer scales, may go another way.
     let scales = [None, Some(Windows::Shared), Some(Windows::Consecutive)];
     // What no call may do needs nothing.
-    let is_available = |operator: Operator| match operator {
-        Operator::Layer | Operator::LayerBackward => plan.check_layer(operator).is_ok(),
-        _ => !operator.has_matrices() || plan.check_matrices(operator).is_ok(),
-    };
-    for operator in operators.iter().copied().filter(|&operator| is_available(operator)) {
+    let is_available = |&operator: &Operator| plan.check_operator(operator).is_ok();
+    for operator in operators.iter().copied().filter(is_available) {
         for (&reduce, wanted) in
             Reduce::ALL.iter().flat_map(|reduce| (0..8).map(move |wanted| (reduce, wanted)))
         {

@@ -193,6 +193,20 @@ impl<T: DeviceElement> Plan<T> {
         &self.0.by_class.routes
     }
 
+    /// Refuses an operator that the plan has not: one of matrices where a topology in use is too large for
+    /// them, and a layer that no kernel computes in one pass.
+    ///
+    /// # Errors
+    /// [`Error::MatrixUnavailable`](crate::Error::MatrixUnavailable),
+    /// [`Error::LayerUnavailable`](crate::Error::LayerUnavailable): what their calls return.
+    pub fn check_operator(&self, operator: Operator) -> Result<()> {
+        match operator {
+            Operator::Layer | Operator::LayerBackward => self.check_layer(operator),
+            _ if operator.has_matrices() => self.check_matrices(operator),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses an operator with a matrix for each instance, if some topology in use is too large.
     pub(super) fn check_matrices(&self, operator: Operator) -> Result<()> {
         self.0.obstacles.check(operator)

@@ -15,7 +15,8 @@ pub struct hs_abi {
     pub rows: u32,
     /// `sizeof(hs_values) + sizeof(hs_out_values) + sizeof(hs_weights)`.
     pub values: u32,
-    /// `sizeof(hs_step) + sizeof(hs_step_gradients) + sizeof(hs_epilogue) + sizeof(hs_epilogue_gradients)`.
+    /// `sizeof(hs_step) + sizeof(hs_step_gradients) + sizeof(hs_epilogue) + sizeof(hs_epilogue_gradients) +
+    /// sizeof(hs_layer_gradients)`.
     pub steps: u32,
     /// `sizeof(hs_plan_options) + sizeof(hs_workspace_options) + sizeof(hs_error)`.
     pub options: u32,

@@ -81,7 +81,7 @@ impl<T: Element> OnCpu<T> {
         let &Request { max_instances, ref operators, owns_scratch } = request;
         let threads = pools::threads();
         // It has memory for the threads that it is made on.
-        let workspace = pools::on_threads(threads, || plan.workspace(max_instances))??;
+        let workspace = pools::on_threads(threads, || plan.workspace_for(max_instances, operators))??;
         let operators = operators.iter().fold(0, |set, &operator| set | bit(operator));
         Ok(Self { workspace, threads, operators, owns_scratch })
     }
@@ -106,7 +106,7 @@ impl<T: Element> AnyWorkspace for OnCpu<T> {
     unsafe fn call(&mut self, call: &Call<'_>, _stream: *mut c_void) -> Result<()> {
         self.check_operator(call.operator())?;
         let workspace = &mut self.workspace;
-        let is_small = call.instances().is_some_and(|n| workspace.plan().is_small(n));
+        let is_small = !call.is_of_layer() && call.instances().is_some_and(|n| workspace.plan().is_small(n));
         let threads = if is_small { 1 } else { self.threads };
         // SAFETY: the caller's promise.
         pools::on_threads(threads, || unsafe { on_cpu(workspace, call) })?

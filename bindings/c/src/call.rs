@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use hyperscatter::cuda::cudarc::driver::sys;
 use hyperscatter::cuda::{self, DeviceElement, DevicePointer, DeviceWindows};
 use hyperscatter::{
-    Direction, Element, Epilogue, EpilogueGradients, Operator, Out, Rows, Step, StepGradients, Weights,
-    WindowTable, Windows, cpu,
+    Direction, Element, Epilogue, EpilogueGradients, LayerGradients, Operator, Out, Rows, Step,
+    StepGradients, Weights, WindowTable, Windows, cpu,
 };
 
 use crate::error::{Failure, Result};
@@ -22,6 +22,15 @@ pub(crate) struct ConvGradients {
 /// Where those of one with an epilogue go besides.
 pub(crate) struct EpilogueOut {
     pub(crate) conv: ConvGradients,
+    pub(crate) bias: Option<OutValues>,
+    pub(crate) residual: Option<OutRows>,
+}
+
+/// Where those of a layer go.
+pub(crate) struct LayerOut {
+    pub(crate) x: Option<OutRows>,
+    pub(crate) theta: Option<OutValues>,
+    pub(crate) weights: Option<OutValues>,
     pub(crate) bias: Option<OutValues>,
     pub(crate) residual: Option<OutRows>,
 }
@@ -96,6 +105,22 @@ pub(crate) enum Call<'a> {
         grad_gram: Memory,
         grad_x: Option<OutRows>,
     },
+    Layer {
+        x: InRows,
+        theta: Memory,
+        weights: InWeights<'a>,
+        epilogue: InEpilogue,
+        residual: Option<InRows>,
+        y: Option<OutRows>,
+    },
+    LayerBackward {
+        x: InRows,
+        theta: Memory,
+        weights: InWeights<'a>,
+        epilogue: InEpilogue,
+        grad_y: InRows,
+        gradients: LayerOut,
+    },
 }
 
 impl Call<'_> {
@@ -115,7 +140,13 @@ impl Call<'_> {
             Self::ConvMatrixBackward { .. } => Operator::ConvMatrixBackward,
             Self::Gram { .. } => Operator::Gram,
             Self::GramBackward { .. } => Operator::GramBackward,
+            Self::Layer { .. } => Operator::Layer,
+            Self::LayerBackward { .. } => Operator::LayerBackward,
         }
+    }
+
+    pub(crate) fn is_of_layer(&self) -> bool {
+        matches!(self, Self::Layer { .. } | Self::LayerBackward { .. })
     }
 
     /// Of how many instances rows are read; `None` for what reads none.
@@ -128,7 +159,9 @@ impl Call<'_> {
             | Self::ConvEpilogue { x, .. }
             | Self::ConvEpilogueBackward { x, .. }
             | Self::Gram { x, .. }
-            | Self::GramBackward { x, .. } => Some(x.instances),
+            | Self::GramBackward { x, .. }
+            | Self::Layer { x, .. }
+            | Self::LayerBackward { x, .. } => Some(x.instances),
             Self::ConvMatrix { .. } | Self::ConvMatrixBackward { .. } => None,
         }
     }
@@ -280,6 +313,20 @@ mod take {
                 .residual(out_rows::<S, E>(gradients.residual))
         }
     }
+
+    pub(super) unsafe fn layer_gradients<'a, S: Space, E: 'static, A: 'static>(
+        gradients: &LayerOut,
+    ) -> LayerGradients<S::Out<'a, E>, S::Out<'a, A>> {
+        // SAFETY: as above.
+        unsafe {
+            LayerGradients::none()
+                .x(out_rows::<S, E>(gradients.x))
+                .theta(out_values::<S, A>(gradients.theta))
+                .weights(out_values::<S, A>(gradients.weights))
+                .bias(out_values::<S, A>(gradients.bias))
+                .residual(out_rows::<S, E>(gradients.residual))
+        }
+    }
 }
 
 /// The methods of a backend's workspace, by the operators.
@@ -290,7 +337,8 @@ macro_rules! make_call {
         $hyperedge_to_vertex_backward:ident, $conv:ident, $conv_saving_z:ident, $conv_backward:ident,
         $conv_backward_from_z:ident, $conv_epilogue:ident, $conv_epilogue_backward:ident,
         $conv_readout:ident, $conv_readout_backward:ident, $conv_matrix:ident,
-        $conv_matrix_backward:ident, $gram:ident, $gram_backward:ident
+        $conv_matrix_backward:ident, $gram:ident, $gram_backward:ident, $layer:ident,
+        $layer_backward:ident
     ) => {
         match *$call {
             Call::Step { direction, ref step, x, y } => {
@@ -406,6 +454,22 @@ macro_rules! make_call {
                     take::out_rows::<$space, $element>(grad_x),
                 )
             }
+            Call::Layer { x, theta, weights, ref epilogue, residual, y } => {
+                let (x, theta) = (take::rows::<$space, $element>(x), $space::read(theta));
+                let w = take::weights::<$space, $element::Acc>(weights)?;
+                let epilogue = take::epilogue::<$space, $element::Acc>(epilogue);
+                let r = residual.map(|rows| take::rows::<$space, $element>(rows));
+                let y = take::out_rows::<$space, $element>(y);
+                $workspace.$layer($($stream,)? x, theta, w, &epilogue, r, y)
+            }
+            Call::LayerBackward { x, theta, weights, ref epilogue, grad_y, ref gradients } => {
+                let (x, theta) = (take::rows::<$space, $element>(x), $space::read(theta));
+                let w = take::weights::<$space, $element::Acc>(weights)?;
+                let epilogue = take::epilogue::<$space, $element::Acc>(epilogue);
+                let g = take::rows::<$space, $element>(grad_y);
+                let gradients = take::layer_gradients::<$space, $element, $element::Acc>(gradients);
+                $workspace.$layer_backward($($stream,)? x, theta, w, &epilogue, g, gradients)
+            }
         }
     };
 }
@@ -439,7 +503,9 @@ pub(crate) unsafe fn on_cpu<T: Element>(workspace: &mut cpu::Workspace<T>, call:
             conv_matrix,
             conv_matrix_backward,
             gram,
-            gram_backward
+            gram_backward,
+            layer,
+            layer_backward
         )
     };
     Ok(result?)
@@ -477,7 +543,9 @@ pub(crate) unsafe fn on_cuda<T: DeviceElement>(
             conv_matrix_raw,
             conv_matrix_backward_raw,
             gram_raw,
-            gram_backward_raw
+            gram_backward_raw,
+            layer_raw,
+            layer_backward_raw
         )
     };
     Ok(result?)

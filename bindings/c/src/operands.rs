@@ -179,6 +179,23 @@ pub struct hs_epilogue_gradients {
     pub residual: *const hs_out_rows,
 }
 
+/// Where the gradients of a layer go; each may be null, and is not computed then.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[allow(non_camel_case_types)]
+pub struct hs_layer_gradients {
+    /// Of x: rows of as many elements as the plan has inputs.
+    pub x: *const hs_out_rows,
+    /// Of Theta: `features` times `inputs` numbers of the accumulation type.
+    pub theta: *const hs_out_values,
+    /// Of the weights, as many as there are weights, of the accumulation type.
+    pub weights: *const hs_out_values,
+    /// Of the bias: F numbers of the accumulation type.
+    pub bias: *const hs_out_values,
+    /// Of the residual.
+    pub residual: *const hs_out_rows,
+}
+
 pub(crate) fn reduce(number: u32) -> Result<Reduce> {
     choice("reduce", number, &[Reduce::Sum, Reduce::Mean])
 }

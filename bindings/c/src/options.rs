@@ -33,6 +33,13 @@ pub const HS_CHECKS_ON: u32 = 1;
 /// Kernels check none.
 pub const HS_CHECKS_OFF: u32 = 2;
 
+/// A layer multiplies `float` on a device by three products of bfloat16, of what that has of each factor and
+/// of the rest: the relative error of a product is about 2^-16 at most.
+pub const HS_PRECISION_THREE_BF16: u32 = 0;
+/// A layer multiplies `float` on a device by TF32, which has 11 bits: faster, with a relative error of up to
+/// 2^-10.
+pub const HS_PRECISION_TF32: u32 = 1;
+
 /// A topology is computed by gathers.
 pub const HS_PATH_GATHER: u32 = 0;
 /// A topology is computed by its dense operator: up to 32 vertices.
@@ -62,6 +69,10 @@ pub struct hs_plan_options {
     pub paths: *const u32,
     /// How many paths there are.
     pub n_paths: usize,
+    /// The number of features of a layer's x; 0 for as many as `features`. Nothing else uses it.
+    pub inputs: usize,
+    /// How layers multiply `float` on a device: `HS_PRECISION_THREE_BF16`, … Nothing else uses it.
+    pub precision: u32,
 }
 
 /// The step from vertices to hyperedges.
@@ -97,10 +108,16 @@ pub const HS_GRAM: u32 = 14;
 /// Their gradient.
 pub const HS_GRAM_BACKWARD: u32 = 15;
 
+/// A layer: a linear map of each row, the convolution and an epilogue.
+pub const HS_LAYER: u32 = 16;
+/// Its gradients.
+pub const HS_LAYER_BACKWARD: u32 = 17;
+
 /// In `hs_workspace_options.operators`: the convolution and its backward.
 pub const HS_OPERATORS_TRAINING: u32 = (1 << HS_CONV) | (1 << HS_CONV_BACKWARD);
-/// In `hs_workspace_options.operators`: all.
-pub const HS_OPERATORS_ALL: u32 = (1 << 16) - 1;
+/// In `hs_workspace_options.operators`: all, for a layer and its backward as of a plan that has none nothing
+/// is made.
+pub const HS_OPERATORS_ALL: u32 = (1 << 18) - 1;
 
 /// The workspace owns its scratch memory.
 pub const HS_SCRATCH_OWNED: u32 = 0;
@@ -117,12 +134,14 @@ pub struct hs_workspace_options {
     /// `HS_ABI_INIT`.
     pub abi: hs_abi,
     /// The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
-    /// four mebibytes at most however large it is, and nothing with `HS_SCRATCH_LENT`: who knows no bound
-    /// gives `UINT32_MAX`, the most that a device takes, or less where vertices or hyperedges, times
-    /// features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With `HS_SCRATCH_OWNED` there is device
-    /// memory for so many.
+    /// four mebibytes at most however large it is, but for layers (see `operators`), and nothing with
+    /// `HS_SCRATCH_LENT`: who knows no bound gives `UINT32_MAX`, the most that a device takes, or less where
+    /// vertices or hyperedges, times features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With
+    /// `HS_SCRATCH_OWNED` there is device memory for so many.
     pub max_instances: usize,
-    /// The operators, each `1 << HS_CONV` or so.
+    /// The operators, each `1 << HS_CONV` or so. On the CPU a layer and its backward have up to four rows of
+    /// `features` sums for each vertex of `max_instances` instances, which are reserved, and untouched until
+    /// a call needs them.
     pub operators: u32,
     /// `HS_SCRATCH_OWNED` or `HS_SCRATCH_LENT`. On the CPU a workspace has its own memory in any case.
     pub scratch: u32,

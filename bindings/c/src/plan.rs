@@ -5,11 +5,13 @@ use std::sync::{Arc, PoisonError};
 
 use hyperscatter::cuda::{self, Checks, Device, DeviceBatch, DeviceElement};
 use hyperscatter::half::{bf16, f16};
-use hyperscatter::{Axis, Batch, Conv, Error, Normalization, Path, WeightUse, WindowTable, cpu};
+use hyperscatter::{
+    Axis, Batch, Conv, Error, Normalization, Operator, Path, Precision, WeightUse, WindowTable, cpu,
+};
 
 use crate::abi::hs_abi;
 use crate::arguments::{choice, give, hs_indices, indices, make, optional, reference, slice, with_indices};
-use crate::backend::{AnyWorkspace, OnCpu, OnCuda, Request};
+use crate::backend::{AnyWorkspace, OnCpu, OnCuda, Request, operators};
 use crate::batch::hs_batch;
 use crate::device::{OwnStream, hs_device};
 use crate::error::{Failure, Result, entry, quietly};
@@ -30,6 +32,8 @@ pub(crate) trait AnyPlan: Send + Sync {
     fn workspace(&self, request: &Request) -> Result<Box<dyn AnyWorkspace>>;
 
     fn windows(&self, table: WindowTable) -> Result<hs_windows>;
+
+    fn check_operator(&self, operator: Operator) -> Result<()>;
 
     fn explain(&self, instances: usize) -> Result<String>;
 }
@@ -52,6 +56,10 @@ impl<T: DeviceElement> AnyPlan for CpuPlan<T> {
 
     fn windows(&self, table: WindowTable) -> Result<hs_windows> {
         Ok(hs_windows { table, on_device: None })
+    }
+
+    fn check_operator(&self, operator: Operator) -> Result<()> {
+        Ok(self.0.check_operator(operator)?)
     }
 
     fn explain(&self, instances: usize) -> Result<String> {
@@ -95,6 +103,10 @@ impl<T: DeviceElement> AnyPlan for CudaPlan<T> {
         Ok(hs_windows { table, on_device })
     }
 
+    fn check_operator(&self, operator: Operator) -> Result<()> {
+        Ok(self.plan.check_operator(operator)?)
+    }
+
     fn explain(&self, instances: usize) -> Result<String> {
         Ok(self.plan.explain(instances)?.to_string())
     }
@@ -117,22 +129,25 @@ struct Options<'a> {
     batch: &'a hs_batch,
     device: Option<&'a hs_device>,
     features: usize,
+    inputs: usize,
+    precision: Precision,
     conv: Conv,
     checks: Checks,
     paths: Option<Vec<Path>>,
 }
 
 fn plan<T: DeviceElement>(options: &Options<'_>) -> Result<hs_plan> {
-    let &Options { batch, device, features, conv, checks, ref paths } = options;
+    let &Options { batch, device, features, inputs, precision, conv, checks, ref paths } = options;
     Ok(hs_plan(match device {
         None => {
-            let builder = cpu::Plan::<T>::builder(&batch.batch, features).conv(conv);
+            let builder = cpu::Plan::<T>::builder(&batch.batch, features).inputs(inputs).conv(conv);
             let builder = paths.as_ref().map_or(builder.clone(), |paths| builder.paths(paths));
             Box::new(CpuPlan(builder.build()?))
         }
         Some(hs_device { device, stream }) => {
             let uploaded = upload(batch, device)?;
-            let builder = cuda::Plan::<T>::builder(&uploaded, features).conv(conv).checks(checks);
+            let builder = cuda::Plan::<T>::builder(&uploaded, features).inputs(inputs).precision(precision);
+            let builder = builder.conv(conv).checks(checks);
             let builder = paths.as_ref().map_or(builder.clone(), |paths| builder.paths(paths));
             Box::new(CudaPlan { plan: builder.build()?, stream: stream.clone() })
         }
@@ -167,6 +182,7 @@ pub unsafe extern "C" fn hs_plan_create(
             let normalizations = [Normalization::Row, Normalization::Symmetric, Normalization::None];
             let uses = [WeightUse::Documented, WeightUse::DegreeOnly, WeightUse::MessageOnly];
             let checks = [Checks::default(), Checks::On, Checks::Off];
+            let precisions = [Precision::ThreeBf16, Precision::Tf32];
             // SAFETY: as above.
             let numbers = unsafe { slice("paths", options.paths, options.n_paths)? };
             let path = |&number: &u32| choice("paths[]", number, &[Path::Gather, Path::Dense]);
@@ -176,6 +192,8 @@ pub unsafe extern "C" fn hs_plan_create(
                 // SAFETY: as above.
                 device: unsafe { optional("device", options.device)? },
                 features: options.features,
+                inputs: if options.inputs == 0 { options.features } else { options.inputs },
+                precision: choice("precision", options.precision, &precisions)?,
                 conv: Conv::new(
                     choice("normalization", options.normalization, &normalizations)?,
                     choice("weight_use", options.weight_use, &uses)?,
@@ -188,6 +206,24 @@ pub unsafe extern "C" fn hs_plan_create(
         };
         // SAFETY: as above.
         unsafe { make("plan", plan, of) }
+    })
+}
+
+/// Whether a plan has an operator (`HS_LAYER`, …). All have the steps and the convolution, with and without
+/// an epilogue. Matrices need small topologies, and layers on a device what `hs_layer` says. So a program
+/// finds out before it makes a workspace.
+///
+/// Errors, which tell what is in the way: `HS_ERROR_MATRIX_UNAVAILABLE`, `HS_ERROR_LAYER_UNAVAILABLE`,
+/// `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
+///
+/// # Safety
+/// `plan` is null or a living handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hs_plan_check_operator(plan: *const hs_plan, operator: u32) -> i32 {
+    entry(|| {
+        let operator = choice("operator", operator, operators())?;
+        // SAFETY: the caller's promise.
+        unsafe { reference("plan", plan)? }.0.check_operator(operator)
     })
 }
 

@@ -3,8 +3,8 @@
 use crate::abi::{HS_ABI_VERSION, hs_abi};
 use crate::error::{Failure, Result, hs_error};
 use crate::operands::{
-    hs_epilogue, hs_epilogue_gradients, hs_out_rows, hs_out_values, hs_rows, hs_step, hs_step_gradients,
-    hs_values, hs_weights,
+    hs_epilogue, hs_epilogue_gradients, hs_layer_gradients, hs_out_rows, hs_out_values, hs_rows, hs_step,
+    hs_step_gradients, hs_values, hs_weights,
 };
 use crate::options::{hs_plan_options, hs_workspace_options};
 
@@ -16,7 +16,8 @@ const OWN: hs_abi = hs_abi {
     steps: (size_of::<hs_step>()
         + size_of::<hs_step_gradients>()
         + size_of::<hs_epilogue>()
-        + size_of::<hs_epilogue_gradients>()) as u32,
+        + size_of::<hs_epilogue_gradients>()
+        + size_of::<hs_layer_gradients>()) as u32,
     options: (size_of::<hs_plan_options>() + size_of::<hs_workspace_options>() + size_of::<hs_error>())
         as u32,
 };

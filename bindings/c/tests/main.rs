@@ -4,6 +4,7 @@
 #[path = "../../../tests/allocator.rs"]
 mod allocator;
 mod header;
+mod layers;
 mod operators;
 mod packages;
 mod paths;

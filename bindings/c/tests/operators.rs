@@ -12,7 +12,8 @@ use hyperscatter::cuda::cudarc::driver::{
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{
     Accumulator, Activation, Axis, Batch, Conv, Element, Epilogue, EpilogueGradients, Incidence,
-    Normalization, Operator, Out, Repeats, RowLayout, Rows, Step, StepGradients, WeightUse, WindowTable, cpu,
+    LayerGradients, Normalization, Operator, Out, Repeats, RowLayout, Rows, Step, StepGradients, WeightUse,
+    WindowTable, cpu,
 };
 use hyperscatter_c::*;
 use hyperscatter_emulator::control::install;
@@ -75,11 +76,12 @@ enum V {
     GradWeights,
     GradScale,
     GradBias,
+    GradTheta,
     Matrix,
 }
 
 impl V {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Weights,
         Self::Scale,
         Self::Bias,
@@ -87,6 +89,7 @@ impl V {
         Self::GradWeights,
         Self::GradScale,
         Self::GradBias,
+        Self::GradTheta,
         Self::Matrix,
     ];
 }
@@ -148,6 +151,7 @@ impl Case {
             V::Weights | V::GradWeights => windows(Axis::Hyperedge),
             V::Scale | V::GradScale => windows(Axis::Vertex),
             V::Bias | V::GradBias => F,
+            V::GradTheta => F * F,
             V::GradMatrix | V::Matrix => self.instances * self.batch.largest(Axis::Vertex).pow(2),
         }
     }
@@ -160,9 +164,10 @@ struct Operands<T: Element> {
     sums: Vec<Vec<T::Acc>>,
     values: Vec<Vec<T::Acc>>,
     readouts: [Vec<T>; 2],
+    theta: [Vec<T>; 1],
 }
 
-fn numbers<T: Element>(seed: usize, len: usize, least: f64) -> Vec<T> {
+pub(crate) fn numbers<T: Element>(seed: usize, len: usize, least: f64) -> Vec<T> {
     let number = |i: usize| least + ((i * 37 + seed * 11) % 23) as f64 / 23.0;
     (0..len).map(|i| T::narrow(T::Acc::from_f64(number(i)))).collect()
 }
@@ -173,7 +178,8 @@ impl<T: Element> Operands<T> {
         let sums = R::ALL.map(|of| numbers::<T::Acc>(20 + of as usize, case.len(of), -0.4));
         let values = V::ALL.map(|of| numbers::<T::Acc>(40 + of as usize, case.values(of), 0.1));
         let readouts = [60, 61].map(|seed| numbers::<T>(seed, case.instances * F, -0.4));
-        Self { rows: elements.into(), sums: sums.into(), values: values.into(), readouts }
+        let theta = [numbers::<T>(62, F * F, -0.4)];
+        Self { rows: elements.into(), sums: sums.into(), values: values.into(), readouts, theta }
     }
 }
 
@@ -212,9 +218,11 @@ fn own<T: Element>(
         .rows
         .get_disjoint_mut([R::Y, R::NewZ, R::GradX, R::NewGradZ, R::GradResidual].map(|r| r as usize))
         .unwrap();
-    let [grad_w, grad_scale, grad_bias, matrix] = operands
+    let [grad_w, grad_scale, grad_bias, grad_theta, matrix] = operands
         .values
-        .get_disjoint_mut([V::GradWeights, V::GradScale, V::GradBias, V::Matrix].map(|v| v as usize))
+        .get_disjoint_mut(
+            [V::GradWeights, V::GradScale, V::GradBias, V::GradTheta, V::Matrix].map(|v| v as usize),
+        )
         .unwrap();
     let out_rows = |of: R, buffer| out(case, Rows { buffer, layout: case.layout(of) });
     let of_scales = |rows, grad_scale, grad_w| {
@@ -291,6 +299,19 @@ fn own<T: Element>(
             let grad = &from.values[V::GradMatrix as usize][..];
             workspace.gram_backward(rows(R::X), grad, out_rows(R::GradX, &mut grad_x[..]))
         }
+        Operator::Layer => {
+            let (theta, y) = (&from.theta[0][..], out_rows(R::Y, &mut y[..]));
+            workspace.layer(rows(R::X), theta, w, &epilogue, Some(rows(R::Residual)), y)
+        }
+        Operator::LayerBackward => {
+            let gradients = LayerGradients::none()
+                .x(out_rows(R::GradX, &mut grad_x[..]))
+                .theta(out(case, &mut grad_theta[..]))
+                .weights(out(case, &mut grad_w[..]))
+                .bias(out(case, &mut grad_bias[..]))
+                .residual(out_rows(R::GradResidual, &mut grad_residual[..]));
+            workspace.layer_backward(rows(R::X), &from.theta[0], w, &epilogue, rows(R::GradY), gradients)
+        }
         other => panic!("{other:?} is not called here"),
     }
 }
@@ -301,6 +322,7 @@ struct Addresses {
     sums: Vec<*mut c_void>,
     values: Vec<*mut c_void>,
     readouts: Vec<*mut c_void>,
+    theta: Vec<*mut c_void>,
 }
 
 impl Addresses {
@@ -313,6 +335,7 @@ impl Addresses {
             sums: all(&mut operands.sums),
             values: all(&mut operands.values),
             readouts: all(&mut operands.readouts),
+            theta: all(&mut operands.theta),
         }
     }
 }
@@ -367,6 +390,14 @@ fn in_c(
     let of_step = |rows| hs_step_gradients { rows, vertex_scale: &grad_scale, hyperedge_scale: &grad_w };
     let of_epilogue =
         hs_epilogue_gradients { x: &grad_x, weights: &grad_w, bias: &grad_bias, residual: &grad_residual };
+    let (theta, grad_theta) = (hs_values { data: at.theta[0], len: F * F }, out_values(V::GradTheta));
+    let of_layer = hs_layer_gradients {
+        x: &grad_x,
+        theta: &grad_theta,
+        weights: &grad_w,
+        bias: &grad_bias,
+        residual: &grad_residual,
+    };
     let (s, ws) = (stream, workspace);
     // SAFETY: operands and workspace live, nobody else uses them, and streams are waited for.
     unsafe {
@@ -397,13 +428,17 @@ fn in_c(
             Operator::ConvMatrixBackward => hs_conv_matrix_backward(ws, s, &w, &grad_matrix, &grad_w),
             Operator::Gram => hs_gram(ws, s, &x, &matrix),
             Operator::GramBackward => hs_gram_backward(ws, s, &x, &grad_matrix, &grad_x),
+            Operator::Layer => hs_layer(ws, s, &x, &theta, &w, &epilogue, &residual, &y),
+            Operator::LayerBackward => {
+                hs_layer_backward(ws, s, &x, &theta, &w, &epilogue, &grad_y, &of_layer)
+            }
             other => panic!("{other:?} is not called here"),
         }
     }
 }
 
 /// The message of the last error.
-fn message() -> String {
+pub(crate) fn message() -> String {
     let mut error = std::mem::MaybeUninit::<hs_error>::zeroed();
     // SAFETY: the size is set, and the message is a string of this thread's.
     unsafe {
@@ -413,7 +448,7 @@ fn message() -> String {
     }
 }
 
-fn ok(status: i32) {
+pub(crate) fn ok(status: i32) {
     assert_eq!(status, HS_OK, "{}", message());
 }
 
@@ -425,7 +460,7 @@ struct Handles {
     windows: [*mut hs_windows; 2],
 }
 
-fn abi() -> hs_abi {
+pub(crate) fn abi() -> hs_abi {
     hs_abi {
         version: HS_ABI_VERSION,
         rows: (size_of::<hs_rows>() + size_of::<hs_out_rows>()) as u32,
@@ -433,7 +468,8 @@ fn abi() -> hs_abi {
         steps: (size_of::<hs_step>()
             + size_of::<hs_step_gradients>()
             + size_of::<hs_epilogue>()
-            + size_of::<hs_epilogue_gradients>()) as u32,
+            + size_of::<hs_epilogue_gradients>()
+            + size_of::<hs_layer_gradients>()) as u32,
         options: (size_of::<hs_plan_options>() + size_of::<hs_workspace_options>() + size_of::<hs_error>())
             as u32,
     }
@@ -485,6 +521,8 @@ impl Handles {
             checks: HS_CHECKS_ON,
             paths: null(),
             n_paths: 0,
+            inputs: 0,
+            precision: HS_PRECISION_THREE_BF16,
         };
         let room = hs_workspace_options {
             abi: abi(),
@@ -546,15 +584,24 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// The operators of the C interface, which has no functions for layers yet.
-const OPERATORS: &[Operator] = Operator::ALL.split_at(Operator::Layer as usize).0;
+const LAYERS: [Operator; 2] = [Operator::Layer, Operator::LayerBackward];
 
-/// Operators that a batch is not too large for.
-fn operators(case: &Case) -> impl Iterator<Item = Operator> {
-    use Operator::{ConvMatrix, ConvMatrixBackward, Gram, GramBackward};
-    let is_small = case.batch.topologies().iter().all(|topology| topology.n_incidences() < 100);
-    let has_matrix = |op: &Operator| matches!(op, ConvMatrix | ConvMatrixBackward | Gram | GramBackward);
-    OPERATORS.iter().copied().filter(move |op| is_small || !has_matrix(op))
+/// Those that have the same bits on both backends: all but layers.
+const EXACT: &[Operator] = Operator::ALL.split_at(Operator::Layer as usize).0;
+
+/// Operators that a plan has.
+fn operators(plan: *const hs_plan) -> impl Iterator<Item = Operator> {
+    // SAFETY: the plan lives.
+    let is_there = move |operator: &Operator| match unsafe { hs_plan_check_operator(plan, *operator as u32) }
+    {
+        HS_OK => true,
+        status => {
+            let missing = [HS_ERROR_MATRIX_UNAVAILABLE, HS_ERROR_LAYER_UNAVAILABLE];
+            assert!(missing.contains(&status), "{operator:?}: {}", message());
+            false
+        }
+    };
+    Operator::ALL.iter().copied().filter(is_there)
 }
 
 fn bits<E: std::fmt::Debug>(of: &E) -> String {
@@ -569,8 +616,8 @@ fn assert_cpu_has_the_bits_of_the_library<T: DeviceElement>(element: u32) {
         let normalization = [Normalization::Row, Normalization::Symmetric][conv as usize];
         let conv = Conv::new(normalization, WeightUse::Documented);
         let plan = cpu::Plan::<T>::builder(&case.batch, F).conv(conv).build().unwrap();
-        let mut workspace = plan.workspace(case.instances).unwrap();
-        for operator in operators(case) {
+        let mut workspace = plan.workspace_for(case.instances, Operator::ALL).unwrap();
+        for operator in operators(handles.plan) {
             let [mut expected, mut found] = [(); 2].map(|()| Operands::<T>::new(case));
             own(case, &mut workspace, operator, &mut expected).unwrap();
             let at = Addresses::of(&mut found);
@@ -601,6 +648,7 @@ struct OnDevice<T: Element> {
     sums: Vec<CudaSlice<T::Acc>>,
     values: Vec<CudaSlice<T::Acc>>,
     readouts: Vec<CudaSlice<T>>,
+    theta: Vec<CudaSlice<T>>,
 }
 
 trait OnGpu: DeviceElement<Acc: DeviceRepr + ValidAsZeroBits> + DeviceRepr + ValidAsZeroBits {}
@@ -616,6 +664,7 @@ impl<T: OnGpu> OnDevice<T> {
             sums: all(stream, &operands.sums),
             values: all(stream, &operands.values),
             readouts: all(stream, &operands.readouts),
+            theta: all(stream, &operands.theta),
         };
         stream.synchronize().unwrap();
         result
@@ -630,6 +679,7 @@ impl<T: OnGpu> OnDevice<T> {
             sums: all(stream, &self.sums),
             values: all(stream, &self.values),
             readouts: all(stream, &self.readouts),
+            theta: all(stream, &self.theta),
         }
     }
 
@@ -641,11 +691,13 @@ impl<T: OnGpu> OnDevice<T> {
             of.iter().map(|buffer| stream.clone_dtoh(buffer).unwrap()).collect()
         }
         let readouts = all(stream, &self.readouts).try_into().unwrap();
+        let theta = all(stream, &self.theta).try_into().unwrap();
         let operands = Operands {
             rows: all(stream, &self.rows),
             sums: all(stream, &self.sums),
             values: all(stream, &self.values),
             readouts,
+            theta,
         };
         stream.synchronize().unwrap();
         operands
@@ -664,7 +716,7 @@ fn assert_a_device_has_the_bits_of_the_cpu<T: OnGpu>(element: u32, scratch: u32)
     {
         let on_cpu = Handles::new(case, conv, element, null(), HS_SCRATCH_OWNED);
         let on_device = Handles::new(case, conv, element, device, scratch);
-        for operator in operators(case) {
+        for operator in operators(on_device.plan).filter(|operator| EXACT.contains(operator)) {
             let mut expected = Operands::<T>::new(case);
             let slices = OnDevice::new(&stream, &expected);
             let at = Addresses::of(&mut expected);
@@ -759,7 +811,7 @@ fn a_workspace_is_for_one_call_at_a_time() {
 }
 
 /// A workspace for so many instances, and the status of making it.
-fn made_for(
+pub(crate) fn made_for(
     plan: *const hs_plan,
     max_instances: usize,
     operators: u32,
@@ -799,6 +851,7 @@ fn room_for_any_number_of_instances_is_free() {
     // SAFETY: the pointer is to what lives here.
     ok(unsafe { hs_device_open(lease.ordinal() as u32, &mut device) });
     let all = HS_OPERATORS_ALL;
+    let layers = LAYERS.iter().fold(0, |set, &operator| set | 1 << operator as u32);
     for conv in [HS_NORMALIZATION_ROW, HS_NORMALIZATION_SYMMETRIC] {
         let case = Case::new(pairs(), 3, Kind::Table, false, HS_OVERWRITE);
         let (on_cpu, on_device) = (
@@ -818,9 +871,12 @@ fn room_for_any_number_of_instances_is_free() {
         unsafe { hs_workspace_free(small) };
         let (status, none) = made_for(on_device.plan, 1 << 32, all, HS_SCRATCH_LENT);
         assert_eq!((status, none), (HS_ERROR_TOO_LARGE, null_mut()));
-        let (status, of_cpu) = made_for(on_cpu.plan, usize::MAX, all, HS_SCRATCH_LENT);
+        // A layer on the CPU has rows for all vertices.
+        let (status, none) = made_for(on_cpu.plan, usize::MAX, layers, HS_SCRATCH_LENT);
+        assert_eq!((status, none), (HS_ERROR_TOO_LARGE, null_mut()));
+        let (status, of_cpu) = made_for(on_cpu.plan, usize::MAX, all & !layers, HS_SCRATCH_LENT);
         ok(status);
-        for &operator in OPERATORS {
+        for &operator in EXACT {
             let [mut expected, mut found] = [(); 2].map(|()| Operands::<f32>::new(&case));
             let slices = OnDevice::new(&stream, &expected);
             let at = Addresses::of(&mut expected);
@@ -854,6 +910,8 @@ fn room_for_any_number_of_instances_is_free() {
             checks: HS_CHECKS_DEFAULT,
             paths: &HS_PATH_GATHER,
             n_paths: 1,
+            inputs: 0,
+            precision: HS_PRECISION_THREE_BF16,
         };
         // SAFETY: pointers are to what lives here.
         ok(unsafe { hs_plan_create(handle, &options, &mut plan) });
@@ -886,6 +944,8 @@ fn computed_in_c(batch: &Batch, choices: [u32; 4]) -> [Vec<f32>; 2] {
         checks: HS_CHECKS_DEFAULT,
         paths: null(),
         n_paths: 0,
+        inputs: 0,
+        precision: HS_PRECISION_THREE_BF16,
     };
     let mut out = [vec![0.0; case.len(R::Y)], vec![0.0; case.len(R::NewZ)]];
     let at = |of: R, data| hs_rows {
@@ -942,12 +1002,14 @@ fn choices_are_those_of_the_library() {
         (HS_CONV_MATRIX_BACKWARD, O::ConvMatrixBackward),
         (HS_GRAM, O::Gram),
         (HS_GRAM_BACKWARD, O::GramBackward),
+        (HS_LAYER, O::Layer),
+        (HS_LAYER_BACKWARD, O::LayerBackward),
     ];
     for (number, operator) in operators {
         // The number is a place in the list, and a bit in a set.
-        assert_eq!((OPERATORS[number as usize], operator as u32), (operator, number));
+        assert_eq!((O::ALL[number as usize], operator as u32), (operator, number));
     }
-    assert_eq!((OPERATORS.len(), HS_OPERATORS_ALL), (operators.len(), (1 << operators.len()) - 1));
+    assert_eq!((O::ALL.len(), HS_OPERATORS_ALL), (operators.len(), (1 << operators.len()) - 1));
 
     let edges = [vec![0u32, 1, 2], vec![1, 3], vec![2]];
     let batch = Batch::replicate(Incidence::from_edges(5, &edges, Repeats::Keep).unwrap());
@@ -1128,7 +1190,7 @@ fn calls_with_memory_of_their_own_need_no_order() {
         Case::new(table(false), 4, Kind::Shared, true, HS_OVERWRITE),
     ] {
         let handles = Handles::new(&case, HS_NORMALIZATION_SYMMETRIC, HS_F32, device, HS_SCRATCH_LENT);
-        for operator in operators(&case) {
+        for operator in operators(handles.plan) {
             let operands = Operands::<f32>::new(&case);
             let slices = [(); 2].map(|()| OnDevice::new(&streams[0], &operands));
             lease.set_deferred(true);
@@ -1176,7 +1238,7 @@ fn no_call_allocates() {
     ] {
         let handles = Handles::new(&case, HS_NORMALIZATION_ROW, HS_F32, device, HS_SCRATCH_OWNED);
         let each = || {
-            for &operator in OPERATORS {
+            for operator in operators(handles.plan) {
                 ok(in_c(&case, handles.workspace, stream, operator, &at, handles.windows()));
             }
         };

@@ -59,7 +59,6 @@ const NOT_FROM_C: &[(&str, &str)] = &[
     ("HS_ERROR_BATCH_IN_USE", "nobody can write tables on a device"),
     ("HS_ERROR_TABLE_RANGE", "nobody can write tables on a device"),
     ("HS_ERROR_TABLE_VALUE", "nobody can write tables on a device"),
-    ("HS_ERROR_LAYER_UNAVAILABLE", "the C library has no layers yet"),
 ];
 
 #[test]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import hyperscatter as hs
-from hyperscatter import _calls, _devices
+from hyperscatter import _calls, _devices, _layers
 from hyperscatter._library import lib
 
 driver = ctypes.CDLL("libcuda.so")
@@ -184,6 +184,47 @@ def operators(device: Emulated, dtype: torch.dtype) -> None:
     )
 
 
+def layers_are_one_pass(device: Emulated) -> None:
+    """Tensor cores multiply: what is computed is near the same in float64."""
+    batch = hs.Batch([hs.Incidence.subsets(6, 3), hs.Incidence.pairs(4)], [1, 0, 1])
+    copies = hs.Incidence([[0, 1, 2], [1, 3, 3], [4]], 6)
+    for dtype, precision, bound in (
+        (torch.float32, "three_bf16", 1e-5),
+        (torch.float32, "tf32", 2e-3),
+        (torch.float16, "tf32", 2e-3),
+        (torch.bfloat16, "tf32", 1.5e-2),
+    ):
+        for topology, shape, wide_theta in (
+            (copies, (3, 6), False),
+            (batch, (batch.n_vertices,), True),
+            (batch, (3, 6), False),
+        ):
+            x, theta = torch.randn(*shape, 12).to(dtype), torch.randn(20, 12).to(dtype)
+            theta = theta.float() if wide_theta else theta
+            g, residual = torch.randn(*shape, 20).to(dtype), torch.randn(*shape, 20).to(dtype)
+            w, bias = torch.rand(topology.n_hyperedges) + 0.5, torch.randn(20)
+            operands = x, theta, w, topology.packed, None, bias
+            numbers = 1, 0, 0, _layers.PRECISIONS[precision]
+            backward = g, *operands, *numbers, [True] * 4
+            got = run(device, _layers.layer, *operands, residual, *numbers)
+            got += run(device, _layers.layer_backward, *backward)
+            types = [dtype, dtype, theta.dtype, torch.float32, torch.float32]
+            assert [of.dtype for of in got] == types
+            wide = [
+                of.double() if isinstance(of, Tensor) and of.is_floating_point() else of for of in backward
+            ]
+            wanted = [
+                _layers.layer(*wide[1:7], residual.double(), *numbers),
+                *_layers.layer_backward(*wide),
+            ]
+            for what, a, b in zip(("y", "x", "theta", "weight", "bias"), got, wanted, strict=True):
+                error = (a.double() - b).abs().max() / b.abs().max()
+                # t, which the backward rounds, has jumps where y begins to be 0.
+                assert error < bound * (1 if what == "y" else 4), (what, dtype, precision, float(error))
+                assert torch.equal(a == 0, b == 0) or topology is copies or what != "x"
+    assert any(plan.has(lib.HS_LAYER) for plan in batch._structure.plans.values())
+
+
 def streams_share_workspaces(device: Emulated) -> None:
     topology = hs.Incidence.pairs(5)
     x, w = torch.randn(3, 5, 8), torch.rand(10)
@@ -327,6 +368,7 @@ def main() -> None:
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         operators(device, dtype)
     for scenario in (
+        layers_are_one_pass,
         streams_share_workspaces,
         first_calls_are_not_captured,
         weights_of_one_are_made_once_for_each_stream,

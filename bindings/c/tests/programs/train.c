@@ -9,7 +9,7 @@
 
 #include "driver.h"
 
-enum { EXPERTS = 8, PAIRS = 28, TOKENS = 5, FEATURES = 4, VALUES = TOKENS * EXPERTS * FEATURES };
+enum { EXPERTS = 8, PAIRS = 28, TOKENS = 5, FEATURES = 4, INPUTS = 12, VALUES = TOKENS * EXPERTS * FEATURES };
 
 static void fail(int line, const char* what, int32_t status) {
     hs_error error = HS_ERROR_INIT;
@@ -115,6 +115,13 @@ static hs_out_values out_values(void* data, size_t len) {
     return operand;
 }
 
+static hs_values numbers(const void* data, size_t len) {
+    hs_values operand = {NULL, 0};
+    operand.data = data;
+    operand.len = len;
+    return operand;
+}
+
 static float input(size_t i) { return (float)((i * 37) % 19) / 19.0f - 0.4f; }
 
 static hs_batch* pairs_of_experts(void) {
@@ -198,6 +205,77 @@ static void train(const hs_batch* batch, const hs_device* device, place at, doub
     hs_plan_free(plan);
     drop(at, scratch);
     free(garbage);
+}
+
+/* A layer with more inputs than outputs: y and the gradient of Theta, with y as that of y. */
+static void run_layer(const hs_batch* batch, const hs_device* device, place at, float y[VALUES],
+                      float grad_theta[FEATURES * INPUTS]) {
+    enum { OF_X = TOKENS * EXPERTS * INPUTS };
+    hs_plan_options options = HS_PLAN_OPTIONS_INIT;
+    hs_workspace_options room = HS_WORKSPACE_OPTIONS_INIT;
+    hs_plan* plan = NULL;
+    hs_workspace* workspace = NULL;
+    float x[OF_X], theta[FEATURES * INPUTS], w[PAIRS], bias[FEATURES];
+    void* stream = at.device == NULL ? NULL : at.device->stream;
+    options.device = device;
+    options.features = FEATURES;
+    options.inputs = INPUTS;
+    CHECK(hs_plan_create(batch, &options, &plan));
+    CHECK(hs_plan_check_operator(plan, HS_LAYER));
+    CHECK(hs_plan_check_operator(plan, HS_LAYER_BACKWARD));
+    room.max_instances = TOKENS;
+    room.operators = (1 << HS_LAYER) | (1 << HS_LAYER_BACKWARD);
+    CHECK(hs_workspace_create(plan, &room, &workspace));
+    for (size_t i = 0; i < OF_X; i++) {
+        x[i] = input(i);
+    }
+    for (size_t i = 0; i < FEATURES * INPUTS; i++) {
+        theta[i] = input(i + 7);
+    }
+    for (size_t i = 0; i < PAIRS; i++) {
+        w[i] = 0.5f + 0.01f * (float)i;
+    }
+    for (size_t i = 0; i < FEATURES; i++) {
+        bias[i] = input(i + 3);
+    }
+    void *at_x = put(at, x, sizeof x), *at_theta = put(at, theta, sizeof theta), *at_w = put(at, w, sizeof w);
+    void *at_bias = put(at, bias, sizeof bias), *at_y = put(at, x, VALUES * sizeof *y);
+    void *at_grad_x = put(at, x, sizeof x), *at_grad_theta = put(at, theta, sizeof theta);
+    hs_rows from = {at_x, TOKENS, EXPERTS, INPUTS, INPUTS, EXPERTS * INPUTS}, g = rows(at_y);
+    hs_values by = numbers(at_theta, FEATURES * INPUTS), of_bias = numbers(at_bias, FEATURES);
+    hs_weights shared = weights(at_w, PAIRS);
+    hs_epilogue epilogue = {HS_RELU, NULL};
+    epilogue.bias = &of_bias;
+    hs_out_rows to = out_rows(at_y);
+    hs_out_rows to_x = {at_grad_x, TOKENS, EXPERTS, INPUTS, INPUTS, EXPERTS * INPUTS, HS_OVERWRITE};
+    hs_out_values to_theta = out_values(at_grad_theta, FEATURES * INPUTS);
+    hs_layer_gradients gradients = {NULL, NULL, NULL, NULL, NULL};
+    gradients.x = &to_x;
+    gradients.theta = &to_theta;
+    CHECK(hs_layer(workspace, stream, &from, &by, &shared, &epilogue, NULL, &to));
+    CHECK(hs_layer_backward(workspace, stream, &from, &by, &shared, &epilogue, &g, &gradients));
+    CHECK(hs_workspace_check(workspace, stream));
+    get(at, y, at_y, VALUES * sizeof *y);
+    get(at, grad_theta, at_grad_theta, sizeof theta);
+    drop(at, at_x);
+    drop(at, at_theta);
+    drop(at, at_w);
+    drop(at, at_bias);
+    drop(at, at_y);
+    drop(at, at_grad_x);
+    drop(at, at_grad_theta);
+    hs_workspace_free(workspace);
+    hs_plan_free(plan);
+}
+
+/* Tensor cores multiply on a device. */
+static int is_near(const float* a, const float* b, size_t n) {
+    float largest = 0.0f, difference = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        largest = fmaxf(largest, fabsf(a[i]));
+        difference = fmaxf(difference, fabsf(a[i] - b[i]));
+    }
+    return largest > 0.01f && difference <= 1e-5f * largest;
 }
 
 /* A forked process has none of its parent's threads, and does not wait for them. Handles from before the fork
@@ -407,6 +485,15 @@ static void wrong_plans(const hs_batch* batch, const hs_device* device) {
     hs_weights nothing = {{NULL, 0}, HS_WINDOWS_SHARED, NULL};
     FAILS(hs_conv_matrix(workspace, NULL, &nothing, NULL), HS_ERROR_MATRIX_UNAVAILABLE, "conv_matrix");
     hs_workspace_free(workspace);
+    FAILS(hs_plan_check_operator(other, HS_CONV_MATRIX), HS_ERROR_MATRIX_UNAVAILABLE, "conv_matrix");
+    FAILS(hs_plan_check_operator(other, HS_LAYER_BACKWARD + 1), HS_ERROR_ARGUMENT, "operator");
+    CHECK(hs_plan_check_operator(other, HS_CONV_EPILOGUE));
+    if (device == NULL) {
+        CHECK(hs_plan_check_operator(other, HS_LAYER));
+    } else {
+        error = FAILS(hs_plan_check_operator(other, HS_LAYER), HS_ERROR_LAYER_UNAVAILABLE, "layer");
+        EXPECT(error.value == 70 && error.bound == 16 && strstr(error.other, "vertices") != NULL);
+    }
 
     CHECK(hs_plan_create(batch, &right, &plan));
     error = FAILS(hs_plan_explain(plan, TOKENS, text, 3, &needed), HS_ERROR_CAPACITY, "text");
@@ -674,7 +761,8 @@ static void keep_the_current_context(const hs_batch* batch, const driver* d) {
 
 int main(void) {
     double on_host[2], on_device[2];
-    float w[PAIRS], device_w[PAIRS];
+    float w[PAIRS], device_w[PAIRS], y[VALUES], device_y[VALUES];
+    float grad_theta[FEATURES * INPUTS], device_grad_theta[FEATURES * INPUTS];
     place host = {NULL};
     hs_error error = HS_ERROR_INIT;
     driver d;
@@ -701,6 +789,7 @@ int main(void) {
 #endif
     train(batch, NULL, host, on_host, w);
     EXPECT(on_host[1] < on_host[0]);
+    run_layer(batch, NULL, host, y, grad_theta);
     wrong_topologies();
     wrong_plans(batch, NULL);
     wrong_calls(batch, NULL, host);
@@ -710,6 +799,9 @@ int main(void) {
         train(batch, gpu, device, on_device, device_w);
         EXPECT(on_device[0] == on_host[0] && on_device[1] == on_host[1]);
         EXPECT(memcmp(w, device_w, sizeof w) == 0);
+        run_layer(batch, gpu, device, device_y, device_grad_theta);
+        EXPECT(is_near(y, device_y, VALUES));
+        EXPECT(is_near(grad_theta, device_grad_theta, FEATURES * INPUTS));
         wrong_plans(batch, gpu);
         wrong_calls(batch, gpu, device);
         hs_batch* other = pairs_of_experts();

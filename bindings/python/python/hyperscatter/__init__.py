@@ -4,7 +4,7 @@ devices."""
 from ._devices import set_checks
 from ._library import DeviceError, Error
 from ._structures import CacheInfo, structures
-from .functional import conv, e2v, explain, gram, operator, v2e
+from .functional import conv, e2v, explain, gram, layer, operator, v2e
 from .nn import HypergraphConv
 from .pyg import from_pyg
 from .topology import Batch, Incidence, Windows
@@ -25,6 +25,7 @@ __all__ = [
     "explain",
     "from_pyg",
     "gram",
+    "layer",
     "operator",
     "set_checks",
     "v2e",

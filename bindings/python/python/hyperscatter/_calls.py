@@ -49,10 +49,10 @@ def readable(tensor: Tensor) -> Tensor:
 def empty_like(x: Tensor) -> Tensor:
     """Rows for an output of the shape of x, in x's order of dimensions if rows of such an order can be
     written."""
-    return torch.empty_like(x) if _is_dense(x) else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return torch.empty_like(x) if is_dense(x) else torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-def _is_dense(x: Tensor) -> bool:
+def is_dense(x: Tensor) -> bool:
     """Whether x covers its memory without gaps or overlaps, each row contiguous, instances at one stride."""
     if x.is_contiguous():
         return True
@@ -209,7 +209,8 @@ def numbers(tensor: Tensor, like: Tensor, what: str) -> Tensor:
     return tensor.contiguous()
 
 
-def _new(shape: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def new(shape: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous tensor beside another one."""
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
 
 
@@ -265,7 +266,7 @@ def step(
     to_hyperedges: bool,
 ) -> Tensor:
     """A step forward: `[..., rows, F]`."""
-    out = _new((*x.shape[:-2], rows, x.shape[-1]), x)
+    out = new((*x.shape[:-2], rows, x.shape[-1]), x)
     of = axes(topology, x)
     if x.numel() == 0 or out.numel() == 0:
         of.check_empty(x, "x" if to_hyperedges else "z", to_hyperedges)
@@ -295,7 +296,7 @@ def step_backward(
     outs = [
         empty_like(x) if wanted[0] else None,
         *(
-            _new(scale.shape, scale) if scale is not None and wanted[i] else None
+            new(scale.shape, scale) if scale is not None and wanted[i] else None
             for i, scale in ((1, vertex_scale), (2, hyperedge_scale))
         ),
     ]
@@ -337,7 +338,7 @@ def conv(
     of = axes(topology, x)
     if readout:
         lead = x.shape[:-2] if of.structure.sizes.is_copies else (of.instances,)
-        out = _new((*lead, x.shape[-1]), x)
+        out = new((*lead, x.shape[-1]), x)
     else:
         out = empty_like(x)
     if x.numel() == 0:
@@ -381,9 +382,9 @@ def conv_backward(
     That of the residual is the gradient of the output itself, and comes from here with a readout alone.
     """
     grad_x = empty_like(x) if wanted[0] else None
-    grad_w = _new(weight.shape, weight) if wanted[1] and weight is not None else None
-    grad_bias = _new(bias.shape, bias) if wanted[2] and bias is not None else None
-    grad_residual = _new(x.shape, x) if wanted[3] else None
+    grad_w = new(weight.shape, weight) if wanted[1] and weight is not None else None
+    grad_bias = new(bias.shape, bias) if wanted[2] and bias is not None else None
+    grad_residual = new(x.shape, x) if wanted[3] else None
     outs = grad_x, grad_w, grad_bias, grad_residual
     if x.numel() == 0:
         for out in outs:
@@ -446,7 +447,7 @@ def operator(
     weight_use: int,
 ) -> Tensor:
     """The matrices of the convolution, `[instances, n, n]`."""
-    out = _new((instances, n, n), weight)
+    out = new((instances, n, n), weight)
     if out.numel():
         of, plan = _of_matrices(weight, topology, instances, normalization, weight_use)
         contiguous = weight.contiguous()
@@ -464,7 +465,7 @@ def operator_backward(
     weight_use: int,
 ) -> Tensor:
     """The gradient by the weights."""
-    out = _new(weight.shape, weight)
+    out = new(weight.shape, weight)
     if grad.numel() == 0:
         return out.zero_()
     grad, weight = grad.contiguous(), weight.contiguous()
@@ -491,7 +492,7 @@ def _of_matrices(
 def gram(x: Tensor, topology: Tensor | None) -> Tensor:
     """Inner products of the rows of each instance, `[..., n, n]`, of the accumulation type."""
     n = x.shape[-2]
-    out = _new((*x.shape[:-2], n, n), x, accumulation(x.dtype))
+    out = new((*x.shape[:-2], n, n), x, accumulation(x.dtype))
     if x.numel() == 0:
         return out.zero_()
     x = readable(x)

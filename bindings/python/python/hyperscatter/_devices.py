@@ -37,6 +37,8 @@ class Device:
     """The CPU."""
 
     index = -1
+    has_layers = False
+    """Whether layers in one pass are faster here than PyTorch's product with Θ and a convolution."""
 
     def handle(self) -> Any:
         return NULL
@@ -87,6 +89,8 @@ class Device:
 class Cuda(Device):
     """A CUDA device."""
 
+    has_layers = True
+
     def __init__(self, index: int) -> None:
         self.index = index
         self._handle = Handle("device", lib.hs_device_open, index)
@@ -115,8 +119,8 @@ class Cuda(Device):
 
     def room(self, plan: Plan, instances: int) -> int:
         # Memory that is lent depends on the call alone: the most that the library counts.
-        sizes = plan.sizes
-        return min(MOST_INSTANCES, MOST_ELEMENTS // (max(sizes.n, sizes.m, 1) * plan.key.features))
+        rows, features = max(plan.sizes.n, plan.sizes.m, 1), max(plan.key.features, plan.key.inputs)
+        return min(MOST_INSTANCES, MOST_ELEMENTS // (rows * features))
 
     def refuse_capture(self) -> None:
         if self.is_capturing():

@@ -47,14 +47,15 @@ def refuse_tangents(*inputs: Any) -> None:
                 )
 
 
-def _define(name: str, schema: str, function: Any, fake: Any) -> None:
+def define(name: str, schema: str, function: Any, fake: Any) -> None:
+    """Registers an operator."""
     torch.library.define(f"hyperscatter::{name}", schema, lib=_LIBRARY, tags=(torch.Tag.pt2_compliant_tag,))
     for device in _DEVICES:
         _LIBRARY.impl(name, function, device)
     torch.library.register_fake(f"hyperscatter::{name}", fake, lib=_LIBRARY)
 
 
-def _autograd(name: str, backward: Any, setup: Any) -> None:
+def autograd(name: str, backward: Any, setup: Any) -> None:
     """Registers a derivative.
 
     As `torch.library.register_autograd` does, but for filling in the defaults of arguments, which these
@@ -145,7 +146,7 @@ def _register_step(name: str, to_hyperedges: bool) -> None:
     def second_derivative(ctx: Any, needs: Any, *cotangents: Any) -> Any:
         grad, x, topology, vs, hs = ctx.saved_tensors
         rows = grad.shape[-2]
-        g, x, vs, hs = _second_order(
+        g, x, vs, hs = second_order(
             lambda x, vs, hs: composite(x, topology, vs, hs, ctx.mean, rows),
             grad,
             [x, vs, hs],
@@ -154,20 +155,18 @@ def _register_step(name: str, to_hyperedges: bool) -> None:
         )
         return g, x, None, vs, hs, None, None
 
-    _define(name, f"(Tensor x, {_SCALES}, SymInt rows) -> Tensor", forward, _fake_step)
-    _define(
+    define(name, f"(Tensor x, {_SCALES}, SymInt rows) -> Tensor", forward, _fake_step)
+    define(
         f"{name}_backward",
         f"(Tensor grad, Tensor x, {_SCALES}, bool[3] wanted) -> (Tensor, Tensor, Tensor)",
         backward,
         _fake_step_backward,
     )
-    _autograd(name, derivative, setup)
-    _autograd(f"{name}_backward", second_derivative, setup_backward)
+    autograd(name, derivative, setup)
+    autograd(f"{name}_backward", second_derivative, setup_backward)
 
 
-def _second_order(
-    function: Any, grad: Tensor, operands: list[Any], wanted: Any, cotangents: Any
-) -> list[Any]:
+def second_order(function: Any, grad: Tensor, operands: list[Any], wanted: Any, cotangents: Any) -> list[Any]:
     """The gradients of a backward operator, by its `grad` and its operands.
 
     `function` is the forward operator made of operators that can be differentiated any number of times. Its
@@ -344,7 +343,7 @@ def _conv_derivative(ctx: Any, needs: Any, grad: Tensor) -> Any:
     outputs = ops.conv_backward(grad, x, weight, topology, windows, bias, *ctx.numbers, wanted)
     gx, gw, gb, gr = (g if want else None for g, want in zip(outputs, wanted, strict=True))
     if wants_residual and readout == 0:
-        gr = torch.where(_is_row(grad, topology, m), grad, 0) if padded else grad
+        gr = only_rows(grad, topology, m) if padded else grad
     return gx, gw, None, None, gb, gr, *[None] * 6
 
 
@@ -352,6 +351,16 @@ def _is_row(x: Tensor, topology: Tensor, m: int) -> Tensor:
     """Which rows of a padded Batch are of an instance: those that a bias is added to."""
     zeros, one = x.new_zeros(*x.shape[:-1], 1), x.new_ones(1, dtype=_calls.accumulation(x.dtype))
     return ops.conv(zeros, None, topology, None, one, None, 0, 0, 0, m, 0, True) != 0
+
+
+def only_rows(x: Tensor, topology: Tensor, m: int) -> Tensor:
+    """The rows of a padded Batch, with zeros in its padding."""
+    return torch.where(_is_row(x, topology, m), x, 0)
+
+
+def with_epilogue(y: Tensor, bias: Any, activation: int) -> Tensor:
+    """What follows the convolution, as operators of PyTorch."""
+    return _ACTIVATIONS[activation](y if bias is None else y + bias.to(y.dtype))
 
 
 def _setup_conv_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
@@ -367,10 +376,8 @@ def _conv_second_derivative(ctx: Any, needs: Any, *cotangents: Any) -> Any:
     is_row = _is_row(x, topology, m) if padded else None
 
     def function(x: Tensor, weight: Any, bias: Any, residual: Any) -> Tensor:
-        y = _conv_from_sums(x, weight, topology, windows, normalization, weight_use, m)
-        if bias is not None:
-            y = y + bias.to(y.dtype)
-        y = _ACTIVATIONS[activation](y)
+        y = conv_from_sums(x, weight, topology, windows, normalization, weight_use, m)
+        y = with_epilogue(y, bias, activation)
         if residual is not None:
             y = y + residual
         if is_row is None:
@@ -380,7 +387,7 @@ def _conv_second_derivative(ctx: Any, needs: Any, *cotangents: Any) -> Any:
 
     residual = torch.zeros_like(x) if ctx.wanted[3] else None
     operands = [x, weight, bias, residual]
-    g, gx, gw, gb, _ = _second_order(function, grad, operands, ctx.wanted, cotangents)
+    g, gx, gw, gb, _ = second_order(function, grad, operands, ctx.wanted, cotangents)
     return g, gx, gw, None, None, gb, *[None] * 7
 
 
@@ -393,7 +400,7 @@ _ACTIVATIONS = (
 )
 
 
-def _conv_from_sums(
+def conv_from_sums(
     x: Tensor, weight: Any, topology: Tensor, windows: Any, normalization: int, weight_use: int, m: int
 ) -> Tensor:
     """The convolution from the two steps, each of which can be differentiated any number of times."""
@@ -421,7 +428,7 @@ def _conv_from_sums(
     return y if left is None else y * left
 
 
-_define(
+define(
     "conv",
     "(Tensor x, Tensor? weight, Tensor topology, Tensor? windows, Tensor? bias, "
     "Tensor? residual, int activation, "
@@ -429,7 +436,7 @@ _define(
     _conv,
     _fake_conv,
 )
-_define(
+define(
     "conv_backward",
     "(Tensor grad, Tensor x, Tensor? weight, Tensor topology, Tensor? windows, Tensor? bias, "
     f"int activation, {_CONVENTIONS}, SymInt m, SymInt readout, bool padded, bool[4] wanted) "
@@ -437,8 +444,8 @@ _define(
     _conv_backward,
     _fake_conv_backward,
 )
-_autograd("conv", _conv_derivative, _setup_conv)
-_autograd("conv_backward", _conv_second_derivative, _setup_conv_backward)
+autograd("conv", _conv_derivative, _setup_conv)
+autograd("conv_backward", _conv_second_derivative, _setup_conv_backward)
 
 # ---- matrices ----
 
@@ -453,20 +460,20 @@ def _operator_derivative(ctx: Any, needs: Any, grad: Tensor) -> Any:
     return gradient, None, None, None, None, None, None
 
 
-_define(
+define(
     "operator",
     "(Tensor weight, Tensor topology, Tensor? windows, SymInt instances, SymInt n, "
     f"{_CONVENTIONS}) -> Tensor",
     _calls.operator,
     lambda weight, topology, windows, instances, n, *_: weight.new_empty((instances, n, n)),
 )
-_define(
+define(
     "operator_backward",
     f"(Tensor grad, Tensor weight, Tensor topology, Tensor? windows, {_CONVENTIONS}) -> Tensor",
     _calls.operator_backward,
     lambda grad, weight, *_: weight.new_empty(weight.shape),
 )
-_autograd("operator", _operator_derivative, _setup_operator)
+autograd("operator", _operator_derivative, _setup_operator)
 
 
 def _setup_operator_backward(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
@@ -486,13 +493,13 @@ def _operator_second_derivative(ctx: Any, needs: Any, cotangent: Tensor) -> Any:
         units = torch.eye(n, dtype=grad.dtype, device=grad.device).expand(instances, n, n)
         w = weight.reshape(instances, m)
         normalization, weight_use = ctx.numbers
-        return _conv_from_sums(units, w, topology, windows, normalization, weight_use, m)
+        return conv_from_sums(units, w, topology, windows, normalization, weight_use, m)
 
-    g, w = _second_order(function, grad, [weight], [True], [cotangent])
+    g, w = second_order(function, grad, [weight], [True], [cotangent])
     return g, w, None, None, None, None
 
 
-_autograd("operator_backward", _operator_second_derivative, _setup_operator_backward)
+autograd("operator_backward", _operator_second_derivative, _setup_operator_backward)
 
 
 def _setup_gram(ctx: Any, needs: Any, inputs: Any, output: Any) -> None:
@@ -520,7 +527,7 @@ def _gram_second_derivative(ctx: Any, needs: Any, cotangent: Tensor) -> Any:
     return outer, ops.gram_backward(grad, cotangent, topology), None
 
 
-_define(
+define(
     "gram",
     "(Tensor x, Tensor? topology) -> Tensor",
     _calls.gram,
@@ -528,11 +535,11 @@ _define(
         (*x.shape[:-2], x.shape[-2], x.shape[-2]), dtype=_calls.accumulation(x.dtype)
     ),
 )
-_define(
+define(
     "gram_backward",
     "(Tensor grad, Tensor x, Tensor? topology) -> Tensor",
     _calls.gram_backward,
     lambda grad, x, topology: _calls.empty_like(x),
 )
-_autograd("gram", _gram_derivative, _setup_gram)
-_autograd("gram_backward", _gram_second_derivative, _setup_gram_backward)
+autograd("gram", _gram_derivative, _setup_gram)
+autograd("gram_backward", _gram_second_derivative, _setup_gram_backward)

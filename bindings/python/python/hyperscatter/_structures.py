@@ -32,6 +32,7 @@ ELEMENTS = {
 MOST_ORPHANS = 64
 MOST_WINDOWS = 16
 MOST_SIZES = 256
+NOT_THERE = (lib.HS_ERROR_LAYER_UNAVAILABLE, lib.HS_ERROR_MATRIX_UNAVAILABLE)
 FOUND_BY_KERNELS = (lib.HS_ERROR_NEGATIVE_DEGREE, lib.HS_ERROR_INDEX_OUT_OF_BOUNDS)
 
 
@@ -85,6 +86,7 @@ class Plan:
         options.device = device.handle()
         options.element, options.features = ELEMENTS[key.dtype], key.features
         options.normalization, options.weight_use = key.normalization, key.weight_use
+        options.inputs, options.precision = key.inputs, key.precision
         options.checks = lib.HS_CHECKS_ON if _devices.checks else lib.HS_CHECKS_DEFAULT
         self.handle = Handle("plan", lib.hs_plan_create, structure.handle.raw, options)
         # Not the structure, which holds its plans.
@@ -97,6 +99,7 @@ class Plan:
         """Whether a CUDA graph may have a call."""
         self.windows: OrderedDict[Key, Handle] = OrderedDict()
         self._ones: dict[int, Tensor] = {}
+        self._has: dict[int, bool] = {}
         Counters.plans += 1
 
     def run(self, operator: int, instances: int, function: Callable[..., int], *operands: Any) -> None:
@@ -126,6 +129,16 @@ class Plan:
                 device.retire(self, workspace)  # what it holds is not known
             else:
                 pool.append(workspace)
+
+    def has(self, operator: int) -> bool:
+        """Whether the library has an operator for the plan."""
+        found = self._has.get(operator)
+        if found is None:
+            status = lib.hs_plan_check_operator(self.handle.raw, operator)
+            if status not in (lib.HS_OK, *NOT_THERE):
+                raise last_error()
+            found = self._has[operator] = status == lib.HS_OK
+        return found
 
     def ones(self) -> Tensor:
         """Weights of 1, for calls without any: as many as the largest instance has hyperedges."""
@@ -189,6 +202,10 @@ class PlanKey(NamedTuple):
     normalization: int
     weight_use: int
     device: int
+    inputs: int = 0
+    """Of a layer; else 0."""
+    precision: int = 0
+    """Of a layer in float32."""
 
 
 class Sizes(NamedTuple):
@@ -226,10 +243,12 @@ class Structure:
     def starts(self, axis: int) -> list[int]:
         return [self._start(axis, g) for g in range(self.sizes.instances + 1)]
 
-    def plan(self, like: Tensor, normalization: int, weight_use: int) -> Plan:
-        """The plan for rows like these."""
+    def plan(
+        self, like: Tensor, normalization: int, weight_use: int, *, inputs: int = 0, precision: int = 0
+    ) -> Plan:
+        """The plan for rows like these; that of a layer for such outputs."""
         device = _devices.of(like)
-        key = PlanKey(like.dtype, like.shape[-1], normalization, weight_use, device.index)
+        key = PlanKey(like.dtype, like.shape[-1], normalization, weight_use, device.index, inputs, precision)
         found = self.plans.get(key)
         if found is None:
             device.refuse_capture()

@@ -26,16 +26,17 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
-from . import _calls, _ops
+from . import _calls, _layers, _ops
 from ._library import Error
 from .topology import Batch, Incidence, Windows, choice
 
-__all__ = ["conv", "e2v", "explain", "gram", "operator", "v2e"]
+__all__ = ["conv", "e2v", "explain", "gram", "layer", "operator", "v2e"]
 
 Reduce = Literal["sum", "mean"]
 Normalization = Literal["row", "symmetric", "none"]
 WeightUse = Literal["documented", "degree_only", "message_only"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Precision = Literal["three_bf16", "tf32"]
 Topology = Incidence | Batch
 
 NORMALIZATIONS = ("row", "symmetric", "none")
@@ -189,26 +190,8 @@ def conv(
     conventions = _conventions(normalization, weight_use)
     which = 0 if activation is None else choice("activation", activation, ACTIVATIONS)
     x = _autocast(x)
-    if weight is not None:
-        _check_tensor(weight, "weight")
-        if windows is None:
-            weight = _lined_up(weight, x, topology, topology.n_hyperedges, "weight")
-        elif weight.dim() != 1:
-            raise Error(
-                f"with windows weight must have one dimension, and has the shape {tuple(weight.shape)}"
-            )
-        weight = _widened(weight, x, "weight")
-    if bias is not None:
-        _check_shape(bias, (x.shape[-1],), "bias")
-        bias = _widened(bias, x, "bias")
-    if residual is not None:
-        residual = residual.to(x.dtype) if _is_autocasting(x) else residual
-        _check_shape(residual, tuple(x.shape), "residual")
-        if residual.dtype != x.dtype or residual.device != x.device:
-            raise Error(
-                f"residual must be of the type and on the device of x, {x.dtype} on {x.device}, and is "
-                f"{residual.dtype} on {residual.device}"
-            )
+    weight = _weights(weight, x, topology, windows)
+    bias, residual = _epilogue(bias, residual, x, x.shape[-1])
     _ops.refuse_tangents(x, weight, bias, residual)
     rows = _rows(x, topology)[1]
     many = 0 if readout is None else -1 if isinstance(topology, Incidence) else topology.n_instances
@@ -219,6 +202,78 @@ def conv(
     return _ops.ops.conv(
         x, weight, topology.packed, packed, bias, residual, which, *conventions, rows, many, padded
     )
+
+
+@_takes_arrays
+def layer(
+    x: Tensor,
+    theta: Tensor,
+    topology: Topology,
+    weight: Tensor | None = None,
+    *,
+    windows: Windows | None = None,
+    normalization: Normalization = "row",
+    weight_use: WeightUse = "documented",
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    precision: Precision | None = None,
+) -> Tensor:
+    """A whole layer, `y = act(D⁻¹ H W B⁻¹ Hᵀ x Θᵀ + bias) + residual`: `conv` of `x Θᵀ`.
+
+    On a CUDA device of compute capability 8.0 or newer it is one pass over x and y, and the backward computes
+    `x Θᵀ` again instead of keeping it: where no instance has more than 16 vertices, of float16 and bfloat16
+    with up to 512 features on both sides, and of float32 with up to 256 if `precision` takes it. Elsewhere it
+    is `torch.nn.functional.linear` and `conv`. In one pass x Θᵀ is not rounded to the type of x before the
+    convolution, and results are not bits of the CPU's.
+
+    Args:
+        x: `[..., n, F_in]`.
+        theta: `Θ`, `[F_out, F_in]` as of `torch.nn.Linear`, of the type of x, or float32 beside half types:
+            it is rounded then, and its gradient is not.
+        topology: as in `conv`, and so are the others that are not named here.
+        bias: `[F_out]`.
+        residual: `[..., n, F_out]`.
+        precision: how one pass multiplies float32: `"three_bf16"` by three products of bfloat16 (relative
+            error about 4e-6), `"tf32"` by TF32 (about 4e-4). By default as PyTorch multiplies: under
+            `torch.set_float32_matmul_precision("highest")` not in one pass, else by TF32.
+
+    Returns:
+        `[..., n, F_out]`, of the type of x.
+    """
+    _check_rows(x, "x")
+    _check_topology(topology)
+    _check_tensor(theta, "theta")
+    conventions = _conventions(normalization, weight_use)
+    which = 0 if activation is None else choice("activation", activation, ACTIVATIONS)
+    if precision is not None:
+        choice("precision", precision, tuple(_layers.PRECISIONS))
+    x = _autocast(x)
+    _layers.check_theta(x, theta)
+    n = topology.n_vertices if isinstance(topology, Incidence) else topology.largest_vertices
+    if not _layers.is_one_pass(x, theta, n, precision):
+        # Autocast keeps what it has cast for other calls.
+        h = torch.nn.functional.linear(x, theta if _is_autocasting(x) else theta.to(x.dtype))
+        return conv(
+            h,
+            topology,
+            weight,
+            windows=windows,
+            normalization=normalization,
+            weight_use=weight_use,
+            bias=bias,
+            activation=activation,
+            residual=residual,
+        )
+    weight = _weights(weight, x, topology, windows)
+    bias, residual = _epilogue(bias, residual, x, theta.shape[0])
+    _ops.refuse_tangents(x, theta, weight, bias, residual)
+    m = _rows(x, topology)[1]
+    packed = None if windows is None else windows.packed
+    padded = isinstance(topology, Batch) and x.dim() == 3
+    how = _layers.PRECISIONS["tf32" if precision is None else precision]
+    operands = x, theta, weight, topology.packed, packed, bias, residual
+    return _ops.ops.layer(*operands, which, *conventions, m, padded, how)
 
 
 @_takes_arrays
@@ -305,6 +360,8 @@ def explain(
     device: torch.device | str = "cpu",
     normalization: Normalization = "row",
     weight_use: WeightUse = "documented",
+    inputs: int | None = None,
+    precision: Precision = "three_bf16",
 ) -> str:
     """What calls do, in English: how each hypergraph is computed, launches, kernels and bytes.
 
@@ -316,11 +373,16 @@ def explain(
         device: where they are.
         normalization: as in `conv`.
         weight_use: as in `conv`.
+        inputs: the features of a `layer`'s x, where they are others.
+        precision: as in `layer`.
     """
     _check_topology(topology)
+    choice("precision", precision, tuple(_layers.PRECISIONS))
     like = torch.empty(1, features, dtype=dtype, device=device)
     _calls.check_element(like)
-    plan = topology._structure.plan(like, *_conventions(normalization, weight_use))
+    conventions = _conventions(normalization, weight_use)
+    of_layer = {"inputs": inputs or 0, "precision": _layers.PRECISIONS[precision]}
+    plan = topology._structure.plan(like, *conventions, **of_layer)
     return plan.explain(topology.n_instances if isinstance(topology, Batch) else instances)
 
 
@@ -347,6 +409,36 @@ def _step(
     _ops.refuse_tangents(x, vertex_scale, hyperedge_scale)
     rows = m if to_hyperedges else n
     return op(x, topology.packed, vertex_scale, hyperedge_scale, mean, rows)
+
+
+def _weights(weight: Tensor | None, x: Tensor, topology: Topology, windows: Windows | None) -> Tensor | None:
+    """Weights of a convolution, lined up and as wide as they have to be."""
+    if weight is None:
+        return None
+    _check_tensor(weight, "weight")
+    if windows is None:
+        weight = _lined_up(weight, x, topology, topology.n_hyperedges, "weight")
+    elif weight.dim() != 1:
+        raise Error(f"with windows weight must have one dimension, and has the shape {tuple(weight.shape)}")
+    return _widened(weight, x, "weight")
+
+
+def _epilogue(
+    bias: Tensor | None, residual: Tensor | None, x: Tensor, features: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Bias and residual of rows of so many features, checked."""
+    if bias is not None:
+        _check_shape(bias, (features,), "bias")
+        bias = _widened(bias, x, "bias")
+    if residual is not None:
+        residual = residual.to(x.dtype) if _is_autocasting(x) else residual
+        _check_shape(residual, (*x.shape[:-1], features), "residual")
+        if residual.dtype != x.dtype or residual.device != x.device:
+            raise Error(
+                f"residual must be of the type and on the device of x, {x.dtype} on {x.device}, and is "
+                f"{residual.dtype} on {residual.device}"
+            )
+    return bias, residual
 
 
 def _rows(x: Tensor, topology: Topology) -> tuple[int, int]:

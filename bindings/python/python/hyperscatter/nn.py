@@ -11,11 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from . import functional
+from . import _layers, functional
 from ._calls import accumulation
 from ._library import Error
 from ._packed import on_host
-from .functional import ACTIVATIONS, NORMALIZATIONS, WEIGHT_USES, Activation, Normalization, WeightUse
+from .functional import (
+    ACTIVATIONS,
+    NORMALIZATIONS,
+    WEIGHT_USES,
+    Activation,
+    Normalization,
+    Precision,
+    WeightUse,
+)
 from .topology import Batch, Incidence, SelfLoops, Windows, choice
 
 __all__ = ["HypergraphConv"]
@@ -39,6 +47,8 @@ class HypergraphConv(nn.Module):
         bias: whether a bias is learned.
         activation: of what the convolution gives with its bias.
         residual: whether x is added in the end. Both numbers of channels must be the same then.
+        precision: as in `hyperscatter.layer`, which computes a layer in one pass where it can, and where
+            nothing was hung on `lin` (hooks, a parametrization, another module in its place).
 
     The state holds the topology's fingerprint and the conventions. Loading that of another convention is an
     error, and so is that of another topology where there are weights for its hyperedges; else it is a
@@ -62,6 +72,7 @@ class HypergraphConv(nn.Module):
         bias: bool = True,
         activation: Activation | None = None,
         residual: bool = False,
+        precision: Precision | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -72,6 +83,8 @@ class HypergraphConv(nn.Module):
         choice("isolated", isolated, ("zero", "keep"))
         if activation is not None:
             choice("activation", activation, ACTIVATIONS)
+        if precision is not None:
+            choice("precision", precision, tuple(_layers.PRECISIONS))
         if weight not in (None, "learned", "softplus"):
             raise ValueError(f"weight must be None, 'learned' or 'softplus', and is {weight!r}")
         if weight is not None and topology is None:
@@ -91,6 +104,7 @@ class HypergraphConv(nn.Module):
         self.isolated = isolated
         self.activation: Activation | None = activation
         self.residual = residual
+        self.precision: Precision | None = precision
         self.weight_kind = weight
         self._topology, self._n_weights = (None, 0) if topology is None else self._looped(topology)
         self.lin = nn.Linear(in_channels, out_channels, bias=False, device=device, dtype=dtype)
@@ -166,18 +180,21 @@ class HypergraphConv(nn.Module):
             if windows is not None:
                 raise ValueError("isolated='keep' adds hyperedges that a table of windows does not know")
             weight = torch.cat([weight, weight.new_ones(*weight.shape[:-1], n_kept)], -1)
+        conventions: Any = {
+            "windows": windows,
+            "normalization": self.normalization,
+            "weight_use": self.weight_use,
+            "bias": self.bias,
+            "activation": self.activation,
+        }
+        theta, residual = _layers.theta_of(self.lin), x if self.residual else None
+        if theta is not None:
+            return functional.layer(
+                x, theta, topology, weight, residual=residual, precision=self.precision, **conventions
+            )
         h = self.lin(x)
-        return functional.conv(
-            h,
-            topology,
-            weight,
-            windows=windows,
-            normalization=self.normalization,
-            weight_use=self.weight_use,
-            bias=self.bias,
-            activation=self.activation,
-            residual=x.to(h.dtype) if self.residual else None,
-        )
+        residual = None if residual is None else residual.to(h.dtype)
+        return functional.conv(h, topology, weight, residual=residual, **conventions)
 
     @functional.eager
     def _with_loops(self, topology: Incidence | Batch | None) -> tuple[Incidence, int]:
@@ -244,6 +261,8 @@ class HypergraphConv(nn.Module):
             parts.append(f"activation={self.activation!r}")
         if self.residual:
             parts.append("residual=True")
+        if self.precision is not None:
+            parts.append(f"precision={self.precision!r}")
         return ", ".join(parts)
 
 

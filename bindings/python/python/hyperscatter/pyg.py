@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _calls, functional
+from . import _calls, _layers, functional
 from ._library import Error
 from .topology import Batch, Incidence
 
@@ -127,10 +127,13 @@ class HypergraphConv(nn.Module):
         if x.dim() != 2:
             raise Error(f"x must have the shape [n, in_channels], and has {tuple(x.shape)}")
         incidence = self._structure(hyperedge_index, x.shape[0], hyperedge_weight, num_edges)
-        h = self.lin(x)
+        theta = _layers.theta_of(self.lin)
         if hyperedge_weight is not None:
-            hyperedge_weight = hyperedge_weight.flatten().to(_calls.accumulation(h.dtype))
-        return functional.conv(h, incidence, hyperedge_weight, weight_use="degree_only", bias=self.bias)
+            hyperedge_weight = hyperedge_weight.flatten().to(_calls.accumulation(x.dtype))
+        conventions: Any = {"weight_use": "degree_only", "bias": self.bias}
+        if theta is not None:
+            return functional.layer(x, theta, incidence, hyperedge_weight, **conventions)
+        return functional.conv(self.lin(x), incidence, hyperedge_weight, **conventions)
 
     @functional.eager
     def _structure(

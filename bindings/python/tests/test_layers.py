@@ -1,0 +1,236 @@
+"""`hyperscatter.layer`, and the layers that call it.
+
+PyTorch sees no device here. So some tests take the operator of one pass on the CPU, where it multiplies as
+PyTorch does: its derivatives, its fake kernels and what calls it are the same there. `emulated.py` runs the
+kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import gradcheck, gradgradcheck
+
+import hyperscatter as hs
+import hyperscatter.pyg
+from hyperscatter import _layers
+from reference import NORMALIZATIONS, USES
+
+TOPOLOGY = hs.Incidence([[0, 1, 2], [1, 2], [0, 2], [2]], 4)  # vertex 3 is in no hyperedge
+BATCH = hs.Batch([TOPOLOGY, hs.Incidence.pairs(3)], [0, 1, 0])
+
+
+@pytest.fixture
+def one_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Takes the operator of one pass on the CPU, too; a list of its calls."""
+    calls: list[str] = []
+    forward, backward = _layers.layer, _layers.layer_backward
+
+    def counted(name: str, function: Any) -> Any:
+        return lambda *arguments: (calls.append(name), function(*arguments))[1]
+
+    monkeypatch.setattr(_layers, "is_one_pass", lambda *_: True)
+    monkeypatch.setattr(_layers, "layer", counted("forward", forward))
+    monkeypatch.setattr(_layers, "layer_backward", counted("backward", backward))
+    torch._dynamo.reset()
+    yield calls
+    torch._dynamo.reset()
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.rand(shape, dtype=torch.float64).add(0.5).requires_grad_()
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_a_layer_is_a_product_and_a_convolution(activation: Any) -> None:
+    x, theta, w, b = torch.randn(2, 3, 4, 5), torch.randn(7, 5), torch.rand(2, 3, 4), torch.randn(7)
+    r = torch.randn(2, 3, 4, 7)
+    got = hs.layer(x, theta, TOPOLOGY, w, bias=b, activation=activation, residual=r)
+    h = nn.functional.linear(x, theta)
+    assert torch.equal(got, hs.conv(h, TOPOLOGY, w, bias=b, activation=activation, residual=r))
+
+
+def test_in_one_pass_it_is_the_same(one_pass: list[str]) -> None:
+    theta, b = torch.randn(7, 5), torch.randn(7)
+    vertex_major = torch.randn(4, 6, 5).transpose(0, 1)
+    for topology, x, m in (
+        (TOPOLOGY, vertex_major, 4),
+        (BATCH, torch.randn(BATCH.n_vertices, 5), BATCH.n_hyperedges),
+        (BATCH, torch.randn(3, 4, 5), BATCH.n_hyperedges),
+    ):
+        w = torch.rand(m)
+        got = hs.layer(x, theta, topology, w, bias=b, activation="silu", normalization="symmetric")
+        h = nn.functional.linear(x, theta)
+        wanted = hs.conv(h, topology, w, bias=b, activation="silu", normalization="symmetric")
+        assert torch.allclose(got, wanted, atol=1e-6)
+    assert one_pass == ["forward"] * 3
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_derivatives(one_pass: list[str], use: Any, normalization: Any, own: bool) -> None:
+    def layer(x: Tensor, theta: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+        conventions: Any = {"weight_use": use, "normalization": normalization}
+        return hs.layer(x, theta, TOPOLOGY, w, bias=b, activation="gelu", residual=r, **conventions)
+
+    inputs = leaf(2, 4, 3), leaf(2, 3), leaf(2, 4) if own else leaf(4), leaf(2), leaf(2, 4, 2)
+    assert gradcheck(layer, inputs)
+    assert gradgradcheck(layer, inputs)
+    assert {"forward", "backward"} == set(one_pass)
+
+
+def test_derivatives_of_a_padded_batch_are_zero_in_its_padding(one_pass: list[str]) -> None:
+    x, theta, r = leaf(3, 4, 3), leaf(2, 3), leaf(3, 4, 2)
+    w = leaf(BATCH.n_hyperedges)
+
+    def layer(x: Tensor, theta: Tensor, w: Tensor, r: Tensor) -> Tensor:
+        return hs.layer(x, theta, BATCH, w, activation="silu", residual=r)
+
+    assert gradcheck(layer, (x, theta, w, r))
+    y = layer(x, theta, w, r)
+    gradients = torch.autograd.grad(y.sum(), (x, r))
+    assert y[1, 3].abs().sum() == 0 and all(g[1, 3].abs().sum() == 0 for g in gradients)
+    assert gradients[0][1, :3].abs().min() > 0 and one_pass
+
+
+def test_only_what_is_wanted_is_computed(one_pass: list[str]) -> None:
+    x, theta, w = torch.randn(2, 4, 3), torch.randn(2, 3), torch.rand(4)
+    r = torch.randn(2, 4, 2).requires_grad_()
+    y = hs.layer(x, theta, TOPOLOGY, w, residual=r)
+    assert torch.equal(torch.autograd.grad(y.sum(), r)[0], torch.ones_like(r))
+    assert "backward" not in one_pass
+    for i in range(3):
+        operands = [x, theta, w]
+        operands[i] = operands[i].clone().requires_grad_()
+        hs.layer(operands[0], operands[1], TOPOLOGY, operands[2]).sum().backward()
+        assert operands[i].grad is not None and operands[i].grad.shape == operands[i].shape
+
+
+def test_under_autocast_the_gradient_of_theta_is_not_rounded(one_pass: list[str]) -> None:
+    layer = hs.HypergraphConv(8, 8, hs.Incidence.pairs(4), "softplus", activation="relu", residual=True)
+    x = torch.randn(3, 4, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16 and torch.allclose(y.float(), layer(x), atol=0.1)
+    y.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters())
+    assert one_pass == ["forward"] * 2 + ["backward"]
+    # In bfloat16 itself Θ may be either.
+    of_half = x.bfloat16()
+    for theta in (layer.lin.weight, layer.lin.weight.bfloat16()):
+        assert hs.layer(of_half, theta, hs.Incidence.pairs(4)).dtype == torch.bfloat16
+
+
+def test_one_graph_holds_a_layer(one_pass: list[str]) -> None:
+    layer = hs.HypergraphConv(8, 8, hs.Incidence.pairs(4), "softplus", activation="relu", residual=True)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (3, 8, 11):
+        x = torch.randn(2, tokens, 4, 8, requires_grad=True)
+        wanted, got = layer(x), compiled(x)
+        assert torch.allclose(got, wanted, atol=1e-6)
+        inputs = [x, *layer.parameters()]
+        for a, b in zip(
+            torch.autograd.grad(got.square().sum(), inputs),
+            torch.autograd.grad(wanted.square().sum(), inputs),
+            strict=True,
+        ):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert "backward" in one_pass
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_what_is_hung_on_the_product_runs(one_pass: list[str]) -> None:
+    x = torch.randn(3, 4, 5)
+    for of in (hs.HypergraphConv(5, 7, TOPOLOGY), hs.pyg.HypergraphConv(5, 7)):
+        index = torch.tensor([[0, 1, 2, 1, 2], [0, 0, 0, 1, 1]])
+        arguments = (x,) if of.__class__ is hs.HypergraphConv else (x[0], index)
+        plain = of(*arguments)
+        assert one_pass.pop() == "forward"
+        seen: list[Any] = []
+        handle = of.lin.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+        assert torch.allclose(of(*arguments), plain, atol=1e-6) and len(seen) == 1 and not one_pass
+        handle.remove()
+        of(*arguments)
+        assert one_pass.pop() == "forward"
+        nn.utils.parametrize.register_parametrization(of.lin, "weight", Doubled())
+        assert torch.allclose(of(*arguments), 2 * plain, atol=1e-5) and not one_pass
+        of.lin = nn.Sequential(nn.Linear(5, 7), nn.ReLU())  # pyright: ignore[reportAttributeAccessIssue]
+        assert of(*arguments).shape == plain.shape and not one_pass
+
+
+def test_the_drop_in_calls_it_with_its_convention(one_pass: list[str]) -> None:
+    conv = hs.pyg.HypergraphConv(5, 7)
+    x, w = torch.randn(4, 5), torch.rand(2)
+    index = torch.tensor([[0, 1, 2, 1, 2], [0, 0, 0, 1, 1]])
+    y = conv(x, index, w)
+    assert one_pass == ["forward"]
+    topology = hs.Incidence.from_hyperedge_index(index, 4, 2)
+    wanted = hs.conv(conv.lin(x), topology, w, weight_use="degree_only", bias=conv.bias)
+    assert torch.allclose(y, wanted, atol=1e-6)
+
+
+def test_when_it_is_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_layers, "_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+
+    def is_one_pass(dtype: torch.dtype, n: int, inputs: int, outputs: int, precision: str | None) -> bool:
+        with FakeTensorMode():
+            x = torch.empty(3, n, inputs, dtype=dtype, device="cuda:0")
+            return _layers.is_one_pass(x, torch.empty(outputs, inputs, device="cuda:0"), n, precision)
+
+    f32, bf16 = torch.float32, torch.bfloat16
+    assert is_one_pass(bf16, 16, 512, 512, None) and is_one_pass(torch.float16, 1, 1, 1, None)
+    assert not is_one_pass(bf16, 17, 8, 8, None)
+    assert not is_one_pass(bf16, 8, 513, 8, None) and not is_one_pass(bf16, 8, 8, 513, None)
+    assert not is_one_pass(bf16, 8, 0, 8, None) and not is_one_pass(bf16, 8, 8, 0, None)
+    assert not is_one_pass(torch.float64, 8, 8, 8, "tf32")
+    assert is_one_pass(f32, 8, 256, 256, "three_bf16") and is_one_pass(f32, 8, 256, 256, "tf32")
+    assert not is_one_pass(f32, 8, 257, 8, "tf32") and not is_one_pass(f32, 8, 8, 8, None)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert is_one_pass(f32, 8, 8, 8, None)
+    monkeypatch.setattr(_layers, "_capability", lambda _: (7, 5))
+    assert not is_one_pass(bf16, 8, 8, 8, None)
+    assert not _layers.is_one_pass(torch.empty(3, 4, 8), torch.empty(8, 8), 4, "tf32")  # the CPU
+
+
+def test_errors() -> None:
+    x, theta = torch.randn(2, 4, 5), torch.randn(7, 5)
+    with pytest.raises(hs.Error, match=r"theta must have the shape \[F_out, 5\]"):
+        hs.layer(x, theta.T, TOPOLOGY)
+    with pytest.raises(hs.Error, match=r"theta must be torch\.float32 or torch\.float32"):
+        hs.layer(x, theta.double(), TOPOLOGY)
+    with pytest.raises(hs.Error, match=r"bias must have the shape \(7,\)"):
+        hs.layer(x, theta, TOPOLOGY, bias=torch.randn(5))
+    with pytest.raises(ValueError, match="precision"):
+        hs.layer(x, theta, TOPOLOGY, precision="bf16")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="precision"):
+        hs.HypergraphConv(5, 7, precision="highest")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="theta must be a tensor"):
+        hs.layer(x, [[1.0]], TOPOLOGY)  # pyright: ignore[reportArgumentType]
+
+
+def test_nothing_is_nothing(one_pass: list[str]) -> None:
+    w = torch.rand(4, requires_grad=True)
+    for x, theta in (
+        (torch.empty(0, 4, 5), torch.randn(7, 5)),
+        (torch.randn(2, 4, 0), torch.empty(7, 0)),
+        (torch.randn(2, 4, 5), torch.empty(0, 5)),
+    ):
+        x.requires_grad_()
+        theta.requires_grad_()
+        y = hs.layer(x, theta, TOPOLOGY, w)
+        assert y.shape == (*x.shape[:-1], theta.shape[0])
+        gradients = torch.autograd.grad(y.sum(), (x, theta, w))
+        assert [g.shape for g in gradients] == [x.shape, theta.shape, w.shape]
+        assert gradients[2].abs().sum() == 0
+    assert one_pass
