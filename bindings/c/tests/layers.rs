@@ -9,8 +9,8 @@ use hyperscatter::cuda::cudarc::driver::{CudaContext, CudaStream, DevicePtr, Dev
 use hyperscatter::cuda::{self, Checks, Device, DeviceElement, DevicePointer};
 use hyperscatter::half::{bf16, f16};
 use hyperscatter::{
-    Accumulator, Activation, Batch, Element, Epilogue, Incidence, LayerGradients, Operator, Out, Precision,
-    RowLayout, Rows, cpu,
+    Activation, Batch, Element, Epilogue, Incidence, LayerGradients, Operator, Out, Precision, RowLayout,
+    Rows, cpu,
 };
 use hyperscatter_c::*;
 use hyperscatter_emulator::control::install;
@@ -56,7 +56,8 @@ impl<T: Element> Operands<T> {
 
 /// Rows of vertices.
 fn rows<B>(buffer: B, features: usize) -> Rows<B> {
-    Rows::new(buffer, RowLayout::contiguous(features).instance_stride(N * features).instances(INSTANCES))
+    let layout = RowLayout::contiguous(features).instance_stride(N * features).instances(INSTANCES);
+    Rows { buffer, layout }
 }
 
 /// The library's own calls on the CPU.
@@ -276,7 +277,7 @@ fn results_on_a_device<T: DeviceElement<Acc: DeviceRepr + ValidAsZeroBits> + Dev
         stream.synchronize().unwrap();
         results
     };
-    let uploaded = Device::new(stream.context().clone()).unwrap().upload(&batch()).unwrap();
+    let uploaded = Device::from_context(stream.context()).unwrap().upload(&batch()).unwrap();
     let plan = cuda::Plan::<T>::builder(&uploaded, OUTPUTS).inputs(INPUTS).precision(precision);
     let plan = plan.checks(Checks::Off).build().unwrap();
     let mut own = plan.workspace_for(stream, INSTANCES, &OPERATORS).unwrap();
