@@ -24,12 +24,13 @@
     {HS_ABI_VERSION, (uint32_t)(sizeof(hs_rows) + sizeof(hs_out_rows)),                                      \
      (uint32_t)(sizeof(hs_values) + sizeof(hs_out_values) + sizeof(hs_weights)),                             \
      (uint32_t)(sizeof(hs_step) + sizeof(hs_step_gradients) + sizeof(hs_epilogue) +                          \
-                sizeof(hs_epilogue_gradients)),                                                              \
+                sizeof(hs_epilogue_gradients) + sizeof(hs_layer_gradients)),                                 \
      (uint32_t)(sizeof(hs_plan_options) + sizeof(hs_workspace_options) + sizeof(hs_error))}
 
 /* A plan on the CPU for `float`, with row normalization and documented weights; set `features`. */
 #define HS_PLAN_OPTIONS_INIT                                                                                 \
-    {HS_ABI_INIT, 0, HS_F32, 0, HS_NORMALIZATION_ROW, HS_WEIGHTS_DOCUMENTED, HS_CHECKS_DEFAULT, 0, 0}
+    {HS_ABI_INIT, 0, HS_F32, 0, HS_NORMALIZATION_ROW, HS_WEIGHTS_DOCUMENTED, HS_CHECKS_DEFAULT, 0, 0,   \
+     0, HS_PRECISION_THREE_BF16}
 
 /* A workspace for the convolution and its backward that owns its memory; set `max_instances`. */
 #define HS_WORKSPACE_OPTIONS_INIT {HS_ABI_INIT, 0, HS_OPERATORS_TRAINING, HS_SCRATCH_OWNED}
@@ -270,6 +271,18 @@
 #define HS_CHECKS_OFF 2
 
 /*
+ A layer multiplies `float` on a device by three products of bfloat16, of what that has of each factor and
+ of the rest: the relative error of a product is about 2^-16 at most.
+ */
+#define HS_PRECISION_THREE_BF16 0
+
+/*
+ A layer multiplies `float` on a device by TF32, which has 11 bits: faster, with a relative error of up to
+ 2^-10.
+ */
+#define HS_PRECISION_TF32 1
+
+/*
  A topology is computed by gathers.
  */
 #define HS_PATH_GATHER 0
@@ -360,14 +373,24 @@
 #define HS_GRAM_BACKWARD 15
 
 /*
+ A layer: a linear map of each row, the convolution and an epilogue.
+ */
+#define HS_LAYER 16
+
+/*
+ Its gradients.
+ */
+#define HS_LAYER_BACKWARD 17
+
+/*
  In `hs_workspace_options.operators`: the convolution and its backward.
  */
 #define HS_OPERATORS_TRAINING ((1 << HS_CONV) | (1 << HS_CONV_BACKWARD))
 
 /*
- In `hs_workspace_options.operators`: all.
+ In `hs_workspace_options.operators`: all. Nothing is made for those that the plan has not.
  */
-#define HS_OPERATORS_ALL ((1 << 16) - 1)
+#define HS_OPERATORS_ALL ((1 << 18) - 1)
 
 /*
  The workspace owns its scratch memory.
@@ -885,56 +908,6 @@ typedef struct {
 } hs_incidence_sizes;
 
 /*
- Numbers that are read, one behind the other.
- */
-typedef struct {
-    /*
-     The first; may be null where there are none. The operators say of which type.
-     */
-    const void *data;
-    /*
-     How many there are.
-     */
-    size_t len;
-} hs_values;
-
-/*
- Weights of hyperedges, or scales of vertices or hyperedges, of the plan's accumulation type.
- */
-typedef struct {
-    /*
-     The numbers.
-     */
-    hs_values values;
-    /*
-     Which of them an instance reads: `HS_WINDOWS_SHARED`, …
-     */
-    uint32_t windows;
-    /*
-     With `HS_WINDOWS_TABLE` where the windows begin; else it is not looked at.
-     */
-    const hs_windows *table;
-} hs_weights;
-
-/*
- What a step computes.
- */
-typedef struct {
-    /*
-     `HS_SUM` or `HS_MEAN`.
-     */
-    uint32_t reduce;
-    /*
-     Factors of the rows of vertices, or null.
-     */
-    const hs_weights *vertex_scale;
-    /*
-     Factors of the rows of hyperedges, or null.
-     */
-    const hs_weights *hyperedge_scale;
-} hs_step;
-
-/*
  Feature rows that are read. Row `i` of instance `g` starts at element
  `g * instance_stride + i * row_stride`, and its `features` elements are contiguous. Strides may be 0, and
  rows may overlap.
@@ -968,6 +941,52 @@ typedef struct {
      */
     size_t instance_stride;
 } hs_rows;
+
+/*
+ Numbers that are read, one behind the other.
+ */
+typedef struct {
+    /*
+     The first; may be null where there are none. The operators say of which type.
+     */
+    const void *data;
+    /*
+     How many there are.
+     */
+    size_t len;
+} hs_values;
+
+/*
+ Weights of hyperedges, or scales of vertices or hyperedges, of the plan's accumulation type.
+ */
+typedef struct {
+    /*
+     The numbers.
+     */
+    hs_values values;
+    /*
+     Which of them an instance reads: `HS_WINDOWS_SHARED`, …
+     */
+    uint32_t windows;
+    /*
+     With `HS_WINDOWS_TABLE` where the windows begin; else it is not looked at.
+     */
+    const hs_windows *table;
+} hs_weights;
+
+/*
+ What follows the convolution in the same pass: act(u + bias), to which a residual may be added.
+ */
+typedef struct {
+    /*
+     `HS_IDENTITY`, `HS_RELU`, …
+     */
+    uint32_t activation;
+    /*
+     F numbers of the accumulation type, or null.
+     */
+    const hs_values *bias;
+} hs_epilogue;
 
 /*
  Feature rows that are written. They do not overlap. Elements between rows stay as they are, but nobody
@@ -1024,6 +1043,50 @@ typedef struct {
 } hs_out_values;
 
 /*
+ Where the gradients of a layer go; each may be null, and is not computed then.
+ */
+typedef struct {
+    /*
+     Of x: rows of as many elements as the plan has inputs.
+     */
+    const hs_out_rows *x;
+    /*
+     Of Theta: `features` times `inputs` numbers of the accumulation type.
+     */
+    const hs_out_values *theta;
+    /*
+     Of the weights, as many as there are weights, of the accumulation type.
+     */
+    const hs_out_values *weights;
+    /*
+     Of the bias: F numbers of the accumulation type.
+     */
+    const hs_out_values *bias;
+    /*
+     Of the residual.
+     */
+    const hs_out_rows *residual;
+} hs_layer_gradients;
+
+/*
+ What a step computes.
+ */
+typedef struct {
+    /*
+     `HS_SUM` or `HS_MEAN`.
+     */
+    uint32_t reduce;
+    /*
+     Factors of the rows of vertices, or null.
+     */
+    const hs_weights *vertex_scale;
+    /*
+     Factors of the rows of hyperedges, or null.
+     */
+    const hs_weights *hyperedge_scale;
+} hs_step;
+
+/*
  Where the gradients of a step go; each may be null, and is not computed then.
  */
 typedef struct {
@@ -1040,20 +1103,6 @@ typedef struct {
      */
     const hs_out_values *hyperedge_scale;
 } hs_step_gradients;
-
-/*
- What follows the convolution in the same pass: act(u + bias), to which a residual may be added.
- */
-typedef struct {
-    /*
-     `HS_IDENTITY`, `HS_RELU`, …
-     */
-    uint32_t activation;
-    /*
-     F numbers of the accumulation type, or null.
-     */
-    const hs_values *bias;
-} hs_epilogue;
 
 /*
  Where the gradients of a convolution with an epilogue go; each may be null, and is not computed then.
@@ -1094,7 +1143,8 @@ typedef struct {
      */
     uint32_t values;
     /*
-     `sizeof(hs_step) + sizeof(hs_step_gradients) + sizeof(hs_epilogue) + sizeof(hs_epilogue_gradients)`.
+     `sizeof(hs_step) + sizeof(hs_step_gradients) + sizeof(hs_epilogue) + sizeof(hs_epilogue_gradients) +
+     sizeof(hs_layer_gradients)`.
      */
     uint32_t steps;
     /*
@@ -1144,6 +1194,14 @@ typedef struct {
      How many paths there are.
      */
     size_t n_paths;
+    /*
+     The number of features of a layer's x; 0 for as many as `features`. Nothing else uses it.
+     */
+    size_t inputs;
+    /*
+     How layers multiply `float` on a device: `HS_PRECISION_THREE_BF16`, … Nothing else uses it.
+     */
+    uint32_t precision;
 } hs_plan_options;
 
 /*
@@ -1156,14 +1214,16 @@ typedef struct {
     hs_abi abi;
     /*
      The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
-     four mebibytes at most however large it is, and nothing with `HS_SCRATCH_LENT`: who knows no bound
-     gives `UINT32_MAX`, the most that a device takes, or less where vertices or hyperedges, times
-     features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With `HS_SCRATCH_OWNED` there is device
-     memory for so many.
+     four mebibytes at most however large it is, but for layers (see `operators`), and nothing with
+     `HS_SCRATCH_LENT`: who knows no bound gives `UINT32_MAX`, the most that a device takes, or less where
+     vertices or hyperedges, times features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With
+     `HS_SCRATCH_OWNED` there is device memory for so many.
      */
     size_t max_instances;
     /*
-     The operators, each `1 << HS_CONV` or so.
+     The operators, each `1 << HS_CONV` or so. On the CPU a layer and its backward have up to four rows of
+     `features` sums for each vertex of `max_instances` instances, which are reserved, and untouched until
+     a call needs them.
      */
     uint32_t operators;
     /*
@@ -1394,6 +1454,56 @@ int32_t hs_incidence_get_csr(const hs_incidence *incidence, int64_t *edge_ptr, i
  `incidence` is null or a living handle, which nobody uses any more.
  */
 void hs_incidence_free(hs_incidence *incidence);
+
+/*
+ A layer in one pass: y = act(M (x Theta^T) + bias) + residual, where M is the operator of `hs_conv`.
+
+ The rows of `x` have as many elements as the plan has `inputs`, those of `y` and `residual` `features`.
+ `theta` are `features` rows of `inputs` elements of the plan's type, without gaps, as PyTorch's `Linear`
+ has them. `epilogue` may be null for none, and `residual`, too.
+
+ On the CPU every plan has layers. On a device there are kernels for `HS_F32`, `HS_F16` and `HS_BF16` from
+ compute capability 8.0 on, where no topology in use has more than 16 vertices, and for up to 256 inputs
+ (512 of the 16-bit types); the backward needs the same of `features`. `hs_plan_check_operator` tells.
+ Elsewhere multiply `x` by Theta^T with a library, and call `hs_conv_epilogue`.
+
+ Tensor cores multiply: the bits are not those of the CPU, and may be others on a device of another
+ architecture. They are the same in each call, and those of an instance the same alone and at any place.
+
+ Errors: as `hs_vertex_to_hyperedge`, `HS_ERROR_LENGTH_MISMATCH`, `HS_ERROR_LAYER_UNAVAILABLE` and
+ `HS_ERROR_MATRIX_UNAVAILABLE`.
+
+ The caller promises:
+ Handles are null or living; other pointers are null or point to structures whose memory is as they say, on
+ the plan's backend, and which nobody else uses as long as the work runs.
+ */
+int32_t hs_layer(hs_workspace *workspace,
+                 void *stream,
+                 const hs_rows *x,
+                 const hs_values *theta,
+                 const hs_weights *weights,
+                 const hs_epilogue *epilogue,
+                 const hs_rows *residual,
+                 const hs_out_rows *y);
+
+/*
+ Its gradients, given that of y, with the same epilogue. What the activation was applied to is computed
+ again.
+
+ Errors: as `hs_layer`.
+
+ The caller promises:
+ Handles are null or living; other pointers are null or point to structures whose memory is as they say, on
+ the plan's backend, and which nobody else uses as long as the work runs.
+ */
+int32_t hs_layer_backward(hs_workspace *workspace,
+                          void *stream,
+                          const hs_rows *x,
+                          const hs_values *theta,
+                          const hs_weights *weights,
+                          const hs_epilogue *epilogue,
+                          const hs_rows *grad_y,
+                          const hs_layer_gradients *gradients);
 
 /*
  z_e = s_e Σ_{v∈e} r_v x_v: for each hyperedge the sum or the mean of the rows of its vertices. `x` has a
@@ -1673,6 +1783,19 @@ int32_t hs_gram_backward(hs_workspace *workspace,
  null or may be written.
  */
 int32_t hs_plan_create(const hs_batch *batch, const hs_plan_options *options, hs_plan **plan);
+
+/*
+ Whether a plan has an operator (`HS_LAYER`, …). All have the steps and the convolution, with and without
+ an epilogue. Matrices need small topologies, and layers on a device what `hs_layer` says. So a program
+ finds out before it makes a workspace.
+
+ Errors, which tell what is in the way: `HS_ERROR_MATRIX_UNAVAILABLE`, `HS_ERROR_LAYER_UNAVAILABLE`,
+ `HS_ERROR_ARGUMENT`, `HS_ERROR_NULL`.
+
+ The caller promises:
+ `plan` is null or a living handle.
+ */
+int32_t hs_plan_check_operator(const hs_plan *plan, uint32_t operator_);
 
 /*
  What the calls of a plan do with so many instances, in English: launches, kernels, bytes, and how each

@@ -115,8 +115,7 @@ pub const HS_LAYER_BACKWARD: u32 = 17;
 
 /// In `hs_workspace_options.operators`: the convolution and its backward.
 pub const HS_OPERATORS_TRAINING: u32 = (1 << HS_CONV) | (1 << HS_CONV_BACKWARD);
-/// In `hs_workspace_options.operators`: all, for a layer and its backward as of a plan that has none nothing
-/// is made.
+/// In `hs_workspace_options.operators`: all. Nothing is made for those that the plan has not.
 pub const HS_OPERATORS_ALL: u32 = (1 << 18) - 1;
 
 /// The workspace owns its scratch memory.

@@ -97,7 +97,8 @@ fn calls_on_the_cpu_allocate_blocks_of_a_queue_alone() {
     // What calls, allocations and threads there are.
     let [many, alone, small] = [[4, 300], [1, 300], [4, 1]].map(|[threads, tokens]| {
         let arguments = [threads, tokens].map(|number| number.to_string());
-        let output = run(Command::new(&program).args(arguments));
+        // Not what cargo names there: a library that an earlier build left may lie in its folders.
+        let output = run(Command::new(&program).env("LD_LIBRARY_PATH", libraries()).args(arguments));
         let number = |word: &str| word.parse::<usize>().ok();
         output.split_whitespace().filter_map(number).collect::<Vec<_>>()
     });

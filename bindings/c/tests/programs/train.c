@@ -516,7 +516,7 @@ static void wrong_plans(const hs_batch* batch, const hs_device* device) {
     request.abi.options++;
     FAILS(hs_workspace_create(plan, &request, &workspace), HS_ERROR_ABI, "abi.options");
     request = room;
-    request.operators = 1u << 16;
+    request.operators = 1u << 18;
     FAILS(hs_workspace_create(plan, &request, &workspace), HS_ERROR_ARGUMENT, "operators");
     request = room;
     request.scratch = 2;
@@ -641,7 +641,7 @@ static void wrong_calls(const hs_batch* batch, const hs_device* device, place at
     hs_step step = {2, NULL, NULL};
     FAILS(hs_vertex_to_hyperedge(workspace, stream, &step, &from, NULL), HS_ERROR_ARGUMENT, "reduce");
     FAILS(hs_vertex_to_hyperedge(workspace, stream, NULL, &from, NULL), HS_ERROR_NULL, "step");
-    FAILS(hs_workspace_scratch_bytes(workspace, 16, 1, &bytes), HS_ERROR_ARGUMENT, "operator");
+    FAILS(hs_workspace_scratch_bytes(workspace, 18, 1, &bytes), HS_ERROR_ARGUMENT, "operator");
     FAILS(hs_workspace_scratch_bytes(workspace, HS_CONV, 1, (size_t*)((char*)&bytes + 1)),
           HS_ERROR_MISALIGNED, "bytes");
     FAILS(hs_workspace_lend_scratch(workspace, NULL, 0), HS_ERROR_OWNS_SCRATCH, "memory");
