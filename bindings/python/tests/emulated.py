@@ -109,6 +109,8 @@ class OnDevice(TorchFunctionMode):
             return self.device.new(args[0].shape, args[0].dtype)
         if func is Tensor.new_empty:
             return self.device.new(args[1:], args[0].dtype)
+        if func is Tensor.to and args[0].dtype != args[1]:
+            return self.device.to_device(self.device.to_host(args[0]).to(args[1]))
         return func(*args, **kwargs)
 
 
@@ -210,6 +212,8 @@ def layers_are_one_pass(device: Emulated) -> None:
             got += run(device, _layers.layer_backward, *backward)
             types = [dtype, dtype, theta.dtype, torch.float32, torch.float32]
             assert [of.dtype for of in got] == types
+            if topology is batch and len(shape) == 2:
+                assert all(of[0::2, 4:].abs().sum() == 0 for of in got[:2]), "the padding is zero"
             wide = [
                 of.double() if isinstance(of, Tensor) and of.is_floating_point() else of for of in backward
             ]
@@ -221,7 +225,6 @@ def layers_are_one_pass(device: Emulated) -> None:
                 error = (a.double() - b).abs().max() / b.abs().max()
                 # t, which the backward rounds, has jumps where y begins to be 0.
                 assert error < bound * (1 if what == "y" else 4), (what, dtype, precision, float(error))
-                assert torch.equal(a == 0, b == 0) or topology is copies or what != "x"
     assert any(plan.has(lib.HS_LAYER) for plan in batch._structure.plans.values())
 
 

@@ -124,7 +124,11 @@ def abi(place: Any) -> None:
     place.rows = size("hs_rows") + size("hs_out_rows")
     place.values = size("hs_values") + size("hs_out_values") + size("hs_weights")
     place.steps = (
-        size("hs_step") + size("hs_step_gradients") + size("hs_epilogue") + size("hs_epilogue_gradients")
+        size("hs_step")
+        + size("hs_step_gradients")
+        + size("hs_epilogue")
+        + size("hs_epilogue_gradients")
+        + size("hs_layer_gradients")
     )
     place.options = size("hs_plan_options") + size("hs_workspace_options") + size("hs_error")
 
