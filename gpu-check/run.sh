@@ -24,7 +24,7 @@ declare -A BUDGET=(
     [racecheck]=240
     [initcheck]=150
     [synccheck]=120
-    [benches]=220
+    [benches]=260
     [python]=300
     [peers]=480
 )

@@ -1,7 +1,7 @@
 //! What is measured: topologies, how many copies of them, and at which widths.
 
 use hyperscatter::cuda::Checks;
-use hyperscatter::{Incidence, Path, Repeats};
+use hyperscatter::{Incidence, Path, Precision, Repeats};
 
 use crate::loaded::Call;
 
@@ -19,6 +19,8 @@ pub struct Run {
     pub features: usize,
     pub element: Element,
     pub checks: Checks,
+    /// How layers multiply `f32`.
+    pub precision: Precision,
     /// The path that the convolution is forced onto, if any.
     pub path: Option<Path>,
     pub what: What,
@@ -43,6 +45,12 @@ pub enum What {
     Convolution,
     /// The same with epilogues, with a residual and as a readout.
     Epilogues,
+    /// A layer in one pass, forward and backward.
+    Layer,
+    /// The same, also with weights of its own for each instance.
+    LayerAndOwn,
+    /// The same beside the convolution that is in it, which reads what a product with Θ has stored.
+    LayerAndConvolution,
 }
 
 impl Run {
@@ -56,13 +64,21 @@ impl Run {
             What::All => Call::ALL,
             What::Convolution => Call::CONVOLUTION,
             What::Epilogues => Call::EPILOGUES,
+            What::Layer => Call::LAYER,
+            What::LayerAndOwn => Call::LAYER_AND_OWN,
+            What::LayerAndConvolution => Call::LAYER_AND_CONVOLUTION,
         }
+    }
+
+    pub fn has_layers(&self) -> bool {
+        matches!(self.what, What::Layer | What::LayerAndOwn | What::LayerAndConvolution)
     }
 }
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Element {
     F32,
+    F16,
     Bf16,
 }
 
@@ -112,6 +128,24 @@ pub fn cases(size: Size) -> Vec<Case> {
                 epilogues(None),
             ]
             .concat(),
+        },
+        Case {
+            name: "L: (4, 6 pairs)",
+            topology: Box::new(|| Incidence::subsets(4, 2).unwrap()),
+            copies: copies(24_576),
+            runs: layers(size, &[BF16], What::LayerAndOwn),
+        },
+        Case {
+            name: "L: (8, 28 pairs)",
+            topology: Box::new(|| Incidence::subsets(8, 2).unwrap()),
+            copies: copies(24_576),
+            runs: layers(size, &LAYER_TYPES, What::LayerAndConvolution),
+        },
+        Case {
+            name: "L: (16, 560 triples)",
+            topology: Box::new(|| Incidence::subsets(16, 3).unwrap()),
+            copies: copies(24_576),
+            runs: layers(size, &[BF16], What::LayerAndOwn),
         },
         small("E: (2, 1 pair)", 2, copies(98_304), &[64]),
         small("E: (4, 6 pairs)", 4, copies(49_152), &[64]),
@@ -168,8 +202,43 @@ fn epilogues(path: Option<Path>) -> Vec<Run> {
     runs(&[256], None).into_iter().map(epilogues).collect()
 }
 
+/// The types of layers: kernels multiply `f32` in two ways.
+const LAYER_TYPES: [(Element, Precision); 4] =
+    [(Element::F32, Precision::ThreeBf16), (Element::F32, Precision::Tf32), (Element::F16, DEFAULT), BF16];
+const BF16: (Element, Precision) = (Element::Bf16, DEFAULT);
+
+/// What 16-bit types have no use for.
+const DEFAULT: Precision = Precision::ThreeBf16;
+
+/// Layers of as many inputs as features: of 256 in each type, and also what `what` has besides; of other
+/// numbers in `types` alone. There are none of 512 in `f32`. A rehearsal has a quarter of the features: the
+/// emulated driver takes longest for what tensor cores do.
+fn layers(size: Size, types: &[(Element, Precision)], what: What) -> Vec<Run> {
+    let part = if matches!(size, Size::Tiny) { 4 } else { 1 };
+    let runs_of = |features: usize| {
+        let (what, types) = match features {
+            256 => (what, &LAYER_TYPES[..]),
+            _ => (What::Layer, types),
+        };
+        let types = types.iter().filter(move |(element, _)| features <= 256 || *element != Element::F32);
+        types.map(move |&(element, precision)| {
+            let run = run(features / part, element, Checks::Off);
+            Run { precision, what, ..run }
+        })
+    };
+    [64, 128, 256, 512].into_iter().flat_map(runs_of).collect()
+}
+
 fn run(features: usize, element: Element, checks: Checks) -> Run {
-    Run { features, element, checks, path: None, what: What::All, variant: Variant::Default }
+    Run {
+        features,
+        element,
+        checks,
+        precision: Precision::default(),
+        path: None,
+        what: What::All,
+        variant: Variant::Default,
+    }
 }
 
 /// Each width in both types, and one of them with checks, too.
@@ -183,7 +252,12 @@ fn runs(widths: &[usize], checked: Option<usize>) -> Vec<Run> {
 
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let element = if self.element == Element::F32 { "f32" } else { "bf16" };
+        let element = match (self.element, self.precision) {
+            (Element::F32, Precision::Tf32) => "f32 by TF32",
+            (Element::F32, _) => "f32",
+            (Element::F16, _) => "f16",
+            (Element::Bf16, _) => "bf16",
+        };
         let checks = if self.checks == Checks::On { ", checked" } else { "" };
         let path = self.path.map_or(String::new(), |path| format!(", {}", path.name()));
         let what = if self.what == What::Epilogues { ", epilogues" } else { "" };

@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperscatter::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
-use hyperscatter::cuda::{DeviceBatch, DeviceElement, Epilogue, Explanation, Plan, Request, Step, Workspace};
-use hyperscatter::{Activation, EpilogueGradients, Operator, Out, Path, RowLayout, Rows, Weights};
+use hyperscatter::cuda::{
+    DeviceBatch, DeviceElement, Epilogue, Explanation, LayerGradients, Plan, Request, Step, Workspace,
+};
+use hyperscatter::{
+    Activation, EpilogueGradients, Error, Operator, Out, Path, RowLayout, Rows, Weights, Windows,
+};
 
 use crate::cases::{Run, Variant};
 use crate::clock::Clock;
@@ -36,6 +40,10 @@ pub enum Call {
     /// The convolution with a bias and this activation, and whether there is a residual; or an operator of
     /// such a convolution.
     With(Operator, Activation, bool),
+    /// A layer in one pass with a bias and ReLU, or its gradients.
+    Layer(Operator),
+    /// The same with weights of its own for each instance.
+    OwnLayer(Operator),
 }
 
 impl Call {
@@ -77,12 +85,42 @@ impl Call {
         Self::With(Operator::ConvReadoutBackward, Activation::Gelu, false),
     ];
 
+    /// Those of a training step of a layer.
+    pub const LAYER: &'static [Self] =
+        &[Self::Copy, Self::Layer(Operator::Layer), Self::Layer(Operator::LayerBackward)];
+
+    /// The same, also with weights of its own for each instance.
+    pub const LAYER_AND_OWN: &'static [Self] = &[
+        Self::Copy,
+        Self::Layer(Operator::Layer),
+        Self::OwnLayer(Operator::Layer),
+        Self::Layer(Operator::LayerBackward),
+        Self::OwnLayer(Operator::LayerBackward),
+    ];
+
+    /// Beside the convolution that does the rest of a layer behind a product with Θ.
+    pub const LAYER_AND_CONVOLUTION: &'static [Self] = &[
+        Self::Copy,
+        Self::With(Operator::ConvEpilogue, Activation::Relu, false),
+        Self::Layer(Operator::Layer),
+        Self::OwnLayer(Operator::Layer),
+        Self::With(Operator::ConvEpilogueBackward, Activation::Relu, false),
+        Self::Layer(Operator::LayerBackward),
+        Self::OwnLayer(Operator::LayerBackward),
+    ];
+
     /// The operator that it calls.
     pub fn operator(self) -> Option<Operator> {
         match self {
             Self::Copy => None,
             Self::Of(operator) | Self::Own(operator) | Self::With(operator, ..) => Some(operator),
+            Self::Layer(operator) | Self::OwnLayer(operator) => Some(operator),
         }
+    }
+
+    /// Whether each instance has weights of its own.
+    fn is_own(self) -> bool {
+        matches!(self, Self::Own(_) | Self::OwnLayer(_))
     }
 
     pub fn name(self) -> &'static str {
@@ -99,8 +137,12 @@ impl Call {
             Self::With(Operator::ConvEpilogue, ..) => "conv, bias, SiLU",
             Self::With(Operator::ConvReadout, ..) => "readout, GELU",
             Self::With(Operator::ConvEpilogueBackward, Activation::Identity, _) => "backward, bias",
+            Self::With(Operator::ConvEpilogueBackward, Activation::Relu, _) => "backward, ReLU",
             Self::With(Operator::ConvEpilogueBackward, ..) => "backward, GELU",
             Self::With(..) => "readout's backward, GELU",
+            Self::Layer(operator) => operator.name(),
+            Self::OwnLayer(Operator::Layer) => "layer, own weights",
+            Self::OwnLayer(_) => "layer_backward, own weights",
         }
     }
 }
@@ -135,6 +177,9 @@ pub struct Loaded<T: Feature> {
     grad_weights: CudaSlice<f32>,
     bias: CudaSlice<f32>,
     grad_bias: CudaSlice<f32>,
+    /// Of a layer: [F, F], and its gradient.
+    theta: CudaSlice<T>,
+    grad_theta: CudaSlice<f32>,
     workspace: Workspace<T>,
     explanation: Explanation,
     /// Where rows of vertices are.
@@ -142,16 +187,32 @@ pub struct Loaded<T: Feature> {
     pub copies: usize,
 }
 
+/// The plan of a run; layers have as many inputs as features.
+fn plan_of<T: Feature>(batch: &DeviceBatch, run: Run) -> Plan<T> {
+    let Run { features, checks, precision, .. } = run;
+    let copies_async = run.variant != Variant::DirectLoads;
+    let paths: Vec<Path> = run.path.into_iter().collect();
+    let plan = Plan::<T>::builder(batch, features).checks(checks).copies_async(copies_async);
+    let plan = if paths.is_empty() { plan } else { plan.paths(&paths) };
+    plan.precision(precision).build().unwrap()
+}
+
+/// What keeps the device from the layers of a run, if it has any.
+pub fn obstacle<T: Feature>(batch: &DeviceBatch, run: Run) -> Option<Error> {
+    let plan = plan_of::<T>(batch, run);
+    let operators = run.calls().iter().filter_map(|call| call.operator());
+    let mut layers =
+        operators.filter(|operator| [Operator::Layer, Operator::LayerBackward].contains(operator));
+    layers.find_map(|operator| plan.explain_call(&Request::new(operator, 1)).err())
+}
+
 impl<T: Feature> Loaded<T> {
     /// As many of the `copies` as the memory has room for. Without `rotate` there are two sets of operands.
     pub fn new(batch: &DeviceBatch, run: Run, mut copies: usize, rotate: bool) -> Self {
-        let Run { features, checks, .. } = run;
+        let features = run.features;
         let device = batch.device();
         let stream = device.context().default_stream();
-        let copies_async = run.variant != Variant::DirectLoads;
-        let plan = Plan::<T>::builder(batch, features).checks(checks).copies_async(copies_async);
-        let paths: Vec<Path> = run.path.into_iter().collect();
-        let plan = if paths.is_empty() { plan } else { plan.paths(&paths) }.build().unwrap();
+        let plan = plan_of::<T>(batch, run);
         let calls = run.calls();
         let operators: Vec<Operator> = calls.iter().filter_map(|call| call.operator()).collect();
         let has = |operator| operators.contains(&operator);
@@ -188,10 +249,12 @@ impl<T: Feature> Loaded<T> {
         let weights: Vec<f32> = (0..m).map(|e| 0.5 + (e % 7) as f32 / 7.0).collect();
         let own_weights: Vec<f32> = (0..m * copies).map(|e| 0.5 + (e % 11) as f32 / 7.0).collect();
         let wanted = |operator, len| if has(operator) { len } else { 1 };
+        let has_grad_x = has(Operator::ConvBackward) || has(Operator::LayerBackward);
+        let theta = wanted(Operator::Layer, features * features);
         let set = |_| Set {
-            x: numbers(&stream, len(n, copies)),
+            x: numbers(&stream, len(n, copies), 1.0),
             y: stream.alloc_zeros(len(n, copies)).unwrap(),
-            grad_x: stream.alloc_zeros(wanted(Operator::ConvBackward, len(n, copies))).unwrap(),
+            grad_x: stream.alloc_zeros(if has_grad_x { len(n, copies) } else { 1 }).unwrap(),
             readout: stream.alloc_zeros(wanted(Operator::ConvReadout, len(1, copies))).unwrap(),
             z: stream.alloc_zeros(wanted(Operator::VertexToHyperedge, len(m, copies))).unwrap(),
             saved: stream.alloc_zeros(wanted(Operator::ConvSavingZ, len(m, copies))).unwrap(),
@@ -202,8 +265,11 @@ impl<T: Feature> Loaded<T> {
             weights: stream.clone_htod(&weights).unwrap(),
             own_weights: stream.clone_htod(&own_weights).unwrap(),
             grad_weights: stream.alloc_zeros(m * copies).unwrap(),
-            bias: numbers(&stream, features),
+            bias: numbers(&stream, features, 1.0),
             grad_bias: stream.alloc_zeros(features).unwrap(),
+            // As a layer is initialised, so that products stay within what f16 has.
+            theta: numbers(&stream, theta, 1.0 / (features as f32).sqrt()),
+            grad_theta: stream.alloc_zeros(theta).unwrap(),
             workspace: plan.workspace_for(&stream, copies, &operators).unwrap(),
             explanation: plan.explain(copies).unwrap(),
             vertices,
@@ -212,7 +278,7 @@ impl<T: Feature> Loaded<T> {
         };
         // The command line may leave out the calls that write y (read as ∂loss/∂y) and both z.
         for set in 0..loaded.sets.len() {
-            [Operator::VertexToHyperedge, Operator::ConvSavingZ]
+            [Operator::VertexToHyperedge, Operator::ConvSavingZ, Operator::Layer]
                 .into_iter()
                 .filter(|&operator| has(operator))
                 .for_each(|operator| loaded.call(Call::Of(operator), set));
@@ -232,20 +298,23 @@ impl<T: Feature> Loaded<T> {
         let set = number % self.sets.len();
         let Set { x, y, grad_x, z, saved, readout } = &mut self.sets[set];
         let (workspace, at) = (&mut self.workspace, self.vertices);
-        let is_own = matches!(call, Call::Own(_));
-        let weights = match call {
-            Call::Own(_) => Weights::consecutive(self.own_weights.as_view()),
-            _ => Weights::shared(self.weights.as_view()),
+        let is_own = call.is_own();
+        let weights = match is_own {
+            true => Weights::consecutive(self.own_weights.as_view()),
+            false => Weights::shared(self.weights.as_view()),
         };
+        let n_weights = if is_own { self.own_weights.len() } else { self.weights.len() };
         let x_rows = Rows::new(x.as_view(), at);
         let operator = match call {
             Call::Copy => {
                 return self.stream.memcpy_dtod(x, y).unwrap();
             }
             Call::Of(operator) | Call::Own(operator) | Call::With(operator, ..) => operator,
+            Call::Layer(operator) | Call::OwnLayer(operator) => operator,
         };
         let (activation, has_residual) = match call {
             Call::With(_, activation, has_residual) => (activation, has_residual),
+            Call::Layer(_) | Call::OwnLayer(_) => (Activation::Relu, false),
             _ => (Activation::Identity, false),
         };
         let epilogue = Epilogue::new(activation).bias(self.bias.as_view());
@@ -270,8 +339,7 @@ impl<T: Feature> Loaded<T> {
             Operator::ConvBackward | Operator::ConvBackwardFromZ => {
                 let grad_y = Rows::new(y.as_view(), at);
                 let grad_x = Out::Overwrite(Rows::new(grad_x.as_view_mut(), at));
-                let len = if is_own { self.own_weights.len() } else { self.weights.len() };
-                let grad_weights = Out::Overwrite(self.grad_weights.slice_mut(..len));
+                let grad_weights = Out::Overwrite(self.grad_weights.slice_mut(..n_weights));
                 if operator == Operator::ConvBackward {
                     workspace.conv_backward(x_rows, weights, grad_y, grad_x, grad_weights)
                 } else {
@@ -289,7 +357,7 @@ impl<T: Feature> Loaded<T> {
                 workspace.conv_readout(x_rows, weights, &epilogue, None, readout)
             }
             Operator::ConvEpilogueBackward | Operator::ConvReadoutBackward => {
-                let grad_weights = self.grad_weights.slice_mut(..self.weights.len());
+                let grad_weights = self.grad_weights.slice_mut(..n_weights);
                 let gradients = EpilogueGradients::none()
                     .x(Out::Overwrite(Rows::new(grad_x.as_view_mut(), at)))
                     .weights(Out::Overwrite(grad_weights))
@@ -301,6 +369,19 @@ impl<T: Feature> Loaded<T> {
                     let grad = readout.as_view();
                     workspace.conv_readout_backward(x_rows, weights, &epilogue, grad, gradients)
                 }
+            }
+            Operator::Layer => {
+                let y = Out::Overwrite(Rows::new(y.as_view_mut(), at));
+                workspace.layer(x_rows, self.theta.as_view(), weights, &epilogue, None, y)
+            }
+            Operator::LayerBackward => {
+                let gradients = LayerGradients::none()
+                    .x(Out::Overwrite(Rows::new(grad_x.as_view_mut(), at)))
+                    .theta(Out::Overwrite(self.grad_theta.as_view_mut()))
+                    .weights(Out::Overwrite(self.grad_weights.slice_mut(..n_weights)))
+                    .bias(Out::Overwrite(self.grad_bias.as_view_mut()));
+                let grad_y = Rows::new(y.as_view(), at);
+                workspace.layer_backward(x_rows, self.theta.as_view(), weights, &epilogue, grad_y, gradients)
             }
             other => unreachable!("{other:?} is not timed"),
         };
@@ -322,26 +403,35 @@ impl<T: Feature> Loaded<T> {
         };
         // Shared weights and their gradients are next to nothing.
         let own = (self.own_weights.len() * size_of::<f32>()) as u128;
-        let own = match call {
-            Call::Own(Operator::Conv) => own,
-            Call::Own(_) => 2 * own,
-            _ => 0,
+        let own = match (call.is_own(), operator) {
+            (true, Operator::Conv | Operator::Layer) => own,
+            (true, _) => 2 * own,
+            (false, _) => 0,
         };
-        if let Call::With(_, activation, has_residual) = call {
-            let request = Request::new(operator, self.copies).activation(activation);
-            let request = request.residual(has_residual).residual_gradient(false);
-            let explained = self.workspace.plan().explain_call(&request).unwrap();
-            return Bytes { compulsory: explained.compulsory_bytes, uncached: explained.uncached_bytes };
-        }
-        let explained = self.explanation.of(operator);
+        let requested = match call {
+            Call::With(_, activation, has_residual) => Some((activation, has_residual)),
+            Call::Layer(_) | Call::OwnLayer(_) => Some((Activation::Relu, false)),
+            Call::Copy | Call::Of(_) | Call::Own(_) => None,
+        };
+        let explained = match requested {
+            None => self.explanation.of(operator).clone(),
+            Some((activation, has_residual)) => {
+                let windows = if call.is_own() { Windows::Consecutive } else { Windows::Shared };
+                let request = Request::new(operator, self.copies).weights(windows).activation(activation);
+                let request = request.residual(has_residual).residual_gradient(false);
+                self.workspace.plan().explain_call(&request).unwrap()
+            }
+        };
         Bytes { compulsory: explained.compulsory_bytes + own, uncached: explained.uncached_bytes + own }
     }
 }
 
-/// Numbers on the device. Zeros would take less power to compute with, and so run at a higher clock.
-fn numbers<T: Feature>(stream: &Arc<CudaStream>, len: usize) -> CudaSlice<T> {
+/// Numbers on the device, of about `most` at most. Zeros would take less power to compute with, and so run at
+/// a higher clock.
+fn numbers<T: Feature>(stream: &Arc<CudaStream>, len: usize, most: f32) -> CudaSlice<T> {
     const PIECE: usize = 1 << 22;
-    let piece: Vec<T> = (0..len.min(PIECE)).map(|i| T::narrow((i % 1013) as f32 / 500.0 - 1.0)).collect();
+    let number = |i| T::narrow(((i % 1013) as f32 / 500.0 - 1.0) * most);
+    let piece: Vec<T> = (0..len.min(PIECE)).map(number).collect();
     let mut to = stream.alloc_zeros(len).unwrap();
     for start in (0..len).step_by(PIECE) {
         let end = len.min(start + PIECE);

@@ -12,11 +12,17 @@ from contestants import Call, Contestant, Layer
 
 # ‖y − y₆₄‖ / ‖y₆₄‖, and the same of gradients. In f32 the farthest off is PyTorch Geometric's ∂x of a power
 # law of 2 million incidences, with 2.4e-5: it adds rows of vertices that are in many hyperedges one by one.
-TOLERANCE = {"f32": 5e-5, "tf32": 1e-2, "bf16": 3e-2}
+# f16 is eight times as exact as bf16.
+TOLERANCE = {"f32": 5e-5, "tf32": 1e-2, "bf16": 3e-2, "f16": 4e-3}
 # What one rounding may change, relatively.
-EPSILON = {"f32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
+EPSILON = {"f32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7, "f16": 2.0**-10}
 # What is timed: what agrees, and what says of itself that its sums are not exact enough to.
 TIMED = ("ok", "inexact")
+
+
+def tolerance_of(c: Contestant | type[Contestant], dtype: str) -> float:
+    """What it may differ from float64: its own bound, where it has one."""
+    return c.tolerance.get(dtype, TOLERANCE[dtype])
 
 
 def distance(got: Tensor, wanted: Tensor, floor: float = 0.0) -> float:
@@ -48,7 +54,7 @@ def errors_of(
             floor = 0.0
             if name == "w":
                 terms = g.double().norm() * y64.norm() / wide["w"].detach().norm()
-                floor = terms.item() * EPSILON[c.p.dtype] / TOLERANCE[c.p.dtype]
+                floor = terms.item() * EPSILON[c.p.dtype] / tolerance_of(c, c.p.dtype)
             errors[f"∂{name}"] = distance(got, want, floor)
     return errors
 
@@ -82,10 +88,10 @@ def last_instance(c: Contestant, name: str, result: Any, x: Tensor, g: Tensor) -
 
 def judgement(c: type[Contestant], dtype: str, errors: dict[str, float]) -> str:
     """The status that errors lead to. NaN does not agree."""
-    tolerance = TOLERANCE[dtype]
+    tolerance = tolerance_of(c, dtype)
     if all(error <= tolerance for error in errors.values()):
         return "ok"
-    if c.sums_in_dtype and dtype == "bf16" and all(map(math.isfinite, errors.values())):
+    if c.sums_in_dtype and dtype in ("bf16", "f16") and all(map(math.isfinite, errors.values())):
         return "inexact"
     told = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     return f"DISAGREES with float64: {told}; allowed are {tolerance:.0e}"

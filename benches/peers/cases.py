@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = {"f32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"f32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+# The width of a layer whose name has none.
+LAYER_FEATURES = 256
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,13 @@ class Case:
     instances: int = 1
     cpu_scale: int = 1
     """The scale where none is asked for, on the CPU."""
+    by_default: bool = True
+    """Whether it is there where no cases are asked for."""
+
+    def of_features(self, features: int) -> Case:
+        """A layer of as many inputs and outputs, with a name that tells it."""
+        name = self.name if features == LAYER_FEATURES else f"{self.name}-{features}"
+        return replace(self, name=name, features=features)
 
     def at(self, scale: int) -> tuple[Hypergraph, int]:
         """The hypergraph and the number of its copies. Both halves of a pair of copies differ, so that two
@@ -145,8 +154,10 @@ CASES = [
     Case("A64", "operators", lambda _: subsets(8, 2), 64, 24_576, 8),
     Case("B", "operators", lambda _: subsets(16, 3), 256, 24_576, 48),
     Case("C", "operators", law(2_708, 1_579, 4_786, False), 256),
-    Case("L8", "layers", lambda _: subsets(8, 2), 256, 24_576, 8),
-    Case("L16", "layers", lambda _: subsets(16, 2), 256, 12_288, 8),
+    # As many rows in each.
+    Case("L4", "layers", lambda _: subsets(4, 2), LAYER_FEATURES, 49_152, 8, by_default=False),
+    Case("L8", "layers", lambda _: subsets(8, 2), LAYER_FEATURES, 24_576, 8),
+    Case("L16", "layers", lambda _: subsets(16, 2), LAYER_FEATURES, 12_288, 8),
     # Last: what does not fit, or breaks, costs nothing else then.
     Case("D", "operators", law(1_000_000, 1_000_000, 100_000_000, True), 64, 1, 50),
 ]

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ MOST_IN_PYTHON = 4_000_000
 # Of more incidences calls take so long that launches cost nothing.
 MOST_GRAPHED = 1_000_000
 
+# Those of contestants that have a matrix product in them.
+OF_PRODUCTS = ("f32", "tf32", "bf16", "f16")
+
 Call = Callable[[int], Any]
 
 
@@ -49,10 +52,12 @@ class Contestant:
     convention = "documented"
     """Where weights are: see `cases.reference`. An empty one computes no convolution."""
     reads = "[G, n, F]"
-    dtypes = ("f32", "bf16")
+    dtypes = ("f32", "bf16", "f16")
     """tf32 is one of those that have a matrix product of f32 in them."""
+    tolerance: ClassVar[dict[str, float]] = {}
+    """By types, where it has to be closer to float64 than all others: see `agreement.TOLERANCE`."""
     sums_in_dtype = False
-    """Sums of bf16 are in bf16: what they lose in it is no fault, and is shown."""
+    """Sums of bf16 are in bf16, and of f16 in f16: what they lose in it is no fault, and is shown."""
     most_elements = math.inf
     """Of all hyperedges' rows: of more instances fewer are computed, and times are scaled."""
     lacks = ""
@@ -61,6 +66,8 @@ class Contestant:
     """The first call makes what later ones use."""
     is_copy = False
     """What others are measured by: it always takes part."""
+    may_be_refused = False
+    """Of the package: nothing is wrong where it cannot run, since it is not everywhere."""
 
     def __init__(self, p: Problem) -> None:
         self.p = p
@@ -354,7 +361,7 @@ class Dhg(Contestant):
 class Matmul(Contestant):
     label = "torch.matmul(M, x)"
     note = "M from w in the call, by one product with a table of pairs that is made before"
-    dtypes = ("f32", "tf32", "bf16")
+    dtypes = OF_PRODUCTS
 
     def __init__(self, p: Problem) -> None:
         super().__init__(p)
@@ -410,7 +417,7 @@ class OwnWeights(Matmul):
 class DenseIncidence(Contestant):
     label = "dense H x2"
     note = "two products with H as a matrix; degrees in the call"
-    dtypes = ("f32", "tf32", "bf16")
+    dtypes = OF_PRODUCTS
 
     def __init__(self, p: Problem) -> None:
         super().__init__(p)
@@ -490,7 +497,7 @@ def layer(of: type[Contestant]) -> type[Layer]:
         sums_in_dtype, most_elements = of.sums_in_dtype, of.most_elements
         lacks, starts_slowly = of.lacks, of.starts_slowly
         # Θ is a matrix product.
-        dtypes = ("f32", "tf32", "bf16") if "bf16" in of.dtypes else ("f32", "tf32")
+        dtypes = OF_PRODUCTS if "bf16" in of.dtypes else ("f32", "tf32")
         refuses = of.refuses
 
     return Made
@@ -517,11 +524,63 @@ class OursExpertMajorLayer(layer(OursExpertMajor)):
         return y.transpose(0, 1)
 
 
+class OursOwnWeightsLayer(layer(OursOwnWeights)):
+    note = "weights [G, m], bias and ReLU in the convolution's pass"
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, b = torch.nn.functional.linear(x, self.own["theta"]), self.own["b"]
+        return hyperscatter.conv(h, self.inner.topology, self.parameters["w"], bias=b, activation="relu")
+
+
+class OnePass(layer(Ours)):
+    label = "hyperscatter.layer, in one pass"
+    note = "x Θ, convolution, bias and ReLU in one pass of tensor cores, which multiply f32 as three bf16"
+    dtypes = OF_PRODUCTS
+    # A few times what kernels/LAYER.md has, less than others are allowed.
+    tolerance: ClassVar = {"f32": 3e-5, "tf32": 2e-3, "bf16": 8e-3, "f16": 2e-3}
+    may_be_refused = True
+
+    @classmethod
+    def refuses(cls, p: Problem) -> str | None:
+        """Where `hyperscatter.layer` would be something else, a product and the convolution behind it."""
+        most = 512 if p.element.itemsize == 2 else 256
+        if refused := Ours.refuses(p):
+            return refused
+        if not hasattr(hyperscatter, "layer"):
+            return "this version of hyperscatter has no layer in one pass"
+        if p.device == "cpu":
+            return "on the CPU it is two passes, those of hyperscatter.HypergraphConv"
+        if torch.cuda.get_device_capability() < (8, 0):
+            return "not on devices before compute capability 8.0"
+        if p.n > 16:
+            return f"{p.n} vertices, and one pass has 16 at most"
+        return None if most >= p.F else f"{p.F} features, and of {p.dtype} one pass has {most} at most"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return hyperscatter.layer(
+            x,
+            self.own["theta"],
+            self.inner.topology,
+            self.parameters["w"],
+            weight_use=self.convention,
+            bias=self.own["b"],
+            activation="relu",
+            # Given, so that no setting of torch chooses two passes. 16-bit types have no use for it.
+            precision="tf32" if self.p.dtype == "tf32" else "three_bf16",
+        )
+
+
+class OnePassOwnWeights(OnePass):
+    label = "hyperscatter.layer, in one pass, own w"
+    note = "the same with weights [G, m]"
+    operator = OursOwnWeights
+
+
 class Theta(Layer):
     label = "Θ, bias and ReLU alone"
-    note = "no convolution: one product with its bias, and ReLU in place"
+    note = "torch's Linear without a convolution: one product with its bias, and ReLU in place"
     convention = ""
-    dtypes = ("f32", "tf32", "bf16")
+    dtypes = OF_PRODUCTS
 
     def __init__(self, p: Problem) -> None:
         self.p = p
@@ -539,7 +598,7 @@ class Theta(Layer):
 class ModuleLayer(Layer):
     """A layer that is a module: `module`, its parameters, and ReLU behind it where it has none."""
 
-    dtypes = ("f32", "tf32", "bf16")
+    dtypes = OF_PRODUCTS
 
     def __init__(self, p: Problem) -> None:
         self.p = p
@@ -682,11 +741,14 @@ SPARSE = [Csr, Scatter, Compiled, Geometric, Dhg]
 LAYERS = [
     Copy,
     Theta,
+    OnePass,
+    OnePassOwnWeights,
     OursLayer,
     OursExpertMajorLayer,
     OursLayerDegreeOnly,
+    OursOwnWeightsLayer,
     OursDropInLayer,
-    *[layer(of) for of in (Matmul, Bmm, ExpertMajor, Csr, Scatter)],
+    *[layer(of) for of in (Matmul, Bmm, ExpertMajor, OwnWeights, Csr, Scatter)],
     CompiledLayer,
     GeometricLayer,
     layer(Dhg),

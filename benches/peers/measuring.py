@@ -223,6 +223,7 @@ class Measurement:
             "instances": self.instances,
             "measured_instances": self.instances,
             "status": NOT_RUN,
+            "excused": False,
             "errors": {},
             "passes": {},
         }
@@ -244,6 +245,7 @@ class Measurement:
             refused = f"has no {self.dtype}"
         if refused is not None:
             row["status"] = f"cannot: {refused}"
+            row["excused"] = of.may_be_refused
             return
         try:
             c = of(p)

@@ -4,6 +4,7 @@
     python3 benches/peers/peers.py                              # on the CPU, sizes for it
     python3 benches/peers/peers.py --device cuda --out FOLDER   # on a GPU
     python3 benches/peers/peers.py --only A,L8 FILE...          # some cases, and hypergraphs of files
+    python3 benches/peers/peers.py --device cuda --only L4,L8,L16 --features 64,128,256,512
 
 Needs the Python package (bindings/python) and torch. PyTorch Geometric and DHG take part where they are
 installed; what cannot take part stays in the tables, with the reason.
@@ -11,15 +12,22 @@ installed; what cannot take part stays in the tables, with the reason.
 Operators: A, 24,576 x (8 vertices, 28 pairs), 256 features (A64: 64). B, 24,576 x (16 vertices, 560 triples),
 256. C, one hypergraph of Cora's size, a power law, 256. D, 10⁶ x 10⁶ with 10⁸ incidences, a power law, 64.
 Files: safetensors with the integers n_vertices, edge_ptr, edge_vertices; 256. Layers, relu(conv(x Θ) + b),
-with a step of plain gradient descent: L8, 24,576 x (8, 28 pairs), L16, 12,288 x (16, 120 pairs), 256.
+with a step of plain gradient descent behind the backward: L8, 24,576 x (8, 28 pairs), L16, 12,288 x (16, 120
+pairs), and where it is asked for L4, 49,152 x (4, 6 pairs). They have 256 inputs and outputs, or each number
+of `--features`, which names them: L8-64. Beside them is torch's Linear with its bias and ReLU alone.
 `--scale` divides copies, and D's size.
+
+Layers in one pass (`hyperscatter.layer`) take part on GPUs of compute capability 8.0 and newer, with up to
+256 features of f32, multiplied as three products of bf16 or, in tf32, by TF32, and up to 512 of bf16 and f16.
 
 All contestants get the same numbers. Each is compared with its own convention in float64, y and all
 gradients, in the very calls that are timed, on few instances; then the last instance of all, y and the
 gradients that it has to itself. One that disagrees is not timed, and fails the run. Only sums of bf16 in bf16
-may be inexact: they are timed, and marked. Then all take turns, round after round; times are medians.
+(or f16 in f16) may be inexact: they are timed, and marked. Then all take turns, round after round; times are
+medians.
 
-The exit code is 1 where a contestant disagrees, where hyperscatter has no time, and where the device failed.
+The exit code is 1 where a contestant disagrees, where hyperscatter has no time (but for layers in one pass
+where there are none), and where the device failed.
 """
 
 from __future__ import annotations
@@ -46,17 +54,23 @@ import torch  # noqa: E402
 
 import contestants  # noqa: E402
 import tables  # noqa: E402
-from cases import CASES, Case, case_of_file  # noqa: E402
+from cases import CASES, LAYER_FEATURES, Case, case_of_file  # noqa: E402
 from contestants import Contestant  # noqa: E402
 from measuring import Effort, Measurement, Row, first_line, keep_heap, release  # noqa: E402
 
 DTYPES = {"cpu": ["f32", "bf16"], "cuda": ["f32", "tf32", "bf16"]}
+# Besides, where they are asked for.
+OTHER_DTYPES = ["f16"]
 
 
 def positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return int(text)
+
+
+def widths_of(text: str) -> list[int]:
+    return list(dict.fromkeys(positive(width) for width in text.split(",")))
 
 
 def words_of(text: str) -> list[str]:
@@ -80,7 +94,10 @@ def arguments_of(argv: list[str] | None) -> tuple[argparse.Namespace, list[Case]
     parser.add_argument(
         "--without", type=words_of, default=[], help="those whose names have one of these words: compile"
     )
-    parser.add_argument("--dtypes", help="of f32, tf32 (CUDA) and bf16; all by default")
+    parser.add_argument(
+        "--features", type=widths_of, default=[LAYER_FEATURES], help="of layers, such as 64,128,256,512"
+    )
+    parser.add_argument("--dtypes", help="of f32, tf32 (CUDA), bf16 and f16; all but f16 by default")
     parser.add_argument("--scale", type=positive, help="1 on CUDA, and a case's own on the CPU")
     parser.add_argument("--seconds", type=float, default=15, help="of turns for each case and type, about")
     parser.add_argument("--rounds", type=positive, nargs=2, default=[3, 25], help="at least and at most")
@@ -90,8 +107,8 @@ def arguments_of(argv: list[str] | None) -> tuple[argparse.Namespace, list[Case]
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device")
-    there = DTYPES[arguments.device]
-    arguments.dtypes = arguments.dtypes.split(",") if arguments.dtypes else there
+    there = [*DTYPES[arguments.device], *OTHER_DTYPES]
+    arguments.dtypes = arguments.dtypes.split(",") if arguments.dtypes else DTYPES[arguments.device]
     if unknown := set(arguments.dtypes) - set(there):
         parser.error(f"no types {unknown} on {arguments.device}, but {', '.join(there)}")
     if arguments.rounds[0] > arguments.rounds[1]:
@@ -103,18 +120,24 @@ def arguments_of(argv: list[str] | None) -> tuple[argparse.Namespace, list[Case]
 
 
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
-    cases, names = list(CASES), [case.name for case in CASES]
+    cases, names = [case for case in CASES if case.by_default], [case.name for case in CASES]
     if arguments.only or arguments.files:
         asked = {name for name in (arguments.only or "").split(",") if name}
         if unknown := asked - set(names):
             raise ValueError(f"no cases {unknown}, but {', '.join(names)}")
         cases = [case for case in CASES if case.name in asked]
+    cases = [of for case in cases for of in of_widths(case, arguments.features)]
+    names += [case.name for case in cases]
     for path in arguments.files:
         if path.stem in names:
             raise ValueError(f"{path}: there is a case of that name, {path.stem}")
         names.append(path.stem)
         cases.append(case_of_file(path))
     return cases
+
+
+def of_widths(case: Case, features: list[int]) -> list[Case]:
+    return [case.of_features(width) for width in features] if case.table == "layers" else [case]
 
 
 def version(name: str) -> str | None:
@@ -178,8 +201,11 @@ def limited_memory() -> Iterator[None]:
 
 
 def is_wrong(row: Row) -> bool:
-    """A peer may fail; the package, and the copy that all are measured by, may not. None may disagree."""
+    """A peer may fail; the package, and the copy that all are measured by, may not, but where what may be
+    refused was. None may disagree."""
     name, status = row["contestant"], row["status"]
+    if row["excused"]:
+        return False
     if name.startswith(("hyperscatter", "copy")) and "[graph]" not in name:
         return status != "ok" or any("ms" not in measured for measured in row["passes"].values())
     return status.startswith(("DISAGREES", "fails") if name.startswith("hyperscatter") else "DISAGREES")

@@ -12,7 +12,7 @@ from agreement import TIMED
 from measuring import Row
 
 PASSES = {"operators": ("forward", "forward and backward"), "layers": ("forward", "training step")}
-DTYPES = ["f32", "tf32", "bf16"]
+DTYPES = ["f32", "tf32", "bf16", "f16"]
 
 LEGEND = """
 Times are of all instances: medians of rounds in which each contestant has its turn, every call on another of
@@ -23,9 +23,9 @@ hyperedges have at most 2³¹ elements there. *error*: the greatest of y and gra
 *weights*: `documented`, in the message and in the degree; `degree_only`, in the degree, as PyTorch Geometric
 has it; `message_only`, in the message, as DHG has it: these are other convolutions. *reads*: the format of x,
 G instances of n vertices; [n, G, F] is expert-major. Gradients are of x and the weights, and a layer's of Θ
-and the bias, too; *no ∂w*: but for the weights. *inexact*: sums of bf16 in bf16 are farther off than the 3e-2
-that others are allowed, by the error that is shown. In bf16, too, TF32 is allowed on a GPU where M is formed
-of f32 weights.
+and the bias, too; *no ∂w*: but for the weights. *inexact*: sums of bf16 in bf16, or of f16 in f16, are
+farther off than the 3e-2, or 4e-3, that others are allowed, by the error that is shown. In bf16 and f16, too,
+TF32 is allowed on a GPU where M is formed of f32 weights.
 """
 
 

@@ -7,6 +7,7 @@ import resource
 import shutil
 import xml.etree.ElementTree as xml
 from pathlib import Path
+from types import SimpleNamespace
 
 import hyperscatter
 import numpy as np
@@ -18,7 +19,7 @@ import contestants
 import measuring
 import peers
 import tables
-from cases import CASES, Problem, power_law
+from cases import CASES, DTYPES, Problem, power_law
 
 FAST = ["--scale", "100000", "--seconds", "0.1", "--rounds", "1", "2", "--threads", "1"]
 
@@ -69,6 +70,9 @@ def test_all_contestants_agree(case: str, tmp_path: Path) -> None:
         if "[graph]" in name or (name == "torch.matmul(M, x)" and table > contestants.MOST_DENSE):
             # What the CPU has not, and what would be too large.
             assert row["status"].startswith("cannot: ") and not row["passes"]
+        elif name.startswith("hyperscatter.layer"):
+            # On the CPU there is nothing of that kind to measure.
+            assert row["status"].startswith("cannot: ") and row["excused"] and not row["passes"]
         elif is_there(name):
             assert row["status"] == "ok", row
             assert set(row["errors"]) == errors_wanted(row)
@@ -83,6 +87,83 @@ def test_bf16_agrees(tmp_path: Path) -> None:
     code, rows = run(tmp_path, "--only", "A64,C", "--dtypes", "bf16", *names)
     assert code == 0
     assert {row["status"] for row in rows if row["contestant"] == "hyperscatter"} == {"ok"}
+
+
+def test_f16_agrees(tmp_path: Path) -> None:
+    names = ["--contestants", "hyperscatter,matmul,alone"]
+    code, rows = run(tmp_path, "--only", "A64,L8", "--dtypes", "f16", *names)
+    assert code == 0
+    assert {row["status"] for row in rows if not row["excused"]} == {"ok"}
+
+
+def layer_in_two_passes(
+    x: Tensor, theta: Tensor, topology, weight: Tensor, *, precision=None, **of
+) -> Tensor:
+    """In the place of `hyperscatter.layer` of a GPU."""
+    assert precision == "three_bf16"
+    return hyperscatter.conv(torch.nn.functional.linear(x, theta), topology, weight, **of)
+
+
+def test_layers_in_one_pass_take_part_where_there_are_some(tmp_path, monkeypatch) -> None:
+    everyone = [contestants.Copy, contestants.OnePass, contestants.OnePassOwnWeights, contestants.Theta]
+    monkeypatch.setattr(contestants, "contestants_of", lambda *_: everyone)
+    monkeypatch.setattr(hyperscatter, "layer", layer_in_two_passes, raising=False)
+    for of in everyone[1:3]:
+        monkeypatch.setattr(of, "refuses", lambda _: None)
+    of_widths = ["--only", "L4,L16", "--features", "256,64"]
+    code, rows = run(tmp_path, *of_widths, "--dtypes", "f32,bf16,f16", "--scale", "1000")
+    assert code == 0, [row["status"] for row in rows]
+    sizes = {(row["case"], row["vertices"], row["features"]) for row in rows}
+    assert sizes == {("L4", 4, 256), ("L4-64", 4, 64), ("L16", 16, 256), ("L16-64", 16, 64)}
+    for row in rows:
+        assert row["status"] == "ok" and set(row["errors"]) == errors_wanted(row), row
+        assert row["contestant"] == "copy of x" or set(row["passes"]) == {"forward", "both"}
+
+    # What others are allowed is too much for it.
+    def inexact(x: Tensor, *operands, **of) -> Tensor:
+        return layer_in_two_passes(x, *operands, **of) * (1 + 4e-5)
+
+    monkeypatch.setattr(hyperscatter, "layer", inexact, raising=False)
+    code, rows = run(tmp_path, "--only", "L8", "--dtypes", "f32")
+    assert code == 1
+    assert rows[1]["status"].startswith("DISAGREES") and not rows[1]["passes"]
+
+
+class Refused(contestants.Ours):
+    label = "hyperscatter, refused"
+
+    @classmethod
+    def refuses(cls, p: Problem) -> str:
+        return "no"
+
+
+def test_only_what_may_be_refused_is(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(contestants, "contestants_of", lambda *_: [contestants.Copy, Refused])
+    for may_be_refused in (True, False):
+        monkeypatch.setattr(Refused, "may_be_refused", may_be_refused)
+        code, rows = run(tmp_path, "--only", "A64", "--dtypes", "f32")
+        assert rows[1]["status"] == "cannot: no" and rows[1]["excused"] == may_be_refused
+        assert code == (0 if may_be_refused else 1)
+
+
+def test_layers_in_one_pass_say_why_there_are_none(monkeypatch) -> None:
+    def refused(device: str, n: int, features: int, dtype: str) -> str | None:
+        of = {"device": device, "n": n, "F": features, "dtype": dtype, "element": DTYPES[dtype]}
+        return contestants.OnePass.refuses(SimpleNamespace(**of))
+
+    monkeypatch.delattr(hyperscatter, "layer", raising=False)
+    assert "this version" in refused("cuda", 8, 256, "f32")
+    monkeypatch.setattr(hyperscatter, "layer", layer_in_two_passes, raising=False)
+    assert "on the CPU" in refused("cpu", 8, 256, "f32")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "compute capability" in refused("cuda", 8, 256, "f32")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert "17 vertices" in refused("cuda", 17, 256, "f32")
+    assert "512 features" in refused("cuda", 8, 512, "f32")
+    assert "512 features" in refused("cuda", 8, 512, "tf32")
+    assert "513 features" in refused("cuda", 8, 513, "bf16")
+    assert refused("cuda", 16, 256, "tf32") is None
+    assert refused("cuda", 4, 512, "f16") is None
 
 
 class Sevens(contestants.Scatter):
@@ -321,6 +402,7 @@ def test_arguments_that_cannot_be_meant_are_refused(tmp_path: Path, capsys) -> N
         ([file("A64", 2, [0, 2], [0, 1])], "there is a case of that name, A64"),
         ([fine, other], "there is a case of that name, fine"),
         (["--only", "Z"], "no cases {'Z'}"),
+        (["--features", "64,0"], "0 is not positive"),
         (["--dtypes", "foo"], "no types {'foo'} on cpu"),
         (["--dtypes", "f32,tf32"], "no types {'tf32'} on cpu"),
         (["--rounds", "0", "0"], "0 is not positive"),
