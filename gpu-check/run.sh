@@ -39,7 +39,7 @@ BACKEND=(
 )
 SUITES=(
     golden:: saved_z:: operands:: steps:: convolutions:: gradients:: misalignment:: weight_scale:: epilogue::
-    matrix::
+    matrix:: layer::
 )
 WRONG_TABLES=cuda::paths::plausible_values_of_dense_tables_are_survived
 # Racecheck follows every access to shared memory: fewer suites, and few cases of each property.
@@ -50,6 +50,7 @@ FEWER_SUITES=(
     saved_z:: steps::steps_have_the_bits_of_the_cpu:: convolutions::convolutions_have_the_bits_of_the_cpu::
     gradients:: weight_scale::weights_at_the_ends_of_the_range_cancel_out::
     epilogue::an_epilogue_is_its_composition:: matrix::matrices_have_the_bits_of_the_cpu::
+    cuda::layer::a_layer_of_pairs_is_its_definition
 )
 FEWER_CASES=4
 

@@ -546,8 +546,6 @@ class OnePass(layer(Ours)):
         most = 512 if p.element.itemsize == 2 else 256
         if refused := Ours.refuses(p):
             return refused
-        if not hasattr(hyperscatter, "layer"):
-            return "this version of hyperscatter has no layer in one pass"
         if p.device == "cpu":
             return "on the CPU it is two passes, those of hyperscatter.HypergraphConv"
         if torch.cuda.get_device_capability() < (8, 0):

@@ -45,6 +45,33 @@ def test_a_device_has_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
 
 
 @needs_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_layers_in_one_pass_are_near_those_of_the_cpu(dtype: torch.dtype) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("needs compute capability 8.0")
+    results = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        layer = hs.HypergraphConv(
+            32, 64, hs.Incidence.subsets(8, 3), "softplus", activation="relu", precision="three_bf16"
+        )
+        layer, x = layer.to(device), torch.randn(64, 8, 32).to(device).requires_grad_()
+        names = []
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            y = layer(x)
+            of = y.grad_fn
+            while of is not None and not names:
+                names = [of.name()] if "layer" in of.name() else []
+                of = of.next_functions[0][0] if of.next_functions else None
+        assert bool(names) == (device == "cuda"), "in one pass, or not"
+        gradients = torch.autograd.grad(y.float().square().sum(), [x, *layer.parameters()])
+        results.append([t.float().cpu() for t in (y, *gradients)])
+    bound = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
+    for on_cpu, on_device in zip(*results, strict=True):
+        assert (on_cpu - on_device).abs().max() <= bound * on_cpu.abs().max()
+
+
+@needs_device
 def test_a_graph_replays_a_training_step() -> None:
     layer = hs.HypergraphConv(32, 32, hs.Incidence.pairs(8), "softplus", activation="relu").cuda()
     x = torch.randn(64, 8, 32, device="cuda")
