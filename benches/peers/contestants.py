@@ -524,12 +524,19 @@ class OursExpertMajorLayer(layer(OursExpertMajor)):
         return y.transpose(0, 1)
 
 
-class OursOwnWeightsLayer(layer(OursOwnWeights)):
-    note = "weights [G, m], bias and ReLU in the convolution's pass"
+class OursTwoPasses(layer(Ours)):
+    label = "hyperscatter.conv behind Linear"
+    note = "bias and ReLU in the convolution's pass"
 
     def forward(self, x: Tensor) -> Tensor:
         h, b = torch.nn.functional.linear(x, self.own["theta"]), self.own["b"]
         return hyperscatter.conv(h, self.inner.topology, self.parameters["w"], bias=b, activation="relu")
+
+
+class OursOwnWeightsLayer(OursTwoPasses):
+    label = OursOwnWeights.label
+    operator = OursOwnWeights
+    note = "weights [G, m], bias and ReLU in the convolution's pass"
 
 
 class OnePass(layer(Ours)):
@@ -618,7 +625,9 @@ class ModuleLayer(Layer):
 
 class OursLayer(ModuleLayer):
     label = "hyperscatter.HypergraphConv"
-    note = "bias and ReLU in the convolution's pass"
+    note = (
+        "as shipped: in one pass on CUDA, of f32 if TF32 is allowed; else bias and ReLU in the convolution's"
+    )
     refuses = Ours.refuses
 
     def build(self, p: Problem) -> tuple[torch.nn.Module, dict[str, Tensor]]:
@@ -741,6 +750,7 @@ LAYERS = [
     Theta,
     OnePass,
     OnePassOwnWeights,
+    OursTwoPasses,
     OursLayer,
     OursExpertMajorLayer,
     OursLayerDegreeOnly,

@@ -388,7 +388,13 @@
 #define HS_OPERATORS_TRAINING ((1 << HS_CONV) | (1 << HS_CONV_BACKWARD))
 
 /*
- In `hs_workspace_options.operators`: all. Nothing is made for those that the plan has not.
+ In `hs_workspace_options.operators`: a layer and its backward.
+ */
+#define HS_OPERATORS_LAYERS ((1 << HS_LAYER) | (1 << HS_LAYER_BACKWARD))
+
+/*
+ In `hs_workspace_options.operators`: all. Nothing is made for those that the plan has not. Without
+ `HS_OPERATORS_LAYERS` memory on the CPU does not grow with `max_instances`.
  */
 #define HS_OPERATORS_ALL ((1 << 18) - 1)
 
@@ -1216,8 +1222,8 @@ typedef struct {
      The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
      four mebibytes at most however large it is, but for layers (see `operators`), and nothing with
      `HS_SCRATCH_LENT`: who knows no bound gives `UINT32_MAX`, the most that a device takes, or less where
-     vertices or hyperedges, times features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With
-     `HS_SCRATCH_OWNED` there is device memory for so many.
+     vertices or hyperedges, times features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`), and on the CPU
+     leaves layers to another workspace. With `HS_SCRATCH_OWNED` there is device memory for so many.
      */
     size_t max_instances;
     /*

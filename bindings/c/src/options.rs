@@ -115,7 +115,10 @@ pub const HS_LAYER_BACKWARD: u32 = 17;
 
 /// In `hs_workspace_options.operators`: the convolution and its backward.
 pub const HS_OPERATORS_TRAINING: u32 = (1 << HS_CONV) | (1 << HS_CONV_BACKWARD);
-/// In `hs_workspace_options.operators`: all. Nothing is made for those that the plan has not.
+/// In `hs_workspace_options.operators`: a layer and its backward.
+pub const HS_OPERATORS_LAYERS: u32 = (1 << HS_LAYER) | (1 << HS_LAYER_BACKWARD);
+/// In `hs_workspace_options.operators`: all. Nothing is made for those that the plan has not. Without
+/// `HS_OPERATORS_LAYERS` memory on the CPU does not grow with `max_instances`.
 pub const HS_OPERATORS_ALL: u32 = (1 << 18) - 1;
 
 /// The workspace owns its scratch memory.
@@ -135,8 +138,8 @@ pub struct hs_workspace_options {
     /// The most instances that a call may have. It costs nothing on the CPU, whose workspaces grow by some
     /// four mebibytes at most however large it is, but for layers (see `operators`), and nothing with
     /// `HS_SCRATCH_LENT`: who knows no bound gives `UINT32_MAX`, the most that a device takes, or less where
-    /// vertices or hyperedges, times features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`). With
-    /// `HS_SCRATCH_OWNED` there is device memory for so many.
+    /// vertices or hyperedges, times features, are 2^32 and more (else `HS_ERROR_TOO_LARGE`), and on the CPU
+    /// leaves layers to another workspace. With `HS_SCRATCH_OWNED` there is device memory for so many.
     pub max_instances: usize,
     /// The operators, each `1 << HS_CONV` or so. On the CPU a layer and its backward have up to four rows of
     /// `features` sums for each vertex of `max_instances` instances, which are reserved, and untouched until

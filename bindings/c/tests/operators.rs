@@ -851,7 +851,8 @@ fn room_for_any_number_of_instances_is_free() {
     // SAFETY: the pointer is to what lives here.
     ok(unsafe { hs_device_open(lease.ordinal() as u32, &mut device) });
     let all = HS_OPERATORS_ALL;
-    let layers = LAYERS.iter().fold(0, |set, &operator| set | 1 << operator as u32);
+    let layers = HS_OPERATORS_LAYERS;
+    assert_eq!(layers, LAYERS.iter().fold(0, |set, &operator| set | 1 << operator as u32));
     for conv in [HS_NORMALIZATION_ROW, HS_NORMALIZATION_SYMMETRIC] {
         let case = Case::new(pairs(), 3, Kind::Table, false, HS_OVERWRITE);
         let (on_cpu, on_device) = (

@@ -75,6 +75,10 @@ class Emulated(_devices.Cuda):
         return self.to_device(torch.ones(length, dtype=dtype))
 
     def to_device(self, tensor: Tensor) -> Tensor:
+        if tensor.dim() > 1 and not tensor.is_contiguous():
+            order = sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i))
+            back = [order.index(i) for i in range(tensor.dim())]
+            return self.to_device(tensor.permute(order).contiguous()).permute(back)
         tensor = tensor.contiguous()
         new = self.new(tensor.shape, tensor.dtype)
         bytes_ = ctypes.c_size_t(tensor.numel() * tensor.element_size())
@@ -83,6 +87,10 @@ class Emulated(_devices.Cuda):
 
     def to_host(self, tensor: Tensor) -> Tensor:
         self.synchronize()
+        if not tensor.is_contiguous():
+            order = sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i))
+            back = [order.index(i) for i in range(tensor.dim())]
+            return self.to_host(tensor.permute(order)).permute(back)
         new = torch.empty(tensor.shape, dtype=tensor.dtype)
         bytes_ = ctypes.c_size_t(new.numel() * new.element_size())
         if new.numel():
@@ -104,14 +112,24 @@ class OnDevice(TorchFunctionMode):
         if func is torch.empty:
             shape = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
             return self.device.new(shape, kwargs["dtype"])
+        if func is torch.empty_permuted:
+            shape, order = args
+            return self.strewn(shape, order, kwargs["dtype"])
         if func is torch.empty_like:
-            assert args[0].is_contiguous()
-            return self.device.new(args[0].shape, args[0].dtype)
+            order = sorted(range(args[0].dim()), key=lambda i: -args[0].stride(i))
+            return self.strewn(args[0].shape, order, args[0].dtype)
         if func is Tensor.new_empty:
             return self.device.new(args[1:], args[0].dtype)
+        if func is Tensor.contiguous and not args[0].is_contiguous():
+            return self.device.to_device(self.device.to_host(args[0]).contiguous())
         if func is Tensor.to and args[0].dtype != args[1]:
             return self.device.to_device(self.device.to_host(args[0]).to(args[1]))
         return func(*args, **kwargs)
+
+    def strewn(self, shape: Any, order: Any, dtype: torch.dtype) -> Tensor:
+        """A tensor whose dimensions lie in memory in an order."""
+        memory = self.device.new([shape[i] for i in order], dtype)
+        return memory.permute([list(order).index(i) for i in range(len(order))])
 
 
 def run(device: Emulated, function: Callable[..., Any], *arguments: Any) -> list[Tensor]:
@@ -186,6 +204,27 @@ def operators(device: Emulated, dtype: torch.dtype) -> None:
     )
 
 
+def near(device: Emulated, bound: float, operands: tuple[Any, ...], how: tuple[Any, ...]) -> list[Tensor]:
+    """What a layer gives on the device, forward and backward, which is near the same in float64."""
+    g, residual, x, theta, weight, topology, windows, bias = operands
+    numbers, wanted = how
+    forward = x, theta, weight, topology, windows, bias, residual, *numbers
+    backward = g, x, theta, weight, topology, windows, bias, *numbers, wanted
+    got, expected = [], []
+    for function, arguments in ((_layers.layer, forward), (_layers.layer_backward, backward)):
+        got += run(device, function, *arguments)
+        is_wide = [isinstance(of, Tensor) and of.is_floating_point() for of in arguments]
+        wide = [of.double() if is_it else of for of, is_it in zip(arguments, is_wide, strict=True)]
+        results = function(*wide)
+        expected += results if isinstance(results, tuple) else [results]
+    for what, a, b in zip(("y", "x", "theta", "weight", "bias"), got, expected, strict=True):
+        assert a.shape == b.shape
+        error = 0.0 if a.numel() == 0 else float((a.double() - b).abs().max() / b.abs().max())
+        # t, which the backward rounds, has jumps where y begins to be 0.
+        assert error < bound * (1 if what == "y" else 4), (what, x.dtype, numbers, error)
+    return got
+
+
 def layers_are_one_pass(device: Emulated) -> None:
     """Tensor cores multiply: what is computed is near the same in float64."""
     batch = hs.Batch([hs.Incidence.subsets(6, 3), hs.Incidence.pairs(4)], [1, 0, 1])
@@ -205,27 +244,46 @@ def layers_are_one_pass(device: Emulated) -> None:
             theta = theta.float() if wide_theta else theta
             g, residual = torch.randn(*shape, 20).to(dtype), torch.randn(*shape, 20).to(dtype)
             w, bias = torch.rand(topology.n_hyperedges) + 0.5, torch.randn(20)
-            operands = x, theta, w, topology.packed, None, bias
+            operands = g, residual, x, theta, w, topology.packed, None, bias
             numbers = 1, 0, 0, _layers.PRECISIONS[precision]
-            backward = g, *operands, *numbers, [True] * 4
-            got = run(device, _layers.layer, *operands, residual, *numbers)
-            got += run(device, _layers.layer_backward, *backward)
+            got = near(device, bound, operands, (numbers, [True] * 4))
             types = [dtype, dtype, theta.dtype, torch.float32, torch.float32]
             assert [of.dtype for of in got] == types
             if topology is batch and len(shape) == 2:
                 assert all(of[0::2, 4:].abs().sum() == 0 for of in got[:2]), "the padding is zero"
-            wide = [
-                of.double() if isinstance(of, Tensor) and of.is_floating_point() else of for of in backward
-            ]
-            wanted = [
-                _layers.layer(*wide[1:7], residual.double(), *numbers),
-                *_layers.layer_backward(*wide),
-            ]
-            for what, a, b in zip(("y", "x", "theta", "weight", "bias"), got, wanted, strict=True):
-                error = (a.double() - b).abs().max() / b.abs().max()
-                # t, which the backward rounds, has jumps where y begins to be 0.
-                assert error < bound * (1 if what == "y" else 4), (what, dtype, precision, float(error))
+            if wide_theta and dtype == torch.bfloat16:
+                assert not torch.equal(got[2], got[2].bfloat16().float()), "the gradient of theta is rounded"
     assert any(plan.has(lib.HS_LAYER) for plan in batch._structure.plans.values())
+
+
+def layers_take_operands_of_all_kinds(device: Emulated) -> None:
+    pairs, bf16 = hs.Incidence.pairs(6), torch.bfloat16
+    x, g, theta = torch.randn(3, 6, 12).to(bf16), torch.randn(3, 6, 20).to(bf16), torch.randn(20, 12).to(bf16)
+    vertex_major = torch.randn(6, 3, 12).to(bf16).transpose(0, 1)
+    # Without weights, bias and residual, and with dimensions in another order.
+    operands = g, None, vertex_major, theta, None, pairs.packed, None, None
+    y, grad_x, *_ = near(device, 1.5e-2, operands, ((0, 1, 0, 0), [True, True, False, False]))
+    assert y.transpose(0, 1).is_contiguous() and grad_x.transpose(0, 1).is_contiguous()
+    # Each instance's own weights, and those of a table's windows.
+    own, some = torch.rand(3, 15) + 0.5, torch.rand(20) + 0.5
+    windows = hs.Windows([0, 5, 2]).packed
+    for weight, table, conventions in ((own, None, (0, 1)), (some, windows, (1, 2))):
+        bias = torch.randn(20)
+        operands = g, g, x, theta, weight, pairs.packed, table, bias
+        near(device, 1.5e-2, operands, ((2, *conventions, 0), [False, False, True, True]))
+    # Θ that is another one's transpose.
+    operands = g, None, x, torch.randn(12, 20).to(bf16).T, own[0], pairs.packed, None, None
+    near(device, 1.5e-2, operands, ((1, 0, 0, 0), [True, True, True, False]))
+    # The first call of a layer is not captured.
+    device.capturing = True
+    try:
+        run(device, _layers.layer, x, theta[:8], None, pairs.packed, None, None, None, 0, 0, 0, 0)
+    except hs.Error as error:
+        assert "captured" in str(error)
+    else:
+        raise AssertionError("the first call was captured")
+    finally:
+        device.capturing = False
 
 
 def streams_share_workspaces(device: Emulated) -> None:
@@ -372,6 +430,7 @@ def main() -> None:
         operators(device, dtype)
     for scenario in (
         layers_are_one_pass,
+        layers_take_operands_of_all_kinds,
         streams_share_workspaces,
         first_calls_are_not_captured,
         weights_of_one_are_made_once_for_each_stream,

@@ -7,6 +7,9 @@ kernels.
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import hyperscatter as hs
 import hyperscatter.pyg
-from hyperscatter import _layers
+from hyperscatter import _devices, _layers
 from reference import NORMALIZATIONS, USES
 
 TOPOLOGY = hs.Incidence([[0, 1, 2], [1, 2], [0, 2], [2]], 4)  # vertex 3 is in no hyperedge
@@ -112,7 +115,7 @@ def test_only_what_is_wanted_is_computed(one_pass: list[str]) -> None:
         assert operands[i].grad is not None and operands[i].grad.shape == operands[i].shape
 
 
-def test_under_autocast_the_gradient_of_theta_is_not_rounded(one_pass: list[str]) -> None:
+def test_under_autocast_types_are_those_of_a_product(one_pass: list[str]) -> None:
     layer = hs.HypergraphConv(8, 8, hs.Incidence.pairs(4), "softplus", activation="relu", residual=True)
     x = torch.randn(3, 4, 8)
     with torch.autocast("cpu", torch.bfloat16):
@@ -125,6 +128,17 @@ def test_under_autocast_the_gradient_of_theta_is_not_rounded(one_pass: list[str]
     of_half = x.bfloat16()
     for theta in (layer.lin.weight, layer.lin.weight.bfloat16()):
         assert hs.layer(of_half, theta, hs.Incidence.pairs(4)).dtype == torch.bfloat16
+    # Autocast casts from one half type to the other, too.
+    with torch.autocast("cpu", torch.bfloat16):
+        for theta in (layer.lin.weight.half(), layer.lin.weight):
+            y = hs.layer(x.half(), theta, hs.Incidence.pairs(4), residual=x)
+            assert y.dtype == torch.bfloat16
+    # A backward within autocast of a forward outside of it.
+    x.requires_grad_()
+    y = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y.sum().backward()
+    assert x.grad is not None and x.grad.dtype == torch.float32
 
 
 def test_one_graph_holds_a_layer(one_pass: list[str]) -> None:
@@ -168,6 +182,60 @@ def test_what_is_hung_on_the_product_runs(one_pass: list[str]) -> None:
         assert of(*arguments).shape == plain.shape and not one_pass
 
 
+class Wrapped(Tensor):
+    """A weight that multiplies in its own way, as quantized ones do."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not nn.functional.linear:
+            return super().__torch_function__(func, types, args, kwargs)
+        return func(*(of if of is None else of.as_subclass(Tensor) for of in args), **(kwargs or {}))
+
+
+def test_a_product_of_another_kind_is_called(one_pass: list[str]) -> None:
+    x, layer = torch.randn(3, 4, 5), hs.HypergraphConv(5, 7, TOPOLOGY, bias=False)
+    plain = layer(x)
+    assert one_pass.pop() == "forward"
+    # As accelerate does.
+    product = layer.lin.forward
+    layer.lin.forward = lambda input: 3 * product(input)
+    assert torch.allclose(layer(x), 3 * plain, atol=1e-5) and not one_pass
+    del layer.lin.forward
+    seen: list[Any] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    assert torch.allclose(layer(x), plain, atol=1e-6) and seen[0] is layer.lin and not one_pass
+    handle.remove()
+    weight = layer.lin.weight.detach().as_subclass(Wrapped)
+    layer.lin.weight = nn.Parameter(weight, requires_grad=False)
+    assert type(layer.lin.weight) is Wrapped
+    assert torch.allclose(layer(x), plain, atol=1e-6) and not one_pass
+    layer.lin.weight = nn.Parameter(weight.as_subclass(Tensor))
+    layer(x)
+    assert one_pass == ["forward"]
+
+
+def test_fake_kernels_say_what_real_ones_give() -> None:
+    b, w, packed = torch.randn(7), torch.rand(4), TOPOLOGY.packed
+    vertex_major, thin = torch.randn(4, 6, 5).transpose(0, 1), torch.randn(1, 4, 6).permute(2, 1, 0)
+    for rows in (vertex_major, vertex_major.contiguous(), thin):
+        for dtype in (torch.float32, torch.bfloat16):
+            x, theta = rows.to(dtype), torch.randn(7, rows.shape[-1])
+            numbers = 1, 0, 0, 4, False, 0
+            operands = x, theta, w, packed, None, b
+            torch.library.opcheck(
+                torch.ops.hyperscatter.layer.default,
+                (*operands, None, *numbers),
+                test_utils=("test_schema", "test_faketensor"),
+            )
+            g = torch.randn(*x.shape[:-1], 7).to(dtype)
+            for wanted in ([True] * 4, [False, False, True, False], [False, True, False, False]):
+                torch.library.opcheck(
+                    torch.ops.hyperscatter.layer_backward.default,
+                    (g, *operands, *numbers, wanted),
+                    test_utils=("test_schema", "test_faketensor"),
+                )
+
+
 def test_the_drop_in_calls_it_with_its_convention(one_pass: list[str]) -> None:
     conv = hs.pyg.HypergraphConv(5, 7)
     x, w = torch.randn(4, 5), torch.rand(2)
@@ -180,13 +248,14 @@ def test_the_drop_in_calls_it_with_its_convention(one_pass: list[str]) -> None:
 
 
 def test_when_it_is_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_layers, "_capability", lambda _: (8, 0))
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+    monkeypatch.setattr(_devices, "capability", lambda _: (8, 0))
+    monkeypatch.setattr(_layers, "_multiplies_by_tf32", lambda: False)
 
     def is_one_pass(dtype: torch.dtype, n: int, inputs: int, outputs: int, precision: str | None) -> bool:
         with FakeTensorMode():
             x = torch.empty(3, n, inputs, dtype=dtype, device="cuda:0")
-            return _layers.is_one_pass(x, torch.empty(outputs, inputs, device="cuda:0"), n, precision)
+            theta = torch.empty(outputs, inputs, device="cuda:0")
+            return _layers.is_one_pass(x, theta, hs.Incidence.pairs(n), precision)
 
     f32, bf16 = torch.float32, torch.bfloat16
     assert is_one_pass(bf16, 16, 512, 512, None) and is_one_pass(torch.float16, 1, 1, 1, None)
@@ -196,11 +265,75 @@ def test_when_it_is_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_one_pass(torch.float64, 8, 8, 8, "tf32")
     assert is_one_pass(f32, 8, 256, 256, "three_bf16") and is_one_pass(f32, 8, 256, 256, "tf32")
     assert not is_one_pass(f32, 8, 257, 8, "tf32") and not is_one_pass(f32, 8, 8, 8, None)
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    monkeypatch.setattr(_layers, "_multiplies_by_tf32", lambda: True)
     assert is_one_pass(f32, 8, 8, 8, None)
-    monkeypatch.setattr(_layers, "_capability", lambda _: (7, 5))
+    monkeypatch.setattr(_devices, "capability", lambda _: (7, 5))
     assert not is_one_pass(bf16, 8, 8, 8, None)
-    assert not _layers.is_one_pass(torch.empty(3, 4, 8), torch.empty(8, 8), 4, "tf32")  # the CPU
+    assert not _layers.is_one_pass(torch.empty(3, 4, 8), torch.empty(8, 8), TOPOLOGY, "tf32")  # the CPU
+
+
+def test_which_hypergraphs_have_layers() -> None:
+    assert hs.Incidence.subsets(16, 3).has_layers and hs.Incidence([], 1).has_layers
+    assert not hs.Incidence.pairs(17).has_layers
+    assert not hs.Incidence.subsets(16, 5).has_layers  # a vertex has too many incidences
+    assert BATCH.has_layers and not hs.Batch([TOPOLOGY, hs.Incidence.pairs(17)]).has_layers
+    restored = pickle.loads(pickle.dumps((BATCH, hs.Incidence.pairs(17))))
+    assert [of.has_layers for of in restored] == [True, False]
+
+
+def test_float32_is_multiplied_as_pytorch_does() -> None:
+    """In a process of its own: PyTorch refuses to mix its two ways of saying it."""
+    program = """
+import torch
+from hyperscatter import _layers
+assert not _layers._multiplies_by_tf32()
+if WAY == "legacy":
+    for word, wanted in (("high", True), ("highest", False), ("medium", True)):
+        torch.set_float32_matmul_precision(word)
+        assert _layers._multiplies_by_tf32() == wanted, word
+elif hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    torch.backends.fp32_precision = "tf32"
+    assert _layers._multiplies_by_tf32()
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    assert not _layers._multiplies_by_tf32()
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.fp32_precision = "ieee"
+    assert _layers._multiplies_by_tf32()
+"""
+    for way in ("legacy", "new"):
+        subprocess.run([sys.executable, "-c", f"WAY = {way!r}\n{program}"], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_compiled_graph_chooses_as_a_call_does(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(_devices, "capability", lambda _: (9, 0))
+    torch._dynamo.reset()
+    graphs: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph.code)
+        return graph.forward
+
+    def function(x: Tensor, theta: Tensor) -> Tensor:
+        return hs.layer(x, theta, TOPOLOGY, activation="relu")
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(3, 4, 8, dtype=dtype, device="cuda:0")
+        torch.compile(function, fullgraph=True, backend=keep)(x, torch.empty(8, 8, device="cuda:0"))
+    torch._dynamo.reset()
+    # float32 is not multiplied by TF32 unless that is allowed.
+    assert ("hyperscatter.layer" in graphs[0]) == (dtype == torch.bfloat16)
+
+
+def test_a_module_that_was_pickled_before_there_was_a_precision_runs() -> None:
+    layer = hs.HypergraphConv(5, 7, TOPOLOGY)
+    del layer.__dict__["precision"]
+    assert layer(torch.randn(3, 4, 5)).shape == (3, 4, 7) and "precision" not in repr(layer)
+
+
+def test_an_explanation_says_how_a_layer_is_computed() -> None:
+    lines = hs.explain(TOPOLOGY, 16, inputs=8, precision="tf32").splitlines()
+    assert lines[-1] == "hyperscatter.layer: torch.nn.functional.linear and conv"
 
 
 def test_errors() -> None:

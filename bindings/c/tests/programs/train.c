@@ -224,7 +224,7 @@ static void run_layer(const hs_batch* batch, const hs_device* device, place at, 
     CHECK(hs_plan_check_operator(plan, HS_LAYER));
     CHECK(hs_plan_check_operator(plan, HS_LAYER_BACKWARD));
     room.max_instances = TOKENS;
-    room.operators = (1 << HS_LAYER) | (1 << HS_LAYER_BACKWARD);
+    room.operators = HS_OPERATORS_LAYERS;
     CHECK(hs_workspace_create(plan, &room, &workspace));
     for (size_t i = 0; i < OF_X; i++) {
         x[i] = input(i);

@@ -179,6 +179,11 @@ class Cuda(Device):
         self._retired.extend(waiting)
 
 
+def capability(index: int) -> tuple[int, int]:
+    """The compute capability of a CUDA device; (0, 0) where there is none, and a tensor only says so."""
+    return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else (0, 0)
+
+
 _CPU = Device()
 _CUDA: dict[int, Cuda] = {}
 

@@ -1,9 +1,9 @@
 """Layers in one pass, `y = act(M (x Θᵀ) + b) + r`: their operators in `torch.ops.hyperscatter`, and when a
 call takes them.
 
-On a CUDA device one kernel reads x once and writes y once. Where it cannot, and on the CPU, the same
-operators multiply by Θ as PyTorch does, and then convolve: `is_one_pass` leaves them out there beforehand,
-since they would multiply a second time in the backward, where PyTorch's own would keep the product.
+On a CUDA device one kernel reads x once and writes y once. Elsewhere `is_one_pass` leaves these operators
+out: they can multiply by Θ as PyTorch does, and then convolve, as where there is nothing to compute, but
+would multiply a second time in the backward, where PyTorch's own product is kept.
 """
 
 from __future__ import annotations
@@ -12,59 +12,72 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules import module as modules
 
 from . import _calls, _devices, _ops
 from ._calls import Axes, axes, empty_like, new, out_values, readable, rows_like, some_numbers, values
 from ._library import NULL, Error, ffi, lib
 from ._ops import ops
 from ._structures import Plan
+from .topology import Batch, Incidence
 
 PRECISIONS = {"three_bf16": lib.HS_PRECISION_THREE_BF16, "tf32": lib.HS_PRECISION_TF32}
 
 LEAST_CAPABILITY = (8, 0)
-MOST_VERTICES = 16
 MOST_FEATURES = {torch.float16: 512, torch.bfloat16: 512, torch.float32: 256}
 
 
-def is_one_pass(x: Tensor, theta: Tensor, n: int, precision: str | None) -> bool:
-    """Whether the kernels take a layer, forward and backward, as far as shapes and types tell. (They do not
-    take a hypergraph whose hyperedges have too many incidences for its few vertices; then the operators
-    multiply as PyTorch does.)
+def number_of(precision: str | None) -> int:
+    """What the library calls it. PyTorch, which says where nobody does, multiplies by TF32 or not at all."""
+    return PRECISIONS["tf32" if precision is None else precision]
+
+
+def is_one_pass(x: Tensor, theta: Tensor, topology: Incidence | Batch, precision: str | None) -> bool:
+    """Whether kernels take a layer, forward and backward.
 
     Args:
         x: `[..., n, F_in]`.
         theta: `[F_out, F_in]`.
-        n: the vertices of the largest instance.
+        topology: the hypergraph of each instance, or a table of instances.
         precision: see `hyperscatter.layer`.
     """
-    if x.device.type != "cuda" or n > MOST_VERTICES:
+    if x.device.type != "cuda" or not topology.has_layers:
         return False
     most = MOST_FEATURES.get(x.dtype, 0)
     if not (0 < theta.shape[0] <= most and 0 < theta.shape[1] <= most):
         return False
-    if x.dtype == torch.float32 and precision is None and _wants_float32():
+    if x.dtype == torch.float32 and precision is None and not _multiplies_by_tf32():
         return False
-    return _capability(x.device.index) >= LEAST_CAPABILITY
+    return _has_tensor_cores(x.device.index)
+
+
+# A compiled graph holds the answers of these two: numbers and words alone can be constants of it.
+@torch.compiler.assume_constant_result
+def _multiplies_by_tf32() -> bool:
+    """Whether PyTorch multiplies float32 on CUDA by TF32."""
+    backends: Any = torch.backends
+    matmul = backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):  # before PyTorch 2.9
+        return torch.get_float32_matmul_precision() != "highest"
+    own = matmul.fp32_precision
+    return (backends.fp32_precision if own == "none" else own) == "tf32"
 
 
 @torch.compiler.assume_constant_result
-def _wants_float32() -> bool:
-    """Whether PyTorch multiplies float32 as such."""
-    return torch.get_float32_matmul_precision() == "highest"
-
-
-@torch.compiler.assume_constant_result
-def _capability(index: int) -> tuple[int, int]:
-    # There are tensors that only say that they are on a device.
-    return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else (0, 0)
+def _has_tensor_cores(index: int) -> bool:
+    return _devices.capability(index) >= LEAST_CAPABILITY
 
 
 def theta_of(lin: nn.Module) -> Tensor | None:
     """Θ of a linear map that does nothing but multiply; None where something may have been hung on it."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if type(lin) is not nn.Linear or lin.bias is not None or any(getattr(lin, of) for of in hooks):
+    if type(lin) is not nn.Linear or lin.bias is not None or "forward" in vars(lin):
         return None
-    return lin.weight
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(lin, of) or getattr(modules, f"_global{of}") for of in hooks):
+        return None
+    # Others have products of their own.
+    return lin.weight if type(lin.weight) in (nn.Parameter, Tensor, FakeTensor) else None
 
 
 # ---- calls ----
@@ -75,12 +88,14 @@ def _empty(x: Tensor, features: int) -> Tensor:
     shape = (*x.shape[:-1], features)
     if x.is_contiguous() or not _calls.is_dense(x):
         return new(shape, x)
-    order = sorted(range(x.dim()), key=lambda i: (-x.stride(i), -x.shape[i]))
-    return torch.empty_permuted(shape, order, dtype=x.dtype, device=x.device)
+    order = sorted(range(x.dim() - 1), key=lambda i: (-x.stride(i), -x.shape[i]))
+    return torch.empty_permuted(shape, (*order, x.dim() - 1), dtype=x.dtype, device=x.device)
 
 
 def _product(x: Tensor, theta: Tensor) -> Tensor:
-    return nn.functional.linear(x, theta.to(x.dtype))
+    """As PyTorch multiplies, of the type of x whatever autocast is for."""
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.functional.linear(x, theta.to(x.dtype))
 
 
 class _Operands:
@@ -135,7 +150,7 @@ def layer(
     conventions = normalization, weight_use
     found = _plan(lib.HS_LAYER, x, theta, topology, conventions, precision)
     if found is None:
-        h = _product(x, theta)
+        h = _empty(x, theta.shape[0]).copy_(_product(x, theta))
         return _calls.conv(h, weight, topology, windows, bias, residual, activation, *conventions, False)
     of, plan = found
     out = _empty(x, theta.shape[0])
@@ -199,14 +214,15 @@ def _composed_backward(
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same from the convolution's, with the product by Θ formed again."""
-    h, wants_h = _product(x, theta), wanted[0] or wanted[1]
-    of_conv = [wants_h, wanted[2], wanted[3], False]
+    of_conv = [wanted[0] or wanted[1], wanted[2], wanted[3], False]
     grad_h, grad_w, grad_bias, _ = _calls.conv_backward(
-        grad, h, weight, topology, windows, bias, activation, *conventions, False, of_conv
+        grad, _product(x, theta), weight, topology, windows, bias, activation, *conventions, False, of_conv
     )
-    nothing = new(0, x)
-    grad_x = grad_h @ theta.to(x.dtype) if wanted[0] else nothing
-    grad_theta = (grad_h.flatten(0, -2).T @ x.flatten(0, -2)).to(theta.dtype) if wanted[1] else nothing
+    grad_x, grad_theta = new(0, x), new(0, x)
+    if wanted[0]:
+        grad_x = empty_like(x).copy_(_product(grad_h, theta.T))
+    if wanted[1]:
+        grad_theta = _product(grad_h.flatten(0, -2).T, x.flatten(0, -2).T).to(theta.dtype)
     return grad_x, grad_theta, grad_w, grad_bias
 
 

@@ -32,6 +32,7 @@ ELEMENTS = {
 MOST_ORPHANS = 64
 MOST_WINDOWS = 16
 MOST_SIZES = 256
+MOST_VERTICES_OF_LAYERS = 16
 NOT_THERE = (lib.HS_ERROR_LAYER_UNAVAILABLE, lib.HS_ERROR_MATRIX_UNAVAILABLE)
 FOUND_BY_KERNELS = (lib.HS_ERROR_NEGATIVE_DEGREE, lib.HS_ERROR_INDEX_OUT_OF_BOUNDS)
 
@@ -68,6 +69,13 @@ class Workspace:
         self.raw = self.handle.raw
         self.capacity = capacity
         Counters.workspaces += 1
+
+
+def _is_there(plan: Handle, operator: int) -> bool:
+    status = lib.hs_plan_check_operator(plan.raw, operator)
+    if status not in (lib.HS_OK, *NOT_THERE):
+        raise last_error()
+    return status == lib.HS_OK
 
 
 def _taken(pool: list[Workspace]) -> Workspace | None:
@@ -134,10 +142,7 @@ class Plan:
         """Whether the library has an operator for the plan."""
         found = self._has.get(operator)
         if found is None:
-            status = lib.hs_plan_check_operator(self.handle.raw, operator)
-            if status not in (lib.HS_OK, *NOT_THERE):
-                raise last_error()
-            found = self._has[operator] = status == lib.HS_OK
+            found = self._has[operator] = _is_there(self.handle, operator)
         return found
 
     def ones(self) -> Tensor:
@@ -234,6 +239,15 @@ class Structure:
         vertices, hyperedges = self._start(lib.HS_VERTEX, last), self._start(lib.HS_HYPEREDGE, last)
         self.sizes = Sizes(is_copies, instances, n, m, vertices, hyperedges)
         self.plans: dict[PlanKey, Plan] = {}
+        self.has_layers = n <= MOST_VERTICES_OF_LAYERS and self._has_matrices()
+
+    def _has_matrices(self) -> bool:
+        """Whether each hypergraph has the matrix of its convolution. A plan on the CPU knows."""
+        options = ffi.new("hs_plan_options *")
+        abi(options.abi)
+        options.features = 1
+        plan = Handle("plan", lib.hs_plan_create, self.handle.raw, options)
+        return _is_there(plan, lib.HS_CONV_MATRIX)
 
     def _start(self, axis: int, instance: int) -> int:
         start = ffi.new("size_t *")

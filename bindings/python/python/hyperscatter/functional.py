@@ -222,24 +222,27 @@ def layer(
     """A whole layer, `y = act(D⁻¹ H W B⁻¹ Hᵀ x Θᵀ + bias) + residual`: `conv` of `x Θᵀ`.
 
     On a CUDA device of compute capability 8.0 or newer it is one pass over x and y, and the backward computes
-    `x Θᵀ` again instead of keeping it: where no instance has more than 16 vertices, of float16 and bfloat16
-    with up to 512 features on both sides, and of float32 with up to 256 if `precision` takes it. Elsewhere it
-    is `torch.nn.functional.linear` and `conv`. In one pass x Θᵀ is not rounded to the type of x before the
-    convolution, and results are not bits of the CPU's.
+    `x Θᵀ` again instead of keeping it: where no instance has more than 16 vertices, nor a vertex of more than
+    512 incidences (`topology.has_layers` tells), of float16 and bfloat16 with up to 512 features on both
+    sides, and of float32 with up to 256 if `precision` takes it. Elsewhere it is
+    `torch.nn.functional.linear` and `conv`. In one pass x Θᵀ is not rounded to the type of x before the
+    convolution, and results have not the bits of the CPU. `explain` tells which of the two a call is, and who
+    wants the second one writes it: `conv(linear(x, theta), ...)`.
 
     Args:
         x: `[..., n, F_in]`.
         theta: `Θ`, `[F_out, F_in]` as of `torch.nn.Linear`, of the type of x, or float32 beside half types:
-            it is rounded then, and its gradient is not.
+            it is rounded then, and in one pass its gradient is not.
         topology: as in `conv`, and so are the others that are not named here.
         bias: `[F_out]`.
         residual: `[..., n, F_out]`.
         precision: how one pass multiplies float32: `"three_bf16"` by three products of bfloat16 (relative
-            error about 4e-6), `"tf32"` by TF32 (about 4e-4). By default as PyTorch multiplies: under
-            `torch.set_float32_matmul_precision("highest")` not in one pass, else by TF32.
+            error about 4e-6), `"tf32"` by TF32 (about 4e-4). By default as PyTorch multiplies: by TF32 where
+            that is allowed (`torch.set_float32_matmul_precision("high")`,
+            `torch.backends.cuda.matmul.fp32_precision = "tf32"`), else not in one pass.
 
     Returns:
-        `[..., n, F_out]`, of the type of x.
+        `[..., n, F_out]`, of the type of x; under autocast of autocast's type.
     """
     _check_rows(x, "x")
     _check_topology(topology)
@@ -248,10 +251,12 @@ def layer(
     which = 0 if activation is None else choice("activation", activation, ACTIVATIONS)
     if precision is not None:
         choice("precision", precision, tuple(_layers.PRECISIONS))
-    x = _autocast(x)
+    if _is_autocasting(x) and x.dtype != torch.float64:
+        # As for a matrix product of PyTorch, also from one half type to the other.
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+        theta = theta.to(x.dtype) if theta.dtype in (torch.float16, torch.bfloat16) else theta
     _layers.check_theta(x, theta)
-    n = topology.n_vertices if isinstance(topology, Incidence) else topology.largest_vertices
-    if not _layers.is_one_pass(x, theta, n, precision):
+    if not _layers.is_one_pass(x, theta, topology, precision):
         # Autocast keeps what it has cast for other calls.
         h = torch.nn.functional.linear(x, theta if _is_autocasting(x) else theta.to(x.dtype))
         return conv(
@@ -271,9 +276,8 @@ def layer(
     m = _rows(x, topology)[1]
     packed = None if windows is None else windows.packed
     padded = isinstance(topology, Batch) and x.dim() == 3
-    how = _layers.PRECISIONS["tf32" if precision is None else precision]
     operands = x, theta, weight, topology.packed, packed, bias, residual
-    return _ops.ops.layer(*operands, which, *conventions, m, padded, how)
+    return _ops.ops.layer(*operands, which, *conventions, m, padded, _layers.number_of(precision))
 
 
 @_takes_arrays
@@ -361,7 +365,7 @@ def explain(
     normalization: Normalization = "row",
     weight_use: WeightUse = "documented",
     inputs: int | None = None,
-    precision: Precision = "three_bf16",
+    precision: Precision | None = None,
 ) -> str:
     """What calls do, in English: how each hypergraph is computed, launches, kernels and bytes.
 
@@ -375,15 +379,24 @@ def explain(
         weight_use: as in `conv`.
         inputs: the features of a `layer`'s x, where they are others.
         precision: as in `layer`.
+
+    Returns:
+        the explanation, and in its last line how a `layer` is computed.
     """
     _check_topology(topology)
-    choice("precision", precision, tuple(_layers.PRECISIONS))
+    if precision is not None:
+        choice("precision", precision, tuple(_layers.PRECISIONS))
     like = torch.empty(1, features, dtype=dtype, device=device)
     _calls.check_element(like)
     conventions = _conventions(normalization, weight_use)
-    of_layer = {"inputs": inputs or 0, "precision": _layers.PRECISIONS[precision]}
-    plan = topology._structure.plan(like, *conventions, **of_layer)
-    return plan.explain(topology.n_instances if isinstance(topology, Batch) else instances)
+    how = _layers.number_of(precision)
+    plan = topology._structure.plan(like, *conventions, inputs=inputs or 0, precision=how)
+    text = plan.explain(topology.n_instances if isinstance(topology, Batch) else instances)
+    theta = like.new_empty(features, inputs or features)
+    one_pass = _layers.is_one_pass(like, theta, topology, precision)
+    return (
+        f"{text}hyperscatter.layer: {'in one pass' if one_pass else 'torch.nn.functional.linear and conv'}\n"
+    )
 
 
 def _step(

@@ -47,8 +47,9 @@ class HypergraphConv(nn.Module):
         bias: whether a bias is learned.
         activation: of what the convolution gives with its bias.
         residual: whether x is added in the end. Both numbers of channels must be the same then.
-        precision: as in `hyperscatter.layer`, which computes a layer in one pass where it can, and where
-            nothing was hung on `lin` (hooks, a parametrization, another module in its place).
+        precision: as in `hyperscatter.layer`, which computes a layer in one pass where it can. `lin` is
+            called where something was hung on it: hooks, a parametrization, another `forward`, a weight of
+            another kind of tensor, another module in its place.
 
     The state holds the topology's fingerprint and the conventions. Loading that of another convention is an
     error, and so is that of another topology where there are weights for its hyperedges; else it is a
@@ -57,6 +58,9 @@ class HypergraphConv(nn.Module):
     Shapes:
         x `[..., n, in_channels]` to `[..., n, out_channels]`; with a `Batch` as in `hyperscatter.functional`.
     """
+
+    precision: Precision | None = None
+    """Of modules, too, that were saved as a whole before it was there."""
 
     def __init__(
         self,
@@ -104,7 +108,7 @@ class HypergraphConv(nn.Module):
         self.isolated = isolated
         self.activation: Activation | None = activation
         self.residual = residual
-        self.precision: Precision | None = precision
+        self.precision = precision
         self.weight_kind = weight
         self._topology, self._n_weights = (None, 0) if topology is None else self._looped(topology)
         self.lin = nn.Linear(in_channels, out_channels, bias=False, device=device, dtype=dtype)

@@ -38,6 +38,8 @@ class _Structure:
     """The structure as operators take it (see `torch.ops.hyperscatter`): never changed, always on the CPU."""
     n_vertices: int
     n_hyperedges: int
+    has_layers: bool
+    """Whether kernels compute whole layers in one pass: of up to 16 vertices, in most cases."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,6 +58,8 @@ class _Structure:
         self.packed = packed
         # As long as this object lives its plans are kept.
         self._structure = structures.own(packed, handle)
+        # Now: a compiled graph can read it, but not ask the library.
+        self.has_layers = self._structure.has_layers
 
     def __getstate__(self) -> dict[str, Any]:
         return {"packed": self.packed}
