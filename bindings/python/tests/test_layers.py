@@ -11,17 +11,17 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
 import hyperscatter as hs
 import hyperscatter.pyg
-from hyperscatter import _devices, _layers
+from hyperscatter import _layers
 from reference import NORMALIZATIONS, USES
 
 TOPOLOGY = hs.Incidence([[0, 1, 2], [1, 2], [0, 2], [2]], 4)  # vertex 3 is in no hyperedge
@@ -247,29 +247,13 @@ def test_the_drop_in_calls_it_with_its_convention(one_pass: list[str]) -> None:
     assert torch.allclose(y, wanted, atol=1e-6)
 
 
-def test_when_it_is_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_devices, "capability", lambda _: (8, 0))
-    monkeypatch.setattr(_layers, "_multiplies_by_tf32", lambda: False)
-
-    def is_one_pass(dtype: torch.dtype, n: int, inputs: int, outputs: int, precision: str | None) -> bool:
-        with FakeTensorMode():
-            x = torch.empty(3, n, inputs, dtype=dtype, device="cuda:0")
-            theta = torch.empty(outputs, inputs, device="cuda:0")
-            return _layers.is_one_pass(x, theta, hs.Incidence.pairs(n), precision)
-
-    f32, bf16 = torch.float32, torch.bfloat16
-    assert is_one_pass(bf16, 16, 512, 512, None) and is_one_pass(torch.float16, 1, 1, 1, None)
-    assert not is_one_pass(bf16, 17, 8, 8, None)
-    assert not is_one_pass(bf16, 8, 513, 8, None) and not is_one_pass(bf16, 8, 8, 513, None)
-    assert not is_one_pass(bf16, 8, 0, 8, None) and not is_one_pass(bf16, 8, 8, 0, None)
-    assert not is_one_pass(torch.float64, 8, 8, 8, "tf32")
-    assert is_one_pass(f32, 8, 256, 256, "three_bf16") and is_one_pass(f32, 8, 256, 256, "tf32")
-    assert not is_one_pass(f32, 8, 257, 8, "tf32") and not is_one_pass(f32, 8, 8, 8, None)
-    monkeypatch.setattr(_layers, "_multiplies_by_tf32", lambda: True)
-    assert is_one_pass(f32, 8, 8, 8, None)
-    monkeypatch.setattr(_devices, "capability", lambda _: (7, 5))
-    assert not is_one_pass(bf16, 8, 8, 8, None)
-    assert not _layers.is_one_pass(torch.empty(3, 4, 8), torch.empty(8, 8), TOPOLOGY, "tf32")  # the CPU
+@pytest.mark.parametrize("of", ["rule", "compiled", "legacy", "precision"])
+def test_when_it_is_one_pass(of: str) -> None:
+    """In processes of their own: tensors that say that they are on a device, and PyTorch's ways of allowing
+    TF32, which it refuses to mix, change what comes after them."""
+    program = Path(__file__).with_name("one_pass.py")
+    ended = subprocess.run([sys.executable, str(program), of], capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0 and ended.stdout == f"{of}: done\n", ended.stdout + ended.stderr
 
 
 def test_which_hypergraphs_have_layers() -> None:
@@ -279,50 +263,6 @@ def test_which_hypergraphs_have_layers() -> None:
     assert BATCH.has_layers and not hs.Batch([TOPOLOGY, hs.Incidence.pairs(17)]).has_layers
     restored = pickle.loads(pickle.dumps((BATCH, hs.Incidence.pairs(17))))
     assert [of.has_layers for of in restored] == [True, False]
-
-
-def test_float32_is_multiplied_as_pytorch_does() -> None:
-    """In a process of its own: PyTorch refuses to mix its two ways of saying it."""
-    program = """
-import torch
-from hyperscatter import _layers
-assert not _layers._multiplies_by_tf32()
-if WAY == "legacy":
-    for word, wanted in (("high", True), ("highest", False), ("medium", True)):
-        torch.set_float32_matmul_precision(word)
-        assert _layers._multiplies_by_tf32() == wanted, word
-elif hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-    torch.backends.fp32_precision = "tf32"
-    assert _layers._multiplies_by_tf32()
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    assert not _layers._multiplies_by_tf32()
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    torch.backends.fp32_precision = "ieee"
-    assert _layers._multiplies_by_tf32()
-"""
-    for way in ("legacy", "new"):
-        subprocess.run([sys.executable, "-c", f"WAY = {way!r}\n{program}"], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_a_compiled_graph_chooses_as_a_call_does(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    monkeypatch.setattr(_devices, "capability", lambda _: (9, 0))
-    torch._dynamo.reset()
-    graphs: list[str] = []
-
-    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(graph.code)
-        return graph.forward
-
-    def function(x: Tensor, theta: Tensor) -> Tensor:
-        return hs.layer(x, theta, TOPOLOGY, activation="relu")
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        x = torch.empty(3, 4, 8, dtype=dtype, device="cuda:0")
-        torch.compile(function, fullgraph=True, backend=keep)(x, torch.empty(8, 8, device="cuda:0"))
-    torch._dynamo.reset()
-    # float32 is not multiplied by TF32 unless that is allowed.
-    assert ("hyperscatter.layer" in graphs[0]) == (dtype == torch.bfloat16)
 
 
 def test_a_module_that_was_pickled_before_there_was_a_precision_runs() -> None:
