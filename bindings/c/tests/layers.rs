@@ -222,7 +222,7 @@ fn assert_cpu_has_the_bits_of_the_library<T: DeviceElement>(element: u32) {
         elements: found.elements.each_mut().map(|of| of.as_mut_ptr() as usize as u64),
         sums: found.sums.each_mut().map(|of| of.as_mut_ptr() as usize as u64),
     };
-    in_c(workspace, null_mut(), &at).map(ok);
+    in_c(workspace, null_mut(), &at).into_iter().for_each(ok);
     assert_eq!(found, expected);
     assert_ne!(found, Operands::new());
     // SAFETY: nobody uses it any more.
@@ -292,7 +292,7 @@ fn results_on_a_device<T: DeviceElement<Acc: DeviceRepr + ValidAsZeroBits> + Dev
     let handles = Handles::new(N, of_precision);
     assert_eq!(handles.has_layers(), [HS_OK; 2]);
     let workspace = handles.workspace();
-    let found = run(&mut |at| _ = in_c(workspace, stream.cu_stream().cast(), at).map(ok));
+    let found = run(&mut |at| in_c(workspace, stream.cu_stream().cast(), at).into_iter().for_each(ok));
     // SAFETY: nobody uses it any more.
     unsafe { hs_workspace_free(workspace) };
     assert_eq!(found, expected);
