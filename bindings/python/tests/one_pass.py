@@ -90,6 +90,31 @@ def precision() -> None:
     assert _layers._multiplies_by_tf32()
 
 
+def fakes() -> None:
+    """Fake kernels say what real ones give."""
+    topology = hs.Incidence([[0, 1, 2], [1, 2], [0, 2], [2]], 4)
+    b, w, packed = torch.randn(7), torch.rand(4), topology.packed
+    vertex_major, thin = torch.randn(4, 6, 5).transpose(0, 1), torch.randn(1, 4, 6).permute(2, 1, 0)
+    for rows in (vertex_major, vertex_major.contiguous(), thin):
+        for dtype in (torch.float32, torch.bfloat16):
+            x, theta = rows.to(dtype), torch.randn(7, rows.shape[-1])
+            numbers = 1, 0, 0, 4, False, 0
+            operands = x, theta, w, packed, None, b
+            torch.library.opcheck(
+                torch.ops.hyperscatter.layer.default,
+                (*operands, None, *numbers),
+                test_utils=("test_schema", "test_faketensor"),
+            )
+            g = torch.randn(*x.shape[:-1], 7).to(dtype)
+            for wanted in ([True] * 4, [False, False, True, False], [False, True, False, False]):
+                torch.library.opcheck(
+                    torch.ops.hyperscatter.layer_backward.default,
+                    (g, *operands, *numbers, wanted),
+                    test_utils=("test_schema", "test_faketensor"),
+                )
+
+
 if __name__ == "__main__":
-    {"rule": rule, "compiled": compiled, "legacy": legacy, "precision": precision}[sys.argv[1]]()
+    parts = {"rule": rule, "compiled": compiled, "legacy": legacy, "precision": precision, "fakes": fakes}
+    parts[sys.argv[1]]()
     print(f"{sys.argv[1]}: done")
