@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -68,8 +69,10 @@ def train(arguments: argparse.Namespace) -> list[float]:
         losses.append(mean.item() / processes)
         if rank == 0:
             print(f"step {step}: loss {losses[-1]:.7f}", flush=True)
-    # Threads of the group may still want Python's lock, which its end holds while it waits for them.
+    # Threads of the group may still want Python's lock, to let go of what they have reduced, and the group's
+    # end holds it while it waits for them. They get it while this thread sleeps.
     distributed.barrier()
+    time.sleep(0.5)
     distributed.destroy_process_group()
     if rank == 0 and arguments.losses is not None:
         arguments.losses.write_text(json.dumps(losses))
