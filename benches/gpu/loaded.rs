@@ -197,13 +197,11 @@ fn plan_of<T: Feature>(batch: &DeviceBatch, run: Run) -> Plan<T> {
     plan.precision(precision).build().unwrap()
 }
 
-/// What keeps the device from the layers of a run, if it has any.
+/// What keeps the device from an operator of a run, if anything does.
 pub fn obstacle<T: Feature>(batch: &DeviceBatch, run: Run) -> Option<Error> {
     let plan = plan_of::<T>(batch, run);
-    let operators = run.calls().iter().filter_map(|call| call.operator());
-    let mut layers =
-        operators.filter(|operator| [Operator::Layer, Operator::LayerBackward].contains(operator));
-    layers.find_map(|operator| plan.explain_call(&Request::new(operator, 1)).err())
+    let mut operators = run.calls().iter().filter_map(|call| call.operator());
+    operators.find_map(|operator| plan.check_operator(operator).err())
 }
 
 impl<T: Feature> Loaded<T> {

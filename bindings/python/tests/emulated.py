@@ -28,6 +28,12 @@ def drive(name: str, *arguments: Any) -> None:
     assert result == 0, f"{name} gives {result}"
 
 
+def orders(tensor: Tensor) -> tuple[list[int], list[int]]:
+    """The dimensions of a tensor in the order that they have in memory, and the way back from it."""
+    order = sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i))
+    return order, [order.index(i) for i in range(tensor.dim())]
+
+
 class Emulated(_devices.Cuda):
     """The emulated device, as PyTorch would have it."""
 
@@ -76,8 +82,7 @@ class Emulated(_devices.Cuda):
 
     def to_device(self, tensor: Tensor) -> Tensor:
         if tensor.dim() > 1 and not tensor.is_contiguous():
-            order = sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i))
-            back = [order.index(i) for i in range(tensor.dim())]
+            order, back = orders(tensor)
             return self.to_device(tensor.permute(order).contiguous()).permute(back)
         tensor = tensor.contiguous()
         new = self.new(tensor.shape, tensor.dtype)
@@ -88,8 +93,7 @@ class Emulated(_devices.Cuda):
     def to_host(self, tensor: Tensor) -> Tensor:
         self.synchronize()
         if not tensor.is_contiguous():
-            order = sorted(range(tensor.dim()), key=lambda i: -tensor.stride(i))
-            back = [order.index(i) for i in range(tensor.dim())]
+            order, back = orders(tensor)
             return self.to_host(tensor.permute(order)).permute(back)
         new = torch.empty(tensor.shape, dtype=tensor.dtype)
         bytes_ = ctypes.c_size_t(new.numel() * new.element_size())
@@ -116,8 +120,7 @@ class OnDevice(TorchFunctionMode):
             shape, order = args
             return self.strewn(shape, order, kwargs["dtype"])
         if func is torch.empty_like:
-            order = sorted(range(args[0].dim()), key=lambda i: -args[0].stride(i))
-            return self.strewn(args[0].shape, order, args[0].dtype)
+            return self.strewn(args[0].shape, orders(args[0])[0], args[0].dtype)
         if func is Tensor.new_empty:
             return self.device.new(args[1:], args[0].dtype)
         if func is Tensor.contiguous and not args[0].is_contiguous():
@@ -204,6 +207,18 @@ def operators(device: Emulated, dtype: torch.dtype) -> None:
     )
 
 
+def refused_in_a_capture(device: Emulated, function: Callable[..., Any], *arguments: Any) -> None:
+    device.capturing = True
+    try:
+        run(device, function, *arguments)
+    except hs.Error as error:
+        assert "captured" in str(error)
+    else:
+        raise AssertionError("the first call was captured")
+    finally:
+        device.capturing = False
+
+
 def near(device: Emulated, bound: float, operands: tuple[Any, ...], how: tuple[Any, ...]) -> list[Tensor]:
     """What a layer gives on the device, forward and backward, which is near the same in float64."""
     g, residual, x, theta, weight, topology, windows, bias = operands
@@ -245,7 +260,7 @@ def layers_are_one_pass(device: Emulated) -> None:
             g, residual = torch.randn(*shape, 20).to(dtype), torch.randn(*shape, 20).to(dtype)
             w, bias = torch.rand(topology.n_hyperedges) + 0.5, torch.randn(20)
             operands = g, residual, x, theta, w, topology.packed, None, bias
-            numbers = 1, 0, 0, _layers.PRECISIONS[precision]
+            numbers = 1, 0, 0, _layers.number_of(precision)
             got = near(device, bound, operands, (numbers, [True] * 4))
             types = [dtype, dtype, theta.dtype, torch.float32, torch.float32]
             assert [of.dtype for of in got] == types
@@ -275,15 +290,8 @@ def layers_take_operands_of_all_kinds(device: Emulated) -> None:
     operands = g, None, x, torch.randn(12, 20).to(bf16).T, own[0], pairs.packed, None, None
     near(device, 1.5e-2, operands, ((1, 0, 0, 0), [True, True, True, False]))
     # The first call of a layer is not captured.
-    device.capturing = True
-    try:
-        run(device, _layers.layer, x, theta[:8], None, pairs.packed, None, None, None, 0, 0, 0, 0)
-    except hs.Error as error:
-        assert "captured" in str(error)
-    else:
-        raise AssertionError("the first call was captured")
-    finally:
-        device.capturing = False
+    nothing = None, pairs.packed, None, None, None
+    refused_in_a_capture(device, _layers.layer, x, theta[:8], *nothing, 0, 0, 0, 0)
 
 
 def streams_share_workspaces(device: Emulated) -> None:
@@ -304,15 +312,7 @@ def streams_share_workspaces(device: Emulated) -> None:
 def first_calls_are_not_captured(device: Emulated) -> None:
     topology = hs.Incidence.pairs(3)
     arguments = torch.randn(2, 3, 8), torch.rand(3), topology.packed, None, None, None, 0, 0, 0, False
-    device.capturing = True
-    try:
-        run(device, _calls.conv, *arguments)
-    except hs.Error as error:
-        assert "captured" in str(error)
-    else:
-        raise AssertionError("the first call was captured")
-    finally:
-        device.capturing = False
+    refused_in_a_capture(device, _calls.conv, *arguments)
     run(device, _calls.conv, *arguments)
     device.capturing = True
     run(device, _calls.conv, *arguments)

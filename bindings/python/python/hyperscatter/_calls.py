@@ -485,8 +485,8 @@ def _of_matrices(
 ) -> tuple[Axes, Plan]:
     structure = structures.of(topology)
     # No rows are read: a plan for one feature serves.
-    like = weight.new_empty(1, 1)
-    return Axes(structure, False, instances), structure.plan(like, normalization, weight_use)
+    plan = structure.plan(weight, normalization, weight_use, features=1)
+    return Axes(structure, False, instances), plan
 
 
 def gram(x: Tensor, topology: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -179,6 +180,7 @@ class Cuda(Device):
         self._retired.extend(waiting)
 
 
+@lru_cache
 def capability(index: int) -> tuple[int, int]:
     """The compute capability of a CUDA device; (0, 0) where there is none, and a tensor only says so."""
     return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else (0, 0)

@@ -20,17 +20,21 @@ from ._calls import Axes, axes, empty_like, new, out_values, readable, rows_like
 from ._library import NULL, Error, ffi, lib
 from ._ops import ops
 from ._structures import Plan
-from .topology import Batch, Incidence
+from .topology import Batch, Incidence, choice
 
-PRECISIONS = {"three_bf16": lib.HS_PRECISION_THREE_BF16, "tf32": lib.HS_PRECISION_TF32}
+PRECISIONS = ("three_bf16", "tf32")
 
 LEAST_CAPABILITY = (8, 0)
 MOST_FEATURES = {torch.float16: 512, torch.bfloat16: 512, torch.float32: 256}
 
 
 def number_of(precision: str | None) -> int:
-    """What the library calls it. PyTorch, which says where nobody does, multiplies by TF32 or not at all."""
-    return PRECISIONS["tf32" if precision is None else precision]
+    """The library's number of a precision. PyTorch, which says where nobody does, allows TF32 or nothing.
+
+    Raises:
+        ValueError: for a word that is none.
+    """
+    return choice("precision", "tf32" if precision is None else precision, PRECISIONS)
 
 
 def is_one_pass(x: Tensor, theta: Tensor, topology: Incidence | Batch, precision: str | None) -> bool:
@@ -127,9 +131,8 @@ def _plan(
     if not _devices.of(x).has_layers or x.numel() == 0 or theta.numel() == 0:
         return None
     of = axes(topology, x)
-    outputs, inputs = theta.shape
-    like = x.new_empty(0, outputs)
-    plan = of.structure.plan(like, *conventions, inputs=inputs, precision=precision)
+    features, inputs = theta.shape
+    plan = of.structure.plan(x, *conventions, features=features, inputs=inputs, precision=precision)
     return (of, plan) if plan.has(operator) else None
 
 

@@ -258,11 +258,19 @@ class Structure:
         return [self._start(axis, g) for g in range(self.sizes.instances + 1)]
 
     def plan(
-        self, like: Tensor, normalization: int, weight_use: int, *, inputs: int = 0, precision: int = 0
+        self,
+        like: Tensor,
+        normalization: int,
+        weight_use: int,
+        *,
+        features: int | None = None,
+        inputs: int = 0,
+        precision: int = 0,
     ) -> Plan:
-        """The plan for rows like these; that of a layer for such outputs."""
+        """The plan for rows like these, or of another number of features."""
         device = _devices.of(like)
-        key = PlanKey(like.dtype, like.shape[-1], normalization, weight_use, device.index, inputs, precision)
+        features = like.shape[-1] if features is None else features
+        key = PlanKey(like.dtype, features, normalization, weight_use, device.index, inputs, precision)
         found = self.plans.get(key)
         if found is None:
             device.refuse_capture()

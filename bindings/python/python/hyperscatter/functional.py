@@ -249,8 +249,7 @@ def layer(
     _check_tensor(theta, "theta")
     conventions = _conventions(normalization, weight_use)
     which = 0 if activation is None else choice("activation", activation, ACTIVATIONS)
-    if precision is not None:
-        choice("precision", precision, tuple(_layers.PRECISIONS))
+    how = _layers.number_of(precision)
     if _is_autocasting(x) and x.dtype != torch.float64:
         # As for a matrix product of PyTorch, also from one half type to the other.
         x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -277,7 +276,7 @@ def layer(
     packed = None if windows is None else windows.packed
     padded = isinstance(topology, Batch) and x.dim() == 3
     operands = x, theta, weight, topology.packed, packed, bias, residual
-    return _ops.ops.layer(*operands, which, *conventions, m, padded, _layers.number_of(precision))
+    return _ops.ops.layer(*operands, which, *conventions, m, padded, how)
 
 
 @_takes_arrays
@@ -384,8 +383,6 @@ def explain(
         the explanation, and in its last line how a `layer` is computed.
     """
     _check_topology(topology)
-    if precision is not None:
-        choice("precision", precision, tuple(_layers.PRECISIONS))
     like = torch.empty(1, features, dtype=dtype, device=device)
     _calls.check_element(like)
     conventions = _conventions(normalization, weight_use)

@@ -87,8 +87,7 @@ class HypergraphConv(nn.Module):
         choice("isolated", isolated, ("zero", "keep"))
         if activation is not None:
             choice("activation", activation, ACTIVATIONS)
-        if precision is not None:
-            choice("precision", precision, tuple(_layers.PRECISIONS))
+        _layers.number_of(precision)
         if weight not in (None, "learned", "softplus"):
             raise ValueError(f"weight must be None, 'learned' or 'softplus', and is {weight!r}")
         if weight is not None and topology is None:
